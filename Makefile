@@ -1,0 +1,41 @@
+# Every target works in a fresh clone: the virtual environment is made when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format bench clean
+
+demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
+	$(BIN)/whalebench run arcface --fold 0
+	$(BIN)/whalebench report
+
+test: .venv/dev  ## the tests
+	$(BIN)/python -m pytest
+
+check: .venv/dev  ## the one gate: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/dev  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(BIN)/whalebench  ## the numbers of the README: both methods on five folds of flukes (half an hour)
+	for method in softmax arcface; do for fold in 0 1 2 3 4; do \
+	  $(BIN)/whalebench run $$method --fold $$fold || exit 1; done; done
+	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
+	$(BIN)/whalebench report
+
+$(BIN)/whalebench: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $(BIN)/whalebench
+
+.venv/dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch .venv/dev
+
+clean:  ## what can be made again, except the workspace
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

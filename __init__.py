@@ -1,0 +1,9 @@
+"""whalebench: which approach identifies individual animals best, by how much, and how sure that is."""
+
+__version__ = "0.1.0"
+
+__all__ = ["WhalebenchError", "__version__"]
+
+
+class WhalebenchError(Exception):
+    """A sentence for the user: the value, why it cannot be, and what to do."""

@@ -1,0 +1,1 @@
+"""What is measured: catalogs of photos, importers, the photo store, the runner."""

@@ -1,0 +1,86 @@
+"""The harness of one run: seeds, clocks, the curve, and the only way for a method to ask how good it is."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from whalebench.benchmarks.progress import Progress
+from whalebench.benchmarks.selection import Judge, choose_threshold
+from whalebench.benchmarks.views import Views
+from whalebench.methods.method import Epoch
+
+
+class RunHarness:
+    """What `methods.method.Harness` promises, for one run; see there."""
+
+    def __init__(
+        self, seed: int, device: torch.device, views: Views, judge: Judge, progress: Progress
+    ) -> None:
+        self.seed, self.device = seed, device
+        self.chosen: dict[str, float | None] = {}
+        self._views, self._judge, self._progress = views, judge, progress
+        self._epochs: list[dict[str, float]] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._stage, self._since = "", time.perf_counter()
+
+    def seed_everything(self) -> None:
+        """Seeds the generators that layers draw their first weights and their dropout from."""
+        torch.manual_seed(self.seed)
+        random.seed(self.seed)
+
+    def stage(self, name: str) -> None:
+        """Ends the phase before and begins the next."""
+        now = time.perf_counter()
+        if self._stage:
+            self._seconds[self._stage] += now - self._since
+        self._stage, self._since = name, now
+        if name:
+            self._progress.stage(name)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Judges the epoch on valid, adds it to the curve and tells whoever watches."""
+        score = np.nan if epoch.valid_scores is None else self.valid_map_at_5(epoch.valid_scores)
+        speed = epoch.photos / max(epoch.seconds, 1e-9)
+        row = {
+            "epoch": epoch.number,
+            "loss": epoch.loss,
+            "learning_rate": epoch.learning_rate,
+            "valid_map_at_5": score,
+            "photos": epoch.photos,
+            "photos_per_second": round(speed, 1),
+            "seconds": round(epoch.seconds, 3),
+        }
+        self._epochs.append(row)
+        left = (epoch.of - epoch.number) * (time.perf_counter() - self._since) / epoch.number
+        self._progress.epoch(epoch.number, epoch.of, epoch.loss, score, speed, left)
+
+    def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
+        """MAP@5 on valid with the best threshold of *new* there."""
+        identities = self._views.train.identities
+        return choose_threshold(self._judge, scores, self._views.valid_answers, identities)[1]
+
+    def choose(self, name: str, value: float | None) -> None:
+        """Writes down what was chosen on valid."""
+        self.chosen[name] = value
+
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds by phase so far."""
+        self.stage("")
+        return {name: round(value, 2) for name, value in self._seconds.items()}
+
+    def curve(self) -> pd.DataFrame:
+        """One row an epoch."""
+        names = ["epoch", "loss", "learning_rate", "valid_map_at_5", "photos", "photos_per_second", "seconds"]
+        return pd.DataFrame(self._epochs, columns=names)
+
+    def photos_per_second(self) -> float | None:
+        """Training photos a second over all epochs, or None for a method that did not train."""
+        seconds = sum(row["seconds"] for row in self._epochs)
+        return round(sum(row["photos"] for row in self._epochs) / seconds, 1) if seconds else None

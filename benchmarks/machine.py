@@ -1,0 +1,87 @@
+"""The machine a run is on: device, threads, versions, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from whalebench import WhalebenchError, __version__
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARIES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pandas", "scikit-learn", "scipy",
+             "lightgbm", "optuna", "pillow")  # fmt: skip
+"""Whose versions a number may depend on."""
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(wish: str) -> torch.device:
+    """The device of that name; auto is the first accelerator there is, else the processor.
+
+    Also settles how many threads torch takes and that its answers repeat. Raises WhalebenchError for a
+    device that is not here.
+    """
+    import torch  # noqa: PLC0415  (seconds to import)
+
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here = [f"cuda:{index}" for index in range(torch.cuda.device_count())] + ["cuda", *here]
+    elif torch.backends.mps.is_available():
+        here = ["mps", *here]
+    if wish != "auto" and wish not in here:
+        raise WhalebenchError(
+            f"device '{wish}' is not on this machine: choose one of {', '.join(sorted(here))}, or auto."
+        )
+    device = torch.device(here[0] if wish == "auto" else wish)
+    torch.set_num_threads(cores())
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Version by name of this tool, Python and the libraries; "absent" for one that is not installed."""
+    return {"whalebench": __version__, "python": platform.python_version()} | {
+        name: _version(name) for name in LIBRARIES
+    }
+
+
+def hardware(device: str) -> dict[str, str | int]:
+    """The machine in words: system, processor, cores and the device in use."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores(),
+        "device": device,
+    }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,134 @@
+"""What came of a run: scores of valid and test, what the judge says of them, and their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.harness import RunHarness
+from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
+from whalebench.benchmarks.selection import Judge, choose_temperature, choose_threshold, probabilities
+from whalebench.benchmarks.views import NEW, Answers, Views
+from whalebench.methods.method import Method
+
+SCORES = "scores.safetensors"
+"""Scores and embeddings of valid and test, for fusing runs later; the names of rows and columns beside them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything a record and its files say about how good a run is."""
+
+    queries: pd.DataFrame
+    """One row a test photo."""
+    metrics: dict[str, float]
+    valid_metrics: dict[str, float]
+    cmc: list[float]
+    calibration: dict[str, float]
+    arrays: dict[str, NDArray[np.float32]]
+    """Scores and embeddings by name, one row a photo."""
+    names: dict[str, tuple[str, ...]]
+    """What the rows and columns of the arrays are."""
+    weights: Mapping[str, torch.Tensor]
+
+
+def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge) -> Outcome:
+    """The outcome of a method that has learned; temperature and threshold are chosen on valid, then test is judged.
+
+    Valid goes the same way as test: bare photos in, scores out.
+    """
+    identities = views.train.identities
+    valid, test = (_score(method, photos.bare()) for photos in (views.valid, views.test))
+    temperature = choose_temperature(valid, views.valid_answers, identities)
+    threshold, _ = choose_threshold(judge, valid, views.valid_answers, identities)
+    harness.choose("temperature", temperature)
+    harness.choose("new_threshold", threshold)
+    embeddings = _embeddings(method, views)
+
+    def queries(part: str, scores: NDArray[np.float32], answers: Answers, heat: float) -> pd.DataFrame:
+        return judge.judge_queries(
+            images=answers.images,
+            truth=answers.truth,
+            clusters=answers.clusters,
+            identities=identities,
+            scores=scores,
+            probabilities=probabilities(scores, heat),
+            new_scores=-scores.max(axis=1),
+            new_threshold=threshold,
+            embeddings_precision=_precision_at_r(judge, embeddings, part, answers, views.train),
+        )
+
+    judged = queries("test", test, views.test_answers, temperature)
+    on_valid = judge.summarize(queries("valid", valid, views.valid_answers, temperature))
+    raw = judge.summarize(queries("valid", valid, views.valid_answers, 1.0))
+    judged.insert(1, "identity", pd.array(list(views.test_answers.identities), dtype="str"))
+    return Outcome(
+        queries=judged,
+        metrics=judge.summarize(judged),
+        valid_metrics=on_valid,
+        cmc=judge.cmc(judged),
+        calibration={"valid_log_loss_before": raw["log_loss"], "valid_log_loss_after": on_valid["log_loss"]},
+        arrays={"valid_scores": valid, "test_scores": test}
+        | {f"{part}_embeddings": values for part, values in embeddings.items() if part != "train"},
+        names={"identities": identities, "valid": views.valid.images, "test": views.test.images},
+        weights=method.weights(),
+    )
+
+
+def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.DataFrame) -> None:
+    """Leaves every file of the run in the folder, the record last."""
+    from safetensors.numpy import save_file  # noqa: PLC0415
+    from safetensors.torch import save_file as save_weights  # noqa: PLC0415
+
+    write_predictions(folder, outcome.queries)
+    curve.to_csv(folder / CURVE, index=False)
+    metadata = {name: json.dumps(values) for name, values in outcome.names.items()}
+    save_file({name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata)
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
+    save_weights(weights, folder / WEIGHTS, {"method": record.method, "run": record.run})
+    write_record(folder, record)
+
+
+def _score(method: Method, photos: Photos) -> NDArray[np.float32]:
+    scores = np.asarray(method.score(photos), np.float32)
+    wanted = (len(photos), len(photos.identities))
+    if scores.shape != wanted:
+        raise WhalebenchError(
+            f"{method.name} gave scores of shape {scores.shape}, not {wanted}: one row a photo, one column an "
+            f"individual; mend the method's score()."
+        )
+    if not np.isfinite(scores).all():
+        raise WhalebenchError(f"{method.name} gave scores that are not finite: lower the learning rate.")
+    return scores
+
+
+def _embeddings(method: Method, views: Views) -> dict[str, NDArray[np.float32]]:
+    """By part, or nothing for a method that embeds nothing."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for part, photos in (("train", views.train.known()), ("valid", views.valid), ("test", views.test)):
+        embedded = method.embed(photos.bare())
+        if embedded is None:
+            return {}
+        found[part] = np.asarray(embedded, np.float32)
+    return found
+
+
+def _precision_at_r(
+    judge: Judge, embeddings: dict[str, NDArray[np.float32]], part: str, answers: Answers, train: Photos
+) -> NDArray[np.float64] | None:
+    if not embeddings:
+        return None
+    label = {identity: place for place, identity in enumerate(train.identities)}
+    wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
+    gallery_labels = train.known().labels
+    assert gallery_labels is not None
+    return judge.average_precision_at_r(embeddings[part], wanted, embeddings["train"], gallery_labels)

@@ -1,0 +1,132 @@
+"""What there is, as plain rows for whoever shows it: benchmarks, methods, splits, this machine."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from whalebench.benchmarks.catalog import Catalog, read_facts
+from whalebench.benchmarks.machine import hardware, versions
+from whalebench.benchmarks.record import read_runs
+from whalebench.benchmarks.registry import benchmark_names
+from whalebench.benchmarks.workspace import Workspace
+from whalebench.methods.registry import find_method, method_names
+from whalebench.splits.store import Split
+
+Row = dict[str, Any]
+
+
+def benchmark_rows(workspace: Workspace) -> list[Row]:
+    """A row a benchmark: what is in it, and how many runs it has."""
+    runs = [record.benchmark for record in read_runs(workspace.runs).records]
+    rows = []
+    for name in benchmark_names(workspace):
+        folder = workspace.benchmarks / name
+        if (folder / "catalog.json").exists():
+            facts = read_facts(folder)
+        else:
+            facts = {"source": "drawn by whalebench the first time it is run"}
+        kept = ("photos", "individuals", "new_photos", "quarantined", "source")
+        rows.append({"name": name} | {key: facts.get(key) for key in kept} | {"runs": runs.count(name)})
+    return rows
+
+
+def catalog_facts(catalog: Catalog) -> Row:
+    """What a catalog holds, in numbers."""
+    table = catalog.table
+    photos = table.loc[table["identity"] != "", "identity"].value_counts()
+    annotated = table["x0"].notna()
+    return {
+        "name": catalog.name,
+        "digest": catalog.digest,
+        "photos": len(table),
+        "individuals": len(photos),
+        "photos of new individuals": int((table["identity"] == "").sum()),
+        "individuals with one photo": int((photos == 1).sum()),
+        "most photos of one individual": int(photos.max()) if len(photos) else 0,
+        "encounters": int(table.loc[table["encounter"] != "", "encounter"].nunique()),
+        "photos with a box": int(annotated.sum()),
+        "photos with a mask": int((table["mask"] != "").sum()),
+        "landmarks": ", ".join(
+            f"{name} ({int(table[f'{name}_x'].notna().sum())} photos)" for name in catalog.landmark_names
+        ),
+        "smallest photo": f"{table['width'].min()} x {table['height'].min()}",
+        "largest photo": f"{table['width'].max()} x {table['height'].max()}",
+    }
+
+
+def split_rows(split: Split) -> list[Row]:
+    """A row a fold and part: photos, individuals, and photos of individuals that are new there."""
+    return [
+        {"fold": fold["fold"], "part": part} | fold[part]
+        for fold in split.counts["folds"]
+        for part in ("train", "valid", "test")
+    ]
+
+
+def split_facts(split: Split) -> Row:
+    """How a split was made, and what became of individuals that cannot be in two parts."""
+    facts: Row = {"protocol": split.protocol, "digest": split.digest} | dict(split.parameters)
+    counts = {key.replace("_", " "): value for key, value in split.counts.items() if key != "folds"}
+    return facts | counts
+
+
+def method_rows() -> list[Row]:
+    """A row a method: name, what it does, where it comes from."""
+    rows = []
+    for name in method_names():
+        method = find_method(name)
+        rows.append({"name": name, "summary": method.summary, "source": method.source})
+    return rows
+
+
+def field_rows(name: str) -> list[Row]:
+    """A row a field of the method: its default, what may be given, where tuning looks, what it means."""
+    rows = []
+    for field, info in find_method(name).Config.model_fields.items():
+        search = next((mark for mark in info.metadata if type(mark).__name__ == "Search"), None)
+        kind = getattr(info.annotation, "__name__", "") or ""
+        values = getattr(info.annotation, "__args__", ())
+        rows.append(
+            {
+                "field": field,
+                "type": " | ".join(map(str, values)) if values else kind,
+                "default": info.default,
+                "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}" if search else "",
+                "meaning": info.description or "",
+            }
+        )
+    return rows
+
+
+def doctor_rows(workspace: Workspace) -> list[Row]:
+    """What this machine has, and whether it is enough."""
+    import torch  # noqa: PLC0415  (seconds to import; a broken torch should be found here)
+
+    free = shutil.disk_usage(workspace.root).free / 2**30
+    accelerator = "none: runs on the processor"
+    if torch.cuda.is_available():
+        accelerator = torch.cuda.get_device_name(0)
+    elif torch.backends.mps.is_available():
+        accelerator = "Apple MPS"
+    facts: Row = {
+        **versions(),
+        **hardware("auto"),
+        "device": accelerator,
+        "torch threads": torch.get_num_threads(),
+        "workspace": str(workspace.root),
+        "free disk": f"{free:.1f} GiB",
+    }
+    rows = [{"what": key, "found": value, "ok": value != "absent"} for key, value in facts.items()]
+    rows[-1]["ok"] = free > 1
+    return [*rows, _vision_row()]
+
+
+def _vision_row() -> Row:
+    try:
+        from torchvision.transforms.v2 import functional  # noqa: F401, PLC0415
+    except (ImportError, RuntimeError) as error:
+        # The usual reason: a torch and a torchvision that were not made for each other.
+        found = f"{error}; reinstall both with one pip command and no version"
+        return {"what": "torchvision works with torch", "found": found, "ok": False}
+    return {"what": "torchvision works with torch", "found": "yes", "ok": True}

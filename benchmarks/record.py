@@ -1,0 +1,198 @@
+"""The record of a run: one folder, written whole or not at all, read by everything in `reports/`."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.workspace import atomic_text
+
+__all__ = [
+    "CURVE",
+    "PREDICTIONS",
+    "RECORD",
+    "SCHEMA_VERSION",
+    "WEIGHTS",
+    "RunRecord",
+    "Runs",
+    "atomic_text",
+    "read_predictions",
+    "read_record",
+    "read_runs",
+    "write_predictions",
+    "write_record",
+    "write_run",
+]
+
+SCHEMA_VERSION = 1
+RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
+
+
+def plain(value: object) -> Any:
+    """The value as JSON can hold it: NaN and infinity become None, tuples lists, numpy and paths plain.
+
+    Done when a record is built, so that a record and what is read back from its file are equal.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+Values = Annotated[dict[str, JsonValue], BeforeValidator(plain)]
+Numbers = Annotated[dict[str, float | None], BeforeValidator(plain)]
+Number = Annotated[float | None, BeforeValidator(plain)]
+
+
+class RunRecord(BaseModel):
+    """What one run was and what came of it; every undefined number is None, and null in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    """Name of the run's folder."""
+    method: str
+    config: Values
+    """The resolved configuration of the method."""
+    benchmark: str
+    catalog_digest: str
+    split_digest: str
+    fold: int
+    seed: int
+    track: str
+    """What is held equal between the rows of one table, in words."""
+    oracle: bool = False
+    """Annotated boxes or landmarks of test photos were used."""
+    transductive: bool = False
+    """Test photos were scored with the help of other test photos."""
+    created: str
+    """ISO 8601, UTC."""
+    environment: Values
+    """Versions of Python and of the libraries."""
+    hardware: Values
+    seconds: dict[str, float]
+    """Wall-clock seconds by phase."""
+    photos_per_second: Number = None
+    peak_memory_mb: Number = None
+    counts: dict[str, int]
+    chosen: Values = {}
+    """What was chosen on valid: fusion weight, threshold of *new*, temperature."""
+    calibration: Values = {}
+    metrics: Numbers
+    """On test."""
+    valid_metrics: Numbers
+    cmc: list[float]
+    """Share of known test photos whose individual is among the first 1, 2, ... 20 candidates."""
+    warnings: list[str] = []
+
+
+class Runs(NamedTuple):
+    """The finished runs of a folder, and a sentence for each folder that could not be read as one."""
+
+    records: list[RunRecord]
+    problems: list[str]
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Nothing; the record stands in the folder as strict JSON (no NaN)."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    atomic_text(folder / RECORD, text + "\n")
+
+
+def write_predictions(folder: Path, queries: pd.DataFrame) -> None:
+    """Nothing; the per-query table stands in the folder, the same bytes for the same table."""
+    queries.to_parquet(folder / PREDICTIONS, index=False)
+
+
+def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
+    """Nothing; `folder` holds what `fill` wrote, all of it, or is as it was before.
+
+    `fill` gets a temporary folder beside it and must leave a record there. A run that is already there
+    is replaced with `force` only; it is moved away before it is deleted, so no half of it is ever seen.
+    """
+    if folder.exists() and not force:
+        raise WhalebenchError(f"The run {folder.name} is already there: --force repeats and replaces it.")
+    mark = uuid.uuid4().hex[:8]
+    temporary, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("partial", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        if not (temporary / RECORD).is_file():
+            raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        message = (
+            f"The run {folder.name} cannot be written ({error}): check the workspace, then run it again."
+        )
+        raise WhalebenchError(message) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not folder.exists():  # stopped between the two moves
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of one run, under the name its folder has today (folders get copied and renamed)."""
+    file = folder / RECORD
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
+            written = content.get("schema_version")
+            message = (
+                f"{file} has schema version {written}, this whalebench reads {SCHEMA_VERSION}: run it again."
+            )
+            raise WhalebenchError(message)
+        return RunRecord.model_validate(content).model_copy(update={"run": folder.name})
+    except OSError as error:
+        message = f"{file} cannot be read ({error.strerror}): the run is damaged, repeat it with --force."
+        raise WhalebenchError(message) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        message = f"{file} is damaged at {where} ({first['msg']}): repeat the run with --force."
+        raise WhalebenchError(message) from error
+    except ValueError as error:  # not JSON, or not text
+        raise WhalebenchError(f"{file} is not JSON ({error}): repeat the run with --force.") from error
+
+
+def read_runs(runs_folder: Path) -> Runs:
+    """The records of all finished runs in name order; a damaged run is a problem told, not an error.
+
+    Names with a leading dot are runs being written, or left by a crash: no run stands there.
+    """
+    records, problems = [], []
+    folders = sorted(runs_folder.iterdir()) if runs_folder.is_dir() else []
+    for folder in folders:
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
+            records.append(read_record(folder))
+        except WhalebenchError as error:
+            problems.append(str(error))
+    return Runs(records, problems)
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """The per-query table of one run, one row a test photo."""
+    file = folder / PREDICTIONS
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        message = f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
+        raise WhalebenchError(message) from error

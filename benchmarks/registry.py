@@ -1,0 +1,113 @@
+"""Benchmarks by name: the embedded `flukes` and whatever was imported into the workspace."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
+from whalebench.benchmarks.progress import SILENT, Progress
+from whalebench.benchmarks.store import PhotoStore
+from whalebench.benchmarks.workspace import Workspace, atomic_path
+from whalebench.splits.protocols import propose_split
+from whalebench.splits.store import Split, committed_stem, read_split, write_split
+
+EMBEDDED = "flukes"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured: a catalog, its frozen folds, and its photos."""
+
+    name: str
+    catalog: Catalog
+    split: Split
+    store: PhotoStore
+
+
+def benchmark_names(workspace: Workspace) -> tuple[str, ...]:
+    """The embedded benchmark first, then the imported ones by name."""
+    imported = sorted(file.parent.name for file in workspace.benchmarks.glob("*/catalog.json"))
+    return (EMBEDDED, *(name for name in imported if name != EMBEDDED))
+
+
+def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -> Catalog:
+    """The catalog of that name; `flukes` is drawn the first time it is asked for.
+
+    Raises WhalebenchError for an unknown name and for a catalog or a photo that is no longer what it was.
+    """
+    folder = workspace.benchmarks / name
+    if name == EMBEDDED:
+        _draw_flukes(folder, progress)
+    elif name not in benchmark_names(workspace):
+        close = difflib.get_close_matches(name, benchmark_names(workspace), n=1)
+        raise WhalebenchError(
+            f"There is no benchmark '{name}' in {workspace.root}: "
+            + (f"did you mean '{close[0]}'?" if close else "import one with `whalebench data import csv FILE --name NAME`.")
+        )  # fmt: skip
+    catalog = read_catalog(folder)
+    progress.stage("verify")
+    verify_photos(catalog, folder)
+    return catalog
+
+
+def load_benchmark(name: str, workspace: Workspace, progress: Progress = SILENT) -> Benchmark:
+    """The benchmark of that name with everything verified: photos, catalog and split.
+
+    An imported catalog that has no split yet gets one, which is frozen from then on.
+    """
+    catalog = load_catalog(name, workspace, progress)
+    stem = split_stem(name, workspace)
+    if not stem.with_suffix(".json").exists() and not stem.with_suffix(".csv").exists():
+        write_split(propose_split(catalog), stem)
+    split = read_split(stem, catalog)
+    table = catalog.table
+    store = PhotoStore(
+        workspace.cache / "photos", tuple(table["path"]), tuple(table["file_digest"]), tuple(table["mask"])
+    )
+    return Benchmark(name, catalog, split, store)
+
+
+def split_stem(name: str, workspace: Workspace) -> Path:
+    """Where the split of a benchmark is, without the suffix: in the package, or beside the catalog."""
+    return committed_stem(name) or workspace.benchmarks / name / "split"
+
+
+def make_split(
+    name: str, workspace: Workspace, *, protocol: str, folds: int, singles: str, valid_share: float, seed: int
+) -> Split:
+    """The split of an imported benchmark, made once; asked for again in the same way, it is the same one."""
+    if committed_stem(name):
+        raise WhalebenchError(f"The split of '{name}' comes with whalebench and is never made anew: `whalebench split show {name}`.")  # fmt: skip  # noqa: E501
+    catalog = load_catalog(name, workspace)
+    split = propose_split(
+        catalog, protocol=protocol, folds=folds, singles=singles, valid_share=valid_share, seed=seed
+    )
+    write_split(split, split_stem(name, workspace))
+    return split
+
+
+def _draw_flukes(folder: Path, progress: Progress) -> None:
+    from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes  # noqa: PLC0415  (scipy)
+
+    source = f"drawn by whalebench, drawing version {DRAWING_VERSION}"
+    if (folder / "catalog.json").exists() and read_facts(folder).get("source") == source:
+        return
+    progress.stage("draw")
+    # A folder is moved into place when the last photo is drawn, so half a benchmark is never taken for one.
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        rows = draw_flukes(temporary, workers=len(os.sched_getaffinity(0)), progress=progress.advance)
+        write_catalog(rows, temporary, EMBEDDED, source)
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Moves an older drawing out of the way; its files can be drawn again at any time."""
+    import shutil  # noqa: PLC0415
+
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,147 @@
+"""One run: a method on one fold of a benchmark, from frozen photos to a record that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whalebench import WhalebenchError, __version__
+from whalebench.benchmarks.machine import choose_device, cores, hardware, peak_memory_mb, versions
+from whalebench.benchmarks.progress import SILENT, Progress
+from whalebench.benchmarks.record import RunRecord, read_record, write_run
+from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.workspace import Workspace, digest_text
+from whalebench.methods.registry import configure, find_method
+
+if TYPE_CHECKING:
+    from whalebench.benchmarks.harness import RunHarness
+    from whalebench.benchmarks.outcome import Outcome
+    from whalebench.benchmarks.selection import Judge
+    from whalebench.benchmarks.views import Views
+    from whalebench.methods.method import Method, MethodConfig
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is asked for: together with the catalog and the split it determines every number."""
+
+    method: str
+    benchmark: str = "flukes"
+    fold: int = 0
+    seed: int = 0
+    settings: tuple[str, ...] = ()
+    """Fields of the method as key=value."""
+    device: str = "auto"
+
+
+def run(
+    request: RunRequest,
+    workspace: Workspace,
+    judge: Judge,
+    progress: Progress = SILENT,
+    *,
+    force: bool = False,
+) -> RunRecord:
+    """The record of the run; one that is finished already is read, not repeated, unless force.
+
+    The judge turns scores into metrics; `whalebench.reports.metrics` is the one there is. Raises
+    WhalebenchError for a request that cannot be met; then no run is left behind.
+    """
+    kind = find_method(request.method)
+    config = configure(kind, request.settings)
+    _check_seed(request.seed)
+    benchmark = load_benchmark(request.benchmark, workspace, progress)
+    benchmark.split.parts(request.fold)
+    folder = workspace.runs / _run_name(request, config, benchmark)
+    if folder.exists() and not force:
+        return read_record(folder)
+    return _repeat(request, kind(config), benchmark, folder, judge, progress, force)
+
+
+def _repeat(
+    request: RunRequest,
+    method: Method,
+    benchmark: Benchmark,
+    folder: Path,
+    judge: Judge,
+    progress: Progress,
+    force: bool,
+) -> RunRecord:
+    # Torch is imported from here on: a run that is found needs none of it.
+    from whalebench.benchmarks.harness import RunHarness  # noqa: PLC0415
+    from whalebench.benchmarks.outcome import judge_parts, write_outcome  # noqa: PLC0415
+    from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
+
+    views = fold_views(benchmark, request.fold)
+    device = choose_device(request.device)
+    harness = RunHarness(request.seed, device, views, judge, progress)
+    harness.stage("decode")
+    for size in method.sizes():
+        benchmark.store.pixels(size, progress.advance, cores())
+    harness.seed_everything()
+    harness.stage("learn")
+    method.learn(views.train, views.valid, harness)
+    harness.stage("score")
+    outcome = judge_parts(method, views, harness, judge)
+    harness.stage("write")
+    record = _record(request, method, benchmark, folder.name, views, harness, outcome)
+    write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
+    return read_record(folder)
+
+
+def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark) -> str:
+    """Readable, and different whenever anything that determines the numbers is."""
+    everything = [
+        __version__,
+        request.method,
+        config.model_dump(mode="json"),
+        benchmark.catalog.digest,
+        benchmark.split.digest,
+        request.fold,
+        request.seed,
+    ]
+    mark = digest_text(json.dumps(everything, sort_keys=True))[:8]
+    return f"{request.method}-{benchmark.name}-fold{request.fold}-seed{request.seed}-{mark}"
+
+
+def _record(
+    request: RunRequest,
+    method: Method,
+    benchmark: Benchmark,
+    name: str,
+    views: Views,
+    harness: RunHarness,
+    outcome: Outcome,
+) -> RunRecord:
+    return RunRecord(
+        run=name,
+        method=request.method,
+        config=method.config.model_dump(mode="json"),
+        benchmark=benchmark.name,
+        catalog_digest=benchmark.catalog.digest,
+        split_digest=benchmark.split.digest,
+        fold=request.fold,
+        seed=request.seed,
+        track=method.config.track(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=versions(),
+        hardware=hardware(str(harness.device)),
+        seconds=harness.seconds(),
+        photos_per_second=harness.photos_per_second(),
+        peak_memory_mb=peak_memory_mb(),
+        counts=views.counts(),
+        chosen=harness.chosen,
+        calibration=outcome.calibration,
+        metrics=outcome.metrics,
+        valid_metrics=outcome.valid_metrics,
+        cmc=outcome.cmc,
+        warnings=list(benchmark.split.warnings),
+    )
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise WhalebenchError(f"seed {seed} cannot be: give a whole number from 0 to {2**31 - 1}.")

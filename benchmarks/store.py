@@ -1,0 +1,121 @@
+"""Photos decoded once: a memory-mapped uint8 array per size, keyed by the content of the photos."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.workspace import atomic_path
+
+STORE_VERSION = 1
+"""Part of every key: raise it when the decoding changes, and old arrays are never read again."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class PhotoStore:
+    """The photos of one catalog, in its order, at any size; rows are photos."""
+
+    cache: Path
+    """Folder of the arrays; safe to delete at any time."""
+    paths: tuple[str, ...]
+    """The photos' files."""
+    digests: tuple[str, ...]
+    """SHA-256 of each photo's file: what the arrays are keyed by."""
+    mask_paths: tuple[str, ...]
+    """The masks' files, "" where a photo has none."""
+    _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(default_factory=dict, compare=False, repr=False)
+    """Arrays mapped so far."""
+
+    def pixels(
+        self, size: Size, progress: Callable[[int, int], None] | None = None, workers: int = 2
+    ) -> NDArray[np.uint8]:
+        """Array (photos, height, width, 3), RGB, memory-mapped and read-only; decoded on the first call."""
+        return self._array("photos", self.paths, (*size, 3), progress, workers)
+
+    def masks(
+        self, size: Size, progress: Callable[[int, int], None] | None = None, workers: int = 2
+    ) -> NDArray[np.uint8]:
+        """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
+        return self._array("masks", self.mask_paths, size, progress, workers)
+
+    def _array(
+        self,
+        kind: str,
+        paths: Sequence[str],
+        shape: tuple[int, ...],
+        progress: Callable[[int, int], None] | None,
+        workers: int,
+    ) -> NDArray[np.uint8]:
+        if (kind, shape) in self._open:
+            return self._open[kind, shape]
+        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{self._key(kind, shape)}.npy"
+        if not file.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            # Renamed when the last photo is in, so an array that exists is whole.
+            with atomic_path(file) as temporary:
+                _fill(temporary, paths, shape, progress, workers)
+        array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+        self._open[kind, shape] = array
+        return array
+
+    def _key(self, kind: str, shape: tuple[int, ...]) -> str:
+        extra = [_digest_or_empty(path) for path in self.mask_paths] if kind == "masks" else []
+        text = json.dumps([STORE_VERSION, kind, shape, self.digests, extra])
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
+
+    Turned upright by its EXIF orientation and resized with an antialiased bicubic filter. An empty path
+    gives zeros. Raises WhalebenchError naming a file that cannot be decoded.
+    """
+    if not path:
+        return np.zeros(shape, np.uint8)
+    height, width = shape[:2]
+    mode = "RGB" if len(shape) == 3 else "L"
+    try:
+        with Image.open(path) as image:
+            # JPEG can be decoded at a fraction of its size: a 20 megapixel photo costs little more than a small one.
+            image.draft(mode, (2 * width, 2 * height))
+            upright = ImageOps.exif_transpose(image).convert(mode)
+            small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise WhalebenchError(
+            f"photo '{path}' cannot be decoded ({error}): restore the file, or import the catalog again, "
+            f"which sets unreadable photos aside."
+        ) from error
+    return np.asarray(small, np.uint8)
+
+
+def _fill(
+    file: Path,
+    paths: Sequence[str],
+    shape: tuple[int, ...],
+    progress: Callable[[int, int], None] | None,
+    workers: int,
+) -> None:
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
+    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
+            array[row] = pixels
+            if progress:
+                progress(row + 1, len(paths))
+    array.flush()
+
+
+def _digest_or_empty(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""

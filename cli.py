@@ -1,0 +1,304 @@
+"""The front door: each command parses, calls and prints; the work is done in the rooms.
+
+Everything heavy is imported inside the commands, so that `whalebench --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from whalebench import WhalebenchError, __version__
+
+if TYPE_CHECKING:
+    from whalebench.benchmarks.progress import Progress
+    from whalebench.benchmarks.workspace import Workspace
+
+HELP = "Which approach identifies individual animals best, by how much, and how sure that is."
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data = typer.Typer(help="Bring photos in, and look at what is there.", no_args_is_help=True)
+split = typer.Typer(help="Frozen folds: made once, verified always.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(split, name="split")
+
+out, err = Console(), Console(stderr=True)
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option("--workspace", envvar="WHALEBENCH_WORKSPACE", help="Folder of benchmarks, runs, reports, cache."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+BenchmarkOption = Annotated[str, typer.Option(help="What to measure on; `whalebench benchmarks` lists them.")]
+HERE = Path("workspace")
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Which approach identifies individual animals best, by how much, and how sure that is."""
+    if version:
+        out.print(f"whalebench {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Argument(help="Who competes; `whalebench methods` lists them.")],
+    benchmark: BenchmarkOption = "flukes",
+    fold: Annotated[int, typer.Option(help="The fold to test on.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the method, as key=value.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Repeat a run that is finished.")] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Learn on one fold, score its test photos, and keep the record."""
+    from whalebench.benchmarks import runner
+    from whalebench.reports import metrics, summary
+
+    request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
+    place = _open(workspace)
+    with _progress(as_json) as progress:
+        record = runner.run(request, place, metrics, progress, force=force)
+    _show(record.model_dump(mode="json"), summary.run_summary(record, place.runs), as_json)
+
+
+@app.command()
+def report(
+    benchmark: Annotated[str | None, typer.Option(help="Only this benchmark.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to look at.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write the rows as CSV.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also write a picture of the tables.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
+    from whalebench.reports import leaderboard, terminal, writers
+
+    place = _open(workspace)
+    board = leaderboard.leaderboard(place.runs, benchmark)
+    written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
+    _show(writers.to_rows(board), terminal.render(board), as_json)
+    if not as_json:
+        out.print("Written: " + ", ".join(map(str, written)), style="dim", soft_wrap=True)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show the fields of one method.")] = None, as_json: JsonOption = False
+) -> None:
+    """List the methods, or the fields of one."""
+    from whalebench.benchmarks import overview
+    from whalebench.reports.listing import table_of
+
+    rows = overview.field_rows(name) if name else overview.method_rows()
+    _show(rows, table_of(rows, f"{name}: fields for --set" if name else "Methods"), as_json)
+
+
+@app.command()
+def benchmarks(
+    name: Annotated[str | None, typer.Argument(help="Show one benchmark.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet to this .png or .jpg file.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """List the benchmarks, or show one; `flukes` is drawn when it is first shown."""
+    from whalebench.benchmarks import overview
+    from whalebench.reports.listing import table_of
+
+    if sheet and not name:
+        raise WhalebenchError("--sheet needs the name of a benchmark: `whalebench benchmarks flukes --sheet FILE`.")
+    if name:
+        return _show_catalog(name, workspace, as_json, sheet)
+    rows = overview.benchmark_rows(_open(workspace))
+    return _show(rows, table_of(rows, "Benchmarks"), as_json)
+
+
+@data.command("import")
+def data_import(
+    layout: Annotated[str, typer.Argument(help="How the table is laid out: csv (also reads .tsv and .parquet).")],
+    path: Annotated[Path, typer.Argument(help="The table; photo paths are relative to its folder.")],
+    name: Annotated[str, typer.Option("--name", help="What to call the benchmark.")],
+    missing: Annotated[str, typer.Option(help="Absent photos: refuse the table, or quarantine them.")] = "refuse",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Check a table and every photo in it, and make it a benchmark."""
+    from whalebench.benchmarks import importer, overview
+    from whalebench.reports.listing import import_report
+
+    if layout != "csv":
+        raise WhalebenchError(f"There is no layout '{layout}': there is csv, a table with the catalog's columns.")
+    place = _open(workspace)
+    with _progress(as_json) as progress:
+        progress.stage("inspect")
+        result = importer.import_csv(
+            path, name, place, missing=importer.missing_rule(missing), progress=progress.advance
+        )
+    facts = overview.catalog_facts(result.catalog)
+    left_out = [photo._asdict() for photo in result.quarantined]
+    document = facts | {"quarantined": left_out, "notes": list(result.notes)}
+    _show(document, import_report(facts, left_out, list(result.notes)), as_json)
+
+
+@data.command("show")
+def data_show(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Show what a benchmark's catalog holds."""
+    _show_catalog(name, workspace, as_json)
+
+
+@data.command("check")
+def data_check(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Verify that catalog, photos and split are still what they were, and list the quarantine."""
+    from whalebench.benchmarks import importer, registry
+    from whalebench.reports.listing import check_report
+
+    place = _open(workspace)
+    with _progress(as_json) as progress:
+        benchmark = registry.load_benchmark(name, place, progress)
+    left_out = [photo._asdict() for photo in importer.read_quarantine(place.benchmarks / name)]
+    document = {
+        "name": name,
+        "photos": len(benchmark.catalog.table),
+        "catalog_digest": benchmark.catalog.digest,
+        "split_digest": benchmark.split.digest,
+        "quarantined": left_out,
+    }
+    _show(document, check_report(document), as_json)
+
+
+@split.command("make")
+def split_make(
+    name: str,
+    protocol: Annotated[str, typer.Option(help="auto, stratified-encounters or published.")] = "auto",
+    folds: Annotated[int, typer.Option(help="How many folds.")] = 5,
+    singles: Annotated[str, typer.Option(help="Individuals of one encounter: train, or new.")] = "train",
+    valid_share: Annotated[float, typer.Option(help="Share of the photos outside the test that are valid.")] = 0.12,
+    seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Make the folds of an imported benchmark, once."""
+    from whalebench.benchmarks import registry
+
+    made = registry.make_split(
+        name, _open(workspace), protocol=protocol, folds=folds, singles=singles, valid_share=valid_share, seed=seed
+    )
+    _show_split(name, made, as_json)
+
+
+@split.command("show")
+def split_show(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Show the folds of a benchmark."""
+    from whalebench.benchmarks import registry
+
+    with _progress(as_json) as progress:
+        benchmark = registry.load_benchmark(name, _open(workspace), progress)
+    _show_split(name, benchmark.split, as_json)
+
+
+@split.command("verify")
+def split_verify(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Verify that the folds are those that were made, for the catalog they were made for."""
+    from whalebench.benchmarks import registry
+
+    with _progress(as_json) as progress:
+        benchmark = registry.load_benchmark(name, _open(workspace), progress)
+    document = {"name": name, "split_digest": benchmark.split.digest, "catalog_digest": benchmark.catalog.digest}
+    _show(document, f"The split of {name} is as it was made: {benchmark.split.digest[:16]}.", as_json)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Show what this machine has, and say what is missing."""
+    from whalebench.benchmarks import overview
+    from whalebench.reports.listing import table_of
+
+    rows = overview.doctor_rows(_open(workspace))
+    _show(rows, table_of(rows, "This machine"), as_json)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="whalebench")
+    except WhalebenchError as error:
+        _fail(str(error), 2, debug)
+    except KeyboardInterrupt:
+        _fail("Stopped; nothing half-written was kept.", 130, debug)
+    except Exception as error:  # noqa: BLE001  (the last resort: a sentence instead of a traceback)
+        _fail(f"{type(error).__name__}: {error}. Add --debug to see where, and please report it.", 1, debug)
+
+
+def _fail(sentence: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    err.print(f"Error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(code)
+
+
+def _open(workspace: Path) -> Workspace:
+    from whalebench.benchmarks.workspace import Workspace
+
+    return Workspace.open(workspace)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """Progress on stderr, so that stdout holds results only; nothing at all for --json off a terminal."""
+    from whalebench.benchmarks.progress import SILENT
+    from whalebench.reports.progress import watch
+
+    if quiet and not err.is_terminal:
+        yield SILENT
+        return
+    with watch(err) as progress:
+        yield progress
+
+
+def _show(document: Any, shown: Any, as_json: bool) -> None:
+    """Prints the document as JSON, or what is shown of it."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + os.linesep)
+    else:
+        out.print(shown)
+
+
+def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:
+    from whalebench.benchmarks import overview, registry
+    from whalebench.reports.listing import facts_table
+
+    with _progress(as_json) as progress:
+        catalog = registry.load_catalog(name, _open(workspace), progress)
+    facts = overview.catalog_facts(catalog)
+    if sheet:
+        from whalebench.benchmarks.sheet import contact_sheet
+
+        contact_sheet(catalog.table, sheet, title=name)
+        facts["contact sheet"] = str(sheet)
+    _show(facts, facts_table(facts), as_json)
+
+
+def _show_split(name: str, made: Any, as_json: bool) -> None:
+    from whalebench.benchmarks import overview
+    from whalebench.reports.listing import split_report
+
+    facts, rows = overview.split_facts(made), overview.split_rows(made)
+    _show({"name": name} | facts | {"parts": rows}, split_report(name, facts, rows, list(made.warnings)), as_json)

@@ -1,0 +1,1 @@
+"""Who competes: one file per approach, and the parts they are made of."""

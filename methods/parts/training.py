@@ -1,0 +1,193 @@
+"""The training loop every network shares: AdamW, warm-up and cosine, weight averaging, one seed for all draws."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.photos import Batch, Photos
+from whalebench.methods.method import Epoch, Harness, MethodConfig, Search
+from whalebench.methods.parts.augment import STRENGTHS, Strength, augment
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+CLIP = 10.0
+"""Longest gradient of one step."""
+
+
+class TrainingConfig(MethodConfig):
+    """Fields of every method that trains a network on photos."""
+
+    backbone: str = "resnet10t"
+    """Any timm network by name."""
+    pretrained: str = "none"
+    """Weights to start from: none, timm (downloaded), efficientnet-lite0, or a safetensors file."""
+    size: Annotated[int, Field(ge=16, le=2048)] = 96
+    """Height and width of the photos in pixels; the aspect is not preserved."""
+    epochs: Annotated[int, Field(ge=0)] = 40
+    """Passes over the training photos; 0 leaves the network as it starts."""
+    small_size: Annotated[int, Field(ge=0, le=2048)] = 0
+    """Height and width in the first epochs (progressive resizing), or 0 for `size` throughout."""
+    small_epochs: Annotated[int, Field(ge=0)] = 0
+    """How many of the epochs are at small_size."""
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Photos in one step."""
+    learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1.5e-3
+    """Of AdamW at its peak, after warm-up."""
+    head_rate: Annotated[float, Field(gt=0), Search(0.5, 20.0, log=True)] = 1.0
+    """Factor on the learning rate of everything that is not the backbone."""
+    weight_decay: Annotated[float, Field(ge=0), Search(1e-4, 0.3, log=True)] = 0.05
+    """Of AdamW, on weight matrices only."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)] = 0.0
+    """Share of the target spread over all identities."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the running average of the weights that is used afterwards; 0 uses the last weights."""
+    augment: Strength = "heavy"
+    """How much each photo is changed at every step."""
+    precision: Precision = "auto"
+    """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
+
+    def track(self) -> str:
+        """Network, start, pixels and epochs: what rows of one table share."""
+        start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
+        pixels = f"{self.size} px"
+        if self.small_size and self.small_epochs:
+            pixels = f"{self.small_size} px x {self.small_epochs}, then {pixels}"
+        return f"{self.backbone} {start}, {pixels}, {self.epochs} epochs"
+
+    def size_at(self, epoch: int) -> tuple[int, int]:
+        """Height and width of the photos in an epoch counted from 0."""
+        pixels = self.small_size if self.small_size and epoch < self.small_epochs else self.size
+        return (pixels, pixels)
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every size the photos are needed at."""
+        return tuple({self.size_at(epoch) for epoch in range(self.epochs)} | {(self.size, self.size)})
+
+
+Validate = Callable[[nn.Module, nn.Module], NDArray[np.float32]]
+"""From network and loss, in evaluation mode, to the scores of the valid photos."""
+
+
+def train_network(
+    network: nn.Module,
+    loss: nn.Module,
+    train: Photos,
+    config: TrainingConfig,
+    harness: Harness,
+    validate: Validate,
+) -> nn.ModuleList:
+    """Network and loss as they stand after training (their running average if `ema`), in evaluation mode.
+
+    network maps pixels (photos, 3, h, w) to what loss takes together with labels (photos,); both are trained.
+    validate is called once after every epoch. Raises WhalebenchError when the loss is no longer finite.
+    """
+    from timm.utils import ModelEmaV3  # noqa: PLC0415  (seconds to import)
+
+    both = nn.ModuleList([network, loss]).to(harness.device, memory_format=torch.channels_last)
+    average = ModelEmaV3(both, decay=config.ema, use_warmup=True) if config.ema and config.epochs else None
+    kept = average.module if average else both
+    steps = math.ceil(len(train) / config.batch_size)
+    optimizer, schedule = _optimizer(both, config, steps * config.epochs)
+    generator = torch.Generator().manual_seed(harness.seed)
+    for number in range(1, config.epochs + 1):
+        started, total = time.perf_counter(), torch.zeros((), device=harness.device)
+        both.train()
+        for indices in _shuffled(len(train), steps, generator):
+            batch = train.batch(indices, config.size_at(number - 1)).to(harness.device)
+            value = _step(both, augment(batch, STRENGTHS[config.augment], generator), config, optimizer)
+            schedule.step()
+            if average:
+                average.update(both)
+            total += value * len(indices)
+        rate, mean = schedule.get_last_lr()[0], float(total) / len(train)
+        _refuse_divergence(mean, number, rate)
+        seconds = time.perf_counter() - started
+        scores = validate(*kept.eval())
+        harness.epoch(Epoch(number, config.epochs, mean, rate, len(train), seconds, scores))
+    return kept.eval()
+
+
+def _step(
+    both: nn.ModuleList, batch: Batch, config: TrainingConfig, optimizer: torch.optim.Optimizer
+) -> Tensor:
+    network, loss = both
+    with autocast(config.precision, batch.pixels.device):
+        output = network(batch.pixels.contiguous(memory_format=torch.channels_last))
+    value: Tensor = loss(output, batch.labels)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(both.parameters(), CLIP)
+    optimizer.step()
+    return value.detach()
+
+
+def predict(
+    module: Callable[[Tensor], Tensor], photos: Photos, config: TrainingConfig, device: torch.device
+) -> NDArray[np.float32]:
+    """What module makes of all photos, in order, at the configured size, on the CPU."""
+    outputs = []
+    with torch.inference_mode(), autocast(config.precision, device):
+        for batch in photos.batches((config.size, config.size), max(64, config.batch_size)):
+            pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
+            outputs.append(module(pixels).float().cpu())
+    return torch.cat(outputs).numpy()
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a network computes at that precision."""
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def _optimizer(
+    both: nn.ModuleList, config: TrainingConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in both.named_parameters():
+        # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
+        groups.setdefault(("backbone" in name, parameter.ndim > 1), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * (1.0 if in_backbone else config.head_rate),
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+            for (in_backbone, decayed), parameters in groups.items()
+        ],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+    )
+    rising = max(1, round(config.warm_up * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _shuffled(photos: int, steps: int, generator: torch.Generator) -> list[NDArray[np.int64]]:
+    """All photos in a new order, in batches of nearly equal size: none is dropped, none is left alone."""
+    return np.array_split(torch.randperm(photos, generator=generator).numpy(), steps)
+
+
+def _refuse_divergence(loss: float, epoch: int, rate: float) -> None:
+    if not math.isfinite(loss):
+        raise WhalebenchError(
+            f"the loss became {loss} in epoch {epoch} at learning rate {rate:.2g}: "
+            f"lower learning_rate, raise warm_up, or set precision=fp32."
+        )

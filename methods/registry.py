@@ -1,0 +1,79 @@
+"""Methods by name: those of this package and those other packages declare as `whalebench.methods`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from pydantic import ValidationError
+
+from whalebench import WhalebenchError
+from whalebench.methods.method import Method, MethodConfig
+
+GROUP = "whalebench.methods"
+"""The entry-point group; a method's package declares `name = "module:Class"` in it."""
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all installed methods, sorted; nothing heavy is imported."""
+    return tuple(sorted(_entry_points()))
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name; raises WhalebenchError with a suggestion for an unknown one."""
+    points = _entry_points()
+    if name not in points:
+        raise WhalebenchError(f"There is no method '{name}': {_suggestion(name, sorted(points))}")
+    try:
+        found = points[name].load()
+    except ImportError as error:
+        raise WhalebenchError(f"Method '{name}' cannot be loaded ({error}): reinstall its package.") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise WhalebenchError(f"Method '{name}' is {found!r}, no Method class: ask its package's author.")
+    return found
+
+
+def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:
+    """The method's configuration with `key=value` settings applied over its defaults.
+
+    Raises WhalebenchError naming the field, the value and what is expected.
+    """
+    values: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise WhalebenchError(f"--set {setting} has no value: write key=value, for example --set epochs=10.")
+        if key not in method.Config.model_fields:
+            fields = sorted(method.Config.model_fields)
+            raise WhalebenchError(f"'{method.name}' has no field '{key}': {_suggestion(key, fields)}")
+        values[key] = value
+    try:
+        return method.Config.model_validate_strings(values)
+    except ValidationError as error:
+        raise WhalebenchError(_sentence(method, error)) from error
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in found and found[point.name].value != point.value:
+            raise WhalebenchError(
+                f"Two installed packages declare a method '{point.name}' ({found[point.name].value} and "
+                f"{point.value}): uninstall one of them."
+            )
+        found[point.name] = point
+    return found
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names)}."
+
+
+def _sentence(method: type[Method], error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if not field:
+        return f"'{method.name}' cannot be set so: {first['msg'].removeprefix('Value error, ')}."
+    return f"'{method.name}' cannot take {field}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."

@@ -1,0 +1,89 @@
+"""`softmax`: the baseline; a classifier over the known individuals."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from whalebench.benchmarks.photos import Photos
+from whalebench.methods.method import Harness, Method, Search
+from whalebench.methods.parts.backbones import build_backbone
+from whalebench.methods.parts.losses import SoftmaxLoss
+from whalebench.methods.parts.pooling import Pooling, build_pooling
+from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.training import TrainingConfig, predict, train_network
+
+
+class SoftmaxConfig(TrainingConfig):
+    """Fields of `softmax`."""
+
+    pooling: Pooling = "average"
+    """average, or gem: the generalised mean with a learnable exponent."""
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.8)] = 0.2
+    """Share of pooled features left out in training."""
+
+
+class PooledBackbone(nn.Module):
+    """Backbone and pooling."""
+
+    def __init__(self, config: SoftmaxConfig) -> None:
+        super().__init__()
+        self.backbone = build_backbone(config.backbone, config.pretrained, (config.size, config.size))
+        self.pooling = build_pooling(config.pooling)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (photos, channels) from pixels (photos, 3, height, width)."""
+        features: Tensor = self.pooling(self.backbone(pixels))
+        return features
+
+
+class Softmax(Method):
+    """Cross-entropy over the known individuals; the scores are log probabilities."""
+
+    name = "softmax"
+    summary = "classifier over the known individuals; the baseline"
+    source = "seed of every competition entry; He et al. 2016 for the default network"
+    Config = SoftmaxConfig
+    config: SoftmaxConfig
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every size of the schedule."""
+        return self.config.sizes()
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """Trains on the photos of known individuals; valid is only watched."""
+        config = self.config
+        self.device = harness.device
+        harness.stage("train")
+        network = PooledBackbone(config)
+        loss = SoftmaxLoss(
+            len(train.identities),
+            network.backbone.channels,
+            dropout=config.dropout,
+            label_smoothing=config.label_smoothing,
+        )
+
+        def validate(network: nn.Module, loss: nn.Module) -> NDArray[np.float32]:
+            return self._log_probabilities(network, loss, valid)
+
+        self.network, self.loss = train_network(network, loss, train.known().labelled(), config, harness, validate)
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Log probabilities (photos, identities)."""
+        return self._log_probabilities(self.network, self.loss, photos)
+
+    def embed(self, photos: Photos) -> NDArray[np.float32]:
+        """Pooled features (photos, channels) at length 1."""
+        return normalise(predict(self.network, photos, self.config, self.device))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Network and classifier."""
+        both = nn.ModuleDict({"network": self.network, "loss": self.loss})
+        return both.state_dict()
+
+    def _log_probabilities(self, network: nn.Module, loss: nn.Module, photos: Photos) -> NDArray[np.float32]:
+        return predict(lambda pixels: loss.log_probabilities(network(pixels)), photos, self.config, self.device)

@@ -1,0 +1,1 @@
+"""What is said: metrics, statistics, the leaderboard."""

@@ -1,0 +1,68 @@
+"""Plain rows as tables for the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+
+def table_of(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
+    """A rich table with a column for each key; numbers stand to the right, None is a dash."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    keys = list(rows[0]) if rows else []
+    for key in keys:
+        numeric = all(
+            isinstance(row[key], int | float | None) and not isinstance(row[key], bool) for row in rows
+        )
+        shown.add_column(key.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(_cell(row[key])) for key in keys))
+    return shown
+
+
+def facts_table(facts: dict[str, Any], title: str = "") -> Table:
+    """A rich table of two columns, a fact a row; facts that say nothing are left out."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", box=None, show_header=False)
+    shown.add_column(style="cyan")
+    shown.add_column(overflow="fold")
+    for key, value in facts.items():
+        if value not in ("", None):
+            shown.add_row(key, Text(_cell(value)))
+    return shown
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def import_report(facts: dict[str, Any], left_out: list[dict[str, str]], notes: list[str]) -> Group:
+    """What `rich` prints after an import: what came in, what was left out and why, what to do next."""
+    lines = [Text(f"! {note}", style="yellow") for note in notes]
+    hint = f"Next: whalebench run arcface --benchmark {facts['name']} --fold 0"
+    return Group(facts_table(facts, "Imported"), _quarantine(left_out), *lines, Text(hint, style="dim"))
+
+
+def check_report(document: dict[str, Any]) -> Group:
+    """What `rich` prints after a check that found everything in place."""
+    said = f"{document['name']}: {document['photos']:,} photos, the catalog and the split are as they were."
+    return Group(Text(said), _quarantine(document["quarantined"]))
+
+
+def split_report(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], warnings: list[str]) -> Group:
+    """What `rich` prints of a split: how it was made, what is in each part, what to know."""
+    lines = [Text(f"! {warning}", style="yellow") for warning in warnings]
+    return Group(facts_table(facts, f"Split of {name}"), table_of(rows), *lines)
+
+
+def _quarantine(left_out: list[dict[str, str]]) -> Group:
+    if not left_out:
+        return Group(Text("No photo had to be quarantined."))
+    shown = [Text(f"! quarantined {photo['image']}: {photo['reason']} ({photo['path']})") for photo in left_out]
+    return Group(*shown)

@@ -1,0 +1,116 @@
+"""Progress of a run as a person likes to watch it: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+STAGES = {
+    "draw": "Drawing flukes",
+    "verify": "Verifying photos",
+    "inspect": "Checking photos",
+    "decode": "Decoding photos",
+    "learn": "Learning",
+    "train": "Training",
+    "gallery": "Embedding the gallery",
+    "score": "Scoring test photos",
+    "write": "Writing the record",
+}
+"""What is shown for each phase; a phase that is not here is shown by its own name."""
+
+
+def watch(console: Console) -> LiveProgress | PlainProgress:
+    """A progress display that fits the console; use it in a `with` block."""
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+class LiveProgress:
+    """One line that moves, and a line that stays for each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:  # fmt: skip
+        self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """A new bar, without length until the first piece is done."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(STAGES.get(name, name), total=None, note="")
+
+    def advance(self, done: int, total: int) -> None:
+        """The bar at its new length."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def epoch(
+        self,
+        number: int,
+        of: int,
+        loss: float,
+        valid_map_at_5: float,
+        photos_per_second: float,
+        seconds_left: float,
+    ) -> None:
+        """The bar one epoch further, with the newest numbers beside it."""
+        if self._task is not None:
+            note = f"loss {loss:.3f}  valid MAP@5 {valid_map_at_5:.3f}  {photos_per_second:.0f} photos/s"
+            self._bar.update(self._task, completed=number, total=of, note=note)
+
+
+class PlainProgress:
+    """A line for each phase and each epoch, at most one a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._stage, self._last = console, "", 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:  # fmt: skip
+        return None
+
+    def stage(self, name: str) -> None:
+        """The phase's name on a line of its own."""
+        self._stage, self._last = STAGES.get(name, name), time.monotonic()
+        self._console.print(self._stage, highlight=False)
+
+    def advance(self, done: int, total: int) -> None:
+        """How far the phase is, every ten seconds."""
+        if time.monotonic() - self._last >= 10:
+            self._last = time.monotonic()
+            self._console.print(f"{self._stage}: {done} of {total}", highlight=False)
+
+    def epoch(
+        self,
+        number: int,
+        of: int,
+        loss: float,
+        valid_map_at_5: float,
+        photos_per_second: float,
+        seconds_left: float,
+    ) -> None:
+        """The epoch's numbers."""
+        self._console.print(
+            f"epoch {number}/{of}  loss {loss:.3f}  valid MAP@5 {valid_map_at_5:.3f}  "
+            f"{photos_per_second:.0f} photos/s  {seconds_left:.0f} s left",
+            highlight=False,
+        )

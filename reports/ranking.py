@@ -1,0 +1,76 @@
+"""Who comes first: exact candidates and ranks from a score matrix, in row blocks, ties by name.
+
+Columns are handed over in name order, so "the first of equals" is the first by name. *New* is a candidate
+with the same score in every row; an identity with exactly that score ranks before it.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+NEW = "new"
+CANDIDATES = 5
+BLOCK_CELLS = 4_000_000  # 32 MB of float64: the memory a block takes, not what it says
+
+
+def average_precision_at_k(rank: float, k: int = CANDIDATES) -> float:
+    """1 / rank where the one right candidate is among the first k, else 0 (also where rank is NaN).
+
+    >>> [average_precision_at_k(rank) for rank in (1.0, 2.0, 5.0, 6.0, np.nan)]
+    [1.0, 0.5, 0.2, 0.0, 0.0]
+    """
+    return 1 / rank if rank <= k else 0.0
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices that cover all rows, each about `BLOCK_CELLS` cells large."""
+    step = max(1, BLOCK_CELLS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+
+
+def best_columns(scores: Floats) -> Integers:
+    """Columns of the (at most five) highest scores of each row, best first, (rows, min(5, columns)).
+
+    Five passes of argmax: it returns the first of equals, which partial sorting does not promise.
+    """
+    left = np.maximum(scores, np.finfo(np.float64).min)  # so that -inf can mean "taken"
+    rows = np.arange(len(left))
+    best = np.empty((len(left), min(CANDIDATES, left.shape[1])), dtype=np.int64)
+    for place in range(best.shape[1]):
+        best[:, place] = left.argmax(axis=1)
+        left[rows, best[:, place]] = -np.inf
+    return best
+
+
+def insert_new(columns: Integers, scores: Floats, threshold: float | None) -> tuple[Integers, Floats]:
+    """The first five candidates with *new* (column -1) among them, and their scores, both (rows, <= 5)."""
+    if threshold is None:
+        return columns, scores
+    rows = len(columns)
+    columns = np.concatenate([columns, np.full((rows, 1), -1)], axis=1)
+    scores = np.concatenate([scores, np.full((rows, 1), threshold)], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :CANDIDATES]  # stable keeps *new* last of equals
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def rank_of_truth(scores: Floats, truth: Integers, threshold: float | None) -> Floats:
+    """1-based rank of the true column of each row (-1 is *new*) among all candidates.
+
+    NaN where the truth is *new* and *new* is no candidate.
+    """
+    known = truth >= 0
+    column = np.where(known, truth, 0)[:, None]
+    own = np.take_along_axis(scores, column, axis=1)
+    before = (scores == own) & (np.arange(scores.shape[1]) < column)
+    better: Floats = ((scores > own) | before).sum(axis=1).astype(np.float64)
+    if threshold is None:
+        better[~known] = np.nan
+        return better + 1
+    better += threshold > own[:, 0]
+    better[~known] = (scores[~known] >= threshold).sum(axis=1)
+    return better + 1

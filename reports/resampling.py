@@ -1,0 +1,137 @@
+"""Every metric on thousands of resamples of individuals, the same draws for all runs of the same queries.
+
+Photos of one individual are alike, so they are drawn together (column `cluster`: the individual of a known
+query, the encounter of a new one). Every metric but AUROC is made of per-cluster sums, hence a resample is a
+row of counts and all resamples are one matrix product.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from whalebench import WhalebenchError
+from whalebench.reports.ranking import NEW, Floats, row_blocks
+
+RESAMPLES = 10_000
+RESAMPLES_AUROC = 2_000  # AUROC needs every query, not sums
+SEED = 2019
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+Distributions = dict[str, Floats]
+
+
+def distributions(tables: Sequence[pd.DataFrame], resamples: int = RESAMPLES) -> list[Distributions]:
+    """For each run and metric: first its value, then its values on draws of clusters; NaN where undefined.
+
+    All tables must be of the same queries. The draws depend on the number of clusters only, so each call
+    gives the same numbers, and runs resampled in separate calls are paired too. A metric that rests on a
+    single cluster has a value but no draws: one individual says nothing about others.
+    """
+    for table in tables[1:]:
+        check_same_queries(tables[0], table)
+    runs = [_Sums(table) for table in tables]
+    blocks: list[list[Distributions]] = [[] for _ in runs]
+    for start, counts in _draws(resamples, runs[0].clusters):
+        for run, found in zip(runs, blocks, strict=True):
+            found.append(
+                run.means(counts) | {"auroc_new": run.aurocs(counts[: max(0, RESAMPLES_AUROC + 1 - start)])}
+            )
+    return [run.joined(found) for run, found in zip(runs, blocks, strict=True)]
+
+
+def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    """Nothing, when both runs judged the same photos, with the same truth and clusters."""
+    one, other = (table.set_index("image")[["truth", "cluster"]].sort_index() for table in (first, second))
+    if not one.index.equals(other.index):
+        strange = one.index.symmetric_difference(other.index)
+        message = f"{len(strange)} photos ({strange[0]}, ...) were judged by one of two runs only"
+        raise WhalebenchError(f"{message}: compare runs of the same split and fold.")
+    if not one.equals(other):
+        image = one.index[(one != other).any(axis=1)][0]
+        raise WhalebenchError(
+            f"The truth of {image} differs between two runs: compare runs of the same split."
+        )
+
+
+def _draws(resamples: int, number: int) -> Iterator[tuple[int, Floats]]:
+    """First row and (rows, clusters) counts of each block: how often each is drawn; row 0 is the data."""
+    rng = np.random.default_rng(SEED)
+    for rows in row_blocks(resamples + 1, number):
+        height = rows.stop - rows.start
+        drawn = rng.integers(number, size=(height, number)) + number * np.arange(height)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=height * number).reshape(height, number)
+        if rows.start == 0:
+            counts[0] = 1
+        yield rows.start, counts.astype(np.float64)
+
+
+class _Sums:
+    """What of one run the draws need: sums by cluster, and the scores of *new* in order."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.codes = pd.factorize(table["cluster"], sort=True)[0].astype(np.int64)
+        self.clusters = int(self.codes.max()) + 1
+        self.is_new = (table["truth"] == NEW).to_numpy()
+        self.scores = table["new_score"].to_numpy()
+        self.keys, parts = zip(*self._parts(table), strict=True)
+        self.sums = np.concatenate([self._sums(values) for values in parts], axis=1)
+
+    def _parts(self, table: pd.DataFrame) -> Iterator[tuple[str, Floats]]:
+        """Metrics and the values they are the mean of; accuracy of *new* is the mean of two means."""
+        precision = table["average_precision_at_5"].to_numpy()
+        said_new = (table["candidate_1"] == NEW).to_numpy().astype(np.float64)
+        if table["rank"].isna().any():  # a new photo without a rank: *new* was no candidate
+            said_new[:] = np.nan
+        for key in ("top_1", "top_5", "log_loss"):
+            yield key, table[key].to_numpy()
+        yield "map_at_5", precision
+        yield "map_at_r", table["average_precision_at_r"].to_numpy()
+        yield "map_at_5_known", np.where(self.is_new, np.nan, precision)
+        yield "map_at_5_new", np.where(self.is_new, precision, np.nan)
+        yield "accuracy_new", np.where(self.is_new, said_new, np.nan)
+        yield "accuracy_new", np.where(self.is_new, np.nan, 1 - said_new)
+
+    def _sums(self, values: Floats) -> Floats:
+        """Sum and number of the defined values of each cluster, (clusters, 2)."""
+        defined = np.isfinite(values)
+        codes = self.codes[defined]
+        total = np.bincount(codes, weights=values[defined], minlength=self.clusters)
+        return np.stack([total, np.bincount(codes, minlength=self.clusters)], axis=1)
+
+    def means(self, counts: Floats) -> Distributions:
+        """All metrics but AUROC for each row of counts, NaN where nothing defined was drawn."""
+        drawn = counts @ self.sums
+        total, number = drawn[:, ::2], drawn[:, 1::2]
+        ratios = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+        keys = np.asarray(self.keys)
+        return {key: ratios[:, keys == key].mean(axis=1) for key in self.keys}
+
+    def aurocs(self, counts: Floats) -> Floats:
+        """AUROC of *new* for each row of counts, each query weighing as often as its cluster is drawn."""
+        order = np.argsort(self.scores[~self.is_new], kind="stable")
+        known, codes = self.scores[~self.is_new][order], self.codes[~self.is_new][order]
+        below, up_to = (np.searchsorted(known, self.scores[self.is_new], side=side) for side in SIDES)
+        found = np.full(len(counts), np.nan)
+        for rows in row_blocks(len(counts), 4 * len(self.codes)):
+            weights = np.ascontiguousarray(counts[rows].T)  # whole rows are gathered below
+            passed = np.zeros((len(known) + 1, weights.shape[1]))
+            for place, code in enumerate(codes):  # cumsum along rows, which numpy does several times slower
+                np.add(passed[place], weights[code], out=passed[place + 1])
+            new = weights[self.codes[self.is_new]]
+            wins = np.einsum("ij,ij->j", new, passed[below]) + np.einsum("ij,ij->j", new, passed[up_to])
+            pairs = new.sum(axis=0) * passed[-1]
+            np.divide(wins / 2, pairs, out=found[rows], where=pairs > 0)
+        return found
+
+    def joined(self, blocks: list[Distributions]) -> Distributions:
+        """The blocks end to end, the draws of a metric that rests on a single cluster made NaN."""
+        behind = dict.fromkeys(self.keys, self.clusters)
+        for key, clusters in zip(self.keys, (self.sums[:, 1::2] > 0).sum(axis=0), strict=True):
+            behind[key] = min(behind[key], int(clusters))
+        behind["auroc_new"] = min(len(set(self.codes[part])) for part in (self.is_new, ~self.is_new))
+        joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+        return {
+            key: values if behind[key] > 1 else np.where(np.arange(len(values)) == 0, values, np.nan)
+            for key, values in joined.items()
+        }

@@ -1,0 +1,196 @@
+"""The catalog: its digest, its folder, the check of its photos; and the workspace it lies in."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.catalog import (
+    build_catalog,
+    read_catalog,
+    read_facts,
+    verify_photos,
+    write_catalog,
+)
+from whalebench.benchmarks.workspace import Workspace, atomic_path, atomic_text, digest_file
+
+
+def rows(folder: Path, photos: int = 6) -> pd.DataFrame:
+    """Rows of a small catalog whose photos are files of text, which the catalog does not mind."""
+    table = pd.DataFrame({"image": [f"p{index}.jpg" for index in range(photos)]})
+    table["path"] = [f"photos/{image}" for image in table["image"]]
+    table["identity"] = ["ann", "bob", "", "ann", "bob", "ann"][:photos]
+    table["tip_x"], table["tip_y"] = [1.25] * photos, [float("nan")] * photos
+    table["width"], table["height"] = 4, 3
+    (folder / "photos").mkdir(exist_ok=True)
+    for image in table["image"]:
+        (folder / "photos" / image).write_text(f"pixels of {image}")
+    table["file_digest"] = [digest_file(folder / path) for path in table["path"]]
+    table["content_digest"] = table["file_digest"]
+    return table
+
+
+def test_a_written_catalog_is_read_back_equal(tmp_path: Path) -> None:
+    written = write_catalog(rows(tmp_path), tmp_path, "small", "by hand", quarantined=2)
+    read = read_catalog(tmp_path)
+    pd.testing.assert_frame_equal(read.table, written.table)
+    assert read.digest == written.digest
+    assert (read.name, read.identities, read.landmark_names, read.has_boxes) == (
+        "small",
+        ("ann", "bob"),
+        ("tip",),
+        False,
+    )
+    assert read.table["path"][0] == str(tmp_path / "photos" / "p0.jpg")
+    facts = read_facts(tmp_path)
+    expected = {"photos": 6, "individuals": 2, "new_photos": 1, "quarantined": 2, "source": "by hand"}
+    assert {name: facts[name] for name in expected} == expected
+
+
+def test_a_moved_workspace_keeps_its_photos(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    digest = write_catalog(rows(before), before, "small", "by hand").digest
+    before.rename(after)
+    moved = read_catalog(after)
+    assert moved.digest == digest
+    assert moved.table["path"].str.startswith(str(after)).all()
+    verify_photos(moved, after)
+
+
+def test_the_digest_depends_on_content_and_on_nothing_else(tmp_path: Path) -> None:
+    table = rows(tmp_path)
+    digest = build_catalog(table, "small", tmp_path).digest
+    turned = table.sample(frac=1, random_state=3)[list(table.columns[::-1])]
+    assert build_catalog(turned, "other name", Path("/elsewhere")).digest == digest
+    assert build_catalog(table.assign(file_digest="other", unknown=1, mask=""), "small").digest == digest
+    assert build_catalog(table.assign(tip_x=1.25 + 1e-9, tip_y=float("nan")), "small").digest == digest
+    for change in (
+        {"identity": "ann"},
+        {"tip_x": 1.26},
+        {"tip_y": 0.0},
+        {"content_digest": "x"},
+        {"mask": "m.png"},
+        {"split": "train"},
+        {"date": "2024"},
+    ):
+        assert build_catalog(table.assign(**change), "small").digest != digest, change
+
+
+def test_the_digest_of_a_known_table_never_changes() -> None:
+    table = pd.DataFrame({"image": ["b", "a"], "path": ["", ""], "identity": ["Ann", ""], "x0": [0.5, -0.0]})
+    expected = "5ca2ad68bec9070d3c3b86e667885db136dd809364d058abd138692e1753f5b7"
+    assert build_catalog(table, "golden").digest == expected
+
+
+def test_a_changed_table_is_refused(tmp_path: Path) -> None:
+    write_catalog(rows(tmp_path), tmp_path, "small", "by hand")
+    file = tmp_path / "catalog.parquet"
+    pd.read_parquet(file).assign(identity="eve").to_parquet(file)
+    with pytest.raises(WhalebenchError, match=r"catalog.parquet is not the table .* as small"):
+        read_catalog(tmp_path)
+    file.write_bytes(b"no table")
+    with pytest.raises(WhalebenchError, match=r"catalog.parquet cannot be read"):
+        read_catalog(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", "{"])
+def test_a_broken_sidecar_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "catalog.json").write_text(text)
+    with pytest.raises(WhalebenchError, match=r"catalog.json .* import the benchmark again"):
+        read_catalog(tmp_path)
+
+
+def test_an_absent_catalog_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WhalebenchError, match=r"There is no catalog in .*nowhere"):
+        read_catalog(tmp_path / "nowhere")
+
+
+def test_a_catalog_needs_its_columns_and_unique_images(tmp_path: Path) -> None:
+    table = rows(tmp_path)
+    with pytest.raises(WhalebenchError, match="no column 'identity'"):
+        build_catalog(table.drop(columns="identity"), "small")
+    with pytest.raises(WhalebenchError, match=r"'p1.jpg' 2 times"):
+        build_catalog(pd.concat([table, table.iloc[[1]]]), "small")
+    with pytest.raises(WhalebenchError, match=r"p0.jpg of small has no file_digest"):
+        write_catalog(table.drop(columns="file_digest"), tmp_path, "small", "by hand")
+
+
+def test_changed_and_absent_photos_are_named(tmp_path: Path) -> None:
+    catalog = write_catalog(rows(tmp_path), tmp_path, "small", "by hand")
+    verify_photos(catalog, tmp_path)
+    photo = tmp_path / "photos" / "p2.jpg"
+    status = photo.stat()
+    photo.write_text("pixels of p9.jpg")  # the same size, and below the same time
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "photos" / "p4.jpg").unlink()
+    with pytest.raises(WhalebenchError, match=r"1 photo is gone \(p4.jpg\); 1 photo is changed \(p2.jpg\)"):
+        verify_photos(catalog, tmp_path)
+
+
+def test_only_touched_photos_are_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = write_catalog(rows(tmp_path), tmp_path, "small", "by hand")
+    verify_photos(catalog, tmp_path)
+    hashed: list[str] = []
+
+    def spy(path: Path) -> str:
+        hashed.append(path.name)
+        return digest_file(path)
+
+    monkeypatch.setattr("whalebench.benchmarks.verification.digest_file", spy)
+    verify_photos(catalog, tmp_path)
+    assert hashed == []
+    os.utime(tmp_path / "photos" / "p3.jpg", ns=(1, 1))
+    verify_photos(catalog, tmp_path)
+    verify_photos(catalog, tmp_path)
+    assert hashed == ["p3.jpg"]
+    (tmp_path / "photos.stat.json").write_text("{broken")
+    verify_photos(catalog, tmp_path)
+    assert len(hashed) == 7
+    assert len(json.loads((tmp_path / "photos.stat.json").read_text())) == 6
+
+
+def test_a_workspace_makes_its_folders(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path / "deep" / "workspace")
+    assert sorted(path.name for path in workspace.root.iterdir()) == [
+        "benchmarks",
+        "cache",
+        "reports",
+        "runs",
+    ]
+    assert not list(workspace.cache.iterdir())
+
+
+def test_a_workspace_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WhalebenchError, match=r"workspace .*file cannot be written .*--workspace"):
+        Workspace.open(tmp_path / "file")
+
+    def read_only(path: Path, data: bytes) -> int:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    with pytest.raises(WhalebenchError, match=r"cannot be written \(Read-only file system\)"):
+        Workspace.open(tmp_path / "workspace")
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.txt"
+    atomic_text(file, "one\r\n")
+    with pytest.raises(RuntimeError), atomic_path(file) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("half")
+        raise RuntimeError
+    assert file.read_bytes() == b"one\r\n"
+    with atomic_path(tmp_path / "run") as temporary:
+        temporary.mkdir()
+        (temporary / "record.json").write_text("{}")
+    assert (tmp_path / "run" / "record.json").exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "new", "record.json", "run"]
+    with pytest.raises(WhalebenchError, match="cannot be written"):
+        atomic_text(file / "below a file", "text")

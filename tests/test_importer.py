@@ -1,0 +1,338 @@
+"""`data import csv`: good tables become catalogs, and everything bad is named with its place and remedy."""
+
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.catalog import read_catalog, read_facts, verify_photos
+from whalebench.benchmarks.importer import ImportResult, import_csv, read_quarantine
+from whalebench.benchmarks.inspection import inspect_photos
+from whalebench.benchmarks.workspace import Workspace
+
+HEADER = "image,path,identity"
+GOOD = [f"p{index}.jpg,photos/p{index}.jpg,{name}" for index, name in enumerate(["ann", "bob", "ann", ""])]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with four photos of 40x30 pixels and a mask."""
+    folder = tmp_path / "source"
+    (folder / "photos").mkdir(parents=True)
+    pixels = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3)
+    for index in range(4):
+        Image.fromarray((pixels * (index + 3) % 251).astype(np.uint8)).save(folder / f"photos/p{index}.jpg")
+    Image.new("1", (40, 30)).save(folder / "mask.png")
+    Image.new("L", (30, 30)).save(folder / "small.png")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "workspace")
+
+
+def table(source: Path, lines: list[str], header: str = HEADER, name: str = "table.csv") -> Path:
+    file = source / name
+    file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def refused(file: Path, workspace: Workspace, name: str = "mine") -> str:
+    """The sentence with which an import is refused; nothing is left behind."""
+    with pytest.raises(WhalebenchError) as caught:
+        import_csv(file, name, workspace)
+    assert not (workspace.benchmarks / name / "catalog.json").exists()
+    return str(caught.value)
+
+
+def test_a_good_table_becomes_a_catalog(source: Path, workspace: Workspace) -> None:
+    header = HEADER + ",encounter,date,x0,y0,x1,y1,tip_x,tip_y,mask,split,colour"
+    tails = [
+        ",e1,2024-05-31,0,0,40,30,3.5,4,mask.png,train,red",
+        ",e1,,,,,,,,,train,",
+        ",,2024,1,2,30.5,20,,,,valid,",
+        ",,,,,,,-1,2e1,,test,",
+    ]
+    seen: list[tuple[int, int]] = []
+    file = table(source, [good + tail for good, tail in zip(GOOD, tails, strict=True)][::-1], header)
+    result = import_csv(file, "mine", workspace, progress=lambda done, total: seen.append((done, total)))
+    folder = workspace.benchmarks / "mine"
+    catalog = read_catalog(folder)
+    pd.testing.assert_frame_equal(catalog.table, result.catalog.table)
+    rows = catalog.table
+    assert rows["image"].tolist() == ["p0.jpg", "p1.jpg", "p2.jpg", "p3.jpg"]
+    assert rows["identity"].tolist() == ["ann", "bob", "ann", ""]
+    assert rows["split"].tolist() == ["train", "train", "valid", "test"]
+    assert rows[["x0", "x1", "tip_x"]].iloc[0].tolist() == [0, 40, 3.5]
+    assert rows["x0"].isna().tolist() == [False, True, False, True]
+    assert rows["tip_y"].iloc[3] == 20
+    assert (rows["width"].eq(40) & rows["height"].eq(30)).all()
+    assert rows["mask"].tolist() == [str(source / "mask.png"), "", "", ""]
+    assert (rows["content_digest"] == rows["file_digest"]).all()
+    assert result.notes == ("The column 'colour' is not read.",)
+    assert result.quarantined == read_quarantine(folder) == ()
+    assert seen == [(done, 5) for done in range(1, 6)]
+    assert read_facts(folder)["source"] == str(file)
+    verify_photos(catalog, folder)
+
+
+@pytest.mark.parametrize("kind", ["semicolons", "tabs", "parquet", "quoted and marked"])
+def test_every_kind_of_table_gives_the_same_catalog(source: Path, workspace: Workspace, kind: str) -> None:
+    expected = import_csv(table(source, GOOD), "mine", workspace).catalog.digest
+    match kind:
+        case "semicolons":
+            file = table(source, [line.replace(",", ";") for line in GOOD], HEADER.replace(",", ";"), "a.csv")
+        case "tabs":
+            file = table(
+                source, [line.replace(",", "\t") for line in GOOD], HEADER.replace(",", "\t"), "a.tsv"
+            )
+        case "parquet":
+            file = source / "a.parquet"
+            frame = pd.read_csv(table(source, GOOD)).assign(x0=np.nan, y0=np.nan, x1=np.nan, y1=np.nan)
+            frame.to_parquet(file)
+        case _:
+            file = source / "a.csv"
+            quoted = ['"' + line.replace(",", '" , "').replace(' , "', ',"') + '"' for line in GOOD]
+            file.write_bytes(("\ufeff" + "\r\n\r\n".join([HEADER, *quoted])).encode())
+    assert import_csv(file, "other", workspace).catalog.digest == expected
+
+
+BOX, POINT = ",x0,y0,x1,y1", ",tip_x,tip_y"
+BAD = {
+    "duplicate id": (
+        "",
+        "p0.jpg,photos/p1.jpg,bob",
+        r"column image, value 'p0.jpg': .* given before, at line 2",
+    ),
+    "empty id": ("", ",photos/p1.jpg,bob", "column image, value '': it is empty; fill it"),
+    "empty path": ("", "p9.jpg,,bob", "column path, value '': it is empty; fill it"),
+    "absent file": (
+        "",
+        "p9.jpg,photos/p9.jpg,bob",
+        r"column path, value 'photos/p9.jpg': there is no such file",
+    ),
+    "a folder": ("", "p9.jpg,photos,bob", "column path, value 'photos': there is no such file"),
+    "placeholder": ("", "p9.jpg,photos/p1.jpg,new_whale", "value 'new_whale': this is no individual's name"),
+    "box outside": (BOX, "p9.jpg,photos/p1.jpg,bob,0,0,41,30", r"column x1, value '41': .*outside .* 40x30"),
+    "box negative": (BOX, "p9.jpg,photos/p1.jpg,bob,-1,0,4,30", r"column x0, value '-1': .*outside"),
+    "box reversed": (
+        BOX,
+        "p9.jpg,photos/p1.jpg,bob,9,0,4,30",
+        r"column x1, value '4': .*not greater than x0 \(9",
+    ),
+    "half a box": (BOX, "p9.jpg,photos/p1.jpg,bob,1,,4,30", "column y0, value '': the box is given by half"),
+    "box in words": (BOX, "p9.jpg,photos/p1.jpg,bob,a,0,4,30", "column x0, value 'a': it is not a number"),
+    "nan box": (BOX, "p9.jpg,photos/p1.jpg,bob,1,0,nan,30", "column x1, value 'nan': it is not finite"),
+    "nan landmark": (POINT, "p9.jpg,photos/p1.jpg,bob,NaN,3", "column tip_x, value 'NaN': it is not finite"),
+    "infinite landmark": (
+        POINT,
+        "p9.jpg,photos/p1.jpg,bob,3,-inf",
+        "column tip_y, value '-inf': it is not finite",
+    ),
+    "half a landmark": (
+        POINT,
+        "p9.jpg,photos/p1.jpg,bob,3,",
+        "column tip_y, value '': the landmark tip is given",
+    ),
+    "absent mask": (
+        ",mask",
+        "p9.jpg,photos/p1.jpg,bob,m.png",
+        "column mask, value 'm.png': there is no such file",
+    ),
+    "odd mask": (
+        ",mask",
+        "p9.jpg,photos/p1.jpg,bob,small.png",
+        r"column mask, .* 30x30 pixels, its photo 40x30",
+    ),
+    "split": (
+        ",split",
+        "p9.jpg,photos/p1.jpg,bob,dev",
+        "column split, value 'dev': it is not train, valid or test",
+    ),
+    "date": (",date", "p9.jpg,photos/p1.jpg,bob,31.5.2024", "column date, value '31.5.2024': .* ISO 8601"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_is_refused_with_its_place(source: Path, workspace: Workspace, case: str) -> None:
+    columns, row, expected = BAD[case]
+    lines = [line + "," * columns.count(",") for line in GOOD]
+    message = refused(table(source, [*lines, row], HEADER + columns), workspace)
+    assert re.search(rf"table.csv, line 6, .*{expected}", message)
+    assert "\n" not in message
+
+
+def test_all_problems_come_in_one_error(source: Path, workspace: Workspace) -> None:
+    lines = [f"p{index}.jpg,photos/p0.jpg,bob,nan,1" for index in range(5, 30)]
+    message = refused(table(source, [f"{GOOD[0]},,", *lines, "p5.jpg,none,,,"], HEADER + POINT), workspace)
+    assert message.splitlines()[0].endswith("table.csv has 27 problems:")
+    assert message.splitlines()[1].startswith("  line 3, column tip_x, value 'nan'")
+    assert message.splitlines()[-1] == "  and 7 more."
+    assert len(message.splitlines()) == 22
+
+
+COLUMNS = {
+    "image,path,identty": r"no column 'identity', only image, path, identty \(did you mean 'identty'\?\)",
+    "Image,path,identity": r"no column 'image', .*did you mean 'Image'",
+    "image,path,identity,x0,y0,x1": "half a box: no column 'y1'",
+    "image,path,identity,tip_x": "'tip_x' without 'tip_y'",
+    "image,path,identity,image": "2 columns 'image'",
+}
+
+
+@pytest.mark.parametrize("header", COLUMNS)
+def test_bad_columns_are_refused(source: Path, workspace: Workspace, header: str) -> None:
+    message = refused(table(source, ["," * header.count(",") + "x"], header), workspace)
+    assert re.search(COLUMNS[header], message)
+
+
+def test_columns_that_are_not_read_are_noted(source: Path, workspace: Workspace) -> None:
+    file = table(source, [f"{line},,5" for line in GOOD], HEADER + ",encountr,width")
+    assert import_csv(file, "mine", workspace).notes == (
+        "The column 'encountr' is not read (did you mean 'encounter'?).",
+        "The column 'width' is not read: it is measured from the photos.",
+    )
+
+
+FILES = {
+    "a.csv": (b"", "a.csv is empty"),
+    "b.csv": (b"image,path,identity\n", "b.csv has no rows"),
+    "c.csv": (b"image,path,identity\na,b\n", "2 cells in line 2 but 3 in its header"),
+    "d.csv": ("image,path,identity\na,b,Zoë".encode("latin-1"), "d.csv is not UTF-8"),
+    "e.csv": ("image,path,identity\na,b,c".encode("utf-16-le"), "e.csv holds NUL"),
+    "f.parquet": (b"no parquet", "f.parquet is no readable Parquet file"),
+    "g.xlsx": (b"", "g.xlsx is no table that can be read"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bad_file_is_refused(source: Path, workspace: Workspace, name: str) -> None:
+    content, expected = FILES[name]
+    (source / name).write_bytes(content)
+    assert expected in refused(source / name, workspace)
+
+
+def test_an_absent_file_and_a_folder_are_refused(source: Path, workspace: Workspace) -> None:
+    assert "none.csv does not exist" in refused(source / "none.csv", workspace)
+    (source / "folder.csv").mkdir()
+    assert "folder.csv is a folder" in refused(source / "folder.csv", workspace)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("My Whales", "small letters"), ("flukes", "embedded")])
+def test_a_bad_name_is_refused(source: Path, workspace: Workspace, name: str, expected: str) -> None:
+    assert expected in refused(table(source, GOOD), workspace, name)
+
+
+def spoil(source: Path) -> dict[str, str]:
+    """Photos that cannot be used, each with a part of the reason expected."""
+    photos = source / "photos"
+    (photos / "text.jpg").write_text("this is not a photo")
+    (photos / "empty.jpg").touch()
+    (photos / "truncated.jpg").write_bytes((photos / "p0.jpg").read_bytes()[:-400])
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(photos / "deep.png")
+    Image.new("1", (3000, 3000)).save(photos / "bomb.png")
+    return {
+        "text.jpg": "not an image",
+        "empty.jpg": "file is empty",
+        "truncated.jpg": "cannot be decoded (image file is truncated",
+        "deep.png": "of the kind I;16",
+        "bomb.png": "more pixels than the limit",
+        "gone.jpg": "file is absent",
+    }
+
+
+def test_unreadable_photos_are_quarantined(source: Path, workspace: Workspace) -> None:
+    reasons = spoil(source)
+    lines = [f"{name},photos/{name},bob" for name in reasons]
+    result: ImportResult = import_csv(
+        table(source, GOOD + lines), "mine", workspace, missing="quarantine", max_pixels=2_000_000
+    )
+    assert result.catalog.table["image"].tolist() == [f"p{index}.jpg" for index in range(4)]
+    assert [photo.image for photo in result.quarantined] == list(reasons)
+    for photo in result.quarantined:
+        assert reasons[photo.image] in photo.reason
+        assert photo.path == str(source / "photos" / photo.image)
+    folder = workspace.benchmarks / "mine"
+    assert read_quarantine(folder) == result.quarantined
+    assert json.loads((folder / "catalog.json").read_text())["quarantined"] == len(reasons)
+
+
+def test_a_photo_with_a_broken_mask_is_quarantined(source: Path, workspace: Workspace) -> None:
+    (source / "mask.png").write_bytes((source / "mask.png").read_bytes()[:40])
+    lines = [f"{GOOD[0]},", f"{GOOD[1]},", f"{GOOD[2]},mask.png"]
+    result = import_csv(table(source, lines, HEADER + ",mask"), "mine", workspace)
+    assert [photo.image for photo in result.quarantined] == ["p2.jpg"]
+    assert result.quarantined[0].reason.startswith("its mask: ")
+
+
+def test_a_large_photo_is_no_bomb_and_warns_of_nothing(source: Path) -> None:
+    spoil(source)
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (facts,) = inspect_photos([source / "photos/bomb.png"], max_pixels=9_000_000)
+    assert not isinstance(facts, str)
+    assert (facts.width, facts.height) == (3000, 3000)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_width_and_height_follow_the_orientation(source: Path, workspace: Workspace) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(source / "photos/p0.jpg") as photo:
+        photo.save(source / "photos/p0.jpg", exif=exif)
+    lines = [f"{GOOD[0]},0,0,30,40", f"{GOOD[1]},0,0,40,30"]
+    rows = import_csv(table(source, lines, HEADER + BOX), "mine", workspace).catalog.table
+    assert rows[["width", "height"]].to_numpy().tolist() == [[30, 40], [40, 30]]
+    assert "column y1, value '40'" in refused(
+        table(source, [f"{GOOD[0]},0,0,30,40", f"{GOOD[1]},0,0,40,40"], HEADER + BOX), workspace, "other"
+    )
+
+
+def test_too_few_individuals_or_photos_are_refused(source: Path, workspace: Workspace) -> None:
+    assert "one individual only (ann)" in refused(table(source, [GOOD[0], GOOD[2], GOOD[3]]), workspace)
+    assert "no individual" in refused(table(source, [GOOD[3]]), workspace)
+    (source / "photos/p1.jpg").write_text("no photo")
+    assert "one individual only (ann) after 1 photo was" in refused(table(source, GOOD), workspace)
+    assert "None of the photos" in refused(table(source, [GOOD[1]]), workspace)
+
+
+def test_an_import_is_repeated_only_when_it_is_the_same(source: Path, workspace: Workspace) -> None:
+    first = import_csv(table(source, GOOD), "mine", workspace).catalog.digest
+    again = import_csv(table(source, GOOD[::-1]), "mine", workspace)
+    assert again.catalog.digest == first
+    assert again.notes == ("The benchmark mine was imported before with the same content.",)
+    others = {
+        "0 photos added, 1 removed": GOOD[:3],
+        "other annotations or pixels": [*GOOD[:3], GOOD[3] + "eve"],
+    }
+    for what, lines in others.items():
+        with pytest.raises(
+            WhalebenchError, match=rf"mine exists with other content \(.*{what}\); choose another"
+        ):
+            import_csv(table(source, lines), "mine", workspace)
+    assert read_catalog(workspace.benchmarks / "mine").digest == first
+
+
+def test_photos_with_equal_bytes_are_noted(source: Path, workspace: Workspace) -> None:
+    (source / "photos/p3.jpg").write_bytes((source / "photos/p0.jpg").read_bytes())
+    assert "very bytes of another: 1;" in import_csv(table(source, GOOD), "mine", workspace).notes[0]
+
+
+def test_the_real_right_whales_are_imported(workspace: Workspace) -> None:
+    shared = Path(os.environ.get("WHALEBENCH_SHARED", Path(__file__).parents[2] / "shared"))
+    file = shared / "data" / "right_whale" / "heads.csv"
+    if not file.is_file():
+        pytest.skip(f"the shared photos are not at {shared} (WHALEBENCH_SHARED)")
+    result = import_csv(file, "right-whale-heads", workspace)
+    rows = result.catalog.table
+    assert (len(rows), len(result.catalog.identities), result.quarantined) == (4544, 447, ())
+    assert rows["split"].value_counts().to_dict() == {"train": 3610, "test": 934}

@@ -1,0 +1,272 @@
+"""Every metric against a slow twin of plain loops and against scikit-learn, and the edges by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whalebench import WhalebenchError
+from whalebench.reports.metrics import NEW, average_precision_at_r, cmc, judge_queries, summarize
+
+
+def judge(scores, truth, identities, threshold=None, probabilities=None, new_scores=None, **more):
+    scores = np.asarray(scores, dtype=float)
+    return judge_queries(
+        images=[f"photo_{row}" for row in range(len(scores))],
+        truth=truth,
+        clusters=truth,
+        identities=identities,
+        scores=scores,
+        probabilities=np.ones_like(scores) if probabilities is None else probabilities,
+        new_scores=np.zeros(len(scores)) if new_scores is None else new_scores,
+        new_threshold=threshold,
+        **more,
+    )
+
+
+def slow_candidates(scores, identities, threshold):
+    """Candidates of one query, best first: highest score, identities before *new*, then by name."""
+    pool = [(-score, 0, name) for score, name in zip(scores, identities, strict=True)]
+    if threshold is not None:
+        pool.append((-threshold, 1, NEW))
+    return [name for _, _, name in sorted(pool)]
+
+
+def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores):
+    """Every metric in plain Python."""
+    precision, first, five, loss, said_new = [], [], [], [], []
+    for row, name in enumerate(truth):
+        ranked = slow_candidates(scores[row], identities, threshold)
+        place = ranked.index(name) + 1 if name in ranked else math.inf
+        precision.append(1 / place if place <= 5 else 0.0)
+        first.append(float(place == 1))
+        five.append(float(place <= 5))
+        said_new.append(ranked[0] == NEW)
+        if name != NEW:
+            share = probabilities[row][identities.index(name)] / sum(probabilities[row])
+            loss.append(-math.log(min(max(share, 1e-15), 1 - 1e-15)))
+    new = [row for row, name in enumerate(truth) if name == NEW]
+    known = [row for row, name in enumerate(truth) if name != NEW]
+    wins = [
+        (new_scores[i] > new_scores[j]) + (new_scores[i] == new_scores[j]) / 2 for i in new for j in known
+    ]
+    hit, kept = [said_new[row] for row in new], [not said_new[row] for row in known]
+
+    def mean(values):
+        return sum(values) / len(values) if values else math.nan
+
+    return {
+        "map_at_5": mean(precision),
+        "top_1": mean(first),
+        "top_5": mean(five),
+        "log_loss": mean(loss),
+        "auroc_new": mean(wins),
+        "map_at_r": math.nan,
+        "accuracy_new": (mean(hit) + mean(kept)) / 2 if threshold is not None else math.nan,
+        "map_at_5_known": mean([precision[row] for row in known]),
+        "map_at_5_new": mean([precision[row] for row in new]),
+    }
+
+
+@st.composite
+def judged_inputs(draw):
+    number, columns = draw(st.integers(1, 9)), draw(st.integers(1, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    identities = [f"whale_{name}" for name in rng.permutation(columns)]
+    truth = [str(name) for name in rng.choice([*identities, NEW], size=number)]
+    scores = rng.integers(-2, 3, size=(number, columns)).astype(float)  # few values: many ties
+    scores[rng.random(scores.shape) < 0.1] = -np.inf
+    probabilities = rng.random((number, columns)) + 1e-3
+    threshold = draw(st.sampled_from([None, -9.0, -1.0, 0.0, 1.0, 9.0]))
+    return scores, truth, identities, threshold, probabilities, rng.integers(0, 3, number).astype(float)
+
+
+@settings(max_examples=150, deadline=None)
+@given(judged_inputs())
+def test_metrics_agree_with_plain_loops(inputs):
+    scores, truth, identities, threshold, _, _ = inputs
+    table = judge(*inputs)
+    for row in range(len(truth)):
+        ranked = slow_candidates(scores[row], identities, threshold)
+        five = [*ranked, *[""] * 5][:5]
+        assert [table.loc[row, f"candidate_{place}"] for place in range(1, 6)] == five
+        assert table["rank"][row] == pytest.approx(
+            ranked.index(truth[row]) + 1 if truth[row] in ranked else math.nan, nan_ok=True
+        )
+    assert summarize(table) == pytest.approx(slow_metrics(*inputs), nan_ok=True, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(judged_inputs(), st.integers(0, 2**32))
+def test_order_of_columns_and_rows_does_not_matter(inputs, seed):
+    scores, truth, identities, threshold, probabilities, new_scores = inputs
+    rng = np.random.default_rng(seed)
+    column, row = rng.permutation(len(identities)), rng.permutation(len(truth))
+    straight = judge(*inputs)
+    shuffled = judge(
+        scores[:, column],
+        truth,
+        [identities[i] for i in column],
+        threshold,
+        probabilities[:, column],
+        new_scores,
+    )
+    pd.testing.assert_frame_equal(straight, shuffled, check_exact=True)
+    assert summarize(straight.iloc[row]) == pytest.approx(summarize(straight), nan_ok=True, rel=0, abs=0)
+
+
+def test_metrics_agree_with_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score, label_ranking_average_precision_score, roc_auc_score
+    from sklearn.metrics import log_loss as sklearn_log_loss
+
+    rng = np.random.default_rng(3)
+    identities = [f"whale_{name}" for name in range(5)]
+    truth = [str(name) for name in rng.choice([*identities, NEW], size=300)]
+    scores, probabilities, new_scores = rng.normal(size=(300, 5)), rng.random((300, 5)), rng.normal(size=300)
+    found = summarize(judge(scores, truth, identities, 0.8, probabilities, new_scores))
+    known = np.asarray([name != NEW for name in truth])
+    right = np.asarray([[name == one for one in identities] for name in truth])
+    share = probabilities / probabilities.sum(axis=1, keepdims=True)
+    assert found["auroc_new"] == pytest.approx(roc_auc_score(~known, new_scores))
+    assert found["accuracy_new"] == pytest.approx(balanced_accuracy_score(~known, (scores < 0.8).all(axis=1)))
+    assert found["log_loss"] == pytest.approx(sklearn_log_loss(right[known].argmax(axis=1), share[known]))
+    without = summarize(judge(scores[known], list(np.asarray(truth)[known]), identities))
+    assert without["map_at_5"] == pytest.approx(
+        label_ranking_average_precision_score(right[known], scores[known])
+    )
+
+
+def test_fewer_than_five_identities_leave_empty_candidates():
+    table = judge([[0.2, 0.9]], ["a"], ["a", "b"], threshold=0.5)
+    assert list(table.loc[0, "candidate_1":"candidate_5"]) == ["b", NEW, "a", "", ""]
+    assert list(table.loc[0, "score_1":"score_3"]) == [0.9, 0.5, 0.2]
+    assert table.loc[0, "score_4":"score_5"].isna().all()
+    assert table["rank"][0] == 3 and table["average_precision_at_5"][0] == pytest.approx(1 / 3)
+    assert str(table["candidate_4"].dtype) == "str" and table["top_1"].dtype == np.float64
+
+
+def test_ties_go_by_name_and_new_comes_last():
+    table = judge([[0.5, 0.5, 0.5]] * 2, ["b", NEW], ["c", "b", "a"], threshold=0.5)
+    assert list(table.loc[0, "candidate_1":"candidate_4"]) == ["a", "b", "c", NEW]
+    assert list(table["rank"]) == [2, 4]
+
+
+def test_threshold_above_and_below_everything():
+    scores, truth, names = [[0.1, 0.9], [0.6, 0.4]], ["b", NEW], ["a", "b"]
+    above, below = judge(scores, truth, names, threshold=2.0), judge(scores, truth, names, threshold=-2.0)
+    assert list(above["candidate_1"]) == [NEW, NEW] and list(above["rank"]) == [2, 1]
+    assert list(below["candidate_3"]) == [NEW, NEW] and list(below["rank"]) == [1, 3]
+    assert summarize(above)["accuracy_new"] == summarize(below)["accuracy_new"] == 0.5
+
+
+def test_new_without_a_threshold_is_no_candidate_and_scores_zero():
+    table = judge([[0.1, 0.9], [0.6, 0.4]], ["b", NEW], ["a", "b"])
+    assert math.isnan(table["rank"][1]) and table["average_precision_at_5"][1] == 0 == table["top_5"][1]
+    found = summarize(table)
+    assert found["map_at_5"] == 0.5 and math.isnan(found["accuracy_new"]) and found["auroc_new"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("truth", "undefined"),
+    [
+        (["a", "b"], {"auroc_new", "accuracy_new", "map_at_5_new", "map_at_r"}),
+        ([NEW, NEW], {"auroc_new", "accuracy_new", "map_at_5_known", "log_loss", "map_at_r"}),
+    ],
+)
+def test_undefined_is_nan_and_never_zero(truth, undefined):
+    found = summarize(judge([[0.1, 0.9], [0.6, 0.4]], truth, ["a", "b"], threshold=0.5))
+    assert {key for key, value in found.items() if math.isnan(value)} == undefined
+
+
+def test_log_loss_divides_rows_by_their_sum_and_clips():
+    table = judge(
+        np.zeros((3, 2)), ["a", "a", NEW], ["a", "b"], probabilities=np.array([[3, 1], [0, 7], [1, 0]])
+    )
+    assert table["log_loss"][0] == pytest.approx(-math.log(0.75))
+    assert table["log_loss"][1] == pytest.approx(-math.log(1e-15))
+    assert math.isnan(table["log_loss"][2])
+
+
+def test_cmc_counts_known_queries_only():
+    table = judge([[3, 2, 1], [3, 2, 1], [0, 0, 0]], ["a", "c", NEW], ["a", "b", "c"], threshold=0.5)
+    assert cmc(table, ranks=4) == [0.5, 0.5, 1.0, 1.0]
+    assert cmc(table[table["truth"] == NEW]) == []
+
+
+def test_blocks_do_not_change_the_answer(monkeypatch):
+    rng = np.random.default_rng(0)
+    names = [f"whale_{name}" for name in range(30)]
+    truth = [names[column] for column in rng.integers(30, size=40)]
+    scores, vectors = rng.integers(0, 9, (40, 30)), rng.normal(size=(40, 8)).astype(np.float32)
+    whole = judge(scores, truth, names, 4.0), average_precision_at_r(vectors, truth, vectors, truth)
+    monkeypatch.setattr("whalebench.reports.ranking.BLOCK_CELLS", 70)
+    pd.testing.assert_frame_equal(judge(scores, truth, names, 4.0), whole[0], check_exact=True)
+    np.testing.assert_allclose(average_precision_at_r(vectors, truth, vectors, truth), whole[1], rtol=1e-12)
+
+
+def test_average_precision_at_r_agrees_with_plain_loops():
+    rng = np.random.default_rng(1)
+    query, gallery = rng.normal(size=(30, 4)) * 7, rng.normal(size=(50, 4))
+    labels_query = [f"whale_{name}" for name in rng.integers(12, size=30)]
+    labels_gallery = [f"whale_{name}" for name in rng.integers(9, size=50)]
+    found = average_precision_at_r(query, labels_query, gallery, labels_gallery)
+    for vector, label, value in zip(query, labels_query, found, strict=True):
+        cosines = [
+            float(vector @ other / np.linalg.norm(vector) / np.linalg.norm(other)) for other in gallery
+        ]
+        nearest = sorted(range(50), key=lambda place: -cosines[place])
+        number = labels_gallery.count(label)
+        right = [labels_gallery[place] == label for place in nearest[:number]]
+        expected = [sum(right[: place + 1]) / (place + 1) for place in range(number) if right[place]]
+        assert value == pytest.approx(sum(expected) / number if number else math.nan, nan_ok=True)
+    assert np.isnan(found).any()  # labels 9 to 11 have no photo in the gallery
+
+
+def test_equally_near_photos_come_in_gallery_order():
+    gallery = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    one = np.array([[2.0, 0.0]])
+    assert average_precision_at_r(one, ["a"], gallery, ["a", "b", "b"]) == [1.0]
+    assert average_precision_at_r(one, ["b"], gallery, ["a", "b", "b"]) == [0.25]
+    labels = np.array([-1, 1]), np.array([0, 1, 1])  # numbers will do too, -1 is nobody
+    assert (
+        str(average_precision_at_r(np.repeat(one, 2, axis=0), labels[0], gallery, labels[1])) == "[ nan 0.25]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scores": [[np.nan, 1.0]]}, "score of photo_0 is NaN"),
+        ({"probabilities": np.zeros((1, 2))}, "all zero"),
+        ({"probabilities": np.array([[np.inf, 1.0]])}, "not finite"),
+        ({"probabilities": np.array([[-0.1, 1.0]])}, "negative"),
+        ({"probabilities": np.ones((2, 2))}, "one row a query"),
+        ({"new_scores": np.array([np.nan])}, "NaN"),
+        ({"new_scores": np.zeros(2)}, "one a query"),
+        ({"identities": ["a", "a"]}, "repeat"),
+        ({"identities": ["a", NEW]}, "means none of them"),
+        ({"truth": ["z"]}, "'z' is no candidate"),
+        ({"threshold": math.nan}, "NaN"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_with_a_sentence(change, words):
+    arguments = {"scores": [[0.5, 1.0]], "truth": ["a"], "identities": ["a", "b"]} | change
+    with pytest.raises(WhalebenchError, match=words):
+        judge(**arguments)
+
+
+def test_a_photo_judged_twice_is_refused():
+    with pytest.raises(WhalebenchError, match="twice"):
+        judge_queries(
+            images=["p", "p"],
+            truth=["a", "a"],
+            clusters=["a", "a"],
+            identities=["a"],
+            scores=np.ones((2, 1)),
+            probabilities=np.ones((2, 1)),
+            new_scores=np.ones(2),
+            new_threshold=None,
+        )
