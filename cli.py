@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -35,7 +35,9 @@ out, err = Console(), Console(stderr=True)
 
 WorkspaceOption = Annotated[
     Path,
-    typer.Option("--workspace", envvar="WHALEBENCH_WORKSPACE", help="Folder of benchmarks, runs, reports, cache."),
+    typer.Option(
+        "--workspace", envvar="WHALEBENCH_WORKSPACE", help="Folder of benchmarks, runs, reports, cache."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 BenchmarkOption = Annotated[str, typer.Option(help="What to measure on; `whalebench benchmarks` lists them.")]
@@ -59,7 +61,9 @@ def run(
     benchmark: BenchmarkOption = "flukes",
     fold: Annotated[int, typer.Option(help="The fold to test on.")] = 0,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the method, as key=value.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of the method, as key=value.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Repeat a run that is finished.")] = False,
     as_json: JsonOption = False,
@@ -98,7 +102,8 @@ def report(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show the fields of one method.")] = None, as_json: JsonOption = False
+    name: Annotated[str | None, typer.Argument(help="Show the fields of one method.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the methods, or the fields of one."""
     from whalebench.benchmarks import overview
@@ -111,7 +116,9 @@ def methods(
 @app.command()
 def benchmarks(
     name: Annotated[str | None, typer.Argument(help="Show one benchmark.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet to this .png or .jpg file.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw a contact sheet to this .png or .jpg file.")
+    ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -120,7 +127,9 @@ def benchmarks(
     from whalebench.reports.listing import table_of
 
     if sheet and not name:
-        raise WhalebenchError("--sheet needs the name of a benchmark: `whalebench benchmarks flukes --sheet FILE`.")
+        raise WhalebenchError(
+            "--sheet needs the name of a benchmark: `whalebench benchmarks flukes --sheet FILE`."
+        )
     if name:
         return _show_catalog(name, workspace, as_json, sheet)
     rows = overview.benchmark_rows(_open(workspace))
@@ -129,10 +138,15 @@ def benchmarks(
 
 @data.command("import")
 def data_import(
-    layout: Annotated[str, typer.Argument(help="How the table is laid out: csv (also reads .tsv and .parquet).")],
+    layout: Annotated[
+        str, typer.Argument(help="How the table is laid out: csv (also reads .tsv and .parquet).")
+    ],
     path: Annotated[Path, typer.Argument(help="The table; photo paths are relative to its folder.")],
     name: Annotated[str, typer.Option("--name", help="What to call the benchmark.")],
-    missing: Annotated[str, typer.Option(help="Absent photos: refuse the table, or quarantine them.")] = "refuse",
+    missing: Annotated[
+        Literal["refuse", "quarantine"],
+        typer.Option(help="Absent photos: refuse the table, or quarantine them."),
+    ] = "refuse",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -141,13 +155,13 @@ def data_import(
     from whalebench.reports.listing import import_report
 
     if layout != "csv":
-        raise WhalebenchError(f"There is no layout '{layout}': there is csv, a table with the catalog's columns.")
+        raise WhalebenchError(
+            f"There is no layout '{layout}': there is csv, a table with the catalog's columns."
+        )
     place = _open(workspace)
     with _progress(as_json) as progress:
         progress.stage("inspect")
-        result = importer.import_csv(
-            path, name, place, missing=importer.missing_rule(missing), progress=progress.advance
-        )
+        result = importer.import_csv(path, name, place, missing=missing, progress=progress.advance)
     facts = overview.catalog_facts(result.catalog)
     left_out = [photo._asdict() for photo in result.quarantined]
     document = facts | {"quarantined": left_out, "notes": list(result.notes)}
@@ -186,7 +200,9 @@ def split_make(
     protocol: Annotated[str, typer.Option(help="auto, stratified-encounters or published.")] = "auto",
     folds: Annotated[int, typer.Option(help="How many folds.")] = 5,
     singles: Annotated[str, typer.Option(help="Individuals of one encounter: train, or new.")] = "train",
-    valid_share: Annotated[float, typer.Option(help="Share of the photos outside the test that are valid.")] = 0.12,
+    valid_share: Annotated[
+        float, typer.Option(help="Share of the photos outside the test that are valid.")
+    ] = 0.12,
     seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
@@ -195,7 +211,13 @@ def split_make(
     from whalebench.benchmarks import registry
 
     made = registry.make_split(
-        name, _open(workspace), protocol=protocol, folds=folds, singles=singles, valid_share=valid_share, seed=seed
+        name,
+        _open(workspace),
+        protocol=protocol,
+        folds=folds,
+        singles=singles,
+        valid_share=valid_share,
+        seed=seed,
     )
     _show_split(name, made, as_json)
 
@@ -217,7 +239,11 @@ def split_verify(name: str, as_json: JsonOption = False, workspace: WorkspaceOpt
 
     with _progress(as_json) as progress:
         benchmark = registry.load_benchmark(name, _open(workspace), progress)
-    document = {"name": name, "split_digest": benchmark.split.digest, "catalog_digest": benchmark.catalog.digest}
+    document = {
+        "name": name,
+        "split_digest": benchmark.split.digest,
+        "catalog_digest": benchmark.catalog.digest,
+    }
     _show(document, f"The split of {name} is as it was made: {benchmark.split.digest[:16]}.", as_json)
 
 
@@ -243,7 +269,7 @@ def main() -> None:
         _fail(str(error), 2, debug)
     except KeyboardInterrupt:
         _fail("Stopped; nothing half-written was kept.", 130, debug)
-    except Exception as error:  # noqa: BLE001  (the last resort: a sentence instead of a traceback)
+    except Exception as error:  # (the last resort: a sentence instead of a traceback)
         _fail(f"{type(error).__name__}: {error}. Add --debug to see where, and please report it.", 1, debug)
 
 
@@ -301,4 +327,8 @@ def _show_split(name: str, made: Any, as_json: bool) -> None:
     from whalebench.reports.listing import split_report
 
     facts, rows = overview.split_facts(made), overview.split_rows(made)
-    _show({"name": name} | facts | {"parts": rows}, split_report(name, facts, rows, list(made.warnings)), as_json)
+    _show(
+        {"name": name} | facts | {"parts": rows},
+        split_report(name, facts, rows, list(made.warnings)),
+        as_json,
+    )

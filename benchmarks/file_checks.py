@@ -24,7 +24,7 @@ def absent_files(
     problems = []
     for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
         if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
-            text = f"there is no such file at {photo}; correct the path, or quarantine missing photos"
+            text = f"there is no such file at {photo}; correct the path, or add --missing quarantine"
             problems.append((index, problem("path", table.rows[index]["path"], text)))
         if mask and not os.path.isfile(mask):  # noqa: PTH113
             text = f"there is no such file at {mask}; correct the path or empty the cell"

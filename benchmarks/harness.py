@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.progress import Progress
+from whalebench.benchmarks.progress import EpochNews, Progress
 from whalebench.benchmarks.selection import Judge, choose_threshold
 from whalebench.benchmarks.views import Views
 from whalebench.methods.method import Epoch
@@ -59,7 +59,7 @@ class RunHarness:
         }
         self._epochs.append(row)
         left = (epoch.of - epoch.number) * (time.perf_counter() - self._since) / epoch.number
-        self._progress.epoch(epoch.number, epoch.of, epoch.loss, score, speed, left)
+        self._progress.epoch(EpochNews(epoch.number, epoch.of, epoch.loss, score, speed, left))
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there."""

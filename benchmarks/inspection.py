@@ -55,7 +55,7 @@ def inspect_photos(
     pool = ThreadPoolExecutor(os.cpu_count())
     found: list[PhotoFacts | str] = []
     try:
-        with _pixel_limit(max_pixels):
+        with pixel_limit(max_pixels):
             for facts in pool.map(_inspect, paths):
                 found.append(facts)
                 if progress is not None:
@@ -67,13 +67,13 @@ def inspect_photos(
 
 def photo_sizes(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int] | None]:
     """For each path width and height after EXIF orientation, from the header only; None where unreadable."""
-    with _pixel_limit(max_pixels), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with pixel_limit(max_pixels), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(_header_size, paths))
 
 
 def _header_size(path: Path) -> tuple[int, int] | None:
     try:
-        with _open(path) as image:
+        with open_photo(path) as image:
             width, height = image.size
             return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
     except Exception:  # what is wrong with it is for `_inspect` to say
@@ -85,7 +85,7 @@ def _inspect(path: Path) -> PhotoFacts | str:
         stamp = take_stamp(path)  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
             return "the file is empty"
-        with _open(path) as image:
+        with open_photo(path) as image:
             if image.mode not in MODES:
                 return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
             image.load()
@@ -97,13 +97,14 @@ def _inspect(path: Path) -> PhotoFacts | str:
         return known[0] if known else f"it cannot be decoded ({detail})"
 
 
-def _open(path: Path) -> Image.Image:
+def open_photo(path: Path) -> Image.Image:
+    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
     Image.init()
     return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 @contextmanager
-def _pixel_limit(max_pixels: int) -> Iterator[None]:
+def pixel_limit(max_pixels: int) -> Iterator[None]:
     """Pillow refuses more than `max_pixels` inside the block, without its warnings below that."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow warns above this and refuses above twice this

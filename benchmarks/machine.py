@@ -14,8 +14,19 @@ from whalebench import WhalebenchError, __version__
 if TYPE_CHECKING:
     import torch
 
-LIBRARIES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "pandas", "scikit-learn", "scipy",
-             "lightgbm", "optuna", "pillow")  # fmt: skip
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-metric-learning",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "lightgbm",
+    "optuna",
+    "pillow",
+)
 """Whose versions a number may depend on."""
 
 

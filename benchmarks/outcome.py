@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from whalebench.benchmarks.views import NEW, Answers, Views
 from whalebench.methods.method import Method
 
 SCORES = "scores.safetensors"
-"""Scores and embeddings of valid and test, for fusing runs later; the names of rows and columns beside them."""
+"""Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,18 @@ class Outcome:
     """What the rows and columns of the arrays are."""
     weights: Mapping[str, torch.Tensor]
 
+    def numbers(self) -> dict[str, Any]:
+        """What the record says of how good the run is, by the record's fields."""
+        return {
+            "metrics": self.metrics,
+            "valid_metrics": self.valid_metrics,
+            "cmc": self.cmc,
+            "calibration": self.calibration,
+        }
+
 
 def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge) -> Outcome:
-    """The outcome of a method that has learned; temperature and threshold are chosen on valid, then test is judged.
+    """The outcome of a method that has learned: temperature and threshold by valid, then test is judged.
 
     Valid goes the same way as test: bare photos in, scores out.
     """
@@ -70,7 +80,7 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     judged = queries("test", test, views.test_answers, temperature)
     on_valid = judge.summarize(queries("valid", valid, views.valid_answers, temperature))
     raw = judge.summarize(queries("valid", valid, views.valid_answers, 1.0))
-    judged.insert(1, "identity", pd.array(list(views.test_answers.identities), dtype="str"))
+    judged.insert(1, "identity", pd.Series(views.test_answers.identities, dtype="str"))
     return Outcome(
         queries=judged,
         metrics=judge.summarize(judged),
@@ -92,7 +102,9 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     write_predictions(folder, outcome.queries)
     curve.to_csv(folder / CURVE, index=False)
     metadata = {name: json.dumps(values) for name, values in outcome.names.items()}
-    save_file({name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata)
+    save_file(
+        {name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata
+    )
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     save_weights(weights, folder / WEIGHTS, {"method": record.method, "run": record.run})
     write_record(folder, record)
@@ -103,8 +115,8 @@ def _score(method: Method, photos: Photos) -> NDArray[np.float32]:
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
         raise WhalebenchError(
-            f"{method.name} gave scores of shape {scores.shape}, not {wanted}: one row a photo, one column an "
-            f"individual; mend the method's score()."
+            f"{method.name} gave scores of shape {scores.shape}, not {wanted}: one row a photo, one column "
+            f"an individual; mend the method's score()."
         )
     if not np.isfinite(scores).all():
         raise WhalebenchError(f"{method.name} gave scores that are not finite: lower the learning rate.")

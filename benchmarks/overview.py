@@ -92,7 +92,9 @@ def field_rows(name: str) -> list[Row]:
                 "field": field,
                 "type": " | ".join(map(str, values)) if values else kind,
                 "default": info.default,
-                "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}" if search else "",
+                "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}"
+                if search
+                else "",
                 "meaning": info.description or "",
             }
         )

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class EpochNews:
+    """What there is to show after an epoch."""
+
+    number: int
+    """From 1."""
+    of: int
+    loss: float
+    valid_map_at_5: float
+    """NaN where the epoch was not validated."""
+    photos_per_second: float
+    seconds_left: float
+    """Until the last epoch ends, at the pace so far."""
 
 
 class Progress(Protocol):
@@ -14,9 +30,7 @@ class Progress(Protocol):
     def advance(self, done: int, total: int) -> None:
         """So many pieces of the phase are done."""
 
-    def epoch(
-        self, number: int, of: int, loss: float, valid_map_at_5: float, photos_per_second: float, seconds_left: float
-    ) -> None:
+    def epoch(self, news: EpochNews) -> None:
         """An epoch of training has ended."""
 
 
@@ -29,9 +43,7 @@ class Silent:
     def advance(self, done: int, total: int) -> None:
         """Nothing."""
 
-    def epoch(
-        self, number: int, of: int, loss: float, valid_map_at_5: float, photos_per_second: float, seconds_left: float
-    ) -> None:
+    def epoch(self, news: EpochNews) -> None:
         """Nothing."""
 
 

@@ -44,10 +44,9 @@ def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -
         _draw_flukes(folder, progress)
     elif name not in benchmark_names(workspace):
         close = difflib.get_close_matches(name, benchmark_names(workspace), n=1)
-        raise WhalebenchError(
-            f"There is no benchmark '{name}' in {workspace.root}: "
-            + (f"did you mean '{close[0]}'?" if close else "import one with `whalebench data import csv FILE --name NAME`.")
-        )  # fmt: skip
+        how = "import one with `whalebench data import csv FILE --name NAME`."
+        hint = f"did you mean '{close[0]}'?" if close else how
+        raise WhalebenchError(f"There is no benchmark '{name}' in {workspace.root}: {hint}")
     catalog = read_catalog(folder)
     progress.stage("verify")
     verify_photos(catalog, folder)
@@ -81,7 +80,10 @@ def make_split(
 ) -> Split:
     """The split of an imported benchmark, made once; asked for again in the same way, it is the same one."""
     if committed_stem(name):
-        raise WhalebenchError(f"The split of '{name}' comes with whalebench and is never made anew: `whalebench split show {name}`.")  # fmt: skip  # noqa: E501
+        raise WhalebenchError(
+            f"The split of '{name}' comes with whalebench and is never made anew; "
+            f"see it with `whalebench split show {name}`."
+        )
     catalog = load_catalog(name, workspace)
     split = propose_split(
         catalog, protocol=protocol, folds=folds, singles=singles, valid_share=valid_share, seed=seed

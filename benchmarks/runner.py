@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.machine import choose_device, cores, hardware, peak_memory_mb, versions
@@ -18,7 +18,6 @@ from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.harness import RunHarness
-    from whalebench.benchmarks.outcome import Outcome
     from whalebench.benchmarks.selection import Judge
     from whalebench.benchmarks.views import Views
     from whalebench.methods.method import Method, MethodConfig
@@ -58,7 +57,7 @@ def run(
     folder = workspace.runs / _run_name(request, config, benchmark)
     if folder.exists() and not force:
         return read_record(folder)
-    return _repeat(request, kind(config), benchmark, folder, judge, progress, force)
+    return _repeat(request, kind(config), benchmark, folder, judge=judge, progress=progress, force=force)
 
 
 def _repeat(
@@ -66,6 +65,7 @@ def _repeat(
     method: Method,
     benchmark: Benchmark,
     folder: Path,
+    *,
     judge: Judge,
     progress: Progress,
     force: bool,
@@ -87,7 +87,8 @@ def _repeat(
     harness.stage("score")
     outcome = judge_parts(method, views, harness, judge)
     harness.stage("write")
-    record = _record(request, method, benchmark, folder.name, views, harness, outcome)
+    facts = _facts(request, method, benchmark, views, harness)
+    record = RunRecord(run=folder.name, **facts, **outcome.numbers())
     write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
     return read_record(folder)
 
@@ -107,39 +108,29 @@ def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark) -
     return f"{request.method}-{benchmark.name}-fold{request.fold}-seed{request.seed}-{mark}"
 
 
-def _record(
-    request: RunRequest,
-    method: Method,
-    benchmark: Benchmark,
-    name: str,
-    views: Views,
-    harness: RunHarness,
-    outcome: Outcome,
-) -> RunRecord:
-    return RunRecord(
-        run=name,
-        method=request.method,
-        config=method.config.model_dump(mode="json"),
-        benchmark=benchmark.name,
-        catalog_digest=benchmark.catalog.digest,
-        split_digest=benchmark.split.digest,
-        fold=request.fold,
-        seed=request.seed,
-        track=method.config.track(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=versions(),
-        hardware=hardware(str(harness.device)),
-        seconds=harness.seconds(),
-        photos_per_second=harness.photos_per_second(),
-        peak_memory_mb=peak_memory_mb(),
-        counts=views.counts(),
-        chosen=harness.chosen,
-        calibration=outcome.calibration,
-        metrics=outcome.metrics,
-        valid_metrics=outcome.valid_metrics,
-        cmc=outcome.cmc,
-        warnings=list(benchmark.split.warnings),
-    )
+def _facts(
+    request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
+) -> dict[str, Any]:
+    """Everything a record says besides how good the run is."""
+    return {
+        "method": request.method,
+        "config": method.config.model_dump(mode="json"),
+        "benchmark": benchmark.name,
+        "catalog_digest": benchmark.catalog.digest,
+        "split_digest": benchmark.split.digest,
+        "fold": request.fold,
+        "seed": request.seed,
+        "track": method.config.track(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": versions(),
+        "hardware": hardware(str(harness.device)),
+        "seconds": harness.seconds(),
+        "photos_per_second": harness.photos_per_second(),
+        "peak_memory_mb": peak_memory_mb(),
+        "counts": views.counts(),
+        "chosen": harness.chosen,
+        "warnings": list(benchmark.split.warnings),
+    }
 
 
 def _check_seed(seed: int) -> None:

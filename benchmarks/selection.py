@@ -87,7 +87,9 @@ def choose_threshold(
     if NEW in answers.truth:
         best = np.unique(scores.max(axis=1).astype(np.float64))
         between = np.concatenate([[best[0] - 1e-3], (best[1:] + best[:-1]) / 2, [best[-1] + 1e-3]])
-        candidates = [float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))]
+        candidates = [
+            float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))
+        ]
     chances = probabilities(scores, 1.0)
     results = [_map_at_5(judge, scores, chances, answers, identities, value) for value in candidates]
     ties = [place for place, value in enumerate(results) if value == max(results)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.workspace import atomic_path
+from whalebench.benchmarks.inspection import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.workspace import atomic_path, digest_file, digest_text
 
 STORE_VERSION = 1
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
@@ -35,7 +35,9 @@ class PhotoStore:
     """SHA-256 of each photo's file: what the arrays are keyed by."""
     mask_paths: tuple[str, ...]
     """The masks' files, "" where a photo has none."""
-    _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(default_factory=dict, compare=False, repr=False)
+    _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
     """Arrays mapped so far."""
 
     def pixels(
@@ -71,9 +73,10 @@ class PhotoStore:
         return array
 
     def _key(self, kind: str, shape: tuple[int, ...]) -> str:
-        extra = [_digest_or_empty(path) for path in self.mask_paths] if kind == "masks" else []
-        text = json.dumps([STORE_VERSION, kind, shape, self.digests, extra])
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        masks = (
+            [digest_file(Path(path)) if path else "" for path in self.mask_paths] if kind == "masks" else []
+        )
+        return digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
 
 
 def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -87,8 +90,8 @@ def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     height, width = shape[:2]
     mode = "RGB" if len(shape) == 3 else "L"
     try:
-        with Image.open(path) as image:
-            # JPEG can be decoded at a fraction of its size: a 20 megapixel photo costs little more than a small one.
+        with open_photo(Path(path)) as image:
+            # JPEG can be decoded at a fraction of its size, so a photo of 20 megapixels costs little more.
             image.draft(mode, (2 * width, 2 * height))
             upright = ImageOps.exif_transpose(image).convert(mode)
             small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
@@ -109,13 +112,9 @@ def _fill(
 ) -> None:
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
     # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
         for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
             array[row] = pixels
             if progress:
                 progress(row + 1, len(paths))
     array.flush()
-
-
-def _digest_or_empty(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""

@@ -54,7 +54,7 @@ class Views:
 
 
 def fold_views(benchmark: Benchmark, fold: int) -> Views:
-    """The parts of a fold; raises WhalebenchError for a fold that is not there or holds one individual only."""
+    """The parts of a fold; raises WhalebenchError for an unknown fold and for one with one individual only."""
     parts = benchmark.split.parts(fold)
     table = benchmark.catalog.table
     row_of = {image: row for row, image in enumerate(table["image"])}
@@ -81,7 +81,10 @@ def fold_views(benchmark: Benchmark, fold: int) -> Views:
 
 
 def _view(
-    benchmark: Benchmark, rows: NDArray[np.int64], identities: tuple[str, ...], annotations: Annotations | None
+    benchmark: Benchmark,
+    rows: NDArray[np.int64],
+    identities: tuple[str, ...],
+    annotations: Annotations | None,
 ) -> Photos:
     """Labelled and annotated where annotations are given, bare where they are not."""
     part = benchmark.catalog.table.iloc[rows]

@@ -18,7 +18,6 @@ from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
 from whalebench.methods.parts.training import TrainingConfig, predict, train_network
 
-
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Shares of the nearest photo among which valid chooses; the rest is the prototype's."""
 
@@ -56,7 +55,7 @@ class Embedder(nn.Module):
 
 
 class ArcFace(Method):
-    """Angular margin softmax; scores mix the cosines to the prototypes and to each identity's nearest photo."""
+    """Angular margin softmax; scores mix the cosines to the prototypes and to the nearest photos."""
 
     name = "arcface"
     summary = "embedding with an additive angular margin; prototypes and nearest photo, mixed by valid"
@@ -81,7 +80,7 @@ class ArcFace(Method):
             label_smoothing=config.label_smoothing,
         )
 
-        def validate(network: nn.Module, loss: nn.Module) -> NDArray[np.float32]:
+        def validate(network: Embedder, loss: ArcFaceLoss) -> NDArray[np.float32]:
             # The prototypes alone: embedding the whole gallery after every epoch would cost a third of it.
             return self._cosines(predict(network, valid, config, harness.device), loss)
 
@@ -108,9 +107,7 @@ class ArcFace(Method):
 
     def _both(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         embeddings = self.embed(photos)
-        by_photo = nearest_photo_scores(
-            embeddings, self.gallery, self.gallery_labels, len(photos.identities)
-        )
+        by_photo = nearest_photo_scores(embeddings, self.gallery, self.gallery_labels, len(photos.identities))
         return self._cosines(embeddings, self.loss), by_photo
 
     def _best_weight(self, valid: Photos, harness: Harness) -> float:
@@ -122,7 +119,7 @@ class ArcFace(Method):
         return best
 
     @staticmethod
-    def _cosines(embeddings: NDArray[np.float32], loss: nn.Module) -> NDArray[np.float32]:
+    def _cosines(embeddings: NDArray[np.float32], loss: ArcFaceLoss) -> NDArray[np.float32]:
         prototypes: NDArray[np.float32] = loss.prototypes().cpu().numpy()
         return normalise(embeddings) @ prototypes.T
 

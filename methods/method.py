@@ -31,7 +31,7 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def track(self) -> str:
-        """What a table holds equal: weights, pixels, photos seen; methods of one track may be ranked together.
+        """What a table holds equal: weights, pixels, photos seen; only methods of one track are ranked together.
 
         A method that does not say is on a track of its own.
         """
@@ -90,7 +90,7 @@ class Method(ABC):
         self.config = config
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """The photo sizes (height, width) it will ask for, so that they are decoded before the clock starts."""
+        """The photo sizes (height, width) it will ask for, decoded before the clock starts."""
         return ()
 
     @abstractmethod

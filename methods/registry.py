@@ -28,7 +28,9 @@ def find_method(name: str) -> type[Method]:
     try:
         found = points[name].load()
     except ImportError as error:
-        raise WhalebenchError(f"Method '{name}' cannot be loaded ({error}): reinstall its package.") from error
+        raise WhalebenchError(
+            f"Method '{name}' cannot be loaded ({error}): reinstall its package."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise WhalebenchError(f"Method '{name}' is {found!r}, no Method class: ask its package's author.")
     return found
@@ -43,7 +45,9 @@ def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise WhalebenchError(f"--set {setting} has no value: write key=value, for example --set epochs=10.")
+            raise WhalebenchError(
+                f"--set {setting} has no value: write key=value, for example --set epochs=10."
+            )
         if key not in method.Config.model_fields:
             fields = sorted(method.Config.model_fields)
             raise WhalebenchError(f"'{method.name}' has no field '{key}': {_suggestion(key, fields)}")
@@ -76,4 +80,5 @@ def _sentence(method: type[Method], error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     if not field:
         return f"'{method.name}' cannot be set so: {first['msg'].removeprefix('Value error, ')}."
-    return f"'{method.name}' cannot take {field}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return f"'{method.name}' cannot take {field}={first['input']!r}: {reason}."

@@ -67,10 +67,12 @@ class Softmax(Method):
             label_smoothing=config.label_smoothing,
         )
 
-        def validate(network: nn.Module, loss: nn.Module) -> NDArray[np.float32]:
+        def validate(network: PooledBackbone, loss: SoftmaxLoss) -> NDArray[np.float32]:
             return self._log_probabilities(network, loss, valid)
 
-        self.network, self.loss = train_network(network, loss, train.known().labelled(), config, harness, validate)
+        self.network, self.loss = train_network(
+            network, loss, train.known().labelled(), config, harness, validate
+        )
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Log probabilities (photos, identities)."""
@@ -85,5 +87,9 @@ class Softmax(Method):
         both = nn.ModuleDict({"network": self.network, "loss": self.loss})
         return both.state_dict()
 
-    def _log_probabilities(self, network: nn.Module, loss: nn.Module, photos: Photos) -> NDArray[np.float32]:
-        return predict(lambda pixels: loss.log_probabilities(network(pixels)), photos, self.config, self.device)
+    def _log_probabilities(
+        self, network: PooledBackbone, loss: SoftmaxLoss, photos: Photos
+    ) -> NDArray[np.float32]:
+        return predict(
+            lambda pixels: loss.log_probabilities(network(pixels)), photos, self.config, self.device
+        )

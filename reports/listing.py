@@ -64,5 +64,7 @@ def split_report(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], w
 def _quarantine(left_out: list[dict[str, str]]) -> Group:
     if not left_out:
         return Group(Text("No photo had to be quarantined."))
-    shown = [Text(f"! quarantined {photo['image']}: {photo['reason']} ({photo['path']})") for photo in left_out]
+    shown = [
+        Text(f"! quarantined {photo['image']}: {photo['reason']} ({photo['path']})") for photo in left_out
+    ]
     return Group(*shown)

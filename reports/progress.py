@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from whalebench.benchmarks.progress import EpochNews
 
 STAGES = {
     "draw": "Drawing flukes",
@@ -47,7 +48,7 @@ class LiveProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def stage(self, name: str) -> None:
@@ -61,19 +62,12 @@ class LiveProgress:
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
 
-    def epoch(
-        self,
-        number: int,
-        of: int,
-        loss: float,
-        valid_map_at_5: float,
-        photos_per_second: float,
-        seconds_left: float,
-    ) -> None:
+    def epoch(self, news: EpochNews) -> None:
         """The bar one epoch further, with the newest numbers beside it."""
         if self._task is not None:
-            note = f"loss {loss:.3f}  valid MAP@5 {valid_map_at_5:.3f}  {photos_per_second:.0f} photos/s"
-            self._bar.update(self._task, completed=number, total=of, note=note)
+            note = f"loss {news.loss:.3f}  valid MAP@5 {news.valid_map_at_5:.3f}  "
+            note += f"{news.photos_per_second:.0f} photos/s"
+            self._bar.update(self._task, completed=news.number, total=news.of, note=note)
 
 
 class PlainProgress:
@@ -85,7 +79,7 @@ class PlainProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         return None
 
     def stage(self, name: str) -> None:
@@ -99,18 +93,10 @@ class PlainProgress:
             self._last = time.monotonic()
             self._console.print(f"{self._stage}: {done} of {total}", highlight=False)
 
-    def epoch(
-        self,
-        number: int,
-        of: int,
-        loss: float,
-        valid_map_at_5: float,
-        photos_per_second: float,
-        seconds_left: float,
-    ) -> None:
+    def epoch(self, news: EpochNews) -> None:
         """The epoch's numbers."""
         self._console.print(
-            f"epoch {number}/{of}  loss {loss:.3f}  valid MAP@5 {valid_map_at_5:.3f}  "
-            f"{photos_per_second:.0f} photos/s  {seconds_left:.0f} s left",
+            f"epoch {news.number}/{news.of}  loss {news.loss:.3f}  valid MAP@5 {news.valid_map_at_5:.3f}  "
+            f"{news.photos_per_second:.0f} photos/s  {news.seconds_left:.0f} s left",
             highlight=False,
         )

@@ -27,6 +27,8 @@ def develop(light: Image32, scene: Scene) -> Image8:
     flat = np.empty((*light.shape[1:], 3), dtype=np.uint8)
     for channel in range(3):
         flat[..., channel] = curves[channel][index[channel]]
+    if shot.motion:
+        flat = np.asarray(Image.fromarray(flat).filter(_shaken(shot.motion)))
     if shot.blur > 200:
         flat = np.asarray(Image.fromarray(flat).filter(ImageFilter.BoxBlur(shot.blur / 1000)))
     start = shot.seed % (_grain().size - flat.size)
@@ -44,6 +46,12 @@ def _curves(encounter: Encounter, shot: Shot) -> Image8:
     tone = tone / (1 + 0.18 * tone**3) ** (1 / 3)
     tone = 0.45 + (np.clip(tone, 0, 1) ** 0.8 - 0.45) * shot.contrast / 1000
     return np.asarray(np.clip(tone, 0, 1) * 255 + 0.5, dtype=np.uint8)
+
+
+def _shaken(reach: int) -> ImageFilter.Kernel:
+    """The blur of a camera that moves sideways by one or two pixels to each side."""
+    row = [int(abs(place) <= reach) for place in range(-2, 3)]
+    return ImageFilter.Kernel((5, 5), [0] * 10 + row + [0] * 10)
 
 
 @lru_cache(maxsize=1)

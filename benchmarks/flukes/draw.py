@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -39,14 +38,15 @@ def draw_flukes(
 ) -> pd.DataFrame:
     """The catalog rows of the benchmark, its photos and masks drawn under `folder`.
 
-    `progress(done, total)` is called as photos get ready; `photos` asks for a smaller benchmark.
+    `progress(done, total)` is called as photos get ready; `photos` asks for a smaller benchmark. Files are
+    written where they will stay, so give a temporary folder and move it into place when all is drawn.
     """
     plans = sorted(plan_photos(photos), key=lambda plan: (plan.life, plan.image))
     chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
     for name in ("photos", "masks"):
         (folder / name).mkdir(exist_ok=True)
     digests: dict[str, str] = {}
-    with _drawers(workers) as pool:
+    with _drawers(min(workers, len(chunks))) as pool:
         drawn = [pool.submit(_draw_chunk, chunk, folder) for chunk in chunks]
         rows = _table(plans)  # meanwhile
         for future in as_completed(drawn):
@@ -59,7 +59,7 @@ def draw_flukes(
 
 def _drawers(workers: int) -> Executor:
     """Where chunks are drawn: processes, or one thread of this process when there is one worker."""
-    if workers == 1:
+    if workers <= 1:
         return ThreadPoolExecutor(1)
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
 
@@ -103,15 +103,7 @@ def _draw_chunk(plans: list[Plan], folder: Path) -> dict[str, str]:
         photo, mask = paint(plan.scene)
         data = io.BytesIO()
         Image.fromarray(photo).save(data, "JPEG", quality=plan.scene.shot.quality)
-        _write(folder / "photos" / plan.image, data.getvalue())
+        (folder / "photos" / plan.image).write_bytes(data.getvalue())
         digests[plan.image] = hashlib.sha256(data.getvalue()).hexdigest()
-        data = io.BytesIO()
-        Image.fromarray(mask).save(data, "PNG", compress_level=1)
-        _write(folder / "masks" / f"{Path(plan.image).stem}.png", data.getvalue())
+        Image.fromarray(mask).save(folder / "masks" / f"{Path(plan.image).stem}.png", compress_level=1)
     return digests
-
-
-def _write(file: Path, data: bytes) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_bytes(data)
-    part.replace(file)

@@ -20,7 +20,7 @@ _SIDE = 512
 
 def add_shadow(light: Image32, view: View, x: Image32, y: Image32) -> None:
     """Nothing; the sea in `light` is darkened where the fluke is mirrored in it."""
-    first = _row(view, 0.0, y)
+    first = int(np.argmax(y.min(1) < view.water))  # nothing above this row is under water
     under = view.water - y[first:]
     near = np.exp(under * -4) * np.exp(-np.square(np.square(x[first:] / 0.8)))
     light[:, first:] *= 1 - 0.38 * near * (under > 0)
@@ -35,7 +35,7 @@ def add_foam(light: Image32, scene: Scene, scale: float, x: Image32, above: Imag
     if shot.splash < 60:
         return
     strength = shot.splash / 1000
-    first = max(0, int(np.argmax(above.min(1) < 0.3 * scale)))
+    first = int(np.argmax(above.min(1) < 0.3 * scale))
     off, x = above[first:] / scale, x[first:]
     rough = _froth(shot, *off.shape)
     aside = np.square(np.square(x / (0.35 + 0.4 * strength)))
@@ -48,11 +48,6 @@ def add_foam(light: Image32, scene: Scene, scale: float, x: Image32, above: Imag
     here = light[:, first:]
     here *= 1 - foam
     here += white * shade
-
-
-def _row(view: View, height: float, y: Image32) -> int:
-    """The first row of the photo that comes below a height above the water."""
-    return max(0, int(np.argmax(y.min(1) < view.water + height)))
 
 
 def _froth(shot: Shot, rows: int, columns: int) -> Image32:

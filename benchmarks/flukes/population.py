@@ -99,12 +99,12 @@ def _days(stream: Stream) -> Iterator[date]:
 
 
 def _encounter_sizes(stream: Stream, size: int, named: bool) -> list[int]:
-    """Photos in each encounter: one to four; named individuals are met again whenever they can be."""
+    """Photos in each encounter: one to four; named individuals are nearly always met again."""
     again = stream.chance(900 if named else 100) or (named and size > 2)
     sizes: list[int] = []
     while size:
-        most = size - 1 if again and not sizes and size > 1 else size
-        sizes.append(stream.between(1, min(4, most)) if named or again else most)
+        most = min(4, size - 1 if again and not sizes and size > 1 else size)
+        sizes.append(stream.between(1, most) if named or (again and not sizes) else most)
         size -= sizes[-1]
     return sizes
 

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from whalebench.benchmarks.photos import Batch
 
@@ -42,16 +41,14 @@ class Augmentation:
     """Share by which colours move towards grey or away from it."""
     tint: float = 0.0
     """Added to each channel by itself."""
-    gamma: float = 0.0
-    """Natural logarithm of the exponent."""
     grey: float = 0.0
     """Share of photos that lose their colour."""
     blur: float = 0.0
-    """Share of batches that are blurred."""
+    """Share of photos that are blurred, by up to a 3 x 3 mean."""
     noise: float = 0.0
     """Largest standard deviation of the noise."""
     erase: float = 0.0
-    """Share of photos of which one rectangle, 2 to 20 % of the area, is filled with noise."""
+    """Share of photos of which one rectangle, 2 to 20 % of the area, is filled with one colour."""
 
 
 STRENGTHS: dict[Strength, Augmentation] = {
@@ -59,7 +56,7 @@ STRENGTHS: dict[Strength, Augmentation] = {
     "light": Augmentation(rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.08, contrast=0.12),
     "heavy": Augmentation(
         rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
-        saturation=0.5, tint=0.05, gamma=0.3, grey=0.15, blur=0.15, noise=0.04, erase=0.4,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4,
     ),
 }  # fmt: skip
 
@@ -120,7 +117,14 @@ def _affine(by: Augmentation, draw: _Draw) -> Tensor:
     across, down = torch.exp(zoom + stretch / 2), torch.exp(zoom - stretch / 2)
     cos, sin, tan = torch.cos(angle), torch.sin(angle), torch.tan(shear)
     shift = draw.within(2 * by.shift, 2)
-    rows = [across * cos, down * (cos * tan - sin), shift[:, 0], across * sin, down * (sin * tan + cos), shift[:, 1]]
+    rows = [
+        across * cos,
+        down * (cos * tan - sin),
+        shift[:, 0],
+        across * sin,
+        down * (sin * tan + cos),
+        shift[:, 1],
+    ]
     return torch.stack(rows, dim=1).reshape(-1, 2, 3)
 
 
@@ -145,25 +149,23 @@ def _move_boxes(boxes: Tensor, forward: Tensor, width: int, height: int) -> Tens
 
 
 def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
-    """Gamma, contrast about the photo's mean, brightness and tint, saturation, blur, noise."""
-    each = (-1, 1, 1, 1)
-    pixels = pixels.clamp(0, 1)
-    if by.gamma:
-        pixels = pixels.clamp(min=1e-3) ** torch.exp(draw.within(by.gamma)).reshape(each)
-    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    """Contrast about the photo's mean, saturation, brightness and tint as one colour matrix; blur, noise."""
+    each = (-1, 1, 1)
     factor = torch.exp(draw.within(by.contrast)).reshape(each)
-    added = draw.within(by.brightness).reshape(each) + draw.within(by.tint, 3).reshape(-1, 3, 1, 1)
-    pixels = (pixels - mean) * factor + mean + added
-    if by.saturation or by.grey:
-        keep = (1 + draw.within(by.saturation)) * ~draw.happens(by.grey)
-        pixels = torch.lerp(pixels.mean(dim=1, keepdim=True), pixels, keep.reshape(each))
-    if by.blur and draw.happens(by.blur)[0]:
-        pixels = TF.gaussian_blur(pixels, [5, 5], [float(draw.uniform(0.4, 1.6)[0])])
+    keep = ((1 + draw.within(by.saturation)) * ~draw.happens(by.grey)).reshape(each)
+    identity, third = torch.eye(3, device=draw.device), torch.full((3, 3), 1 / 3, device=draw.device)
+    matrix = factor * (keep * identity + (1 - keep) * third)
+    mean = pixels.mean(dim=(1, 2, 3)).reshape(each)
+    offset = mean * (1 - factor) + draw.within(by.brightness).reshape(each) + draw.within(by.tint, 3, 1)
+    pixels = torch.baddbmm(offset, matrix, pixels.flatten(2)).reshape(pixels.shape)
+    if by.blur:
+        share = draw.uniform(0.0, 1.0) * draw.happens(by.blur)
+        soft = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+        pixels = torch.lerp(pixels, soft, share.reshape(-1, 1, 1, 1))
     if by.noise:
-        strength = draw.uniform(0.0, by.noise).reshape(each)
         noise = torch.randn(pixels.shape, generator=draw.generator).to(pixels.device)
-        pixels = pixels + strength * noise
-    return pixels.clamp(0, 1)
+        pixels = torch.addcmul(pixels, noise, draw.uniform(0.0, by.noise).reshape(-1, 1, 1, 1))
+    return pixels.clamp_(0, 1)
 
 
 def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
@@ -179,5 +181,4 @@ def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
         (across[None] - middle[:, 1:]).abs() < wide[:, None] / 2
     )[:, None, :]
     inside &= draw.happens(by.erase)[:, None, None]
-    filling = draw.uniform(0.0, 1.0, 3)[:, :, None, None].expand_as(pixels)
-    return torch.where(inside[:, None], filling, pixels)
+    return torch.where(inside[:, None], draw.uniform(0.0, 1.0, 3)[:, :, None, None], pixels)

@@ -1,4 +1,4 @@
-"""Backbones: any timm network by name as a map from photos to feature maps, with or without learned weights."""
+"""Backbones: any timm network by name, from photos to feature maps, with or without learned weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ LITE0 = "efficientnet-lite0"
 class Backbone(nn.Module):
     """A timm network without its classifier, in front of it the normalisation its weights expect."""
 
-    def __init__(self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.network = network
         self.channels = channels
@@ -69,7 +71,7 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
 def _create(timm: Any, name: str, download: bool, size: tuple[int, int]) -> Any:
     wanted = {"pretrained": download, "num_classes": 0, "global_pool": ""}
     try:
-        # Networks with a fixed input (most transformers) have to be told the size; the others refuse the word.
+        # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.
         try:
             return timm.create_model(name, **wanted, img_size=size)
         except TypeError:
@@ -78,8 +80,8 @@ def _create(timm: Any, name: str, download: bool, size: tuple[int, int]) -> Any:
         if not download:
             raise WhalebenchError(f"backbone '{name}' cannot be built for {size[0]} px: {error}") from error
         raise WhalebenchError(
-            f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check the network, "
-            f"or give pretrained=none, or the path of a safetensors file."
+            f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
+            f"the network connection, or give pretrained=none, or the path of a safetensors file."
         ) from error
 
 
@@ -94,14 +96,16 @@ def _load_file(network: nn.Module, file: Path) -> None:
     try:
         weights = load_file(file)
     except Exception as error:
-        raise WhalebenchError(f"'{file}' is not a safetensors file ({error}): convert the weights first.") from error
+        raise WhalebenchError(
+            f"'{file}' is not a safetensors file ({error}): convert the weights first."
+        ) from error
     own = network.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
     missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
     if missing:
         raise WhalebenchError(
-            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors are missing or "
-            f"of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
+            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors are missing "
+            f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
         )
     network.load_state_dict(fitting, strict=False)
 

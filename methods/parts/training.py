@@ -1,11 +1,11 @@
-"""The training loop every network shares: AdamW, warm-up and cosine, weight averaging, one seed for all draws."""
+"""The training loop every network shares: AdamW, warm-up and cosine, weight averaging, one seed."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -76,26 +76,28 @@ class TrainingConfig(MethodConfig):
         return tuple({self.size_at(epoch) for epoch in range(self.epochs)} | {(self.size, self.size)})
 
 
-Validate = Callable[[nn.Module, nn.Module], NDArray[np.float32]]
-"""From network and loss, in evaluation mode, to the scores of the valid photos."""
+Network = TypeVar("Network", bound=nn.Module)
+Loss = TypeVar("Loss", bound=nn.Module)
 
 
 def train_network(
-    network: nn.Module,
-    loss: nn.Module,
+    network: Network,
+    loss: Loss,
     train: Photos,
     config: TrainingConfig,
     harness: Harness,
-    validate: Validate,
-) -> nn.ModuleList:
+    validate: Callable[[Network, Loss], NDArray[np.float32]],
+) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their running average if `ema`), in evaluation mode.
 
     network maps pixels (photos, 3, h, w) to what loss takes together with labels (photos,); both are trained.
-    validate is called once after every epoch. Raises WhalebenchError when the loss is no longer finite.
+    validate gives the scores of the valid photos, once after every epoch. Raises WhalebenchError when the
+    loss is no longer finite.
     """
-    from timm.utils import ModelEmaV3  # noqa: PLC0415  (seconds to import)
+    from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
 
-    both = nn.ModuleList([network, loss]).to(harness.device, memory_format=torch.channels_last)
+    both = nn.ModuleList([network, loss]).to(harness.device)
+    both.to(memory_format=torch.channels_last)
     average = ModelEmaV3(both, decay=config.ema, use_warmup=True) if config.ema and config.epochs else None
     kept = average.module if average else both
     steps = math.ceil(len(train) / config.batch_size)
@@ -111,12 +113,14 @@ def train_network(
             if average:
                 average.update(both)
             total += value * len(indices)
-        rate, mean = schedule.get_last_lr()[0], float(total) / len(train)
+        rate, mean = float(schedule.get_last_lr()[0]), float(total) / len(train)
         _refuse_divergence(mean, number, rate)
         seconds = time.perf_counter() - started
-        scores = validate(*kept.eval())
+        kept.eval()
+        scores = validate(cast(Network, kept[0]), cast(Loss, kept[1]))
         harness.epoch(Epoch(number, config.epochs, mean, rate, len(train), seconds, scores))
-    return kept.eval()
+    kept.eval()
+    return cast(Network, kept[0]), cast(Loss, kept[1])
 
 
 def _step(
@@ -169,6 +173,7 @@ def _optimizer(
         ],
         betas=(0.9, 0.999),
         eps=1e-8,
+        fused=next(both.parameters()).device.type in ("cpu", "cuda"),
     )
     rising = max(1, round(config.warm_up * steps))
 
