@@ -267,8 +267,6 @@ def main() -> None:
         app(arguments, prog_name="whalebench")
     except WhalebenchError as error:
         _fail(str(error), 2, debug)
-    except KeyboardInterrupt:
-        _fail("Stopped; nothing half-written was kept.", 130, debug)
     except Exception as error:  # (the last resort: a sentence instead of a traceback)
         _fail(f"{type(error).__name__}: {error}. Add --debug to see where, and please report it.", 1, debug)
 

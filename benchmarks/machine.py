@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -76,8 +75,12 @@ def hardware(device: str) -> dict[str, str | int]:
     }
 
 
-def peak_memory_mb() -> float:
-    """The most memory this process has held so far, in MiB."""
+def peak_memory_mb() -> float | None:
+    """The most memory this process has held so far, in MiB; None where the system does not say."""
+    try:
+        import resource  # noqa: PLC0415  (not on Windows)
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

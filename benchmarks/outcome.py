@@ -101,12 +101,13 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
 
     write_predictions(folder, outcome.queries)
     curve.to_csv(folder / CURVE, index=False)
-    metadata = {name: json.dumps(values) for name, values in outcome.names.items()}
+    # One entry only: safetensors writes several in an order that changes, and equal runs shall be equal files.
+    metadata = {"names": json.dumps(outcome.names)}
     save_file(
         {name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata
     )
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
-    save_weights(weights, folder / WEIGHTS, {"method": record.method, "run": record.run})
+    save_weights(weights, folder / WEIGHTS, {"run": record.run})
     write_record(folder, record)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
+from whalebench.benchmarks.machine import cores
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.store import PhotoStore
-from whalebench.benchmarks.workspace import Workspace, atomic_path
+from whalebench.benchmarks.workspace import Workspace
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.store import Split, committed_stem, read_split, write_split
 
@@ -31,7 +32,8 @@ class Benchmark:
 def benchmark_names(workspace: Workspace) -> tuple[str, ...]:
     """The embedded benchmark first, then the imported ones by name."""
     imported = sorted(file.parent.name for file in workspace.benchmarks.glob("*/catalog.json"))
-    return (EMBEDDED, *(name for name in imported if name != EMBEDDED))
+    # A leading dot is a benchmark being written, or left by a crash.
+    return (EMBEDDED, *(name for name in imported if name != EMBEDDED and not name.startswith(".")))
 
 
 def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -> Catalog:
@@ -93,23 +95,24 @@ def make_split(
 
 
 def _draw_flukes(folder: Path, progress: Progress) -> None:
-    from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes  # noqa: PLC0415  (scipy)
+    """Leaves the drawn benchmark in the folder; what is already there of this version stays."""
+    from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes  # noqa: PLC0415
 
     source = f"drawn by whalebench, drawing version {DRAWING_VERSION}"
-    if (folder / "catalog.json").exists() and read_facts(folder).get("source") == source:
+
+    def is_there() -> bool:
+        return (folder / "catalog.json").exists() and read_facts(folder).get("source") == source
+
+    if is_there():
         return
     progress.stage("draw")
-    # A folder is moved into place when the last photo is drawn, so half a benchmark is never taken for one.
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        rows = draw_flukes(temporary, workers=len(os.sched_getaffinity(0)), progress=progress.advance)
-        write_catalog(rows, temporary, EMBEDDED, source)
-        _clear(folder)
-
-
-def _clear(folder: Path) -> None:
-    """Moves an older drawing out of the way; its files can be drawn again at any time."""
-    import shutil  # noqa: PLC0415
-
-    if folder.exists():
-        shutil.rmtree(folder)
+    with TemporaryDirectory(prefix=".tmp-flukes-", dir=folder.parent) as name:
+        drawing = Path(name) / "flukes"
+        drawing.mkdir()
+        rows = draw_flukes(drawing, workers=cores(), progress=progress.advance)
+        write_catalog(rows, drawing, EMBEDDED, source)
+        # Moved into place when the last photo is drawn; another process may have been quicker.
+        if not is_there():
+            if folder.exists():
+                folder.rename(Path(name) / "older")
+            drawing.rename(folder)

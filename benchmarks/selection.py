@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from whalebench.benchmarks.views import NEW, Answers
 
-THRESHOLDS = 41
+THRESHOLDS = 101
 """How many thresholds valid is asked about, spread over the scores of its best candidates."""
 
 
@@ -32,6 +32,16 @@ class Judge(Protocol):
         embeddings_precision: NDArray[Any] | None = None,
     ) -> pd.DataFrame:
         """One row a query with the value of every metric."""
+
+    def map_at_5_by_threshold(
+        self,
+        *,
+        truth: Sequence[str],
+        identities: Sequence[str],
+        scores: NDArray[Any],
+        new_thresholds: Sequence[float | None],
+    ) -> list[float]:
+        """MAP@5 under each threshold of *new*."""
 
     def summarize(self, queries: pd.DataFrame) -> dict[str, float]:
         """Every metric by its key."""
@@ -90,29 +100,9 @@ def choose_threshold(
         candidates = [
             float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))
         ]
-    chances = probabilities(scores, 1.0)
-    results = [_map_at_5(judge, scores, chances, answers, identities, value) for value in candidates]
+    results = judge.map_at_5_by_threshold(
+        truth=answers.truth, identities=identities, scores=scores, new_thresholds=candidates
+    )
     ties = [place for place, value in enumerate(results) if value == max(results)]
     middle = ties[len(ties) // 2]
     return candidates[middle], results[middle]
-
-
-def _map_at_5(
-    judge: Judge,
-    scores: NDArray[np.float32],
-    chances: NDArray[np.float64],
-    answers: Answers,
-    identities: Sequence[str],
-    threshold: float | None,
-) -> float:
-    queries = judge.judge_queries(
-        images=answers.images,
-        truth=answers.truth,
-        clusters=answers.clusters,
-        identities=identities,
-        scores=scores,
-        probabilities=chances,
-        new_scores=-scores.max(axis=1),
-        new_threshold=threshold,
-    )
-    return judge.summarize(queries)["map_at_5"]

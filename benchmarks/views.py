@@ -54,7 +54,7 @@ class Views:
 
 
 def fold_views(benchmark: Benchmark, fold: int) -> Views:
-    """The parts of a fold; raises WhalebenchError for an unknown fold and for one with one individual only."""
+    """The parts of a fold; raises WhalebenchError for an unknown fold or one with one individual only."""
     parts = benchmark.split.parts(fold)
     table = benchmark.catalog.table
     row_of = {image: row for row, image in enumerate(table["image"])}
@@ -68,7 +68,7 @@ def fold_views(benchmark: Benchmark, fold: int) -> Views:
             f"fold {fold} of {benchmark.name} has {len(identities)} individual(s) in train: "
             f"there is nothing to tell apart; import photos of at least two individuals."
         )
-    annotations = _annotations(benchmark.catalog)
+    annotations = _annotations(benchmark.catalog, hidden=rows["test"])
     train, valid = (_view(benchmark, rows[name], identities, annotations) for name in ("train", "valid"))
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     return Views(
@@ -103,7 +103,8 @@ def _view(
     )
 
 
-def _annotations(catalog: Catalog) -> Annotations:
+def _annotations(catalog: Catalog, hidden: NDArray[np.int64]) -> Annotations:
+    """Of the whole catalog, but for the hidden rows: what is shared with train must not tell about test."""
     table = catalog.table
     width, height = (table[side].to_numpy(np.float64)[:, None] for side in ("width", "height"))
     boxes = table[["x0", "y0", "x1", "y1"]].to_numpy(np.float64) / np.hstack([width, height, width, height])
@@ -111,7 +112,8 @@ def _annotations(catalog: Catalog) -> Annotations:
     points = np.full((len(table), len(names), 2), np.nan)
     for place, name in enumerate(names):
         points[:, place] = table[[f"{name}_x", f"{name}_y"]].to_numpy(np.float64) / np.hstack([width, height])
-    has_mask = (table["mask"] != "").to_numpy()
+    has_mask = (table["mask"] != "").to_numpy().copy()
+    boxes[hidden], points[hidden], has_mask[hidden] = np.nan, np.nan, False
     return Annotations(boxes.astype(np.float32), points.astype(np.float32), names, has_mask)
 
 

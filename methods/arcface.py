@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -16,7 +17,7 @@ from whalebench.methods.parts.backbones import build_backbone
 from whalebench.methods.parts.losses import ArcFaceLoss
 from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
-from whalebench.methods.parts.training import TrainingConfig, predict, train_network
+from whalebench.methods.parts.training import GridSize, TrainingConfig, predict, train_network
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Shares of the nearest photo among which valid chooses; the rest is the prototype's."""
@@ -27,14 +28,18 @@ class ArcFaceConfig(TrainingConfig):
 
     pooling: Pooling = "gem"
     """average, or gem: the generalised mean with a learnable exponent."""
-    dimensions: Annotated[int, Field(ge=2)] = 512
+    grid: GridSize = (2, 3)
+    """Cells, as 2x3, that are pooled apart and put side by side, so that places count; 1x1 pools globally."""
+    dimensions: Annotated[int, Field(ge=2)] = 256
     """Length of the embedding."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.0
     """Share of pooled features left out in training."""
-    scale: Annotated[float, Field(gt=0), Search(8.0, 64.0, log=True)] = 30.0
+    scale: Annotated[float, Field(gt=0), Search(8.0, 64.0, log=True)] = 20.0
     """Factor on the cosines."""
     margin: Annotated[float, Field(ge=0, lt=1.57), Search(0.05, 0.6)] = 0.3
     """Radians added to the angle between an embedding and its own prototype."""
+    margin_warm_up: Annotated[float, Field(ge=0, le=1), Search(0.0, 0.6)] = 0.4
+    """Share of the training in which the margin grows from 0; a full margin from the start may not train."""
 
 
 class Embedder(nn.Module):
@@ -42,10 +47,12 @@ class Embedder(nn.Module):
 
     def __init__(self, config: ArcFaceConfig) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.backbone, config.pretrained, (config.size, config.size))
-        self.pooling = build_pooling(config.pooling)
+        self.backbone = build_backbone(config.backbone, config.pretrained, config.size)
+        self.pooling = build_pooling(config.pooling, config.grid)
         self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(self.backbone.channels, config.dimensions, bias=False)
+        self.linear = nn.Linear(
+            self.backbone.channels * math.prod(config.grid), config.dimensions, bias=False
+        )
         self.neck = nn.BatchNorm1d(config.dimensions)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -84,7 +91,12 @@ class ArcFace(Method):
             # The prototypes alone: embedding the whole gallery after every epoch would cost a third of it.
             return self._cosines(predict(network, valid, config, harness.device), loss)
 
-        self.network, self.loss = train_network(Embedder(config), loss, known, config, harness, validate)
+        def before_step(loss: ArcFaceLoss, done: float) -> None:
+            loss.set_margin(config.margin * min(1.0, done / max(config.margin_warm_up, 1e-9)))
+
+        self.network, self.loss = train_network(
+            Embedder(config), loss, known, config, harness, validate, before_step
+        )
         harness.stage("gallery")
         assert known.labels is not None
         self.gallery, self.gallery_labels = self.embed(known), known.labels

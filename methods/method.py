@@ -28,10 +28,10 @@ class Search:
 class MethodConfig(BaseModel):
     """Base of every method's configuration: frozen, typed, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def track(self) -> str:
-        """What a table holds equal: weights, pixels, photos seen; only methods of one track are ranked together.
+        """What a table holds equal: weights, pixels, photos seen; only one track is ranked together.
 
         A method that does not say is on a track of its own.
         """

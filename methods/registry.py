@@ -27,7 +27,7 @@ def find_method(name: str) -> type[Method]:
         raise WhalebenchError(f"There is no method '{name}': {_suggestion(name, sorted(points))}")
     try:
         found = points[name].load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise WhalebenchError(
             f"Method '{name}' cannot be loaded ({error}): reinstall its package."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -15,7 +16,7 @@ from whalebench.methods.parts.backbones import build_backbone
 from whalebench.methods.parts.losses import SoftmaxLoss
 from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import normalise
-from whalebench.methods.parts.training import TrainingConfig, predict, train_network
+from whalebench.methods.parts.training import GridSize, TrainingConfig, predict, train_network
 
 
 class SoftmaxConfig(TrainingConfig):
@@ -23,6 +24,8 @@ class SoftmaxConfig(TrainingConfig):
 
     pooling: Pooling = "average"
     """average, or gem: the generalised mean with a learnable exponent."""
+    grid: GridSize = (1, 1)
+    """Cells, as 2x3, that are pooled apart and put side by side, so that places count; 1x1 pools globally."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.8)] = 0.2
     """Share of pooled features left out in training."""
 
@@ -32,8 +35,8 @@ class PooledBackbone(nn.Module):
 
     def __init__(self, config: SoftmaxConfig) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.backbone, config.pretrained, (config.size, config.size))
-        self.pooling = build_pooling(config.pooling)
+        self.backbone = build_backbone(config.backbone, config.pretrained, config.size)
+        self.pooling = build_pooling(config.pooling, config.grid)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (photos, channels) from pixels (photos, 3, height, width)."""
@@ -62,7 +65,7 @@ class Softmax(Method):
         network = PooledBackbone(config)
         loss = SoftmaxLoss(
             len(train.identities),
-            network.backbone.channels,
+            network.backbone.channels * math.prod(config.grid),
             dropout=config.dropout,
             label_smoothing=config.label_smoothing,
         )

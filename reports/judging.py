@@ -82,6 +82,26 @@ def _columns_of(truth: Sequence[str], names: list[str]) -> Integers:
     return np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
 
 
+def map_at_5_by_threshold(
+    *,
+    truth: Sequence[str],
+    identities: Sequence[str],
+    scores: NDArray[Any],
+    new_thresholds: Sequence[float | None],
+) -> list[float]:
+    """MAP@5 under each threshold of *new*: the mean of what `judge_queries` says, without the table.
+
+    What a threshold is chosen by, so it shares the rank with `judge_queries`.
+    """
+    order = sorted(range(len(identities)), key=identities.__getitem__)
+    place = {identities[column]: rank for rank, column in enumerate(order)}
+    columns = np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
+    ordered = np.take(_matrix(scores, (len(truth), len(identities)), "scores"), order, axis=1)
+    ordered = ordered.astype(np.float64)
+    ranks = (rank_of_truth(ordered, columns, threshold) for threshold in new_thresholds)
+    return [math.fsum(map(average_precision_at_k, rank)) / len(rank) for rank in ranks]
+
+
 def _empty(number: int) -> _Judged:
     candidates = np.full((number, CANDIDATES), NONE, dtype=np.int64)
     return _Judged(candidates, np.full((number, CANDIDATES), np.nan), np.empty(number), np.empty(number))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.reports.judging import judge_queries
+from whalebench.reports.judging import judge_queries, map_at_5_by_threshold
 from whalebench.reports.ranking import NEW, average_precision_at_k
 from whalebench.reports.retrieval import average_precision_at_r
 
@@ -24,6 +24,7 @@ __all__ = [
     "balanced_accuracy",
     "cmc",
     "judge_queries",
+    "map_at_5_by_threshold",
     "mean",
     "summarize",
 ]

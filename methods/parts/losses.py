@@ -37,6 +37,10 @@ class ArcFaceLoss(nn.Module):
         )
         self.loss.cross_entropy = nn.CrossEntropyLoss(reduction="none", label_smoothing=label_smoothing)
 
+    def set_margin(self, margin: float) -> None:
+        """Uses another margin, in radians, from now on."""
+        self.loss.margin = margin
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of embeddings (photos, dimensions), normalised inside, under labels (photos,)."""
         loss: Tensor = self.loss(embeddings.float(), labels)

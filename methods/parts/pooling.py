@@ -6,35 +6,43 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Pooling = Literal["average", "gem"]
+Grid = tuple[int, int]
+"""Rows and columns of cells."""
 
 
 class AveragePool(nn.Module):
-    """Mean over the positions."""
+    """Mean over the positions of each cell of a grid, the cells side by side; one cell is global pooling."""
+
+    def __init__(self, grid: Grid = (1, 1)) -> None:
+        super().__init__()
+        self.grid = grid
 
     def forward(self, features: Tensor) -> Tensor:
-        """(photos, channels) from (photos, channels, height, width)."""
-        return features.mean(dim=(2, 3))
+        """(photos, channels x cells) from (photos, channels, height, width)."""
+        return F.adaptive_avg_pool2d(features.float(), self.grid).flatten(1)
 
 
 class GeM(nn.Module):
-    """Generalised mean over the positions with a learnable exponent (Radenović et al., 2018).
+    """Generalised mean with a learnable exponent (Radenović et al., 2018), over each cell of a grid.
 
     Exponent 1 is the average, infinity the maximum.
     """
 
-    def __init__(self, exponent: float = 3.0, floor: float = 1e-6) -> None:
+    def __init__(self, grid: Grid = (1, 1), exponent: float = 3.0, floor: float = 1e-6) -> None:
         super().__init__()
+        self.grid = grid
         self.exponent = nn.Parameter(torch.tensor(exponent))
         self.floor = floor
 
     def forward(self, features: Tensor) -> Tensor:
-        """(photos, channels) from (photos, channels, height, width), in float32 whatever comes in."""
+        """(photos, channels x cells) from (photos, channels, height, width), in float32 whatever comes in."""
         powered = features.float().clamp(min=self.floor) ** self.exponent
-        return powered.mean(dim=(2, 3)) ** (1.0 / self.exponent)
+        return F.adaptive_avg_pool2d(powered, self.grid).flatten(1) ** (1.0 / self.exponent)
 
 
-def build_pooling(name: Pooling) -> nn.Module:
+def build_pooling(name: Pooling, grid: Grid) -> nn.Module:
     """The pooling of that name."""
-    return GeM() if name == "gem" else AveragePool()
+    return GeM(grid) if name == "gem" else AveragePool(grid)

@@ -10,13 +10,14 @@ from typing import Annotated, Literal, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import Batch, Photos
 from whalebench.methods.method import Epoch, Harness, MethodConfig, Search
 from whalebench.methods.parts.augment import STRENGTHS, Strength, augment
+from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -24,24 +25,44 @@ CLIP = 10.0
 """Longest gradient of one step."""
 
 
+def _read_size(value: object) -> object:
+    """Height and width from 80x128 or 96, as it is typed; other values are left for the type to refuse."""
+    parts = str(value).lower().split("x")
+    if isinstance(value, str | int) and len(parts) <= 2 and all(part.isdecimal() for part in parts):
+        return (int(parts[0]), int(parts[-1]))
+    return value
+
+
+PhotoSize = Annotated[
+    tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]],
+    BeforeValidator(_read_size),
+]
+"""Height and width in pixels; typed as 80x128, or 96 for a square."""
+
+GridSize = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]], BeforeValidator(_read_size)
+]
+"""Rows and columns; typed as 2x3, or 2 for a square."""
+
+
 class TrainingConfig(MethodConfig):
     """Fields of every method that trains a network on photos."""
 
-    backbone: str = "resnet10t"
-    """Any timm network by name."""
+    backbone: str = NARROW_RESNET
+    """Any timm network by name, or narrow_resnet10: small, and quick to train from scratch on a processor."""
     pretrained: str = "none"
     """Weights to start from: none, timm (downloaded), efficientnet-lite0, or a safetensors file."""
-    size: Annotated[int, Field(ge=16, le=2048)] = 96
-    """Height and width of the photos in pixels; the aspect is not preserved."""
-    epochs: Annotated[int, Field(ge=0)] = 40
+    size: PhotoSize = (80, 128)
+    """Height x width of the photos in pixels, as 80x128, or one number for a square."""
+    epochs: Annotated[int, Field(ge=0)] = 30
     """Passes over the training photos; 0 leaves the network as it starts."""
-    small_size: Annotated[int, Field(ge=0, le=2048)] = 0
-    """Height and width in the first epochs (progressive resizing), or 0 for `size` throughout."""
+    small_size: PhotoSize = (64, 96)
+    """Size in the first small_epochs: progressive resizing."""
     small_epochs: Annotated[int, Field(ge=0)] = 0
-    """How many of the epochs are at small_size."""
+    """How many of the epochs are at small_size; 0 for `size` throughout."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Photos in one step."""
-    learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 1.5e-3
+    learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 4e-3
     """Of AdamW at its peak, after warm-up."""
     head_rate: Annotated[float, Field(gt=0), Search(0.5, 20.0, log=True)] = 1.0
     """Factor on the learning rate of everything that is not the backbone."""
@@ -61,19 +82,18 @@ class TrainingConfig(MethodConfig):
     def track(self) -> str:
         """Network, start, pixels and epochs: what rows of one table share."""
         start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
-        pixels = f"{self.size} px"
-        if self.small_size and self.small_epochs:
-            pixels = f"{self.small_size} px x {self.small_epochs}, then {pixels}"
-        return f"{self.backbone} {start}, {pixels}, {self.epochs} epochs"
+        pixels = _in_words(self.size)
+        if self.small_epochs:
+            pixels = f"{self.small_epochs} at {_in_words(self.small_size)}, then {pixels}"
+        return f"{self.backbone} {start}, {self.epochs} epochs, {pixels}"
 
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
-        pixels = self.small_size if self.small_size and epoch < self.small_epochs else self.size
-        return (pixels, pixels)
+        return self.small_size if epoch < self.small_epochs else self.size
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Every size the photos are needed at."""
-        return tuple({self.size_at(epoch) for epoch in range(self.epochs)} | {(self.size, self.size)})
+        return tuple({self.size_at(epoch) for epoch in range(self.epochs)} | {self.size})
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -87,12 +107,13 @@ def train_network(
     config: TrainingConfig,
     harness: Harness,
     validate: Callable[[Network, Loss], NDArray[np.float32]],
+    before_step: Callable[[Loss, float], None] | None = None,
 ) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their running average if `ema`), in evaluation mode.
 
     network maps pixels (photos, 3, h, w) to what loss takes together with labels (photos,); both are trained.
-    validate gives the scores of the valid photos, once after every epoch. Raises WhalebenchError when the
-    loss is no longer finite.
+    validate gives the scores of the valid photos, once after every epoch; before_step may change the loss by
+    the share of the training that is done. Raises WhalebenchError when the loss is no longer finite.
     """
     from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
 
@@ -100,13 +121,16 @@ def train_network(
     both.to(memory_format=torch.channels_last)
     average = ModelEmaV3(both, decay=config.ema, use_warmup=True) if config.ema and config.epochs else None
     kept = average.module if average else both
-    steps = math.ceil(len(train) / config.batch_size)
+    # Never more steps than pairs of photos: batch normalisation cannot learn from one alone.
+    steps = max(1, min(math.ceil(len(train) / config.batch_size), len(train) // 2))
     optimizer, schedule = _optimizer(both, config, steps * config.epochs)
     generator = torch.Generator().manual_seed(harness.seed)
     for number in range(1, config.epochs + 1):
         started, total = time.perf_counter(), torch.zeros((), device=harness.device)
         both.train()
-        for indices in _shuffled(len(train), steps, generator):
+        for step, indices in enumerate(_shuffled(len(train), steps, generator)):
+            if before_step:
+                before_step(loss, (number - 1 + step / steps) / config.epochs)
             batch = train.batch(indices, config.size_at(number - 1)).to(harness.device)
             value = _step(both, augment(batch, STRENGTHS[config.augment], generator), config, optimizer)
             schedule.step()
@@ -143,7 +167,7 @@ def predict(
     """What module makes of all photos, in order, at the configured size, on the CPU."""
     outputs = []
     with torch.inference_mode(), autocast(config.precision, device):
-        for batch in photos.batches((config.size, config.size), max(64, config.batch_size)):
+        for batch in photos.batches(config.size, max(64, config.batch_size)):
             pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
             outputs.append(module(pixels).float().cpu())
     return torch.cat(outputs).numpy()
@@ -188,6 +212,10 @@ def _optimizer(
 def _shuffled(photos: int, steps: int, generator: torch.Generator) -> list[NDArray[np.int64]]:
     """All photos in a new order, in batches of nearly equal size: none is dropped, none is left alone."""
     return np.array_split(torch.randperm(photos, generator=generator).numpy(), steps)
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} px"
 
 
 def _refuse_divergence(loss: float, epoch: int, rate: float) -> None:

@@ -1,0 +1,426 @@
+"""The front door: exit codes, one JSON document, one sentence for every mistake, and a quick answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from whalebench import __version__
+from whalebench.benchmarks.workspace import Workspace
+
+Cli = Callable[..., Any]
+CALL = "import sys; sys.argv[0] = 'whalebench'; from whalebench.cli import main; "
+
+
+def sentence(answer: Any, code: int = 2) -> str:
+    """What a refused command says: one line on stderr, nothing on stdout, no traceback."""
+    assert answer.code == code, answer
+    assert answer.out == ""
+    lines = [line for line in answer.err.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("Error: ")]
+    assert len(errors) == 1, answer.err
+    assert lines[-1] == errors[0]
+    assert "Traceback" not in answer.err
+    return errors[0]
+
+
+def python(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four photos of two individuals beside a table of them."""
+    for index in range(4):
+        Image.new("RGB", (40, 30), (60 * index, 9, 9)).save(tmp_path / f"{index}.jpg")
+    write(tmp_path, "image,path,identity", ["a,0.jpg,ann", "b,1.jpg,ann", "c,2.jpg,bob", "d,3.jpg,bob"])
+    return tmp_path
+
+
+def write(folder: Path, header: str, rows: list[str]) -> Path:
+    (folder / "table.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder / "table.csv"
+
+
+def bring(cli: Cli, folder: Path, *more: str) -> Any:
+    place = folder / "workspace"
+    return cli("data", "import", "csv", folder / "table.csv", "--name", "mine", "--workspace", place, *more)
+
+
+# --- quick, and without torch
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """Processor time, not time on the clock: the machine may be busy."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        answer = python(CALL + "main()", "--help", cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert answer.returncode == 0
+        assert "report" in answer.stdout
+    assert min(seconds) < 0.6
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["benchmarks"]])
+def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        CALL
+        + "import atexit; atexit.register(lambda: print('LOADED', *sys.modules, file=sys.stderr)); main()"
+    )
+    answer = python(code, *arguments, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    modules = set(answer.stderr.split("LOADED", 1)[1].split())
+    assert "whalebench.cli" in modules
+    assert not {"torch", "timm", "torchvision", "lightgbm", "optuna"} & modules
+
+
+def test_report_on_real_runs_is_without_torch(shared_tiny: Workspace, cli: Cli, tmp_path: Path) -> None:
+    done = cli(
+        "run", "softmax", "--benchmark", "tiny", "--set", "backbone=test_resnet", "--set", "size=32",
+        "--set", "epochs=1", "--device", "cpu", "--workspace", shared_tiny.root,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    code = CALL + "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
+    answer = python(code, "report", "--json", "--workspace", str(shared_tiny.root), cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    loaded = set(answer.stderr.split())
+    assert "whalebench.reports.leaderboard" in loaded
+    assert "torch" not in loaded
+    rows = json.loads(answer.stdout)
+    assert {"method", "benchmark", "track", "fold", "seed", "run", "metrics"} <= set(rows[0])
+    assert {"map_at_5", "map_at_5_low", "map_at_5_high"} <= set(rows[0]["metrics"])
+
+
+# --- what works
+
+
+def test_version_and_help(cli: Cli) -> None:
+    assert cli("--version").out.strip() == f"whalebench {__version__}"
+    shown = cli("--help")
+    assert shown.code == 0
+    commands = ("run", "report", "methods", "benchmarks", "data", "split", "doctor")
+    assert all(command in shown.out for command in commands)
+
+
+def test_a_run_from_end_to_end(tiny: Workspace, cli: Cli) -> None:
+    run = ["run", "arcface", "--benchmark", "tiny", "--set", "backbone=test_resnet", "--set", "size=32",
+           "--set", "epochs=1", "--device", "cpu", "--workspace", tiny.root]  # fmt: skip
+    said = cli(*run)
+    assert said.code == 0, said.err
+    assert "MAP@5" in said.out
+    assert "epoch 1/1" in said.err
+    as_json = cli(*run, "--json")
+    record = json.loads(as_json.out)
+    assert as_json.err == ""
+    assert record["method"] == "arcface"
+    assert {"map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r"} <= set(record["metrics"])
+    assert set(record["metrics"]) == set(record["valid_metrics"])
+    assert (tiny.runs / record["run"] / "record.json").is_file()
+
+
+def test_photos_come_in_and_are_shown(folder: Path, cli: Cli) -> None:
+    first = bring(cli, folder)
+    assert first.code == 0, first.err
+    assert "whalebench run" in first.out
+    document = json.loads(bring(cli, folder, "--json").out)
+    assert (document["photos"], document["individuals"], document["quarantined"]) == (4, 2, [])
+    place = ("--workspace", folder / "workspace")
+    listed = json.loads(cli("benchmarks", "--json", *place).out)
+    assert [row["name"] for row in listed] == ["flukes", "mine"]
+    assert json.loads(cli("data", "show", "mine", "--json", *place).out)["photos"] == 4
+    assert cli("benchmarks", "mine", "--sheet", folder / "sheet.png", *place).code == 0
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.size[0] > 100
+
+
+def test_folds_are_made_shown_and_verified(tiny: Workspace, cli: Cli) -> None:
+    place = ("--workspace", tiny.root)
+    made = json.loads(cli("split", "make", "tiny", "--folds", 3, "--json", *place).out)
+    shown = json.loads(cli("split", "show", "tiny", "--json", *place).out)
+    assert made == shown
+    assert {part["fold"] for part in shown["parts"]} == {0, 1, 2}
+    verified = json.loads(cli("split", "verify", "tiny", "--json", *place).out)
+    assert verified["split_digest"] == shown["digest"]
+    assert json.loads(cli("data", "check", "tiny", "--json", *place).out)["split_digest"] == shown["digest"]
+    again = sentence(cli("split", "make", "tiny", "--folds", 4, *place))
+    assert "a split is made once" in again
+
+
+JSON_COMMANDS = [
+    ["methods"],
+    ["methods", "arcface"],
+    ["benchmarks"],
+    ["benchmarks", "tiny"],
+    ["data", "show", "tiny"],
+    ["data", "check", "tiny"],
+    ["split", "show", "tiny"],
+    ["split", "verify", "tiny"],
+    ["report"],
+    ["doctor"],
+]
+
+
+@pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=" ".join)
+def test_json_is_one_document_and_nothing_else(
+    arguments: list[str], shared_tiny: Workspace, cli: Cli
+) -> None:
+    place = () if arguments[0] == "methods" else ("--workspace", shared_tiny.root)
+    answer = cli(*arguments, "--json", *place)
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert answer.err == ""
+    shown = cli(*arguments, *place)
+    assert shown.code == 0
+    assert len(shown.out) > 40
+
+
+def test_fields_of_a_method_are_explained(cli: Cli) -> None:
+    rows = {row["field"]: row for row in json.loads(cli("methods", "arcface", "--json").out)}
+    assert rows["margin"]["default"] == 0.3
+    assert rows["margin"]["search"] == "0.05 to 0.6"
+    assert rows["scale"]["search"].endswith("(log)")
+    assert rows["augment"]["type"] == "none | light | heavy"
+    assert all(row["meaning"] for row in rows.values())
+
+
+def test_the_workspace_may_come_from_the_environment(
+    tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHALEBENCH_WORKSPACE", str(tiny.root))
+    assert [row["name"] for row in json.loads(cli("benchmarks", "--json").out)] == ["flukes", "tiny"]
+
+
+def test_a_terminal_sees_a_bar_that_moves() -> None:
+    from rich.console import Console
+
+    from whalebench.benchmarks.progress import EpochNews
+    from whalebench.reports.progress import watch
+
+    screen = io.StringIO()
+    with watch(Console(file=screen, force_terminal=True, width=150)) as progress:
+        progress.stage("decode")
+        progress.advance(3, 7)
+        progress.stage("train")
+        progress.epoch(EpochNews(2, 5, 1.25, 0.5, 321.0, 60.0))
+        progress._bar.refresh()  # type: ignore[union-attr]
+    assert all(
+        part in screen.getvalue() for part in ("Training", "2/5", "loss 1.250", "MAP@5 0.500", "321 photos/s")
+    )
+
+
+def test_a_file_gets_plain_lines() -> None:
+    from rich.console import Console
+
+    from whalebench.benchmarks.progress import EpochNews
+    from whalebench.reports.progress import watch
+
+    file = io.StringIO()
+    with watch(Console(file=file, width=150)) as progress:
+        progress.stage("train")
+        progress.advance(1, 9)
+        progress.epoch(EpochNews(2, 5, 1.25, float("nan"), 321.0, 60.0))
+    assert file.getvalue().splitlines()[0] == "Training"
+    assert len(file.getvalue().splitlines()) == 2
+    assert "epoch 2/5  loss 1.250" in file.getvalue()
+
+
+def test_a_missing_library_makes_doctor_fail(
+    shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whalebench.benchmarks import machine
+
+    real = machine.version
+
+    def version(name: str) -> str:
+        if name == "timm":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(machine, "version", version)
+    answer = cli("doctor", "--json", "--workspace", shared_tiny.root)
+    assert answer.code == 1
+    assert [row["what"] for row in json.loads(answer.out) if not row["ok"]] == ["timm"]
+
+
+# --- what is refused
+
+RUN = ["run", "arcface", "--benchmark", "tiny", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "arcfase"], "There is no method 'arcfase': did you mean 'arcface'?"),
+        ([*RUN, "--set", "epoch=3"], "'arcface' has no field 'epoch': did you mean 'epochs'?"),
+        (
+            [*RUN, "--set", "epochs=many"],
+            "'arcface' cannot take epochs='many': input should be a valid integer",
+        ),
+        ([*RUN, "--set", "epochs"], "--set epochs has no value: write key=value"),
+        ([*RUN, "--fold", "9"], "There is no fold 9 in this split; choose one of 0, 1, 2, 3, 4"),
+        (["run", "arcface", "--benchmark", "tinny"], "did you mean 'tiny'?"),
+        ([*RUN, "--device", "cuda:42"], "device 'cuda:42' is not on this machine: choose one of"),
+        ([*RUN, "--seed", "-1"], "seed -1 cannot be"),
+        ([*RUN, "--set", "backbone=resnet5O", "--set", "size=32"], "'resnet5O' is not a network of timm"),
+        (["methods", "nobody"], "There is no method 'nobody'"),
+        (["data", "show", "tinny"], "There is no benchmark 'tinny'"),
+        (["split", "make", "tiny", "--protocol", "random"], "There is no protocol 'random'"),
+        (["data", "import", "cvs", "table", "--name", "x"], "There is no layout 'cvs'"),
+        (["benchmarks", "--sheet", "x.png"], "--sheet needs the name of a benchmark"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_answered_with_a_sentence(
+    arguments: list[str], expected: str, shared_tiny: Workspace, cli: Cli
+) -> None:
+    place = () if arguments[0] == "methods" else ("--workspace", shared_tiny.root)
+    assert expected in sentence(cli(*arguments, *place))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["runn"], ["run"], ["run", "arcface", "--fold", "x"], ["report", "--what"]]
+)
+def test_wrong_use_ends_with_2(arguments: list[str], cli: Cli) -> None:
+    answer = cli(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Usage" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_workspace_that_cannot_be_written_is_refused(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for command in (["run", "arcface"], ["report"], ["benchmarks"], ["doctor"], ["data", "show", "tiny"]):
+        said = sentence(cli(*command, "--workspace", tmp_path / "file"))
+        assert f"The workspace {tmp_path / 'file'} cannot be written" in said
+        assert "--workspace" in said
+
+
+GOOD = ["a,0.jpg,ann", "b,1.jpg,ann", "c,2.jpg,bob", "d,3.jpg,bob"]
+BOX = "image,path,identity,x0,y0,x1,y1"
+TIP = "image,path,identity,tip_x,tip_y"
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "words"),
+    [
+        ("image,path", ["a,0.jpg"], ["identity"]),
+        ("image,path,identity", [*GOOD, "a,3.jpg,bob"], ["image", "'a'", "line 6"]),
+        ("image,path,identity", [*GOOD, "e,absent.jpg,bob"], ["path", "absent.jpg", "no such file"]),
+        (BOX, ["a,0.jpg,ann,1,1,9,9", "b,1.jpg,bob,1,1,99,9"], ["line 3", "x1", "99"]),
+        (BOX, ["a,0.jpg,ann,1,1,9,9", "b,1.jpg,bob,1,1,nine,9"], ["line 3", "x1", "nine"]),
+        (TIP, ["a,0.jpg,ann,1,1", "b,1.jpg,bob,NaN,1"], ["line 3", "tip_x", "NaN"]),
+        ("image,path,identity", [row.replace("bob", "ann") for row in GOOD], ["one individual", "ann"]),
+    ],
+    ids=["column", "duplicate", "absent", "outside", "no number", "nan", "one individual"],
+)  # fmt: skip
+def test_a_bad_table_is_refused(
+    folder: Path, cli: Cli, header: str, rows: list[str], words: list[str]
+) -> None:
+    write(folder, header, rows)
+    said = sentence(bring(cli, folder)).lower()
+    assert all(word.lower() in said for word in words), said
+    assert not list((folder / "workspace" / "benchmarks").glob("*/catalog.json"))
+
+
+def test_unreadable_photos_are_set_aside_and_named(folder: Path, cli: Cli) -> None:
+    (folder / "text.jpg").write_text("not a photo")
+    Image.effect_noise((200, 200), 90).convert("RGB").save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:3000])
+    write(folder, "image,path,identity", [*GOOD, "t,text.jpg,bob", "u,cut.jpg,ann"])
+    document = json.loads(bring(cli, folder, "--json").out)
+    assert [photo["image"] for photo in document["quarantined"]] == ["t", "u"]
+    assert "not an image" in document["quarantined"][0]["reason"]
+    assert "truncated" in document["quarantined"][1]["reason"]
+    assert document["photos"] == 4
+    shown = bring(cli, folder)
+    assert shown.code == 0
+    assert "quarantined t" in shown.out
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path, cli: Cli) -> None:
+    assert "table.csv" in sentence(bring(cli, tmp_path))
+
+
+def test_debug_shows_where_it_comes_from(shared_tiny: Workspace, cli: Cli) -> None:
+    answer = cli("run", "arcfase", "--debug", "--workspace", shared_tiny.root)
+    assert answer.code == 2
+    assert "Traceback" in answer.err
+    assert "find_method" in answer.err
+    assert "Error: There is no method 'arcfase'" in answer.err
+
+
+def test_what_nobody_thought_of_is_a_sentence_and_ends_with_1(
+    shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whalebench.benchmarks import overview
+
+    def breaks(*args: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(overview, "benchmark_rows", breaks)
+    said = sentence(cli("benchmarks", "--workspace", shared_tiny.root), code=1)
+    assert "ZeroDivisionError: division by zero" in said
+    assert "--debug" in said
+    assert "Traceback" in cli("--debug", "benchmarks", "--workspace", shared_tiny.root).err
+
+
+def test_an_interrupt_is_no_error_of_ours(
+    shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whalebench.benchmarks import overview
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(overview, "benchmark_rows", interrupt)
+    answer = cli("benchmarks", "--workspace", shared_tiny.root)
+    assert answer.code == 130
+    assert "Traceback" not in answer.err
+
+
+def test_the_split_that_comes_with_the_package_is_not_made_anew(
+    shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whalebench.benchmarks import registry
+
+    monkeypatch.setattr(registry, "committed_stem", Path)
+    said = sentence(cli("split", "make", "flukes", "--workspace", shared_tiny.root))
+    assert "The split of 'flukes' comes with whalebench" in said
+    assert not (shared_tiny.benchmarks / "flukes").exists()
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    environment = {**os.environ, "WHALEBENCH_WORKSPACE": str(tmp_path / "w")}
+    command = f'{sys.executable} -c "{CALL}main()" --help | head -c 10'
+    answer = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "Traceback" not in answer.stderr

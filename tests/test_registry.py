@@ -1,0 +1,152 @@
+"""Methods by name, and their configurations: what is refused, and with which sentence."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from whalebench import WhalebenchError
+from whalebench.methods import registry
+from whalebench.methods.method import Method, Search
+from whalebench.methods.registry import configure, find_method, method_names
+
+NAMES = ("arcface", "softmax")
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
+    """Installs packages that declare these entry points."""
+    found = [EntryPoint(name, value, registry.GROUP) for name, value in points]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == registry.GROUP else [])
+
+
+def test_the_methods_of_this_package_are_there() -> None:
+    assert set(NAMES) <= set(method_names())
+    assert list(method_names()) == sorted(method_names())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_says_what_it_is(name: str) -> None:
+    method = find_method(name)
+    assert issubclass(method, Method)
+    assert method.name == name
+    assert method.summary
+    assert method.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_is_described_and_configurations_are_frozen(name: str) -> None:
+    config = find_method(name).Config
+    silent = [field for field, info in config.model_fields.items() if not info.description]
+    assert silent == []
+    with pytest.raises(ValidationError, match="frozen"):
+        config().epochs = 3  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        config(no_such_field=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_search_ranges_lie_inside_what_is_allowed(name: str) -> None:
+    kind = find_method(name)
+    ranges = {
+        field: mark
+        for field, info in kind.Config.model_fields.items()
+        for mark in info.metadata
+        if isinstance(mark, Search)
+    }
+    assert "learning_rate" in ranges
+    for field, mark in ranges.items():
+        assert mark.low < mark.high
+        assert not mark.log or mark.low > 0
+        for value in (mark.low, mark.high):
+            assert getattr(configure(kind, [f"{field}={value}"]), field) == value
+
+
+def test_settings_are_read_as_their_types() -> None:
+    config = configure(find_method("arcface"), ["epochs=3", "margin=0.5", "pooling=average", "backbone=x=y"])
+    values = config.model_dump()
+    assert (values["epochs"], values["margin"], values["pooling"], values["backbone"]) == (
+        3,
+        0.5,
+        "average",
+        "x=y",
+    )
+    assert values["scale"] == find_method("arcface").Config().model_dump()["scale"]
+
+
+def test_sizes_are_height_and_width_or_one_number() -> None:
+    kind = find_method("arcface")
+    sizes = [configure(kind, [f"size={text}"]).model_dump()["size"] for text in ("80x128", "96", "64X32")]
+    assert sizes == [(80, 128), (96, 96), (64, 32)]
+
+
+def test_an_unknown_method_is_answered_with_a_close_one() -> None:
+    with pytest.raises(WhalebenchError, match=r"There is no method 'arcfase': did you mean 'arcface'\?"):
+        find_method("arcfase")
+    with pytest.raises(WhalebenchError, match=r"no method 'zzzzz': there are .*arcface, .*softmax"):
+        find_method("zzzzz")
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("epoch=3", r"'arcface' has no field 'epoch': did you mean 'epochs'\?"),
+        ("zzzz=3", r"'arcface' has no field 'zzzz': there are .*batch_size"),
+        ("epochs", r"--set epochs has no value: write key=value"),
+        ("=3", r"'arcface' has no field ''"),
+        ("epochs=many", r"'arcface' cannot take epochs='many': input should be a valid integer"),
+        ("epochs=-1", r"cannot take epochs='-1': input should be greater than or equal to 0"),
+        ("epochs=1.5", r"cannot take epochs='1\.5'"),
+        ("learning_rate=0", r"cannot take learning_rate='0': input should be greater than 0"),
+        ("learning_rate=nan", r"cannot take learning_rate='nan'"),
+        ("learning_rate=inf", r"cannot take learning_rate='inf'"),
+        ("scale=inf", r"cannot take scale='inf'"),
+        ("size=8", r"'arcface' cannot take size.*8"),
+        ("size=96x8", r"'arcface' cannot take size.*8"),
+        ("size=9000", r"'arcface' cannot take size.*9000"),
+        ("size=large", r"'arcface' cannot take size='large'"),
+        ("size=96x", r"'arcface' cannot take size='96x'"),
+        ("size=1x2x3", r"'arcface' cannot take size='1x2x3'"),
+        ("augment=wild", r"cannot take augment='wild': input should be 'none', 'light' or 'heavy'"),
+        ("batch_size=1", r"cannot take batch_size='1'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_reason(setting: str, sentence: str) -> None:
+    with pytest.raises(WhalebenchError, match=sentence):
+        configure(find_method("arcface"), [setting])
+
+
+def test_an_entry_point_of_the_wrong_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(
+        monkeypatch,
+        ("path", "pathlib:Path"),
+        ("word", "whalebench:__version__"),
+        ("gone", "no_such_package:Method"),
+        ("empty", "pathlib:NoSuchClass"),
+    )
+    assert method_names() == ("empty", "gone", "path", "word")
+    for name in ("path", "word"):
+        with pytest.raises(WhalebenchError, match=rf"Method '{name}' is .*, no Method class"):
+            find_method(name)
+    for name in ("gone", "empty"):
+        with pytest.raises(WhalebenchError, match=rf"Method '{name}' cannot be loaded .*reinstall"):
+            find_method(name)
+
+
+def test_two_packages_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(monkeypatch, ("same", "pathlib:Path"), ("same", "pathlib:PurePath"))
+    with pytest.raises(WhalebenchError, match=r"Two installed packages declare a method 'same'"):
+        method_names()
+    declare(monkeypatch, ("same", "pathlib:Path"), ("same", "pathlib:Path"))
+    assert method_names() == ("same",)
+
+
+def test_another_package_adds_a_method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "addon.py").write_text(
+        "from whalebench.methods.softmax import Softmax\nclass Mine(Softmax):\n    name = 'mine'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    declare(monkeypatch, ("mine", "addon:Mine"))
+    assert find_method("mine").name == "mine"

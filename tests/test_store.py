@@ -1,0 +1,154 @@
+"""The photo store: each photo decoded once, keyed by its content, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks import store as store_module
+from whalebench.benchmarks.store import PhotoStore, decode
+
+Make = Callable[..., PhotoStore]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A store over three photos and two masks; called again, a fresh one over the files as they are now."""
+    rng = np.random.default_rng(1)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / f"{index}.png")
+        mask = np.zeros((20, 30), np.uint8)
+        mask[:, : 10 * (index + 1)] = 255
+        Image.fromarray(mask).save(tmp_path / f"mask{index}.png")
+
+    def fresh() -> PhotoStore:
+        files = [tmp_path / f"{index}.png" for index in range(3)]
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        masks = (str(tmp_path / "mask0.png"), "", str(tmp_path / "mask2.png"))
+        return PhotoStore(tmp_path / "cache", tuple(map(str, files)), tuple(digests), masks)
+
+    return fresh
+
+
+def arrays(store: PhotoStore) -> list[str]:
+    return sorted(file.name for file in store.cache.glob("**/*"))
+
+
+def test_photos_are_decoded_once_and_mapped_afterwards(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make().pixels((20, 30))
+    assert first.shape == (3, 20, 30, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first[1], np.asarray(Image.open(make().paths[1])))
+
+    def refuse(path: str, shape: tuple[int, ...]) -> None:
+        raise AssertionError(f"{path} was decoded again")
+
+    monkeypatch.setattr(store_module, "decode", refuse)
+    again = make().pixels((20, 30))
+    assert isinstance(again, np.memmap)
+    assert not again.flags.writeable
+    assert np.array_equal(again, first)
+    with pytest.raises(AssertionError, match="again"):
+        make().pixels((10, 15))
+
+
+def test_one_store_maps_an_array_once(make: Make) -> None:
+    store = make()
+    assert store.pixels((20, 30)) is store.pixels((20, 30))
+    assert store.pixels((20, 30)) is not store.pixels((30, 20))
+
+
+def test_a_changed_photo_has_another_array(make: Make) -> None:
+    before = make()
+    old = np.array(before.pixels((20, 30)))
+    Image.new("RGB", (30, 20), (9, 9, 9)).save(before.paths[0])
+    new = make().pixels((20, 30))
+    assert (new[0] == 9).all()
+    assert np.array_equal(new[1:], old[1:])
+    assert len(arrays(before)) == 2
+
+
+def test_a_changed_mask_has_another_array(make: Make) -> None:
+    before = make()
+    assert before.masks((20, 30))[0].any()
+    Image.new("L", (30, 20)).save(before.mask_paths[0])
+    assert not make().masks((20, 30))[0].any()
+
+
+def test_masks_are_white_on_the_animal_and_empty_where_there_is_none(make: Make) -> None:
+    masks = make().masks((20, 30))
+    assert masks.shape == (3, 20, 30)
+    assert (masks[0][:, :10] == 255).all()
+    assert not masks[0][:, 10:].any()
+    assert not masks[1].any()
+    assert (masks[2] == 255).all()
+
+
+def test_progress_is_told_of_every_photo(make: Make) -> None:
+    told: list[tuple[int, int]] = []
+    make().pixels((8, 8), lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_crash_in_the_middle_leaves_no_array(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make()
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.pixels((8, 8), stop)
+    assert arrays(store) == []
+    assert store.pixels((8, 8)).any(axis=(1, 2, 3)).all()
+
+
+def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:10, :15] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the scene is on the right of the file
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    upright = decode(str(tmp_path / "turned.png"), (30, 20, 3))
+    assert np.array_equal(upright, np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_every_kind_of_photo_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "photo.tif"
+    Image.new("RGB", (12, 10), (255, 255, 255)).convert(mode).save(file)
+    decoded = decode(str(file), (10, 12, 3))
+    assert decoded.shape == (10, 12, 3)
+    assert decoded.min() >= 254
+
+
+def test_a_large_jpeg_is_decoded_small_and_right(tmp_path: Path) -> None:
+    across = np.linspace(0, 255, 640)[None, :, None].repeat(480, 0).repeat(3, 2)
+    Image.fromarray(across.astype(np.uint8)).save(tmp_path / "large.jpg", quality=95)
+    small = decode(str(tmp_path / "large.jpg"), (24, 32, 3)).astype(float)
+    wanted = across.reshape(24, 20, 32, 20, 3).mean(axis=(1, 3))
+    assert np.abs(small - wanted)[:, 1:-1].max() < 4
+
+
+@pytest.mark.parametrize("content", [b"", b"no photo", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
+def test_an_unreadable_photo_is_named(make: Make, content: bytes) -> None:
+    store = make()
+    Path(store.paths[1]).write_bytes(content)
+    with pytest.raises(WhalebenchError, match=r"photo '.*1\.png' cannot be decoded .*restore the file"):
+        store.pixels((8, 8))
+    assert arrays(store) == []
+
+
+def test_a_photo_that_import_accepts_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pillow's own limit is a third of the import's: what passed there must not fail, or warn, here.
+    Image.new("RGB", (40, 30), (7, 7, 7)).save(tmp_path / "vast.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    store = PhotoStore(tmp_path / "cache", (str(tmp_path / "vast.png"),), ("digest",), ("",))
+    assert (store.pixels((6, 8)) == 7).all()
+    assert Image.MAX_IMAGE_PIXELS == 100
