@@ -101,7 +101,7 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
 
     write_predictions(folder, outcome.queries)
     curve.to_csv(folder / CURVE, index=False)
-    # One entry only: safetensors writes several in an order that changes, and equal runs shall be equal files.
+    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
     metadata = {"names": json.dumps(outcome.names)}
     save_file(
         {name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata
@@ -116,7 +116,7 @@ def _score(method: Method, photos: Photos) -> NDArray[np.float32]:
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
         raise WhalebenchError(
-            f"{method.name} gave scores of shape {scores.shape}, not {wanted}: one row a photo, one column "
+            f"{method.name} gave scores of shape {scores.shape}, not {wanted}: a row a photo, a column "
             f"an individual; mend the method's score()."
         )
     if not np.isfinite(scores).all():

@@ -99,6 +99,7 @@ def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark) -
         __version__,
         request.method,
         config.model_dump(mode="json"),
+        config.track(),
         benchmark.catalog.digest,
         benchmark.split.digest,
         request.fold,

@@ -57,19 +57,14 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
     "efficientnet-lite0" for the weights of that registry package, or the path of a safetensors file with
     timm's parameter names. Raises WhalebenchError for an unknown name or weights that do not fit.
     """
-    import timm  # noqa: PLC0415  (seconds to import)
-
-    if name == NARROW_RESNET and pretrained == "none":
-        network = NarrowResNet()
-        return Backbone(network, network.num_features, IMAGENET_MEAN, IMAGENET_STD)
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, [NARROW_RESNET, *timm.list_models()], n=3)
-        raise WhalebenchError(
-            f"backbone '{name}' is not a network of timm {timm.__version__}: "
-            + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
-        )
-    network = _create(timm, name, pretrained == "timm", size)
-    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if name == NARROW_RESNET:
+        network: Any = NarrowResNet()
+        if pretrained == "timm":
+            raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
+    else:
+        network = _create(name, pretrained == "timm", size)
+        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     if pretrained == LITE0:
         network.load_state_dict(_lite0_weights(name, network))
         mean = std = (0.5, 0.5, 0.5)
@@ -80,7 +75,15 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
     return backbone
 
 
-def _create(timm: Any, name: str, download: bool, size: tuple[int, int]) -> Any:
+def _create(name: str, download: bool, size: tuple[int, int]) -> Any:
+    import timm  # noqa: PLC0415  (seconds to import)
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, [NARROW_RESNET, *timm.list_models()], n=3)
+        raise WhalebenchError(
+            f"backbone '{name}' is not a network of timm {timm.__version__}: "
+            + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
+        )
     wanted = {"pretrained": download, "num_classes": 0, "global_pool": ""}
     try:
         # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.

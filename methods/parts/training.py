@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
 import numpy as np
@@ -82,6 +84,10 @@ class TrainingConfig(MethodConfig):
     def track(self) -> str:
         """Network, start, pixels and epochs: what rows of one table share."""
         start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
+        if Path(start).is_file():
+            with Path(start).open("rb") as file:
+                # Files of one name may hold different weights.
+                start = f"{Path(start).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
         pixels = _in_words(self.size)
         if self.small_epochs:
             pixels = f"{self.small_epochs} at {_in_words(self.small_size)}, then {pixels}"
