@@ -2,8 +2,12 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["WhalebenchError", "__version__"]
+__all__ = ["RunFailedError", "WhalebenchError", "__version__"]
 
 
 class WhalebenchError(Exception):
-    """A sentence for the user: the value, why it cannot be, and what to do."""
+    """A sentence for the user: the value, why it cannot be, and what to do. Exit code 2."""
+
+
+class RunFailedError(WhalebenchError):
+    """The request was good and its work went wrong. Exit code 1."""

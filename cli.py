@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from whalebench import WhalebenchError, __version__
+from whalebench import RunFailedError, WhalebenchError, __version__
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.progress import Progress
@@ -41,6 +41,7 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 BenchmarkOption = Annotated[str, typer.Option(help="What to measure on; `whalebench benchmarks` lists them.")]
+NameArgument = Annotated[str, typer.Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 HERE = Path("workspace")
 
 
@@ -60,9 +61,13 @@ def run(
     method: Annotated[str, typer.Argument(help="Who competes; `whalebench methods` lists them.")],
     benchmark: BenchmarkOption = "flukes",
     fold: Annotated[int, typer.Option(help="The fold to test on.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A field of the method, as key=value.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A field of the method as key=value; repeat for more. See `whalebench methods METHOD`.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Repeat a run that is finished.")] = False,
@@ -169,13 +174,13 @@ def data_import(
 
 
 @data.command("show")
-def data_show(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+def data_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Show what a benchmark's catalog holds."""
     _show_catalog(name, workspace, as_json)
 
 
 @data.command("check")
-def data_check(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Verify that catalog, photos and split are still what they were, and list the quarantine."""
     from whalebench.benchmarks import importer, registry
     from whalebench.reports.listing import check_report
@@ -196,14 +201,16 @@ def data_check(name: str, as_json: JsonOption = False, workspace: WorkspaceOptio
 
 @split.command("make")
 def split_make(
-    name: str,
+    name: NameArgument,
     protocol: Annotated[str, typer.Option(help="auto, stratified-encounters or published.")] = "auto",
-    folds: Annotated[int, typer.Option(help="How many folds.")] = 5,
-    singles: Annotated[str, typer.Option(help="Individuals of one encounter: train, or new.")] = "train",
+    folds: Annotated[int | None, typer.Option(help="How many folds; 5 unless said otherwise.")] = None,
+    singles: Annotated[
+        str, typer.Option(help="Individuals met once: train (always learn), or new (dealt to folds).")
+    ] = "train",
     valid_share: Annotated[
         float, typer.Option(help="Share of the photos outside the test that are valid.")
     ] = 0.12,
-    seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffling.")] = 0,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -223,7 +230,7 @@ def split_make(
 
 
 @split.command("show")
-def split_show(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+def split_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Show the folds of a benchmark."""
     from whalebench.benchmarks import registry
 
@@ -233,7 +240,7 @@ def split_show(name: str, as_json: JsonOption = False, workspace: WorkspaceOptio
 
 
 @split.command("verify")
-def split_verify(name: str, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+def split_verify(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Verify that the folds are those that were made, for the catalog they were made for."""
     from whalebench.benchmarks import registry
 
@@ -266,7 +273,7 @@ def main() -> None:
     try:
         app(arguments, prog_name="whalebench")
     except WhalebenchError as error:
-        _fail(str(error), 2, debug)
+        _fail(str(error), 1 if isinstance(error, RunFailedError) else 2, debug)
     except Exception as error:  # (the last resort: a sentence instead of a traceback)
         _fail(f"{type(error).__name__}: {error}. Add --debug to see where, and please report it.", 1, debug)
 

@@ -1,6 +1,7 @@
 """What can be wrong between a table's rows and the files they name, seen without decoding a photo."""
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,18 @@ Missing = Literal["refuse", "quarantine"]
 def resolve(table: TextTable, column: str, file: Path) -> list[str]:
     """The absolute path in each row's column, "" where the cell is empty; relative to the table's folder."""
     folder = file.absolute().parent
-    return [str(folder / row[column]) if row.get(column) else "" for row in table.rows]
+    return [_existing(folder, row[column]) if row.get(column) else "" for row in table.rows]
+
+
+def _existing(folder: Path, text: str) -> str:
+    """The path as it is written, or as another system would have written it where only that exists."""
+    path = str(folder / text)
+    if os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
+        return path
+    slashed = text.replace("\\", "/")
+    forms = (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
+    others = (str(folder / form) for form in forms)
+    return next((other for other in others if os.path.isfile(other)), path)  # noqa: PTH113
 
 
 def absent_files(

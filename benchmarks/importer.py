@@ -70,6 +70,11 @@ def import_csv(
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
     _check_enough(file, table, kept, quarantined)
     notes += _twins(kept)
+    if not any(row.get("encounter") for row in table.rows):
+        notes.append(
+            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
+            "every score; name in the column encounter which photos were taken together."
+        )
     frame = _frame(table, kept, photos, masks)
     stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
     folder = workspace.benchmarks / name

@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000"
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 REASONS: dict[type[Exception], str] = {
     FileNotFoundError: "the file is absent",
-    UnidentifiedImageError: "it is not an image of a known format",
+    UnidentifiedImageError: "it is not an image of a known format (HEIC and raw files: export them as JPEG)",
     Image.DecompressionBombError: "it has more pixels than the limit (a decompression bomb)",
     MemoryError: "it does not fit into memory",
 }

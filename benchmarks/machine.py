@@ -72,7 +72,7 @@ def hardware(device: str) -> dict[str, str | int]:
         "processor": _processor(),
         "cores": cores(),
         "device": device,
-    }
+    } | _accelerator(device)
 
 
 def peak_memory_mb() -> float | None:
@@ -84,6 +84,15 @@ def peak_memory_mb() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+
+
+def _accelerator(device: str) -> dict[str, str | int]:
+    if not device.startswith("cuda"):
+        return {}
+    import torch  # noqa: PLC0415  (loaded already where there is such a device)
+
+    peak = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return {"accelerator": torch.cuda.get_device_name(device), "accelerator_peak_mb": peak}
 
 
 def _version(name: str) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
+from whalebench import RunFailedError
 from whalebench.benchmarks.harness import RunHarness
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
@@ -115,12 +115,12 @@ def _score(method: Method, photos: Photos) -> NDArray[np.float32]:
     scores = np.asarray(method.score(photos), np.float32)
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
-        raise WhalebenchError(
+        raise RunFailedError(
             f"{method.name} gave scores of shape {scores.shape}, not {wanted}: a row a photo, a column "
             f"an individual; mend the method's score()."
         )
     if not np.isfinite(scores).all():
-        raise WhalebenchError(f"{method.name} gave scores that are not finite: lower the learning rate.")
+        raise RunFailedError(f"{method.name} gave scores that are not finite: lower the learning rate.")
     return scores
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from whalebench.benchmarks.catalog import Catalog, read_facts
 from whalebench.benchmarks.machine import hardware, versions
@@ -36,6 +36,8 @@ def catalog_facts(catalog: Catalog) -> Row:
     table = catalog.table
     photos = table.loc[table["identity"] != "", "identity"].value_counts()
     annotated = table["x0"].notna()
+    sides = list(zip(table["width"].tolist(), table["height"].tolist(), strict=True))
+    areas = [width * height for width, height in sides]
     return {
         "name": catalog.name,
         "digest": catalog.digest,
@@ -50,8 +52,8 @@ def catalog_facts(catalog: Catalog) -> Row:
         "landmarks": ", ".join(
             f"{name} ({int(table[f'{name}_x'].notna().sum())} photos)" for name in catalog.landmark_names
         ),
-        "smallest photo": f"{table['width'].min()} x {table['height'].min()}",
-        "largest photo": f"{table['width'].max()} x {table['height'].max()}",
+        "smallest photo": "{} x {}".format(*sides[areas.index(min(areas))]),
+        "largest photo": "{} x {}".format(*sides[areas.index(max(areas))]),
     }
 
 
@@ -85,8 +87,8 @@ def field_rows(name: str) -> list[Row]:
     rows = []
     for field, info in find_method(name).Config.model_fields.items():
         search = next((mark for mark in info.metadata if type(mark).__name__ == "Search"), None)
-        kind = getattr(info.annotation, "__name__", "") or ""
-        values = getattr(info.annotation, "__args__", ())
+        kind = getattr(info.annotation, "__name__", "")
+        values = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
         rows.append(
             {
                 "field": field,
@@ -103,32 +105,36 @@ def field_rows(name: str) -> list[Row]:
 
 def doctor_rows(workspace: Workspace) -> list[Row]:
     """What this machine has, and whether it is enough."""
-    import torch  # noqa: PLC0415  (seconds to import; a broken torch should be found here)
-
     free = shutil.disk_usage(workspace.root).free / 2**30
-    accelerator = "none: runs on the processor"
+    facts: Row = {**versions(), **hardware("auto"), "workspace": str(workspace.root)}
+    del facts["device"]
+    rows = [_doctor_row(key, value, value != "absent", "pip install it") for key, value in facts.items()]
+    rows.append(_doctor_row("free disk", f"{free:.1f} GiB", free > 1, "free at least 1 GiB"))
+    return [*rows, _accelerator_row(), _vision_row()]
+
+
+def _doctor_row(what: str, found: object, ok: bool, remedy: str) -> Row:
+    return {"what": what, "found": found, "ok": ok, "remedy": "" if ok else remedy}
+
+
+def _accelerator_row() -> Row:
+    try:
+        import torch  # noqa: PLC0415  (seconds to import; a broken torch is found here)
+    except (ImportError, OSError) as error:
+        return _doctor_row("torch", f"does not start: {error}", False, "pip install --force-reinstall torch")
+    found = "none: runs on the processor"
     if torch.cuda.is_available():
-        accelerator = torch.cuda.get_device_name(0)
+        found = torch.cuda.get_device_name(0)
     elif torch.backends.mps.is_available():
-        accelerator = "Apple MPS"
-    facts: Row = {
-        **versions(),
-        **hardware("auto"),
-        "device": accelerator,
-        "torch threads": torch.get_num_threads(),
-        "workspace": str(workspace.root),
-        "free disk": f"{free:.1f} GiB",
-    }
-    rows = [{"what": key, "found": value, "ok": value != "absent"} for key, value in facts.items()]
-    rows[-1]["ok"] = free > 1
-    return [*rows, _vision_row()]
+        found = "Apple MPS"
+    return _doctor_row("accelerator", found, True, "")
 
 
 def _vision_row() -> Row:
     try:
         from torchvision.transforms.v2 import functional  # noqa: F401, PLC0415
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         # The usual reason: a torch and a torchvision that were not made for each other.
-        found = f"{error}; reinstall both with one pip command and no version"
-        return {"what": "torchvision works with torch", "found": found, "ok": False}
-    return {"what": "torchvision works with torch", "found": "yes", "ok": True}
+        remedy = "install both with one pip command and no version"
+        return _doctor_row("torchvision with torch", str(error), False, remedy)
+    return _doctor_row("torchvision with torch", "works", True, "")

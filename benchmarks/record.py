@@ -132,7 +132,7 @@ def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False
         fill(temporary)
         if not (temporary / RECORD).is_file():
             raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
-        if folder.exists():
+        if folder.exists() and force:
             folder.rename(old)
         temporary.rename(folder)
     except OSError as error:

@@ -49,20 +49,27 @@ def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -
         how = "import one with `whalebench data import csv FILE --name NAME`."
         hint = f"did you mean '{close[0]}'?" if close else how
         raise WhalebenchError(f"There is no benchmark '{name}' in {workspace.root}: {hint}")
-    catalog = read_catalog(folder)
-    progress.stage("verify")
-    verify_photos(catalog, folder)
+    try:
+        catalog = read_catalog(folder)
+        progress.stage("verify")
+        verify_photos(catalog, folder)
+    except WhalebenchError as error:
+        if name != EMBEDDED:
+            raise
+        raise WhalebenchError(f"{error} Or remove {folder}: {EMBEDDED} is drawn again then.") from error
     return catalog
 
 
-def load_benchmark(name: str, workspace: Workspace, progress: Progress = SILENT) -> Benchmark:
+def load_benchmark(
+    name: str, workspace: Workspace, progress: Progress = SILENT, *, propose: bool = False
+) -> Benchmark:
     """The benchmark of that name with everything verified: photos, catalog and split.
 
-    An imported catalog that has no split yet gets one, which is frozen from then on.
+    With propose, an imported catalog that has no split yet gets one, which is frozen from then on.
     """
     catalog = load_catalog(name, workspace, progress)
     stem = split_stem(name, workspace)
-    if not stem.with_suffix(".json").exists() and not stem.with_suffix(".csv").exists():
+    if propose and not stem.with_suffix(".json").exists() and not stem.with_suffix(".csv").exists():
         write_split(propose_split(catalog), stem)
     split = read_split(stem, catalog)
     table = catalog.table
@@ -78,7 +85,14 @@ def split_stem(name: str, workspace: Workspace) -> Path:
 
 
 def make_split(
-    name: str, workspace: Workspace, *, protocol: str, folds: int, singles: str, valid_share: float, seed: int
+    name: str,
+    workspace: Workspace,
+    *,
+    protocol: str,
+    folds: int | None,
+    singles: str,
+    valid_share: float,
+    seed: int,
 ) -> Split:
     """The split of an imported benchmark, made once; asked for again in the same way, it is the same one."""
     if committed_stem(name):
@@ -87,8 +101,13 @@ def make_split(
             f"see it with `whalebench split show {name}`."
         )
     catalog = load_catalog(name, workspace)
+    if folds is not None and (protocol == "published" or (protocol == "auto" and "split" in catalog.table)):
+        raise WhalebenchError(
+            f"{folds} folds cannot be made of the split that '{name}' was published with, which is fold 0: "
+            f"leave out --folds, or add --protocol stratified-encounters."
+        )
     split = propose_split(
-        catalog, protocol=protocol, folds=folds, singles=singles, valid_share=valid_share, seed=seed
+        catalog, protocol=protocol, folds=folds or 5, singles=singles, valid_share=valid_share, seed=seed
     )
     write_split(split, split_stem(name, workspace))
     return split

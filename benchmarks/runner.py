@@ -17,6 +17,8 @@ from whalebench.benchmarks.workspace import Workspace, digest_text
 from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
+    import torch
+
     from whalebench.benchmarks.harness import RunHarness
     from whalebench.benchmarks.selection import Judge
     from whalebench.benchmarks.views import Views
@@ -52,12 +54,16 @@ def run(
     kind = find_method(request.method)
     config = configure(kind, request.settings)
     _check_seed(request.seed)
-    benchmark = load_benchmark(request.benchmark, workspace, progress)
+    benchmark = load_benchmark(request.benchmark, workspace, progress, propose=True)
     benchmark.split.parts(request.fold)
-    folder = workspace.runs / _run_name(request, config, benchmark)
+    device = choose_device(request.device)
+    folder = workspace.runs / _run_name(request, config, benchmark, device.type)
     if folder.exists() and not force:
+        progress.stage("found")
         return read_record(folder)
-    return _repeat(request, kind(config), benchmark, folder, judge=judge, progress=progress, force=force)
+    return _repeat(
+        request, kind(config), benchmark, folder, device, judge=judge, progress=progress, force=force
+    )
 
 
 def _repeat(
@@ -65,18 +71,17 @@ def _repeat(
     method: Method,
     benchmark: Benchmark,
     folder: Path,
+    device: torch.device,
     *,
     judge: Judge,
     progress: Progress,
     force: bool,
 ) -> RunRecord:
-    # Torch is imported from here on: a run that is found needs none of it.
     from whalebench.benchmarks.harness import RunHarness  # noqa: PLC0415
     from whalebench.benchmarks.outcome import judge_parts, write_outcome  # noqa: PLC0415
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
 
     views = fold_views(benchmark, request.fold)
-    device = choose_device(request.device)
     harness = RunHarness(request.seed, device, views, judge, progress)
     harness.stage("decode")
     for size in method.sizes():
@@ -86,14 +91,16 @@ def _repeat(
     method.learn(views.train, views.valid, harness)
     harness.stage("score")
     outcome = judge_parts(method, views, harness, judge)
-    harness.stage("write")
+    progress.stage("write")
     facts = _facts(request, method, benchmark, views, harness)
     record = RunRecord(run=folder.name, **facts, **outcome.numbers())
+    if folder.exists() and not force:
+        return read_record(folder)  # another process was asked for the same run and was quicker
     write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
     return read_record(folder)
 
 
-def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark) -> str:
+def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str) -> str:
     """Readable, and different whenever anything that determines the numbers is."""
     everything = [
         __version__,
@@ -104,6 +111,7 @@ def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark) -
         benchmark.split.digest,
         request.fold,
         request.seed,
+        device,
     ]
     mark = digest_text(json.dumps(everything, sort_keys=True))[:8]
     return f"{request.method}-{benchmark.name}-fold{request.fold}-seed{request.seed}-{mark}"
@@ -122,6 +130,7 @@ def _facts(
         "fold": request.fold,
         "seed": request.seed,
         "track": method.config.track(),
+        "transductive": method.transductive,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": versions(),
         "hardware": hardware(str(harness.device)),
@@ -130,7 +139,7 @@ def _facts(
         "peak_memory_mb": peak_memory_mb(),
         "counts": views.counts(),
         "chosen": harness.chosen,
-        "warnings": list(benchmark.split.warnings),
+        "warnings": [*benchmark.split.warnings, *views.warnings()],
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.inspection import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.workspace import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +37,9 @@ def contact_sheet(
     if table.empty:
         raise WhalebenchError("The catalog has no photos to show: import some first.")
     page = _Page(choose_photos(table, rows, columns), columns, cell, title)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        page.sheet.save(part, kind)
-        part.replace(file)
+        with atomic_path(file) as part:
+            page.sheet.save(part, kind)
     except OSError as error:
         raise WhalebenchError(
             f"The contact sheet cannot be written to {file} ({error.strerror}): name a writable folder."
@@ -88,7 +88,7 @@ class _Page:
         wide, high = self._cell
         self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), _FRAME)
         try:
-            with Image.open(str(photo["path"])) as stored:
+            with pixel_limit(MAX_PIXELS), open_photo(Path(str(photo["path"]))) as stored:
                 fitted = ImageOps.contain(ImageOps.exif_transpose(stored).convert("RGB"), self._cell)
         except OSError as error:
             raise WhalebenchError(

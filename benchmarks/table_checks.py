@@ -14,7 +14,7 @@ Row = dict[str, str]
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
-NO_INDIVIDUAL = ("nan", "NaN", "new", "new_whale", "new_individual")
+NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
 SHOWN = 20
 
 
@@ -29,6 +29,7 @@ def check_rows(table: TextTable, wholes: dict[str, str]) -> list[tuple[int, str]
         image = row["image"]
         if image and image in first:
             text = f"this image id was given before, at {first[image]}; give each photo its own"
+            text += ", for example its path"
             problems.append((index, problem("image", image, text)))
         first.setdefault(image, place)
         found = [*_text_problems(row), *_number_problems(row, wholes), *_box_order(row)]
@@ -93,13 +94,15 @@ def _text_problems(row: Row) -> Iterator[str]:
     for column in ("image", "path"):
         if not row[column]:
             yield problem(column, "", "it is empty; fill it or remove the row")
-    if row["identity"] in NO_INDIVIDUAL:
+    if row["identity"].casefold() in (NOBODY | set(NOT_A_NUMBER)):
         text = "this is no individual's name; leave the cell empty when it is none of the catalog's"
         yield problem("identity", row["identity"], text)
     if row.get("split", "") not in ("", *PARTS):
         yield problem("split", row["split"], "it is not train, valid or test; write one of them")
     if row.get("date") and not is_date(row["date"]):
-        yield problem("date", row["date"], "it is no ISO 8601 date; write it like 2024-05-31")
+        yield problem(
+            "date", row["date"], "it is no ISO 8601 date; write it as text like 2024-05-31, or empty the cell"
+        )
 
 
 def _number_problems(row: Row, wholes: dict[str, str]) -> Iterator[str]:
@@ -112,7 +115,8 @@ def _number_problems(row: Row, wholes: dict[str, str]) -> Iterator[str]:
             )
         elif text and not is_number(text):
             kind = "not finite" if text.lower().lstrip("+-") in NOT_A_NUMBER else "not a number"
-            yield problem(column, text, f"it is {kind}; write pixels, or empty the cell if not annotated")
+            remedy = "write pixels with a decimal point, or empty the cell if not annotated"
+            yield problem(column, text, f"it is {kind}; {remedy}")
 
 
 def _box_order(row: Row) -> Iterator[str]:

@@ -38,6 +38,10 @@ def read_table(file: Path) -> TextTable:
         raise WhalebenchError(f"The table {file} does not exist; check its path.")
     table = _read_parquet(file) if suffix == ".parquet" else _read_text(file)
     for column, times in Counter(table.columns).items():
+        if not column:
+            raise WhalebenchError(
+                f"{file} has a column without a name that is not empty; name it or remove it."
+            )
         if times > 1:
             raise WhalebenchError(f"{file} has {times} columns {column!r}; keep one of them.")
     if not table.rows:
@@ -50,7 +54,9 @@ def _read_text(file: Path) -> TextTable:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             text = opened.read()
     except UnicodeDecodeError as error:
-        raise WhalebenchError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+        raise WhalebenchError(
+            f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); save it as CSV UTF-8."
+        ) from error
     except OSError as error:
         raise WhalebenchError(f"{file} cannot be read ({error.strerror}); check its permissions.") from error
     if "\0" in text:
@@ -64,6 +70,7 @@ def _read_text(file: Path) -> TextTable:
         raise WhalebenchError(f"{file} is a broken table: {error}; write it again.") from error
     if not lines:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
+    lines = _without_empty_columns(lines)
     columns = tuple(lines[0][1])
     for number, cells in lines[1:]:
         if len(cells) != len(columns):
@@ -84,6 +91,13 @@ def _lines(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
         if any(stripped):
             yield start, stripped
         start = reader.line_num + 1
+
+
+def _without_empty_columns(lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The lines without the nameless empty cells that spreadsheets leave at the right."""
+    named = max((place for place, name in enumerate(lines[0][1], 1) if name), default=0)
+    ends = (max((place for place, cell in enumerate(cells, 1) if cell), default=0) for _, cells in lines)
+    return [(number, cells[: max(named, end)]) for (number, cells), end in zip(lines, ends, strict=True)]
 
 
 def _read_parquet(file: Path) -> TextTable:

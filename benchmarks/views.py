@@ -27,7 +27,7 @@ class Answers:
     truth: tuple[str, ...]
     """The identity where it is known in train, else NEW."""
     clusters: tuple[str, ...]
-    """What is resampled as one: the individual of a known photo, the encounter group of a new one."""
+    """What is resampled as one: the individual, or the encounter group of a photo that names none."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,15 @@ class Views:
             "test_photos": len(self.test),
             "test_new_photos": self.test_answers.truth.count(NEW),
         }
+
+    def warnings(self) -> list[str]:
+        """What a reader of the scores should know of this fold."""
+        if NEW in self.test_answers.truth and NEW not in self.valid_answers.truth:
+            return [
+                "Valid has no new photo to choose a threshold by, so new is no candidate and every new test "
+                "photo scores 0; a split made with --singles new has some."
+            ]
+        return []
 
 
 def fold_views(benchmark: Benchmark, fold: int) -> Views:
@@ -121,7 +130,7 @@ def _answers(part: pd.DataFrame, identities: tuple[str, ...], groups: dict[str, 
     known = set(identities)
     truth = tuple(identity if identity in known else NEW for identity in part["identity"])
     clusters = tuple(
-        f"group {groups[image]}" if is_true == NEW else is_true
-        for image, is_true in zip(part["image"], truth, strict=True)
+        f"individual {identity}" if identity else f"group {groups[image]}"
+        for image, identity in zip(part["image"], part["identity"], strict=True)
     )
     return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters)

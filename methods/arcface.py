@@ -47,7 +47,7 @@ class Embedder(nn.Module):
 
     def __init__(self, config: ArcFaceConfig) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.backbone, config.pretrained, config.size)
+        self.backbone = build_backbone(config.backbone, config.pretrained, *config.sizes())
         self.pooling = build_pooling(config.pooling, config.grid)
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(

@@ -35,7 +35,7 @@ class MethodConfig(BaseModel):
 
         A method that does not say is on a track of its own.
         """
-        return "open"
+        return f"open to {type(self).__name__} alone"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper or the system it comes from."""
     Config: ClassVar[type[MethodConfig]]
+    transductive: ClassVar[bool] = False
+    """Whether a photo's score depends on the others it is scored with; such runs have tables of their own."""
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config

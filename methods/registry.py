@@ -24,10 +24,13 @@ def find_method(name: str) -> type[Method]:
     """The method of that name; raises WhalebenchError with a suggestion for an unknown one."""
     points = _entry_points()
     if name not in points:
-        raise WhalebenchError(f"There is no method '{name}': {_suggestion(name, sorted(points))}")
+        hint = _suggestion(name, sorted(points))
+        raise WhalebenchError(
+            f"There is no method '{name}': {hint} (A new one is known once its package is installed again.)"
+        )
     try:
         found = points[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # another package's module may raise anything
         raise WhalebenchError(
             f"Method '{name}' cannot be loaded ({error}): reinstall its package."
         ) from error

@@ -35,7 +35,7 @@ class PooledBackbone(nn.Module):
 
     def __init__(self, config: SoftmaxConfig) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.backbone, config.pretrained, config.size)
+        self.backbone = build_backbone(config.backbone, config.pretrained, *config.sizes())
         self.pooling = build_pooling(config.pooling, config.grid)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Softmax(Method):
 
     name = "softmax"
     summary = "classifier over the known individuals; the baseline"
-    source = "seed of every competition entry; He et al. 2016 for the default network"
+    source = "the usual baseline; He et al. 2016 for the kind of network"
     Config = SoftmaxConfig
     config: SoftmaxConfig
 

@@ -91,15 +91,29 @@ def map_at_5_by_threshold(
 ) -> list[float]:
     """MAP@5 under each threshold of *new*: the mean of what `judge_queries` says, without the table.
 
-    What a threshold is chosen by, so it shares the rank with `judge_queries`.
+    What a threshold is chosen by. A threshold moves a known truth back by one place at most, and a *new* one
+    stands behind the scores that reach it, of which only the five best count; so ranks are made once.
     """
+    scores = _matrix(scores, (len(truth), len(identities)), "scores")
+    if not np.isfinite(scores).all():
+        raise WhalebenchError("A score is not finite: check the method's numbers (loss, learning rate).")
     order = sorted(range(len(identities)), key=identities.__getitem__)
     place = {identities[column]: rank for rank, column in enumerate(order)}
     columns = np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
-    ordered = np.take(_matrix(scores, (len(truth), len(identities)), "scores"), order, axis=1)
-    ordered = ordered.astype(np.float64)
-    ranks = (rank_of_truth(ordered, columns, threshold) for threshold in new_thresholds)
-    return [math.fsum(map(average_precision_at_k, rank)) / len(rank) for rank in ranks]
+    rank, own = np.empty(len(truth)), np.empty(len(truth))
+    best = np.empty((len(truth), min(CANDIDATES, len(identities))))
+    for rows in row_blocks(*scores.shape):
+        block = np.take(scores[rows], order, axis=1).astype(np.float64)
+        rank[rows] = rank_of_truth(block, columns[rows], None)
+        own[rows] = np.take_along_axis(block, np.maximum(columns[rows], 0)[:, None], axis=1)[:, 0]
+        best[rows] = np.take_along_axis(block, best_columns(block), axis=1)
+    results = []
+    for threshold in new_thresholds:
+        ranks = rank
+        if threshold is not None:
+            ranks = np.where(columns >= 0, rank + (threshold > own), 1 + (best >= threshold).sum(axis=1))
+        results.append(math.fsum(map(average_precision_at_k, ranks)) / len(ranks))
+    return results
 
 
 def _empty(number: int) -> _Judged:

@@ -8,6 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+SHOWN = 20
+"""How many quarantined photos are listed."""
+
 
 def table_of(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
     """A rich table with a column for each key; numbers stand to the right, None is a dash."""
@@ -45,7 +48,10 @@ def _cell(value: Any) -> str:
 def import_report(facts: dict[str, Any], left_out: list[dict[str, str]], notes: list[str]) -> Group:
     """What `rich` prints after an import: what came in, what was left out and why, what to do next."""
     lines = [Text(f"! {note}", style="yellow") for note in notes]
-    hint = f"Next: whalebench run arcface --benchmark {facts['name']} --fold 0"
+    name = facts["name"]
+    hint = (
+        f"Next: whalebench run arcface --benchmark {name} --fold 0 (or first: whalebench split make {name})"
+    )
     return Group(facts_table(facts, "Imported"), _quarantine(left_out), *lines, Text(hint, style="dim"))
 
 
@@ -64,7 +70,9 @@ def split_report(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], w
 def _quarantine(left_out: list[dict[str, str]]) -> Group:
     if not left_out:
         return Group(Text("No photo had to be quarantined."))
-    shown = [
-        Text(f"! quarantined {photo['image']}: {photo['reason']} ({photo['path']})") for photo in left_out
+    lines = [
+        f"! quarantined {photo['image']}: {photo['reason']} ({photo['path']})" for photo in left_out[:SHOWN]
     ]
-    return Group(*shown)
+    if len(left_out) > SHOWN:
+        lines.append(f"! and {len(left_out) - SHOWN} more, in quarantine.csv beside the benchmark's catalog")
+    return Group(*map(Text, lines))

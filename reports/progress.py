@@ -6,9 +6,10 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from whalebench.benchmarks.progress import EpochNews
+from whalebench.reports.wording import duration
 
 STAGES = {
     "draw": "Drawing flukes",
@@ -20,6 +21,7 @@ STAGES = {
     "gallery": "Embedding the gallery",
     "score": "Scoring test photos",
     "write": "Writing the record",
+    "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each phase; a phase that is not here is shown by its own name."""
 
@@ -38,7 +40,6 @@ class LiveProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
             console=console,
             transient=True,
         )
@@ -65,9 +66,8 @@ class LiveProgress:
     def epoch(self, news: EpochNews) -> None:
         """The bar one epoch further, with the newest numbers beside it."""
         if self._task is not None:
-            note = f"loss {news.loss:.3f}  valid MAP@5 {news.valid_map_at_5:.3f}  "
-            note += f"{news.photos_per_second:.0f} photos/s"
-            self._bar.update(self._task, completed=news.number, total=news.of, note=note)
+            self._bar.console.print(_line(news), highlight=False)
+            self._bar.update(self._task, completed=news.number, total=news.of, note=_left(news))
 
 
 class PlainProgress:
@@ -95,8 +95,16 @@ class PlainProgress:
 
     def epoch(self, news: EpochNews) -> None:
         """The epoch's numbers."""
-        self._console.print(
-            f"epoch {news.number}/{news.of}  loss {news.loss:.3f}  valid MAP@5 {news.valid_map_at_5:.3f}  "
-            f"{news.photos_per_second:.0f} photos/s  {news.seconds_left:.0f} s left",
-            highlight=False,
-        )
+        self._console.print(f"{_line(news)}  {_left(news)}", highlight=False)
+
+
+def _line(news: EpochNews) -> str:
+    return (
+        f"epoch {news.number}/{news.of}  loss {news.loss:.3f}  valid MAP@5 {news.valid_map_at_5:.3f}  "
+        f"{news.photos_per_second:.0f} photos/s"
+    )
+
+
+def _left(news: EpochNews) -> str:
+    """Said by the harness: a bar's own estimate forgets epochs longer than half a minute."""
+    return f"{duration(news.seconds_left)} left"

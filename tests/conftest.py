@@ -86,12 +86,15 @@ def tiny(tmp_path: Path) -> Workspace:
 
 @pytest.fixture(scope="session")
 def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The same, drawn once, for tests that change nothing in it but runs and caches."""
+    """The same with one finished run, made once, for tests that change nothing in it but runs and caches."""
+    from whalebench.benchmarks import runner
     from whalebench.benchmarks.importer import import_csv
+    from whalebench.reports import metrics
 
     folder = tmp_path_factory.mktemp("shared")
     workspace = Workspace.open(folder / "workspace")
     import_csv(draw_source(folder / "source"), "tiny", workspace)
+    runner.run(runner.RunRequest("softmax", "tiny", settings=TINY_NETWORK, device="cpu"), workspace, metrics)
     return workspace
 
 

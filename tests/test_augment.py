@@ -20,7 +20,7 @@ def seeded(seed: int = 3) -> torch.Generator:
 
 
 def affine(photos: int, seed: int = 3, by: Augmentation = MOVES) -> torch.Tensor:
-    return _affine(by, _Draw(photos, seeded(seed), torch.device("cpu")))
+    return _affine(by, _Draw(photos, seeded(seed), torch.device("cpu")), WIDTH / HEIGHT)
 
 
 def dots(positions: torch.Tensor) -> torch.Tensor:
@@ -190,3 +190,17 @@ def test_labels_and_the_batch_itself_stay() -> None:
     assert changed.labels is batch.labels
     assert torch.equal(batch.pixels, before)
     assert not torch.equal(changed.pixels, before)
+
+
+def test_a_rotation_keeps_angles_and_lengths_on_a_frame_that_is_not_square() -> None:
+    turn = replace(Augmentation(), rotation=30)
+    batch = Batch(
+        torch.zeros(8, 3, 40, 100),
+        landmarks=torch.tensor([[50.0, 20.0], [60.0, 20.0], [50.0, 30.0]]).expand(8, 3, 2),
+    )
+    moved = augment(batch, turn, seeded()).landmarks
+    assert moved is not None
+    along, down = moved[:, 1] - moved[:, 0], moved[:, 2] - moved[:, 0]
+    assert torch.allclose(along.norm(dim=1), torch.full((8,), 10.0), atol=1e-3)
+    assert torch.allclose((along * down).sum(dim=1), torch.zeros(8), atol=1e-2)
+    assert along[:, 1].abs().max() > 1  # it did turn

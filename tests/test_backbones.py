@@ -169,3 +169,22 @@ def test_photos_are_normalised_as_the_weights_expect() -> None:
     assert backbone.get_buffer("mean").flatten().tolist() == pytest.approx(list(cfg["mean"]))  # type: ignore[index, arg-type]
     assert backbone.get_buffer("std").flatten().tolist() == pytest.approx(list(cfg["std"]))  # type: ignore[index, arg-type]
     assert not {key for key in backbone.state_dict() if key in ("mean", "std")}
+
+
+def test_the_narrow_resnet_has_a_stride_of_16() -> None:
+    backbone = build_backbone("narrow_resnet10", "none", (80, 128))
+    assert backbone(torch.rand(2, 3, 80, 128)).shape == (2, 128, 5, 8)
+    assert backbone.channels == 128
+
+
+def test_the_narrow_resnet_takes_weights_from_a_file_and_from_nowhere_else(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    first = build_backbone("narrow_resnet10", "none", (32, 32)).eval()
+    save_file(first.network.state_dict(), tmp_path / "narrow.safetensors")
+    second = build_backbone("narrow_resnet10", str(tmp_path / "narrow.safetensors"), (32, 32)).eval()
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.equal(first(pixels), second(pixels))
+    with pytest.raises(WhalebenchError, match="timm has no weights of 'narrow_resnet10'"):
+        build_backbone("narrow_resnet10", "timm", (32, 32))
+    with pytest.raises(WhalebenchError, match="tf_efficientnet_lite0"):
+        build_backbone("narrow_resnet10", "efficientnet-lite0", (32, 32))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -78,7 +77,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert answer.returncode == 0
         assert "report" in answer.stdout
-    assert min(seconds) < 0.6
+    assert min(seconds) < 0.6, "the front door imports something heavy"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["benchmarks"]])
@@ -410,17 +409,34 @@ def test_the_split_that_comes_with_the_package_is_not_made_anew(
     assert not (shared_tiny.benchmarks / "flukes").exists()
 
 
-def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
-    environment = {**os.environ, "WHALEBENCH_WORKSPACE": str(tmp_path / "w")}
-    command = f'{sys.executable} -c "{CALL}main()" --help | head -c 10'
-    answer = subprocess.run(
-        command,
-        shell=True,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+def test_looking_at_a_benchmark_does_not_freeze_its_folds(tiny: Workspace, cli: Cli) -> None:
+    for command in (("split", "show"), ("split", "verify"), ("data", "check")):
+        assert "split make" in sentence(cli(*command, "tiny", "--workspace", tiny.root))
+    made = cli("split", "make", "tiny", "--folds", "3", "--json", "--workspace", tiny.root)
+    assert {part["fold"] for part in json.loads(made.out)["parts"]} == {0, 1, 2}
+    assert cli("data", "check", "tiny", "--workspace", tiny.root).code == 0
+
+
+def test_a_published_split_has_no_other_folds(tiny: Workspace, cli: Cli) -> None:
+    (source,) = (tiny.root.parent / "source").glob("*.csv")
+    rows = source.read_text(encoding="utf-8").splitlines()
+    parts = ["split"] + ["test" if number % 6 == 0 else "train" for number in range(len(rows) - 1)]
+    source.write_text(
+        "\n".join(f"{row},{part}" for row, part in zip(rows, parts, strict=True)), encoding="utf-8"
     )
-    assert "Traceback" not in answer.stderr
+    place = ("--workspace", tiny.root)
+    assert cli("data", "import", "csv", source, "--name", "mine", *place).code == 0
+    assert "3 folds cannot be made" in sentence(cli("split", "make", "mine", "--folds", "3", *place))
+
+
+def test_work_that_went_wrong_is_not_wrong_use(
+    tiny: Workspace, cli: Cli, tiny_settings: tuple[str, ...]
+) -> None:
+    settings = [word for setting in (*tiny_settings, "learning_rate=1e30") for word in ("--set", setting)]
+    answer = cli(
+        "run", "softmax", "--benchmark", "tiny", "--device", "cpu", *settings, "--workspace", tiny.root
+    )
+    assert answer.code == 1
+    assert "Error: " in answer.err
+    assert "Traceback" not in answer.err
+    assert not list(tiny.runs.iterdir())

@@ -182,3 +182,27 @@ def test_poolings_by_name() -> None:
         "AveragePool",
         "GeM",
     ]
+
+
+def test_pooling_in_a_grid_keeps_the_places_apart() -> None:
+    features = torch.zeros(1, 2, 4, 6)
+    features[0, 1, 3, 5] = 8.0  # the last cell of 2 x 3 covers four positions
+    pooled = AveragePool((2, 3))(features)
+    assert pooled.shape == (1, 12)
+    assert pooled[0].nonzero().flatten().tolist() == [11]
+    assert pooled[0, 11] == pytest.approx(2.0)
+    assert torch.allclose(GeM((2, 3), exponent=1.0)(features), pooled, atol=1e-5)
+
+
+def test_the_margin_can_grow_while_training_goes_on() -> None:
+    torch.manual_seed(0)
+    loss = ArcFaceLoss(4, 8, scale=10.0, margin=0.4, label_smoothing=0.0)
+    embeddings, labels = torch.randn(6, 8), torch.arange(6) % 4
+    whole = loss(embeddings, labels)
+    loss.set_margin(0.0)
+    cosines = torch.nn.functional.normalize(embeddings) @ loss.prototypes().T
+    assert torch.allclose(
+        loss(embeddings, labels), torch.nn.functional.cross_entropy(10 * cosines, labels), atol=1e-5
+    )
+    loss.set_margin(0.4)
+    assert torch.allclose(loss(embeddings, labels), whole)

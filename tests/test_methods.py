@@ -45,7 +45,7 @@ class Notes:
 
 @pytest.fixture(scope="module")
 def views(shared_tiny: Workspace) -> Views:
-    return fold_views(load_benchmark("tiny", shared_tiny), 0)
+    return fold_views(load_benchmark("tiny", shared_tiny, propose=True), 0)
 
 
 def learn(name: str, views: Views, settings: tuple[str, ...], seed: int = 0) -> tuple[Method, Notes]:

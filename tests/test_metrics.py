@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
-from whalebench.reports.metrics import NEW, average_precision_at_r, cmc, judge_queries, summarize
+from whalebench.reports.metrics import (
+    NEW,
+    average_precision_at_r,
+    cmc,
+    judge_queries,
+    map_at_5_by_threshold,
+    summarize,
+)
 
 
 def judge(scores, truth, identities, threshold=None, probabilities=None, new_scores=None, **more):
@@ -270,3 +277,27 @@ def test_a_photo_judged_twice_is_refused():
             new_scores=np.ones(2),
             new_threshold=None,
         )
+
+
+def test_map_at_5_by_threshold_is_what_the_whole_table_says() -> None:
+    rng = np.random.default_rng(4)
+    identities = [f"w{column}" for column in rng.permutation(9)]
+    scores = rng.integers(0, 12, (40, 9)) / 12  # many ties
+    truth = [NEW if place == 9 else identities[place] for place in rng.integers(0, 10, 40)]
+    thresholds = [None, -1.0, 0.25, 0.5, 0.75, 2.0]
+    quick = map_at_5_by_threshold(
+        truth=truth, identities=identities, scores=scores, new_thresholds=thresholds
+    )
+    for threshold, value in zip(thresholds, quick, strict=True):
+        queries = judge_queries(
+            images=[str(row) for row in range(40)],
+            truth=truth,
+            clusters=truth,
+            identities=identities,
+            scores=scores,
+            probabilities=np.ones_like(scores),
+            new_scores=-scores.max(axis=1),
+            new_threshold=threshold,
+        )
+        assert summarize(queries)["map_at_5"] == pytest.approx(value, abs=1e-12)
+    assert len(set(quick)) > 3

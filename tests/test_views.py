@@ -84,7 +84,15 @@ def test_an_individual_that_is_not_in_train_is_new(tmp_path: Path) -> None:
 
 
 def test_what_is_resampled_together(tmp_path: Path) -> None:
-    assert fold_views(benchmark(tmp_path), 0).test_answers.clusters == ("ann", "bob", "group e7", "group e10")
+    clusters = fold_views(benchmark(tmp_path), 0).test_answers.clusters
+    assert clusters == ("individual ann", "individual bob", "individual cas", "group e10")
+
+
+def test_a_valid_part_without_new_photos_is_warned_of(tmp_path: Path) -> None:
+    assert fold_views(benchmark(tmp_path), 0).warnings() == []
+    known = {name: facts for name, facts in PHOTOS.items() if name not in ("c1", "n2")}
+    (warning,) = fold_views(benchmark(tmp_path, known), 0).warnings()
+    assert "--singles new" in warning
 
 
 def test_test_photos_carry_neither_labels_nor_annotations(tmp_path: Path) -> None:

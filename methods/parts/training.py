@@ -7,15 +7,15 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, cast
+from typing import Annotated, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from whalebench import WhalebenchError
+from whalebench import RunFailedError
 from whalebench.benchmarks.photos import Batch, Photos
 from whalebench.methods.method import Epoch, Harness, MethodConfig, Search
 from whalebench.methods.parts.augment import STRENGTHS, Strength, augment
@@ -55,7 +55,7 @@ class TrainingConfig(MethodConfig):
     pretrained: str = "none"
     """Weights to start from: none, timm (downloaded), efficientnet-lite0, or a safetensors file."""
     size: PhotoSize = (80, 128)
-    """Height x width of the photos in pixels, as 80x128, or one number for a square."""
+    """Height x width in pixels, as 80x128 or 96; photos are resized to it whatever their aspect."""
     epochs: Annotated[int, Field(ge=0)] = 30
     """Passes over the training photos; 0 leaves the network as it starts."""
     small_size: PhotoSize = (64, 96)
@@ -81,6 +81,12 @@ class TrainingConfig(MethodConfig):
     precision: Precision = "auto"
     """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
 
+    @model_validator(mode="after")
+    def _small_before_all(self) -> Self:
+        if self.small_epochs > self.epochs:
+            raise ValueError(f"small_epochs={self.small_epochs} is more than epochs={self.epochs}; lower it")
+        return self
+
     def track(self) -> str:
         """Network, start, pixels and epochs: what rows of one table share."""
         start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
@@ -98,8 +104,8 @@ class TrainingConfig(MethodConfig):
         return self.small_size if epoch < self.small_epochs else self.size
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Every size the photos are needed at."""
-        return tuple({self.size_at(epoch) for epoch in range(self.epochs)} | {self.size})
+        """Every size the photos are needed at, that of the scores first."""
+        return (self.size, self.small_size) if self.small_epochs else (self.size,)
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -119,7 +125,7 @@ def train_network(
 
     network maps pixels (photos, 3, h, w) to what loss takes together with labels (photos,); both are trained.
     validate gives the scores of the valid photos, once after every epoch; before_step may change the loss by
-    the share of the training that is done. Raises WhalebenchError when the loss is no longer finite.
+    the share of the training that is done. Raises RunFailedError when the loss is no longer finite.
     """
     from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
 
@@ -138,12 +144,14 @@ def train_network(
             if before_step:
                 before_step(loss, (number - 1 + step / steps) / config.epochs)
             batch = train.batch(indices, config.size_at(number - 1)).to(harness.device)
+            rate = float(schedule.get_last_lr()[0])
             value = _step(both, augment(batch, STRENGTHS[config.augment], generator), config, optimizer)
             schedule.step()
             if average:
-                average.update(both)
+                # The count makes the average follow quickly at first and forget where it started.
+                average.update(both, step=(number - 1) * steps + step + 1)
             total += value * len(indices)
-        rate, mean = float(schedule.get_last_lr()[0]), float(total) / len(train)
+        mean = float(total) / len(train)
         _refuse_divergence(mean, number, rate)
         seconds = time.perf_counter() - started
         kept.eval()
@@ -226,7 +234,7 @@ def _in_words(size: tuple[int, int]) -> str:
 
 def _refuse_divergence(loss: float, epoch: int, rate: float) -> None:
     if not math.isfinite(loss):
-        raise WhalebenchError(
+        raise RunFailedError(
             f"the loss became {loss} in epoch {epoch} at learning rate {rate:.2g}: "
             f"lower learning_rate, raise warm_up, or set precision=fp32."
         )
