@@ -67,7 +67,7 @@ def complaints(room: str, text: str) -> list[str]:
             wrong.append(f"{name} is not whalebench.{name}")
         elif room == "reports" and first in ("torch", "torchvision", "timm"):
             wrong.append(f"{name} in reports")
-        elif name in ("whalebench", "whalebench.WhalebenchError", "whalebench.__version__"):
+        elif name in {"whalebench", *(f"whalebench.{word}" for word in whalebench.__all__)}:
             continue
         elif first == "whalebench" and not any(
             name == own or name.startswith(f"{own}.") for own in ALLOWED[room]

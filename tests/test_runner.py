@@ -150,7 +150,7 @@ def test_the_record_says_everything(finished: tuple[Workspace, RunRecord]) -> No
     assert (record.method, record.benchmark, record.fold, record.seed) == ("arcface", "tiny", 0, 0)
     assert (record.catalog_digest, record.split_digest) == (benchmark.catalog.digest, benchmark.split.digest)
     assert record.config["backbone"] == "test_resnet"
-    assert record.config["scale"] == 30.0
+    assert record.config["scale"] == 20.0
     assert all(part in record.track for part in ("test_resnet", "scratch", "32", "2 epochs"))
     assert (record.oracle, record.transductive) == (False, False)
     assert set(record.seconds) >= {"decode", "learn", "train", "gallery", "score"}
@@ -200,7 +200,7 @@ def test_scores_and_embeddings_are_kept_with_their_names(finished: tuple[Workspa
     assert (names["test"], names["valid"]) == (list(parts.test), list(parts.valid))
     assert arrays["test_scores"].shape == (len(parts.test), len(names["identities"]))
     assert arrays["valid_scores"].shape == (len(parts.valid), len(names["identities"]))
-    assert arrays["test_embeddings"].shape == (len(parts.test), 512)
+    assert arrays["test_embeddings"].shape == (len(parts.test), record.config["dimensions"])
     assert "prototypes" in load_file(workspace.runs / record.run / WEIGHTS)
 
 
@@ -415,7 +415,7 @@ def test_flukes_are_drawn_once_and_again_when_the_drawing_changes(
     first = load_catalog("flukes", workspace)
     assert load_catalog("flukes", workspace).digest == first.digest
     assert len(drawings) == 1
-    assert drawings[0].parent == workspace.benchmarks
+    assert drawings[0].parent.parent == workspace.benchmarks
     assert [folder.name for folder in workspace.benchmarks.iterdir()] == ["flukes"]
     monkeypatch.setattr(flukes, "DRAWING_VERSION", flukes.DRAWING_VERSION + 1)
     load_catalog("flukes", workspace)
