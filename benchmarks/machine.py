@@ -67,12 +67,13 @@ def versions() -> dict[str, str]:
 
 def hardware(device: str) -> dict[str, str | int]:
     """The machine in words: system, processor, cores and the device in use."""
-    return {
+    facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": cores(),
         "device": device,
-    } | _accelerator(device)
+    }
+    return facts | _accelerator(device)
 
 
 def peak_memory_mb() -> float | None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from whalebench.benchmarks.store import PhotoStore, Size
 
+__all__ = ["UNKNOWN", "Annotations", "Batch", "Photos", "Size"]
+
 UNKNOWN = -1
 """The label of a photo whose individual is none of `identities`: a *new* one."""
 
