@@ -83,5 +83,6 @@ def _sentence(method: type[Method], error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     if not field:
         return f"'{method.name}' cannot be set so: {first['msg'].removeprefix('Value error, ')}."
-    reason = first["msg"][0].lower() + first["msg"][1:]
+    message = first["msg"].removeprefix("Value error, ")
+    reason = message[0].lower() + message[1:]
     return f"'{method.name}' cannot take {field}={first['input']!r}: {reason}."

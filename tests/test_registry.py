@@ -80,6 +80,8 @@ def test_sizes_are_height_and_width_or_one_number() -> None:
     kind = find_method("arcface")
     sizes = [configure(kind, [f"size={text}"]).model_dump()["size"] for text in ("80x128", "96", "64X32")]
     assert sizes == [(80, 128), (96, 96), (64, 32)]
+    with pytest.raises(WhalebenchError, match=r"size='80by128': write height x width as 80x128"):
+        configure(kind, ["size=80by128"])
 
 
 def test_an_unknown_method_is_answered_with_a_close_one() -> None:

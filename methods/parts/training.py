@@ -28,11 +28,13 @@ CLIP = 10.0
 
 
 def _read_size(value: object) -> object:
-    """Height and width from 80x128 or 96, as it is typed; other values are left for the type to refuse."""
+    """Height and width from 80x128 or 96, as it is typed; other types are left to be refused."""
+    if not isinstance(value, str | int):
+        return value
     parts = str(value).lower().split("x")
-    if isinstance(value, str | int) and len(parts) <= 2 and all(part.isdecimal() for part in parts):
-        return (int(parts[0]), int(parts[-1]))
-    return value
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise ValueError("write height x width as 80x128, or one number for a square")
+    return (int(parts[0]), int(parts[-1]))
 
 
 PhotoSize = Annotated[
