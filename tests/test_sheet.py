@@ -59,7 +59,7 @@ def test_what_it_refuses(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(WhalebenchError, match="no photos to show"):
         contact_sheet(table.head(0), tmp_path / "sheet.png")
     with pytest.raises(WhalebenchError, match="cannot be written"):
-        contact_sheet(table, tmp_path / "a.png" / "sheet.png")
+        contact_sheet(table, tmp_path / "a1.png" / "sheet.png")
     Path(table["path"][0]).write_text("not a photo")
     with pytest.raises(WhalebenchError, match=r"a1\.png cannot be read"):
         contact_sheet(table, tmp_path / "sheet.png")
