@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.backbones import build_backbone
 from whalebench.methods.parts.losses import ArcFaceLoss
 from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
-from whalebench.methods.parts.training import GridSize, TrainingConfig, predict, train_network
+from whalebench.methods.parts.training import GridSize, PhotoSize, TrainingConfig, predict, train_network
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Shares of the nearest photo among which valid chooses; the rest is the prototype's."""
@@ -40,6 +40,19 @@ class ArcFaceConfig(TrainingConfig):
     """Radians added to the angle between an embedding and its own prototype."""
     margin_warm_up: Annotated[float, Field(ge=0, le=1), Search(0.0, 0.6)] = 0.4
     """Share of the training in which the margin grows from 0; a full margin from the start may not train."""
+    second_size: PhotoSize | None = None
+    """Height x width of a second look, taken when scoring only; the embeddings of both are averaged."""
+
+    def track(self) -> str:
+        """As for every network; a second look is more pixels, so another track."""
+        second = (
+            f", second look at {self.second_size[0]} x {self.second_size[1]} px" if self.second_size else ""
+        )
+        return super().track() + second
+
+    def sizes(self) -> tuple[Size, ...]:
+        """As for every network, and the second look's."""
+        return (*super().sizes(), *([self.second_size] if self.second_size else []))
 
 
 class Embedder(nn.Module):
@@ -109,7 +122,11 @@ class ArcFace(Method):
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1."""
-        return normalise(predict(self.network, photos, self.config, self.device))
+        sizes = {self.config.size, self.config.second_size or self.config.size}
+        looks = [
+            normalise(predict(self.network, photos, self.config, self.device, size)) for size in sorted(sizes)
+        ]
+        return normalise(np.sum(looks, axis=0))
 
     def weights(self) -> dict[str, Tensor]:
         """Network, prototypes and the embedded gallery."""

@@ -12,7 +12,9 @@ import torch
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
+from whalebench.methods.arcface import ArcFace, ArcFaceConfig, Embedder
 from whalebench.methods.method import Epoch, Method
+from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.registry import configure, find_method
 
 NAMES = ("arcface", "softmax")
@@ -192,3 +194,20 @@ def test_ties_of_the_fusion_weight_go_to_the_middle(views: Views, tiny_settings:
     method = kind(configure(kind, tiny_settings))
     method.learn(views.train, views.valid, notes)
     assert notes.chosen == {"photo_weight": 0.5}
+
+
+def test_a_second_look_is_averaged_and_is_another_track(shared_tiny: Workspace) -> None:
+    views = fold_views(load_benchmark("tiny", shared_tiny, propose=True), 0)
+    once = ArcFaceConfig(backbone="test_resnet", size=(32, 32), grid=(1, 1), epochs=0)
+    twice = once.model_copy(update={"second_size": (48, 48)})
+    larger = once.model_copy(update={"size": (48, 48)})
+    method = ArcFace(once)
+    method.network, method.device = Embedder(once).eval(), torch.device("cpu")
+    found = []
+    for config in (once, larger, twice):
+        method.config = config
+        found.append(method.embed(views.test))
+    assert np.allclose(found[2], normalise(found[0] + found[1]), atol=1e-6)
+    assert not np.allclose(found[0], found[1], atol=1e-3)
+    assert twice.sizes() == ((32, 32), (48, 48))
+    assert once.track() != twice.track()

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.photos import Batch, Photos
+from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness, MethodConfig, Search
 from whalebench.methods.parts.augment import STRENGTHS, Strength, augment
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
@@ -178,12 +178,16 @@ def _step(
 
 
 def predict(
-    module: Callable[[Tensor], Tensor], photos: Photos, config: TrainingConfig, device: torch.device
+    module: Callable[[Tensor], Tensor],
+    photos: Photos,
+    config: TrainingConfig,
+    device: torch.device,
+    size: Size | None = None,
 ) -> NDArray[np.float32]:
-    """What module makes of all photos, in order, at the configured size, on the CPU."""
+    """What module makes of all photos, in order, at the size given or configured, on the CPU."""
     outputs = []
     with torch.inference_mode(), autocast(config.precision, device):
-        for batch in photos.batches(config.size, max(64, config.batch_size)):
+        for batch in photos.batches(size or config.size, max(64, config.batch_size)):
             pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
             outputs.append(module(pixels).float().cpu())
     return torch.cat(outputs).numpy()
