@@ -106,6 +106,43 @@ def report(
 
 
 @app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="The name of a finished run, or its folder.")],
+    photos: Annotated[int, typer.Option(help="How many test photos the picture shows.")] = 8,
+    image: Annotated[
+        list[str] | None, typer.Option(help="A test photo to show instead; repeat for more.")
+    ] = None,
+    box: Annotated[float, typer.Option(help="Side of the sliding box, as a share of the photo's.")] = 0.15,
+    picture: Annotated[
+        Path | None, typer.Option("--out", help="Where to draw the picture, .png or .jpg.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat a diagnosis that is there.")] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Show where a run looks, and what is left of its score without background, without animal, mirrored."""
+    from whalebench.benchmarks import explain as explaining
+    from whalebench.reports import metrics
+    from whalebench.reports.diagnosis import explain_report
+
+    place = _open(workspace)
+    with _progress(as_json) as progress:
+        found = explaining.explain(
+            run,
+            place,
+            metrics,
+            progress,
+            photos=photos,
+            images=image or (),
+            box=box,
+            out=picture,
+            force=force,
+        )
+    shown = explain_report(found.run, found.diagnosis, found.shown, str(found.picture))
+    _show(found.document(), shown, as_json)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show the fields of one method.")] = None,
     as_json: JsonOption = False,

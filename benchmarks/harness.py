@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from whalebench import RunFailedError
+from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.progress import EpochNews, Progress
 from whalebench.benchmarks.selection import Judge, choose_threshold
 from whalebench.benchmarks.views import Views
@@ -25,10 +28,22 @@ class RunHarness:
     ) -> None:
         self.seed, self.device = seed, device
         self.chosen: dict[str, float | None] = {}
+        self.lineage: dict[str, tuple[str, ...]] = {}
+        """Part -> digests of the photos it was fitted on."""
         self._views, self._judge, self._progress = views, judge, progress
-        self._epochs: list[dict[str, float]] = []
+        self._epochs: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._since = "", time.perf_counter()
+
+    def fitted(self, artefact: str, photos: Photos) -> None:
+        """Keeps the digests of the photos a part was fitted on; refuses any that are not in train."""
+        strange = set(photos.digests) - set(self._views.train.digests)
+        if strange:
+            raise RunFailedError(
+                f"{artefact} was fitted on {len(strange)} photo(s) outside train of this fold, first the "
+                f"one with digest {min(strange)[:16]}: fit every part on train only."
+            )
+        self.lineage[artefact] = tuple(sorted(set(photos.digests)))
 
     def seed_everything(self) -> None:
         """Seeds the generators that layers draw their first weights and their dropout from."""
@@ -48,7 +63,8 @@ class RunHarness:
         """Judges the epoch on valid, adds it to the curve and tells whoever watches."""
         score = np.nan if epoch.valid_scores is None else self.valid_map_at_5(epoch.valid_scores)
         speed = epoch.photos / max(epoch.seconds, 1e-9)
-        row = {
+        row: dict[str, float | str] = {
+            "stage": self._stage,
             "epoch": epoch.number,
             "loss": epoch.loss,
             "learning_rate": epoch.learning_rate,
@@ -77,10 +93,11 @@ class RunHarness:
 
     def curve(self) -> pd.DataFrame:
         """One row an epoch."""
-        names = ["epoch", "loss", "learning_rate", "valid_map_at_5", "photos", "photos_per_second", "seconds"]
-        return pd.DataFrame(self._epochs, columns=names)
+        names = ["stage", "epoch", "loss", "learning_rate", "valid_map_at_5", "photos", "photos_per_second"]
+        return pd.DataFrame(self._epochs, columns=[*names, "seconds"])
 
     def photos_per_second(self) -> float | None:
-        """Training photos a second over all epochs, or None for a method that did not train."""
-        seconds = sum(row["seconds"] for row in self._epochs)
-        return round(sum(row["photos"] for row in self._epochs) / seconds, 1) if seconds else None
+        """Training photos a second in the last stage that trained, or None where none did."""
+        last = [row for row in self._epochs if row["stage"] == self._epochs[-1]["stage"]]
+        seconds = sum(row["seconds"] for row in last)
+        return round(sum(row["photos"] for row in last) / seconds, 1) if seconds else None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.harness import RunHarness
+from whalebench.benchmarks.location import judge_location, location_summary
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
 from whalebench.benchmarks.selection import Judge, choose_temperature, choose_threshold, probabilities
@@ -35,11 +36,15 @@ class Outcome:
     valid_metrics: dict[str, float]
     cmc: list[float]
     calibration: dict[str, float]
+    location: dict[str, dict[str, float | int]]
+    """How well the animals were found, by part; empty for a method that does not look for them."""
     arrays: dict[str, NDArray[np.float32]]
     """Scores and embeddings by name, one row a photo."""
     names: dict[str, tuple[str, ...]]
     """What the rows and columns of the arrays are."""
     weights: Mapping[str, torch.Tensor]
+    lineage: dict[str, tuple[str, ...]]
+    """Digests of the photos that each part of the method was fitted on."""
 
     def numbers(self) -> dict[str, Any]:
         """What the record says of how good the run is, by the record's fields."""
@@ -48,6 +53,7 @@ class Outcome:
             "valid_metrics": self.valid_metrics,
             "cmc": self.cmc,
             "calibration": self.calibration,
+            "location": self.location,
         }
 
 
@@ -57,12 +63,14 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     Valid goes the same way as test: bare photos in, scores out.
     """
     identities = views.train.identities
-    valid, test = (_score(method, photos.bare()) for photos in (views.valid, views.test))
+    shown = views.queries()
+    valid, test = (_score(method, shown[part]) for part in ("valid", "test"))
     temperature = choose_temperature(valid, views.valid_answers, identities)
     threshold, _ = choose_threshold(judge, valid, views.valid_answers, identities)
     harness.choose("temperature", temperature)
     harness.choose("new_threshold", threshold)
-    embeddings = _embeddings(method, views)
+    embeddings = _embeddings(method, shown)
+    located = _located(method, views)
 
     def queries(part: str, scores: NDArray[np.float32], answers: Answers, heat: float) -> pd.DataFrame:
         return judge.judge_queries(
@@ -81,16 +89,20 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     on_valid = judge.summarize(queries("valid", valid, views.valid_answers, temperature))
     raw = judge.summarize(queries("valid", valid, views.valid_answers, 1.0))
     judged.insert(1, "identity", pd.Series(views.test_answers.identities, dtype="str"))
+    if "test" in located:
+        judged = pd.concat([judged, located["test"]], axis=1)
     return Outcome(
         queries=judged,
         metrics=judge.summarize(judged),
         valid_metrics=on_valid,
         cmc=judge.cmc(judged),
+        location={part: location_summary(table) for part, table in located.items()},
         calibration={"valid_log_loss_before": raw["log_loss"], "valid_log_loss_after": on_valid["log_loss"]},
         arrays={"valid_scores": valid, "test_scores": test}
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part != "train"},
         names={"identities": identities, "valid": views.valid.images, "test": views.test.images},
         weights=method.weights(),
+        lineage=harness.lineage,
     )
 
 
@@ -107,7 +119,9 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
         {name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata
     )
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
-    save_weights(weights, folder / WEIGHTS, {"run": record.run})
+    # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
+    # can be held against the photos it would judge.
+    save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
     write_record(folder, record)
 
 
@@ -124,11 +138,21 @@ def _score(method: Method, photos: Photos) -> NDArray[np.float32]:
     return scores
 
 
-def _embeddings(method: Method, views: Views) -> dict[str, NDArray[np.float32]]:
+def _located(method: Method, views: Views) -> dict[str, pd.DataFrame]:
+    """How well the animals of each part were found; nothing for an oracle, who did not have to look."""
+    judged: dict[str, pd.DataFrame] = {}
+    for part, annotated in views.annotated.items():
+        located = None if views.oracle else method.locate(views.queries()[part])
+        if located is not None:
+            judged[part] = judge_location(located, annotated)
+    return judged
+
+
+def _embeddings(method: Method, shown: dict[str, Photos]) -> dict[str, NDArray[np.float32]]:
     """By part, or nothing for a method that embeds nothing."""
     found: dict[str, NDArray[np.float32]] = {}
-    for part, photos in (("train", views.train.known()), ("valid", views.valid), ("test", views.test)):
-        embedded = method.embed(photos.bare())
+    for part, photos in shown.items():
+        embedded = method.embed(photos)
         if embedded is None:
             return {}
         found[part] = np.asarray(embedded, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import reduce
 from typing import Any, Literal, get_args, get_origin
 
 from whalebench.benchmarks.catalog import Catalog, read_facts
@@ -10,7 +11,7 @@ from whalebench.benchmarks.machine import hardware, versions
 from whalebench.benchmarks.record import read_runs
 from whalebench.benchmarks.registry import benchmark_names
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.registry import find_method, method_names
+from whalebench.methods.registry import configure, fields_of, find_method, method_names
 from whalebench.splits.store import Split
 
 Row = dict[str, Any]
@@ -74,18 +75,20 @@ def split_facts(split: Split) -> Row:
 
 
 def method_rows() -> list[Row]:
-    """A row a method: name, what it does, where it comes from."""
+    """A row a method: name, what it does, where it comes from, what a recipe's system was said to score."""
     rows = []
     for name in method_names():
         method = find_method(name)
-        rows.append({"name": name, "summary": method.summary, "source": method.source})
+        facts = {"summary": method.summary, "source": method.source, "published": method.published}
+        rows.append({"name": name} | facts)
     return rows
 
 
 def field_rows(name: str) -> list[Row]:
     """A row a field of the method: its default, what may be given, where tuning looks, what it means."""
-    rows = []
-    for field, info in find_method(name).Config.model_fields.items():
+    rows, method = [], find_method(name)
+    defaults = configure(method, ()).model_dump(mode="json")
+    for field, info in fields_of(method.Config):
         search = next((mark for mark in info.metadata if type(mark).__name__ == "Search"), None)
         kind = getattr(info.annotation, "__name__", "")
         values = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
@@ -93,7 +96,7 @@ def field_rows(name: str) -> list[Row]:
             {
                 "field": field,
                 "type": " | ".join(map(str, values)) if values else kind,
-                "default": info.default,
+                "default": _default(defaults, field),
                 "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}"
                 if search
                 else "",
@@ -101,6 +104,11 @@ def field_rows(name: str) -> list[Row]:
             }
         )
     return rows
+
+
+def _default(defaults: Row, field: str) -> Any:
+    """The default of a field, or of a part's field after its name and a dot."""
+    return reduce(lambda group, name: group[name], field.split("."), defaults)
 
 
 def doctor_rows(workspace: Workspace) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from whalebench.benchmarks.store import PhotoStore, Size
 
-__all__ = ["UNKNOWN", "Annotations", "Batch", "Photos", "Size"]
+__all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "Lens", "Photos", "Size"]
 
+CPU = torch.device("cpu")
 UNKNOWN = -1
 """The label of a photo whose individual is none of `identities`: a *new* one."""
 
@@ -27,7 +29,7 @@ class Batch:
     """
 
     pixels: Tensor
-    """(photos, 3, height, width), float32 in [0, 1]."""
+    """(photos, 3, height, width), float32 in [0, 1]; through a lens perhaps the mask as a fourth channel."""
     labels: Tensor | None = None
     """(photos,), int64 indices into `identities`, UNKNOWN for *new*."""
     boxes: Tensor | None = None
@@ -60,6 +62,16 @@ class Annotations:
     """(photos,)"""
 
 
+class Lens(Protocol):
+    """What stands between stored photos and who looks at them: a crop, an occlusion, a mirror."""
+
+    def select(self, indices: NDArray[np.int64]) -> Lens:
+        """The lens for the photos at some places, in that order."""
+
+    def look(self, behind: Photos, indices: NDArray[np.int64], size: Size, device: torch.device) -> Batch:
+        """Some of the photos behind the lens, as seen through it, at that size on that device."""
+
+
 @dataclass(frozen=True)
 class Photos:
     """Some photos of one benchmark, as one party of a run may see them.
@@ -77,10 +89,15 @@ class Photos:
     store: PhotoStore
     rows: NDArray[np.int64]
     """Each photo's row in the store."""
+    shapes: NDArray[np.int64]
+    """(photos, 2), height and width in pixels of the photos as they were taken."""
     labels: NDArray[np.int64] | None = None
     """(photos,) indices into `identities`, UNKNOWN for *new*; None where hidden."""
     annotations: Annotations | None = None
     """Of the whole catalog, read at `rows`; None where hidden."""
+    lens: Lens | None = None
+    """Through which the photos are seen, and the photos behind it."""
+    behind: Photos | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -93,7 +110,10 @@ class Photos:
             images=tuple(self.images[i] for i in chosen),
             digests=tuple(self.digests[i] for i in chosen),
             rows=self.rows[chosen],
+            shapes=self.shapes[chosen],
             labels=None if self.labels is None else self.labels[chosen],
+            lens=None if self.lens is None else self.lens.select(chosen),
+            behind=None if self.behind is None else self.behind.select(chosen),
         )
 
     def known(self) -> Photos:
@@ -104,18 +124,32 @@ class Photos:
 
     def bare(self) -> Photos:
         """The same photos without labels and annotations: all there is to score by."""
-        return replace(self, labels=None, annotations=None)
+        return self.unlabelled().labelled()
 
     def labelled(self) -> Photos:
         """The same photos without annotations, for methods that look at none."""
-        return replace(self, annotations=None)
+        behind = None if self.behind is None else self.behind.labelled()
+        return replace(self, annotations=None, behind=behind)
 
-    def batch(self, indices: NDArray[np.int64] | Sequence[int], size: Size) -> Batch:
-        """The photos at some places as one batch on the CPU, resized to size (height, width)."""
+    def unlabelled(self) -> Photos:
+        """The same photos without labels."""
+        behind = None if self.behind is None else self.behind.unlabelled()
+        return replace(self, labels=None, behind=behind)
+
+    def through(self, lens: Lens) -> Photos:
+        """The same photos seen through a lens; one lens can stand before another."""
+        return replace(self, lens=lens, behind=self)
+
+    def batch(
+        self, indices: NDArray[np.int64] | Sequence[int], size: Size, device: torch.device = CPU
+    ) -> Batch:
+        """The photos at some places as one batch on the device, resized to size (height, width)."""
         chosen = np.asarray(indices, np.int64)
+        if self.lens is not None and self.behind is not None:
+            return self.lens.look(self.behind, chosen, size, device)
         rows = self.rows[chosen]
-        pixels = _to_float(self.store.pixels(size)[rows]).permute(0, 3, 1, 2)
-        labels = None if self.labels is None else torch.from_numpy(self.labels[chosen])
+        pixels = _to_float(self.store.pixels(size)[rows], device).permute(0, 3, 1, 2)
+        labels = None if self.labels is None else torch.from_numpy(self.labels[chosen]).to(device)
         if self.annotations is None:
             return Batch(pixels, labels)
         height, width = size
@@ -123,15 +157,16 @@ class Photos:
         landmarks = torch.from_numpy(self.annotations.landmarks[rows]) * torch.tensor([width, height])
         masks = None
         if self.annotations.has_mask.any():
-            masks = _to_float(self.store.masks(size)[rows])[:, None]
-        return Batch(pixels, labels, boxes, landmarks, masks)
+            masks = _to_float(self.store.masks(size)[rows], device)[:, None]
+        return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks)
 
-    def batches(self, size: Size, batch_size: int) -> Iterator[Batch]:
+    def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:
         """All photos in order; pixels only, because this is the road to a score."""
         bare = self.bare()
         for start in range(0, len(self), batch_size):
-            yield bare.batch(np.arange(start, min(start + batch_size, len(self))), size)
+            yield bare.batch(np.arange(start, min(start + batch_size, len(self))), size, device)
 
 
-def _to_float(array: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.float32).div_(255.0)
+def _to_float(array: NDArray[np.uint8], device: torch.device) -> Tensor:
+    # Bytes travel to the device, a quarter of what floats would be.
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device).to(torch.float32).div_(255.0)

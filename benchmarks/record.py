@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
@@ -16,23 +16,31 @@ from whalebench.benchmarks.workspace import atomic_text
 
 __all__ = [
     "CURVE",
+    "DIAGNOSIS",
     "PREDICTIONS",
     "RECORD",
     "SCHEMA_VERSION",
     "WEIGHTS",
+    "Diagnosis",
     "RunRecord",
     "Runs",
     "atomic_text",
+    "read_diagnosis",
     "read_predictions",
     "read_record",
     "read_runs",
+    "write_diagnosis",
     "write_predictions",
     "write_record",
     "write_run",
 ]
 
 SCHEMA_VERSION = 1
+METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
+"""The metrics that every record has, None where undefined."""
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
+DIAGNOSIS = "diagnosis.json"
+"""Written beside the record by `whalebench explain`, and gone when the run is repeated."""
 
 
 def plain(value: object) -> Any:
@@ -91,12 +99,39 @@ class RunRecord(BaseModel):
     chosen: Values = {}
     """What was chosen on valid: fusion weight, threshold of *new*, temperature."""
     calibration: Values = {}
+    lineage: Values = {}
+    """By part of the method: on how many photos it was fitted, and the digest of theirs."""
+    location: Values = {}
+    """By valid and test: how well boxes, landmarks or masks were found, and how many photos fell back."""
+    unfit: str = ""
+    """What the benchmark lacks for this method; then nothing was learned and there are no metrics."""
     metrics: Numbers
     """On test."""
     valid_metrics: Numbers
     cmc: list[float]
     """Share of known test photos whose individual is among the first 1, 2, ... 20 candidates."""
     warnings: list[str] = []
+
+
+class Diagnosis(BaseModel):
+    """What a run's score is owed to: the animal, what is round it, the side it is seen from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    map_at_5: Numbers
+    """test; mirrored; annotated: photos whose animal is annotated; without_background, without_animal: those
+    photos, painted over; chance: of the answers without the animal, see `chance`."""
+    chance: Numbers
+    """By the same keys: MAP@5 of the same answers given to the wrong photos, the mean over all pairings."""
+    photos: dict[str, int]
+    """test: photos judged; mask, box, landmarks: by what their animal is annotated; none: left out."""
+    region: str
+    """What the animal was painted over by: mask, box, landmarks, several of these, or none."""
+    reason: str = ""
+    """Why numbers are missing; empty where none are."""
+    created: str
+    """ISO 8601, UTC."""
 
 
 class Runs(NamedTuple):
@@ -149,26 +184,45 @@ def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False
 
 def read_record(folder: Path) -> RunRecord:
     """The record of one run, under the name its folder has today (folders get copied and renamed)."""
-    file = folder / RECORD
+    record = _read(folder / RECORD, RunRecord, "repeat the run with --force")
+    return record.model_copy(update={"run": folder.name})
+
+
+def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
+    """Nothing; the diagnosis stands beside the record of the run it is about."""
+    text = json.dumps(diagnosis.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    atomic_text(folder / DIAGNOSIS, text + "\n")
+
+
+def read_diagnosis(folder: Path) -> Diagnosis | None:
+    """The diagnosis of one run, or None where nobody has asked for one."""
+    file = folder / DIAGNOSIS
+    if not file.exists():
+        return None
+    return _read(file, Diagnosis, f"make it again with `whalebench explain {folder.name} --force`")
+
+
+Document = TypeVar("Document", RunRecord, Diagnosis)
+
+
+def _read(file: Path, kind: type[Document], remedy: str) -> Document:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
             written = content.get("schema_version")
             message = (
-                f"{file} has schema version {written}, this whalebench reads {SCHEMA_VERSION}: run it again."
+                f"{file} has schema version {written}, this whalebench reads {SCHEMA_VERSION}: {remedy}."
             )
             raise WhalebenchError(message)
-        return RunRecord.model_validate(content).model_copy(update={"run": folder.name})
+        return kind.model_validate(content)
     except OSError as error:
-        message = f"{file} cannot be read ({error.strerror}): the run is damaged, repeat it with --force."
-        raise WhalebenchError(message) from error
+        raise WhalebenchError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{file} is damaged at {where} ({first['msg']}): repeat the run with --force."
-        raise WhalebenchError(message) from error
+        raise WhalebenchError(f"{file} is damaged at {where} ({first['msg']}): {remedy}.") from error
     except ValueError as error:  # not JSON, or not text
-        raise WhalebenchError(f"{file} is not JSON ({error}): repeat the run with --force.") from error
+        raise WhalebenchError(f"{file} is not JSON ({error}): {remedy}.") from error
 
 
 def read_runs(runs_folder: Path) -> Runs:

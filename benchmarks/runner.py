@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.machine import choose_device, cores, hardware, peak_memory_mb, versions
 from whalebench.benchmarks.progress import SILENT, Progress
-from whalebench.benchmarks.record import RunRecord, read_record, write_run
+from whalebench.benchmarks.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.workspace import Workspace, digest_text
 from whalebench.methods.registry import configure, find_method
@@ -61,9 +61,10 @@ def run(
     if folder.exists() and not force:
         progress.stage("found")
         return read_record(folder)
-    return _repeat(
-        request, kind(config), benchmark, folder, device, judge=judge, progress=progress, force=force
-    )
+    from whalebench.methods.parts.identifier import behind_its_crop  # noqa: PLC0415  (imports torch)
+
+    method = behind_its_crop(kind(config))
+    return _repeat(request, method, benchmark, folder, device, judge=judge, progress=progress, force=force)
 
 
 def _repeat(
@@ -81,8 +82,15 @@ def _repeat(
     from whalebench.benchmarks.outcome import judge_parts, write_outcome  # noqa: PLC0415
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
 
-    views = fold_views(benchmark, request.fold)
+    views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
     harness = RunHarness(request.seed, device, views, judge, progress)
+    if lacking := method.unfit(views.train, views.test):
+        facts = _facts(request, method, benchmark, views, harness)
+        facts |= {"unfit": f"{benchmark.name} has no {lacking}", "cmc": []}
+        facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
+        record = RunRecord(run=folder.name, **facts)
+        write_run(folder, lambda into: write_record(into, record), force=force)
+        return read_record(folder)
     harness.stage("decode")
     for size in method.sizes():
         benchmark.store.pixels(size, progress.advance, cores())
@@ -130,6 +138,7 @@ def _facts(
         "fold": request.fold,
         "seed": request.seed,
         "track": method.config.track(),
+        "oracle": views.oracle,
         "transductive": method.transductive,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": versions(),
@@ -139,6 +148,10 @@ def _facts(
         "peak_memory_mb": peak_memory_mb(),
         "counts": views.counts(),
         "chosen": harness.chosen,
+        "lineage": {
+            part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
+            for part, digests in harness.lineage.items()
+        },
         "warnings": [*benchmark.split.warnings, *views.warnings()],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,12 @@ class PhotoStore:
     ) -> NDArray[np.uint8]:
         """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
         return self._array("masks", self.mask_paths, size, progress, workers)
+
+    def hiding(self, rows: NDArray[np.int64]) -> PhotoStore:
+        """The same photos with the masks of some rows out of reach."""
+        hidden = set(rows.tolist())
+        masks = tuple("" if row in hidden else path for row, path in enumerate(self.mask_paths))
+        return replace(self, mask_paths=masks, _open={})
 
     def _array(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.catalog import Catalog
 from whalebench.benchmarks.photos import UNKNOWN, Annotations, Photos
 from whalebench.benchmarks.registry import Benchmark
+from whalebench.benchmarks.store import PhotoStore
 
 NEW = "new"
 """The truth of a photo whose individual is not known in train."""
@@ -39,6 +40,18 @@ class Views:
     test: Photos
     valid_answers: Answers
     test_answers: Answers
+    annotated: dict[str, Photos]
+    """The photos of valid and test with everything that is annotated on them; never handed to a method."""
+    oracle: bool = False
+    """Whether the annotations of valid and test are shown where they are scored."""
+
+    def queries(self) -> dict[str, Photos]:
+        """The photos of valid and test as they are scored, the known ones of train as they are embedded.
+
+        They are bare, but for annotations in an oracle's run.
+        """
+        shown = {"train": self.train.known(), "valid": self.valid, "test": self.test}
+        return {part: photos.unlabelled() if self.oracle else photos.bare() for part, photos in shown.items()}
 
     def counts(self) -> dict[str, int]:
         """Photos and individuals by part, for the record."""
@@ -62,8 +75,11 @@ class Views:
         return []
 
 
-def fold_views(benchmark: Benchmark, fold: int) -> Views:
-    """The parts of a fold; raises WhalebenchError for an unknown fold or one with one individual only."""
+def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> Views:
+    """The parts of a fold; raises WhalebenchError for an unknown fold or one with one individual only.
+
+    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them.
+    """
     parts = benchmark.split.parts(fold)
     table = benchmark.catalog.table
     row_of = {image: row for row, image in enumerate(table["image"])}
@@ -77,43 +93,53 @@ def fold_views(benchmark: Benchmark, fold: int) -> Views:
             f"fold {fold} of {benchmark.name} has {len(identities)} individual(s) in train: "
             f"there is nothing to tell apart; import photos of at least two individuals."
         )
-    annotations = _annotations(benchmark.catalog, hidden=rows["test"])
-    train, valid = (_view(benchmark, rows[name], identities, annotations) for name in ("train", "valid"))
+    everything = _annotations(benchmark.catalog)
+    annotations, store = everything, benchmark.store
+    if not oracle:
+        annotations, store = _without(everything, rows["test"]), store.hiding(rows["test"])
+    train, valid, test = (
+        _view(benchmark, store, rows[name], identities, annotations) for name in ("train", "valid", "test")
+    )
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     return Views(
         train,
         valid,
-        _view(benchmark, rows["test"], identities, None),
+        test.unlabelled() if oracle else test.bare(),
         _answers(table.iloc[rows["valid"]], identities, groups),
         _answers(table.iloc[rows["test"]], identities, groups),
+        {
+            name: _view(benchmark, benchmark.store, rows[name], identities, everything)
+            for name in ("valid", "test")
+        },
+        oracle,
     )
 
 
 def _view(
     benchmark: Benchmark,
+    store: PhotoStore,
     rows: NDArray[np.int64],
     identities: tuple[str, ...],
-    annotations: Annotations | None,
+    annotations: Annotations,
 ) -> Photos:
-    """Labelled and annotated where annotations are given, bare where they are not."""
+    """The photos of some rows, labelled and annotated."""
     part = benchmark.catalog.table.iloc[rows]
-    labels = None
-    if annotations is not None:
-        index = {identity: label for label, identity in enumerate(identities)}
-        labels = np.array([index.get(identity, UNKNOWN) for identity in part["identity"]], np.int64)
+    index = {identity: label for label, identity in enumerate(identities)}
+    labels = np.array([index.get(identity, UNKNOWN) for identity in part["identity"]], np.int64)
     return Photos(
         images=tuple(part["image"]),
         digests=tuple(part["content_digest"]),
         identities=identities,
-        store=benchmark.store,
+        store=store,
         rows=rows,
+        shapes=np.array(part[["height", "width"]], np.int64),
         labels=labels,
         annotations=annotations,
     )
 
 
-def _annotations(catalog: Catalog, hidden: NDArray[np.int64]) -> Annotations:
-    """Of the whole catalog, but for the hidden rows: what is shared with train must not tell about test."""
+def _annotations(catalog: Catalog) -> Annotations:
+    """Of the whole catalog, as shares of each photo's width and height."""
     table = catalog.table
     width, height = (table[side].to_numpy(np.float64)[:, None] for side in ("width", "height"))
     boxes = table[["x0", "y0", "x1", "y1"]].to_numpy(np.float64) / np.hstack([width, height, width, height])
@@ -122,8 +148,15 @@ def _annotations(catalog: Catalog, hidden: NDArray[np.int64]) -> Annotations:
     for place, name in enumerate(names):
         points[:, place] = table[[f"{name}_x", f"{name}_y"]].to_numpy(np.float64) / np.hstack([width, height])
     has_mask = (table["mask"] != "").to_numpy().copy()
-    boxes[hidden], points[hidden], has_mask[hidden] = np.nan, np.nan, False
     return Annotations(boxes.astype(np.float32), points.astype(np.float32), names, has_mask)
+
+
+def _without(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
+    """A copy that says nothing of some rows: what is shared with train must not tell about test."""
+    boxes, points = annotations.boxes.copy(), annotations.landmarks.copy()
+    has_mask = annotations.has_mask.copy()
+    boxes[rows], points[rows], has_mask[rows] = np.nan, np.nan, False
+    return replace(annotations, boxes=boxes, landmarks=points, has_mask=has_mask)
 
 
 def _answers(part: pd.DataFrame, identities: tuple[str, ...], groups: dict[str, str]) -> Answers:

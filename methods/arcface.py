@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.backbones import build_backbone
+from whalebench.methods.parts.identifier import IdentifierConfig
 from whalebench.methods.parts.losses import ArcFaceLoss
 from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
-from whalebench.methods.parts.training import GridSize, PhotoSize, TrainingConfig, predict, train_network
+from whalebench.methods.parts.training import GridSize, PhotoSize, predict, ready, train_network
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Shares of the nearest photo among which valid chooses; the rest is the prototype's."""
 
 
-class ArcFaceConfig(TrainingConfig):
+class ArcFaceConfig(IdentifierConfig):
     """Fields of `arcface`."""
 
     pooling: Pooling = "gem"
@@ -60,7 +62,9 @@ class Embedder(nn.Module):
 
     def __init__(self, config: ArcFaceConfig) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.backbone, config.pretrained, *config.sizes())
+        self.backbone = build_backbone(
+            config.backbone, config.pretrained, *config.sizes(), channels=config.channels()
+        )
         self.pooling = build_pooling(config.pooling, config.grid)
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(
@@ -92,13 +96,7 @@ class ArcFace(Method):
         config, known = self.config, train.known().labelled()
         self.device, self.photo_weight = harness.device, 0.0
         harness.stage("train")
-        loss = ArcFaceLoss(
-            len(train.identities),
-            config.dimensions,
-            scale=config.scale,
-            margin=config.margin,
-            label_smoothing=config.label_smoothing,
-        )
+        network, loss = self._build(config, len(train.identities))
 
         def validate(network: Embedder, loss: ArcFaceLoss) -> NDArray[np.float32]:
             # The prototypes alone: embedding the whole gallery after every epoch would cost a third of it.
@@ -107,10 +105,9 @@ class ArcFace(Method):
         def before_step(loss: ArcFaceLoss, done: float) -> None:
             loss.set_margin(config.margin * min(1.0, done / max(config.margin_warm_up, 1e-9)))
 
-        self.network, self.loss = train_network(
-            Embedder(config), loss, known, config, harness, validate, before_step
-        )
+        self.network, self.loss = train_network(network, loss, known, config, harness, validate, before_step)
         harness.stage("gallery")
+        harness.fitted("gallery", known)
         assert known.labels is not None
         self.gallery, self.gallery_labels = self.embed(known), known.labels
         self.photo_weight = self._best_weight(valid, harness)
@@ -132,7 +129,35 @@ class ArcFace(Method):
         """Network, prototypes and the embedded gallery."""
         state = {f"network.{key}": value for key, value in self.network.state_dict().items()}
         gallery = {"gallery": torch.from_numpy(self.gallery), "labels": torch.from_numpy(self.gallery_labels)}
-        return state | gallery | {"prototypes": self.loss.prototypes()}
+        mix = {"photo_weight": torch.tensor(self.photo_weight)}
+        return state | gallery | mix | {"prototypes": self.loss.prototypes()}
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up network, prototypes and the embedded gallery."""
+        self.device, self.photo_weight = device, round(float(weights["photo_weight"]), 6)
+        self.network, self.loss = self._build(self.config.without_download(), len(identities))
+        state = {
+            key.removeprefix("network."): value
+            for key, value in weights.items()
+            if key.startswith("network.")
+        }
+        self.network.load_state_dict(state)
+        ready(self.network, device)
+        self.loss.set_prototypes(weights["prototypes"])
+        self.gallery, self.gallery_labels = weights["gallery"].numpy(), weights["labels"].numpy()
+
+    @staticmethod
+    def _build(config: ArcFaceConfig, identities: int) -> tuple[Embedder, ArcFaceLoss]:
+        loss = ArcFaceLoss(
+            identities,
+            config.dimensions,
+            scale=config.scale,
+            margin=config.margin,
+            label_smoothing=config.label_smoothing,
+        )
+        return Embedder(config), loss
 
     def _both(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         embeddings = self.embed(photos)

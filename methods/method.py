@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -37,6 +39,10 @@ class MethodConfig(BaseModel):
         """
         return f"open to {type(self).__name__} alone"
 
+    def sees_annotations(self) -> bool:
+        """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
+        return False
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -54,6 +60,20 @@ class Epoch:
     """Spent on learning, without validation."""
     valid_scores: NDArray[np.float32] | None = None
     """(valid photos, identities) as after this epoch, or None where the epoch was not validated."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a method says the animals are, in shares of each photo's width and height; None where unsaid."""
+
+    boxes: NDArray[np.float32] | None = None
+    """(photos, 4), x0, y0, x1, y1."""
+    landmarks: NDArray[np.float32] | None = None
+    """(photos, landmarks, 2), x, y, in the order of the catalog's names."""
+    masks: NDArray[np.float32] | None = None
+    """(photos, height, width) of any one size, over the whole photo; in [0, 1], 1 on the animal."""
+    fallback: NDArray[np.bool_] | None = None
+    """(photos,) where the whole photo was used instead, because what was found made no sense."""
 
 
 class Harness(Protocol):
@@ -74,6 +94,9 @@ class Harness(Protocol):
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid, for the record."""
 
+    def fitted(self, artefact: str, photos: Photos) -> None:
+        """Writes down the photos a part was fitted on; raises RunFailedError for any outside train."""
+
 
 class Method(ABC):
     """An approach to identification. Subclasses name themselves, their configuration and their source."""
@@ -84,12 +107,19 @@ class Method(ABC):
     """One line for `whalebench methods`."""
     source: ClassVar[str]
     """The paper or the system it comes from."""
+    published: ClassVar[str] = ""
+    """For a recipe, what the system it repeats was said to score, and on what."""
     Config: ClassVar[type[MethodConfig]]
     transductive: ClassVar[bool] = False
     """Whether a photo's score depends on the others it is scored with; such runs have tables of their own."""
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
+
+    def unfit(self, train: Photos, queries: Photos) -> str:
+        """What the photos lack that it cannot do without, as "boxes"; empty where it fits."""
+        del train, queries
+        return ""
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """The photo sizes (height, width) it will ask for, decoded before the clock starts."""
@@ -107,6 +137,18 @@ class Method(ABC):
         """Embeddings (photos, dimensions) for retrieval, or None for a method that has none."""
         return None
 
+    def locate(self, photos: Photos) -> Located | None:
+        """Where the animals are in whole photos, or None for a method that does not look for them."""
+        del photos
+        return None
+
     def weights(self) -> dict[str, torch.Tensor]:
         """What was learned, by name, to be stored as safetensors."""
         return {}
+
+    def restore(
+        self, weights: Mapping[str, torch.Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up what `weights` gave, to score as after learning; NotImplementedError if it cannot."""
+        del weights, identities, device
+        raise NotImplementedError

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from whalebench import WhalebenchError
 from whalebench.methods.method import Method, MethodConfig
@@ -44,21 +46,41 @@ def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:
 
     Raises WhalebenchError naming the field, the value and what is expected.
     """
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise WhalebenchError(
                 f"--set {setting} has no value: write key=value, for example --set epochs=10."
             )
-        if key not in method.Config.model_fields:
-            fields = sorted(method.Config.model_fields)
-            raise WhalebenchError(f"'{method.name}' has no field '{key}': {_suggestion(key, fields)}")
-        values[key] = value
+        _check_field(method, key)
+        *groups, field = key.split(".")
+        group = values
+        for name in groups:
+            group = group.setdefault(name, {})
+        group[field] = value
     try:
         return method.Config.model_validate_strings(values)
     except ValidationError as error:
         raise WhalebenchError(_sentence(method, error)) from error
+
+
+def fields_of(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field that can be set, with what is known of it; those of a part after its name and a dot."""
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields_of(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _check_field(method: type[Method], key: str) -> None:
+    fields = sorted(name for name, _ in fields_of(method.Config))
+    if key not in fields:
+        inside = [name for name in fields if name.startswith(f"{key}.")]
+        hint = f"write one of {', '.join(inside)}." if inside else _suggestion(key, fields)
+        raise WhalebenchError(f"'{method.name}' has no field '{key}': {hint}")
 
 
 def _entry_points() -> dict[str, EntryPoint]:

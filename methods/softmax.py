@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,13 +15,14 @@ from torch import Tensor, nn
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.backbones import build_backbone
+from whalebench.methods.parts.identifier import IdentifierConfig
 from whalebench.methods.parts.losses import SoftmaxLoss
 from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import normalise
-from whalebench.methods.parts.training import GridSize, TrainingConfig, predict, train_network
+from whalebench.methods.parts.training import GridSize, predict, ready, train_network
 
 
-class SoftmaxConfig(TrainingConfig):
+class SoftmaxConfig(IdentifierConfig):
     """Fields of `softmax`."""
 
     pooling: Pooling = "average"
@@ -35,7 +38,9 @@ class PooledBackbone(nn.Module):
 
     def __init__(self, config: SoftmaxConfig) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.backbone, config.pretrained, *config.sizes())
+        self.backbone = build_backbone(
+            config.backbone, config.pretrained, *config.sizes(), channels=config.channels()
+        )
         self.pooling = build_pooling(config.pooling, config.grid)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -62,13 +67,7 @@ class Softmax(Method):
         config = self.config
         self.device = harness.device
         harness.stage("train")
-        network = PooledBackbone(config)
-        loss = SoftmaxLoss(
-            len(train.identities),
-            network.backbone.channels * math.prod(config.grid),
-            dropout=config.dropout,
-            label_smoothing=config.label_smoothing,
-        )
+        network, loss = self._build(config, len(train.identities))
 
         def validate(network: PooledBackbone, loss: SoftmaxLoss) -> NDArray[np.float32]:
             return self._log_probabilities(network, loss, valid)
@@ -89,6 +88,29 @@ class Softmax(Method):
         """Network and classifier."""
         both = nn.ModuleDict({"network": self.network, "loss": self.loss})
         return both.state_dict()
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up network and classifier."""
+        self.device = device
+        self.network, self.loss = self._build(self.config.without_download(), len(identities))
+        both = nn.ModuleDict({"network": self.network, "loss": self.loss})
+        both.load_state_dict(dict(weights))
+        ready(both, device)
+
+    def _network(self, config: SoftmaxConfig) -> PooledBackbone:
+        return PooledBackbone(config)
+
+    def _build(self, config: SoftmaxConfig, identities: int) -> tuple[PooledBackbone, SoftmaxLoss]:
+        network = self._network(config)
+        loss = SoftmaxLoss(
+            identities,
+            network.backbone.channels * math.prod(config.grid),
+            dropout=config.dropout,
+            label_smoothing=config.label_smoothing,
+        )
+        return network, loss
 
     def _log_probabilities(
         self, network: PooledBackbone, loss: SoftmaxLoss, photos: Photos

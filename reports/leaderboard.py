@@ -1,90 +1,20 @@
 """Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from math import isclose, isnan, nan
+from math import isnan, nan
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.record import RunRecord, read_predictions, read_runs
-from whalebench.reports.metrics import NEW, summarize
+from whalebench.benchmarks.record import RunRecord, read_runs
+from whalebench.reports.board import Leaderboard, Row, Section, Table
+from whalebench.reports.contestants import contestants
+from whalebench.reports.location import histograms
+from whalebench.reports.metrics import NEW
+from whalebench.reports.over_folds import summaries
+from whalebench.reports.reading import Judged, of_the_same_photos, read_judged
 from whalebench.reports.statistics import distributions, interval, shared_ranks
-
-COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
-COLUMNS |= {"log_loss", "new_score", "average_precision_at_r"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run: its metrics, each with `<key>_low` and `<key>_high`, NaN where undefined, and its rank."""
-
-    rank: int | None
-    method: str
-    benchmark: str
-    track: str
-    fold: int
-    seed: int
-    run: str
-    metrics: dict[str, float]
-    oracle: bool
-    transductive: bool
-    photos_per_second: float | None
-    seconds: float
-    created: str
-    catalog_digest: str
-    split_digest: str
-    problem: str = ""
-    """Why this row has no interval and no rank; empty where it has."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """The rows of one fold of one split, best first: what is ranked and paired."""
-
-    fold: int
-    split_digest: str
-    queries: int
-    new: int
-    clusters: int
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """The sections of one benchmark and track; oracle and transductive runs have tables of their own."""
-
-    benchmark: str
-    track: str
-    oracle: bool
-    transductive: bool
-    sections: tuple[Section, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """All tables, and a sentence for each run that could not be read."""
-
-    tables: tuple[Table, ...]
-    problems: tuple[str, ...] = field(default=())
-
-    @property
-    def rows(self) -> list[Row]:
-        """Every row, in the order of the tables."""
-        return [row for table in self.tables for section in table.sections for row in section.rows]
-
-
-class _Judged(NamedTuple):
-    """A run with its per-query table, or with the reason why there is none to trust."""
-
-    record: RunRecord
-    queries: pd.DataFrame | None
-    problem: str
 
 
 def leaderboard(runs_folder: Path, benchmark: str | None = None) -> Leaderboard:
@@ -112,94 +42,68 @@ def _nothing(folder: Path, benchmark: str | None, records: list[RunRecord], prob
 
 
 def _table(runs_folder: Path, records: list[RunRecord]) -> Table:
+    names = contestants(records)
     groups: dict[tuple[int, str, str], list[RunRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
         groups[record.fold, record.split_digest, record.catalog_digest].append(record)
+    sections: list[Section] = []
+    of_split: dict[tuple[str, str], list[Judged]] = defaultdict(list)
+    for (_, *split), part in sorted(groups.items()):
+        runs = of_the_same_photos([read_judged(runs_folder / record.run, record) for record in part])
+        sections.append(_section(runs, names))
+        of_split[split[0], split[1]] += runs
+    over_folds = [found for runs in of_split.values() for found in summaries(runs, names)]
+    notes = _missing(records, names)
     first = records[0]
-    notes = _missing(records)
-    if len({(record.split_digest, record.catalog_digest) for record in records}) > 1:
+    if len(of_split) > 1:
         notes.append(f"{first.benchmark} has runs on different splits or catalogs: ranks do not cross them.")
-    sections = tuple(_section(runs_folder, groups[key]) for key in sorted(groups))
-    return Table(first.benchmark, first.track, first.oracle, first.transductive, sections, tuple(notes))
+    notes += dict.fromkeys(run.note for runs in of_split.values() for run in runs if run.note)
+    key = (first.benchmark, first.track, first.oracle, first.transductive)
+    return Table(*key, tuple(sections), tuple(notes), tuple(over_folds))
 
 
-def _missing(records: list[RunRecord]) -> list[str]:
-    """A sentence for each method that lacks a fold another one has: a gap is never silent."""
-    folds = {record.fold for record in records}
+def _missing(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
+    """A sentence for each contestant that lacks a fold another one has: a gap is never silent.
+
+    One that does not fit lacks nothing: its reason is shown.
+    """
+    unfit = {names[record.run] for record in records if record.unfit}
+    done: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        if names[record.run] not in unfit:
+            done[names[record.run]].add(record.fold)
+    folds = set[int]().union(*done.values())
     notes = []
-    for method in sorted({record.method for record in records}):
-        lacking = sorted(folds - {record.fold for record in records if record.method == method})
-        if lacking:
+    for name, own in sorted(done.items()):
+        if lacking := sorted(folds - own):
             noun = "fold" if len(lacking) == 1 else "folds"
-            notes.append(f"{method} has no finished run on {noun} {', '.join(map(str, lacking))}.")
+            notes.append(f"{name} has no finished run on {noun} {', '.join(map(str, lacking))}.")
     return notes
 
 
-def _section(runs_folder: Path, records: list[RunRecord]) -> Section:
-    runs = _same_queries([_read(runs_folder / record.run, record) for record in records])
+def _section(runs: Sequence[Judged], names: Mapping[str, str]) -> Section:
     tables = {run.record.run: run.queries for run in runs if run.queries is not None}
     drawn = dict(zip(tables, distributions(list(tables.values())), strict=True)) if tables else {}
     ranks = dict(zip(drawn, shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True))
     rows = []
     for run in runs:
-        metrics = _metrics(run)
+        name, metrics = run.record.run, run.metrics()
         for key in tuple(metrics):
-            ends = interval(drawn[run.record.run][key]) if run.record.run in drawn else (nan, nan)
+            ends = interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
-        rows.append(_row(run, metrics, ranks.get(run.record.run)))
-    rows.sort(key=lambda row: (row.rank is None, -_or_zero(row.metrics["map_at_5"])))
-    one = next(iter(tables.values()), pd.DataFrame({"truth": [], "cluster": []}))
-    new = int((one["truth"] == NEW).sum())
-    first = records[0]
-    return Section(first.fold, first.split_digest, len(one), new, one["cluster"].nunique(), tuple(rows))
+        rows.append(_row(run, metrics, ranks.get(name), names[name]))
+    rows.sort(key=lambda row: (row.rank is None, row.unfit != "", -_or_zero(row.metrics["map_at_5"])))
+    one, first = next(iter(tables.values()), None), runs[0].record
+    if one is None:
+        photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
+        return Section(first.fold, first.split_digest, photos, new, 0, tuple(rows))
+    new, clusters = int((one["truth"] == NEW).sum()), one["cluster"].nunique()
+    return Section(first.fold, first.split_digest, len(one), new, clusters, tuple(rows))
 
 
-def _read(folder: Path, record: RunRecord) -> _Judged:
-    """The run with its per-query table, when that is whole and gives the metrics that the record says."""
-    try:
-        queries = read_predictions(folder)
-    except WhalebenchError as error:
-        return _Judged(record, None, str(error))
-    lacking = sorted(COLUMNS - set(queries.columns))
-    if lacking or not len(queries) or queries["image"].duplicated().any():
-        what = f"lack {', '.join(lacking)}" if lacking else "are empty or hold a photo twice"
-        return _Judged(record, None, f"The predictions of {record.run} {what}: repeat the run with --force.")
-    for key, value in summarize(queries).items():
-        said = record.metrics.get(key, value)
-        if not (isnan(value) if said is None else said == value or isclose(said, value, abs_tol=1e-9)):
-            message = (
-                f"{record.run}: the record says {key} {said}, its predictions say {value}: repeat the run"
-            )
-            return _Judged(record, None, f"{message} with --force.")
-    return _Judged(record, queries, "")
-
-
-def _same_queries(runs: Sequence[_Judged]) -> list[_Judged]:
-    """The runs, those on other photos than most of this split and fold set aside with a reason."""
-    marks = []
-    for run in runs:
-        columns = None if run.queries is None else run.queries[["image", "truth", "cluster"]]
-        marks.append(None if columns is None else tuple(sorted(columns.itertuples(index=False, name=None))))
-    most = Counter(mark for mark in marks if mark is not None).most_common(1)
-    reason = "{} judged other photos than most runs of its split and fold: repeat it with --force."
-    return [
-        run
-        if mark is None or mark == most[0][0]
-        else _Judged(run.record, None, reason.format(run.record.run))
-        for run, mark in zip(runs, marks, strict=True)
-    ]
-
-
-def _metrics(run: _Judged) -> dict[str, float]:
-    """The metrics from the predictions, or those the record says where these are lost."""
-    if run.queries is not None:
-        return summarize(run.queries)
-    said = {key: nan if value is None else value for key, value in run.record.metrics.items()}
-    return {"map_at_5": nan} | said
-
-
-def _row(run: _Judged, metrics: dict[str, float], rank: int | None) -> Row:
+def _row(run: Judged, metrics: dict[str, float], rank: int | None, contestant: str) -> Row:
     record = run.record
+    location = record.location.get("test")
     return Row(
         rank=rank,
         method=record.method,
@@ -216,7 +120,12 @@ def _row(run: _Judged, metrics: dict[str, float], rank: int | None) -> Row:
         created=record.created,
         catalog_digest=record.catalog_digest,
         split_digest=record.split_digest,
+        contestant=contestant,
+        location=location if isinstance(location, dict) else {},
+        diagnosis=None if run.diagnosis is None else dict(run.diagnosis),
+        histograms=() if run.queries is None else histograms(run.queries),
         problem=run.problem,
+        unfit=record.unfit,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isnan
 from typing import Self
 
 from rich.console import Console
@@ -17,10 +18,20 @@ STAGES = {
     "inspect": "Checking photos",
     "decode": "Decoding photos",
     "learn": "Learning",
+    "localizer": "Learning to find boxes",
+    "aligner": "Learning to find landmarks",
+    "segmenter": "Learning to find masks",
+    "transformer": "Learning where to look",
+    "crop": "Finding the animals",
     "train": "Training",
     "gallery": "Embedding the gallery",
     "score": "Scoring test photos",
     "write": "Writing the record",
+    "restore": "Restoring the run",
+    "without_background": "Scoring without background",
+    "without_animal": "Scoring without the animal",
+    "mirrored": "Scoring mirrored photos",
+    "occlude": "Hiding parts of photos",
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each phase; a phase that is not here is shown by its own name."""
@@ -99,9 +110,9 @@ class PlainProgress:
 
 
 def _line(news: EpochNews) -> str:
+    score = "" if isnan(news.valid_map_at_5) else f"valid MAP@5 {news.valid_map_at_5:.3f}  "
     return (
-        f"epoch {news.number}/{news.of}  loss {news.loss:.3f}  valid MAP@5 {news.valid_map_at_5:.3f}  "
-        f"{news.photos_per_second:.0f} photos/s"
+        f"epoch {news.number}/{news.of}  loss {news.loss:.3f}  {score}{news.photos_per_second:.0f} photos/s"
     )
 
 

@@ -54,6 +54,25 @@ def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
         )
 
 
+def mean_draws(
+    values: Floats, weights: Floats, clusters: Sequence[str] | pd.Series, resamples: int = RESAMPLES
+) -> Floats:
+    """Weighted means (1 + resamples, columns) of values (photos, columns): of all photos, then on draws.
+
+    Weights and clusters are (photos,), nothing is NaN; photos of one cluster are drawn together, all columns
+    on the same draws. The draws are NaN where there is a single cluster.
+    """
+    codes, names = pd.factorize(np.asarray(clusters), sort=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, codes, weights[:, None] * values)
+    total = np.bincount(codes, weights=weights)
+    blocks = [(counts @ sums) / (counts @ total)[:, None] for _, counts in _draws(resamples, len(names))]
+    drawn: Floats = np.concatenate(blocks)
+    if len(names) == 1:
+        drawn[1:] = np.nan
+    return drawn
+
+
 def _draws(resamples: int, number: int) -> Iterator[tuple[int, Floats]]:
     """First row and (rows, clusters) counts of each block: how often each is drawn; row 0 is the data."""
     rng = np.random.default_rng(SEED)

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterable, Sequence
 from html import escape, unescape
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from whalebench.benchmarks.record import atomic_text
-from whalebench.reports.leaderboard import Leaderboard, Section
-from whalebench.reports.leaderboard import Table as BoardTable
-from whalebench.reports.wording import cells, explanation, header, remarks, subtitle, title
+from whalebench.reports.blocks import Block, summary_block
+from whalebench.reports.board import Leaderboard
+from whalebench.reports.notes import notes
+from whalebench.reports.section_blocks import section_blocks
+from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
 LEFT = ("method", "run")
 SVG_WIDTH = 92
@@ -25,10 +28,15 @@ def render(board: Leaderboard) -> Group:
     parts: list[RenderableType] = []
     for table in board.tables:
         parts.append(Text(title(table), style="bold cyan"))
-        parts += [_section(section, table) for section in table.sections]
+        for summary in table.summaries:
+            parts.append(_block(summary_block(summary, table)))
+        for section in table.sections:
+            lines = [(cells(row, section), row.rank == 1) for row in section.rows]
+            parts.append(_numbers(subtitle(section, table), header(section), lines))
+            parts += map(_block, section_blocks(section))
         parts += [Text(f"! {remark}", style="yellow") for remark in remarks(table)]
         parts.append(Text())
-    parts.append(Text(explanation(), style="dim"))
+    parts += [Text(note, style="dim") for note in notes(board)]
     parts += [Text(f"! {problem}", style="red") for problem in board.problems]
     return Group(*parts)
 
@@ -58,16 +66,20 @@ def _tight(match: re.Match[str]) -> str:
     return f'x="{x:g}"{middle}textLength="{cell * len(shown):g}"{rest}>{escape(shown)}</text>'
 
 
-def _section(section: Section, table: BoardTable) -> RichTable:
-    head = subtitle(section, table)
+def _block(block: Block) -> RichTable:
+    return _numbers(block.title, block.header, [(row, False) for row in block.rows])
+
+
+def _numbers(head: str, names: Sequence[str], lines: Iterable[tuple[Sequence[str], bool]]) -> RichTable:
+    """A table of texts, those lines in bold that say so."""
     shown = RichTable(
-        title=head, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=Text(head), title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name in header(section):
+    for name in names:
         if name in LEFT:  # may wrap, so that the numbers never lose a digit in a narrow window
             shown.add_column(name, justify="left", overflow="fold")
         else:
             shown.add_column(name.replace(" ", "\n", 1), justify="right", vertical="bottom", no_wrap=True)
-    for row in section.rows:
-        shown.add_row(*map(Text, cells(row, section)), style="bold" if row.rank == 1 else "")
+    for texts, first in lines:
+        shown.add_row(*map(Text, texts), style="bold" if first else "")
     return shown

@@ -2,7 +2,7 @@
 
 from math import isnan
 
-from whalebench.reports.leaderboard import Row, Section, Table
+from whalebench.reports.board import Row, Section, Table
 from whalebench.reports.resampling import RESAMPLES
 
 METRICS = {
@@ -15,13 +15,23 @@ METRICS = {
 UNDEFINED = "–"
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """The number as a cell shows it, a dash where it is undefined.
 
-    >>> number(0.71234), number(float("nan"))
-    ('0.712', '–')
+    >>> number(0.71234), number(float("nan")), number(None)
+    ('0.712', '–', '–')
     """
-    return UNDEFINED if isnan(value) else f"{value:.{digits}f}"
+    return UNDEFINED if value is None or isnan(value) else f"{value:.{digits}f}"
+
+
+def between(value: float, low: float, high: float, digits: int = 2) -> str:
+    """The value with its 95 % interval, as far as they are defined.
+
+    >>> between(0.712, 0.655, 0.764), between(0.712, float("nan"), float("nan"))
+    ('0.712 [0.66, 0.76]', '0.712')
+    """
+    ends = "" if isnan(low) else f" [{number(low, digits)}, {number(high, digits)}]"
+    return f"{number(value)}{ends}"
 
 
 def with_interval(metrics: dict[str, float], key: str) -> str:
@@ -31,7 +41,18 @@ def with_interval(metrics: dict[str, float], key: str) -> str:
     '0.712 [0.66, 0.76]'
     """
     value, low, high = (metrics.get(name, float("nan")) for name in (key, f"{key}_low", f"{key}_high"))
-    return number(value) if isnan(low) else f"{number(value)} [{number(low, 2)}, {number(high, 2)}]"
+    return between(value, low, high)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, with a digit behind the point below 10; a dash where it is undefined.
+
+    >>> percent(0.0512), percent(0.113), percent(None)
+    ('5.1 %', '11 %', '–')
+    """
+    if value is None or isnan(value):
+        return UNDEFINED
+    return f"{100 * value:.{1 if value < 0.0995 else 0}f} %"
 
 
 def duration(seconds: float) -> str:
@@ -53,23 +74,39 @@ def title(table: Table) -> str:
 
 def subtitle(section: Section, table: Table) -> str:
     """The fold, its size, and the split where the table has several."""
-    several = len({other.split_digest for other in table.sections}) > 1
-    split = f", split {section.split_digest[:8]}" if several else ""
-    return f"fold {section.fold}{split}: {section.queries} test photos, {section.new} of them new individuals"
+    head = f"fold {section.fold}{split_mark(section.split_digest, table)}"
+    return f"{head}: {section.queries} test photos, {section.new} of them new individuals"
+
+
+def split_mark(digest: str, table: Table) -> str:
+    """ ", split 0123abcd" where the table has several splits, else nothing."""
+    several = len({section.split_digest for section in table.sections}) > 1
+    return f", split {digest[:8]}" if several else ""
+
+
+def name_header(section: Section) -> list[str]:
+    """Titles of the columns that name a row; the run is among them where contestant and seed do not."""
+    pairs = [(row.contestant, row.seed) for row in section.rows]
+    return ["method", "seed", *(["run"] if len(set(pairs)) < len(pairs) else [])]
+
+
+def name_cells(row: Row, section: Section) -> list[str]:
+    """The texts that name a row, one for each title of `name_header`."""
+    texts = {"method": row.contestant, "seed": str(row.seed), "run": row.run}
+    return [texts[name] for name in name_header(section)]
 
 
 def header(section: Section) -> list[str]:
-    """Column titles; the run's name is among them where method and seed do not tell the rows apart."""
-    run = ["run"] if _needs_run(section) else []
-    return ["rank", "method", "seed", *run, *METRICS.values(), "time"]
+    """Column titles of a section."""
+    return ["rank", *name_header(section), *METRICS.values(), "time"]
 
 
 def cells(row: Row, section: Section) -> list[str]:
     """The texts of one row, one for each column title; only MAP@5, which ranks, shows its interval."""
-    first = [UNDEFINED if row.rank is None else str(row.rank), row.method, str(row.seed)]
-    run = [row.run] if _needs_run(section) else []
-    rest = [number(row.metrics.get(key, float("nan"))) for key in METRICS if key != "map_at_5"]
-    return [*first, *run, with_interval(row.metrics, "map_at_5"), *rest, duration(row.seconds)]
+    first = [UNDEFINED if row.rank is None else str(row.rank), *name_cells(row, section)]
+    best = "does not fit" if row.unfit else with_interval(row.metrics, "map_at_5")
+    rest = [number(row.metrics.get(key)) for key in METRICS if key != "map_at_5"]
+    return [*first, best, *rest, UNDEFINED if row.unfit else duration(row.seconds)]
 
 
 def explanation() -> str:
@@ -83,16 +120,13 @@ def explanation() -> str:
 
 
 def remarks(table: Table) -> list[str]:
-    """What is missing or wrong in a table, one sentence each: gaps, damaged runs, marks."""
-    broken = [row.problem for section in table.sections for row in section.rows if row.problem]
+    """What is missing or wrong in a table, one sentence each: marks, gaps, what does not fit, damages."""
+    rows = [row for section in table.sections for row in section.rows]
+    unfit = [f"{row.contestant} does not fit: {row.unfit}." for row in rows if row.unfit]
     marks = []
     if table.oracle:
-        marks.append("Oracle: these runs used annotated boxes or landmarks of test photos.")
+        marks.append("Oracle: these runs used annotated boxes, landmarks or masks of test photos.")
     if table.transductive:
         marks.append("Transductive: these runs scored test photos with the help of other test photos.")
-    return [*marks, *table.notes, *broken]
-
-
-def _needs_run(section: Section) -> bool:
-    pairs = [(row.method, row.seed) for row in section.rows]
-    return len(set(pairs)) < len(pairs)
+    broken = [row.problem for row in rows if row.problem]
+    return [*marks, *dict.fromkeys(unfit), *table.notes, *broken]

@@ -3,18 +3,33 @@
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from whalebench.benchmarks.record import atomic_text
-from whalebench.reports.leaderboard import Leaderboard, Row
+from whalebench.reports.blocks import Block, summary_block
+from whalebench.reports.board import Leaderboard, Row
+from whalebench.reports.notes import notes
 from whalebench.reports.page import to_html
+from whalebench.reports.section_blocks import section_blocks
 from whalebench.reports.terminal import to_svg
-from whalebench.reports.wording import cells, explanation, header, remarks, subtitle, title
+from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
-MORE = ("photos_per_second", "seconds", "created", "catalog_digest", "split_digest", "problem")
+MORE = (
+    "contestant",
+    "photos_per_second",
+    "seconds",
+    "created",
+    "catalog_digest",
+    "split_digest",
+    "problem",
+    "unfit",
+)
+GROUPS = ("location", "diagnosis")
+"""Numbers by name that only some rows have."""
 
 
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
@@ -22,7 +37,7 @@ def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
     return [
         {key: getattr(row, key) for key in KEYS}
         | {"metrics": {key: _defined(value) for key, value in row.metrics.items()}}
-        | {key: getattr(row, key) for key in MORE}
+        | {key: getattr(row, key) for key in (*MORE, *GROUPS)}
         for row in board.rows
     ]
 
@@ -33,16 +48,23 @@ def to_json(board: Leaderboard) -> str:
 
 
 def to_csv(board: Leaderboard) -> str:
-    """The rows as CSV, a column for each metric and each end of its interval; undefined is empty."""
-    names = list(dict.fromkeys(key for row in board.rows for key in row.metrics))
+    """The rows as CSV, a column for each metric and each end of its interval; undefined is empty.
+
+    What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`.
+    """
+    rows = [{key: getattr(row, key) for key in KEYS} | row.metrics | _more(row) for row in board.rows]
+    names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*KEYS, *names, *MORE])
-    for row in board.rows:
-        writer.writerow(
-            [*_values(row, KEYS), *(_defined(row.metrics.get(name)) for name in names), *_values(row, MORE)]
-        )
+    writer.writerow(names)
+    writer.writerows([_defined(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
+
+
+def _more(row: Row) -> dict[str, Any]:
+    groups = {group: getattr(row, group) or {} for group in GROUPS}
+    numbers = {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
+    return {key: getattr(row, key) for key in MORE} | numbers
 
 
 def to_markdown(board: Leaderboard) -> str:
@@ -50,16 +72,27 @@ def to_markdown(board: Leaderboard) -> str:
     lines = ["# Leaderboard", ""]
     for table in board.tables:
         lines += [f"## {_escape(title(table))}", ""]
+        for summary in table.summaries:
+            lines += _block(summary_block(summary, table))
         for section in table.sections:
-            names = header(section)
-            lines += [_escape(subtitle(section, table)), "", _line(names)]
-            lines.append(_line([":---" if name in ("method", "run") else "---:" for name in names]))
-            lines += [_line([_escape(cell) for cell in cells(row, section)]) for row in section.rows]
-            lines.append("")
+            texts = [cells(row, section) for row in section.rows]
+            lines += _numbers(subtitle(section, table), header(section), texts)
+            for block in section_blocks(section):
+                lines += _block(block)
         lines += [line for remark in remarks(table) for line in (f"**Note.** {_escape(remark)}", "")]
-    lines += [explanation(), ""]
+    lines += [line for note in notes(board) for line in (_escape(note), "")]
     lines += [line for problem in board.problems for line in (f"**Problem.** {_escape(problem)}", "")]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _block(block: Block) -> list[str]:
+    return _numbers(block.title, block.header, block.rows)
+
+
+def _numbers(head: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    sides = [":---" if name in ("method", "run") else "---:" for name in names]
+    body = [_line([_escape(text) for text in texts]) for texts in rows]
+    return [_escape(head), "", _line(names), _line(sides), *body, ""]
 
 
 def write_reports(
@@ -81,15 +114,11 @@ def write_reports(
     return list(texts)
 
 
-def _values(row: Row, keys: tuple[str, ...]) -> list[Any]:
-    return [_defined(getattr(row, key)) for key in keys]
-
-
 def _defined(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _line(texts: list[str]) -> str:
+def _line(texts: Sequence[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 

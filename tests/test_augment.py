@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from whalebench.benchmarks.photos import Batch
-from whalebench.methods.parts.augment import STRENGTHS, Augmentation, _affine, _Draw, _invert, augment, warp
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation, _affine, _Draw, augment
+from whalebench.methods.parts.geometry import invert, warp
 
 HEIGHT, WIDTH = 48, 64
 MOVES = replace(Augmentation(), rotation=20, shear=12, scale=0.15, stretch=0.15, shift=0.06)
@@ -67,7 +68,7 @@ def test_landmarks_move_with_the_pixels(seed: int) -> None:
 def test_a_warp_and_its_inverse_return_everything(seed: int) -> None:
     batch, forward = make_batch(seed=seed), affine(12, seed)
     moved = warp(batch, forward)
-    back = warp(moved, _invert(forward))
+    back = warp(moved, invert(forward))
     assert back.landmarks is not None
     assert back.masks is not None
     assert batch.landmarks is not None
@@ -81,7 +82,7 @@ def test_a_warp_and_its_inverse_return_everything(seed: int) -> None:
 
 def test_a_box_without_turning_comes_back_exactly() -> None:
     batch, forward = make_batch(), affine(12, 1, replace(MOVES, rotation=0, shear=0))
-    back = warp(warp(batch, forward), _invert(forward))
+    back = warp(warp(batch, forward), invert(forward))
     assert batch.boxes is not None
     assert back.boxes is not None
     assert torch.allclose(back.boxes, batch.boxes, atol=1e-3)
@@ -155,15 +156,18 @@ def test_the_same_generator_state_gives_the_same_photos(strength: str) -> None:
     assert not torch.equal(augment(batch, by, generator).pixels, augment(batch, by, generator).pixels)
 
 
-@pytest.mark.parametrize("amount", [field.name for field in fields(Augmentation) if field.name != "blur"])
+@pytest.mark.parametrize(
+    "amount", [field.name for field in fields(Augmentation) if field.name not in ("blur", "hide", "outside")]
+)
 def test_every_photo_of_a_batch_gets_its_own_draw(amount: str) -> None:
     one = torch.rand(1, 3, HEIGHT, WIDTH, generator=seeded(1)).expand(8, -1, -1, -1)
     degrees = amount in ("rotation", "shear")
-    share = amount in ("grey", "erase")
+    either = amount in ("grey", "mirror", "upset")
+    share = either or amount == "erase"
     by = Augmentation(**{amount: 10.0 if degrees else 0.5 if share else 0.2})
     changed = augment(Batch(one), by, seeded(2)).pixels
     kinds = {tuple(photo.flatten().mul(1e4).round().tolist()) for photo in changed}
-    assert len(kinds) == (2 if amount == "grey" else 8) if amount != "erase" else 2 < len(kinds) < 8
+    assert len(kinds) == (2 if either else 8) if amount != "erase" else 2 < len(kinds) < 8
     assert torch.equal(one[0], one[7])
 
 
@@ -204,3 +208,14 @@ def test_a_rotation_keeps_angles_and_lengths_on_a_frame_that_is_not_square() -> 
     assert torch.allclose(along.norm(dim=1), torch.full((8,), 10.0), atol=1e-3)
     assert torch.allclose((along * down).sum(dim=1), torch.zeros(8), atol=1e-2)
     assert along[:, 1].abs().max() > 1  # it did turn
+
+
+def test_the_fourth_channel_moves_with_the_photo_keeps_its_values_and_is_hidden_by_share() -> None:
+    batch = make_batch(40)
+    assert batch.masks is not None
+    with_mask = replace(batch, pixels=torch.cat([batch.pixels, batch.masks], dim=1))
+    seen = augment(with_mask, replace(STRENGTHS["heavy"], hide=0.5), seeded())
+    assert seen.masks is not None
+    shown = seen.pixels[:, 3:].flatten(1).any(dim=1)
+    assert 5 < int(shown.sum()) < 35
+    assert torch.allclose(seen.pixels[shown, 3:], seen.masks[shown], atol=1e-6)

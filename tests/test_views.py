@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,39 @@ def test_annotations_of_test_photos_are_not_to_be_had_through_train(tmp_path: Pa
         assert np.isnan(photos.annotations.boxes[views.test.rows]).all()
         assert np.isnan(photos.annotations.landmarks[views.test.rows]).all()
         assert not photos.annotations.has_mask[views.test.rows].any()
+
+
+def reachable(thing: object, seen: set[int]) -> list[object]:
+    """Everything that can be had from a thing by its attributes, underscores or not."""
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    inside = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+    inside += list(thing.values()) if isinstance(thing, dict) else []
+    inside += list(thing) if isinstance(thing, tuple | list) else []
+    return [thing, *(found for each in inside for found in reachable(each, seen))]
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_no_view_leads_to_a_test_mask_but_an_oracles(tmp_path: Path, oracle: bool) -> None:
+    made = benchmark(tmp_path)
+    masks = tuple(str(tmp_path / f"{image}-mask.png") for image in PHOTOS)
+    views = fold_views(replace(made, store=replace(made.store, mask_paths=masks)), 0, oracle=oracle)
+    of_test = {str(tmp_path / f"{image}-mask.png") for image in views.test.images}
+    for photos in (views.train, views.valid, views.test, *views.queries().values()):
+        strings = {thing for thing in reachable(photos, set()) if isinstance(thing, str)}
+        assert (of_test <= strings) if oracle else not (of_test & strings)
+        assert set(masks) - of_test <= strings
+
+
+def test_an_oracle_is_shown_annotations_and_no_labels(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0, oracle=True)
+    for part in ("valid", "test"):
+        shown = views.queries()[part]
+        assert shown.labels is None
+        assert shown.annotations is not None
+        assert np.isfinite(shown.annotations.boxes[shown.rows]).all()
+        assert views.annotated[part].images == shown.images
 
 
 def test_annotations_are_shares_of_the_photo(tmp_path: Path) -> None:

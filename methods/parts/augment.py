@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whalebench.benchmarks.photos import Batch
+from whalebench.methods.parts.geometry import Outside, affine_maps, warp
 
-Strength = Literal["none", "light", "heavy"]
+Strength = Literal["none", "light", "heavy", "turned"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Augmentation:
     """Largest standard deviation of the noise."""
     erase: float = 0.0
     """Share of photos of which one rectangle, 2 to 20 % of the area, is filled with one colour."""
+    mirror: float = 0.0
+    """Share of photos mirrored left to right."""
+    upset: float = 0.0
+    """Share of photos mirrored upside down."""
+    hide: float = 0.0
+    """Share of photos whose fourth channel is blanked."""
+    outside: Outside = "reflection"
+    """What is seen where the photo has ended."""
 
 
 STRENGTHS: dict[Strength, Augmentation] = {
@@ -56,7 +65,11 @@ STRENGTHS: dict[Strength, Augmentation] = {
     "light": Augmentation(rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.08, contrast=0.12),
     "heavy": Augmentation(
         rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
-        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,
+    ),
+    "turned": Augmentation(
+        rotation=180, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, hide=0.5,
     ),
 }  # fmt: skip
 
@@ -67,31 +80,17 @@ def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch
     The generator lives on the CPU whatever the batch's device, so that a seed means the same draw on every
     machine.
     """
-    if by == STRENGTHS["none"]:
+    if by == Augmentation(outside=by.outside):
         return batch
     draw = _Draw(len(batch.pixels), generator, batch.pixels.device)
     height, width = batch.pixels.shape[-2:]
-    moved = warp(batch, _affine(by, draw, width / height))
-    return replace(moved, pixels=_erase(_recolour(moved.pixels, by, draw), by, draw))
-
-
-def warp(batch: Batch, forward: Tensor) -> Batch:
-    """The batch under affine maps (photos, 2, 3) from old to new positions.
-
-    The maps are in coordinates of [-1, 1] across the frame, as affine_grid has them. What comes from
-    outside the photo is its mirror image; a mask is empty there. A box becomes the upright box round its
-    turned corners, cut at the frame.
-    """
-    height, width = batch.pixels.shape[-2:]
-    inverse = _invert(forward)
-    grid = F.affine_grid(inverse, list(batch.pixels.shape), align_corners=False)
-    pixels = F.grid_sample(batch.pixels, grid, "bilinear", "reflection", align_corners=False)
-    masks = batch.masks
-    if masks is not None:
-        masks = F.grid_sample(masks, grid, "bilinear", "zeros", align_corners=False)
-    landmarks = None if batch.landmarks is None else _move(batch.landmarks, forward, width, height)
-    boxes = None if batch.boxes is None else _move_boxes(batch.boxes, forward, width, height)
-    return Batch(pixels, batch.labels, boxes, landmarks, masks)
+    moved = warp(batch, _affine(by, draw, width / height), outside=by.outside)
+    colour, mask = moved.pixels[:, :3], moved.pixels[:, 3:]
+    colour = _erase(_recolour(colour, by, draw), by, draw)
+    if mask.shape[1]:
+        hidden = draw.happens(by.hide)[:, None, None, None]
+        colour = torch.cat([colour, mask.masked_fill(hidden, 0.0)], dim=1)
+    return replace(moved, pixels=colour)
 
 
 class _Draw:
@@ -116,38 +115,11 @@ def _affine(by: Augmentation, draw: _Draw, aspect: float) -> Tensor:
     angle, shear = draw.within(math.radians(by.rotation)), draw.within(math.radians(by.shear))
     zoom, stretch = draw.within(by.scale), draw.within(by.stretch)
     across, down = torch.exp(zoom + stretch / 2), torch.exp(zoom - stretch / 2)
-    cos, sin, tan = torch.cos(angle), torch.sin(angle), torch.tan(shear)
-    shift = draw.within(2 * by.shift, 2)
-    # Coordinates run from -1 to 1 both ways, so what passes from one axis to the other has the aspect in it.
-    rows = [
-        across * cos,
-        down * (cos * tan - sin) / aspect,
-        shift[:, 0],
-        across * sin * aspect,
-        down * (sin * tan + cos),
-        shift[:, 1],
-    ]
-    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
-
-
-def _invert(affine: Tensor) -> Tensor:
-    linear = torch.linalg.inv(affine[:, :, :2])
-    return torch.cat([linear, -linear @ affine[:, :, 2:]], dim=2)
-
-
-def _move(points: Tensor, forward: Tensor, width: int, height: int) -> Tensor:
-    """Points (photos, points, 2) in pixels, moved."""
-    frame = torch.tensor([width, height], dtype=points.dtype, device=points.device)
-    unit = points / frame * 2 - 1
-    return ((unit @ forward[:, :, :2].mT + forward[:, None, :, 2]) + 1) / 2 * frame
-
-
-def _move_boxes(boxes: Tensor, forward: Tensor, width: int, height: int) -> Tensor:
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    moved = _move(corners, forward, width, height)
-    low, high = moved.amin(dim=1), moved.amax(dim=1)
-    frame = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
-    return torch.cat([torch.minimum(low.clamp(min=0), frame), torch.minimum(high.clamp(min=0), frame)], dim=1)
+    if by.mirror:
+        across = torch.where(draw.happens(by.mirror), -across, across)
+    if by.upset:
+        down = torch.where(draw.happens(by.upset), -down, down)
+    return affine_maps(angle, shear, across, down, draw.within(2 * by.shift, 2), aspect)
 
 
 def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:

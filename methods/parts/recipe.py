@@ -1,0 +1,39 @@
+"""What recipes share: a published system's configuration at its own scale, and at that of a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from whalebench.methods.method import MethodConfig
+
+Scale = Literal["full", "small"]
+Values = Mapping[str, Any]
+
+
+class RecipeConfig(MethodConfig):
+    """Fields of every recipe."""
+
+    scales: ClassVar[Mapping[Scale, Values]]
+    """By scale: the fields that differ from their defaults, as they would be typed."""
+
+    scale: Scale = "full"
+    """full: as published; small: what two processor cores finish in minutes. What is set beside it wins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_its_scale(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return _filled(given, cls.scales.get(given.get("scale", "full"), {}))
+
+
+def _filled(given: Values, defaults: Values) -> dict[str, Any]:
+    """What is given, and the defaults for all that is not, part by part."""
+    filled = dict(defaults) | dict(given)
+    for name in defaults.keys() & given.keys():
+        if isinstance(defaults[name], Mapping) and isinstance(given[name], Mapping):
+            filled[name] = _filled(given[name], defaults[name])
+    return filled
