@@ -55,7 +55,7 @@ def location_summary(judged: pd.DataFrame) -> dict[str, float | int]:
 
 
 def box_iou(found: NDArray[np.floating], truth: NDArray[np.floating]) -> Floats:
-    """Intersection over union (photos,) of boxes (photos, 4), NaN where a box is.
+    """Intersection over union (photos,) of boxes (photos, 4): 0 where none was found, NaN without a truth.
 
     >>> box_iou(np.array([[0.0, 0.0, 1.0, 1.0]]), np.array([[0.5, 0.0, 1.5, 1.0]])).round(3)
     array([0.333])
@@ -65,7 +65,9 @@ def box_iou(found: NDArray[np.floating], truth: NDArray[np.floating]) -> Floats:
     high = np.minimum(found[:, 2:], truth[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=1)
     both = (found[:, 2:] - found[:, :2]).prod(axis=1) + (truth[:, 2:] - truth[:, :2]).prod(axis=1) - shared
-    return np.asarray(shared / np.where(both > 0, both, np.nan), np.float64)
+    overlap = shared / np.where(both > 0, both, np.nan)
+    missed = np.isnan(found).any(axis=1) & np.isfinite(truth).all(axis=1)
+    return np.asarray(np.where(missed, 0.0, overlap), np.float64)
 
 
 def _extent(landmarks: Floats) -> Floats:

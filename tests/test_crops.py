@@ -23,6 +23,7 @@ from whalebench.methods.parts.finder import Finder, Windows, annotated_values, w
 from whalebench.methods.parts.geometry import box_windows, identity_maps, move
 from whalebench.methods.parts.localizer import BoxRegression, Localizer, LocalizerConfig
 from whalebench.methods.parts.reference import FLUKE, RIGHT_WHALE, build_reference
+from whalebench.methods.parts.training import TrainingConfig
 
 COUNT, HEIGHT, WIDTH = 6, 60, 90
 
@@ -333,7 +334,7 @@ class Guess(Finder):
 
 
 def cropped(*, oracle: bool) -> Cropping:
-    return Cropping(Brightness(MethodConfig()), Guess(), (HEIGHT, WIDTH), oracle=oracle)
+    return Cropping(Brightness(MethodConfig()), Guess(TrainingConfig()), (HEIGHT, WIDTH), oracle=oracle)
 
 
 def bright(photos: Photos) -> list[float]:
@@ -379,6 +380,19 @@ def test_what_lacks_annotations_does_not_fit(photos: Photos) -> None:
     assert cropped(oracle=False).unfit(photos, without) == ""
     assert cropped(oracle=False).unfit(without, photos) == "boxes"
     assert cropped(oracle=True).unfit(photos, without) == "boxes of test photos"
+
+
+def test_a_finder_is_restored_without_the_weights_it_started_from(photos: Photos) -> None:
+    """Neither a download nor a file is asked for when learned weights are at hand."""
+    config = LocalizerConfig(size=(32, 32))
+    learned = Localizer(config)
+    learned.network = learned.build()
+    other = Localizer(config.model_copy(update={"pretrained": "no-such-file.safetensors"}))
+    other.restore(learned.weights(), torch.device("cpu"))
+    assert torch.equal(
+        other.network.state_dict()["votes.weight"], learned.network.state_dict()["votes.weight"]
+    )
+    assert other.locate(photos.bare()).boxes is not None
 
 
 def test_weights_of_finder_and_method_are_kept_apart(photos: Photos) -> None:

@@ -190,7 +190,7 @@ def test_groups_get_their_rates_and_only_matrices_decay(
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        WhalebenchError, match=r"loss became nan in epoch 1 at learning rate .*lower learning_rate"
+        WhalebenchError, match=r"loss became nan in step 1 of epoch 1, at learning rate .*lower learning_rate"
     ):
         train(photos(tmp_path, 6), config(), loss=Broken())
 

@@ -60,9 +60,7 @@ class Aligner(Finder):
 
     artefact, needs = "aligner", "landmarks"
 
-    def __init__(self, config: AlignerConfig) -> None:
-        super().__init__()
-        self.config = config
+    config: AlignerConfig
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Which photos have a landmark."""

@@ -16,7 +16,7 @@ from whalebench.benchmarks.photos import CPU, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.crops import Background
 from whalebench.methods.parts.geometry import box_windows
-from whalebench.methods.parts.training import ready
+from whalebench.methods.parts.training import TrainingConfig, ready
 
 NETWORK = "network."
 """What the names of the network's weights begin with."""
@@ -42,7 +42,8 @@ class Finder(ABC):
     background: Background = "kept"
     mask_channel: bool = False
 
-    def __init__(self) -> None:
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
         self.network: nn.Module = nn.Identity()
         self.device = CPU
         self.constants: dict[str, Tensor] = {}
@@ -94,6 +95,7 @@ class Finder(ABC):
         self.constants = {key: value for key, value in weights.items() if not key.startswith(NETWORK)}
         state = {key.removeprefix(NETWORK): v for key, v in weights.items() if key.startswith(NETWORK)}
         if state:
+            self.config = self.config.without_download()
             self.network = self.build()
             self.network.load_state_dict(state)
             ready(self.network, device)

@@ -53,9 +53,7 @@ class Localizer(Finder):
 
     artefact, needs = "localizer", "boxes"
 
-    def __init__(self, config: LocalizerConfig) -> None:
-        super().__init__()
-        self.config = config
+    config: LocalizerConfig
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Which photos have a box."""

@@ -57,9 +57,10 @@ class Segmenter(Finder):
 
     artefact, needs = "segmenter", "masks"
 
+    config: SegmenterConfig
+
     def __init__(self, config: SegmenterConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.background, self.mask_channel = config.background, config.channel
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
