@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format docs bench clean
 
 demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
 	$(BIN)/whalebench run arcface --fold 0
@@ -20,6 +20,9 @@ check: .venv/dev  ## the one gate: format, lint, types, tests
 format: .venv/dev  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
+	$(BIN)/whalebench methods --markdown docs/methods.md
 
 bench: $(BIN)/whalebench  ## the numbers of the README: both methods on five folds of flukes (half an hour)
 	for method in softmax arcface; do for fold in 0 1 2 3 4; do \

@@ -145,14 +145,42 @@ def explain(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show the fields of one method.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write the page of all methods and all fields to this file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the methods, or the fields of one."""
     from whalebench.benchmarks import overview
     from whalebench.reports.listing import table_of
 
+    if markdown:
+        _write_guide(markdown)
+        return
     rows = overview.field_rows(name) if name else overview.method_rows()
     _show(rows, table_of(rows, f"{name}: fields for --set" if name else "Methods"), as_json)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="A method; `whalebench methods` lists them.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of the method as key=value; wins over what makes it quick."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try whether a method keeps what every method promises, on a few drawn photos; 1 if it does not."""
+    from whalebench.benchmarks.conformance.suite import check_method
+    from whalebench.reports import metrics
+    from whalebench.reports.listing import table_of
+
+    with _progress(as_json) as progress:
+        found = check_method(method, tuple(settings or ()), metrics, progress)
+    document = found.document()
+    _show(document, table_of(document["checks"], f"{method} is checked"), as_json)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -189,6 +217,10 @@ def data_import(
         Literal["refuse", "quarantine"],
         typer.Option(help="Absent photos: refuse the table, or quarantine them."),
     ] = "refuse",
+    dataset: Annotated[
+        str,
+        typer.Option(help="The public set they are, as NOAARightWhale: weights trained on it are marked."),
+    ] = "",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -203,7 +235,9 @@ def data_import(
     place = _open(workspace)
     with _progress(as_json) as progress:
         progress.stage("inspect")
-        result = importer.import_csv(path, name, place, missing=missing, progress=progress.advance)
+        result = importer.import_csv(
+            path, name, place, missing=missing, dataset=dataset, progress=progress.advance
+        )
     facts = overview.catalog_facts(result.catalog)
     left_out = [photo._asdict() for photo in result.quarantined]
     document = facts | {"quarantined": left_out, "notes": list(result.notes)}
@@ -347,6 +381,15 @@ def _show(document: Any, shown: Any, as_json: bool) -> None:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + os.linesep)
     else:
         out.print(shown)
+
+
+def _write_guide(file: Path) -> None:
+    from whalebench.benchmarks.guide import guide_sections
+    from whalebench.benchmarks.workspace import atomic_text
+    from whalebench.reports.guide import methods_page
+
+    atomic_text(file, methods_page(guide_sections()))
+    out.print(f"Written: {file}", style="dim", soft_wrap=True)
 
 
 def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:

@@ -64,11 +64,18 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
 
 
 def write_catalog(
-    catalog_table: pd.DataFrame, folder: Path, name: str, source: str, *, quarantined: int = 0
+    catalog_table: pd.DataFrame,
+    folder: Path,
+    name: str,
+    source: str,
+    *,
+    quarantined: int = 0,
+    dataset: str = "",
 ) -> Catalog:
     """The catalog as it now stands in `folder`: catalog.parquet, and catalog.json which is written last.
 
-    Paths inside `folder` are stored relative to it, so that a workspace can be moved.
+    Paths inside `folder` are stored relative to it, so that a workspace can be moved. dataset is the public
+    set that the photos are, where it is said.
     """
     catalog = build_catalog(catalog_table, name, folder)
     stored = catalog.table.copy()
@@ -90,6 +97,7 @@ def write_catalog(
         "quarantined": quarantined,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": source,
+        "dataset": dataset,
         "tool_version": __version__,
     }
     atomic_text(folder / "catalog.json", json.dumps(facts, indent=2) + "\n")

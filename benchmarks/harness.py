@@ -15,22 +15,28 @@ from numpy.typing import NDArray
 from whalebench import RunFailedError
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.progress import EpochNews, Progress
-from whalebench.benchmarks.selection import Judge, choose_threshold
+from whalebench.benchmarks.selection import PLAIN, Judge, choose_threshold
 from whalebench.benchmarks.views import Views
-from whalebench.methods.method import Epoch
+from whalebench.methods.method import Epoch, MethodConfig
 
 
 class RunHarness:
     """What `methods.method.Harness` promises, for one run; see there."""
 
     def __init__(
-        self, seed: int, device: torch.device, views: Views, judge: Judge, progress: Progress
+        self,
+        seed: int,
+        device: torch.device,
+        views: Views,
+        judge: Judge,
+        progress: Progress,
+        config: MethodConfig = PLAIN,
     ) -> None:
         self.seed, self.device = seed, device
         self.chosen: dict[str, float | None] = {}
         self.lineage: dict[str, tuple[str, ...]] = {}
         """Part -> digests of the photos it was fitted on."""
-        self._views, self._judge, self._progress = views, judge, progress
+        self._views, self._judge, self._progress, self._config = views, judge, progress, config
         self._epochs: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._since = "", time.perf_counter()
@@ -78,9 +84,9 @@ class RunHarness:
         self._progress.epoch(EpochNews(epoch.number, epoch.of, epoch.loss, score, speed, left))
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
-        """MAP@5 on valid with the best threshold of *new* there."""
-        identities = self._views.train.identities
-        return choose_threshold(self._judge, scores, self._views.valid_answers, identities)[1]
+        """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""
+        answers, identities = self._views.valid_answers, self._views.train.identities
+        return choose_threshold(self._judge, scores, answers, identities, self._config)[1]
 
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid."""

@@ -48,6 +48,7 @@ def import_csv(
     workspace: Workspace,
     *,
     missing: Missing = "refuse",
+    dataset: str = "",
     progress: Progress | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
@@ -55,6 +56,7 @@ def import_csv(
 
     Relative paths are taken from the table's folder. All problems of the table are reported in one error.
     Photos that cannot be decoded are quarantined; absent ones are a problem unless `missing` says otherwise.
+    dataset is the public set that the photos are: weights that were trained on it are marked so.
     """
     _check_name(name)
     table = read_table(file)
@@ -80,7 +82,8 @@ def import_csv(
     folder = workspace.benchmarks / name
     notes += _check_absent_or_same(folder, build_catalog(frame, name))
     _write_quarantine(folder, quarantined)
-    catalog = write_catalog(frame, folder, name, str(file.absolute()), quarantined=len(quarantined))
+    source = str(file.absolute())
+    catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
     write_stamps(folder, stamps)
     return ImportResult(catalog, quarantined, tuple(notes))
 

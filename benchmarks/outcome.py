@@ -18,7 +18,13 @@ from whalebench.benchmarks.harness import RunHarness
 from whalebench.benchmarks.location import judge_location, location_summary
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
-from whalebench.benchmarks.selection import Judge, choose_temperature, choose_threshold, probabilities
+from whalebench.benchmarks.selection import (
+    Judge,
+    choose_temperature,
+    choose_threshold,
+    curve_of_new,
+    probabilities,
+)
 from whalebench.benchmarks.views import NEW, Answers, Views
 from whalebench.methods.method import Method
 
@@ -36,6 +42,8 @@ class Outcome:
     valid_metrics: dict[str, float]
     cmc: list[float]
     calibration: dict[str, float]
+    new_curve: dict[str, list[float]]
+    """What other thresholds of *new* are worth on valid; empty where *new* is no candidate."""
     location: dict[str, dict[str, float | int]]
     """How well the animals were found, by part; empty for a method that does not look for them."""
     arrays: dict[str, NDArray[np.float32]]
@@ -53,6 +61,7 @@ class Outcome:
             "valid_metrics": self.valid_metrics,
             "cmc": self.cmc,
             "calibration": self.calibration,
+            "new_curve": self.new_curve,
             "location": self.location,
         }
 
@@ -62,11 +71,11 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
 
     Valid goes the same way as test: bare photos in, scores out.
     """
-    identities = views.train.identities
+    identities, config = views.train.identities, method.config
     shown = views.queries()
     valid, test = (_score(method, shown[part]) for part in ("valid", "test"))
     temperature = choose_temperature(valid, views.valid_answers, identities)
-    threshold, _ = choose_threshold(judge, valid, views.valid_answers, identities)
+    threshold, _ = choose_threshold(judge, valid, views.valid_answers, identities, config)
     harness.choose("temperature", temperature)
     harness.choose("new_threshold", threshold)
     embeddings = _embeddings(method, shown)
@@ -82,6 +91,7 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
             probabilities=probabilities(scores, heat),
             new_scores=-scores.max(axis=1),
             new_threshold=threshold,
+            new_rule=config.new_rule,
             embeddings_precision=_precision_at_r(judge, embeddings, part, answers, views.train),
         )
 
@@ -98,6 +108,7 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
         cmc=judge.cmc(judged),
         location={part: location_summary(table) for part, table in located.items()},
         calibration={"valid_log_loss_before": raw["log_loss"], "valid_log_loss_after": on_valid["log_loss"]},
+        new_curve=curve_of_new(judge, valid, views.valid_answers, identities, config, threshold),
         arrays={"valid_scores": valid, "test_scores": test}
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part != "train"},
         names={"identities": identities, "valid": views.valid.images, "test": views.test.images},

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 from functools import reduce
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from whalebench.benchmarks.catalog import Catalog, read_facts
 from whalebench.benchmarks.machine import hardware, versions
@@ -86,24 +89,31 @@ def method_rows() -> list[Row]:
 
 def field_rows(name: str) -> list[Row]:
     """A row a field of the method: its default, what may be given, where tuning looks, what it means."""
-    rows, method = [], find_method(name)
+    method = find_method(name)
     defaults = configure(method, ()).model_dump(mode="json")
-    for field, info in fields_of(method.Config):
-        search = next((mark for mark in info.metadata if type(mark).__name__ == "Search"), None)
-        kind = getattr(info.annotation, "__name__", "")
-        values = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-        rows.append(
-            {
-                "field": field,
-                "type": " | ".join(map(str, values)) if values else kind,
-                "default": _default(defaults, field),
-                "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}"
-                if search
-                else "",
-                "meaning": info.description or "",
-            }
-        )
-    return rows
+    return [field_row(field, info, _default(defaults, field)) for field, info in fields_of(method.Config)]
+
+
+def field_row(field: str, info: FieldInfo, default: Any) -> Row:
+    """The row of one field, its default given as JSON has it."""
+    search = next((mark for mark in info.metadata if type(mark).__name__ == "Search"), None)
+    kind = getattr(info.annotation, "__name__", "")
+    values = _words(info.annotation)
+    return {
+        "field": field,
+        "type": " | ".join(values) if values else kind,
+        "default": default,
+        "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}" if search else "",
+        "meaning": " ".join((info.description or "").split()),
+    }
+
+
+def _words(kind: Any) -> list[str]:
+    """The values that a Literal allows, or several of them put together."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    parts = [_words(part) for part in get_args(kind)] if get_origin(kind) in (Union, UnionType) else []
+    return [word for part in parts for word in part]
 
 
 def _default(defaults: Row, field: str) -> Any:

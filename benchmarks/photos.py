@@ -38,6 +38,8 @@ class Batch:
     """(photos, landmarks, 2), x, y."""
     masks: Tensor | None = None
     """(photos, 1, height, width), float32 in [0, 1], 1 on the animal."""
+    species: Tensor | None = None
+    """(photos,), int64, UNKNOWN where not named."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -98,6 +100,9 @@ class Photos:
     lens: Lens | None = None
     """Through which the photos are seen, and the photos behind it."""
     behind: Photos | None = None
+    species: NDArray[np.int64] | None = None
+    """(photos,) places among the sorted species of the fold's train part, UNKNOWN where it is none of them;
+    None where hidden, as labels are, or where train names none."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -114,6 +119,7 @@ class Photos:
             labels=None if self.labels is None else self.labels[chosen],
             lens=None if self.lens is None else self.lens.select(chosen),
             behind=None if self.behind is None else self.behind.select(chosen),
+            species=None if self.species is None else self.species[chosen],
         )
 
     def known(self) -> Photos:
@@ -132,9 +138,9 @@ class Photos:
         return replace(self, annotations=None, behind=behind)
 
     def unlabelled(self) -> Photos:
-        """The same photos without labels."""
+        """The same photos without labels and species."""
         behind = None if self.behind is None else self.behind.unlabelled()
-        return replace(self, labels=None, behind=behind)
+        return replace(self, labels=None, behind=behind, species=None)
 
     def through(self, lens: Lens) -> Photos:
         """The same photos seen through a lens; one lens can stand before another."""
@@ -149,16 +155,19 @@ class Photos:
             return self.lens.look(self.behind, chosen, size, device)
         rows = self.rows[chosen]
         pixels = _to_float(self.store.pixels(size)[rows], device).permute(0, 3, 1, 2)
-        labels = None if self.labels is None else torch.from_numpy(self.labels[chosen]).to(device)
+        labels, species = (
+            None if values is None else torch.from_numpy(values[chosen]).to(device)
+            for values in (self.labels, self.species)
+        )
         if self.annotations is None:
-            return Batch(pixels, labels)
+            return Batch(pixels, labels, species=species)
         height, width = size
         boxes = torch.from_numpy(self.annotations.boxes[rows]) * torch.tensor([width, height] * 2)
         landmarks = torch.from_numpy(self.annotations.landmarks[rows]) * torch.tensor([width, height])
         masks = None
         if self.annotations.has_mask.any():
             masks = _to_float(self.store.masks(size)[rows], device)[:, None]
-        return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks)
+        return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species)
 
     def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:
         """All photos in order; pixels only, because this is the road to a score."""

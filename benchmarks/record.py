@@ -99,8 +99,12 @@ class RunRecord(BaseModel):
     chosen: Values = {}
     """What was chosen on valid: fusion weight, threshold of *new*, temperature."""
     calibration: Values = {}
+    new_curve: Values = {}
+    """What some fifty thresholds of *new* are worth on valid: lists of numbers, one a threshold."""
     lineage: Values = {}
     """By part of the method: on how many photos it was fitted, and the digest of theirs."""
+    pretraining: Values = {}
+    """By known checkpoint that the method starts from: licence, data, and whether the benchmark was seen."""
     location: Values = {}
     """By valid and test: how well boxes, landmarks or masks were found, and how many photos fell back."""
     unfit: str = ""

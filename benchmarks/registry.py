@@ -27,6 +27,8 @@ class Benchmark:
     catalog: Catalog
     split: Split
     store: PhotoStore
+    dataset: str = ""
+    """The public set that the photos are, where it was said when they were imported."""
 
 
 def benchmark_names(workspace: Workspace) -> tuple[str, ...]:
@@ -76,7 +78,8 @@ def load_benchmark(
     store = PhotoStore(
         workspace.cache / "photos", tuple(table["path"]), tuple(table["file_digest"]), tuple(table["mask"])
     )
-    return Benchmark(name, catalog, split, store)
+    dataset = str(read_facts(workspace.benchmarks / name).get("dataset", ""))
+    return Benchmark(name, catalog, split, store, dataset)
 
 
 def split_stem(name: str, workspace: Workspace) -> Path:

@@ -83,7 +83,7 @@ def _repeat(
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
 
     views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
-    harness = RunHarness(request.seed, device, views, judge, progress)
+    harness = RunHarness(request.seed, device, views, judge, progress, method.config)
     if lacking := method.unfit(views.train, views.test):
         facts = _facts(request, method, benchmark, views, harness)
         facts |= {"unfit": f"{benchmark.name} has no {lacking}", "cmc": []}
@@ -129,6 +129,10 @@ def _facts(
     request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
+    from whalebench.benchmarks.selection import share_warnings  # noqa: PLC0415
+    from whalebench.methods.parts.checkpoints import pretraining  # noqa: PLC0415
+
+    of_share = share_warnings(views.valid_answers, method.config)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),
@@ -140,6 +144,7 @@ def _facts(
         "track": method.config.track(),
         "oracle": views.oracle,
         "transductive": method.transductive,
+        "pretraining": pretraining(method.config, benchmark.name, benchmark.dataset),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": versions(),
         "hardware": hardware(str(harness.device)),
@@ -152,7 +157,7 @@ def _facts(
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
             for part, digests in harness.lineage.items()
         },
-        "warnings": [*benchmark.split.warnings, *views.warnings()],
+        "warnings": [*benchmark.split.warnings, *views.warnings(), *of_share],
     }
 
 

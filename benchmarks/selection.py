@@ -10,9 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.views import NEW, Answers
+from whalebench.methods.method import MethodConfig, NewRule
 
 THRESHOLDS = 101
 """How many thresholds valid is asked about, spread over the scores of its best candidates."""
+SHOWN = 2
+"""Every how manieth of them is in the record's curve."""
+EQUAL = 1e-12
+"""By how much MAP@5 may differ by rounding alone."""
+PLAIN = MethodConfig()
+"""Of a method that says nothing of *new*."""
 
 
 class Judge(Protocol):
@@ -29,19 +36,21 @@ class Judge(Protocol):
         probabilities: NDArray[Any],
         new_scores: NDArray[Any],
         new_threshold: float | None,
+        new_rule: NewRule = "column",
         embeddings_precision: NDArray[Any] | None = None,
     ) -> pd.DataFrame:
         """One row a query with the value of every metric."""
 
-    def map_at_5_by_threshold(
+    def means_by_threshold(
         self,
         *,
         truth: Sequence[str],
         identities: Sequence[str],
         scores: NDArray[Any],
         new_thresholds: Sequence[float | None],
-    ) -> list[float]:
-        """MAP@5 under each threshold of *new*."""
+        new_rule: NewRule = "column",
+    ) -> dict[str, list[float]]:
+        """`map_at_5`, `map_at_5_known`, `map_at_5_new` and `called_new` under each threshold of *new*."""
 
     def summarize(self, queries: pd.DataFrame) -> dict[str, float]:
         """Every metric by its key."""
@@ -86,23 +95,88 @@ def choose_temperature(scores: NDArray[np.float32], answers: Answers, identities
 
 
 def choose_threshold(
-    judge: Judge, scores: NDArray[np.float32], answers: Answers, identities: Sequence[str]
+    judge: Judge,
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig = PLAIN,
 ) -> tuple[float | None, float]:
-    """The threshold of *new* with the best MAP@5 on valid, and that MAP@5.
+    """The threshold of *new* with the best MAP@5 on valid, and that MAP@5, at the share of *new* to expect.
 
     The threshold is None, and *new* no candidate, where valid has no new photo to choose by. Of equally good
     thresholds the middle one is taken.
     """
     candidates: list[float | None] = [None]
     if NEW in answers.truth:
-        best = np.unique(scores.max(axis=1).astype(np.float64))
-        between = np.concatenate([[best[0] - 1e-3], (best[1:] + best[:-1]) / 2, [best[-1] + 1e-3]])
-        candidates = [
-            float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))
-        ]
-    results = judge.map_at_5_by_threshold(
-        truth=answers.truth, identities=identities, scores=scores, new_thresholds=candidates
-    )
-    ties = [place for place, value in enumerate(results) if value == max(results)]
+        candidates = [*_thresholds(scores)]
+    results = _means(judge, scores, answers, identities, config, candidates)["map_at_5_adjusted"]
+    ties = [place for place, value in enumerate(results) if value >= max(results) - EQUAL]
     middle = ties[len(ties) // 2]
     return candidates[middle], results[middle]
+
+
+def curve_of_new(
+    judge: Judge,
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig,
+    chosen: float | None,
+) -> dict[str, list[float]]:
+    """What some fifty thresholds of *new*, the chosen one among them, are worth on valid, in their order.
+
+    Lists of one length: `threshold`, and what `means_by_threshold` says with `map_at_5_adjusted`, which is at
+    the share of *new* to expect. Empty where *new* is no candidate.
+    """
+    if chosen is None:
+        return {}
+    thresholds = sorted({*_thresholds(scores)[::SHOWN], chosen})
+    return {"threshold": thresholds} | _means(judge, scores, answers, identities, config, thresholds)
+
+
+def share_warnings(answers: Answers, config: MethodConfig) -> list[str]:
+    """What a reader should know where the share of *new* to expect could not be kept to; else nothing."""
+    new = answers.truth.count(NEW)
+    if config.new_share is None or 0 < new < len(answers.truth):
+        return []
+    head = f"new_share={config.new_share:g} was not used: valid has no"
+    if new:
+        return [f"{head} known photo to weigh the new ones against, so the threshold rests on those alone."]
+    return [
+        f"{head} new photo to choose a threshold by, so new is no candidate; a split made with --singles new "
+        "has some."
+    ]
+
+
+def _thresholds(scores: NDArray[np.float32]) -> list[float]:
+    """Between the scores of valid's best candidates, and beyond both ends."""
+    best = np.unique(scores.max(axis=1).astype(np.float64))
+    between = np.concatenate([[best[0] - 1e-3], (best[1:] + best[:-1]) / 2, [best[-1] + 1e-3]])
+    return [float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))]
+
+
+def _means(
+    judge: Judge,
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig,
+    thresholds: Sequence[float | None],
+) -> dict[str, list[float]]:
+    """What the judge says of each threshold, and MAP@5 as if the share of *new* were the one to expect.
+
+    share * new + (1 - share) * known, which is how seed 001 chose; as valid is where no share is given, or
+    where valid has one kind of photos only.
+    """
+    means = judge.means_by_threshold(
+        truth=answers.truth,
+        identities=identities,
+        scores=scores,
+        new_thresholds=thresholds,
+        new_rule=config.new_rule,
+    )
+    share, adjusted = config.new_share, means["map_at_5"]
+    if share is not None and 0 < answers.truth.count(NEW) < len(answers.truth):
+        kinds = zip(means["map_at_5_new"], means["map_at_5_known"], strict=True)
+        adjusted = [share * new + (1 - share) * known for new, known in kinds]
+    return means | {"map_at_5_adjusted": adjusted}

@@ -97,6 +97,7 @@ def _judge(restored: Restored, judge: Judge, indices: NDArray[np.int64], scores:
         probabilities=probabilities(values, temperature_of(restored)),
         new_scores=-values.max(axis=1),
         new_threshold=None if threshold is None else float(str(threshold)),
+        new_rule=restored.method.config.new_rule,
     )
 
 

@@ -97,8 +97,10 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
     annotations, store = everything, benchmark.store
     if not oracle:
         annotations, store = _without(everything, rows["test"]), store.hiding(rows["test"])
+    species = tuple(sorted(set(table["species"].iloc[rows["train"]]) - {""}))
     train, valid, test = (
-        _view(benchmark, store, rows[name], identities, annotations) for name in ("train", "valid", "test")
+        _view(benchmark, store, rows[name], identities, annotations, species)
+        for name in ("train", "valid", "test")
     )
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     return Views(
@@ -121,11 +123,10 @@ def _view(
     rows: NDArray[np.int64],
     identities: tuple[str, ...],
     annotations: Annotations,
+    species: tuple[str, ...] = (),
 ) -> Photos:
     """The photos of some rows, labelled and annotated."""
     part = benchmark.catalog.table.iloc[rows]
-    index = {identity: label for label, identity in enumerate(identities)}
-    labels = np.array([index.get(identity, UNKNOWN) for identity in part["identity"]], np.int64)
     return Photos(
         images=tuple(part["image"]),
         digests=tuple(part["content_digest"]),
@@ -133,9 +134,16 @@ def _view(
         store=store,
         rows=rows,
         shapes=np.array(part[["height", "width"]], np.int64),
-        labels=labels,
+        labels=_places(part["identity"], identities),
         annotations=annotations,
+        species=_places(part["species"], species) if species else None,
     )
+
+
+def _places(values: pd.Series[str], names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Each value's place among names, UNKNOWN where it is none of them."""
+    index = {name: place for place, name in enumerate(names)}
+    return np.array([index.get(value, UNKNOWN) for value in values], np.int64)
 
 
 def _annotations(catalog: Catalog) -> Annotations:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +27,23 @@ class Search:
     log: bool = False
 
 
-class MethodConfig(BaseModel):
-    """Base of every method's configuration: frozen, typed, unknown fields refused."""
+NewRule = Literal["column", "second"]
+
+
+class PartConfig(BaseModel):
+    """Base of every configuration, also of a part within another: frozen, typed, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class MethodConfig(PartConfig):
+    """Base of every method's configuration: what the harness asks each of them."""
+
+    new_rule: NewRule = "column"
+    """Where *new* stands among the candidates: column, before all scores below one threshold; second, first
+    where the best score is below the threshold, else second (26th place of Happywhale)."""
+    new_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of *new* photos to expect: the threshold is chosen as if valid had it; unless given, as it is."""
 
     def track(self) -> str:
         """What a table holds equal: weights, pixels, photos seen; only one track is ranked together.
@@ -42,6 +55,10 @@ class MethodConfig(BaseModel):
     def sees_annotations(self) -> bool:
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
         return False
+
+    def inner(self) -> MethodConfig | None:
+        """The configuration of the method within, for one that wraps another."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,16 @@ aligner's cells vote for the points instead of one dense layer over all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.aligned import AlignedConfig
-from whalebench.methods.method import Harness, Method
+from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.softmax import Softmax, SoftmaxConfig
 
 SIX = "lau_vgg19+lau_vgg19_thin+lau_vgg19_wide+lau_resnet31+lau_resnet37+lau_resnet67"
@@ -72,7 +68,7 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
         return [SoftmaxConfig.model_validate(own | {"backbone": name}) for name in self.backbone.split("+")]
 
 
-class RightWhale2nd(Method):
+class RightWhale2nd(Ensemble):
     """Several classifiers of the aligned animal, their probabilities averaged."""
 
     name = "right-whale-2nd"
@@ -86,34 +82,8 @@ class RightWhale2nd(Method):
         super().__init__(config)
         self.members = [Softmax(member) for member in config.members()]
 
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Every size of the schedule."""
-        return self.config.sizes()
-
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Trains one network after the other."""
-        for member in self.members:
-            member.learn(train, valid, harness)
-
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Logarithms (photos, identities) of the mean probability."""
         each = np.stack([member.score(photos) for member in self.members]).astype(np.float64)
         mean: NDArray[np.float32] = (logsumexp(each, axis=0) - np.log(len(each))).astype(np.float32)
         return mean
-
-    def embed(self, photos: Photos) -> NDArray[np.float32]:
-        """The networks' pooled features side by side, at length 1."""
-        return normalise(np.concatenate([member.embed(photos) for member in self.members], axis=1))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Each network's, after its number and a dot."""
-        numbered = enumerate(member.weights() for member in self.members)
-        return {f"{number}.{key}": value for number, kept in numbered for key, value in kept.items()}
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up each network."""
-        for number, member in enumerate(self.members):
-            own = {key.partition(".")[2]: v for key, v in weights.items() if key.startswith(f"{number}.")}
-            member.restore(own, identities, device)

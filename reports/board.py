@@ -37,6 +37,8 @@ class Row:
     """Why this row has no interval and no rank; empty where it has, and where it does not fit."""
     unfit: str = ""
     """What the benchmark lacks for this method; then it has no metrics."""
+    seen: str = ""
+    """Which weights it starts from were trained on the benchmark's photos, as a sentence; empty for none."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from whalebench.reports.ranking import (
     NEW,
     Floats,
     Integers,
+    NewRule,
     average_precision_at_k,
     best_columns,
     insert_new,
@@ -44,18 +45,19 @@ def judge_queries(
     probabilities: NDArray[Any],
     new_scores: NDArray[Any],
     new_threshold: float | None,
+    new_rule: NewRule = "column",
     embeddings_precision: NDArray[Any] | None = None,
 ) -> pd.DataFrame:
     """One row a query: the five candidates with scores, the rank of the truth, and each metric's own value.
 
     `truth` is an identity or `NEW`; `scores` and `probabilities` are (queries, identities), higher is more
-    likely; `NEW` is a candidate with score `new_threshold` in every row, absent when that is None. Ties go by
-    identity name, `NEW` last. Log loss is of known queries: the row divided by its sum, clipped to
+    likely; `NEW` is a candidate where `new_rule` puts it by `new_threshold`, absent when that is None. Ties
+    go by identity name, `NEW` last. Log loss is of known queries: the row divided by its sum, clipped to
     [1e-15, 1 - 1e-15]. `clusters` say which queries go together when intervals are drawn.
     """
     _check_names(images, truth, clusters, identities)
     shape = (len(images), len(identities))
-    scores, probabilities = _matrix(scores, shape, "scores"), _matrix(probabilities, shape, "probabilities")
+    scores, probabilities = matrix(scores, shape, "scores"), matrix(probabilities, shape, "probabilities")
     new_scores = _column(new_scores, len(images), "new scores")
     if np.isnan(new_scores).any() or (new_threshold is not None and math.isnan(new_threshold)):
         raise WhalebenchError("A score or the threshold of *new* is NaN: check the method's scores for new.")
@@ -66,7 +68,7 @@ def judge_queries(
     for rows in row_blocks(*shape):
         block = np.take(scores[rows], order, axis=1).astype(np.float64, copy=False)
         _check_scores(block, images[rows])
-        _judge_block(judged, rows, block, columns[rows], new_threshold)
+        _judge_block(judged, rows, block, columns[rows], new_threshold, new_rule)
         block = np.take(probabilities[rows], order, axis=1).astype(np.float64, copy=False)
         judged.log_loss[rows] = _log_loss(block, columns[rows], images[rows])
     table = _table(images, truth, clusters, names, judged)
@@ -82,53 +84,19 @@ def _columns_of(truth: Sequence[str], names: list[str]) -> Integers:
     return np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
 
 
-def map_at_5_by_threshold(
-    *,
-    truth: Sequence[str],
-    identities: Sequence[str],
-    scores: NDArray[Any],
-    new_thresholds: Sequence[float | None],
-) -> list[float]:
-    """MAP@5 under each threshold of *new*: the mean of what `judge_queries` says, without the table.
-
-    What a threshold is chosen by. A threshold moves a known truth back by one place at most, and a *new* one
-    stands behind the scores that reach it, of which only the five best count; so ranks are made once.
-    """
-    scores = _matrix(scores, (len(truth), len(identities)), "scores")
-    if not np.isfinite(scores).all():
-        raise WhalebenchError("A score is not finite: check the method's numbers (loss, learning rate).")
-    order = sorted(range(len(identities)), key=identities.__getitem__)
-    place = {identities[column]: rank for rank, column in enumerate(order)}
-    columns = np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
-    rank, own = np.empty(len(truth)), np.empty(len(truth))
-    best = np.empty((len(truth), min(CANDIDATES, len(identities))))
-    for rows in row_blocks(*scores.shape):
-        block = np.take(scores[rows], order, axis=1).astype(np.float64)
-        rank[rows] = rank_of_truth(block, columns[rows], None)
-        own[rows] = np.take_along_axis(block, np.maximum(columns[rows], 0)[:, None], axis=1)[:, 0]
-        best[rows] = np.take_along_axis(block, best_columns(block), axis=1)
-    results = []
-    for threshold in new_thresholds:
-        ranks = rank
-        if threshold is not None:
-            ranks = np.where(columns >= 0, rank + (threshold > own), 1 + (best >= threshold).sum(axis=1))
-        results.append(math.fsum(map(average_precision_at_k, ranks)) / len(ranks))
-    return results
-
-
 def _empty(number: int) -> _Judged:
     candidates = np.full((number, CANDIDATES), NONE, dtype=np.int64)
     return _Judged(candidates, np.full((number, CANDIDATES), np.nan), np.empty(number), np.empty(number))
 
 
 def _judge_block(
-    judged: _Judged, rows: slice, scores: Floats, truth: Integers, threshold: float | None
+    judged: _Judged, rows: slice, scores: Floats, truth: Integers, threshold: float | None, rule: NewRule
 ) -> None:
     """Nothing; the rows' candidates, scores and ranks are filled in."""
     best = best_columns(scores)
-    best, values = insert_new(best, np.take_along_axis(scores, best, axis=1), threshold)
+    best, values = insert_new(best, np.take_along_axis(scores, best, axis=1), threshold, rule)
     judged.candidates[rows, : best.shape[1]], judged.scores[rows, : best.shape[1]] = best, values
-    judged.rank[rows] = rank_of_truth(scores, truth, threshold)
+    judged.rank[rows] = rank_of_truth(scores, truth, threshold, rule)
 
 
 def _check_scores(scores: Floats, images: Sequence[str]) -> None:
@@ -193,7 +161,7 @@ def _check_names(
         )
 
 
-def _matrix(values: NDArray[Any], shape: tuple[int, int], name: str) -> NDArray[Any]:
+def matrix(values: NDArray[Any], shape: tuple[int, int], name: str) -> NDArray[Any]:
     """The array, when it has this shape and holds numbers."""
     array = np.asarray(values)
     if array.shape != shape or array.dtype.kind not in "fiub":

@@ -126,7 +126,15 @@ def _row(run: Judged, metrics: dict[str, float], rank: int | None, contestant: s
         histograms=() if run.queries is None else histograms(run.queries),
         problem=run.problem,
         unfit=record.unfit,
+        seen=_seen(record, contestant),
     )
+
+
+def _seen(record: RunRecord, contestant: str) -> str:
+    """Which checkpoints have seen the benchmark in their pretraining; empty for none."""
+    facts = {name: known for name, known in record.pretraining.items() if isinstance(known, dict)}
+    where = [f"{name}, trained on {known['seen']}" for name, known in facts.items() if known.get("seen")]
+    return f"{contestant} starts from {' and '.join(where)}." if where else ""
 
 
 def _or_zero(value: float) -> float:

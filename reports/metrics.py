@@ -5,15 +5,17 @@ resamples the rows the first one returns. Nothing here reads, writes or prints.
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.reports.judging import judge_queries, map_at_5_by_threshold
+from whalebench.reports.averages import mean
+from whalebench.reports.judging import judge_queries
+from whalebench.reports.open_set import open_set_metrics
 from whalebench.reports.ranking import NEW, average_precision_at_k
 from whalebench.reports.retrieval import average_precision_at_r
+from whalebench.reports.thresholds import means_by_threshold
 
 __all__ = [
     "NEW",
@@ -24,20 +26,11 @@ __all__ = [
     "balanced_accuracy",
     "cmc",
     "judge_queries",
-    "map_at_5_by_threshold",
     "mean",
+    "means_by_threshold",
+    "open_set_metrics",
     "summarize",
 ]
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean of the values that are defined, the same in whatever order; NaN if none is.
-
-    >>> mean([1.0, math.nan, 0.0])
-    0.5
-    """
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
@@ -86,7 +79,7 @@ def summarize(queries: pd.DataFrame) -> dict[str, float]:
         "accuracy_new": accuracy_new(queries),
         "map_at_5_known": mean(precision[~is_new]),
         "map_at_5_new": mean(precision[is_new]),
-    }
+    } | open_set_metrics(queries)
 
 
 def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:

@@ -32,6 +32,7 @@ STAGES = {
     "without_animal": "Scoring without the animal",
     "mirrored": "Scoring mirrored photos",
     "occlude": "Hiding parts of photos",
+    "check": "Checking the method",
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each phase; a phase that is not here is shown by its own name."""

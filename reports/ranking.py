@@ -1,16 +1,20 @@
 """Who comes first: exact candidates and ranks from a score matrix, in row blocks, ties by name.
 
 Columns are handed over in name order, so "the first of equals" is the first by name. *New* is a candidate
-with the same score in every row; an identity with exactly that score ranks before it.
+like any other: by rule `column` with the same score in every row, the threshold; by rule `second` (26th place
+of Happywhale) first where the best score is below the threshold, else second. An identity with exactly that
+score ranks before it.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+NewRule = Literal["column", "second"]
 
 NEW = "new"
 CANDIDATES = 5
@@ -47,18 +51,40 @@ def best_columns(scores: Floats) -> Integers:
     return best
 
 
-def insert_new(columns: Integers, scores: Floats, threshold: float | None) -> tuple[Integers, Floats]:
-    """The first five candidates with *new* (column -1) among them, and their scores, both (rows, <= 5)."""
+def identities_before_new(scores: Floats, threshold: float, rule: NewRule) -> Integers:
+    """How many identities stand before *new*, (rows,), of scores (rows, columns).
+
+    >>> scores = np.array([[0.9, 0.8, 0.1], [0.4, 0.3, 0.2]])
+    >>> [identities_before_new(scores, 0.5, rule).tolist() for rule in ("column", "second")]
+    [[2, 0], [1, 0]]
+    """
+    reach: Integers = (scores >= threshold).sum(axis=1)
+    return np.minimum(reach, 1) if rule == "second" else reach
+
+
+def insert_new(
+    columns: Integers, scores: Floats, threshold: float | None, rule: NewRule
+) -> tuple[Integers, Floats]:
+    """The first five candidates with *new* (column -1) among them, and their scores, both (rows, <= 5).
+
+    The score of *new* is the threshold, but never below that of the candidate after it.
+    """
     if threshold is None:
         return columns, scores
-    rows = len(columns)
-    columns = np.concatenate([columns, np.full((rows, 1), -1)], axis=1)
-    scores = np.concatenate([scores, np.full((rows, 1), threshold)], axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :CANDIDATES]  # stable keeps *new* last of equals
-    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    before = identities_before_new(scores, threshold, rule)[:, None]
+    places = np.arange(min(CANDIDATES, scores.shape[1] + 1))
+    source = np.minimum(places - (places > before), scores.shape[1] - 1)
+    own = np.take_along_axis(scores, source, axis=1)
+    after = np.take_along_axis(scores, np.minimum(before, scores.shape[1] - 1), axis=1)
+    of_new = np.where(before < scores.shape[1], np.maximum(after, threshold), threshold)
+    is_new = places == before
+    found = np.where(is_new, -1, np.take_along_axis(columns, source, axis=1))
+    return found, np.where(is_new, of_new, own)
 
 
-def rank_of_truth(scores: Floats, truth: Integers, threshold: float | None) -> Floats:
+def rank_of_truth(
+    scores: Floats, truth: Integers, threshold: float | None, rule: NewRule = "column"
+) -> Floats:
     """1-based rank of the true column of each row (-1 is *new*) among all candidates.
 
     NaN where the truth is *new* and *new* is no candidate.
@@ -66,11 +92,9 @@ def rank_of_truth(scores: Floats, truth: Integers, threshold: float | None) -> F
     known = truth >= 0
     column = np.where(known, truth, 0)[:, None]
     own = np.take_along_axis(scores, column, axis=1)
-    before = (scores == own) & (np.arange(scores.shape[1]) < column)
-    better: Floats = ((scores > own) | before).sum(axis=1).astype(np.float64)
+    tied_before = (scores == own) & (np.arange(scores.shape[1]) < column)
+    rank: Floats = 1 + ((scores > own) | tied_before).sum(axis=1).astype(np.float64)
     if threshold is None:
-        better[~known] = np.nan
-        return better + 1
-    better += threshold > own[:, 0]
-    better[~known] = (scores[~known] >= threshold).sum(axis=1)
-    return better + 1
+        return np.where(known, rank, np.nan)
+    before = identities_before_new(scores, threshold, rule)
+    return np.where(known, rank + (rank > before), before + 1.0)

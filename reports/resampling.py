@@ -1,23 +1,23 @@
 """Every metric on thousands of resamples of individuals, the same draws for all runs of the same queries.
 
 Photos of one individual are alike, so they are drawn together (column `cluster`: the individual of a known
-query, the encounter of a new one). Every metric but AUROC is made of per-cluster sums, hence a resample is a
-row of counts and all resamples are one matrix product.
+query, the encounter of a new one). Metrics are made of per-cluster sums, hence a resample is a row of counts
+and all resamples are one matrix product; those that are not are in `score_draws`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError
+from whalebench.reports.open_set import first_is_right
 from whalebench.reports.ranking import NEW, Floats, row_blocks
+from whalebench.reports.score_draws import KEYS, ScoreDraws
 
 RESAMPLES = 10_000
-RESAMPLES_AUROC = 2_000  # AUROC needs every query, not sums
+RESAMPLES_OF_SCORES = 2_000  # where every query is needed, not sums
 SEED = 2019
-SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 Distributions = dict[str, Floats]
 
 
@@ -34,9 +34,8 @@ def distributions(tables: Sequence[pd.DataFrame], resamples: int = RESAMPLES) ->
     blocks: list[list[Distributions]] = [[] for _ in runs]
     for start, counts in _draws(resamples, runs[0].clusters):
         for run, found in zip(runs, blocks, strict=True):
-            found.append(
-                run.means(counts) | {"auroc_new": run.aurocs(counts[: max(0, RESAMPLES_AUROC + 1 - start)])}
-            )
+            few = counts[: max(0, RESAMPLES_OF_SCORES + 1 - start)]
+            found.append(run.means(counts) | run.scores.values(few))
     return [run.joined(found) for run, found in zip(runs, blocks, strict=True)]
 
 
@@ -86,18 +85,20 @@ def _draws(resamples: int, number: int) -> Iterator[tuple[int, Floats]]:
 
 
 class _Sums:
-    """What of one run the draws need: sums by cluster, and the scores of *new* in order."""
+    """What of one run the draws need: sums by cluster, and the queries by their score of *new*."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.codes = pd.factorize(table["cluster"], sort=True)[0].astype(np.int64)
         self.clusters = int(self.codes.max()) + 1
         self.is_new = (table["truth"] == NEW).to_numpy()
-        self.scores = table["new_score"].to_numpy()
-        self.keys, parts = zip(*self._parts(table), strict=True)
-        self.sums = np.concatenate([self._sums(values) for values in parts], axis=1)
+        self.scores = ScoreDraws(table, self.codes)
+        alike = np.ones(len(table))
+        parts = [(key, values, alike) for key, values in self._parts(table)]
+        self.keys, values, weights = zip(*parts, *self._balanced_parts(table), strict=True)
+        self.sums = np.concatenate(list(map(self._sums, values, weights)), axis=1)
 
     def _parts(self, table: pd.DataFrame) -> Iterator[tuple[str, Floats]]:
-        """Metrics and the values they are the mean of; accuracy of *new* is the mean of two means."""
+        """Metrics and the values they are the mean of; some are the mean of two means."""
         precision = table["average_precision_at_5"].to_numpy()
         said_new = (table["candidate_1"] == NEW).to_numpy().astype(np.float64)
         if table["rank"].isna().any():  # a new photo without a rank: *new* was no candidate
@@ -110,45 +111,40 @@ class _Sums:
         yield "map_at_5_new", np.where(self.is_new, precision, np.nan)
         yield "accuracy_new", np.where(self.is_new, said_new, np.nan)
         yield "accuracy_new", np.where(self.is_new, np.nan, 1 - said_new)
+        first = first_is_right(table)
+        yield "normalised_accuracy", np.where(self.is_new, np.nan, first)
+        yield "normalised_accuracy", np.where(self.is_new, first, np.nan)  # mu is a half
 
-    def _sums(self, values: Floats) -> Floats:
-        """Sum and number of the defined values of each cluster, (clusters, 2)."""
+    def _balanced_parts(self, table: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
+        """Metrics of which each individual has the same share: values and weights."""
+        first, names = first_is_right(table), table["cluster"].where(self.is_new, table["truth"])
+        weights = 1 / names.groupby([self.is_new, names]).transform("size").to_numpy(np.float64)
+        yield "baks", np.where(self.is_new, np.nan, first), weights
+        yield "baus", np.where(self.is_new, first, np.nan), weights
+
+    def _sums(self, values: Floats, weights: Floats) -> Floats:
+        """Weighted sum and sum of weights of the defined values of each cluster, (clusters, 2)."""
         defined = np.isfinite(values)
-        codes = self.codes[defined]
-        total = np.bincount(codes, weights=values[defined], minlength=self.clusters)
-        return np.stack([total, np.bincount(codes, minlength=self.clusters)], axis=1)
+        codes, own = self.codes[defined], weights[defined]
+        total = np.bincount(codes, weights=own * values[defined], minlength=self.clusters)
+        return np.stack([total, np.bincount(codes, weights=own, minlength=self.clusters)], axis=1)
 
     def means(self, counts: Floats) -> Distributions:
-        """All metrics but AUROC for each row of counts, NaN where nothing defined was drawn."""
+        """All metrics that are made of sums for each row of counts, NaN where nothing defined was drawn."""
         drawn = counts @ self.sums
         total, number = drawn[:, ::2], drawn[:, 1::2]
         ratios = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
         keys = np.asarray(self.keys)
-        return {key: ratios[:, keys == key].mean(axis=1) for key in self.keys}
-
-    def aurocs(self, counts: Floats) -> Floats:
-        """AUROC of *new* for each row of counts, each query weighing as often as its cluster is drawn."""
-        order = np.argsort(self.scores[~self.is_new], kind="stable")
-        known, codes = self.scores[~self.is_new][order], self.codes[~self.is_new][order]
-        below, up_to = (np.searchsorted(known, self.scores[self.is_new], side=side) for side in SIDES)
-        found = np.full(len(counts), np.nan)
-        for rows in row_blocks(len(counts), 4 * len(self.codes)):
-            weights = np.ascontiguousarray(counts[rows].T)  # whole rows are gathered below
-            passed = np.zeros((len(known) + 1, weights.shape[1]))
-            for place, code in enumerate(codes):  # cumsum along rows, which numpy does several times slower
-                np.add(passed[place], weights[code], out=passed[place + 1])
-            new = weights[self.codes[self.is_new]]
-            wins = np.einsum("ij,ij->j", new, passed[below]) + np.einsum("ij,ij->j", new, passed[up_to])
-            pairs = new.sum(axis=0) * passed[-1]
-            np.divide(wins / 2, pairs, out=found[rows], where=pairs > 0)
-        return found
+        found = {key: ratios[:, keys == key].mean(axis=1) for key in self.keys}
+        return found | {"baks_baus": np.sqrt(found["baks"] * found["baus"])}
 
     def joined(self, blocks: list[Distributions]) -> Distributions:
         """The blocks end to end, the draws of a metric that rests on a single cluster made NaN."""
         behind = dict.fromkeys(self.keys, self.clusters)
         for key, clusters in zip(self.keys, (self.sums[:, 1::2] > 0).sum(axis=0), strict=True):
             behind[key] = min(behind[key], int(clusters))
-        behind["auroc_new"] = min(len(set(self.codes[part])) for part in (self.is_new, ~self.is_new))
+        behind["baks_baus"] = min(behind["baks"], behind["baus"])
+        behind |= dict.fromkeys(KEYS, self.scores.clusters())
         joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
         return {
             key: values if behind[key] > 1 else np.where(np.arange(len(values)) == 0, values, np.nan)

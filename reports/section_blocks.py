@@ -1,10 +1,11 @@
-"""The small tables below a section: how well animals were found, and what the scores rest on."""
+"""The small tables below a section: new individuals, how animals were found, what the scores rest on."""
 
+from math import isnan, nan
 from typing import Any
 
 from whalebench.reports.blocks import Block
 from whalebench.reports.board import Section
-from whalebench.reports.wording import UNDEFINED, name_cells, name_header, number, percent
+from whalebench.reports.wording import UNDEFINED, name_cells, name_header, number, percent, with_interval
 
 LOCATION = {
     "box_iou_mean": "box IoU",
@@ -16,6 +17,15 @@ LOCATION = {
 }
 """What a record says of how animals were found, and the title of its column."""
 
+NEW_INDIVIDUALS = {
+    "baks": "BAKS",
+    "baus": "BAUS",
+    "dir_at_far_1": "DIR 1 %",
+    "dir_at_far_5": "DIR 5 %",
+    "dir_at_far_10": "DIR 10 %",
+}
+"""Metrics of *new* individuals, and the title of their column."""
+
 DIAGNOSIS = {
     "test": "as tested",
     "annotated": "annotated",
@@ -25,6 +35,15 @@ DIAGNOSIS = {
     "mirrored": "mirrored",
 }
 """What was done to the photos, and the title of its column."""
+
+BALANCED = (
+    "New individuals: BAKS is the share of known photos whose first candidate is right, BAUS that of new "
+    "photos called new, each individual weighing the same; the geometric mean is theirs."
+)
+DETECTED = (
+    "DIR: the share of known photos whose best individual is right and scores above the threshold at which "
+    "at most 1, 5 or 10 % of new photos would be taken for a known one."
+)
 
 MEASURED = (
     "How well the animals were found: on annotated test photos; IoU is the mean overlap with box or mask."
@@ -44,7 +63,27 @@ PARTLY = "Only annotated photos could be painted over; their MAP@5 as they are s
 
 def section_blocks(section: Section) -> list[Block]:
     """What there is to show below a section."""
-    return [block for block in (_location(section), _diagnosis(section)) if block]
+    return [block for block in (_new(section), _location(section), _diagnosis(section)) if block]
+
+
+def _new(section: Section) -> Block | None:
+    """Only where there are new individuals and a run that can say so."""
+    rows = [row for row in section.rows if not isnan(row.metrics.get("dir_at_far_10", nan))]
+    if not rows:
+        return None
+    return Block(
+        f"New individuals, fold {section.fold}",
+        (*name_header(section), "geometric mean", *NEW_INDIVIDUALS.values()),
+        tuple(
+            (
+                *name_cells(row, section),
+                with_interval(row.metrics, "baks_baus"),
+                *(number(row.metrics.get(key)) for key in NEW_INDIVIDUALS),
+            )
+            for row in rows
+        ),
+        (BALANCED, DETECTED),
+    )
 
 
 def _location(section: Section) -> Block | None:

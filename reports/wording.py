@@ -13,6 +13,7 @@ METRICS = {
     "auroc_new": "AUROC new",
 }
 UNDEFINED = "–"
+SEEN = "seen in pretraining"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -92,7 +93,8 @@ def name_header(section: Section) -> list[str]:
 
 def name_cells(row: Row, section: Section) -> list[str]:
     """The texts that name a row, one for each title of `name_header`."""
-    texts = {"method": row.contestant, "seed": str(row.seed), "run": row.run}
+    method = f"{row.contestant} ({SEEN})" if row.seen else row.contestant
+    texts = {"method": method, "seed": str(row.seed), "run": row.run}
     return [texts[name] for name in name_header(section)]
 
 
@@ -128,5 +130,6 @@ def remarks(table: Table) -> list[str]:
         marks.append("Oracle: these runs used annotated boxes, landmarks or masks of test photos.")
     if table.transductive:
         marks.append("Transductive: these runs scored test photos with the help of other test photos.")
+    seen = [f"{SEEN.capitalize()}: {row.seen}" for row in rows if row.seen]
     broken = [row.problem for row in rows if row.problem]
-    return [*marks, *dict.fromkeys(unfit), *table.notes, *broken]
+    return [*marks, *dict.fromkeys(seen), *dict.fromkeys(unfit), *table.notes, *broken]

@@ -27,6 +27,7 @@ MORE = (
     "split_digest",
     "problem",
     "unfit",
+    "seen",
 )
 GROUPS = ("location", "diagnosis")
 """Numbers by name that only some rows have."""

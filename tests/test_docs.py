@@ -14,7 +14,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def blocks(text: str) -> list[str]:
-    return [line for block in re.findall(r"```\n(.*?)```", text, flags=re.S) for line in block.splitlines()]
+    found = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.S | re.M)
+    return [line for block in found for line in block.splitlines()]
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:

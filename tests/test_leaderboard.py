@@ -30,6 +30,8 @@ from whalebench.reports.summary import run_summary
 from whalebench.reports.terminal import render, render_svg, to_svg
 from whalebench.reports.writers import to_csv, to_json, to_markdown, write_reports
 
+NONE_NEW = 6
+"""So many photos `put` makes without one of a new individual."""
 KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 
 
@@ -116,6 +118,28 @@ def test_the_better_method_is_first_with_an_interval_around_each_number(tmp_path
         if not math.isnan(value):
             assert first.metrics[f"{key}_low"] <= value <= first.metrics[f"{key}_high"]
     assert math.isnan(first.metrics["map_at_r"]) and math.isnan(first.metrics["map_at_r_low"])
+
+
+def test_new_individuals_have_a_small_table_where_there_are_any(tmp_path):
+    table = put(tmp_path, "one", skill=3.0, queries=120)
+    board = leaderboard(tmp_path)
+    found = board.rows[0].metrics
+    assert found["baks_baus_low"] < found["baks_baus"] < found["baks_baus_high"]
+    cells = [
+        f"{found[key]:.3f}" for key in ("baks", "baus", *(f"dir_at_far_{share}" for share in (1, 5, 10)))
+    ]
+    for text in everywhere(board):
+        assert "New individuals, fold 0" in text and "DIR: the share of known photos" in text
+        assert " ".join(cells) in text
+    known = table["truth"] != NEW
+    assert found["dir_at_far_10"] <= found["top_1"] + (table["candidate_1"] == NEW)[known].mean()
+
+
+def test_without_new_individuals_there_is_no_table_of_them(tmp_path):
+    put(tmp_path, "one", queries=NONE_NEW)
+    board = leaderboard(tmp_path)
+    assert board.tables[0].sections[0].new == 0
+    assert all("New individuals, fold" not in text and "BAKS" not in text for text in everywhere(board))
 
 
 def test_what_may_not_be_compared_is_not_ranked_together(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from whalebench.methods.parts.losses import ArcFaceLoss, SoftmaxLoss
-from whalebench.methods.parts.pooling import AveragePool, GeM, Pooling, build_pooling
+from whalebench.methods.parts.losses import SoftmaxLoss
+from whalebench.methods.parts.pooling import AveragePool, EachMap, Flatten, GeM, Pooling, build_pooling
 
 
 def slow_cross_entropy(logits: list[list[float]], labels: list[int], smoothing: float) -> float:
@@ -20,106 +20,6 @@ def slow_cross_entropy(logits: list[list[float]], labels: list[int], smoothing: 
             target = smoothing / len(row) + (1 - smoothing) * (place == label)
             total -= target * (logit - log_sum)
     return total / len(labels)
-
-
-def slow_arcface(
-    embeddings: list[list[float]],
-    prototypes: list[list[float]],
-    labels: list[int],
-    scale: float,
-    margin: float,
-) -> list[list[float]]:
-    """The logits: cosines times scale, the margin in radians added to the angle to the own prototype."""
-    rows = []
-    for embedding, label in zip(embeddings, labels, strict=True):
-        row = []
-        for place, prototype in enumerate(prototypes):
-            dot = sum(a * b for a, b in zip(embedding, prototype, strict=True))
-            length = math.sqrt(sum(a * a for a in embedding)) * math.sqrt(sum(b * b for b in prototype))
-            angle = math.acos(dot / length)
-            row.append(scale * math.cos(angle + margin * (place == label)))
-        rows.append(row)
-    return rows
-
-
-@pytest.mark.parametrize(("scale", "margin", "smoothing"), [(30, 0.3, 0.0), (10, 0.5, 0.1), (16, 0.0, 0.0)])
-def test_arcface_is_the_plain_loop(scale: float, margin: float, smoothing: float) -> None:
-    torch.manual_seed(0)
-    loss = ArcFaceLoss(7, 5, scale=scale, margin=margin, label_smoothing=smoothing)
-    labels = torch.tensor([0, 3, 6, 3])
-    # Near their own prototypes: further away than pi minus the margin, implementations differ by design.
-    embeddings = 3 * (loss.prototypes()[labels] + 0.4 * torch.randn(4, 5))
-    logits = slow_arcface(embeddings.tolist(), loss.prototypes().tolist(), labels.tolist(), scale, margin)
-    wanted = slow_cross_entropy(logits, labels.tolist(), smoothing)
-    assert loss(embeddings, labels).item() == pytest.approx(wanted, rel=1e-4)
-
-
-def test_arcface_takes_another_margin_in_radians() -> None:
-    torch.manual_seed(0)
-    loss = ArcFaceLoss(7, 5, scale=20, margin=0.5, label_smoothing=0.0)
-    labels = torch.tensor([0, 3, 6, 3])
-    embeddings = loss.prototypes()[labels] + 0.4 * torch.randn(4, 5)
-    for margin in (0.0, 0.2, 0.5):
-        loss.set_margin(margin)
-        logits = slow_arcface(embeddings.tolist(), loss.prototypes().tolist(), labels.tolist(), 20, margin)
-        wanted = slow_cross_entropy(logits, labels.tolist(), 0.0)
-        assert loss(embeddings, labels).item() == pytest.approx(wanted, rel=1e-4)
-
-
-def test_arcface_learns_its_prototypes_and_reads_half_precision() -> None:
-    loss = ArcFaceLoss(3, 4, scale=30, margin=0.3, label_smoothing=0)
-    embeddings = torch.randn(5, 4, dtype=torch.bfloat16, requires_grad=True)
-    value = loss(embeddings, torch.tensor([0, 1, 2, 0, 1]))
-    assert value.dtype == torch.float32
-    value.backward()
-    assert [name for name, parameter in loss.named_parameters() if parameter.grad is not None] == ["loss.W"]
-    assert embeddings.grad is not None
-    assert bool(embeddings.grad.isfinite().all())
-    assert torch.allclose(loss.prototypes().norm(dim=1), torch.ones(3))
-
-
-def test_no_default_of_the_library_is_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every parameter of every class that is used is given, so a new default changes nothing."""
-    import inspect
-
-    from pytorch_metric_learning import distances, losses, reducers
-
-    given: dict[str, set[str]] = {}
-    for kind in (losses.ArcFaceLoss, distances.CosineSimilarity, reducers.MeanReducer):
-        original = kind.__init__
-
-        def note(self: object, *args: object, _original: object = original, **kwargs: object) -> None:
-            given.setdefault(type(self).__name__, set()).update(kwargs)
-            _original(self, *args, **kwargs)  # type: ignore[operator]
-
-        monkeypatch.setattr(kind, "__init__", note)
-    wrapped = ArcFaceLoss(3, 4, scale=20, margin=0.5, label_smoothing=0.2).loss
-    monkeypatch.undo()
-
-    def parameters(kind: type) -> set[str]:
-        """By name, of the class and of those it hands its keyword arguments on to."""
-        found: set[str] = set()
-        for base in kind.__mro__:
-            if base.__module__.startswith("pytorch_metric_learning"):
-                found |= set(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
-        return found - {"self", "args", "kwargs"}
-
-    behind = {"collect_stats", "normalize_embeddings", "is_inverted"}
-    assert given["ArcFaceLoss"] >= parameters(losses.ArcFaceLoss) - behind
-    assert {"p", "power"} <= given["CosineSimilarity"]
-    assert math.radians(math.degrees(0.5)) == pytest.approx(float(wrapped.margin))
-    assert wrapped.scale == 20
-    assert (wrapped.weight_regularizer, wrapped.embedding_regularizer) == (None, None)
-    assert type(wrapped.reducer).__name__ == "MeanReducer"
-    distance = wrapped.distance
-    assert (distance.p, distance.power, distance.normalize_embeddings, distance.is_inverted) == (
-        2,
-        1,
-        True,
-        True,
-    )
-    assert wrapped.cross_entropy.label_smoothing == 0.2
-    assert wrapped.cross_entropy.reduction == "none"
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -194,15 +94,24 @@ def test_pooling_in_a_grid_keeps_the_places_apart() -> None:
     assert torch.allclose(GeM((2, 3), exponent=1.0)(features), pooled, atol=1e-5)
 
 
-def test_the_margin_can_grow_while_training_goes_on() -> None:
+def test_flattened_maps_keep_every_place_and_lose_whole_channels_in_training() -> None:
     torch.manual_seed(0)
-    loss = ArcFaceLoss(4, 8, scale=10.0, margin=0.4, label_smoothing=0.0)
-    embeddings, labels = torch.randn(6, 8), torch.arange(6) % 4
-    whole = loss(embeddings, labels)
-    loss.set_margin(0.0)
-    cosines = torch.nn.functional.normalize(embeddings) @ loss.prototypes().T
-    assert torch.allclose(
-        loss(embeddings, labels), torch.nn.functional.cross_entropy(10 * cosines, labels), atol=1e-5
-    )
-    loss.set_margin(0.4)
-    assert torch.allclose(loss(embeddings, labels), whole)
+    pool = Flatten(6)
+    features = torch.randn(40, 6, 2, 3)
+    left_out = (pool(features).reshape(40, 6, 6) == 0).all(dim=2).float().mean()
+    assert left_out.item() == pytest.approx(0.5, abs=0.1)
+    pool.eval()
+    normal = (features - pool.normal.running_mean[:, None, None]) / (  # type: ignore[index]
+        pool.normal.running_var[:, None, None] + 1e-5  # type: ignore[index]
+    ).sqrt()
+    assert torch.allclose(pool(features), normal.flatten(1), atol=1e-5)
+
+
+def test_the_last_maps_are_pooled_with_exponents_of_their_own() -> None:
+    first, second = GeM(exponent=1.0), GeM(exponent=4.0)
+    maps = [torch.rand(2, channels, side, side) for channels, side in ((2, 8), (3, 4), (5, 2))]
+    pooled = EachMap([first, second])(maps)
+    assert torch.equal(pooled, torch.cat([first(maps[1]), second(maps[2])], dim=1))
+    pooled.sum().backward()
+    assert first.exponent.grad is not None
+    assert second.exponent.grad is not None

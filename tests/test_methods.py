@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.arcface import ArcFace, ArcFaceConfig, Embedder
+from whalebench.methods.arcface import ArcFace, ArcFaceConfig
 from whalebench.methods.method import Epoch, Method
+from whalebench.methods.parts.crops import Crop
+from whalebench.methods.parts.embedder import Embedder
+from whalebench.methods.parts.encoder import Encoder
+from whalebench.methods.parts.geometry import identity_maps
+from whalebench.methods.parts.heads import Heads
 from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.twins import with_twins
 from whalebench.methods.registry import configure, find_method
 
 NAMES = ("arcface", "softmax")
@@ -176,18 +183,16 @@ def test_arcface_mixes_prototype_and_nearest_photo_as_valid_says(
 def test_the_margin_of_arcface_grows_to_its_full_size(
     views: Views, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from whalebench.methods.parts.losses import ArcFaceLoss
-
-    margins: list[float] = []
-    monkeypatch.setattr(ArcFaceLoss, "set_margin", lambda loss, margin: margins.append(margin))
-    learn("arcface", views, (*tiny_settings, "margin=0.3", "margin_warm_up=0.5"))
-    assert margins[0] == 0
-    assert margins == sorted(margins)
-    assert margins[len(margins) // 4] == pytest.approx(0.15, abs=0.04)
-    assert margins[len(margins) // 2 :] == pytest.approx([0.3] * (len(margins) - len(margins) // 2))
-    margins.clear()
-    learn("arcface", views, (*tiny_settings, "margin=0.3", "margin_warm_up=0"))
-    assert margins[1:] == [0.3] * (len(margins) - 1)
+    shares: list[float] = []
+    monkeypatch.setattr(Heads, "set_share", lambda heads, share: shares.append(share))
+    learn("arcface", views, (*tiny_settings, "margin_warm_up=0.5"))
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert shares[len(shares) // 4] == pytest.approx(0.5, abs=0.12)
+    assert shares[len(shares) // 2 :] == [1.0] * (len(shares) - len(shares) // 2)
+    shares.clear()
+    learn("arcface", views, (*tiny_settings, "margin_warm_up=0"))
+    assert shares[1:] == [1.0] * (len(shares) - 1)
 
 
 def test_ties_of_the_fusion_weight_go_to_the_middle(views: Views, tiny_settings: tuple[str, ...]) -> None:
@@ -261,3 +266,154 @@ def test_weights_of_another_network_are_not_taken_up(learned: tuple[Method, Note
     weights.pop(next(key for key in weights if key.startswith("network.backbone")))
     with pytest.raises(RuntimeError, match="Missing key"):
         type(method)(method.config).restore(weights, views.train.identities, torch.device("cpu"))
+
+
+GROWN = {
+    "head": ("loss=cosface", "scale=0", "subcentres=2", "margin_by_size=true", "label_smoothing=0.1"),
+    "twins": ("flip_identities=true", "subcentres=2", "second_size=48", "gallery.rule=robust_centre"),
+    "stages": ("stages=2", "average=checkpoints", "checkpoints=2"),
+    "flatten": ("pooling=flatten",),
+    "species": ("species_weight=0.56", "margin_by_size=true"),
+}
+"""What `arcface` can be told beside its defaults."""
+
+
+def with_species(views: Views) -> Views:
+    """The same with two species, three individuals and the others; of one photo it is not known."""
+    assert views.train.labels is not None
+    species = np.where(views.train.labels < 3, 0, 1)
+    species[0] = -1
+    return replace(views, train=replace(views.train, species=species))
+
+
+@pytest.mark.parametrize("option", GROWN)
+def test_grown_arcface_learns_and_is_restored(
+    option: str, views: Views, tiny_settings: tuple[str, ...]
+) -> None:
+    views = with_species(views)
+    method, notes = learn("arcface", views, (*tiny_settings, *GROWN[option]))
+    scores, embeddings = method.score(views.test), method.embed(views.test)
+    assert scores.shape == (len(views.test), len(views.train.identities))
+    assert notes.epochs[-1].valid_scores is not None
+    assert notes.epochs[-1].valid_scores.shape == (len(views.valid), len(views.train.identities))
+    config = ArcFaceConfig.model_validate(json.loads(method.config.model_dump_json()))
+    torch.manual_seed(1)
+    again = ArcFace(config)
+    weights = {key: value.clone() for key, value in method.weights().items()}
+    again.restore(weights, views.train.identities, torch.device("cpu"))
+    assert np.allclose(again.score(views.test), scores, atol=1e-5)
+    assert np.allclose(again.embed(views.test), embeddings, atol=1e-5)  # type: ignore[arg-type]
+    assert set(again.weights()) == set(weights)
+    assert all(torch.allclose(value, weights[key], atol=1e-6) for key, value in again.weights().items())
+
+
+def test_mirror_twins_are_the_photos_mirrored_under_labels_of_their_own(views: Views) -> None:
+    known = with_species(views).train.known()
+    twice, count, identities = with_twins(known), len(known), len(known.identities)
+    assert len(twice) == 2 * count
+    assert set(twice.digests) == set(known.digests)
+    chosen = [1, count + 1, count + 5, 7]
+    batch, plain = twice.batch(chosen, (32, 32)), known.batch([1, 1, 5, 7], (32, 32))
+    assert batch.labels is not None
+    assert plain.labels is not None
+    assert (batch.labels - plain.labels).tolist() == [0, identities, identities, 0]
+    assert torch.equal(batch.pixels[[0, 3]], plain.pixels[[0, 3]])
+    assert torch.equal(batch.pixels[[1, 2]], plain.pixels[[1, 2]].flip(-1))
+    assert twice.labels is not None
+    assert torch.equal(torch.from_numpy(twice.labels[chosen]), batch.labels)
+    assert torch.equal(batch.species, plain.species)  # type: ignore[arg-type]
+    part = twice.select(chosen)
+    assert torch.equal(part.batch([2], (32, 32)).pixels, batch.pixels[[2]])
+    # Behind a crop, where windows are cut and averaged, nothing gets lost.
+    cropped = with_twins(known.through(Crop(identity_maps(count), (64, 64)))).batch(chosen, (16, 16))
+    assert torch.equal(cropped.labels, batch.labels)  # type: ignore[arg-type]
+    assert torch.equal(cropped.species, plain.species)  # type: ignore[arg-type]
+
+
+def test_flip_identities_score_by_the_mean_of_both_sides(
+    views: Views, tiny_settings: tuple[str, ...]
+) -> None:
+    method, notes = learn("arcface", views, (*tiny_settings, "flip_identities=true"))
+    plain, _ = learn("arcface", views, tiny_settings)
+    assert isinstance(method, ArcFace)
+    assert notes.epochs[0].photos == 2 * len(views.train.known())
+    assert method.config.track() != plain.config.track()
+    prototypes, identities = method.head.prototypes()[:, 0].numpy(), len(views.train.identities)
+    assert len(prototypes) == 2 * identities
+    sides = [normalise(method.look(views.test, mirrored=side)) for side in (False, True)]
+    wanted = (sides[0] @ prototypes[:identities].T + sides[1] @ prototypes[identities:].T) / 2
+    by_prototype, by_photo = method._both(views.test)
+    assert np.allclose(by_prototype, wanted, atol=1e-5)
+    assert not np.allclose(by_prototype, sides[0] @ prototypes[:identities].T, atol=1e-3)
+    known = views.train.known()
+    assert known.labels is not None
+    gallery = [normalise(method.look(known, mirrored=side)) for side in (False, True)]
+    both = (sides[0] @ gallery[0].T + sides[1] @ gallery[1].T) / 2
+    first = np.stack([both[:, known.labels == label].max(axis=1) for label in range(identities)], axis=1)
+    assert np.allclose(by_photo, first, atol=1e-5)
+
+
+def test_subcentres_score_by_the_nearest_prototype(views: Views, tiny_settings: tuple[str, ...]) -> None:
+    method, _ = learn("arcface", views, (*tiny_settings, "subcentres=3"))
+    assert isinstance(method, ArcFace)
+    embeddings, prototypes = method.embed(views.test), method.head.prototypes().numpy()
+    wanted = np.einsum("qd,ikd->qik", embeddings, prototypes).max(axis=2)
+    assert np.allclose(method._both(views.test)[0], wanted, atol=1e-5)
+
+
+def test_the_species_head_needs_species_and_changes_what_is_learned(
+    views: Views, tiny_settings: tuple[str, ...]
+) -> None:
+    kind, settings = find_method("arcface"), (*tiny_settings, "species_weight=0.5")
+    asked, spared = (kind(configure(kind, each)) for each in (settings, tiny_settings))
+    told = with_species(views)
+    one = replace(views.train, species=np.zeros(len(views.train), np.int64))
+    assert asked.unfit(views.train, views.test) == "species"
+    assert asked.unfit(one, views.test) == "second species"
+    assert asked.unfit(told.train, told.test) == ""
+    assert spared.unfit(views.train, views.test) == ""
+    with_head, without = (learn("arcface", told, each)[0].weights() for each in (settings, tiny_settings))
+    assert set(with_head) == set(without)
+    assert not torch.equal(with_head["network.linear.weight"], without["network.linear.weight"])
+
+
+def test_margins_by_size_are_those_of_the_train_photos(
+    views: Views, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Heads] = []
+    monkeypatch.setattr(Heads, "set_share", lambda heads, share: built.append(heads))
+    settings = (*tiny_settings, "margin_by_size=true", "margin_a=0.4", "margin_b=-0.5", "margin_c=0.1")
+    learn("arcface", views, (*settings, "flip_identities=true"))
+    counts = np.bincount(views.train.known().labels, minlength=len(views.train.identities))  # type: ignore[arg-type]
+    wanted = [0.4 * count**-0.5 + 0.1 for count in counts.tolist()] * 2
+    assert built[0].identity.get_buffer("margins").tolist() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"flip_identities": True, "gallery": {"flip": True}}, "leave one out"),
+        ({"pooling": "flatten", "stages": 2}, "set stages=1"),
+        ({"pooling": "flatten", "size": 64, "second_size": 96}, "size=64x64, so it cannot look at 96x96"),
+        ({"pooling": "flatten", "size": 64, "small_size": 32, "small_epochs": 1}, "cannot look at 32x32"),
+    ],
+)
+def test_contradictions_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ArcFaceConfig(**settings)
+
+
+def test_two_stages_of_a_network_with_one_are_refused() -> None:
+    config = ArcFaceConfig(backbone="test_vit", size=(64, 64), stages=2)
+    with pytest.raises(WhalebenchError, match=r"'test_vit' has 1 stage\(s\), not stages=2"):
+        Embedder(config)
+
+
+def test_two_stages_see_the_mask_as_a_fourth_channel() -> None:
+    config = ArcFaceConfig(
+        backbone="test_resnet", size=(32, 32), grid=(1, 1), stages=2, crop="mask", segmenter={"channel": True}
+    )
+    network = Embedder(config).eval()
+    assert network(torch.rand(2, 4, 32, 32)).shape == (2, 256)
+    assert isinstance(network.backbone, Encoder)
+    assert network.linear.in_features == sum(network.backbone.channels[-2:])

@@ -14,39 +14,86 @@ from whalebench.reports.metrics import (
     average_precision_at_r,
     cmc,
     judge_queries,
-    map_at_5_by_threshold,
+    means_by_threshold,
     summarize,
 )
 
 
-def judge(scores, truth, identities, threshold=None, probabilities=None, new_scores=None, **more):
+def judge(
+    scores,
+    truth,
+    identities,
+    threshold=None,
+    probabilities=None,
+    new_scores=None,
+    clusters=None,
+    rule="column",
+    **more,
+):
     scores = np.asarray(scores, dtype=float)
     return judge_queries(
         images=[f"photo_{row}" for row in range(len(scores))],
         truth=truth,
-        clusters=truth,
+        clusters=truth if clusters is None else clusters,
         identities=identities,
         scores=scores,
         probabilities=np.ones_like(scores) if probabilities is None else probabilities,
         new_scores=np.zeros(len(scores)) if new_scores is None else new_scores,
         new_threshold=threshold,
+        new_rule=rule,
         **more,
     )
 
 
-def slow_candidates(scores, identities, threshold):
-    """Candidates of one query, best first: highest score, identities before *new*, then by name."""
+def slow_candidates(scores, identities, threshold, rule="column"):
+    """Candidates of one query, best first: highest score, identities before *new*, then by name.
+
+    By rule `second` as the script of seed 001 says it: [id, new, ...] or [new, id, ...].
+    """
     pool = [(-score, 0, name) for score, name in zip(scores, identities, strict=True)]
-    if threshold is not None:
-        pool.append((-threshold, 1, NEW))
-    return [name for _, _, name in sorted(pool)]
+    if threshold is None or rule == "second":
+        ranked = [name for _, _, name in sorted(pool)]
+        if threshold is None:
+            return ranked
+        head = [ranked[0], NEW] if max(scores) >= threshold else [NEW, ranked[0]]
+        return head + ranked[1:]
+    return [name for _, _, name in sorted([*pool, (-threshold, 1, NEW)])]
 
 
-def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores):
+def slow_detection_rate(scores, truth, identities, new_scores, share):
+    """Over all thresholds that raise no more than that share of false alarms, the most that are found."""
+    new = [row for row, name in enumerate(truth) if name == NEW]
+    known = [row for row, name in enumerate(truth) if name != NEW]
+    if not new or not known:
+        return math.nan
+    found = []
+    for least in [-math.inf, *(-new_scores[row] for row in new)]:
+        alarms = [row for row in new if -new_scores[row] > least]
+        if len(alarms) <= share * len(new) + 1e-9:
+            hits = [
+                row
+                for row in known
+                if slow_candidates(scores[row], identities, None)[0] == truth[row]
+                and -new_scores[row] > least
+            ]
+            found.append(len(hits) / len(known))
+    return max(found)
+
+
+def slow_balanced(hits, groups):
+    """Each group's share of hits, each group weighing the same."""
+    shares = []
+    for group in set(groups):
+        own = [hit for hit, other in zip(hits, groups, strict=True) if other == group]
+        shares.append(sum(own) / len(own))
+    return sum(shares) / len(shares) if shares else math.nan
+
+
+def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores, clusters, rule):
     """Every metric in plain Python."""
     precision, first, five, loss, said_new = [], [], [], [], []
     for row, name in enumerate(truth):
-        ranked = slow_candidates(scores[row], identities, threshold)
+        ranked = slow_candidates(scores[row], identities, threshold, rule)
         place = ranked.index(name) + 1 if name in ranked else math.inf
         precision.append(1 / place if place <= 5 else 0.0)
         first.append(float(place == 1))
@@ -65,7 +112,21 @@ def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores
     def mean(values):
         return sum(values) / len(values) if values else math.nan
 
+    right_known, right_new = [first[row] for row in known], [first[row] for row in new]
+    baks = slow_balanced(right_known, [truth[row] for row in known])
+    baus = slow_balanced(right_new, [clusters[row] for row in new])
+    if threshold is None:
+        baus = math.nan
     return {
+        "baks": baks,
+        "baus": baus,
+        "baks_baus": math.sqrt(baks * baus),
+        "normalised_accuracy": math.nan
+        if threshold is None and new
+        else 0.5 * mean(right_known) + 0.5 * mean(right_new),
+        "dir_at_far_1": slow_detection_rate(scores, truth, identities, new_scores, 0.01),
+        "dir_at_far_5": slow_detection_rate(scores, truth, identities, new_scores, 0.05),
+        "dir_at_far_10": slow_detection_rate(scores, truth, identities, new_scores, 0.1),
         "map_at_5": mean(precision),
         "top_1": mean(first),
         "top_5": mean(five),
@@ -88,16 +149,19 @@ def judged_inputs(draw):
     scores[rng.random(scores.shape) < 0.1] = -np.inf
     probabilities = rng.random((number, columns)) + 1e-3
     threshold = draw(st.sampled_from([None, -9.0, -1.0, 0.0, 1.0, 9.0]))
-    return scores, truth, identities, threshold, probabilities, rng.integers(0, 3, number).astype(float)
+    new_scores = rng.integers(0, 3, number).astype(float)
+    clusters = [name if name != NEW else f"encounter {rng.integers(3)}" for name in truth]
+    rule = draw(st.sampled_from(["column", "second"]))
+    return scores, truth, identities, threshold, probabilities, new_scores, clusters, rule
 
 
 @settings(max_examples=150, deadline=None)
 @given(judged_inputs())
 def test_metrics_agree_with_plain_loops(inputs):
-    scores, truth, identities, threshold, _, _ = inputs
+    scores, truth, identities, threshold, *_, rule = inputs
     table = judge(*inputs)
     for row in range(len(truth)):
-        ranked = slow_candidates(scores[row], identities, threshold)
+        ranked = slow_candidates(scores[row], identities, threshold, rule)
         five = [*ranked, *[""] * 5][:5]
         assert [table.loc[row, f"candidate_{place}"] for place in range(1, 6)] == five
         assert table["rank"][row] == pytest.approx(
@@ -109,7 +173,7 @@ def test_metrics_agree_with_plain_loops(inputs):
 @settings(max_examples=50, deadline=None)
 @given(judged_inputs(), st.integers(0, 2**32))
 def test_order_of_columns_and_rows_does_not_matter(inputs, seed):
-    scores, truth, identities, threshold, probabilities, new_scores = inputs
+    scores, truth, identities, threshold, probabilities, new_scores, clusters, rule = inputs
     rng = np.random.default_rng(seed)
     column, row = rng.permutation(len(identities)), rng.permutation(len(truth))
     straight = judge(*inputs)
@@ -120,6 +184,8 @@ def test_order_of_columns_and_rows_does_not_matter(inputs, seed):
         threshold,
         probabilities[:, column],
         new_scores,
+        clusters,
+        rule,
     )
     pd.testing.assert_frame_equal(straight, shuffled, check_exact=True)
     assert summarize(straight.iloc[row]) == pytest.approx(summarize(straight), nan_ok=True, rel=0, abs=0)
@@ -179,13 +245,15 @@ def test_new_without_a_threshold_is_no_candidate_and_scores_zero():
 @pytest.mark.parametrize(
     ("truth", "undefined"),
     [
-        (["a", "b"], {"auroc_new", "accuracy_new", "map_at_5_new", "map_at_r"}),
-        ([NEW, NEW], {"auroc_new", "accuracy_new", "map_at_5_known", "log_loss", "map_at_r"}),
+        (["a", "b"], {"map_at_5_new", "baus"}),
+        ([NEW, NEW], {"map_at_5_known", "log_loss", "baks"}),
     ],
 )
 def test_undefined_is_nan_and_never_zero(truth, undefined):
     found = summarize(judge([[0.1, 0.9], [0.6, 0.4]], truth, ["a", "b"], threshold=0.5))
-    assert {key for key, value in found.items() if math.isnan(value)} == undefined
+    both = {"auroc_new", "accuracy_new", "baks_baus", "normalised_accuracy"}
+    both |= {"dir_at_far_1", "dir_at_far_5", "dir_at_far_10"}
+    assert {key for key, value in found.items() if math.isnan(value)} == {"map_at_r"} | both | undefined
 
 
 def test_log_loss_divides_rows_by_their_sum_and_clips():
@@ -279,25 +347,40 @@ def test_a_photo_judged_twice_is_refused():
         )
 
 
-def test_map_at_5_by_threshold_is_what_the_whole_table_says() -> None:
+@pytest.mark.parametrize("rule", ["column", "second"])
+def test_means_by_threshold_are_what_the_whole_table_says(rule) -> None:
     rng = np.random.default_rng(4)
     identities = [f"w{column}" for column in rng.permutation(9)]
     scores = rng.integers(0, 12, (40, 9)) / 12  # many ties
     truth = [NEW if place == 9 else identities[place] for place in rng.integers(0, 10, 40)]
-    thresholds = [None, -1.0, 0.25, 0.5, 0.75, 2.0]
-    quick = map_at_5_by_threshold(
-        truth=truth, identities=identities, scores=scores, new_thresholds=thresholds
+    thresholds = [None, -1.0, 0.25, 0.75, 10 / 12, 11 / 12, 2.0]
+    quick = means_by_threshold(
+        truth=truth, identities=identities, scores=scores, new_thresholds=thresholds, new_rule=rule
     )
-    for threshold, value in zip(thresholds, quick, strict=True):
-        queries = judge_queries(
-            images=[str(row) for row in range(40)],
-            truth=truth,
-            clusters=truth,
-            identities=identities,
-            scores=scores,
-            probabilities=np.ones_like(scores),
-            new_scores=-scores.max(axis=1),
-            new_threshold=threshold,
-        )
-        assert summarize(queries)["map_at_5"] == pytest.approx(value, abs=1e-12)
-    assert len(set(quick)) > 3
+    for place, threshold in enumerate(thresholds):
+        table = judge(scores, truth, identities, threshold, rule=rule)
+        whole = summarize(table)
+        for key in ("map_at_5", "map_at_5_known", "map_at_5_new"):
+            assert quick[key][place] == pytest.approx(whole[key], abs=1e-12)
+        assert quick["called_new"][place] == (table["candidate_1"] == NEW).mean()
+    assert len(set(quick["map_at_5"])) > 3
+
+
+def test_means_by_threshold_of_one_kind_of_photos_are_undefined_for_the_other() -> None:
+    scores = np.array([[0.9, 0.1]])
+    known, new = (
+        means_by_threshold(truth=[name], identities=["a", "b"], scores=scores, new_thresholds=[0.5])
+        for name in ("a", NEW)
+    )
+    assert math.isnan(known["map_at_5_new"][0]) and known["map_at_5_known"] == known["map_at_5"] == [1.0]
+    assert math.isnan(new["map_at_5_known"][0]) and new["map_at_5_new"] == new["map_at_5"] == [0.5]
+
+
+def test_by_rule_second_new_is_first_or_second_and_its_score_fits_its_place():
+    scores, names = [[0.9, 0.8, 0.1], [0.4, 0.3, 0.2]], ["a", "b", "c"]
+    table = judge(scores, ["b", NEW], names, threshold=0.5, rule="second")
+    assert list(table.loc[0, "candidate_1":"candidate_4"]) == ["a", NEW, "b", "c"]
+    assert list(table.loc[0, "score_1":"score_4"]) == [0.9, 0.8, 0.8, 0.1]
+    assert list(table.loc[1, "candidate_1":"candidate_4"]) == [NEW, "a", "b", "c"]
+    assert list(table.loc[1, "score_1":"score_2"]) == [0.5, 0.4]
+    assert list(table["rank"]) == [3, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_known_leaves_out_the_new(photos: Photos) -> None:
 def test_bare_photos_hide_labels_and_annotations(photos: Photos) -> None:
     bare = photos.bare()
     assert (bare.labels, bare.annotations) == (None, None)
+    assert replace(photos, species=np.arange(len(photos))).bare().species is None
     batch = bare.batch([0, 1], SIZE)
     assert (batch.labels, batch.boxes, batch.landmarks, batch.masks) == (None, None, None, None)
     with pytest.raises(ValueError, match="hidden"):
@@ -109,7 +111,8 @@ def test_annotations_are_in_the_frame_of_the_batch(photos: Photos) -> None:
 
 
 def test_a_batch_moves_whole(photos: Photos) -> None:
-    batch = photos.batch([4], SIZE).to(torch.device("meta"))
+    with_species = replace(photos, species=np.arange(len(photos)))
+    batch = with_species.batch([4], SIZE).to(torch.device("meta"))
     assert all(value.device.type == "meta" for value in vars(batch).values())
     moved = photos.bare().batch([4], SIZE).to(torch.device("meta"))
     assert moved.labels is None

@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.selection import choose_temperature, choose_threshold, probabilities
+from whalebench.benchmarks.selection import (
+    choose_temperature,
+    choose_threshold,
+    curve_of_new,
+    probabilities,
+    share_warnings,
+)
 from whalebench.benchmarks.views import NEW, Answers
+from whalebench.methods.method import MethodConfig
 from whalebench.reports import metrics
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
@@ -139,3 +146,73 @@ def test_equal_scores_have_a_threshold_too() -> None:
     threshold, map_at_5 = choose_threshold(metrics, np.zeros((3, 6), np.float32), answers(truth), IDENTITIES)
     assert threshold is not None
     assert map_at_5 > 0.6
+
+
+def overlapping() -> tuple[NDArray[np.float32], list[str]]:
+    """Half of the photos are new, and some of them score above some known ones."""
+    rng = np.random.default_rng(8)
+    scores = rng.normal(0, 1, (80, 6)).astype(np.float32)
+    truth = [IDENTITIES[int(row.argmax())] if place % 2 else NEW for place, row in enumerate(scores)]
+    scores[1::2] += 0.4
+    return scores, truth
+
+
+@pytest.mark.parametrize("rule", ["column", "second"])
+def test_the_fewer_new_photos_are_expected_the_lower_the_threshold(rule: str) -> None:
+    scores, truth = overlapping()
+    found = [
+        choose_threshold(
+            metrics,
+            scores,
+            answers(truth),
+            IDENTITIES,
+            MethodConfig.model_validate({"new_rule": rule, "new_share": share}),
+        )
+        for share in (0.02, 0.5, 0.98)
+    ]
+    few, half, most = (threshold for threshold, _ in found)
+    assert few is not None
+    assert half is not None
+    assert most is not None
+    assert few < half < most
+    assert most > scores.max(axis=1)[1::2].min()
+    assert found[0][1] > 0.97  # nearly all photos are known, and each is right where new is not said
+
+
+def test_the_share_that_valid_has_changes_nothing() -> None:
+    scores, truth = overlapping()
+    plain = choose_threshold(metrics, scores, answers(truth), IDENTITIES)
+    shared = choose_threshold(metrics, scores, answers(truth), IDENTITIES, MethodConfig(new_share=0.5))
+    assert shared[0] == plain[0]
+    assert shared[1] == pytest.approx(plain[1])
+
+
+def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
+    scores, truth = overlapping()
+    config = MethodConfig(new_share=0.8, new_rule="second")
+    threshold, value = choose_threshold(metrics, scores, answers(truth), IDENTITIES, config)
+    # Four times as many new photos as known ones: each new one four times.
+    rows = [row for row, name in enumerate(truth) for _ in range(4 if name == NEW else 1)]
+    many = metrics.means_by_threshold(
+        truth=[truth[row] for row in rows],
+        identities=IDENTITIES,
+        scores=scores[rows],
+        new_thresholds=[threshold],
+        new_rule="second",
+    )
+    assert many["map_at_5"] == [pytest.approx(value)]
+    curve = curve_of_new(metrics, scores, answers(truth), IDENTITIES, config, threshold)
+    assert curve["map_at_5_adjusted"][curve["threshold"].index(threshold)] == value  # type: ignore[arg-type]
+    assert curve["map_at_5"] != curve["map_at_5_adjusted"]
+
+
+def test_a_share_that_cannot_be_kept_to_is_told() -> None:
+    config = MethodConfig(new_share=0.2)
+    both, known, new = (answers(truth) for truth in ([NEW, "ann"], ["ann"], [NEW]))
+    assert share_warnings(both, config) == share_warnings(known, MethodConfig()) == []
+    assert "no new photo to choose a threshold by, so new is no candidate" in share_warnings(known, config)[0]
+    assert "no known photo" in share_warnings(new, config)[0]
+    scores = np.eye(1, 6, dtype=np.float32)
+    assert choose_threshold(metrics, scores, known, IDENTITIES, config) == (None, 1.0)
+    assert choose_threshold(metrics, scores, new, IDENTITIES, config)[1] == 1.0
+    assert curve_of_new(metrics, scores, known, IDENTITIES, config, None) == {}

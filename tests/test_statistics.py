@@ -7,6 +7,7 @@ import pytest
 from whalebench import WhalebenchError
 from whalebench.reports import resampling
 from whalebench.reports.metrics import NEW, judge_queries, summarize
+from whalebench.reports.score_draws import KEYS
 from whalebench.reports.statistics import distributions, interval, intervals, paired_difference, shared_ranks
 
 
@@ -38,6 +39,12 @@ def precisions(table, values, clusters=None):
     )
 
 
+def copy_of(table, time):
+    """The photos of one cluster drawn once more: other individuals, other encounters."""
+    truth = table["truth"].where(table["truth"] == NEW, table["truth"] + f" {time}")
+    return table.assign(truth=truth, cluster=table["cluster"] + f" {time}")
+
+
 def test_the_first_number_is_the_metric_itself():
     table = queries()
     drawn = distributions([table], 50)[0]
@@ -51,8 +58,9 @@ def test_every_draw_is_the_metric_of_the_drawn_queries():
     _, counts = next(resampling._draws(5, table["cluster"].nunique()))
     names = sorted(set(table["cluster"]))
     for draw in range(1, 6):
-        photos = [table[table["cluster"] == name] for name, times in zip(names, counts[draw], strict=True)
-                  for _ in range(int(times))]  # fmt: skip
+        photos = [copy_of(table[table["cluster"] == name], time)
+                  for name, times in zip(names, counts[draw], strict=True)
+                  for time in range(int(times))]  # fmt: skip
         assert {key: values[draw] for key, values in drawn.items()} == pytest.approx(
             summarize(pd.concat(photos))
         )
@@ -62,9 +70,9 @@ def test_blocks_of_draws_end_to_end(monkeypatch):
     table = queries(60, 12)
     whole = distributions([table], 300)[0]
     monkeypatch.setattr("whalebench.reports.ranking.BLOCK_CELLS", 500)
-    monkeypatch.setattr(resampling, "RESAMPLES_AUROC", 100)
+    monkeypatch.setattr(resampling, "RESAMPLES_OF_SCORES", 100)
     for key, values in distributions([table], 300)[0].items():
-        assert len(values) == (101 if key == "auroc_new" else 301)
+        assert len(values) == (101 if key in KEYS else 301)
         np.testing.assert_allclose(values, whole[key][: len(values)])
 
 
@@ -80,7 +88,7 @@ def test_undefined_metrics_have_no_interval():
     known = queries(new=0.0)
     found = intervals(known.assign(average_precision_at_r=np.nan), 200)
     assert {key for key, ends in found.items() if np.isnan(ends.low) and np.isnan(ends.high)} == {
-        "auroc_new", "accuracy_new", "map_at_5_new", "map_at_r"
+        *KEYS, "accuracy_new", "map_at_5_new", "map_at_r", "baus", "baks_baus", "normalised_accuracy"
     }  # fmt: skip
     assert found["map_at_5"].low < summarize(known)["map_at_5"] < found["map_at_5"].high
 
@@ -91,7 +99,9 @@ def test_one_individual_says_nothing_about_others():
     one_new = queries()
     one_new["cluster"] = one_new["cluster"].where(one_new["truth"] != NEW, "encounter")
     found = intervals(one_new, 200)
-    assert all(np.isnan(found[key].low) for key in ("map_at_5_new", "auroc_new", "accuracy_new"))
+    assert all(
+        np.isnan(found[key].low) for key in ("map_at_5_new", *KEYS, "accuracy_new", "baus", "baks_baus")
+    )
     assert found["map_at_5_known"].low < found["map_at_5_known"].high
 
 

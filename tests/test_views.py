@@ -154,6 +154,22 @@ def test_annotations_are_shares_of_the_photo(tmp_path: Path) -> None:
     assert annotations.has_mask[[0, 1, 3]].all()
 
 
+def test_species_are_those_of_train_and_hidden_with_the_labels(tmp_path: Path) -> None:
+    made = benchmark(tmp_path)
+    assert fold_views(made, 0).train.species is None
+    named = {"a1": "right", "n1": "humpback", "a2": "right", "c1": "blue", "a3": "right"}
+    table = made.catalog.table.assign(species=[named.get(image, "") for image in PHOTOS])
+    for oracle in (False, True):
+        views = fold_views(replace(made, catalog=replace(made.catalog, table=table)), 0, oracle=oracle)
+        assert views.train.species is not None
+        assert views.valid.species is not None
+        assert views.train.species.tolist() == [1, UNKNOWN, 0]
+        assert views.train.select([2, 0]).species.tolist() == [0, 1]  # type: ignore[union-attr]
+        assert views.valid.species.tolist() == [1, UNKNOWN, UNKNOWN]
+        assert views.test.species is None
+        assert all(photos.species is None for photos in views.queries().values())
+
+
 def test_counts_for_the_record(tmp_path: Path) -> None:
     assert fold_views(benchmark(tmp_path), 0).counts() == {
         "train_photos": 3,

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.photos import Size
+from whalebench.methods.parts.checkpoints import HUB, find_checkpoint
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET, NarrowResNet
-from whalebench.methods.parts.pretrained import COLOURS, LITE0, lite0_weights, load_file, with_zeros
+from whalebench.methods.parts.pretrained import (
+    COLOURS,
+    LITE0,
+    hub_file,
+    lite0_weights,
+    load_file,
+    with_zeros,
+)
 from whalebench.methods.parts.right_whale_networks import RIGHT_WHALE_NETWORKS
 
 OWN: dict[str, Callable[[int], nn.Module]] = {NARROW_RESNET: NarrowResNet, **RIGHT_WHALE_NETWORKS}
@@ -41,8 +49,7 @@ class Backbone(nn.Module):
         The tokens of a transformer come back where their patches are, its class tokens left out; one token
         wide where the network does not say where that is.
         """
-        normal = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
-        features: Tensor = self.network.forward_features(normal)  # type: ignore[operator]
+        features: Tensor = self.network.forward_features(self._normal(pixels))  # type: ignore[operator]
         if features.ndim == 3:
             prefix = int(getattr(self.network, "num_prefix_tokens", 0))
             tokens = features[:, prefix:].mT
@@ -53,12 +60,25 @@ class Backbone(nn.Module):
             features = features.permute(0, 3, 1, 2)
         return features
 
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Features (photos, n) by the network's own pooling; by the average where it has none."""
+        if not hasattr(self.network, "forward_head"):
+            return self(pixels).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        features: Tensor = self.network(self._normal(pixels))
+        return features
 
-def build_backbone(name: str, pretrained: str, *sizes: Size, channels: int = 3) -> Backbone:
+    def _normal(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+def build_backbone(
+    name: str, pretrained: str, *sizes: Size, channels: int = 3, own_pooling: bool = False
+) -> Backbone:
     """The network of that name for photos of sizes (height, width), built for the first of them.
 
-    name is one of timm's or of OWN; channels beyond the three colours enter the first convolution with
-    weights of zero, so that the network starts as it would without them.
+    name is one of timm's, of a known checkpoint, of the hub (hf-hub:...) or of OWN; channels beyond the
+    three colours enter the first convolution with weights of zero, so that the network starts as it would
+    without them. own_pooling builds it with the pooling it was trained with, for `Backbone.pooled`.
 
     pretrained: "none" for a network from scratch, "timm" for timm's own weights (downloaded), the name
     "efficientnet-lite0" for the weights of that package, or the path of a safetensors file with the
@@ -67,13 +87,15 @@ def build_backbone(name: str, pretrained: str, *sizes: Size, channels: int = 3) 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if name in OWN and pretrained == "timm":
         raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
-    colours = _create(name, pretrained == "timm", sizes[0], COLOURS)
+    colours = _create(name, pretrained == "timm", sizes[0], COLOURS, own_pooling)
     if name not in OWN:
         mean, std = colours.pretrained_cfg["mean"], colours.pretrained_cfg["std"]
     if pretrained == LITE0:
         colours.load_state_dict(lite0_weights(name, colours))
         mean = std = (0.5, 0.5, 0.5)
-    network = colours if channels == COLOURS else _with_channels(colours, name, sizes[0], channels)
+    network = (
+        colours if channels == COLOURS else _with_channels(colours, name, sizes[0], channels, own_pooling)
+    )
     if pretrained not in ("none", "timm", LITE0):
         load_file(network, colours, Path(pretrained))
     extra = channels - COLOURS
@@ -83,26 +105,36 @@ def build_backbone(name: str, pretrained: str, *sizes: Size, channels: int = 3) 
     return backbone
 
 
-def _create(name: str, download: bool, size: Size, channels: int) -> Any:
+def _create(name: str, download: bool, size: Size, channels: int, own_pooling: bool = False) -> Any:
     if name in OWN:
         return OWN[name](channels)
     import timm  # noqa: PLC0415  (seconds to import)
 
-    if not timm.is_model(name):
+    if known := find_checkpoint(name):
+        # Without a download the hub is not asked: the network alone is timm's.
+        of_timm = known.layout == "timm" and known.repository
+        name = f"{HUB}{known.repository}" if download and of_timm else known.architecture or name
+    if not name.startswith(HUB) and not timm.is_model(name):
         close = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
         raise WhalebenchError(
             f"backbone '{name}' is not a network of timm {timm.__version__}: "
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
         )
-    wanted: dict[str, Any] = {"pretrained": download, "num_classes": 0, "global_pool": ""}
+    foreign = known is not None and known.layout == "miewid"
+    wanted: dict[str, Any] = {"pretrained": download and not foreign, "num_classes": 0}
+    if not own_pooling:
+        wanted["global_pool"] = ""
     if channels != COLOURS:
         wanted["in_chans"] = channels
     try:
         # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.
         try:
-            return timm.create_model(name, **wanted, img_size=size)
+            network = timm.create_model(name, **wanted, img_size=size)
         except TypeError:
-            return timm.create_model(name, **wanted)
+            network = timm.create_model(name, **wanted)
+        if download and foreign and known is not None:
+            load_file(network, network, hub_file(known.repository))
+        return network
     except Exception as error:
         if not download:
             what = f"{size[0]} x {size[1]} px" + (f" in {channels} channels" if channels != COLOURS else "")
@@ -113,11 +145,11 @@ def _create(name: str, download: bool, size: Size, channels: int) -> Any:
         ) from error
 
 
-def _with_channels(colours: nn.Module, name: str, size: Size, channels: int) -> Any:
+def _with_channels(colours: nn.Module, name: str, size: Size, channels: int, own_pooling: bool) -> Any:
     """The network with more channels than colours, weights of zero behind them, else the same weights."""
     # What is drawn here is thrown away: whatever is drawn next shall not depend on the channels.
     with torch.random.fork_rng(devices=[]):
-        network = _create(name, False, size, channels)
+        network = _create(name, False, size, channels, own_pooling)
     own, old = network.state_dict(), colours.state_dict()
     try:
         network.load_state_dict({key: with_zeros(old[key], own[key]) for key in own})

@@ -42,7 +42,9 @@ class Cropping(Method):
 
     def sizes(self) -> tuple[Size, ...]:
         """The whole photos that windows are cut from, and those the finder looks at."""
-        return (self.read_at, *(() if self.oracle else self.finder.sizes()))
+        # Boxes and landmarks are numbers, but annotated masks are looked at, even by an oracle.
+        looks = not self.oracle or self.finder.needs == "masks"
+        return (self.read_at, *(self.finder.sizes() if looks else ()))
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """The finder learns from annotated train photos, then the method from the windows."""

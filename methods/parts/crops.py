@@ -76,4 +76,5 @@ def _coarser(batch: Batch, factor: int) -> Batch:
     masks = None if batch.masks is None else F.avg_pool2d(batch.masks, factor)
     boxes = None if batch.boxes is None else batch.boxes / factor
     landmarks = None if batch.landmarks is None else batch.landmarks / factor
-    return Batch(F.avg_pool2d(batch.pixels, factor), batch.labels, boxes, landmarks, masks)
+    pixels = F.avg_pool2d(batch.pixels, factor)
+    return replace(batch, pixels=pixels, boxes=boxes, landmarks=landmarks, masks=masks)

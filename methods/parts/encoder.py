@@ -17,7 +17,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         with torch.inference_mode():
-            maps = self._stages(torch.zeros(1, 3, *size))
+            maps = self._stages(torch.zeros(1, backbone.get_buffer("mean").shape[1], *size))
         # A transformer's blocks all have one resolution, and some networks two stages of the same.
         last = {tuple(stage.shape[-2:]): place for place, stage in enumerate(maps)}
         self.places = sorted(last.values())
@@ -37,16 +37,17 @@ class Encoder(nn.Module):
         return maps
 
 
-def build_encoder(name: str, pretrained: str, *sizes: Size) -> Encoder:
+def build_encoder(name: str, pretrained: str, *sizes: Size, channels: int = 3) -> Encoder:
     """The backbone of that name as an encoder for photos of sizes (height, width).
 
-    pretrained as in `build_backbone`. Raises WhalebenchError for a network that keeps its stages to itself.
+    pretrained and channels as in `build_backbone`. Raises WhalebenchError for a network that keeps its stages
+    to itself.
     """
-    backbone = build_backbone(name, pretrained, *sizes)
+    backbone = build_backbone(name, pretrained, *sizes, channels=channels)
     if not hasattr(backbone.network, "forward_intermediates"):
         raise WhalebenchError(
-            f"backbone '{name}' does not hand out its stages, which a segmenter is built on: choose another, "
-            f"for example resnet18."
+            f"backbone '{name}' does not hand out its stages, and more than the last is needed: choose "
+            f"another, for example resnet18."
         )
     backbone.eval()
     encoder = Encoder(backbone, sizes[0])

@@ -6,6 +6,7 @@ them, so it does not depend on the resolution. It is named for its direction, fr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ def warp(batch: Batch, forward: Tensor, size: Size | None = None, outside: Outsi
         moved = move(corners, forward)
         ends = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1).clamp(-1, 1)
         boxes = to_pixels(ends, (height, width)).flatten(1)
-    return Batch(pixels, batch.labels, boxes, landmarks, masks)
+    return replace(batch, pixels=pixels, boxes=boxes, landmarks=landmarks, masks=masks)
 
 
 def to_frame_units(batch: Batch) -> Batch:
@@ -50,7 +51,7 @@ def to_frame_units(batch: Batch) -> Batch:
     half = batch.pixels.new_tensor([width / 2, height / 2])
     boxes = None if batch.boxes is None else batch.boxes / half.repeat(2) - 1
     landmarks = None if batch.landmarks is None else batch.landmarks / half - 1
-    return Batch(batch.pixels, batch.labels, boxes, landmarks, batch.masks)
+    return replace(batch, boxes=boxes, landmarks=landmarks)
 
 
 def to_pixels(points: Tensor, size: Size) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from whalebench.benchmarks.photos import Size
-from whalebench.methods.method import Method, Search
+from whalebench.methods.method import Method, MethodConfig, Search
 from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.finder import Finder
@@ -18,7 +18,7 @@ from whalebench.methods.parts.training import PhotoSize, TrainingConfig
 CropName = Literal["none", "box", "mask", "aligned"]
 
 
-class IdentifierConfig(TrainingConfig):
+class IdentifierConfig(TrainingConfig, MethodConfig):
     """Fields of every method that trains a network to tell individuals apart."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)] = 0.0

@@ -1,4 +1,4 @@
-"""Pooling: from a feature map (photos, channels, height, width) to one vector a photo."""
+"""Pooling: from feature maps (photos, channels, height, width) to one vector a photo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Pooling = Literal["average", "gem"]
+Flattening = Literal["flatten"]
 Grid = tuple[int, int]
 """Rows and columns of cells."""
 
@@ -41,6 +42,33 @@ class GeM(nn.Module):
         """(photos, channels x cells) from (photos, channels, height, width), in float32 whatever comes in."""
         powered = features.float().clamp(min=self.floor) ** self.exponent
         return F.adaptive_avg_pool2d(powered, self.grid).flatten(1) ** (1.0 / self.exponent)
+
+
+class Flatten(nn.Module):
+    """No pooling: every place counts (Humpback 2019, 3rd place). Training leaves out whole channels."""
+
+    def __init__(self, channels: int, left_out: float = 0.5) -> None:
+        super().__init__()
+        self.normal = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout2d(left_out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(photos, channels x height x width) from (photos, channels, height, width)."""
+        flat: Tensor = self.dropout(self.normal(features.float())).flatten(1)
+        return flat
+
+
+class EachMap(nn.Module):
+    """A pooling of its own for each of the last feature maps of a network, side by side."""
+
+    def __init__(self, poolings: list[nn.Module]) -> None:
+        super().__init__()
+        self.poolings = nn.ModuleList(poolings)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """(photos, channels of all x cells) from maps, fine to coarse; earlier ones are passed over."""
+        last = maps[-len(self.poolings) :]
+        return torch.cat([pool(features) for pool, features in zip(self.poolings, last, strict=True)], dim=1)
 
 
 def build_pooling(name: Pooling, grid: Grid) -> nn.Module:

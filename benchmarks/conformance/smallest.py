@@ -1,0 +1,47 @@
+"""The settings under which any method is quick, for trying it out and not for its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whalebench import WhalebenchError
+from whalebench.methods.method import Method
+from whalebench.methods.registry import configure, fields_of
+
+SMALLEST = {
+    "scale": "small",
+    "pretrained": "none",  # nothing is downloaded
+    "backbone": "test_resnet",
+    "size": "32",
+    "crop_source": "64",
+    "small_epochs": "0",  # before epochs, which may not be fewer
+    "epochs": "1",
+    "batch_size": "8",
+    "dimensions": "16",
+}
+"""By the name of a field, or of a part's field after the dot: what it is set to where that can be."""
+
+
+def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:
+    """The settings given, and beside them those that make the method quick, as `key=value`.
+
+    A field of one of these names that cannot be set so (`scale` is a factor elsewhere) keeps its default.
+    Raises WhalebenchError where the settings given cannot be.
+    """
+    chosen = list(settings)
+    configure(method, chosen)
+    given = {setting.partition("=")[0] for setting in settings}
+    fields = [name for name, _ in fields_of(method.Config) if name not in given]
+    for leaf, value in SMALLEST.items():
+        for name in fields:
+            if name.rpartition(".")[2] == leaf and _possible(method, [*chosen, f"{name}={value}"]):
+                chosen.append(f"{name}={value}")
+    return tuple(chosen)
+
+
+def _possible(method: type[Method], settings: Sequence[str]) -> bool:
+    try:
+        configure(method, settings)
+    except WhalebenchError:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""`frozen`: a network as it was published, without training, and a gallery: do I need to train at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from whalebench.benchmarks.photos import Photos, Size
+from whalebench.methods.method import Harness, Method
+from whalebench.methods.parts.backbones import build_backbone
+from whalebench.methods.parts.checkpoints import find_checkpoint
+from whalebench.methods.parts.gallery import Gallery, GalleryConfig
+from whalebench.methods.parts.identifier import IdentifierConfig
+from whalebench.methods.parts.pooling import build_pooling
+from whalebench.methods.parts.pretrained import hub_file, miewid_neck
+from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.training import PhotoSize, predict, ready
+
+NETWORK = "network."
+"""What stands before the names of the network's weights."""
+
+
+class FrozenConfig(IdentifierConfig):
+    """Fields of `frozen`; those on training have no effect on the network, only on what finds a crop."""
+
+    backbone: str = "vit_small_patch14_dinov2.lvd142m"
+    """Any timm network by name, one of the hub (hf-hub:BVRA/MegaDescriptor-T-224), or by its name alone:
+    MegaDescriptor-T-224, -S-224, -B-224, -L-224, -L-384, miewid-msv2, miewid-msv3."""
+    pretrained: str = "timm"
+    """Weights: timm (downloaded from timm's or the checkpoint's hub), efficientnet-lite0, a safetensors file,
+    or none: random ones, the floor."""
+    size: PhotoSize = (224, 224)
+    """Height x width in pixels, best as the checkpoint was trained; some want multiples of 14 or 32."""
+    epochs: Annotated[int, Field(ge=0, le=0)] = 0
+    """None: nothing is trained."""
+    pooling: Literal["auto", "average", "gem"] = "auto"
+    """auto: as the checkpoint was trained, by class token, average or what it brought along; or of all
+    places the average or the generalised mean."""
+    gallery: GalleryConfig = GalleryConfig()
+    """How embedded train photos score a query."""
+
+
+class FrozenNetwork(nn.Module):
+    """Backbone and pooling, as they were published."""
+
+    def __init__(self, config: FrozenConfig) -> None:
+        super().__init__()
+        auto = config.pooling == "auto"
+        known = find_checkpoint(config.backbone)
+        self.backbone = build_backbone(
+            config.backbone, config.pretrained, config.size, channels=config.channels(), own_pooling=auto
+        )
+        self.pooling: nn.Module | None = None
+        if config.pooling != "auto":
+            self.pooling = build_pooling(config.pooling, (1, 1))
+        elif known is not None and known.layout == "miewid":
+            file = None
+            if config.pretrained != "none":
+                file = hub_file(known.repository) if config.pretrained == "timm" else Path(config.pretrained)
+            self.pooling = miewid_neck(self.backbone.channels, file)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embeddings (photos, dimensions), not normalised, from pixels (photos, 3, height, width)."""
+        if self.pooling is None:
+            return self.backbone.pooled(pixels)
+        pooled: Tensor = self.pooling(self.backbone(pixels))
+        return pooled
+
+
+class Frozen(Method):
+    """Embeds with a published network and scores by a gallery; train is only the gallery."""
+
+    name = "frozen"
+    summary = "a published network without training, and the gallery's rule; what training is measured by"
+    source = (
+        "Oquab et al. 2024 (DINOv2); Čermák et al. 2024 (MegaDescriptor); Otarashvili et al. 2024 (MiewID)"
+    )
+    Config = FrozenConfig
+    config: FrozenConfig
+
+    def __init__(self, config: FrozenConfig) -> None:
+        super().__init__(config)
+        self.gallery = Gallery(config.gallery)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """The one size."""
+        return (self.config.size,)
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """Embeds the photos of known individuals as the gallery; nothing is trained."""
+        del valid
+        harness.stage("network")
+        self.device = harness.device
+        self.network = ready(FrozenNetwork(self.config), self.device)
+        harness.stage("gallery")
+        known = train.known()
+        assert known.labels is not None
+        harness.fitted("gallery", known)
+        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Cosines (photos, identities) by the gallery's rule."""
+        return self.gallery.scores(self.embed(photos))
+
+    def embed(self, photos: Photos) -> NDArray[np.float32]:
+        """Embeddings (photos, dimensions) of length 1; with gallery.flip the mean with the mirror image's."""
+        looks = [normalise(predict(self.network, photos, self.config, self.device))]
+        if self.config.gallery.flip:
+            mirrored = predict(lambda p: self.network(p.flip(-1)), photos, self.config, self.device)
+            looks.append(normalise(mirrored))
+        return normalise(np.sum(looks, axis=0))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Network and embedded gallery."""
+        state = {NETWORK + key: value for key, value in self.network.state_dict().items()}
+        return state | self.gallery.weights()
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up network and embedded gallery."""
+        self.device = device
+        self.network = FrozenNetwork(self.config.without_download())
+        own = {key.removeprefix(NETWORK): v for key, v in weights.items() if key.startswith(NETWORK)}
+        self.network.load_state_dict(own)
+        ready(self.network, device)
+        self.gallery.restore(weights, len(identities))

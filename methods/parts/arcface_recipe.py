@@ -1,0 +1,52 @@
+"""What recipes around `arcface` share: its fields, and their way into the members' configurations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from whalebench.methods.arcface import ArcFaceConfig
+from whalebench.methods.parts.embedder import EmbedderConfig
+from whalebench.methods.parts.heads import HeadConfig
+from whalebench.methods.parts.recipe import RecipeConfig
+
+
+class MarginHeadConfig(HeadConfig):
+    """Fields of a recipe's margin softmax: those that `arcface` has of its own."""
+
+    margin_warm_up: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training in which the margin grows from 0; the published systems had it from the start."""
+
+
+class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
+    """Fields of every recipe whose networks are trained as by `arcface` and compared by a gallery alone."""
+
+    head: MarginHeadConfig = MarginHeadConfig()
+    """The margin softmax, whose scale would else be mistaken for the recipe's."""
+
+    @model_validator(mode="after")
+    def _possible_for_arcface(self) -> Self:
+        try:
+            self.as_arcface()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return self
+
+    def track(self) -> str:
+        """As for `arcface`."""
+        return self.as_arcface().track()
+
+    def as_arcface(self) -> ArcFaceConfig:
+        """The fields of `arcface`, the networks' names still joined by +; only the gallery scores."""
+        own = {name: getattr(self, name) for name in EmbedderConfig.model_fields}
+        head = {name: getattr(self.head, name) for name in MarginHeadConfig.model_fields}
+        return ArcFaceConfig.model_validate(own | head | {"photo_weight": 1.0})
+
+    def members(self) -> list[ArcFaceConfig]:
+        """The configuration of each network; the crop is cut once for all of them."""
+        whole = self.as_arcface()
+        names = self.backbone.split("+")
+        return [
+            whole.model_copy(update={"backbone": name, "crop": "none", "oracle": False}) for name in names
+        ]

@@ -1,0 +1,83 @@
+"""Averages of weights: what a network is after training, besides where its last step left it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from torch import Tensor, nn
+
+Average = Literal["ema", "checkpoints"]
+
+
+class LastWeights:
+    """No average: the network as its last step leaves it."""
+
+    def __init__(self, both: nn.ModuleList) -> None:
+        self.both = both
+        self.kept = both
+        """Network and loss as they are validated and used: at any time, and after the last epoch."""
+
+    def after_step(self, steps: int) -> None:
+        """Takes note of the weights after so many steps."""
+
+    def after_epoch(self, number: int, plain: Iterable[Tensor]) -> None:
+        """Takes note of the weights after an epoch, counted from 1.
+
+        plain is one pass over the training photos as they are, batches of pixels (photos, channels, height,
+        width); nothing is read unless it is needed.
+        """
+
+
+class RunningAverage(LastWeights):
+    """The exponential moving average of the weights after every step."""
+
+    def __init__(self, both: nn.ModuleList, decay: float) -> None:
+        super().__init__(both)
+        from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
+
+        self.average = ModelEmaV3(both, decay=decay, use_warmup=True)
+        self.kept = self.average.module
+
+    def after_step(self, steps: int) -> None:
+        """Moves the average towards the weights."""
+        # The count makes the average follow quickly at first and forget where it started.
+        self.average.update(self.both, step=steps)
+
+
+class Checkpoints(LastWeights):
+    """The equal average of the weights after each of the last epochs (Izmailov et al., 2018; seed 000).
+
+    Batch normalisation has never seen the averaged weights: its statistics are taken anew in one pass over
+    the training photos without augmentation. Until then the network is validated as its last step left it.
+    """
+
+    def __init__(self, both: nn.ModuleList, epochs: int, checkpoints: int) -> None:
+        super().__init__(both)
+        from torch.optim.swa_utils import AveragedModel  # noqa: PLC0415
+
+        self.epochs, self.first = epochs, epochs - checkpoints + 1
+        self.average = AveragedModel(both)
+
+    def after_epoch(self, number: int, plain: Iterable[Tensor]) -> None:
+        """Adds the weights to the average; after the last epoch the average is what is kept."""
+        from torch.optim.swa_utils import update_bn  # noqa: PLC0415
+
+        if number >= self.first:
+            self.average.update_parameters(self.both)
+        if number == self.epochs:
+            kept = self.average.module
+            assert isinstance(kept, nn.ModuleList)
+            update_bn(plain, kept[0])
+            self.kept = kept
+
+
+def build_average(
+    both: nn.ModuleList, average: Average, *, epochs: int, decay: float, checkpoints: int
+) -> LastWeights:
+    """The average of that name over network and loss; none where nothing is trained or the decay is 0."""
+    if not epochs:
+        return LastWeights(both)
+    if average == "checkpoints":
+        return Checkpoints(both, epochs, checkpoints)
+    return RunningAverage(both, decay) if decay else LastWeights(both)

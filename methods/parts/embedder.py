@@ -1,0 +1,178 @@
+"""The network of every method that embeds photos, and what such methods have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.photos import Photos, Size
+from whalebench.methods.method import Harness, Method, Search
+from whalebench.methods.parts.backbones import Backbone, build_backbone
+from whalebench.methods.parts.encoder import Encoder, build_encoder
+from whalebench.methods.parts.gallery import Gallery, GalleryConfig
+from whalebench.methods.parts.identifier import IdentifierConfig
+from whalebench.methods.parts.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
+from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.training import GridSize, PhotoSize, predict, ready
+
+NETWORK = "network."
+"""What stands before the names of the network's weights."""
+
+
+class EmbedderConfig(IdentifierConfig):
+    """Fields of every method that embeds photos and compares them with a gallery."""
+
+    pooling: Pooling | Flattening = "gem"
+    """average; gem: the generalised mean with a learnable exponent; or flatten: none, every place counts."""
+    grid: GridSize = (2, 3)
+    """Cells, as 2x3, that are pooled apart and put side by side, so that places count; 1x1 pools globally;
+    flatten has none."""
+    stages: Annotated[int, Field(ge=1, le=2)] = 1
+    """How many of the network's last stages are pooled, each with an exponent of its own, side by side."""
+    dimensions: Annotated[int, Field(ge=2)] = 256
+    """Length of the embedding."""
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.0
+    """Share of pooled features left out in training."""
+    second_size: PhotoSize | None = None
+    """Height x width of a second look, taken when scoring only; the embeddings of both are averaged."""
+    gallery: GalleryConfig = GalleryConfig()
+    """How embedded train photos score a query."""
+
+    @model_validator(mode="after")
+    def _flatten_one_map(self) -> Self:
+        if self.pooling != "flatten":
+            return self
+        if self.stages > 1:
+            raise ValueError("pooling=flatten keeps every place of the last stage only; set stages=1")
+        if other := set(self.sizes()) - {self.size}:
+            height, width = min(other)
+            raise ValueError(
+                f"pooling=flatten has a weight for every place at size={self.size[0]}x{self.size[1]}, so it "
+                f"cannot look at {height}x{width}; give one size throughout, or pooling=gem"
+            )
+        return self
+
+    def track(self) -> str:
+        """As for every network; a second look is more pixels, so another track."""
+        second = (
+            f", second look at {self.second_size[0]} x {self.second_size[1]} px" if self.second_size else ""
+        )
+        return super().track() + second
+
+    def sizes(self) -> tuple[Size, ...]:
+        """As for every network, and the second look's."""
+        return (*super().sizes(), *([self.second_size] if self.second_size else []))
+
+
+class Embedder(nn.Module):
+    """Backbone, pooling, linear layer and batch normalisation as the neck."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__()
+        build = build_backbone if config.stages == 1 else build_encoder
+        self.backbone = build(config.backbone, config.pretrained, *config.sizes(), channels=config.channels())
+        self.pooling, width = _pooling(config, self.backbone)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(width, config.dimensions, bias=False)
+        self.neck = nn.BatchNorm1d(config.dimensions)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embeddings (photos, dimensions), not normalised, from pixels (photos, 3, height, width)."""
+        embeddings: Tensor = self.neck(self.linear(self.dropout(self.pooling(self.backbone(pixels)))))
+        return embeddings
+
+
+def _pooling(config: EmbedderConfig, backbone: Backbone | Encoder) -> tuple[nn.Module, int]:
+    """The pooling, and how many features it gives a photo."""
+    cells = math.prod(config.grid)
+    if isinstance(backbone, Encoder):
+        channels = backbone.channels[-config.stages :]
+        if len(channels) < config.stages:
+            raise WhalebenchError(
+                f"backbone '{config.backbone}' has {len(channels)} stage(s), not stages={config.stages}: set "
+                f"stages=1, or another backbone, for example resnet18."
+            )
+        assert config.pooling != "flatten"
+        return EachMap([build_pooling(config.pooling, config.grid) for _ in channels]), sum(channels) * cells
+    if config.pooling == "flatten":
+        with torch.inference_mode():
+            seen = backbone.eval()(torch.zeros(1, config.channels(), *config.size))
+        backbone.train()
+        return Flatten(backbone.channels), math.prod(seen.shape[1:])
+    return build_pooling(config.pooling, config.grid), backbone.channels * cells
+
+
+class EmbeddingMethod(Method):
+    """Base of methods that embed photos and score by a gallery; a subclass says how the network learns.
+
+    `learn` sets `device` and `network` and ends with `fill_gallery`.
+    """
+
+    config: EmbedderConfig
+    device: torch.device
+    network: Embedder
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config)
+        self.gallery = Gallery(config.gallery)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """Every size of the schedule, and that of a second look."""
+        return self.config.sizes()
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Cosines (photos, identities) by the gallery's rule."""
+        return self.gallery.scores(self.embed(photos))
+
+    def embed(self, photos: Photos) -> NDArray[np.float32]:
+        """Embeddings (photos, dimensions) of length 1: the mean of all looks at each photo."""
+        sides = (False, True) if self.config.gallery.flip else (False,)
+        return normalise(np.sum([self.look(photos, mirrored=side) for side in sides], axis=0))
+
+    def look(self, photos: Photos, *, mirrored: bool) -> NDArray[np.float32]:
+        """Embeddings (photos, dimensions) of photos or their mirror images: the sum of those at each size."""
+        sizes = {self.config.size, self.config.second_size or self.config.size}
+        looks = [self._look_at(photos, size, mirrored=mirrored) for size in sorted(sizes)]
+        total: NDArray[np.float32] = np.sum(looks, axis=0)
+        return total
+
+    def fill_gallery(self, known: Photos, harness: Harness) -> None:
+        """Embeds the labelled photos of known individuals as the gallery, a stage of its own."""
+        assert known.labels is not None
+        harness.stage("gallery")
+        harness.fitted("gallery", known)
+        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Network and embedded gallery."""
+        state = {NETWORK + key: value for key, value in self.network.state_dict().items()}
+        return state | self.gallery.weights()
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up network and embedded gallery."""
+        self.device, self.network = device, self.build_network(self.config.without_download())
+        own = {key.removeprefix(NETWORK): v for key, v in weights.items() if key.startswith(NETWORK)}
+        self.network.load_state_dict(own)
+        ready(self.network, device)
+        self.gallery.restore(weights, len(identities))
+
+    def build_network(self, config: EmbedderConfig) -> Embedder:
+        """The network before it has learned."""
+        return Embedder(config)
+
+    def _look_at(self, photos: Photos, size: Size, *, mirrored: bool) -> NDArray[np.float32]:
+        def network(pixels: Tensor) -> Tensor:
+            embeddings: Tensor = self.network(pixels.flip(-1) if mirrored else pixels)
+            return embeddings
+
+        return normalise(predict(network, photos, self.config, self.device, size))

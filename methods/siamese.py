@@ -1,0 +1,198 @@
+"""`siamese`: learned from pairs of photos, by the contrastive loss or by a head that compares two photos."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from itertools import count
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from whalebench.benchmarks.photos import Photos
+from whalebench.methods.method import Harness, Search
+from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
+from whalebench.methods.parts.pair_head import best_pair_scores
+from whalebench.methods.parts.pair_losses import Form, PairHeadLoss, PairLoss, build_pair_loss
+from whalebench.methods.parts.pair_mining import Similarity
+from whalebench.methods.parts.pair_sampler import PairSampler
+from whalebench.methods.parts.training import predict, ready, train_network
+
+LOSS = "loss."
+"""What stands before the names of the pair head's weights."""
+MARGIN = 1.0
+
+
+class SiameseConfig(EmbedderConfig):
+    """Fields of `siamese`."""
+
+    form: Form = "contrastive"
+    """contrastive: matching photos near, others a margin apart; or pair_head: a small network compares two
+    photos feature by feature."""
+    margin: Annotated[float | None, Field(gt=0, le=2), Search(0.2, 1.6)] = None
+    """L2 distance from which photos of two individuals are let be, of embeddings of length 1; 1 unless given;
+    pair_head has none."""
+    negatives: Literal["random", "assigned"] | None = None
+    """Pairs of two individuals: random, or those most alike by a linear assignment with falling noise; unless
+    given, random for contrastive and assigned for pair_head."""
+    block: Annotated[int, Field(ge=16)] = 512
+    """Photos among which pairs are assigned at a time; as many as there are is exact, and slow."""
+    score_every: Annotated[int, Field(ge=1)] = 5
+    """Epochs from one scoring of train photos by each other, and validation, to the next."""
+    views: Annotated[int, Field(ge=1, le=4)] = 1
+    """How often a photo is seen in an epoch, on average; 1 as in other methods, 4 in the published kernel."""
+
+    @model_validator(mode="after")
+    def _pairs_of_both_kinds(self) -> Self:
+        if self.batch_size < 4:
+            raise ValueError(
+                f"batch_size={self.batch_size} has no room for a pair of one individual and one of two; set 4"
+            )
+        if self.label_smoothing:
+            raise ValueError(f"label_smoothing={self.label_smoothing} has no meaning for pairs; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _what_the_head_has(self) -> Self:
+        if self.form == "contrastive":
+            return self
+        if self.margin is not None:
+            raise ValueError(f"form=pair_head has no margin={self.margin}; leave it out")
+        if self.gallery.rule != "nearest":
+            raise ValueError(
+                f"form=pair_head compares photo with photo and has no gallery.rule={self.gallery.rule}; "
+                "leave it out"
+            )
+        return self
+
+    def track(self) -> str:
+        """As for every network; photos seen more often than once an epoch make another track."""
+        return super().track() + (f", each photo {self.views} times an epoch" if self.views > 1 else "")
+
+    def assigns(self) -> bool:
+        """Whether pairs of two individuals are assigned."""
+        return (self.negatives or ("assigned" if self.form == "pair_head" else "random")) == "assigned"
+
+
+class Siamese(EmbeddingMethod):
+    """Pairs, half of one individual and half of two; scores by the nearest, or best matching, photo."""
+
+    name = "siamese"
+    summary = "learned from pairs: contrastive loss, or a head that compares two photos"
+    source = "Hadsell et al. 2006; Piotte 2018 (Humpback playground) for the pair head and its hard pairs"
+    Config = SiameseConfig
+    config: SiameseConfig
+
+    def unfit(self, train: Photos, queries: Photos) -> str:
+        """Pairs of one kind or the other, where train has none."""
+        del queries
+        labels = train.known().labels
+        individuals = 0 if labels is None else len(np.unique(labels))
+        if individuals < 2:
+            return "two individuals in train"
+        return "two train photos of one individual" if individuals == len(train.known()) else ""
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """Trains on the photos of known individuals; valid is only watched."""
+        config, known = self.config, train.known().labelled()
+        self.device = harness.device
+        harness.stage("train")
+        sampler = self._sampler(known, harness)
+        network, loss = self.build_network(config), self._loss()
+        epochs = count(1)
+
+        def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32] | None:
+            number = next(epochs)
+            if number % config.score_every and number < config.epochs:
+                return None
+            self.network, self.loss = network, loss
+            features = self._fill(known)
+            sampler.refresh(self._similarity(features) if config.assigns() else None)
+            return self.score(valid)
+
+        self.network, self.loss = train_network(
+            network, loss, known, config, harness, validate, sampler=sampler
+        )
+        self.fill_gallery(known, harness)
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Cosines (photos, identities) by the gallery's rule, or the pair head's largest logit of each."""
+        features, gallery = self.features(photos), self.gallery
+        if not isinstance(self.loss, PairHeadLoss):
+            return gallery.scores(features)
+        return best_pair_scores(
+            self.loss.head, features, gallery.embeddings, gallery.labels, gallery.identities
+        )
+
+    def features(self, photos: Photos) -> NDArray[np.float32]:
+        """What photos are compared by, (photos, dimensions): embeddings, or for the pair head the network's
+        output as it is, the mean of all looks at each photo."""
+        if self.config.form == "contrastive":
+            return self.embed(photos)
+        sizes = {self.config.size, self.config.second_size or self.config.size}
+        sides = (False, True) if self.config.gallery.flip else (False,)
+        looks = [
+            predict(
+                lambda pixels, side=side: self.network(pixels.flip(-1) if side else pixels),  # type: ignore[misc]
+                photos,
+                self.config,
+                self.device,
+                size,
+            )
+            for size in sorted(sizes)
+            for side in sides
+        ]
+        mean: NDArray[np.float32] = np.mean(looks, axis=0)
+        return mean
+
+    def fill_gallery(self, known: Photos, harness: Harness) -> None:
+        """Takes the labelled photos of known individuals as the gallery, a stage of its own."""
+        harness.stage("gallery")
+        harness.fitted("gallery", known)
+        self._fill(known)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Network, pair head where there is one, and the gallery's features."""
+        return super().weights() | {LOSS + key: value for key, value in self.loss.state_dict().items()}
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up network, pair head and the gallery's features."""
+        super().restore(weights, identities, device)
+        self.loss = self._loss()
+        own = {key.removeprefix(LOSS): v for key, v in weights.items() if key.startswith(LOSS)}
+        self.loss.load_state_dict(own)
+        ready(self.loss, device)
+
+    def _loss(self) -> PairLoss:
+        return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
+
+    def _sampler(self, known: Photos, harness: Harness) -> PairSampler:
+        config = self.config
+        assert known.labels is not None
+        sampler = PairSampler(
+            known.labels,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            block=config.block,
+            views=config.views,
+        )
+        harness.choose("individuals_with_one_photo", sampler.single_identities)
+        return sampler
+
+    def _fill(self, known: Photos) -> NDArray[np.float32]:
+        """The features of the gallery's photos, by the very path that scores test."""
+        assert known.labels is not None
+        features = self.features(known)
+        self.gallery.fill(features, known.labels, len(known.identities))
+        return features
+
+    def _similarity(self, features: NDArray[np.float32]) -> Similarity:
+        """How alike train photos are to the network as it now is: the loss learns on, so a copy is asked."""
+        loss = copy.deepcopy(self.loss)
+        return lambda places: loss.among(features[places])

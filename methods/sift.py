@@ -1,0 +1,168 @@
+"""`sift`: key points that two photos share; on its own, or to re-order another method's shortlist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.photos import Photos, Size
+from whalebench.methods.method import Harness, Method, MethodConfig, Search
+from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_crop
+from whalebench.methods.parts.keypoints import Motion, require_opencv
+from whalebench.methods.parts.lightglue import require_lightglue
+from whalebench.methods.parts.pairs import PairGallery, hours_of, photos_of, reordered, shortlisted
+from whalebench.methods.parts.training import PhotoSize
+from whalebench.methods.registry import configure, find_method
+
+BY = "by."
+"""What stands before the names of the other method's weights."""
+
+
+class SiftConfig(IdentifierConfig):
+    """Fields of `sift`; those on training are only for what finds a crop."""
+
+    size: PhotoSize = (256, 384)
+    """Height x width in pixels in which key points are looked for."""
+    keypoints: Annotated[int, Field(ge=8, le=10000)] = 500
+    """Most key points of a photo, the most distinct ones."""
+    contrast: Annotated[float, Field(gt=0, lt=1), Search(0.005, 0.04, log=True)] = 0.02
+    """Least contrast of a key point, as OpenCV has it; half of its default, for animals under water."""
+    matcher: Literal["ratio", "lightglue"] = "ratio"
+    """ratio: Lowe's test on RootSIFT; lightglue: a learned matcher, an extra, some 50 times slower."""
+    ratio: Annotated[float, Field(gt=0, le=1), Search(0.6, 0.95)] = 0.8
+    """How much nearer than the second nearest key point the nearest has to be."""
+    mutual: bool = True
+    """Whether two key points have to be each other's nearest."""
+    motion: Motion = "similarity"
+    """What may lie between two photos: turn, scale and shift (similarity), or a tilted plane (homography)."""
+    tolerance: Annotated[float, Field(gt=0), Search(2.0, 20.0, log=True)] = 8.0
+    """By how many pixels a key point may miss its partner: animals bend."""
+    by: str = ""
+    """Another method, learned in the same run, whose best individuals are re-ordered; unless given, every
+    photo is compared with every one of the gallery."""
+    by_settings: str = ""
+    """The other method's fields, as backbone=resnet18,epochs=10."""
+    shortlist: Annotated[int, Field(ge=0)] = 0
+    """How many of the other method's best individuals are re-ordered."""
+    hours: Annotated[float, Field(gt=0)] = 2.0
+    """Longest that comparing the test photos may be estimated to take; nothing is begun beyond."""
+
+    @model_validator(mode="after")
+    def _shortlist_by_another(self) -> Self:
+        if bool(self.by) != bool(self.shortlist):
+            raise ValueError("a shortlist needs a method that makes it: set both, as by=arcface shortlist=50")
+        if self.by_settings and not self.by:
+            raise ValueError("by_settings are of the method named by `by`, and there is none: set by=arcface")
+        inner = self.inner()
+        if isinstance(inner, SiftConfig):
+            raise ValueError("by=sift would re-order its own answer; set another method, as by=arcface")
+        if isinstance(inner, IdentifierConfig) and inner.crop != "none" and self.crop != "none":
+            raise ValueError(f"crop={self.crop} and the crop={inner.crop} of {self.by} would crop twice")
+        return self
+
+    def inner(self) -> MethodConfig | None:
+        """The configuration of the other method."""
+        if not self.by:
+            return None
+        return configure(find_method(self.by), [each for each in self.by_settings.split(",") if each])
+
+    def sees_annotations(self) -> bool:
+        """Whether it or the other method is an oracle."""
+        inner = self.inner()
+        return super().sees_annotations() or (inner is not None and inner.sees_annotations())
+
+    def track(self) -> str:
+        """The pixels that key points are looked for in, and what the other method and a finder start from."""
+        inner, finder = self.inner(), None if self.oracle else self._finder_config()
+        found = f"key points by {self.matcher}, {self.size[0]} x {self.size[1]} px"
+        if finder is not None and finder.pretrained != "none":
+            found += f", finder from {finder.starting_weights()}"
+        return f"{inner.track()}; {found}" if inner else found
+
+
+class Sift(Method):
+    """The inliers of the best photo of each individual; or another method's shortlist in their order."""
+
+    name = "sift"
+    summary = "key points that two photos share; alone, or re-ordering another method's shortlist"
+    source = (
+        "Lowe 2004 (SIFT); Arandjelović & Zisserman 2012 (RootSIFT); Fischler & Bolles 1981 (RANSAC); "
+        "Lindenberger et al. 2023 (LightGlue); Cermak et al. 2024 (WildFusion) for the shortlist"
+    )
+    Config = SiftConfig
+    config: SiftConfig
+
+    def __init__(self, config: SiftConfig) -> None:
+        # Missing packages are better missed before anything is learned than after.
+        require_opencv()
+        if config.matcher == "lightglue":
+            require_lightglue()
+        super().__init__(config)
+        inner = config.inner()
+        self.by = None if inner is None else behind_its_crop(find_method(config.by)(inner))
+        if self.by is not None:
+            self.transductive = self.by.transductive  # type: ignore[misc]
+
+    def unfit(self, train: Photos, queries: Photos) -> str:
+        """What the other method lacks; raises WhalebenchError where the comparison would take too long."""
+        gallery = len(train.known())
+        pairs = len(queries) * gallery
+        if self.by is not None:
+            pairs = min(pairs, round(pairs * self.config.shortlist / max(1, len(train.identities))))
+        hours = hours_of(pairs, self.config.keypoints, self.config.matcher)
+        if hours > self.config.hours:
+            raise WhalebenchError(
+                f"sift would compare {pairs:,} pairs of photos ({len(queries):,} test photos with up to "
+                f"{gallery:,} of the gallery), about {hours:.1f} hours and as much for every other part: set "
+                f"by=arcface with a short shortlist, fewer keypoints, or hours={int(hours) + 1}."
+            )
+        return "" if self.by is None else self.by.unfit(train, queries)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """The size that key points are looked for in, and those of the other method."""
+        return (self.config.size, *(self.by.sizes() if self.by is not None else ()))
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """Learns the other method, if there is one, and finds the gallery's key points."""
+        if self.by is not None:
+            self.by.learn(train, valid, harness)
+        harness.stage("keypoints")
+        known = train.known()
+        assert known.labels is not None
+        harness.fitted("keypoints", known)
+        self.gallery = PairGallery(self.config, harness.device)
+        self.gallery.fill(photos_of(known, self.config), known.labels)
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Inliers (photos, identities) of each one's best photo; behind another method see `reordered`."""
+        first = None if self.by is None else self.by.score(photos)
+        shape = (len(photos), len(photos.identities))
+        wanted = np.ones(shape, np.bool_) if first is None else shortlisted(first, self.config.shortlist)
+        inliers = self.gallery.inliers(photos_of(photos, self.config), wanted)
+        return inliers if first is None else reordered(first, inliers, wanted)
+
+    def embed(self, photos: Photos) -> NDArray[np.float32] | None:
+        """Those of the other method."""
+        return None if self.by is None else self.by.embed(photos)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The gallery's key points, and what the other method learned."""
+        inner = {} if self.by is None else self.by.weights()
+        return self.gallery.weights() | {BY + name: value for name, value in inner.items()}
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up the gallery's key points, and what the other method learned."""
+        if self.by is not None:
+            own = {name.removeprefix(BY): value for name, value in weights.items() if name.startswith(BY)}
+            self.by.restore(own, identities, device)
+        self.gallery = PairGallery(self.config, device)
+        self.gallery.restore(weights)

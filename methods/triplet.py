@@ -1,0 +1,138 @@
+"""`triplet`: an embedding learned from pairs and triplets mined in batches of P identities with K photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from whalebench.benchmarks.photos import Photos
+from whalebench.methods.method import Harness
+from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
+from whalebench.methods.parts.metric_losses import MetricLossConfig
+from whalebench.methods.parts.mined_loss import MetricLoss, build_metric_loss
+from whalebench.methods.parts.samplers import PKSampler, Singles
+from whalebench.methods.parts.training import train_network
+
+LOSS = "loss."
+"""What stands before the names of the loss's weights."""
+
+
+class TripletConfig(EmbedderConfig, MetricLossConfig):
+    """Fields of `triplet`."""
+
+    label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0
+    """Always 0: pairs have no share of a target to spread."""
+    photos_per_identity: Annotated[int, Field(ge=2)] = 4
+    """K: photos of an individual in a batch; batch_size / K individuals come together."""
+    singles: Singles = "alone"
+    """An individual with one photo is seen alone, as a negative; with repeat, beside other augmentations of
+    its photo; with leave_out, not at all, though it stays in the gallery. Their number is in the record."""
+    fill: bool = False
+    """Draw photos again until each individual in a batch has K; else every photo is seen once an epoch."""
+    validate_every: Annotated[int, Field(ge=1)] = 5
+    """Epochs from one validation to the next, as each embeds the gallery; the last epoch is validated."""
+
+    @model_validator(mode="after")
+    def _more_than_one_identity(self) -> Self:
+        size, group = self.batch_size, self.photos_per_identity
+        if size < 2 * group:
+            raise ValueError(
+                f"batch_size={size} has no two individuals with photos_per_identity={group}; set {2 * group}"
+            )
+        if 0 < self.memory < size:
+            raise ValueError(f"memory={self.memory} is less than one batch of {size}; raise it or set 0")
+        return self
+
+    def track(self) -> str:
+        """As for every network; photos seen more often than once an epoch, or never, make another track."""
+        seen = ", photos drawn again" if self.fill or self.singles == "repeat" else ""
+        left = ", individuals with one photo left out" if self.singles == "leave_out" else ""
+        return super().track() + seen + left
+
+
+class Triplet(EmbeddingMethod):
+    """Pair, triplet and proxy losses with online mining; scores by the gallery."""
+
+    name = "triplet"
+    summary = "embedding learned from pairs or triplets mined in each batch; nearest photo"
+    source = "Schroff et al. 2015 (FaceNet); Hermans et al. 2017; losses of pytorch-metric-learning"
+    Config = TripletConfig
+    config: TripletConfig
+
+    def unfit(self, train: Photos, queries: Photos) -> str:
+        """Two photos of one individual, where train has them nowhere and none is to be repeated."""
+        del queries
+        labels = train.known().labels
+        alone = labels is None or len(np.unique(labels)) == len(labels)
+        return "two train photos of one individual" if alone and self.config.singles != "repeat" else ""
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """Trains on the photos of known individuals; valid is only watched."""
+        config, known = self.config, train.known().labelled()
+        self.device = harness.device
+        harness.stage("train")
+        sampler = self._sampler(known, harness)
+        network, loss = self.build_network(config), self._loss(len(train.identities))
+        epochs = count(1)
+
+        def validate(network: Embedder, loss: MetricLoss) -> NDArray[np.float32] | None:
+            del loss
+            number = next(epochs)
+            if number % config.validate_every and number < config.epochs:
+                return None
+            self.network = network
+            return self._score_now(valid, known)
+
+        def before_step(loss: MetricLoss, done: float) -> None:
+            # Embeddings move too fast to be worth remembering while the learning rate still rises.
+            loss.remember(done >= config.warm_up)
+
+        self.network, self.loss = train_network(
+            network, loss, known, config, harness, validate, before_step, sampler=sampler
+        )
+        # Weights are averaged, but an average of memories would be none.
+        self.loss.take_memory(loss)
+        self.fill_gallery(known, harness)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Network, loss (its proxies and memory), and the embedded gallery."""
+        return super().weights() | {LOSS + key: value for key, value in self.loss.state_dict().items()}
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up network, loss and the embedded gallery."""
+        super().restore(weights, identities, device)
+        self.loss = self._loss(len(identities))
+        own = {key.removeprefix(LOSS): v for key, v in weights.items() if key.startswith(LOSS)}
+        self.loss.load_state_dict(own)
+
+    def _loss(self, identities: int) -> MetricLoss:
+        return build_metric_loss(self.config, identities, self.config.dimensions)
+
+    def _sampler(self, known: Photos, harness: Harness) -> PKSampler:
+        config = self.config
+        assert known.labels is not None
+        sampler = PKSampler(
+            known.labels,
+            config.batch_size // config.photos_per_identity,
+            config.photos_per_identity,
+            config.singles,
+            fill=config.fill,
+        )
+        harness.choose("individuals_with_one_photo", sampler.single_identities)
+        harness.choose("individuals_left_out", sampler.left_out)
+        return sampler
+
+    def _score_now(self, valid: Photos, known: Photos) -> NDArray[np.float32]:
+        """Scores of valid by the very path that scores test: all photos of train embedded anew."""
+        assert known.labels is not None
+        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
+        return self.score(valid)
