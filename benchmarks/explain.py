@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.choosing import choose_photos, named_photos
-from whalebench.benchmarks.heat import HeatPhoto, check_picture, draw_heat
-from whalebench.benchmarks.occlusion import Occlusion, occlude
+from whalebench.benchmarks.explaining.choosing import choose_photos, named_photos
+from whalebench.benchmarks.explaining.heat import HeatPhoto, check_picture, draw_heat
+from whalebench.benchmarks.explaining.occlusion import Occlusion, occlude
+from whalebench.benchmarks.explaining.regions import find_regions
+from whalebench.benchmarks.explaining.shortcuts import diagnose, temperature_of
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis, read_diagnosis, read_predictions, write_diagnosis
-from whalebench.benchmarks.regions import find_regions
 from whalebench.benchmarks.restored import Restored, find_run, restore_run
 from whalebench.benchmarks.selection import Judge
-from whalebench.benchmarks.shortcuts import diagnose, temperature_of
 from whalebench.benchmarks.views import NEW
 from whalebench.benchmarks.workspace import Workspace
 

@@ -68,8 +68,8 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
 
     def track(self) -> str:
         """As for every network, and what is seen in the first stage, and more often."""
-        first = f"{self.first_epochs} epochs of individuals with {self.first_photos} photos before"
-        return f"{super().track()}, {first}, each individual {self.at_least} times an epoch" + (
+        first = f"after {self.first_epochs} of individuals with {self.first_photos} photos and more"
+        return f"{super().track()}, {first}, each individual at least {self.at_least} times an epoch" + (
             ", photos of new ones" if self.new_class else ""
         )
 
@@ -99,20 +99,19 @@ class PlaygroundResnet18(Softmax):
     published = "validation top-1 0.911 of 56 individuals with 11 photos; of all individuals none (Humpback)"
     Config = PlaygroundResnet18Config
     config: PlaygroundResnet18Config
-    network: FreezableBackbone
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """Trains both stages; the best epoch of each is chosen on valid."""
         config, self.device = self.config, harness.device
         first = frequent_classes(train, config.first_photos)
         harness.choose("first_individuals", first.count)
-        harness.stage("first individuals")
         self.network, self.loss = self._build(config, max(first.count, 1))
         if first.count > 1:
+            harness.stage("first individuals")
             stage = config.model_copy(update={"epochs": config.first_epochs})
             best = self._learn_stage(first, valid, stage, harness)
             harness.choose("first_best_epoch", best)
-            if config.frozen:
+            if config.frozen and isinstance(self.network, FreezableBackbone):
                 self.network.freeze()
         harness.stage("train")
         every = all_classes(train, new_class=config.new_class)

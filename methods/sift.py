@@ -35,7 +35,7 @@ class SiftConfig(IdentifierConfig):
     contrast: Annotated[float, Field(gt=0, lt=1), Search(0.005, 0.04, log=True)] = 0.02
     """Least contrast of a key point, as OpenCV has it; half of its default, for animals under water."""
     matcher: Literal["ratio", "lightglue"] = "ratio"
-    """ratio: Lowe's test on RootSIFT; lightglue: a learned matcher, an extra, some 50 times slower."""
+    """ratio: Lowe's test on RootSIFT; lightglue: a learned matcher, an extra, hundreds of times slower."""
     ratio: Annotated[float, Field(gt=0, le=1), Search(0.6, 0.95)] = 0.8
     """How much nearer than the second nearest key point the nearest has to be."""
     mutual: bool = True

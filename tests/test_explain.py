@@ -21,8 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks import restored, runner, shortcuts
-from whalebench.benchmarks.altered import (
+from whalebench.benchmarks import restored, runner
+from whalebench.benchmarks.explain import explain
+from whalebench.benchmarks.explaining import shortcuts
+from whalebench.benchmarks.explaining.altered import (
     Mirror,
     Occluded,
     PaintedOver,
@@ -30,10 +32,10 @@ from whalebench.benchmarks.altered import (
     without_animal,
     without_background,
 )
-from whalebench.benchmarks.choosing import choose_photos
-from whalebench.benchmarks.explain import explain
+from whalebench.benchmarks.explaining.choosing import choose_photos
+from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
+from whalebench.benchmarks.explaining.regions import Regions, find_regions
 from whalebench.benchmarks.importer import import_csv
-from whalebench.benchmarks.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
 from whalebench.benchmarks.photos import Annotations, Photos
 from whalebench.benchmarks.record import (
     DIAGNOSIS,
@@ -43,7 +45,6 @@ from whalebench.benchmarks.record import (
     read_diagnosis,
     write_diagnosis,
 )
-from whalebench.benchmarks.regions import Regions, find_regions
 from whalebench.benchmarks.restored import find_run, restore_run
 from whalebench.benchmarks.store import PhotoStore
 from whalebench.benchmarks.workspace import Workspace

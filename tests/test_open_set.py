@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from whalebench.benchmarks import runner
+from whalebench.benchmarks.explaining.shortcuts import diagnose
 from whalebench.benchmarks.record import RunRecord, read_predictions
 from whalebench.benchmarks.restored import restore_run
-from whalebench.benchmarks.shortcuts import diagnose
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.conformance.ground import Ground, draw_ground
+from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
+from whalebench.benchmarks.harness import RunHarness
+from whalebench.benchmarks.photos import CPU
 from whalebench.benchmarks.runner import RunRequest, run
 from whalebench.benchmarks.workspace import Workspace
+from whalebench.methods.happywhale_26th import Happywhale26th
+from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd
+from whalebench.methods.method import Epoch, Method
+from whalebench.methods.parts.checkpoints import pretraining
+from whalebench.methods.parts.crops import Crop
+from whalebench.methods.parts.drawing import OneOfEach, Oversampled
+from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
+from whalebench.methods.parts.landmark_views import upright, views_of
+from whalebench.methods.parts.retrieval import cosines, normalise
+from whalebench.methods.parts.snapshot import Snapshot
+from whalebench.methods.parts.stages import frequent_classes
+from whalebench.methods.playground_resnet18 import PlaygroundResnet18
 from whalebench.methods.registry import configure, find_method
+from whalebench.methods.softmax import Softmax
 from whalebench.reports import metrics
 
 SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "epochs=1", "batch_size=8")
+ONE = ("scale=small", "backbone=test_resnet", "size=32", "epochs=1", "batch_size=8")
+FINDER = ("epochs=1", "size=32", "batch_size=8", "backbone=test_resnet")
+RECIPES: dict[type[Method], tuple[str, ...]] = {
+    Humpback3rd: (*ONE, "checkpoints=1", "dimensions=8", "versions=2", *(f"aligner.{one}" for one in FINDER)),
+    Happywhale26th: (*SETTINGS, "dimensions=8", *(f"localizer.{one}" for one in FINDER)),
+    PlaygroundResnet18: (*ONE, "epochs=2", "first_photos=3", "first_epochs=1", "at_least=4"),
+}
 
 
 def test_a_scale_sets_what_is_not_set_beside_it() -> None:
@@ -67,3 +95,259 @@ def test_one_landmark_is_not_enough_to_align(tiny: Workspace) -> None:
     assert record.unfit == "tiny has no second landmark"
     assert set(record.metrics.values()) == {None}
     assert record.lineage == {}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return draw_ground(Workspace.open(tmp_path_factory.mktemp("recipes") / "workspace"))
+
+
+def on_trial(kind: type[Method], ground: Ground, *settings: str) -> OnTrial:
+    return OnTrial(kind.name, kind, configure(kind, (*RECIPES[kind], *settings)), ground, metrics)
+
+
+@pytest.fixture(scope="module")
+def learned(ground: Ground) -> dict[type[Method], Learned]:
+    return {kind: (trial := on_trial(kind, ground)).learn(trial.views) for kind in RECIPES}
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_recipe_scores_each_photo_and_comes_back_whole(
+    kind: type[Method], learned: dict[type[Method], Learned], ground: Ground
+) -> None:
+    was = learned[kind]
+    scores, photos = was.scores("test"), was.views.queries()["test"]
+    assert scores.shape == (12, 6)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores, axis=0)) == 12
+    assert np.allclose(was.method.score(photos.select([3])), scores[[3]], atol=1e-5)
+    again = on_trial(kind, ground).build()
+    again.restore(was.method.weights(), was.views.train.identities, CPU)
+    assert np.array_equal(again.score(photos), scores)
+
+
+def test_the_scales_are_what_was_published() -> None:
+    humpback, happywhale, playground = (configure(kind, []) for kind in RECIPES)
+    assert isinstance(humpback, Humpback3rd.Config)
+    assert isinstance(happywhale, Happywhale26th.Config)
+    assert isinstance(playground, PlaygroundResnet18.Config)
+    (member,) = humpback.members()
+    assert (member.backbone, member.size, member.scale, member.margin) == ("densenet121", (320, 320), 65, 0.5)
+    assert (member.pooling, member.flip_identities, member.dimensions) == ("flatten", True, 512)
+    assert (member.average, member.checkpoints, member.gallery.rule) == ("checkpoints", 10, "robust_centre")
+    assert [each.backbone.partition(".")[0] for each in happywhale.members()] == [
+        "tf_efficientnet_b6", "tf_efficientnetv2_l", "eca_nfnet_l2",
+    ]  # fmt: skip
+    assert (happywhale.new_rule, happywhale.new_share, happywhale.gallery.neighbours) == ("second", 0.15, 850)
+    assert (playground.backbone, playground.pretrained, playground.first_photos) == ("resnet18", "timm", 11)
+    for config in (humpback, happywhale, playground):
+        assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_laptop_downloads_nothing_and_sees_few_epochs(kind: type[Method]) -> None:
+    small: Any = configure(kind, ["scale=small"])
+    assert small.pretrained == small.aligner.pretrained == small.localizer.pretrained == "none"
+    assert small.epochs <= 20
+    assert small.size == (80, 128)
+
+
+def test_the_scale_of_the_cosines_is_the_heads() -> None:
+    config = configure(Humpback3rd, ["scale=small", "head.scale=64"])
+    assert isinstance(config, Humpback3rd.Config)
+    assert (config.scale, config.members()[0].scale, config.members()[0].margin) == ("small", 64, 0.3)
+    with pytest.raises(WhalebenchError, match=r"cannot be set so: flip_identities=true learns mirrored"):
+        configure(Humpback3rd, ["gallery.flip=true"])
+    with pytest.raises(WhalebenchError, match=r"crop=box has no landmarks to turn the animal by"):
+        configure(Humpback3rd, ["crop=box"])
+
+
+def test_weights_of_joined_networks_are_all_named() -> None:
+    found = pretraining(configure(Happywhale26th, []), "happywhale")
+    assert {name.partition(".")[0] for name in found} == {
+        "tf_efficientnet_b6", "tf_efficientnetv2_l", "eca_nfnet_l2", "resnet34",
+    }  # fmt: skip
+
+
+def test_half_of_the_photos_are_learned_upright(learned: dict[type[Method], Learned]) -> None:
+    """Each epoch has every photo and its mirror image once, aligned or upright, with the right label."""
+    method: Any = learned[Humpback3rd].method
+    member = method.inner.members[0]
+    assert isinstance(member, HalfAligned)
+    known = method._annotated(learned[Humpback3rd].views.train.known())[0].labelled()
+    seen, sampler = member.to_learn_from(known)
+    assert sampler is not None
+    rows = np.concatenate(sampler.epoch(torch.Generator().manual_seed(0)))
+    assert sorted(rows % len(known)) == sorted([*range(len(known))] * 2)
+    mirrored, is_upright = rows >= 2 * len(known), rows // len(known) % 2 == 1
+    assert mirrored.sum() == len(known)
+    assert 0.2 < is_upright.mean() < 0.8
+    batch = seen.batch(rows, (32, 32))
+    assert known.labels is not None
+    assert batch.labels is not None
+    own = known.labels[rows % len(known)] + len(known.identities) * mirrored
+    assert np.array_equal(batch.labels.numpy(), own)
+    kinds = [view.batch(rows % len(known), (32, 32)).pixels for view in views_of(known, 1)]
+    assert not torch.allclose(*kinds, atol=0.05)
+    for place, pixels in enumerate(batch.pixels):
+        expected = kinds[int(is_upright[place])][place]
+        assert torch.allclose(pixels, expected.flip(-1) if mirrored[place] else expected, atol=1e-5)
+
+
+def test_a_photo_is_embedded_as_the_mean_of_its_views(learned: dict[type[Method], Learned]) -> None:
+    """Of four views and more, the farthest may be left out; of two, aligned and upright, none is."""
+    method: Any = learned[Humpback3rd].method
+    photos, (member,) = method._cropped(learned[Humpback3rd].views.queries()["test"])[0], method.inner.members
+    single = HalfAligned(member.config, 1)
+    single.device, single.network = member.device, member.network
+    sides = [
+        normalise(np.hstack([normalise(single.look(view, mirrored=side)) for side in (False, True)]))
+        for view in views_of(photos, 1)
+    ]
+    assert not np.allclose(*sides, atol=1e-3)
+    assert np.allclose(single.embed(photos), normalise(sides[0] + sides[1]), atol=1e-5)
+    assert not np.allclose(single.embed(photos), member.embed(photos), atol=1e-4)
+
+
+def test_upright_windows_hold_the_aligned_ones_and_stay_in_the_photo() -> None:
+    angle, zeros = torch.tensor([0.0, 0.4, -1.2], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    shift = torch.tensor([[0.3, 0.1], [0.4, -0.9], [-0.2, 0.2]], dtype=torch.float64)
+    aligned = affine_maps(angle, zeros, zeros + 3, zeros + 2, shift, 1.5)
+    boxes = upright(aligned)
+    assert torch.allclose(boxes[0], aligned[0], atol=1e-5)
+    assert not boxes[:, 0, 1].any()
+    assert not boxes[:, 1, 0].any()
+    assert (boxes[:, [0, 1], [0, 1]] > 0).all()
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    corners = corners.expand(3, 4, 2)
+    places = move(corners, invert(aligned))
+    assert places.abs().max() > 1
+    assert move(places.clamp(-1, 1), boxes).abs().max() <= 1 + 1e-5
+    assert move(corners, invert(boxes)).abs().max() <= 1 + 1e-5
+    assert torch.allclose(upright(boxes), boxes, atol=1e-4)
+    assert torch.allclose(upright(identity_maps(1)), identity_maps(1))
+
+
+def test_versions_are_the_first_of_more_versions(learned: dict[type[Method], Learned]) -> None:
+    photos = learned[Humpback3rd].views.queries()["test"]
+    photos = photos.through(Crop(identity_maps(len(photos)), (32, 32)))
+    lenses: list[Any] = [[view.lens for view in views_of(photos, count)] for count in (3, 6)]
+    three, six = ([lens.windows for lens in each] for each in lenses)
+    assert (len(three), len(six)) == (6, 12)
+    assert all(torch.equal(one, other) for one, other in zip(three[:3], six[:3], strict=True))
+    assert torch.equal(six[0], identity_maps(len(photos)))
+    apart = [float((one - six[0]).abs().amax()) for one in six[1:6]]
+    assert min(apart) > 0.01
+    assert max(apart) < 0.15
+
+
+def test_joined_embeddings_ask_the_nearest_photo(learned: dict[type[Method], Learned]) -> None:
+    """With more neighbours than photos, an individual scores as its nearest photo in all networks' space."""
+    method: Any = learned[Happywhale26th].method
+    views = learned[Happywhale26th].views
+    test, annotated = views.queries()["test"], method._annotated(views.train.known())[0]
+    gallery, query = method.inner.embed(annotated), method.embed(test)
+    assert query.shape == (12, 16)
+    each = [member.embed(method._cropped(test)[0]) for member in method.inner.members]
+    assert np.allclose(query @ query.T, np.mean([one @ one.T for one in each], axis=0), atol=1e-5)
+    labels = views.train.known().labels
+    near = np.stack([cosines(query, gallery[labels == own]).max(axis=1) for own in range(6)], axis=1)
+    assert np.allclose(learned[Happywhale26th].scores("test"), near, atol=1e-5)
+
+
+def test_frequent_individuals_come_first_and_the_network_then_rests(
+    ground: Ground, learned: dict[type[Method], Learned]
+) -> None:
+    was = learned[PlaygroundResnet18]
+    first, thawed = (
+        (trial := on_trial(PlaygroundResnet18, ground, setting)).learn(trial.views).method.weights()
+        for setting in ("epochs=0", "frozen=false")
+    )
+    assert was.harness.chosen["first_individuals"] == 4
+    assert was.harness.chosen["first_best_epoch"] == 1
+    assert was.harness.chosen["best_epoch"] in (1, 2)
+    weights = was.method.weights()
+    network = [name for name in weights if name.startswith("network.")]
+    assert all(torch.equal(weights[name], first[name]) for name in network)
+    assert not all(torch.equal(thawed[name], first[name]) for name in network)
+    assert not torch.equal(weights["loss.classifier.weight"], first["loss.classifier.weight"])
+    assert set(was.harness.lineage["network"]) == set(was.views.train.digests)
+
+
+def test_the_best_epoch_on_valid_is_what_scores(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where valid says that it only gets worse, the first epoch of each stage is kept."""
+    worth, told = iter([3.0, 2.0, 1.0, 0.5, 0.4, 0.3]), list[Epoch]()
+    monkeypatch.setattr(RunHarness, "valid_map_at_5", lambda self, scores: next(worth))
+    monkeypatch.setattr(RunHarness, "epoch", lambda self, epoch: told.append(epoch))
+    trial = on_trial(PlaygroundResnet18, ground, "epochs=3", "first_epochs=3", "frozen=false")
+    was = trial.learn(trial.views)
+    assert (was.harness.chosen["first_best_epoch"], was.harness.chosen["best_epoch"]) == (1, 1)
+    first, last = told[3].valid_scores, told[5].valid_scores
+    assert first is not None
+    assert last is not None
+    assert np.allclose(was.scores("valid"), first, atol=1e-5)
+    assert not np.allclose(first, last, atol=1e-3)
+
+
+def test_new_photos_are_a_class_without_a_column(
+    ground: Ground, learned: dict[type[Method], Learned]
+) -> None:
+    was = learned[PlaygroundResnet18]
+    assert isinstance(was.method, Softmax)
+    chances = np.exp(Softmax.score(was.method, was.views.queries()["test"]))
+    assert chances.shape == (12, 7)
+    assert np.allclose(np.exp(was.scores("test")).sum(axis=1), 1 - chances[:, 6], atol=1e-5)
+    assert (chances[:, 6] > 1e-3).any()
+    trial = on_trial(PlaygroundResnet18, ground, "new_class=false", "first_photos=99", "epochs=1")
+    without = trial.learn(trial.views)
+    assert np.allclose(np.exp(without.scores("test")).sum(axis=1), 1, atol=1e-5)
+    assert without.harness.chosen["first_individuals"] == 0
+    assert set(without.harness.lineage["network"]) == set(was.views.train.known().digests)
+
+
+def test_a_stage_scores_its_own_individuals_above_all_others(ground: Ground) -> None:
+    train = on_trial(PlaygroundResnet18, ground).views.train
+    assert train.labels is not None
+    labels = np.where(train.labels == 0, -1, train.labels)
+    classes = frequent_classes(replace(train, labels=labels), 4)
+    assert classes.count == 3
+    assert set(classes.labels) == {0, 1, 2}
+    assert torch.equal(classes.of(torch.tensor(classes.photos.labels)), torch.tensor(classes.labels))
+    scores = classes.over_identities(np.array([[0.5, -2.0, 1.0]], np.float32))
+    frequent = [place for place in range(6) if classes.places[place] >= 0]
+    assert np.allclose(scores[0, frequent], [0.5, -2.0, 1.0])
+    assert np.allclose(np.delete(scores[0], frequent), -3)
+
+
+def test_the_best_epoch_is_kept() -> None:
+    module, snapshot = nn.Linear(1, 1), Snapshot()
+    for epoch, value in enumerate((0.2, 0.5, 0.5, 0.1), 1):
+        nn.init.constant_(module.weight, epoch)
+        snapshot.offer(value, module)
+    snapshot.put_back(module)
+    assert (snapshot.best, module.weight.item()) == (2, 2)
+    untouched = Snapshot()
+    untouched.put_back(module)
+    assert (untouched.best, module.weight.item()) == (0, 2)
+
+
+def test_rare_individuals_are_drawn_again() -> None:
+    labels = np.array([0] * 5 + [1] * 2 + [2] + [7] * 3)
+    sampler = Oversampled(labels, 3, 4)
+    assert (sampler.seen, sampler.steps) == (14, 4)
+    generator = torch.Generator().manual_seed(0)
+    epochs = [np.concatenate(sampler.epoch(generator)) for _ in range(8)]
+    for photos in epochs:
+        assert set(photos) == set(range(11))
+        assert Counter(labels[photos].tolist()) == {0: 5, 1: 3, 2: 3, 7: 3}
+    # Which of the two photos is drawn again is drawn anew.
+    assert {int(np.bincount(photos)[5]) for photos in epochs} == {1, 2}
+
+
+def test_one_view_of_each_photo_is_drawn() -> None:
+    sampler, generator = OneOfEach(np.arange(40).reshape(20, 2), 6), torch.Generator().manual_seed(0)
+    epochs = [np.concatenate(sampler.epoch(generator)) for _ in range(30)]
+    assert sampler.steps == 4
+    assert all(sorted(photos // 2) == list(range(20)) for photos in epochs)
+    assert 0.4 < np.mean([photos % 2 for photos in epochs]) < 0.6
+    assert set(epochs[0]) != set(epochs[1])

@@ -15,6 +15,7 @@ SMALLEST = {
     "size": "32",
     "crop_source": "64",
     "small_epochs": "0",  # before epochs, which may not be fewer
+    "checkpoints": "1",  # the same
     "epochs": "1",
     "batch_size": "8",
     "dimensions": "16",

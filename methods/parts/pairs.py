@@ -14,7 +14,7 @@ from whalebench.benchmarks.photos import CPU, Photos, Size
 from whalebench.methods.parts.keypoints import Keypoints, Motion, count_inliers, find_keypoints, match, rooted
 from whalebench.methods.parts.lightglue import LightGlue
 
-SECONDS = {"ratio": 1.5e-3, "lightglue": 0.15}
+SECONDS = {"ratio": 1.5e-3, "lightglue": 0.6}
 """Of one pair with KEYPOINTS each on one core of a laptop; it grows with the square of their number."""
 KEYPOINTS = 500
 

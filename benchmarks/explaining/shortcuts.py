@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.altered import mirrored, without_animal, without_background
+from whalebench.benchmarks.explaining.altered import mirrored, without_animal, without_background
+from whalebench.benchmarks.explaining.regions import Regions, find_regions
 from whalebench.benchmarks.machine import cores
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis
-from whalebench.benchmarks.regions import Regions, find_regions
 from whalebench.benchmarks.restored import Restored
 from whalebench.benchmarks.selection import Judge, probabilities
 

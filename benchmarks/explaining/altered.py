@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from whalebench.benchmarks.explaining.regions import Regions, covered_by
 from whalebench.benchmarks.photos import Batch, Photos, Size
-from whalebench.benchmarks.regions import Regions, covered_by
 from whalebench.methods.parts.geometry import warp
 
 GREY = 0.5
