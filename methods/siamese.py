@@ -52,8 +52,6 @@ class SiameseConfig(EmbedderConfig):
             raise ValueError(
                 f"batch_size={self.batch_size} has no room for a pair of one individual and one of two; set 4"
             )
-        if self.label_smoothing:
-            raise ValueError(f"label_smoothing={self.label_smoothing} has no meaning for pairs; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.backbones import build_backbone
 from whalebench.methods.parts.identifier import IdentifierConfig
-from whalebench.methods.parts.losses import SoftmaxLoss
+from whalebench.methods.parts.losses import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.pooling import Pooling, build_pooling
 from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.parts.training import GridSize, predict, ready, train_network
@@ -29,6 +29,8 @@ class SoftmaxConfig(IdentifierConfig):
     """average, or gem: the generalised mean with a learnable exponent."""
     grid: GridSize = (1, 1)
     """Cells, as 2x3, that are pooled apart and put side by side, so that places count; 1x1 pools globally."""
+    label_smoothing: LabelSmoothing = 0.0
+    """Share of the target spread over all identities."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.8)] = 0.2
     """Share of pooled features left out in training."""
 

@@ -27,8 +27,6 @@ LOSS = "loss."
 class TripletConfig(EmbedderConfig, MetricLossConfig):
     """Fields of `triplet`."""
 
-    label_smoothing: Annotated[float, Field(ge=0, le=0)] = 0.0
-    """Always 0: pairs have no share of a target to spread."""
     photos_per_identity: Annotated[int, Field(ge=2)] = 4
     """K: photos of an individual in a batch; batch_size / K individuals come together."""
     singles: Singles = "alone"

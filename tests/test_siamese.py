@@ -268,7 +268,6 @@ def test_photos_seen_more_often_are_another_track() -> None:
     ("settings", "message"),
     [
         (("batch_size=3",), "batch_size=3 has no room"),
-        (("label_smoothing=0.1",), "label_smoothing=0.1 has no meaning"),
         (("form=pair_head", "margin=0.5"), "no margin=0.5"),
         (("form=pair_head", "gallery.rule=mean"), "no gallery.rule=mean"),
     ],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import UNKNOWN, Photos
 from whalebench.methods.method import PartConfig, Search
+from whalebench.methods.parts.losses import LabelSmoothing
 from whalebench.methods.parts.margins import Margin, MarginLoss, margins_by_size
 
 SPECIES_MARGIN = (0.226253, -0.720133, 0.05)
@@ -27,6 +28,8 @@ class HeadConfig(PartConfig):
     """Factor on the cosines; 0 is AdaCos, which takes it from the number of identities and each batch."""
     margin: Annotated[float, Field(ge=0, lt=1.57), Search(0.05, 0.6)] = 0.3
     """Between an embedding and its own prototype: radians for arcface, a step of the cosine for cosface."""
+    label_smoothing: LabelSmoothing = 0.0
+    """Share of the target spread over all identities."""
     margin_by_size: bool = False
     """A margin for each identity instead, a n^b + c by the number n of its train photos."""
     margin_a: Annotated[float, Field(ge=0), Search(0.2, 1.0)] = 0.27126

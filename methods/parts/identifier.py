@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from whalebench.benchmarks.photos import Size
-from whalebench.methods.method import Method, MethodConfig, Search
+from whalebench.methods.method import Method, MethodConfig
 from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.finder import Finder
@@ -21,8 +21,6 @@ CropName = Literal["none", "box", "mask", "aligned"]
 class IdentifierConfig(TrainingConfig, MethodConfig):
     """Fields of every method that trains a network to tell individuals apart."""
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)] = 0.0
-    """Share of the target spread over all identities."""
     crop: CropName = "none"
     """What the network sees: the whole photo, the animal's box, its mask's box, or the aligned animal."""
     crop_source: PhotoSize | None = None

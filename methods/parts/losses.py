@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from whalebench.methods.method import Search
+
+LabelSmoothing = Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)]
+"""Share of the target that is spread over all identities."""
 
 
 class SoftmaxLoss(nn.Module):
