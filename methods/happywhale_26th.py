@@ -44,6 +44,7 @@ class Happywhale26thConfig(ArcFaceRecipeConfig):
             "backbone": THREE,
             "pretrained": "timm",
             "size": "768",
+            "augment": "heavy",
             "crop_source": "1024",
             "epochs": "25",
             "learning_rate": "0.0001",

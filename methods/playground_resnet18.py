@@ -50,8 +50,9 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
             "head_rate": "5",
             "dropout": "0",
             "ema": "0",
+            "grid": "1",
         },
-        "small": {"epochs": "10", "first_epochs": "20", "dropout": "0", "ema": "0"},
+        "small": {"epochs": "10", "first_epochs": "20", "dropout": "0", "ema": "0", "grid": "1"},
     }
 
     first_photos: Annotated[int, Field(ge=1)] = 11

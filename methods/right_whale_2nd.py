@@ -37,6 +37,8 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
             "epochs": "300",
             "learning_rate": "0.001",
             "dropout": "0.8",
+            "grid": "1",
+            "augment": "heavy",
             "aligner": {
                 "size": "256",
                 "epochs": "150",
@@ -54,6 +56,7 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
             "epochs": "30",
             "learning_rate": "0.003",
             "dropout": "0.2",
+            "grid": "1",
         },
     }
 

@@ -27,7 +27,7 @@ class SoftmaxConfig(IdentifierConfig):
 
     pooling: Pooling = "average"
     """average, or gem: the generalised mean with a learnable exponent."""
-    grid: GridSize = (1, 1)
+    grid: GridSize = (2, 3)
     """Cells, as 2x3, that are pooled apart and put side by side, so that places count; 1x1 pools globally."""
     label_smoothing: LabelSmoothing = 0.0
     """Share of the target spread over all identities."""

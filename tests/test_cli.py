@@ -198,7 +198,7 @@ def test_fields_of_a_method_are_explained(cli: Cli) -> None:
     assert rows["margin"]["default"] == 0.3
     assert rows["margin"]["search"] == "0.05 to 0.6"
     assert rows["scale"]["search"].endswith("(log)")
-    assert rows["augment"]["type"] == "none | light | heavy | turned"
+    assert rows["augment"]["type"] == "auto | none | light | steady | heavy | turned"
     assert all(row["meaning"] for row in rows.values())
 
 

@@ -21,9 +21,11 @@ from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.crops import Crop
 from whalebench.methods.parts.finder import Finder, Windows, annotated_values, whole_where
 from whalebench.methods.parts.geometry import box_windows, identity_maps, move
+from whalebench.methods.parts.identifier import CropName
 from whalebench.methods.parts.localizer import BoxRegression, Localizer, LocalizerConfig
 from whalebench.methods.parts.reference import FLUKE, RIGHT_WHALE, build_reference
 from whalebench.methods.parts.training import TrainingConfig
+from whalebench.methods.softmax import SoftmaxConfig
 
 COUNT, HEIGHT, WIDTH = 6, 60, 90
 
@@ -418,3 +420,14 @@ def test_photos_seen_through_another_lens_are_looked_at_anew(photos: Photos) -> 
     )
     assert not np.allclose(method.score(photos.bare().through(dark)), plain)
     assert np.array_equal(method.score(replace(photos.bare())), plain)
+
+
+@pytest.mark.parametrize("crop", ["box", "mask", "aligned"])
+def test_what_was_put_in_its_place_is_hardly_moved_again(crop: CropName) -> None:
+    whole, behind = SoftmaxConfig().augmentation(), SoftmaxConfig(crop=crop).augmentation()
+    moved = ("rotation", "shear", "scale", "stretch", "shift")
+    assert all(getattr(behind, amount) < getattr(whole, amount) for amount in moved)
+    # Only geometry gives way: colours and what is hidden stay as they are.
+    assert replace(behind, **{amount: getattr(whole, amount) for amount in moved}) == whole
+    assert SoftmaxConfig(crop=crop, augment="heavy").augmentation() == whole
+    assert SoftmaxConfig(crop=crop).aligner.augmentation().rotation == whole.rotation

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.augment import STRENGTHS, Augmentation
+from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops import Crop
 from whalebench.methods.parts.finder import Finder, Windows, annotated_values, whole_where
 from whalebench.methods.parts.geometry import affine_maps, flattens, invert, move, to_frame_units
@@ -52,7 +52,7 @@ class AlignerConfig(PositionConfig):
 
     def augmentation(self) -> Augmentation:
         """How photos are changed in training: as configured, but nothing hidden and nothing mirrored in."""
-        return replace(STRENGTHS[self.augment], erase=0.0, outside="zeros")
+        return replace(super().augmentation(), erase=0.0, outside="zeros")
 
 
 class Aligner(Finder):
@@ -106,7 +106,6 @@ class Aligner(Finder):
             harness,
             lambda network, loss: None,
             target=_landmarks,
-            strength=self.config.augmentation(),
             artefact=self.artefact,
         )
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from whalebench.benchmarks.photos import Batch
 from whalebench.methods.parts.geometry import Outside, affine_maps, warp
 
-Strength = Literal["none", "light", "heavy", "turned"]
+Strength = Literal["auto", "none", "light", "steady", "heavy", "turned"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Augmentation:
 STRENGTHS: dict[Strength, Augmentation] = {
     "none": Augmentation(),
     "light": Augmentation(rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.08, contrast=0.12),
+    "steady": Augmentation(
+        rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.15, contrast=0.35,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,
+    ),
     "heavy": Augmentation(
         rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
         saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,

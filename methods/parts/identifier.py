@@ -9,6 +9,7 @@ from pydantic import model_validator
 from whalebench.benchmarks.photos import Size
 from whalebench.methods.method import Method, MethodConfig
 from whalebench.methods.parts.aligner import Aligner, AlignerConfig
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.finder import Finder
 from whalebench.methods.parts.localizer import Localizer, LocalizerConfig
@@ -60,6 +61,15 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
         if finder is None or finder.pretrained in ("none", self.pretrained):
             return super().track()
         return f"{super().track()}, finder from {finder.starting_weights()}"
+
+    def augmentation(self) -> Augmentation:
+        """As for every network, but steady behind a crop unless told otherwise.
+
+        What is turned and shifted after it has been aligned was aligned for nothing.
+        """
+        if self.augment == "auto" and self.crop != "none":
+            return STRENGTHS["steady"]
+        return super().augmentation()
 
     def finder(self) -> Finder | None:
         """What finds the animal, or None where the whole photo is seen."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.augment import STRENGTHS, Augmentation
+from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.finder import Finder, Windows, annotated_values, windows_round
 from whalebench.methods.parts.geometry import to_frame_units
 from whalebench.methods.parts.positions import PositionConfig, PositionNetwork
@@ -42,7 +42,7 @@ class LocalizerConfig(PositionConfig):
         The upright box round a turned box is larger than the animal: turning would teach boxes too large.
         Mirroring keeps a box exact: left to right always, upside down where photos may be `turned`.
         """
-        by = replace(STRENGTHS[self.augment], rotation=0.0, shear=0.0, erase=0.0, outside="zeros")
+        by = replace(super().augmentation(), rotation=0.0, shear=0.0, erase=0.0, outside="zeros")
         if self.augment == "none":
             return by
         return replace(by, mirror=0.5, upset=0.5 if self.augment == "turned" else 0.0)
@@ -75,7 +75,6 @@ class Localizer(Finder):
             harness,
             lambda network, loss: None,
             target=_boxes,
-            strength=self.config.augmentation(),
             artefact=self.artefact,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.augment import STRENGTHS, Augmentation
+from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops import Background
 from whalebench.methods.parts.decoder import MaskNetwork
 from whalebench.methods.parts.encoder import build_encoder
@@ -48,7 +48,7 @@ class SegmenterConfig(TrainingConfig):
 
     def augmentation(self) -> Augmentation:
         """How photos are changed in training: as configured, mirrored left to right, and nothing erased."""
-        by = replace(STRENGTHS[self.augment], erase=0.0, outside="zeros")
+        by = replace(super().augmentation(), erase=0.0, outside="zeros")
         return by if self.augment == "none" else replace(by, mirror=0.5)
 
 
@@ -88,7 +88,6 @@ class Segmenter(Finder):
             lambda network, loss: None,
             self._warm_up,
             target=_masks,
-            strength=self.config.augmentation(),
             artefact=self.artefact,
         )
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness
-from whalebench.methods.parts.augment import STRENGTHS, Augmentation
+from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.finder import Finder
 from whalebench.methods.parts.geometry import invert, move, to_frame_units
 from whalebench.methods.parts.positions import PositionConfig, PositionNetwork
@@ -37,7 +37,7 @@ class TransformerConfig(PositionConfig):
 
     def augmentation(self) -> Augmentation:
         """How photos are changed in these passes: as configured, but nothing hidden."""
-        return replace(STRENGTHS[self.augment], erase=0.0)
+        return replace(super().augmentation(), erase=0.0)
 
 
 class WindowNetwork(PositionNetwork):
@@ -116,7 +116,6 @@ def learn_windows(config: TransformerConfig, windows: Photos, harness: Harness) 
         harness,
         lambda network, loss: None,
         target=_corners,
-        strength=config.augmentation(),
         artefact="transformer",
     )
     return network

@@ -84,8 +84,9 @@ class TrainingConfig(PartConfig):
     estimated anew; then ema is not used."""
     checkpoints: Annotated[int, Field(ge=1)] = 10
     """How many of the last epochs average=checkpoints takes."""
-    augment: Strength = "heavy"
-    """How much each photo is changed at every step; turned is heavy in any direction."""
+    augment: Strength = "auto"
+    """How much each photo is changed at every step: steady is heavy, but hardly moved; turned is heavy in any
+    direction; auto: steady behind a crop, which has just put the animal in its place, else heavy."""
     precision: Precision = "auto"
     """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
 
@@ -124,6 +125,10 @@ class TrainingConfig(PartConfig):
         """The same without weights to start from, for a network whose learned weights are at hand."""
         return self.model_copy(update={"pretrained": "none"})
 
+    def augmentation(self) -> Augmentation:
+        """How much each photo is changed at every step."""
+        return STRENGTHS["heavy" if self.augment == "auto" else self.augment]
+
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
         return self.small_size if epoch < self.small_epochs else self.size
@@ -151,7 +156,6 @@ def train_network(
     before_step: Callable[[Loss, float], None] | None = None,
     *,
     target: Callable[[Batch], object] = lambda batch: batch.labels,
-    strength: Augmentation | None = None,
     artefact: str = "network",
     sampler: Sampler | None = None,
 ) -> tuple[Network, Loss]:
@@ -160,9 +164,8 @@ def train_network(
     network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
     (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
     valid photos, once after every epoch, or None; before_step may change the loss by the share of training
-    that is done; strength is how much photos are changed, if not as configured. The photos go to the harness
-    as the lineage of the artefact; the sampler says which are seen together, every photo once an epoch unless
-    given. Raises RunFailedError when the loss is no longer finite.
+    that is done. The photos go to the harness as the lineage of the artefact; the sampler says which are seen
+    together, every photo once an epoch unless given. Raises RunFailedError when the loss is no longer finite.
     """
     both = ready(nn.ModuleList([network, loss]), harness.device)
     average = build_average(
@@ -181,7 +184,7 @@ def train_network(
                 before_step(loss, (done + step) / (order.steps * config.epochs))
             batch = train.batch(indices, config.size_at(number - 1), harness.device)
             rate = float(schedule.get_last_lr()[0])
-            changed = augment(batch, strength or STRENGTHS[config.augment], generator)
+            changed = augment(batch, config.augmentation(), generator)
             value = _step(both, changed.pixels, target(changed), config, optimizer)
             schedule.step()
             average.after_step(done + step + 1)
