@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from whalebench import RunFailedError
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.progress import EpochNews, Progress
 from whalebench.benchmarks.selection import PLAIN, Judge, choose_threshold
+from whalebench.benchmarks.unfinished import Unfinished
 from whalebench.benchmarks.views import Views
-from whalebench.methods.method import Epoch, MethodConfig
+from whalebench.methods.method import Epoch, MethodConfig, Stateful
 
 
 class RunHarness:
@@ -31,13 +33,19 @@ class RunHarness:
         judge: Judge,
         progress: Progress,
         config: MethodConfig = PLAIN,
+        unfinished: Unfinished | None = None,
     ) -> None:
+        """Without `unfinished` nothing is kept of it while it learns."""
         self.seed, self.device = seed, device
         self.chosen: dict[str, float | None] = {}
         self.lineage: dict[str, tuple[str, ...]] = {}
         """Part -> digests of the photos it was fitted on."""
         self._views, self._judge, self._progress, self._config = views, judge, progress, config
+        self._unfinished = unfinished or Unfinished(None)
         self._epochs: list[dict[str, Any]] = []
+        self._first = 0
+        """Rows of the curve before the present training."""
+        self._began = time.perf_counter()
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._since = "", time.perf_counter()
 
@@ -55,6 +63,21 @@ class RunHarness:
         """Seeds the generators that layers draw their first weights and their dropout from."""
         torch.manual_seed(self.seed)
         random.seed(self.seed)
+
+    def resume(self, parts: Mapping[str, Stateful]) -> int:
+        """Puts back what was kept of the next training of the run; its epochs are in the curve, too."""
+        self._began, self._first = time.perf_counter(), len(self._epochs)
+        kept = self._unfinished.begin(parts)
+        if kept is None:
+            return 0
+        self._epochs += kept["epochs"]
+        self.chosen |= kept["chosen"]
+        # As if the training had begun that much earlier, so that its seconds are those of all its epochs.
+        self._began -= kept["seconds"]
+        self._since -= kept["seconds"]
+        done = int(kept["epochs"][-1]["epoch"])
+        self._progress.stage(f"{self._stage}, taken up after epoch {done}")
+        return done
 
     def stage(self, name: str) -> None:
         """Ends the phase before and begins the next."""
@@ -80,8 +103,11 @@ class RunHarness:
             "seconds": round(epoch.seconds, 3),
         }
         self._epochs.append(row)
-        left = (epoch.of - epoch.number) * (time.perf_counter() - self._since) / epoch.number
+        spent = time.perf_counter() - self._began
+        left = (epoch.of - epoch.number) * spent / epoch.number
         self._progress.epoch(EpochNews(epoch.number, epoch.of, epoch.loss, score, speed, left))
+        facts = {"epochs": self._epochs[self._first :], "chosen": self.chosen, "seconds": spent}
+        self._unfinished.keep(facts, last=epoch.number == epoch.of)
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""

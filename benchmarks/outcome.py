@@ -73,7 +73,7 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     """
     identities, config = views.train.identities, method.config
     shown = views.queries()
-    valid, test = (_score(method, shown[part]) for part in ("valid", "test"))
+    valid, test = (score_photos(method, shown[part]) for part in ("valid", "test"))
     temperature = choose_temperature(valid, views.valid_answers, identities)
     threshold, _ = choose_threshold(judge, valid, views.valid_answers, identities, config)
     harness.choose("temperature", temperature)
@@ -136,7 +136,8 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     write_record(folder, record)
 
 
-def _score(method: Method, photos: Photos) -> NDArray[np.float32]:
+def score_photos(method: Method, photos: Photos) -> NDArray[np.float32]:
+    """The method's scores (photos, identities); raises RunFailedError for another shape, or not finite."""
     scores = np.asarray(method.score(photos), np.float32)
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:

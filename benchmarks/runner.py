@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whalebench import WhalebenchError, __version__
+from whalebench import RunFailedError, WhalebenchError, __version__
 from whalebench.benchmarks.machine import choose_device, cores, hardware, peak_memory_mb, versions
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from whalebench.benchmarks.views import Views
     from whalebench.methods.method import Method, MethodConfig
 
+UNFINISHED = "unfinished"
+"""The folder in the workspace's cache with one folder for each run that was begun and is not written."""
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -36,6 +41,12 @@ class RunRequest:
     settings: tuple[str, ...] = ()
     """Fields of the method as key=value."""
     device: str = "auto"
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """How the settings were tuned, for the record; with `budget`, which makes it a track of its own."""
+
+    def track(self, config: MethodConfig) -> str:
+        """What is held equal, the budget of tuning with it."""
+        return config.track() + (f", tuned with {self.tuning['budget']}" if self.tuning else "")
 
 
 def run(
@@ -48,23 +59,29 @@ def run(
 ) -> RunRecord:
     """The record of the run; one that is finished already is read, not repeated, unless force.
 
+    One that was stopped goes on from the last epochs that were kept, to the same numbers; force begins anew.
+
     The judge turns scores into metrics; `whalebench.reports.metrics` is the one there is. Raises
     WhalebenchError for a request that cannot be met; then no run is left behind.
     """
     kind = find_method(request.method)
     config = configure(kind, request.settings)
-    _check_seed(request.seed)
+    check_seed(request.seed)
     benchmark = load_benchmark(request.benchmark, workspace, progress, propose=True)
     benchmark.split.parts(request.fold)
     device = choose_device(request.device)
-    folder = workspace.runs / _run_name(request, config, benchmark, device.type)
+    folder = workspace.runs / run_name(request, config, benchmark, device.type)
+    unfinished = workspace.cache / UNFINISHED / folder.name
     if folder.exists() and not force:
         progress.stage("found")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was stopped just before doing so
         return read_record(folder)
     from whalebench.methods.parts.identifier import behind_its_crop  # noqa: PLC0415  (imports torch)
 
     method = behind_its_crop(kind(config))
-    return _repeat(request, method, benchmark, folder, device, judge=judge, progress=progress, force=force)
+    return _repeat(
+        request, method, benchmark, folder, unfinished, device, judge=judge, progress=progress, force=force
+    )
 
 
 def _repeat(
@@ -72,6 +89,7 @@ def _repeat(
     method: Method,
     benchmark: Benchmark,
     folder: Path,
+    unfinished_folder: Path,
     device: torch.device,
     *,
     judge: Judge,
@@ -80,10 +98,14 @@ def _repeat(
 ) -> RunRecord:
     from whalebench.benchmarks.harness import RunHarness  # noqa: PLC0415
     from whalebench.benchmarks.outcome import judge_parts, write_outcome  # noqa: PLC0415
+    from whalebench.benchmarks.unfinished import Unfinished  # noqa: PLC0415
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
 
     views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
-    harness = RunHarness(request.seed, device, views, judge, progress, method.config)
+    unfinished = Unfinished(unfinished_folder)
+    if force:
+        unfinished.discard()
+    harness = RunHarness(request.seed, device, views, judge, progress, method.config, unfinished)
     if lacking := method.unfit(views.train, views.test):
         facts = _facts(request, method, benchmark, views, harness)
         facts |= {"unfit": f"{benchmark.name} has no {lacking}", "cmc": []}
@@ -95,26 +117,30 @@ def _repeat(
     for size in method.sizes():
         benchmark.store.pixels(size, progress.advance, cores())
     harness.seed_everything()
-    harness.stage("learn")
-    method.learn(views.train, views.valid, harness)
-    harness.stage("score")
-    outcome = judge_parts(method, views, harness, judge)
+    try:
+        harness.stage("learn")
+        method.learn(views.train, views.valid, harness)
+        harness.stage("score")
+        outcome = judge_parts(method, views, harness, judge)
+    except RunFailedError as error:
+        kept = unfinished.leave("curve.csv", harness.curve().to_csv(index=False))
+        raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
     progress.stage("write")
     facts = _facts(request, method, benchmark, views, harness)
     record = RunRecord(run=folder.name, **facts, **outcome.numbers())
-    if folder.exists() and not force:
-        return read_record(folder)  # another process was asked for the same run and was quicker
-    write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
+    if force or not folder.exists():  # else another process was asked for the same run and was quicker
+        write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
+    unfinished.discard()
     return read_record(folder)
 
 
-def _run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str) -> str:
-    """Readable, and different whenever anything that determines the numbers is."""
+def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str) -> str:
+    """The run's folder: readable, and another one whenever anything that determines the numbers is."""
     everything = [
         __version__,
         request.method,
         config.model_dump(mode="json"),
-        config.track(),
+        request.track(config),
         benchmark.catalog.digest,
         benchmark.split.digest,
         request.fold,
@@ -141,7 +167,7 @@ def _facts(
         "split_digest": benchmark.split.digest,
         "fold": request.fold,
         "seed": request.seed,
-        "track": method.config.track(),
+        "track": request.track(method.config),
         "oracle": views.oracle,
         "transductive": method.transductive,
         "pretraining": pretraining(method.config, benchmark.name, benchmark.dataset),
@@ -158,9 +184,11 @@ def _facts(
             for part, digests in harness.lineage.items()
         },
         "warnings": [*benchmark.split.warnings, *views.warnings(), *of_share],
+        "tuning": dict(request.tuning),
     }
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
+    """Nothing; raises WhalebenchError for a seed that some generator would not take."""
     if not 0 <= seed < 2**31:
         raise WhalebenchError(f"seed {seed} cannot be: give a whole number from 0 to {2**31 - 1}.")

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Photos, Size
-from whalebench.methods.method import Harness, Method
+from whalebench.methods.method import FieldValue, Harness, Method
 from whalebench.methods.parts.backbones import build_backbone
 from whalebench.methods.parts.checkpoints import find_checkpoint
 from whalebench.methods.parts.gallery import Gallery, GalleryConfig
@@ -21,7 +21,7 @@ from whalebench.methods.parts.identifier import IdentifierConfig
 from whalebench.methods.parts.pooling import build_pooling
 from whalebench.methods.parts.pretrained import hub_file, miewid_neck
 from whalebench.methods.parts.retrieval import normalise
-from whalebench.methods.parts.training import PhotoSize, predict, ready
+from whalebench.methods.parts.training import PhotoSize, TrainingConfig, predict, ready
 
 NETWORK = "network."
 """What stands before the names of the network's weights."""
@@ -45,6 +45,11 @@ class FrozenConfig(IdentifierConfig):
     places the average or the generalised mean."""
     gallery: GalleryConfig = GalleryConfig()
     """How embedded train photos score a query."""
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """Nothing but the finder, where there is one: the network is not trained."""
+        found, unused = super().tunable(), TrainingConfig.model_fields
+        return {name: start for name, start in found.items() if name not in unused}
 
 
 class FrozenNetwork(nn.Module):

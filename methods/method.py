@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,15 @@ class Search:
     log: bool = False
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The words among which tuning looks for a field's value; written beside the field."""
+
+    values: tuple[str, ...]
+
+
+FieldValue = float | str | bool
+"""What a field that is tuned may hold."""
 NewRule = Literal["column", "second"]
 
 
@@ -34,6 +43,21 @@ class PartConfig(BaseModel):
     """Base of every configuration, also of a part within another: frozen, typed, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """The fields worth tuning as it is configured, each with the value that it stands for.
+
+        Those with a Search or a Choice beside them, of parts after their names and a dot. A subclass leaves
+        out what has no effect, and says what None stands for.
+        """
+        found: dict[str, FieldValue] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, PartConfig):
+                found |= {f"{name}.{inner}": start for inner, start in value.tunable().items()}
+            elif any(isinstance(mark, Search | Choice) for mark in field.metadata) and value is not None:
+                found[name] = value
+        return found
 
 
 class MethodConfig(PartConfig):
@@ -93,6 +117,17 @@ class Located:
     """(photos,) where the whole photo was used instead, because what was found made no sense."""
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """Something that changes while a method learns: networks, optimizers, and samplers that remember."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, in dicts and lists of tensors, arrays, numbers and words."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Takes up what `state_dict` gave."""
+
+
 class Harness(Protocol):
     """What the runner gives a learning method, and how the method reports back."""
 
@@ -104,6 +139,14 @@ class Harness(Protocol):
 
     def epoch(self, epoch: Epoch) -> None:
         """Takes note of an epoch: the curve, the progress shown, the validation score."""
+
+    def resume(self, parts: Mapping[str, Stateful]) -> int:
+        """Epochs of the training about to begin that are done already, 0 unless the run was stopped there.
+
+        Then the parts are put back as they were after them. They are kept after the epochs from now on, with
+        the random states of torch, numpy and Python; a training is known again by its turn among those of
+        the run.
+        """
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid of scores (valid photos, identities), with the best *new* threshold on valid."""

@@ -155,6 +155,7 @@ class PlaygroundResnet18(Softmax):
             validate,
             target=lambda batch: classes.of(batch.labels),
             sampler=Oversampled(classes.labels, self.config.at_least, config.batch_size),
+            also={"snapshot": snapshot},
         )
         snapshot.put_back(self.network, self.loss)
         return snapshot.best

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from itertools import count
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -14,10 +12,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos
-from whalebench.methods.method import Harness, Search
+from whalebench.methods.method import FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.pair_head import best_pair_scores
-from whalebench.methods.parts.pair_losses import Form, PairHeadLoss, PairLoss, build_pair_loss
+from whalebench.methods.parts.pair_losses import Form, Likeness, PairHeadLoss, PairLoss, build_pair_loss
 from whalebench.methods.parts.pair_mining import Similarity
 from whalebench.methods.parts.pair_sampler import PairSampler
 from whalebench.methods.parts.training import predict, ready, train_network
@@ -67,6 +65,13 @@ class SiameseConfig(EmbedderConfig):
             )
         return self
 
+    def tunable(self) -> dict[str, FieldValue]:
+        """As for every network; the margin is that of form=contrastive."""
+        margin: dict[str, FieldValue] = (
+            {"margin": self.margin or MARGIN} if self.form == "contrastive" else {}
+        )
+        return super().tunable() | margin
+
     def track(self) -> str:
         """As for every network; photos seen more often than once an epoch make another track."""
         return super().track() + (f", each photo {self.views} times an epoch" if self.views > 1 else "")
@@ -99,21 +104,27 @@ class Siamese(EmbeddingMethod):
         config, known = self.config, train.known().labelled()
         self.device = harness.device
         harness.stage("train")
-        sampler = self._sampler(known, harness)
-        network, loss = self.build_network(config), self._loss()
-        epochs = count(1)
+        network, loss = self.build_network(config), self._loss().to(harness.device)
+        likeness = Likeness(loss)
+        sampler = self._sampler(known, likeness if config.assigns() else None)
+        harness.choose("individuals_with_one_photo", sampler.single_identities)
 
-        def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32] | None:
-            number = next(epochs)
-            if number % config.score_every and number < config.epochs:
-                return None
+        def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32]:
             self.network, self.loss = network, loss
-            features = self._fill(known)
-            sampler.refresh(self._similarity(features) if config.assigns() else None)
+            likeness.take(self._fill(known), loss)
+            sampler.refresh()
             return self.score(valid)
 
         self.network, self.loss = train_network(
-            network, loss, known, config, harness, validate, sampler=sampler
+            network,
+            loss,
+            known,
+            config,
+            harness,
+            validate,
+            sampler=sampler,
+            validate_every=config.score_every,
+            also={"likeness": likeness},
         )
         self.fill_gallery(known, harness)
 
@@ -170,18 +181,17 @@ class Siamese(EmbeddingMethod):
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
 
-    def _sampler(self, known: Photos, harness: Harness) -> PairSampler:
+    def _sampler(self, known: Photos, similarity: Similarity | None) -> PairSampler:
         config = self.config
         assert known.labels is not None
-        sampler = PairSampler(
+        return PairSampler(
             known.labels,
             batch_size=config.batch_size,
             epochs=config.epochs,
             block=config.block,
             views=config.views,
+            similarity=similarity,
         )
-        harness.choose("individuals_with_one_photo", sampler.single_identities)
-        return sampler
 
     def _fill(self, known: Photos) -> NDArray[np.float32]:
         """The features of the gallery's photos, by the very path that scores test."""
@@ -189,8 +199,3 @@ class Siamese(EmbeddingMethod):
         features = self.features(known)
         self.gallery.fill(features, known.labels, len(known.identities))
         return features
-
-    def _similarity(self, features: NDArray[np.float32]) -> Similarity:
-        """How alike train photos are to the network as it now is: the loss learns on, so a copy is asked."""
-        loss = copy.deepcopy(self.loss)
-        return lambda places: loss.among(features[places])

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import Photos, Size
-from whalebench.methods.method import Harness, Method, MethodConfig, Search
+from whalebench.methods.method import FieldValue, Harness, Method, MethodConfig, Search
 from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_crop
 from whalebench.methods.parts.keypoints import Motion, require_opencv
 from whalebench.methods.parts.lightglue import require_lightglue
 from whalebench.methods.parts.pairs import PairGallery, hours_of, photos_of, reordered, shortlisted
-from whalebench.methods.parts.training import PhotoSize
+from whalebench.methods.parts.training import PhotoSize, TrainingConfig
 from whalebench.methods.registry import configure, find_method
 
 BY = "by."
@@ -66,6 +66,11 @@ class SiftConfig(IdentifierConfig):
         if isinstance(inner, IdentifierConfig) and inner.crop != "none" and self.crop != "none":
             raise ValueError(f"crop={self.crop} and the crop={inner.crop} of {self.by} would crop twice")
         return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """Its own fields, and the finder's where there is one: no network is trained for key points."""
+        found, unused = super().tunable(), TrainingConfig.model_fields
+        return {name: start for name, start in found.items() if name not in unused}
 
     def inner(self) -> MethodConfig | None:
         """The configuration of the other method."""

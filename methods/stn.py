@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos, Size
-from whalebench.methods.method import Harness, Located, Search
+from whalebench.methods.method import FieldValue, Harness, Located, Search
 from whalebench.methods.parts.aligner import Aligner
 from whalebench.methods.parts.finder import Finder
 from whalebench.methods.parts.geometry import move
@@ -44,6 +44,13 @@ class StnConfig(SoftmaxConfig):
         if self.crop != "none":
             raise ValueError(f"crop={self.crop} would crop twice: the transformer is the crop; leave it out")
         return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """As for `softmax`; a free transformer is not taught, so how it would be has no effect."""
+        found = super().tunable()
+        if self.start != "free":
+            return found
+        return {name: start for name, start in found.items() if not name.startswith("transformer.")}
 
     def size_at(self, epoch: int) -> Size:
         """Height and width at which whole photos come in: as much larger as `crop_source` is than `size`."""

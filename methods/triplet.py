@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
 from typing import Annotated, Self
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos
-from whalebench.methods.method import Harness
+from whalebench.methods.method import Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.metric_losses import MetricLossConfig
 from whalebench.methods.parts.mined_loss import MetricLoss, build_metric_loss
@@ -27,7 +26,7 @@ LOSS = "loss."
 class TripletConfig(EmbedderConfig, MetricLossConfig):
     """Fields of `triplet`."""
 
-    photos_per_identity: Annotated[int, Field(ge=2)] = 4
+    photos_per_identity: Annotated[int, Field(ge=2), Search(2, 8)] = 4
     """K: photos of an individual in a batch; batch_size / K individuals come together."""
     singles: Singles = "alone"
     """An individual with one photo is seen alone, as a negative; with repeat, beside other augmentations of
@@ -78,13 +77,9 @@ class Triplet(EmbeddingMethod):
         harness.stage("train")
         sampler = self._sampler(known, harness)
         network, loss = self.build_network(config), self._loss(len(train.identities))
-        epochs = count(1)
 
-        def validate(network: Embedder, loss: MetricLoss) -> NDArray[np.float32] | None:
+        def validate(network: Embedder, loss: MetricLoss) -> NDArray[np.float32]:
             del loss
-            number = next(epochs)
-            if number % config.validate_every and number < config.epochs:
-                return None
             self.network = network
             return self._score_now(valid, known)
 
@@ -93,7 +88,15 @@ class Triplet(EmbeddingMethod):
             loss.remember(done >= config.warm_up)
 
         self.network, self.loss = train_network(
-            network, loss, known, config, harness, validate, before_step, sampler=sampler
+            network,
+            loss,
+            known,
+            config,
+            harness,
+            validate,
+            before_step,
+            sampler=sampler,
+            validate_every=config.validate_every,
         )
         # Weights are averaged, but an average of memories would be none.
         self.loss.take_memory(loss)

@@ -15,17 +15,9 @@ from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.store import PhotoStore
 from whalebench.methods.parts.averaging import Checkpoints, LastWeights, RunningAverage, build_average
 from whalebench.methods.parts.training import TrainingConfig, train_network
+from whalebench.tests.notes import Notes
 
 PHOTOS, EPOCHS = 12, 5
-
-
-class Notes:
-    """A harness that listens to nothing."""
-
-    seed, device = 0, torch.device("cpu")
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *said: None
 
 
 class Small(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Annotations, Photos
 from whalebench.benchmarks.store import PhotoStore, Size
-from whalebench.methods.method import Epoch, Harness, Located, Method, MethodConfig
+from whalebench.methods.method import Harness, Located, Method, MethodConfig
 from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.crops import Crop
@@ -26,6 +26,7 @@ from whalebench.methods.parts.localizer import BoxRegression, Localizer, Localiz
 from whalebench.methods.parts.reference import FLUKE, RIGHT_WHALE, build_reference
 from whalebench.methods.parts.training import TrainingConfig
 from whalebench.methods.softmax import SoftmaxConfig
+from whalebench.tests.notes import Notes
 
 COUNT, HEIGHT, WIDTH = 6, 60, 90
 
@@ -255,31 +256,6 @@ def test_a_window_mostly_outside_the_photo_is_not_used(photos: Photos) -> None:
 
 
 # A method behind a crop
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    stages: list[str] = field(default_factory=list)
-    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Nothing."""
-
-    def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
-        return 0.0
-
-    def choose(self, name: str, value: float | None) -> None:
-        """Nothing."""
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
 
 
 class Brightness(Method):

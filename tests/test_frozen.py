@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from safetensors.torch import load, save, save_file
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks import runner
 from whalebench.benchmarks.importer import import_csv
-from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
@@ -28,31 +26,7 @@ from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.reports import metrics
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.writers import to_markdown, to_rows
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    epochs: list[Any] = field(default_factory=list)
-    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> None:
-        del name
-
-    def epoch(self, epoch: Any) -> None:
-        self.epochs.append(epoch)
-
-    def valid_map_at_5(self, scores: Any) -> float:
-        return float(scores.sum())
-
-    def choose(self, name: str, value: float | None) -> None:
-        del name, value
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
+from whalebench.tests.notes import Notes
 
 
 @pytest.fixture(scope="module")

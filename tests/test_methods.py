@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
-from whalebench.methods.method import Epoch, Method
+from whalebench.methods.method import Method
 from whalebench.methods.parts.crops import Crop
 from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.encoder import Encoder
@@ -25,37 +24,9 @@ from whalebench.methods.parts.heads import Heads
 from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.parts.twins import with_twins
 from whalebench.methods.registry import configure, find_method
+from whalebench.tests.notes import Notes
 
 NAMES = ("arcface", "softmax")
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told, and likes scores the more the larger their sum."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    epochs: list[Epoch] = field(default_factory=list)
-    stages: list[str] = field(default_factory=list)
-    chosen: dict[str, float | None] = field(default_factory=dict)
-    asked: list[Any] = field(default_factory=list)
-    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch)
-
-    def valid_map_at_5(self, scores: Any) -> float:
-        self.asked.append(scores)
-        return float(scores.sum())
-
-    def choose(self, name: str, value: float | None) -> None:
-        self.chosen[name] = value
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
 
 
 @pytest.fixture(scope="module")

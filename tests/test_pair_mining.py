@@ -90,8 +90,9 @@ def test_blocks_come_close_to_the_exact_assignment() -> None:
     similarities, labels = drawn(400, 40)
 
     def mean(block: int, noise: float) -> float:
-        negatives, rng = NegativePairs(labels, block), np.random.default_rng(0)
-        negatives.refresh(within(similarities))
+        negatives = NegativePairs(labels, block, within(similarities))
+        negatives.refresh()
+        rng = np.random.default_rng(0)
         pairs = np.concatenate([negatives.take(noise, rng) for _ in range(400 // block)])
         assert sorted(pairs[:, 0]) == sorted(pairs[:, 1]) == list(range(400))
         assert (labels[pairs[:, 0]] != labels[pairs[:, 1]]).all()
@@ -104,15 +105,16 @@ def test_blocks_come_close_to_the_exact_assignment() -> None:
 
 def test_pairs_are_not_used_twice_before_a_refresh() -> None:
     similarities, labels = drawn(30, 10)
-    negatives, rng = NegativePairs(labels, 30), np.random.default_rng(0)
-    negatives.refresh(within(similarities))
+    negatives = NegativePairs(labels, 30, within(similarities))
+    negatives.refresh()
+    rng = np.random.default_rng(0)
     rounds = [negatives.take(0, rng) for _ in range(4)]
     both_ways = {tuple(sorted(pair)) for pair in np.concatenate(rounds).tolist()}
     # Within a round a pair may stand in both orders, as published; across rounds in neither.
     assert len(both_ways) == sum(len({tuple(sorted(pair)) for pair in each.tolist()}) for each in rounds)
     values = [similarities[each[:, 0], each[:, 1]].mean() for each in rounds]
     assert values == sorted(values, reverse=True)
-    negatives.refresh(within(similarities))
+    negatives.refresh()
     again = negatives.take(0, rng)
     assert similarities[again[:, 0], again[:, 1]].mean() == pytest.approx(values[0])
 
@@ -125,8 +127,8 @@ def test_similarities_are_asked_for_block_by_block_only() -> None:
         asked.append(places)
         return within(similarities)(places)
 
-    negatives = NegativePairs(labels, 16)
-    negatives.refresh(similarity)
+    negatives = NegativePairs(labels, 16, similarity)
+    negatives.refresh()
     for _ in range(4):
         negatives.take(1.0, np.random.default_rng(0))
     assert [len(each) for each in asked] == [12, 12, 13, 13]
@@ -164,7 +166,7 @@ def test_individuals_with_one_photo_are_in_pairs_of_two_individuals_and_counted(
 
 def test_after_a_refresh_the_next_epoch_has_the_alikest_pairs() -> None:
     similarities, labels = drawn(64, 8)
-    sampler = PairSampler(labels, batch_size=8, epochs=1, block=64)
+    sampler = PairSampler(labels, batch_size=8, epochs=1, block=64, similarity=within(similarities))
     generator = torch.Generator().manual_seed(0)
 
     def alike() -> float:
@@ -173,7 +175,7 @@ def test_after_a_refresh_the_next_epoch_has_the_alikest_pairs() -> None:
         return float(similarities[left[others], right[others]].mean())
 
     before = alike()
-    sampler.refresh(within(similarities))
+    sampler.refresh()
     assert alike() > before + 0.1
 
 

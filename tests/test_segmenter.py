@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.mask import Mask
-from whalebench.methods.method import Epoch, Located, Method
+from whalebench.methods.method import Located, Method
 from whalebench.methods.parts.backbones import build_backbone
 from whalebench.methods.parts.decoder import MaskNetwork, SpatialAndChannelExcitation
 from whalebench.methods.parts.encoder import build_encoder
@@ -29,35 +27,11 @@ from whalebench.methods.parts.identifier import behind_its_crop
 from whalebench.methods.parts.lovasz import MaskLoss
 from whalebench.methods.parts.segmenter import Segmenter, SegmenterConfig, mask_boxes
 from whalebench.methods.registry import configure
+from whalebench.tests.notes import Notes
 
 HEIGHT, WIDTH, INDIVIDUALS, ENCOUNTERS, UNMASKED = 48, 64, 5, 7, 7
 SIZE = (48, 64)
 QUICK = SegmenterConfig(size=SIZE, epochs=10, batch_size=8, augment="light")
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    fitted_on: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    stages: list[str] = field(default_factory=list)
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def epoch(self, epoch: Epoch) -> None:
-        assert np.isfinite(epoch.loss)
-
-    def valid_map_at_5(self, scores: Any) -> float:
-        return float(scores.sum())
-
-    def choose(self, name: str, value: float | None) -> None:
-        del name, value
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.fitted_on[artefact] = photos.images
 
 
 def draw(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from safetensors.torch import load, save
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
@@ -24,35 +22,11 @@ from whalebench.methods.parts.keypoints import Keypoints, count_inliers, find_ke
 from whalebench.methods.parts.lightglue import LightGlue
 from whalebench.methods.parts.pairs import reordered, shortlisted
 from whalebench.methods.sift import Sift, SiftConfig
+from whalebench.tests.notes import Notes
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
 SMALL = {"size": "80x96", "keypoints": 60}
 BY = {"by": "softmax", "by_settings": "backbone=test_resnet,size=32,epochs=1,batch_size=8", "shortlist": 3}
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    epochs: list[Any] = field(default_factory=list)
-    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> None:
-        del name
-
-    def epoch(self, epoch: Any) -> None:
-        self.epochs.append(epoch)
-
-    def valid_map_at_5(self, scores: Any) -> float:
-        return float(scores.sum())
-
-    def choose(self, name: str, value: float | None) -> None:
-        del name, value
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
 
 
 @pytest.fixture(scope="module")

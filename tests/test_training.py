@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,10 @@ from torch import Tensor, nn
 from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import CPU, Batch, Photos
 from whalebench.benchmarks.store import PhotoStore, Size
-from whalebench.methods.method import Epoch
 from whalebench.methods.parts.training import TrainingConfig, predict, train_network
+from whalebench.tests.notes import Notes
 
 SCORES = np.zeros((1, 2), np.float32)
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    epochs: list[Epoch] = field(default_factory=list)
-    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> None:
-        """Nothing."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch)
-
-    def valid_map_at_5(self, scores: Any) -> float:
-        return 0.0
-
-    def choose(self, name: str, value: float | None) -> None:
-        """Nothing."""
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
 
 
 class Watched(Photos):

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import NEW, Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.method import Epoch
 from whalebench.methods.registry import configure
 from whalebench.methods.triplet import Triplet
+from whalebench.tests.notes import Notes
 
 SMALL = ("backbone=test_resnet", "size=32", "batch_size=8", "photos_per_identity=2", "dimensions=16")
-
-
-@dataclass
-class Notes:
-    """A harness that writes down what it is told."""
-
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    epochs: list[Epoch] = field(default_factory=list)
-    chosen: dict[str, float | None] = field(default_factory=dict)
-    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def stage(self, name: str) -> None:
-        pass
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch)
-
-    def valid_map_at_5(self, scores: Any) -> float:
-        return float(scores.sum())
-
-    def choose(self, name: str, value: float | None) -> None:
-        self.chosen[name] = value
-
-    def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from whalebench.benchmarks.conformance.ground import Ground, WatchedStore
 from whalebench.benchmarks.harness import RunHarness
 from whalebench.benchmarks.photos import CPU, Photos, Size
-from whalebench.benchmarks.progress import SILENT
+from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.selection import Judge
+from whalebench.benchmarks.unfinished import Unfinished
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.methods.method import Method, MethodConfig
 from whalebench.methods.parts.identifier import behind_its_crop
@@ -64,9 +65,15 @@ class OnTrial:
         """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
         return behind_its_crop(self.kind(config or self.config))
 
-    def learn(self, views: Views) -> Learned:
-        """The method after learning from the views; always with the same seed."""
-        method, harness = self.build(), RunHarness(0, CPU, views, self.judge, SILENT)
+    def learn(
+        self, views: Views, progress: Progress = SILENT, unfinished: Unfinished | None = None
+    ) -> Learned:
+        """The method after learning from the views; always with the same seed.
+
+        With a folder of what is `unfinished`, it goes on from there and is kept there.
+        """
+        method = self.build()
+        harness = RunHarness(0, CPU, views, self.judge, progress, unfinished=unfinished)
         harness.seed_everything()
         harness.stage("learn")
         method.learn(views.train, views.valid, harness)

@@ -1,10 +1,16 @@
-"""Checks that have a method learn anew: with the same seed, other test photos, nothing annotated."""
+"""Checks that have a method learn anew: same seed, after stops, other test photos, nothing annotated."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 
-from whalebench.benchmarks.conformance.on_trial import Broken, OnTrial, apart
+from whalebench.benchmarks.conformance.on_trial import Broken, DoesNotApply, OnTrial, apart
+from whalebench.benchmarks.progress import EpochNews, Silent
+from whalebench.benchmarks.unfinished import Unfinished
 
 
 def repeats_itself(trial: OnTrial) -> str:
@@ -45,8 +51,52 @@ def answers_without_annotations(trial: OnTrial) -> str:
     return "Where nothing is annotated it does without."
 
 
+def goes_on(trial: OnTrial) -> str:
+    """Stopped in every epoch but the first, and taken up each time, it ends with the same scores."""
+    whole, stops = trial.after_learning(), 0
+    with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:
+        while True:
+            try:
+                # Everything is kept, however long it takes.
+                again = trial.learn(trial.views, StopsInSecondEpoch(), Unfinished(Path(folder), math.inf))
+                break
+            except Stopped:
+                stops += 1
+            if not any(Path(folder).iterdir()):
+                raise DoesNotApply(
+                    "Stopped, it begins anew: have it call harness.resume(parts) before its epochs."
+                )
+    if not stops:
+        raise DoesNotApply("It has no two epochs to be stopped between.")
+    first, second = whole.scores(), again.scores()
+    if not np.array_equal(first, second):
+        raise Broken(
+            f"Stopped and taken up again its scores differ by {apart(first, second):.2g} of the spread: "
+            "name all that changes while it learns to harness.resume()."
+        )
+    return f"Stopped {stops} time(s) and taken up again, it gives the same scores."
+
+
+class Stopped(Exception):
+    """A run stopped from outside."""
+
+
+class StopsInSecondEpoch(Silent):
+    """Stops a run before its second epoch could be kept."""
+
+    epochs = 0
+
+    def epoch(self, news: EpochNews) -> None:
+        """Stopped at the second one."""
+        del news
+        self.epochs += 1
+        if self.epochs == 2:
+            raise Stopped
+
+
 REPEAT_CHECKS = {
     "same seed": repeats_itself,
+    "goes on": goes_on,
     "no peeking": does_not_peek,
     "no annotations": answers_without_annotations,
 }

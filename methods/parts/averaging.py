@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -28,6 +28,14 @@ class LastWeights:
         width); nothing is read unless it is needed.
         """
 
+    def state_dict(self) -> dict[str, Any]:
+        """The average so far; nothing, where network and loss are all there is."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        del state
+
 
 class RunningAverage(LastWeights):
     """The exponential moving average of the weights after every step."""
@@ -43,6 +51,14 @@ class RunningAverage(LastWeights):
         """Moves the average towards the weights."""
         # The count makes the average follow quickly at first and forget where it started.
         self.average.update(self.both, step=steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average so far."""
+        return {"average": self.kept.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.kept.load_state_dict(state["average"])
 
 
 class Checkpoints(LastWeights):
@@ -66,10 +82,23 @@ class Checkpoints(LastWeights):
         if number >= self.first:
             self.average.update_parameters(self.both)
         if number == self.epochs:
-            kept = self.average.module
-            assert isinstance(kept, nn.ModuleList)
-            update_bn(plain, kept[0])
-            self.kept = kept
+            self._keep_average()
+            update_bn(plain, self.kept[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average so far, and whether it is what is kept."""
+        return {"average": self.average.state_dict(), "complete": self.kept is self.average.module}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.average.load_state_dict(state["average"])
+        if state["complete"]:
+            self._keep_average()
+
+    def _keep_average(self) -> None:
+        kept = self.average.module
+        assert isinstance(kept, nn.ModuleList)
+        self.kept = kept
 
 
 def build_average(

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import UNKNOWN, Photos
-from whalebench.methods.method import PartConfig, Search
+from whalebench.methods.method import FieldValue, PartConfig, Search
 from whalebench.methods.parts.losses import LabelSmoothing
 from whalebench.methods.parts.margins import Margin, MarginLoss, margins_by_size
 
@@ -54,6 +54,11 @@ class HeadConfig(PartConfig):
                 f"with one photo, which learns nothing from 1.57 on; lower them"
             )
         return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """As for every part, without the margins that are not used."""
+        unused = {"margin"} if self.margin_by_size else {"margin_a", "margin_b"}
+        return {name: start for name, start in super().tunable().items() if name not in unused}
 
 
 class Heads(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from whalebench.benchmarks.photos import Size
-from whalebench.methods.method import Method, MethodConfig
+from whalebench.methods.method import FieldValue, Method, MethodConfig
 from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation
 from whalebench.methods.parts.cropping import Cropping
@@ -42,6 +42,12 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
                 "oracle=true has nothing to crop by with crop=none; set crop=box, mask or aligned"
             )
         return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """As for every method, without the finders that are not used."""
+        finders = {"box": "localizer", "aligned": "aligner", "mask": "segmenter"}
+        unused = set(finders.values()) - {finders.get("none" if self.oracle else self.crop)}
+        return {name: start for name, start in super().tunable().items() if name.split(".")[0] not in unused}
 
     def sees_annotations(self) -> bool:
         """Whether it is an oracle."""

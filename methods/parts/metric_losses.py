@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from torch import nn
 
-from whalebench.methods.method import MethodConfig, Search
+from whalebench.methods.method import Choice, FieldValue, MethodConfig, Search
 from whalebench.methods.parts.miners import MinerName, l2_distance
 from whalebench.methods.parts.n_pair import NPair
 
@@ -27,7 +27,7 @@ class MetricLossConfig(MethodConfig):
 
     loss: LossName = "triplet"
     """contrastive, triplet, n_pair, multi_similarity, circle, supcon or proxy_anchor."""
-    miner: MinerName = "all"
+    miner: Annotated[MinerName, Choice(("all", "semihard", "distance_weighted", "batch_hard"))] = "all"
     """Triplets of a batch that are learned from: all, hard, semihard, distance_weighted or batch_hard."""
     margin: Annotated[float | None, Field(gt=0, le=2), Search(0.05, 1.0)] = None
     """Of the loss, and of miner=semihard; unless given contrastive 1, triplet 0.2, circle 0.4, proxy_anchor
@@ -57,6 +57,14 @@ class MetricLossConfig(MethodConfig):
             if self.loss not in MARGINS:
                 raise ValueError(f"loss={self.loss} with miner={self.miner} has no margin; leave margin out")
         return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """As for every method, without what the loss does not have."""
+        found = super().tunable() | {"margin": self.loss_margin()}
+        unused = set() if self.loss in MINED else {"miner"}
+        unused |= set() if self.loss in ("supcon", "n_pair") else {"temperature"}
+        unused |= set() if self.loss_margin() else {"margin"}
+        return {name: start for name, start in found.items() if name not in unused}
 
     def loss_margin(self) -> float:
         """The margin of the loss; 0 where it has none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import copy
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,6 +63,32 @@ class PairHeadLoss(nn.Module):
 
 
 PairLoss = ContrastivePairs | PairHeadLoss
+
+
+class Likeness:
+    """How alike photos were when they were last embedded, while loss and network learn on."""
+
+    def __init__(self, loss: PairLoss) -> None:
+        self.loss = copy.deepcopy(loss).eval()
+        self.features = np.zeros((0, 0), np.float32)
+
+    def take(self, features: NDArray[np.float32], loss: PairLoss) -> None:
+        """Takes note of all photos' features (photos, dimensions), and of the loss as it is."""
+        self.features = features
+        self.loss.load_state_dict(loss.state_dict())
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How alike the photos at those places are (photos, photos), in [0, 1]."""
+        return self.loss.among(self.features[places])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Features and loss."""
+        return {"features": self.features, "loss": self.loss.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.features = state["features"]
+        self.loss.load_state_dict(state["loss"])
 
 
 def build_pair_loss(form: Form, dimensions: int, margin: float) -> PairLoss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,15 +68,15 @@ class NegativePairs:
     number of photos; the author of the kernel named this the way to larger data.
     """
 
-    def __init__(self, labels: NDArray[np.int64], block: int) -> None:
-        self.labels, self.block = labels, block
+    def __init__(self, labels: NDArray[np.int64], block: int, similarity: Similarity | None = None) -> None:
+        """labels (photos,) are identities; without a similarity pairs are random throughout."""
+        self.labels, self.block, self.similarity = labels, block, similarity
         self._blocks: list[Places] = []
-        self.refresh(None)
+        self._known, self._used = False, np.zeros((0, 2), np.int64)
 
-    def refresh(self, similarity: Similarity | None) -> None:
-        """Pairs are chosen by similarity from now on, at random for None; those used may be used again."""
-        self._similarity = similarity
-        self._used = np.zeros((0, 2), np.int64)
+    def refresh(self) -> None:
+        """Pairs are chosen by similarity, as it now is, from now on; those used may be used again."""
+        self._known, self._used = self.similarity is not None, np.zeros((0, 2), np.int64)
 
     def take(self, amplitude: float, rng: np.random.Generator) -> Places:
         """The pairs (pairs, 2) of the next block of photos, drawn anew when all photos have had their turn.
@@ -88,11 +89,19 @@ class NegativePairs:
             self._blocks = np.array_split(rng.permutation(photos), -(-photos // self.block))
         block = self._blocks.pop().astype(np.int64)
         values = rng.random((len(block), len(block)))
-        if self._similarity is not None:
-            values = (self._similarity(block) + amplitude * values) / (1 + amplitude)
+        if self._known and self.similarity is not None:
+            values = (self.similarity(block) + amplitude * values) / (1 + amplitude)
         pairs = block[assigned_pairs(values, self.labels[block], self._used_within(block))]
         self._used = np.concatenate([self._used, pairs])
         return pairs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Blocks that have not had their turn, and pairs that have."""
+        return {"blocks": self._blocks, "known": self._known, "used": self._used}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self._blocks, self._known, self._used = list(state["blocks"]), state["known"], state["used"]
 
     def _used_within(self, block: Places) -> Places:
         """Used pairs of two photos of the block, as places in it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +30,19 @@ class PairSampler:
     """
 
     def __init__(
-        self, labels: NDArray[np.int64], *, batch_size: int, epochs: int, block: int, views: int = 1
+        self,
+        labels: NDArray[np.int64],
+        *,
+        batch_size: int,
+        epochs: int,
+        block: int,
+        views: int = 1,
+        similarity: Similarity | None = None,
     ) -> None:
         """labels (photos,) are identities; in an epoch a photo is seen views times, on average.
 
+        Pairs of two individuals are random, but from the first refresh on the alikest, where a similarity is
+        given.
         Raises WhalebenchError where there are no pairs of one kind or the other.
         """
         _, counts = np.unique(labels, return_counts=True)
@@ -47,15 +57,30 @@ class PairSampler:
         self.half = max(1, len(labels) * views // 4)
         """Pairs of either kind in an epoch."""
         self.steps = min(math.ceil(4 * self.half / batch_size), self.half)
-        self._others = NegativePairs(labels, block)
+        self._others = NegativePairs(labels, block, similarity)
         self._matching_left = self._others_left = np.zeros((0, 2), np.int64)
 
-    def refresh(self, similarity: Similarity | None) -> None:
-        """Pairs of two individuals are chosen by similarity from now on; at random for None, as at first."""
-        self._others.refresh(similarity)
-        if similarity is not None:
+    def refresh(self) -> None:
+        """Pairs of two individuals are chosen by similarity, as it now is, from now on."""
+        self._others.refresh()
+        if self._others.similarity is not None:
             # What waits was chosen by a network that has learned since.
             self._others_left = self._others_left[:0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epochs begun, the queues, and what the choice of pairs remembers."""
+        return {
+            "done": self.done,
+            "matching_left": self._matching_left,
+            "others_left": self._others_left,
+            "others": self._others.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.done = state["done"]
+        self._matching_left, self._others_left = state["matching_left"], state["others_left"]
+        self._others.load_state_dict(state["others"])
 
     def epoch(self, generator: torch.Generator) -> list[Places]:
         """The photos of each step: those on the left of its pairs, then those on the right."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -23,6 +25,20 @@ class Snapshot:
                 {name: weights.detach().clone() for name, weights in module.state_dict().items()}
                 for module in modules
             ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights so far, and how good they are."""
+        return {
+            "best": self.best,
+            "offered": self._offered,
+            "value": self._value,
+            "weights": self._weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.best, self._offered = state["best"], state["offered"]
+        self._value, self._weights = state["value"], state["weights"]
 
     def put_back(self, *modules: nn.Module) -> None:
         """Gives the modules the best weights; leaves them alone where no epoch was offered."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar, cast
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.photos import Batch, Photos, Size
-from whalebench.methods.method import Epoch, Harness, PartConfig, Search
+from whalebench.methods.method import Epoch, Harness, PartConfig, Search, Stateful
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength, augment
 from whalebench.methods.parts.averaging import Average, build_average
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
 from whalebench.methods.parts.samplers import Sampler, Shuffled
+from whalebench.methods.parts.training_state import KeptGenerator, KeptOptimizer
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+NOTHING: Mapping[str, Stateful] = MappingProxyType({})
 
 CLIP = 10.0
 """Longest gradient of one step."""
@@ -158,47 +162,85 @@ def train_network(
     target: Callable[[Batch], object] = lambda batch: batch.labels,
     artefact: str = "network",
     sampler: Sampler | None = None,
+    validate_every: int = 1,
+    also: Mapping[str, Stateful] = NOTHING,
 ) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their average as configured), in evaluation mode.
 
     network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
     (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
-    valid photos, once after every epoch, or None; before_step may change the loss by the share of training
-    that is done. The photos go to the harness as the lineage of the artefact; the sampler says which are seen
-    together, every photo once an epoch unless given. Raises RunFailedError when the loss is no longer finite.
+    valid photos, once after every epoch, or after every so many and the last, or None; before_step may change
+    the loss by the share of training that is done. The photos go to the harness as the lineage of the
+    artefact; the sampler says which are seen together, every photo once an epoch unless given. A run that was
+    stopped goes on after its last kept epoch; what validate changes between epochs, besides the sampler, is
+    named by `also`. Raises RunFailedError when the loss is no longer finite.
     """
-    both = ready(nn.ModuleList([network, loss]), harness.device)
-    average = build_average(
-        both, config.average, epochs=config.epochs, decay=config.ema, checkpoints=config.checkpoints
-    )
     order = sampler or Shuffled(len(train), config.batch_size)
-    optimizer, schedule = _optimizer(both, config, order.steps * config.epochs)
-    generator = torch.Generator().manual_seed(harness.seed)
+    trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     harness.fitted(artefact, train)
-    for number in range(1, config.epochs + 1):
-        started, done = time.perf_counter(), (number - 1) * order.steps
-        both.train()
+    done = harness.resume(trainer.parts() | dict(also))
+    for number in range(done + 1, config.epochs + 1):
+        started = time.perf_counter()
+        mean, rate, photos = trainer.epoch(number, train, before_step, target)
+        seconds = time.perf_counter() - started
+        kept = trainer.average.kept.eval()
+        watched = number % validate_every == 0 or number == config.epochs
+        scores = validate(cast(Network, kept[0]), cast(Loss, kept[1])) if watched else None
+        harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
+    kept = trainer.average.kept.eval()
+    return cast(Network, kept[0]), cast(Loss, kept[1])
+
+
+class _Trainer:
+    """Everything that changes while a network is trained."""
+
+    def __init__(self, both: nn.ModuleList, order: Sampler, config: TrainingConfig, harness: Harness) -> None:
+        self.both, self.order, self.config = ready(both, harness.device), order, config
+        self.average = build_average(
+            both, config.average, epochs=config.epochs, decay=config.ema, checkpoints=config.checkpoints
+        )
+        self.steps = order.steps * config.epochs
+        self.optimizer, self.schedule = _optimizer(both, config, self.steps)
+        self.generator = torch.Generator().manual_seed(harness.seed)
+        self.device = harness.device
+
+    def parts(self) -> dict[str, Stateful]:
+        """What is kept after an epoch, by name."""
+        parts: dict[str, Stateful] = {
+            "network_and_loss": self.both,
+            "average": self.average,
+            "optimizer": KeptOptimizer(self.optimizer),
+            "schedule": self.schedule,
+            "generator": KeptGenerator(self.generator),
+        }
+        return parts | ({"sampler": self.order} if isinstance(self.order, Stateful) else {})
+
+    def epoch(
+        self,
+        number: int,
+        train: Photos,
+        before_step: Callable[[Any, float], None] | None,
+        target: Callable[[Batch], object],
+    ) -> tuple[float, float, int]:
+        """The mean loss over photos, the last learning rate and the photos of that epoch, from 1."""
+        config, done = self.config, (number - 1) * self.order.steps
+        self.both.train()
         values, photos = [], 0
-        for step, indices in enumerate(order.epoch(generator)):
+        for step, indices in enumerate(self.order.epoch(self.generator), done):
             if before_step:
-                before_step(loss, (done + step) / (order.steps * config.epochs))
-            batch = train.batch(indices, config.size_at(number - 1), harness.device)
-            rate = float(schedule.get_last_lr()[0])
-            changed = augment(batch, config.augmentation(), generator)
-            value = _step(both, changed.pixels, target(changed), config, optimizer)
-            schedule.step()
-            average.after_step(done + step + 1)
+                before_step(self.both[1], step / self.steps)
+            batch = train.batch(indices, config.size_at(number - 1), self.device)
+            rate = float(self.schedule.get_last_lr()[0])
+            changed = augment(batch, config.augmentation(), self.generator)
+            value = _step(self.both, changed.pixels, target(changed), config, self.optimizer)
+            self.schedule.step()
+            self.average.after_step(step + 1)
             values.append(value * len(indices))
             photos += len(indices)
         mean = _mean_loss(values, photos, number, rate)
-        with autocast(config.precision, harness.device):
-            average.after_epoch(number, _plain(train, config, harness.device, generator))
-        seconds = time.perf_counter() - started
-        kept = average.kept.eval()
-        scores = validate(cast(Network, kept[0]), cast(Loss, kept[1]))
-        harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
-    kept = average.kept.eval()
-    return cast(Network, kept[0]), cast(Loss, kept[1])
+        with autocast(config.precision, self.device):
+            self.average.after_epoch(number, _plain(train, config, self.device, self.generator))
+        return mean, rate, photos
 
 
 def _plain(

@@ -1,0 +1,49 @@
+"""The harness of tests that teach a method by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from whalebench.benchmarks.photos import Photos
+from whalebench.methods.method import Epoch, Stateful
+
+
+@dataclass
+class Notes:
+    """Writes down what it is told, likes scores the more the larger their sum, and keeps nothing."""
+
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    epochs: list[Epoch] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    chosen: dict[str, float | None] = field(default_factory=dict)
+    asked: list[Any] = field(default_factory=list)
+    lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Part -> digests of the photos it was fitted on."""
+    fitted_on: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Part -> their images."""
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+    def resume(self, parts: Mapping[str, Stateful]) -> int:
+        del parts
+        return 0
+
+    def valid_map_at_5(self, scores: Any) -> float:
+        self.asked.append(scores)
+        return float(scores.sum())
+
+    def choose(self, name: str, value: float | None) -> None:
+        self.chosen[name] = value
+
+    def fitted(self, artefact: str, photos: Photos) -> None:
+        self.lineage[artefact] = photos.digests
+        self.fitted_on[artefact] = photos.images
