@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs bench clean
+.PHONY: demo test check format docs bench kills clean
 
 demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
 	$(BIN)/whalebench run arcface --fold 0
@@ -25,10 +25,11 @@ docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
 
 bench: $(BIN)/whalebench  ## the numbers of the README: both methods on five folds of flukes (half an hour)
-	for method in softmax arcface; do for fold in 0 1 2 3 4; do \
-	  $(BIN)/whalebench run $$method --fold $$fold || exit 1; done; done
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
-	$(BIN)/whalebench report
+	$(BIN)/whalebench sweep softmax arcface --folds 0-4
+
+kills: .venv/dev  ## every method that trains, killed thirty times: does it end as if it had not been?
+	$(BIN)/python tests/kills.py --kills 30
 
 $(BIN)/whalebench: pyproject.toml
 	$(PYTHON) -m venv .venv

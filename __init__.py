@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["RunFailedError", "WhalebenchError", "__version__"]
+__all__ = ["MissingError", "RunFailedError", "WhalebenchError", "__version__"]
 
 
 class WhalebenchError(Exception):
@@ -11,3 +11,7 @@ class WhalebenchError(Exception):
 
 class RunFailedError(WhalebenchError):
     """The request was good and its work went wrong. Exit code 1."""
+
+
+class MissingError(RunFailedError):
+    """The request was good and this machine lacks a package or a download for it. Exit code 1."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from whalebench import RunFailedError, WhalebenchError, __version__
+from whalebench import MissingError, RunFailedError, WhalebenchError, __version__
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.progress import Progress
@@ -71,6 +71,7 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Repeat a run that is finished.")] = False,
+    tell: Annotated[bool, typer.Option("--progress", hidden=True)] = False,  # of use to a sweep
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -80,7 +81,7 @@ def run(
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     place = _open(workspace)
-    with _progress(as_json) as progress:
+    with _progress(as_json and not tell) as progress:
         record = runner.run(request, place, metrics, progress, force=force)
     _show(record.model_dump(mode="json"), summary.run_summary(record, place.runs), as_json)
 
@@ -337,6 +338,108 @@ def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> No
         raise typer.Exit(1)
 
 
+@app.command()
+def sweep(
+    methods: Annotated[
+        list[str] | None, typer.Argument(help="Who competes; `all` is every method, recipes at scale=small.")
+    ] = None,
+    folds: Annotated[
+        str | None, typer.Option(help="The folds to test on, as 0-4 or 0,2; 0 if unsaid.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="The seeds, as 0-2; 0 if unsaid.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="What to measure on; flukes if unsaid.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of every method as key=value; repeat for more.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A TOML file that says all this; options given beside it win.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at a time; one for every two cores, or accelerator, if unsaid.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what has failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
+    from whalebench.benchmarks.sweeping.plan_file import make_plan
+    from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
+    from whalebench.reports import sweep_report
+    from whalebench.reports.sweep_view import watch_sweep
+
+    wishes = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
+    planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wishes)
+    place = _open(workspace)
+    with _progress(as_json) as progress:
+        cells, shares = prepare(planned, device, jobs, place, progress)
+    with watch_sweep(err, quiet=as_json) as watcher:
+        sweeping = Sweep(cells, shares, place, watcher)
+        if not dry_run:
+            sweeping.run(retry=retry)
+    news = sweeping.news()
+    if dry_run:
+        return _show(sweeping.document(), sweep_report.plan_report(news, len(shares)), as_json)
+    board = sweep_report.board_of(news, place.runs)
+    more = {"summary": sweep_report.summary_rows(board), "rows": sweep_report.board_rows(board)}
+    _show(sweeping.document() | more, sweep_report.sweep_report(news, board, sweeping.seconds), as_json)
+    if sweeping.stopped:
+        err.print("Stopped. The same command goes on from here.", style="yellow")
+        raise typer.Exit(130)
+    if sweeping.failed():
+        raise typer.Exit(1)
+    return None
+
+
+@app.command()
+def tune(
+    method: Annotated[str, typer.Argument(help="What is tuned; `whalebench methods NAME` shows where.")],
+    benchmark: BenchmarkOption = "flukes",
+    fold: Annotated[int, typer.Option(help="The fold; its valid photos judge the trials.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw, the sampler's, too.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field as key=value that is not tuned; repeat for more."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="How many trials, the defaults among them; 20 if nothing is said.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Hours of work as 2h or 90m, or photos learned from as 500k.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="A database's URL or journal:FILE; a file in the workspace if unsaid.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Its name; made of all that is asked if unsaid.")] = None,
+    jobs: Annotated[int, typer.Option(help="Trials at a time on this machine.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Look for better settings by their score on valid, then score the best and the defaults on test once."""
+    from whalebench.benchmarks.runner import RunRequest
+    from whalebench.benchmarks.tuning import tuner
+    from whalebench.benchmarks.tuning.budget import read_budget
+    from whalebench.reports import metrics, tuning, tuning_picture
+
+    asked = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
+    request = tuner.TuneRequest(asked, read_budget(trials, budget), storage, study, jobs)
+    place = _open(workspace)
+    if worker is not None:
+        return tuner.join(request, worker, place, metrics)
+    try:
+        with _progress(as_json) as progress:
+            found = tuner.tune(request, place, metrics, progress)
+    except tuner.Interrupted as stopped:
+        err.print(f"Stopped. {stopped}", style="yellow", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    document = tuning.with_scores(found.document(), place.runs)
+    tuning_picture.write_picture(document, found.picture)
+    return _show(document, tuning.tuning_report(document), as_json)
+
+
 def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
     debug = "--debug" in sys.argv
@@ -344,15 +447,16 @@ def main() -> None:
     try:
         app(arguments, prog_name="whalebench")
     except WhalebenchError as error:
-        _fail(str(error), 1 if isinstance(error, RunFailedError) else 2, debug)
+        what = "Missing" if isinstance(error, MissingError) else "Error"
+        _fail(str(error), 1 if isinstance(error, RunFailedError) else 2, debug, what)
     except Exception as error:  # (the last resort: a sentence instead of a traceback)
         _fail(f"{type(error).__name__}: {error}. Add --debug to see where, and please report it.", 1, debug)
 
 
-def _fail(sentence: str, code: int, debug: bool) -> None:
+def _fail(sentence: str, code: int, debug: bool, what: str = "Error") -> None:
     if debug:
         traceback.print_exc()
-    err.print(f"Error: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"{what}: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 
@@ -417,3 +521,7 @@ def _show_split(name: str, made: Any, as_json: bool) -> None:
         split_report(name, facts, rows, list(made.warnings)),
         as_json,
     )
+
+
+if __name__ == "__main__":  # as `python -m whalebench.cli`, which a sweep starts
+    main()

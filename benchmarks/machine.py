@@ -28,10 +28,16 @@ LIBRARIES = (
 )
 """Whose versions a number may depend on."""
 
+CORES = "WHALEBENCH_CORES"
+"""The environment variable that keeps a process to so many cores."""
+
 
 def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processor cores this process may use: all it is given, or fewer if WHALEBENCH_CORES says."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A sweep shares the machine between its runs, also where a process cannot be kept to some cores.
+    wish = os.environ.get(CORES, "")
+    return min(given, int(wish)) if wish.isdecimal() and int(wish) else given
 
 
 def choose_device(wish: str) -> torch.device:

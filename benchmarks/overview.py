@@ -14,6 +14,7 @@ from whalebench.benchmarks.machine import hardware, versions
 from whalebench.benchmarks.record import read_runs
 from whalebench.benchmarks.registry import benchmark_names
 from whalebench.benchmarks.workspace import Workspace
+from whalebench.methods.method import Choice, Search
 from whalebench.methods.registry import configure, fields_of, find_method, method_names
 from whalebench.splits.store import Split
 
@@ -96,16 +97,22 @@ def field_rows(name: str) -> list[Row]:
 
 def field_row(field: str, info: FieldInfo, default: Any) -> Row:
     """The row of one field, its default given as JSON has it."""
-    search = next((mark for mark in info.metadata if type(mark).__name__ == "Search"), None)
+    search = next((mark for mark in info.metadata if isinstance(mark, Search | Choice)), None)
     kind = getattr(info.annotation, "__name__", "")
     values = _words(info.annotation)
     return {
         "field": field,
         "type": " | ".join(values) if values else kind,
         "default": default,
-        "search": f"{search.low:g} to {search.high:g}{' (log)' if search.log else ''}" if search else "",
+        "search": _searched(search) if search else "",
         "meaning": " ".join((info.description or "").split()),
     }
+
+
+def _searched(mark: Search | Choice) -> str:
+    if isinstance(mark, Choice):
+        return ", ".join(mark.values)
+    return f"{mark.low:g} to {mark.high:g}{' (log)' if mark.log else ''}"
 
 
 def _words(kind: Any) -> list[str]:

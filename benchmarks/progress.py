@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,44 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+CellStatus = Literal["waiting", "running", "finished", "unfit", "missing", "failed"]
+"""unfit: the benchmark lacks what the method needs, which is an answer; missing: this machine lacks a package
+or a download; failed: the run went wrong. The last two are tried again when asked."""
+
+
+@dataclass(frozen=True)
+class CellNews:
+    """What there is to show of one cell of a sweep."""
+
+    contestant: str
+    """The method with what is set of it and not of all."""
+    fold: int
+    seed: int
+    run: str
+    status: CellStatus
+    reason: str = ""
+    """Why it failed, does not fit, or what is missing."""
+    now: str = ""
+    """What it is doing, while it is running."""
+    seconds: float | None = None
+    """So far, or that it took; None where it has not been started."""
+    found: bool = False
+    """It was finished, or had failed, before this sweep."""
+
+
+@dataclass(frozen=True)
+class SweepNews:
+    """What there is to show of a sweep."""
+
+    cells: tuple[CellNews, ...]
+    seconds_left: float | None
+    """None where nothing has finished to go by."""
+
+
+class SweepWatcher(Protocol):
+    """A watcher of a sweep."""
+
+    def show(self, news: SweepNews) -> None:
+        """How the sweep stands now; called several times a second."""

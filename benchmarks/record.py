@@ -115,6 +115,8 @@ class RunRecord(BaseModel):
     cmc: list[float]
     """Share of known test photos whose individual is among the first 1, 2, ... 20 candidates."""
     warnings: list[str] = []
+    tuning: Values = {}
+    """How its fields were tuned: the study, its budget, what it spent, and what it chose; empty where not."""
 
 
 class Diagnosis(BaseModel):

@@ -123,7 +123,9 @@ def _repeat(
         harness.stage("score")
         outcome = judge_parts(method, views, harness, judge)
     except RunFailedError as error:
-        kept = unfinished.leave("curve.csv", harness.curve().to_csv(index=False))
+        if not len(curve := harness.curve()):
+            raise
+        kept = unfinished.leave("curve.csv", curve.to_csv(index=False))
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
     progress.stage("write")
     facts = _facts(request, method, benchmark, views, harness)

@@ -89,8 +89,9 @@ def typed(value: Any) -> str:
 
 
 def _values(row: Mapping[str, Any]) -> str:
-    """The words that are allowed, the range where tuning looks, or the part whose fields there are."""
+    """The words that are allowed, where tuning looks, or the part whose fields there are."""
     if row["part"]:
         return f"[{row['part']}](#{anchor(row['part'])})"
     words = ", ".join(f"`{word}`" for word in row["type"].split(" | ")) if " | " in row["type"] else ""
-    return words or (f"tuned in {row['search']}" if row["search"] else "")
+    tuned = f"tuned in {row['search']}" if row["search"] else ""
+    return "; ".join(filter(None, (words, tuned)))

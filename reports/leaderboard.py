@@ -1,7 +1,7 @@
 """Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from math import isnan, nan
 from pathlib import Path
@@ -17,10 +17,16 @@ from whalebench.reports.reading import Judged, of_the_same_photos, read_judged
 from whalebench.reports.statistics import distributions, interval, shared_ranks
 
 
-def leaderboard(runs_folder: Path, benchmark: str | None = None) -> Leaderboard:
-    """The leaderboard of all finished runs, or of one benchmark's; computed from the run folders alone."""
+def leaderboard(
+    runs_folder: Path, benchmark: str | None = None, runs: Collection[str] | None = None
+) -> Leaderboard:
+    """The leaderboard of all finished runs, of one benchmark's or of those named; from run folders alone."""
     records, problems = read_runs(runs_folder)
-    chosen = [record for record in records if benchmark in (None, record.benchmark)]
+    chosen = [
+        record
+        for record in records
+        if benchmark in (None, record.benchmark) and (runs is None or record.run in runs)
+    ]
     if not chosen:
         raise WhalebenchError(_nothing(runs_folder, benchmark, records, problems))
     groups: dict[tuple[str, str, bool, bool], list[RunRecord]] = defaultdict(list)

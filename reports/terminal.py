@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from whalebench.benchmarks.record import atomic_text
 from whalebench.reports.blocks import Block, summary_block
-from whalebench.reports.board import Leaderboard
+from whalebench.reports.board import Leaderboard, Table
 from whalebench.reports.notes import notes
 from whalebench.reports.section_blocks import section_blocks
 from whalebench.reports.wording import cells, header, remarks, subtitle, title
@@ -23,10 +24,16 @@ SVG_WIDTH = 92
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
 
 
-def render(board: Leaderboard) -> Group:
-    """What `rich` prints: each table with its sections, then what intervals and ranks mean, then problems."""
+def render(board: Leaderboard, *, folds: bool = True) -> Group:
+    """What `rich` prints: each table with its sections, then what intervals and ranks mean, then problems.
+
+    Without `folds`, those of a table are left out where its summaries hold every contestant that has a rank.
+    """
     parts: list[RenderableType] = []
-    for table in board.tables:
+    shown = [
+        replace(table, sections=()) if not folds and _summed_up(table) else table for table in board.tables
+    ]
+    for whole, table in zip(board.tables, shown, strict=True):
         parts.append(Text(title(table), style="bold cyan"))
         for summary in table.summaries:
             parts.append(_block(summary_block(summary, table)))
@@ -34,11 +41,16 @@ def render(board: Leaderboard) -> Group:
             lines = [(cells(row, section), row.rank == 1) for row in section.rows]
             parts.append(_numbers(subtitle(section, table), header(section), lines))
             parts += map(_block, section_blocks(section))
-        parts += [Text(f"! {remark}", style="yellow") for remark in remarks(table)]
+        parts += [Text(f"! {remark}", style="yellow") for remark in remarks(whole)]
         parts.append(Text())
-    parts += [Text(note, style="dim") for note in notes(board)]
+    parts += [Text(note, style="dim") for note in notes(replace(board, tables=tuple(shown)))]
     parts += [Text(f"! {problem}", style="red") for problem in board.problems]
     return Group(*parts)
+
+
+def _summed_up(table: Table) -> bool:
+    ranked = {row.contestant for section in table.sections for row in section.rows if row.rank is not None}
+    return ranked <= {one.contestant for summary in table.summaries for one in summary.standings}
 
 
 def to_svg(board: Leaderboard) -> str:

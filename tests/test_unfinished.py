@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-import subprocess
-import sys
-import time
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from whalebench.methods.parts import training
 from whalebench.methods.parts.training_state import KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.reports import metrics
+from whalebench.tests.kills import kill_runs
 
 PREDICTIONS = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
 METHODS = {
@@ -234,27 +232,11 @@ def test_keeping_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
     assert written[-1] == now[0]
 
 
-def test_killed_again_and_again_it_ends_the_same(tiny: Workspace, tiny_settings: tuple[str, ...]) -> None:
-    settings = [word for key in (*tiny_settings, "epochs=60") for word in ("--set", key)]
-    command = [sys.executable, "-m", "whalebench.cli", "run", "softmax", "--benchmark", "tiny", *settings]
-    command += ["--device", "cpu", "--workspace", str(tiny.root)]
-    killed = 0
-    while killed < 2:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = {path: path.stat().st_mtime_ns for path in kept_in(tiny)}
-        while process.poll() is None and {p: p.stat().st_mtime_ns for p in kept_in(tiny)} == before:
-            time.sleep(0.01)
-        time.sleep(0.1 * killed)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        killed += 1
-    assert killed
-    assert process.poll() == 0 or not any(tiny.runs.iterdir())
-    request = RunRequest("softmax", "tiny", settings=(*tiny_settings, "epochs=60"), device="cpu")
-    ended = runner.run(request, tiny, metrics).run
-    taken_up = contents(tiny, ended)
-    runner.run(request, tiny, metrics, force=True)
-    assert contents(tiny, ended) == taken_up
-    assert kept_in(tiny) == []
+def test_killed_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    draw_ground(workspace)
+    found = kill_runs("softmax", 3, workspace, random.Random(0))
+    assert found.kills >= 3
+    assert found.taken_up
+    assert found.different == 0
+    assert kept_in(workspace) == []

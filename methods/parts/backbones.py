@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whalebench import RunFailedError, WhalebenchError
+from whalebench import MissingError, WhalebenchError
 from whalebench.benchmarks.photos import Size
 from whalebench.methods.parts.checkpoints import HUB, find_checkpoint
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET, NarrowResNet
@@ -139,7 +139,7 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
         if not download:
             what = f"{size[0]} x {size[1]} px" + (f" in {channels} channels" if channels != COLOURS else "")
             raise WhalebenchError(f"backbone '{name}' cannot be built for {what}: {error}") from error
-        raise RunFailedError(
+        raise MissingError(
             f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
             f"the network connection, or give pretrained=none, or the path of a safetensors file."
         ) from error

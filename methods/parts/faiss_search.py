@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
+from whalebench import MissingError
 from whalebench.methods.parts.retrieval import check_finite, on_grid
 
 SPARE = 16
@@ -17,7 +17,7 @@ SPARE = 16
 def require_faiss() -> None:
     """Raises WhalebenchError where faiss is not installed."""
     if find_spec("faiss") is None:
-        raise WhalebenchError(
+        raise MissingError(
             "search=faiss needs a package that is not installed: install whalebench[faiss], or set "
             "search=exact."
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
+from whalebench import MissingError
 
 Motion = Literal["similarity", "homography"]
 FEWEST = 4
@@ -36,7 +36,7 @@ class Keypoints:
 def require_opencv() -> None:
     """Raises WhalebenchError where OpenCV is not installed."""
     if find_spec("cv2") is None:
-        raise WhalebenchError(
+        raise MissingError(
             "sift needs OpenCV, a package that is not installed: install whalebench[sift], or opencv-python-"
             "headless."
         )

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whalebench import RunFailedError, WhalebenchError
+from whalebench import MissingError, RunFailedError
 from whalebench.benchmarks.photos import Size
 from whalebench.methods.parts.keypoints import Keypoints, rooted
 
 
 def require_lightglue() -> None:
-    """Raises WhalebenchError where kornia, which brings LightGlue, is not installed."""
+    """Raises MissingError where kornia, which brings LightGlue, is not installed."""
     if find_spec("kornia") is None:
-        raise WhalebenchError(
+        raise MissingError(
             "matcher=lightglue needs a package that is not installed: install whalebench[lightglue], or set "
             "matcher=ratio."
         )

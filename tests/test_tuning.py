@@ -1,0 +1,429 @@
+"""Studies: the same trials every time, by valid alone, nothing lost and nothing counted twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from numpy.typing import NDArray
+from optuna.trial import TrialState
+
+from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks import runner
+from whalebench.benchmarks.machine import choose_device
+from whalebench.benchmarks.progress import SILENT, EpochNews
+from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.tuning import drawing, evaluate, result, tally, trying, tuner, worker
+from whalebench.benchmarks.tuning.budget import Budget
+from whalebench.benchmarks.tuning.drawing import build_pruner
+from whalebench.benchmarks.tuning.evaluate import Attempt, Ground, Watch
+from whalebench.benchmarks.tuning.plan import Plan
+from whalebench.benchmarks.tuning.space import search_space
+from whalebench.benchmarks.tuning.storage import Kept, open_study
+from whalebench.benchmarks.workspace import Workspace
+from whalebench.methods.registry import configure, find_method
+from whalebench.reports import metrics, tuning, tuning_picture
+
+STORAGES = ("sqlite:///{}/study.db", "journal:{}/study.log")
+
+
+@pytest.fixture
+def ground(shared_tiny: Workspace) -> Ground:
+    return Ground(load_benchmark("tiny", shared_tiny), 0, 0, choose_device("cpu"), metrics)
+
+
+@pytest.fixture
+def plan(ground: Ground, tiny_settings: tuple[str, ...]) -> Plan:
+    settings = (*tiny_settings, "epochs=1")
+    kind = find_method("softmax")
+    return Plan(kind, settings, search_space(kind, settings), Budget(trials=4), ground)
+
+
+def study_in(folder: Path, where: str = STORAGES[1], epochs: int = 1) -> Kept:
+    return open_study(where.format(folder), "study", {"method": "softmax"}, build_pruner(epochs))
+
+
+class Quick:
+    """Stands for an attempt: its value is its learning rate, after so many photos."""
+
+    sleeps = 0.0
+
+    def __init__(self, kind: Any, config: Any, ground: Ground, watch: Any) -> None:
+        del kind, ground, watch
+        self.config = config
+
+    def valid_map_at_5(self) -> float:
+        time.sleep(self.sleeps)
+        return float(self.config.learning_rate)
+
+    def photos(self) -> int:
+        return 100
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> type[Quick]:
+    monkeypatch.setattr(trying, "Attempt", Quick)
+    monkeypatch.setattr(worker, "POLL", 0.05)
+    return Quick
+
+
+def parameters(kept: Kept) -> list[dict[str, Any]]:
+    return [trial.params for trial in tally.tally(kept.study.trials).ended]
+
+
+def test_one_worker_tries_the_same_twice_the_defaults_first(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "RANDOM_TRIALS", 3)
+    plan = replace(plan, budget=Budget(trials=6))
+    studies = [study_in(tmp_path / name) for name in ("one", "two")]
+    for kept in studies:
+        worker.work(plan, kept, SILENT)
+    first, second = map(parameters, studies)
+    assert first == second
+    assert first[0] == plan.space.start
+    assert len({trial["learning_rate"] for trial in first}) == 6
+    other = study_in(tmp_path / "three")
+    worker.work(replace(plan, ground=replace(plan.ground, seed=1)), other, SILENT)
+    assert parameters(other)[1:] != first[1:]
+
+
+@pytest.mark.parametrize("where", STORAGES)
+def test_a_study_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(drawing, "RANDOM_TRIALS", 2)
+    plan = replace(plan, budget=Budget(trials=5))
+    whole, kept = study_in(tmp_path / "whole"), study_in(tmp_path / "parts", where)
+    worker.work(plan, whole, SILENT)
+    calls = 0
+
+    def stopped_now_and_then(self: Quick) -> float:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 5):
+            raise KeyboardInterrupt
+        return float(self.config.learning_rate)
+
+    monkeypatch.setattr(Quick, "valid_map_at_5", stopped_now_and_then)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            worker.work(plan, study_in(tmp_path / "parts", where), SILENT)
+    worker.work(plan, study_in(tmp_path / "parts", where), SILENT)
+    assert parameters(kept) == parameters(whole)
+    assert len(kept.study.trials) == 7
+
+
+@pytest.mark.parametrize("where", STORAGES)
+def test_a_worker_killed_among_four_loses_no_trial_and_none_counts_twice(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(Quick, "sleeps", 0.3)
+    plan = replace(plan, budget=Budget(trials=7))
+    kept = study_in(tmp_path, where)
+    context = multiprocessing.get_context("fork")  # workers of their own, without importing torch again
+
+    def start(number: int) -> None:
+        worker.work(plan, study_in(tmp_path, where), SILENT, worker=number)
+
+    workers = [context.Process(target=start, args=(number,)) for number in range(4)]
+    for each in workers:
+        each.start()
+    victim, until = None, time.monotonic() + 30
+    while victim is None and time.monotonic() < until:
+        for trial in kept.study.get_trials(states=(TrialState.RUNNING,)):
+            pid = trial.user_attrs.get("lease", {}).get("pid")
+            if trial.number > 0 and trial.params and any(each.pid == pid for each in workers):
+                victim = trial
+                os.kill(pid, signal.SIGKILL)
+                break
+        time.sleep(0.005)
+    assert victim is not None
+    for each in workers:
+        each.join(timeout=60)
+    assert sorted(each.exitcode for each in workers) == [-signal.SIGKILL, 0, 0, 0]
+    found = tally.tally(kept.study.trials)
+    assert len(found.ended) == 7
+    assert not found.running
+    states = {trial.number: trial.state for trial in kept.study.trials}
+    assert states[victim.number] == TrialState.FAIL
+    assert [trial.params for trial in found.ended].count(victim.params) == 1
+    assert [trial.params for trial in found.ended].count(plan.space.start) == 1
+
+
+def test_a_trial_is_given_up_once(plan: Plan, tmp_path: Path) -> None:
+    kept, other = study_in(tmp_path), study_in(tmp_path)
+    kept.study.ask(plan.space.distributions)
+    trial = kept.study.trials[0]
+    tally.give_up(kept, trial, "its worker was stopped")
+    tally.give_up(other, trial, "its worker was stopped")
+    found = tally.tally(kept.study.trials)
+    assert (len(found.ended), len(found.running), len(found.waiting)) == (0, 0, 1)
+    assert other.study.ask(plan.space.distributions).params == trial.params
+
+
+def test_trials_that_fail_are_kept_with_their_reason_and_are_not_fatal(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([None, RunFailedError("the loss became nan"), ValueError("odd"), None])
+
+    def fails(self: Quick) -> float:
+        if error := next(errors):
+            raise error
+        return 0.5
+
+    monkeypatch.setattr(Quick, "valid_map_at_5", fails)
+    kept = study_in(tmp_path)
+    found = worker.work(plan, kept, SILENT)
+    rows = [result.trial_row(trial) for trial in found.ended]
+    assert [row["state"] for row in rows] == ["complete", "fail", "fail", "complete"]
+    assert [row["reason"] for row in rows] == ["", "the loss became nan", "ValueError: odd", ""]
+    assert (found.spent.trials, found.spent.photos) == (4, 400)
+    assert result.best_trial(found).number == 0
+    facts = result.tuned_facts(found, plan, kept)
+    assert facts["spent"]["failed"] == 2
+    assert facts["budget"] == "4 trials"
+
+
+def test_defaults_that_cannot_be_tried_are_fatal_and_are_tried_again(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: Quick) -> float:
+        raise WhalebenchError("backbone 'none' is not known")
+
+    kept = study_in(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(WhalebenchError, match="is not known"):
+        patch.setattr(Quick, "valid_map_at_5", refuses)
+        worker.work(plan, kept, SILENT)
+    assert not tally.tally(kept.study.trials).ended
+    worker.work(plan, kept, SILENT)
+    assert parameters(kept)[0] == plan.space.start
+
+
+def test_no_trial_that_ends_is_a_failed_run(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(self: Quick) -> float:
+        raise RunFailedError("the loss became nan")
+
+    monkeypatch.setattr(Quick, "valid_map_at_5", diverges)
+    found = worker.work(plan, study_in(tmp_path), SILENT)
+    with pytest.raises(RunFailedError, match="none of 4 trials came to an end: the loss became nan"):
+        result.best_trial(found)
+
+
+def test_hours_and_photos_end_a_study(plan: Plan, quick: type[Quick], tmp_path: Path) -> None:
+    by_photos = worker.work(replace(plan, budget=Budget(photos=250)), study_in(tmp_path / "a"), SILENT)
+    assert by_photos.spent.photos == 300
+    Quick.sleeps, before = 0.06, Quick.sleeps
+    try:
+        by_time = worker.work(replace(plan, budget=Budget(seconds=0.1)), study_in(tmp_path / "b"), SILENT)
+    finally:
+        Quick.sleeps = before
+    assert 1 <= len(by_time.ended) <= 2
+
+
+def test_a_trial_below_the_median_is_pruned_but_not_early(tmp_path: Path) -> None:
+    kept = study_in(tmp_path, epochs=9)
+    for number in range(5):
+        trial = kept.study.ask()
+        for epoch in range(1, 10):
+            trial.report(0.9 if number < 4 else 0.1, epoch)
+            assert trial.should_prune() == (number == 4 and epoch > 3), (number, epoch)
+        kept.study.tell(trial, 0.9)
+
+
+def test_steps_rise_over_two_trainings_and_leave_out_what_is_not_validated() -> None:
+    told: list[tuple[int, float]] = []
+
+    class Told:
+        def score(self, step: int, map_at_5: float) -> None:
+            told.append((step, map_at_5))
+
+    watch = Watch(SILENT, Told())
+    nan = float("nan")
+    for number, score in [(1, nan), (2, nan), (1, 0.1), (2, nan), (3, 0.2), (1, 0.3), (2, 0.4)]:
+        watch.epoch(EpochNews(number, 3, 1.0, score, 1.0, 0.0))
+    assert told == [(1, 0.1), (3, 0.2), (4, 0.3), (5, 0.4)]
+
+
+class Guarded(np.ndarray[Any, Any]):
+    """Pixels that break when a row of test is read."""
+
+    forbidden: set[int]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        assert not self.forbidden & set(np.atleast_1d(np.asarray(rows)).tolist())
+        return np.asarray(self)[rows]
+
+
+def test_a_trial_never_reads_test_and_says_what_the_record_says_of_valid(
+    ground: Ground, shared_tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, images = find_method("softmax"), ground.benchmark.catalog.table["image"].tolist()
+    rows = {images.index(image) for image in ground.benchmark.split.parts(0).test}
+    assert rows
+    whole = type(ground.benchmark.store).pixels
+
+    def guarded(self: Any, *arguments: Any) -> NDArray[Any]:
+        pixels = np.asarray(whole(self, *arguments)).view(Guarded)
+        pixels.forbidden = rows
+        return pixels
+
+    request = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
+    record = runner.run(request, shared_tiny, metrics)
+    monkeypatch.setattr(type(ground.benchmark.store), "pixels", guarded)
+    told = Watch(SILENT, tuner.Unmoved())
+    attempt = Attempt(kind, configure(kind, tiny_settings), ground, told)
+    assert attempt.valid_map_at_5() == record.valid_metrics["map_at_5"]
+    assert attempt.photos() == 2 * record.counts["train_known_photos"]
+    assert not attempt.views.test_answers.truth
+    assert len(attempt.views.test) == 0
+    with pytest.raises(AssertionError):
+        evaluate.fold_views(ground.benchmark, 0).test.batch([0], (32, 32))
+
+
+def test_another_study_of_that_name_and_a_strange_storage_are_refused(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    where = STORAGES[1].format(tmp_path)
+    pruner = build_pruner(1)
+    with pytest.raises(WhalebenchError, match=r"begun with another method \(softmax, not arcface\)"):
+        open_study(where, "study", {"method": "arcface"}, pruner)
+    with pytest.raises(WhalebenchError, match=r"storage study\.db is no place for a study"):
+        open_study("study.db", "study", {}, pruner)
+    with pytest.raises(WhalebenchError, match=r"nosuch://me:\*\*\*@host/db cannot be opened"):
+        open_study("nosuch://me:secret@host/db", "study", {}, pruner)
+
+
+def test_importance_finds_the_field_that_matters(plan: Plan, quick: type[Quick], tmp_path: Path) -> None:
+    kept = study_in(tmp_path)
+    found = worker.work(replace(plan, budget=Budget(trials=14)), kept, SILENT)
+    shares = result.importance(kept.study, found, 0)
+    assert shares == result.importance(kept.study, found, 0)
+    assert next(iter(shares)) == "learning_rate"
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+    few = replace(found, ended=found.ended[:3])
+    assert result.importance(kept.study, few, 0) == {}
+
+
+def document(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    facts = {"method": "softmax", "benchmark": "tiny", "fold": 0, "seed": 0, "budget": "3 trials"}
+    return facts | {"trials": trials, "importance": {"dropout": 0.75, "<b>": 0.25}}
+
+
+def trial(number: int, state: str, value: float | None, settings: list[str]) -> dict[str, Any]:
+    return {"number": number, "state": state, "valid_map_at_5": value, "settings": settings}
+
+
+def test_the_picture_has_a_mark_a_trial_and_a_bar_a_field() -> None:
+    trials = [
+        trial(0, "complete", 0.5, []),
+        trial(1, "pruned", 0.3, ["dropout=0.3"]),
+        trial(2, "fail", None, ["dropout=0.9"]),
+        trial(3, "complete", 0.6, ["dropout=0.1"]),
+    ]
+    drawn = tuning_picture.tuning_svg(document(trials))
+    counts = {
+        name: drawn.count(f'class="{name}"') for name in ("complete", "pruned", "fail", "bar", "default")
+    }
+    assert counts == {"complete": 2, "pruned": 1, "fail": 1, "bar": 2, "default": 1}
+    assert "&lt;b&gt;" in drawn
+    assert "<b>" not in drawn
+    best = drawn.partition('class="best" points="')[2].partition('"')[0].split()
+    heights = [float(point.split(",")[1]) for point in best]
+    assert heights[0] == heights[1] == heights[2] > heights[3]
+
+
+def test_the_verdict_says_no_more_than_its_interval() -> None:
+    def said(low: float | None, high: float | None, settings: list[str]) -> str:
+        lead = {"map_at_5": 0.02, "low": low, "high": high}
+        return tuning.verdict({"settings": settings, "lead": lead})
+
+    assert "is better on test than the defaults by 0.020 [0.01, 0.03]" in said(0.01, 0.03, ["dropout=0.1"])
+    assert "cannot be told apart" in said(-0.01, 0.03, ["dropout=0.1"])
+    assert "cannot be told apart" in said(None, None, ["dropout=0.1"])
+    assert "same configuration" in said(0.0, 0.0, [])
+
+
+def test_tune_is_interrupted_and_goes_on_and_is_told_as_json(
+    tiny: Workspace,
+    tiny_settings: tuple[str, ...],
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = [f"--set={setting}" for setting in (*tiny_settings, "epochs=1")]
+    words = ["tune", "softmax", "--benchmark", "tiny", *settings, "--trials", "2", "--device", "cpu"]
+    words += ["--workspace", tiny.root]
+    learned, whole = 0, Attempt.valid_map_at_5
+
+    def stopped_in_the_second(self: Attempt) -> float:
+        nonlocal learned
+        learned += 1
+        if learned == 2:
+            raise KeyboardInterrupt
+        return whole(self)
+
+    monkeypatch.setattr(Attempt, "valid_map_at_5", stopped_in_the_second)
+    answer = cli(*words)
+    assert answer.code == 130
+    assert "Stopped. 1 trial of 2 trials are in study softmax-tiny-fold0-seed0-" in answer.err
+    answer = cli(*words, "--json")
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out)
+    assert learned == 3
+    assert [row["state"] for row in said["trials"]] == ["complete", "complete"]
+    default, tuned = said["rows"]
+    assert default["valid_map_at_5"] == said["trials"][0]["valid_map_at_5"]
+    best = max(said["trials"], key=lambda row: (row["valid_map_at_5"], -row["number"]))
+    assert tuned["valid_map_at_5"] == best["valid_map_at_5"]
+    assert tuned["shrink"] == pytest.approx(tuned["valid_map_at_5"] - tuned["map_at_5"])
+    record = json.loads((tiny.runs / tuned["run"] / "record.json").read_text())
+    assert record["track"] == default["track"] + ", tuned with 2 trials"
+    assert record["tuning"]["spent"]["trials"] == 2
+    assert record["tuning"]["settings"] == best["settings"]
+    assert Path(said["picture"]).read_text().startswith("<svg xmlns")
+    assert len(list(tiny.runs.iterdir())) == 2
+
+
+def test_a_worker_is_asked_by_the_words_of_the_command(
+    shared_tiny: Workspace,
+    tiny_settings: tuple[str, ...],
+    cli: Callable[..., Any],
+    quick: type[Quick],
+    tmp_path: Path,
+) -> None:
+    run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
+    request = tuner.TuneRequest(run, Budget(trials=3, seconds=3600.0), jobs=2)
+    where = STORAGES[0].format(tmp_path)
+    assert cli(*request.words("named", where, shared_tiny), "--worker", "1").code == 0
+    study = optuna.load_study(study_name="named", storage=where)
+    assert [each.state for each in study.trials] == [TrialState.COMPLETE] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["softmax", "--jobs", "0"], "--jobs 0 cannot be"),
+        (["softmax", "--study", "a/b"], "--study a/b cannot be a file's name"),
+        (["frozen"], "'frozen' has nothing to tune"),
+        (["mask"], "mask does not fit: tiny has no masks"),
+        (["softmax", "--budget", "much"], "--budget much cannot be read"),
+    ],
+)
+def test_wrong_use_is_a_sentence(
+    shared_tiny: Workspace, cli: Callable[..., Any], words: list[str], said: str
+) -> None:
+    answer = cli("tune", *words, "--benchmark", "tiny", "--workspace", shared_tiny.root)
+    assert answer.code == 2
+    assert said in answer.err
+    assert not (shared_tiny.cache / "tuning").exists()
