@@ -440,6 +440,33 @@ def tune(
     return _show(document, tuning.tuning_report(document), as_json)
 
 
+@app.command()
+def ensemble(
+    runs: Annotated[list[str], typer.Argument(help="Names of finished runs, or their folders; two or more.")],
+    rule: Annotated[
+        Literal["mean", "vote", "knn", "logistic", "lightgbm"],
+        typer.Option(help="How they become one: see docs/ensembles.md."),
+    ] = "mean",
+    weights: Annotated[
+        str | None, typer.Option(help="One a run, as 0.5,0.5; mean chooses its own on valid if unsaid.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat an ensemble that is finished.")] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Combine finished runs of one fold, from their stored scores, and keep what comes of it as a run."""
+    from whalebench.benchmarks.ensembling import ensemble as ensembling
+    from whalebench.benchmarks.ensembling.identity import EnsembleRequest
+    from whalebench.reports import metrics
+    from whalebench.reports.ensemble import ensemble_document, ensemble_report
+
+    request, place = EnsembleRequest(tuple(runs), rule, weights), _open(workspace)
+    with _progress(as_json) as progress:
+        made = ensembling.ensemble(request, place, metrics, progress, force=force)
+    document = ensemble_document(made.record, made.folder, made.members)
+    _show(document, ensemble_report(document, str(made.folder)), as_json)
+
+
 def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
     debug = "--debug" in sys.argv

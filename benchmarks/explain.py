@@ -16,9 +16,10 @@ from whalebench.benchmarks.explaining.heat import HeatPhoto, check_picture, draw
 from whalebench.benchmarks.explaining.occlusion import Occlusion, occlude
 from whalebench.benchmarks.explaining.regions import find_regions
 from whalebench.benchmarks.explaining.shortcuts import diagnose, temperature_of
+from whalebench.benchmarks.finished import find_run
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis, read_diagnosis, read_predictions, write_diagnosis
-from whalebench.benchmarks.restored import Restored, find_run, restore_run
+from whalebench.benchmarks.restored import Restored, restore_run
 from whalebench.benchmarks.selection import Judge
 from whalebench.benchmarks.views import NEW
 from whalebench.benchmarks.workspace import Workspace

@@ -107,7 +107,8 @@ class RunHarness:
         left = (epoch.of - epoch.number) * spent / epoch.number
         self._progress.epoch(EpochNews(epoch.number, epoch.of, epoch.loss, score, speed, left))
         facts = {"epochs": self._epochs[self._first :], "chosen": self.chosen, "seconds": spent}
-        self._unfinished.keep(facts, last=epoch.number == epoch.of)
+        if reason := self._unfinished.keep(facts, last=epoch.number == epoch.of):
+            self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""

@@ -15,21 +15,14 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.harness import RunHarness
+from whalebench.benchmarks.judgement import judge_scores
 from whalebench.benchmarks.location import judge_location, location_summary
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
-from whalebench.benchmarks.selection import (
-    Judge,
-    choose_temperature,
-    choose_threshold,
-    curve_of_new,
-    probabilities,
-)
+from whalebench.benchmarks.scores_file import write_scores
+from whalebench.benchmarks.selection import Judge
 from whalebench.benchmarks.views import NEW, Answers, Views
 from whalebench.methods.method import Method
-
-SCORES = "scores.safetensors"
-"""Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
 
 
 @dataclass(frozen=True)
@@ -71,45 +64,31 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
 
     Valid goes the same way as test: bare photos in, scores out.
     """
-    identities, config = views.train.identities, method.config
     shown = views.queries()
-    valid, test = (score_photos(method, shown[part]) for part in ("valid", "test"))
-    temperature = choose_temperature(valid, views.valid_answers, identities)
-    threshold, _ = choose_threshold(judge, valid, views.valid_answers, identities, config)
-    harness.choose("temperature", temperature)
-    harness.choose("new_threshold", threshold)
+    scores = {part: score_photos(method, shown[part]) for part in ("valid", "test")}
+    answers = {"valid": views.valid_answers, "test": views.test_answers}
     embeddings = _embeddings(method, shown)
+    precisions = {
+        part: _precision_at_r(judge, embeddings, part, answers[part], views.train)
+        for part in (answers if embeddings else ())
+    }
+    identities = views.train.identities
+    found = judge_scores(judge, identities, scores, answers, method.config, precisions)
+    harness.choose("temperature", found.temperature)
+    harness.choose("new_threshold", found.threshold)
     located = _located(method, views)
-
-    def queries(part: str, scores: NDArray[np.float32], answers: Answers, heat: float) -> pd.DataFrame:
-        return judge.judge_queries(
-            images=answers.images,
-            truth=answers.truth,
-            clusters=answers.clusters,
-            identities=identities,
-            scores=scores,
-            probabilities=probabilities(scores, heat),
-            new_scores=-scores.max(axis=1),
-            new_threshold=threshold,
-            new_rule=config.new_rule,
-            embeddings_precision=_precision_at_r(judge, embeddings, part, answers, views.train),
-        )
-
-    judged = queries("test", test, views.test_answers, temperature)
-    on_valid = judge.summarize(queries("valid", valid, views.valid_answers, temperature))
-    raw = judge.summarize(queries("valid", valid, views.valid_answers, 1.0))
-    judged.insert(1, "identity", pd.Series(views.test_answers.identities, dtype="str"))
+    queries = found.queries
     if "test" in located:
-        judged = pd.concat([judged, located["test"]], axis=1)
+        queries = pd.concat([queries, located["test"]], axis=1)
     return Outcome(
-        queries=judged,
-        metrics=judge.summarize(judged),
-        valid_metrics=on_valid,
-        cmc=judge.cmc(judged),
+        queries=queries,
+        metrics=found.metrics,
+        valid_metrics=found.valid_metrics,
+        cmc=found.cmc,
         location={part: location_summary(table) for part, table in located.items()},
-        calibration={"valid_log_loss_before": raw["log_loss"], "valid_log_loss_after": on_valid["log_loss"]},
-        new_curve=curve_of_new(judge, valid, views.valid_answers, identities, config, threshold),
-        arrays={"valid_scores": valid, "test_scores": test}
+        calibration=found.calibration,
+        new_curve=found.new_curve,
+        arrays={f"{part}_scores": values for part, values in scores.items()}
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part != "train"},
         names={"identities": identities, "valid": views.valid.images, "test": views.test.images},
         weights=method.weights(),
@@ -119,16 +98,11 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
 
 def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.DataFrame) -> None:
     """Leaves every file of the run in the folder, the record last."""
-    from safetensors.numpy import save_file  # noqa: PLC0415
     from safetensors.torch import save_file as save_weights  # noqa: PLC0415
 
     write_predictions(folder, outcome.queries)
     curve.to_csv(folder / CURVE, index=False)
-    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
-    metadata = {"names": json.dumps(outcome.names)}
-    save_file(
-        {name: np.ascontiguousarray(v) for name, v in outcome.arrays.items()}, folder / SCORES, metadata
-    )
+    write_scores(folder, outcome.arrays, outcome.names)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
@@ -173,9 +147,7 @@ def _embeddings(method: Method, shown: dict[str, Photos]) -> dict[str, NDArray[n
 
 def _precision_at_r(
     judge: Judge, embeddings: dict[str, NDArray[np.float32]], part: str, answers: Answers, train: Photos
-) -> NDArray[np.float64] | None:
-    if not embeddings:
-        return None
+) -> NDArray[np.float64]:
     label = {identity: place for place, identity in enumerate(train.identities)}
     wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
     gallery_labels = train.known().labels

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whalebench import WhalebenchError
 from whalebench.benchmarks.workspace import atomic_path
 
 STATE = "state"
@@ -23,14 +24,18 @@ def write_state(path: Path, state: object) -> None:
     """Nothing; path then holds the state, whole, or is as it was before.
 
     The state may have dicts with any keys that may be values too, lists, tuples, tensors, numpy arrays,
-    numbers, words and None; TypeError for anything else.
+    numbers, words and None; TypeError for anything else, OSError where there is no room.
     """
+    from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
     tensors: dict[str, Tensor] = {}
     described = json.dumps(_describe(state, tensors))
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={STATE: described})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={STATE: described})
+    except (SafetensorError, WhalebenchError) as error:
+        raise OSError(str(error)) from error
 
 
 def read_state(path: Path) -> Any:

@@ -117,6 +117,8 @@ class RunRecord(BaseModel):
     warnings: list[str] = []
     tuning: Values = {}
     """How its fields were tuned: the study, its budget, what it spent, and what it chose; empty where not."""
+    members: list[str] = []
+    """The runs that an ensemble is made of; empty for a run that looked at photos itself."""
 
 
 class Diagnosis(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.finished import find_run
 from whalebench.benchmarks.machine import choose_device, cores
-from whalebench.benchmarks.outcome import SCORES
 from whalebench.benchmarks.progress import SILENT, Progress
-from whalebench.benchmarks.record import RECORD, WEIGHTS, RunRecord, read_record
+from whalebench.benchmarks.record import WEIGHTS, RunRecord, read_record
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.scores_file import SCORES
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import Method
@@ -55,6 +55,11 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
         raise WhalebenchError(
             f"The run {record.run} learned nothing, because {record.unfit}: choose another run."
         )
+    if record.members:
+        raise WhalebenchError(
+            f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
+            f"of its members, {', '.join(record.members)}."
+        )
     benchmark = _same_benchmark(record, workspace, progress)
     method = _method(record)
     views = fold_views(benchmark, record.fold, oracle=record.oracle)
@@ -69,21 +74,6 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
     scores = np.asarray(method.score(views.queries()["test"]), np.float32)
     _refuse_other_scores(record, folder, views, scores, device)
     return Restored(record, folder, benchmark, method, views, scores)
-
-
-def find_run(name: str, workspace: Workspace) -> Path:
-    """The folder of the run of that name in the workspace, or the folder itself where its path is given."""
-    if name and (workspace.runs / name).is_dir():
-        return workspace.runs / name
-    if (Path(name) / RECORD).is_file():
-        return Path(name).absolute()
-    names = sorted(file.parent.name for file in workspace.runs.glob(f"*/{RECORD}"))
-    names = [known for known in names if not known.startswith(".")]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else "`whalebench report --json` lists the runs."
-    if not names:
-        hint = "there are no runs; begin with `whalebench run METHOD`."
-    raise WhalebenchError(f"There is no run '{name}' in {workspace.runs}: {hint}")
 
 
 def _same_benchmark(record: RunRecord, workspace: Workspace, progress: Progress) -> Benchmark:

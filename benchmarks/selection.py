@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.views import NEW, Answers
+from whalebench.benchmarks.answers import NEW, Answers
 from whalebench.methods.method import MethodConfig, NewRule
 
 THRESHOLDS = 101

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,25 @@ class Unfinished:
         facts: dict[str, Any] = kept["facts"]
         return facts
 
-    def keep(self, facts: dict[str, Any], *, last: bool) -> None:
-        """Keeps the parts as they are with these facts, unless that was done a short while ago."""
+    def keep(self, facts: dict[str, Any], *, last: bool) -> str:
+        """Why the parts cannot be kept with these facts, as on a full disk; empty where they are.
+
+        They are kept as they are now, unless that was done a short while ago. A run goes on without.
+        """
         path, started = self._path(), time.monotonic()
-        if path is None or not (last or started >= self._quiet_until):
-            return
+        due = last or started >= self._quiet_until
+        if path is None or not due or math.isinf(self._quiet_until):
+            return ""
         states = {name: dict(part.state_dict()) for name, part in self._parts.items()}
         state = {"of": _surroundings(), "facts": facts, "random": _random_states(), "parts": states}
-        write_state(path, state)
+        try:
+            write_state(path, state)
+        except OSError as error:
+            self._quiet_until = math.inf
+            return f"{path} cannot be written ({error.strerror or error})"
         ended = time.monotonic()
         self._quiet_until = ended + (ended - started) / self.share
+        return ""
 
     def leave(self, name: str, text: str) -> Path | None:
         """The path of a text left beside the states, for whoever looks into a run that failed."""
@@ -85,8 +94,7 @@ class Unfinished:
     def discard(self) -> None:
         """Deletes everything that was kept."""
         if self.folder is not None:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
 
     def _path(self) -> Path | None:
         if self.folder is None or not self._turn:

@@ -9,26 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.answers import NEW, Answers, answers_of
 from whalebench.benchmarks.catalog import Catalog
 from whalebench.benchmarks.photos import UNKNOWN, Annotations, Photos
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.store import PhotoStore
 
-NEW = "new"
-"""The truth of a photo whose individual is not known in train."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the photos of one part really show; never handed to a method."""
-
-    images: tuple[str, ...]
-    identities: tuple[str, ...]
-    """As in the catalog, "" where it has none."""
-    truth: tuple[str, ...]
-    """The identity where it is known in train, else NEW."""
-    clusters: tuple[str, ...]
-    """What is resampled as one: the individual, or the encounter group of a photo that names none."""
+__all__ = ["NEW", "Answers", "Views", "fold_views"]
 
 
 @dataclass(frozen=True)
@@ -107,8 +94,8 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
         train,
         valid,
         test.unlabelled() if oracle else test.bare(),
-        _answers(table.iloc[rows["valid"]], identities, groups),
-        _answers(table.iloc[rows["test"]], identities, groups),
+        answers_of(table.iloc[rows["valid"]], identities, groups),
+        answers_of(table.iloc[rows["test"]], identities, groups),
         {
             name: _view(benchmark, benchmark.store, rows[name], identities, everything)
             for name in ("valid", "test")
@@ -165,13 +152,3 @@ def _without(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
     has_mask = annotations.has_mask.copy()
     boxes[rows], points[rows], has_mask[rows] = np.nan, np.nan, False
     return replace(annotations, boxes=boxes, landmarks=points, has_mask=has_mask)
-
-
-def _answers(part: pd.DataFrame, identities: tuple[str, ...], groups: dict[str, str]) -> Answers:
-    known = set(identities)
-    truth = tuple(identity if identity in known else NEW for identity in part["identity"])
-    clusters = tuple(
-        f"individual {identity}" if identity else f"group {groups[image]}"
-        for image, identity in zip(part["image"], part["identity"], strict=True)
-    )
-    return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters)

@@ -94,7 +94,8 @@ def test_a_method_behind_a_crop_keeps_them_too(crop: str, oracle: str, ground: G
 def test_the_example_keeps_them_all(installed: None) -> None:
     found = check_method("mean-colour", (), metrics)
     assert [each.check for each in found.findings] == list(CHECKS)
-    assert {each.result for each in found.findings} == {"passed"}
+    # It has no epochs to be stopped between.
+    assert {each.check for each in found.findings if each.result != "passed"} == {"goes on"}
     assert found.passed
 
 

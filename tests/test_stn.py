@@ -37,6 +37,7 @@ from whalebench.methods.registry import configure
 from whalebench.methods.softmax import Softmax
 from whalebench.methods.stn import Stn
 from whalebench.reports import metrics
+from whalebench.tests.notes import Notes
 
 SMALL = TransformerConfig(backbone="test_resnet", size=(32, 32), epochs=1, batch_size=8)
 SETTINGS = (
@@ -177,21 +178,12 @@ def test_a_network_learns_where_windows_are() -> None:
             chosen = torch.as_tensor(np.asarray(indices))
             return Batch(pixels[chosen], landmarks=32 * torch.from_numpy(corners)[chosen].float())
 
-    class Deaf:
-        """A harness that is told and keeps nothing."""
-
-        seed, device = 0, CPU
-
-        def fitted(self, artefact: str, photos: Photos) -> None:
-            assert artefact == "transformer"
-
-        def epoch(self, epoch: object) -> None:
-            """Nothing."""
-
     names = tuple(map(str, range(64)))
     photos = Patches(names, names, (), None, np.arange(64), np.full((64, 2), 32))  # type: ignore[arg-type]
     torch.manual_seed(0)
-    network = learn_windows(config, photos, Deaf())  # type: ignore[arg-type]
+    notes = Notes()
+    network = learn_windows(config, photos, notes)
+    assert notes.lineage.keys() == {"transformer"}
     wanted = torch.from_numpy(2 * corners - 1).float()
     with torch.inference_mode():
         found = move(torch.tensor(CORNERS).expand(64, -1, -1), network(pixels))

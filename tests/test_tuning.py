@@ -23,7 +23,8 @@ from whalebench.benchmarks import runner
 from whalebench.benchmarks.machine import choose_device
 from whalebench.benchmarks.progress import SILENT, EpochNews
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.tuning import drawing, evaluate, result, tally, trying, tuner, worker
+from whalebench.benchmarks.sweeping.shares import Share
+from whalebench.benchmarks.tuning import drawing, evaluate, processes, result, tally, trying, tuner, worker
 from whalebench.benchmarks.tuning.budget import Budget
 from whalebench.benchmarks.tuning.drawing import build_pruner
 from whalebench.benchmarks.tuning.evaluate import Attempt, Ground, Watch
@@ -427,3 +428,21 @@ def test_wrong_use_is_a_sentence(
     assert answer.code == 2
     assert said in answer.err
     assert not (shared_tiny.cache / "tuning").exists()
+
+
+def test_a_worker_whose_command_was_killed_begins_no_further_trial(
+    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(processes.PARENT, str(os.getppid()))
+    assert not processes.is_orphan()
+    monkeypatch.setenv(processes.PARENT, "1234567")
+    found = worker.work(plan, study_in(tmp_path), SILENT, stopped=processes.is_orphan)
+    assert not found.ended
+
+
+def test_workers_that_all_fail_say_why(tmp_path: Path) -> None:
+    looks: list[None] = []
+    words = ["tune", "sofmax", "--workspace", str(tmp_path)]
+    with pytest.raises(WhalebenchError, match=r"^There is no method 'sofmax': did you mean 'softmax'\?"):
+        processes.work_together(words, [Share(1), Share(1)], lambda: looks.append(None))
+    assert looks

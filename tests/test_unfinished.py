@@ -213,6 +213,20 @@ def test_a_loss_that_is_no_number_leaves_the_epochs_before(
     assert not any(tiny.runs.iterdir())
 
 
+def test_without_room_to_keep_anything_a_run_goes_on(
+    tiny: Workspace, asked: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, state: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unfinished, "write_state", full)
+    watched = StopsAt(0)
+    record = runner.run(asked, tiny, metrics, watched)
+    assert (tiny.runs / record.run / "record.json").is_file()
+    told = [stage for stage in watched.stages if "No space left" in stage]
+    assert len(told) == 1
+
+
 def test_keeping_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(unfinished.time, "monotonic", lambda: now[0])

@@ -17,6 +17,8 @@ from whalebench.benchmarks.sweeping.stopping import Interrupts, stop
 PAUSE = 0.5
 """Seconds from one look at the workers to the next."""
 ERROR, BAD_INPUT = "Error: ", 2
+PARENT = "WHALEBENCH_TUNER"
+"""The environment variable that tells a worker who asked for it."""
 
 
 class WorkerProcess:
@@ -30,7 +32,9 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
-                env=os.environ | share.environment() | {"COLUMNS": "1000", "NO_COLOR": "1"},
+                env=os.environ
+                | share.environment()
+                | {"COLUMNS": "1000", "NO_COLOR": "1", PARENT: str(os.getpid())},
                 # Ctrl-C at the terminal is for the first process alone, which passes it on.
                 start_new_session=True,
             )
@@ -66,6 +70,12 @@ class WorkerProcess:
     def close(self) -> None:
         """Nothing; what it said is forgotten."""
         self._said.close()
+
+
+def is_orphan() -> bool:
+    """Whether this is a worker of which nobody knows any more: the process that asked for it was killed."""
+    # Its number comes with the command: it may be gone before a worker can look who that is.
+    return PARENT in os.environ and os.environ[PARENT] != str(os.getppid())
 
 
 def work_together(words: Sequence[str], shares: Sequence[Share], look: Callable[[], None]) -> None:

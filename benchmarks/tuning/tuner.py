@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -87,10 +86,10 @@ def join(
     request: TuneRequest, number: int, workspace: Workspace, judge: Judge, progress: Progress = SILENT
 ) -> None:
     """Nothing; this process was one of several workers on the study until its budget was spent."""
+    from whalebench.benchmarks.tuning.processes import is_orphan  # noqa: PLC0415
+
     plan, kept, _ = _prepare(request, workspace, judge, progress)
-    parent = os.getppid()
-    # Without the process that asked for it nobody would know of this one.
-    work(plan, kept, progress, worker=number, stopped=lambda: os.getppid() != parent)
+    work(plan, kept, progress, worker=number, stopped=is_orphan)
 
 
 def _prepare(

@@ -1,0 +1,87 @@
+"""The ground that all members of an ensemble stand on: one fold, its photos and answers; without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.answers import Answers, answers_of
+from whalebench.benchmarks.progress import SILENT, Progress
+from whalebench.benchmarks.record import RunRecord
+from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.workspace import Workspace
+
+FOLDS = 5
+"""In how many parts valid is cut for cross-validation, or fewer where it has fewer clusters."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One fold: who is known, the answers to valid and test, and what may have been learned from."""
+
+    identities: tuple[str, ...]
+    valid: Answers
+    test: Answers
+    valid_digests: tuple[str, ...]
+    """Of what the valid photos show."""
+    test_digests: tuple[str, ...]
+    gallery: tuple[str, ...]
+    """The identity of each known photo of train, in the order in which methods embed them."""
+
+    @cached_property
+    def own(self) -> NDArray[np.int64]:
+        """(valid photos,) the column of each one's individual, -1 where it is new."""
+        column = {identity: place for place, identity in enumerate(self.identities)}
+        return np.array([column.get(truth, -1) for truth in self.valid.truth], np.int64)
+
+    def folds(self, seed: int) -> NDArray[np.int64]:
+        """(valid photos,) the part of cross-validation each is in; an individual's photos are in one part.
+
+        The largest clusters are dealt first, equal ones in shuffled order, each to the smallest part.
+        """
+        names, codes, sizes = np.unique(self.valid.clusters, return_inverse=True, return_counts=True)
+        order = np.random.default_rng(seed).permutation(len(names))
+        order = order[np.argsort(-sizes[order], kind="stable")]
+        part, filled = np.zeros(len(names), np.int64), np.zeros(min(FOLDS, len(names)), np.int64)
+        for cluster in order:
+            part[cluster] = filled.argmin()
+            filled[part[cluster]] += sizes[cluster]
+        return np.asarray(part[codes], np.int64)
+
+    def splits(self, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows of valid to fit on and rows to try on, part by part; empty where no part leaves a known photo.
+
+        Nothing is tried on what it was fitted on, nor on a photo of the same individual.
+        """
+        parts = self.folds(seed)
+        cut = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in np.unique(parts)]
+        enough = len(cut) > 1 and all((self.own[fit] >= 0).any() for fit, _ in cut)
+        return cut if enough else []
+
+
+def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SILENT) -> Ground:
+    """The ground a run stands on; raises WhalebenchError where catalog or split are no longer the same."""
+    benchmark = load_benchmark(record.benchmark, workspace, progress)
+    now = {"catalog": benchmark.catalog.digest, "split": benchmark.split.digest}
+    for what, then in (("catalog", record.catalog_digest), ("split", record.split_digest)):
+        if now[what] != then:
+            raise WhalebenchError(
+                f"The {what} of {record.benchmark} is not the one that {record.run} was made with "
+                f"({now[what][:16]} now, {then[:16]} then): bring that one back, or run again."
+            )
+    parts, table = benchmark.split.parts(record.fold), benchmark.catalog.table.set_index("image", drop=False)
+    train, valid, test = (table.loc[list(images)] for images in (parts.train, parts.valid, parts.test))
+    identities = tuple(sorted(set(train["identity"]) - {""}))
+    groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
+    return Ground(
+        identities=identities,
+        valid=answers_of(valid, identities, groups),
+        test=answers_of(test, identities, groups),
+        valid_digests=tuple(valid["content_digest"]),
+        test_digests=tuple(test["content_digest"]),
+        gallery=tuple(identity for identity in train["identity"] if identity),
+    )
