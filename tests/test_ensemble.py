@@ -2,20 +2,422 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
-from whalebench.benchmarks.workspace import Workspace
+from whalebench import WhalebenchError
+from whalebench.benchmarks import runner
+from whalebench.benchmarks.ensembling import shortlist as shortlisting
+from whalebench.benchmarks.ensembling.ensemble import Ensemble, ensemble
+from whalebench.benchmarks.ensembling.ground import Ground, find_ground
+from whalebench.benchmarks.ensembling.identity import EnsembleRequest
+from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.judgement import judge_scores
+from whalebench.benchmarks.record import (
+    RECORD,
+    WEIGHTS,
+    RunRecord,
+    read_predictions,
+    read_record,
+    write_predictions,
+    write_record,
+)
+from whalebench.benchmarks.registry import load_benchmark, make_split
+from whalebench.benchmarks.restored import restore_run
+from whalebench.benchmarks.scores_file import SCORES, read_arrays, write_arrays, write_scores
+from whalebench.benchmarks.selection import PLAIN
+from whalebench.benchmarks.workspace import Workspace, digest_text
+from whalebench.reports import metrics
+from whalebench.reports.ensemble import ensemble_document, verdicts
+from whalebench.reports.leaderboard import leaderboard
 
 Cli = Callable[..., Any]
-RULES = ("mean", "vote", "logistic", "lightgbm")
+ARCFACE = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8", "dimensions=8")
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with two finished runs of fold 0 of `tiny`, whose valid has known and new photos."""
+def template(tmp_path_factory: pytest.TempPathFactory, shared_tiny: Workspace) -> Workspace:
+    """A workspace with `tiny` and a split whose valid is large, and has known and new photos."""
+    workspace = Workspace.open(tmp_path_factory.mktemp("ensembles") / "workspace")
+    import_csv(shared_tiny.root.parent / "source" / "table.csv", "tiny", workspace)
+    make_split("tiny", workspace, protocol="auto", folds=3, singles="new", valid_share=0.4, seed=0)
+    make_run(workspace, "arcface", 1.0, 1)
+    make_run(workspace, "softmax", 1.0, 2)
+    make_run(workspace, "noise", 0.0, 3)
+    return workspace
 
 
-    raise NotImplementedError
+@pytest.fixture
+def place(template: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of it to write into."""
+    shutil.copytree(template.root, tmp_path / "workspace")
+    return Workspace.open(tmp_path / "workspace")
+
+
+def make_run(
+    workspace: Workspace,
+    name: str,
+    quality: float,
+    seed: int,
+    *,
+    fold: int = 0,
+    fitted: tuple[str, ...] | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+    **facts: Any,
+) -> Path:
+    """The folder of a run that scores the truth `quality` higher than chance, made without learning."""
+    benchmark = load_benchmark("tiny", workspace)
+    base = dict.fromkeys(("benchmark", "catalog_digest", "split_digest"), "")
+    base |= {"benchmark": "tiny", "catalog_digest": benchmark.catalog.digest}
+    base |= {"split_digest": benchmark.split.digest}
+    empty = {
+        "environment": {},
+        "hardware": {},
+        "seconds": {"learn": 1.0},
+        "counts": {},
+        "created": "2026-01-01",
+    }
+    said = {"run": name, "method": name, "config": {}, "fold": fold, "seed": 0, "track": "plain"}
+    none: dict[str, Any] = {"metrics": {}, "valid_metrics": {}, "cmc": []}
+    ground = find_ground(RunRecord(**base, **empty, **said, **none), workspace)
+    digests = benchmark.catalog.table.set_index("image")["content_digest"]
+    train = benchmark.split.parts(fold).train
+    lineage = {"network": sorted(set(digests.loc[list(train)])) if fitted is None else list(fitted)}
+    scores = random_scores(ground, quality, seed)
+    answers = {"valid": ground.valid, "test": ground.test}
+    judged = judge_scores(metrics, ground.identities, scores, answers, PLAIN)
+    none = {"metrics": judged.metrics, "valid_metrics": judged.valid_metrics, "cmc": judged.cmc}
+    none["chosen"] = {"temperature": judged.temperature}
+    none["lineage"] = {
+        part: {"photos": len(own), "digest": digest_text("\n".join(own))} for part, own in lineage.items()
+    }
+    folder = workspace.runs / name
+    folder.mkdir()
+    write_predictions(folder, judged.queries)
+    names = {"identities": ground.identities, "valid": ground.valid.images, "test": ground.test.images}
+    write_scores(folder, {f"{part}_scores": values for part, values in scores.items()}, names)
+    write_arrays(folder / WEIGHTS, weights or {}, "lineage", lineage)
+    write_record(folder, RunRecord(**base, **empty, **said | facts, **none))
+    return folder
+
+
+def random_scores(ground: Ground, quality: float, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Cosine-like scores of valid and test with the truth `quality` above the rest."""
+    rng, found = np.random.default_rng(seed), {}
+    for part, answers in (("valid", ground.valid), ("test", ground.test)):
+        scores = rng.normal(0, 0.4, (len(answers.images), len(ground.identities)))
+        for row, truth in enumerate(answers.truth):
+            if truth in ground.identities:
+                scores[row, ground.identities.index(truth)] += quality
+        found[part] = scores.astype(np.float32)
+    return found
+
+
+def combine(workspace: Workspace, *runs: str, force: bool = False, **asked: Any) -> Ensemble:
+    return ensemble(EnsembleRequest(runs, **asked), workspace, metrics, force=force)
+
+
+def change_record(folder: Path, **fields: Any) -> None:
+    """Nothing; the record in the folder then says other things."""
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    (folder / RECORD).write_text(json.dumps(record | fields), encoding="utf-8")
+
+
+@pytest.mark.parametrize("rule", ["mean", "vote", "logistic", "lightgbm"])
+def test_every_rule_leaves_a_whole_run(place: Workspace, rule: str) -> None:
+    made = combine(place, "arcface", "softmax", rule=rule)
+    record = made.record
+    assert (record.method, record.config["rule"], record.fold) == ("ensemble", rule, 0)
+    assert record.run.startswith("ensemble-tiny-fold0-seed0-")
+    assert record.members == ["arcface", "softmax"]
+    assert record.track == "ensemble of arcface + softmax; each: plain"
+    queries = read_predictions(made.folder)
+    assert record.metrics["map_at_5"] == pytest.approx(metrics.summarize(queries)["map_at_5"])
+    assert queries["image"].tolist() == read_predictions(place.runs / "arcface")["image"].tolist()
+    arrays, names = read_arrays(made.folder / SCORES, ("valid_scores", "test_scores"), "names")
+    assert arrays["test_scores"].shape == (len(names["test"]), len(names["identities"]))
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    learned, lineage = read_arrays(made.folder / WEIGHTS, ("weights", "line", "trees"), "lineage")
+    assert ("stacker" in lineage) == (rule != "vote") == bool(learned)
+    for loss in ("train_log_loss", "out_of_fold_log_loss"):
+        assert (loss in record.calibration) == (rule != "vote")
+    assert any("valid photos" in warning for warning in record.warnings) == (rule != "vote")
+
+
+def test_two_good_members_are_better_than_either(place: Workspace) -> None:
+    for seed in range(4, 10):
+        make_run(place, f"fair{seed}", 0.6, seed)
+    members = [f"fair{seed}" for seed in range(4, 10)]
+    together = combine(place, *members).record.metrics
+    best = max(
+        (read_record(place.runs / name).metrics for name in members), key=lambda one: one["map_at_5"] or 0
+    )
+    assert (together["map_at_5"] or 0) > (best["map_at_5"] or 0)
+    assert (together["log_loss"] or 9) < (best["log_loss"] or 9)
+
+
+def test_a_mean_of_equal_members_changes_nothing(place: Workspace) -> None:
+    shutil.copytree(place.runs / "softmax", place.runs / "twin")
+    made = combine(place, "softmax", "twin")
+    alone, twice = (read_predictions(folder) for folder in (place.runs / "softmax", made.folder))
+    for column in ("candidate_1", "candidate_2", "candidate_5", "rank", "average_precision_at_5"):
+        pd.testing.assert_series_equal(alone[column], twice[column])
+    np.testing.assert_allclose(alone["log_loss"], twice["log_loss"], rtol=1e-3)
+    assert made.record.chosen["weights"] == [0.5, 0.5]
+    # Not only the order of individuals, also how unlike anyone a photo is.
+    assert made.record.metrics["auroc_new"] == pytest.approx(metrics.summarize(alone)["auroc_new"])
+
+
+def test_noise_gets_a_low_weight_and_costs_little(place: Workspace) -> None:
+    make_run(place, "strong", 3.0, 4)
+    made = combine(place, "strong", "noise")
+    weights = dict(zip(made.record.members, made.record.chosen["weights"], strict=True))
+    assert weights["noise"] < 0.25 < 0.75 < weights["strong"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert made.record.chosen["equal_weights"] is False
+    assert made.record.metrics["map_at_5"] >= read_record(place.runs / "strong").metrics["map_at_5"] - 0.05
+
+
+def test_given_weights_are_kept_and_follow_their_runs(place: Workspace) -> None:
+    one = combine(place, "noise", "arcface", weights="1,3")
+    other = combine(place, "arcface", "noise", weights="0.75,0.25")
+    assert one.record == other.record
+    assert one.record.members == ["arcface", "noise"]
+    assert one.record.chosen["weights"] == one.record.config["weights"] == [0.75, 0.25]
+    alone = combine(place, "noise", "arcface", weights="0,1")
+    assert alone.record.metrics["map_at_5"] == read_record(place.runs / "arcface").metrics["map_at_5"]
+
+
+def test_a_finished_ensemble_is_found_in_any_order(place: Workspace) -> None:
+    first = combine(place, "arcface", "softmax")
+    stamp = (first.folder / SCORES).stat().st_mtime_ns
+    again = combine(place, str(place.runs / "softmax"), "arcface")
+    assert again.folder == first.folder
+    assert (again.folder / SCORES).stat().st_mtime_ns == stamp
+    before = {name: (first.folder / name).read_bytes() for name in (SCORES, WEIGHTS, "predictions.parquet")}
+    repeated = combine(place, "arcface", "softmax", force=True)
+    assert (repeated.folder / SCORES).stat().st_mtime_ns > stamp
+    assert before == {name: (repeated.folder / name).read_bytes() for name in before}
+    assert combine(place, "arcface", "softmax", rule="vote").folder != first.folder
+
+
+def test_a_member_repeated_with_other_scores_is_another_ensemble(place: Workspace) -> None:
+    first = combine(place, "arcface", "softmax")
+    shutil.rmtree(place.runs / "softmax")
+    make_run(place, "softmax", 1.0, 99)
+    assert combine(place, "arcface", "softmax").folder != first.folder
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("benchmark", "flukes", "the benchmark (tiny, flukes)"),
+        ("catalog_digest", "0" * 64, "the catalog"),
+        ("split_digest", "0" * 64, "the split"),
+        ("fold", 1, "the fold (0, 1)"),
+    ],
+)
+def test_members_of_other_ground_are_refused(place: Workspace, field: str, value: Any, what: str) -> None:
+    change_record(place.runs / "softmax", **{field: value})
+    with pytest.raises(WhalebenchError) as caught:
+        combine(place, "arcface", "softmax")
+    assert f"arcface and softmax differ in {what}" in str(caught.value)
+
+
+def test_a_changed_catalog_is_refused(place: Workspace) -> None:
+    for name in ("arcface", "softmax"):
+        change_record(place.runs / name, split_digest="0" * 64)
+    with pytest.raises(WhalebenchError, match="The split of tiny is not the one that arcface was made with"):
+        combine(place, "arcface", "softmax")
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_a_member_that_learned_from_what_it_is_asked_about_is_refused(place: Workspace, part: str) -> None:
+    record = read_record(place.runs / "arcface")
+    ground = find_ground(record, place)
+    stolen = ground.valid_digests if part == "valid" else ground.test_digests
+    make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(stolen[:2])))
+    for rule in ("mean", "logistic"):
+        with pytest.raises(WhalebenchError, match=f"network of leak was fitted on 2 of the {part} photo"):
+            combine(place, "arcface", "leak", rule=rule)
+
+
+def test_a_lineage_that_was_taken_out_is_refused(place: Workspace) -> None:
+    for header in ({}, {"network": ["0" * 64]}):
+        write_arrays(place.runs / "softmax" / WEIGHTS, {}, "lineage", header)
+        with pytest.raises(WhalebenchError, match="softmax does not say, or says in two ways"):
+            combine(place, "arcface", "softmax")
+
+
+def test_a_stacker_is_no_member_of_another(place: Workspace) -> None:
+    made = combine(place, "arcface", "softmax", rule="logistic")
+    with pytest.raises(
+        WhalebenchError, match=r"The stacker of ensemble-tiny-.* was fitted on 10 of the valid"
+    ):
+        combine(place, made.record.run, "noise")
+
+
+def test_a_stacker_that_learns_noise_by_heart_is_not_believed(place: Workspace) -> None:
+    """The seed's "train log loss 0": what is chosen and said rests on photos set aside."""
+    make_run(place, "noise2", 0.0, 11)
+    record = combine(place, "noise", "noise2", rule="logistic").record
+    trained, aside = (record.calibration[f"{key}_log_loss"] for key in ("train", "out_of_fold"))
+    assert trained < aside
+    assert record.valid_metrics["log_loss"] > 1.2  # of six individuals; by chance 1.79
+
+
+def test_valid_is_scored_by_what_was_learned_without_it(place: Workspace) -> None:
+    """Photos of an individual are never in the part they are tried in and in one that is learned from."""
+    ground = find_ground(read_record(place.runs / "arcface"), place)
+    clusters = np.array(ground.valid.clusters)
+    for fit, rest in ground.splits(0):
+        assert not set(clusters[fit]) & set(clusters[rest])
+        assert sorted([*fit, *rest]) == list(range(len(clusters)))
+    tried = np.concatenate([rest for _, rest in ground.splits(0)])
+    assert sorted(tried) == list(range(len(clusters)))
+
+
+def test_the_memory_of_a_stacker_is_estimated_first(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortlisting, "free_memory", lambda: 1000)
+    for rule in ("logistic", "lightgbm"):
+        with pytest.raises(
+            WhalebenchError, match=r"Stacking 2 runs of 10 photos takes about 0\.0 GiB, 60 cand"
+        ):
+            combine(place, "arcface", "softmax", rule=rule)
+    assert combine(place, "arcface", "softmax").record.metrics["map_at_5"] is not None
+
+
+def test_other_bad_requests_are_sentences(place: Workspace, cli: Cli) -> None:
+    shutil.copytree(place.runs / "noise", place.runs / "unfit")
+    change_record(place.runs / "unfit", unfit="tiny has no masks")
+    for arguments, said in (
+        (("arcface",), "1 run(s) are no ensemble"),
+        (("arcface", "arcface"), "given twice"),
+        (("arcface", place.runs / "arcface"), "given twice"),
+        (("arcface", "softmex"), "did you mean 'softmax'?"),
+        (("arcface", "unfit"), "no scores, because tiny has no masks"),
+        (("arcface", "softmax", "--weights", "1"), "1 for 2 runs"),
+        (("arcface", "softmax", "--weights", "1,x"), "no numbers"),
+        (("arcface", "softmax", "--weights", "-1,2"), "none may be below 0"),
+        (("arcface", "softmax", "--weights", "nan,2"), "none may be below 0"),
+        (("arcface", "softmax", "--weights", "0,0"), "one must be above"),
+        (("arcface", "softmax", "--weights", "1,1", "--rule", "logistic"), "leave --weights out"),
+        (("arcface", "softmax", "--rule", "knn"), "keeps no embeddings"),
+    ):
+        answer = cli("ensemble", *arguments, "--workspace", place.root)
+        assert (answer.code, said in answer.err) == (2, True), answer.err
+    assert not list(place.runs.glob("ensemble-*"))
+    with pytest.raises(WhalebenchError, match="no rule 'median': choose one of mean, vote"):
+        EnsembleRequest(("arcface", "softmax"), "median")
+
+
+def test_an_oracle_among_the_members_marks_the_whole(place: Workspace) -> None:
+    change_record(place.runs / "softmax", oracle=True)
+    record = combine(place, "arcface", "softmax").record
+    assert record.oracle
+    assert not record.transductive
+    assert any("softmax used annotations" in warning for warning in record.warnings)
+
+
+def test_the_command_shows_members_and_leads_and_report_lists_it(place: Workspace, cli: Cli) -> None:
+    answer = cli("ensemble", "arcface", "softmax", "--json", "--workspace", place.root)
+    assert answer.code == 0
+    document = json.loads(answer.out)
+    assert [row["run"] for row in document["rows"]] == ["arcface", "softmax", document["run"]]
+    own = {row["run"]: row["map_at_5"] for row in document["rows"]}
+    lead = document["leads"]["map_at_5"]
+    assert document["best_member"] == max(("arcface", "softmax"), key=own.__getitem__)
+    assert lead["value"] == pytest.approx(own[document["run"]] - own[document["best_member"]])
+    assert lead["low"] <= lead["value"] <= lead["high"]
+    shown = cli("ensemble", "arcface", "softmax", "--workspace", place.root).out
+    assert "MAP@5" in shown
+    assert document["run"] in shown
+    board = leaderboard(place.runs)
+    tracks = {
+        table.track: [row.method for section in table.sections for row in section.rows]
+        for table in board.tables
+    }
+    assert tracks[document["track"]] == ["ensemble"]
+    assert "ensemble" not in tracks["plain"]
+    assert cli("report", "--workspace", place.root).code == 0
+
+
+def test_a_verdict_says_no_more_than_its_interval(place: Workspace) -> None:
+    document = {
+        "leads": {
+            "map_at_5": {"value": 0.1, "low": -0.1, "high": 0.3},
+            "log_loss": {"value": -0.5, "low": -0.6, "high": -0.4},
+        }
+    }
+    said = verdicts(document)
+    assert said[0].startswith("MAP@5: not to be told apart")
+    assert said[1] == "log loss: better than its best member by 0.500 [0.40, 0.60] on the same photos."
+    document["leads"]["log_loss"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert "worse" in verdicts(document)[1]
+
+
+def test_explain_refuses_an_ensemble(place: Workspace) -> None:
+    made = combine(place, "arcface", "softmax")
+    with pytest.raises(WhalebenchError, match=r"is an ensemble of finished runs .* arcface, softmax"):
+        restore_run(made.record.run, place)
+
+
+def test_folds_of_one_ensemble_are_one_contestant(place: Workspace) -> None:
+    for fold in (0, 1):
+        names = [f"{method}{fold}" for method in ("a", "b")]
+        for name, seed in zip(names, (21, 22), strict=True):
+            make_run(place, name, 1.0, seed + fold, fold=fold, method=name[0])
+        combine(place, *names)
+    tables = [table for table in leaderboard(place.runs).tables if table.track.startswith("ensemble")]
+    assert [len(table.summaries) for table in tables] == [1]
+    assert tables[0].summaries[0].folds == (0, 1)
+
+
+def test_torch_is_not_needed(template: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(template.root, tmp_path / "workspace")
+    code = (
+        "import sys\nfrom whalebench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "ensemble", "arcface", "softmax", "--rule", "logistic"]
+    answer = subprocess.run(
+        [*command, "--workspace", str(tmp_path / "workspace")], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-1] in ("0 False", "None False")
+
+
+def test_real_runs_are_put_side_by_side(shared_tiny: Workspace, tmp_path: Path) -> None:
+    """What a real embedding method keeps is enough for knn; the weights are those of the members' cosines."""
+    for seed in (0, 1):
+        request = runner.RunRequest("arcface", "tiny", seed=seed, settings=ARCFACE, device="cpu")
+        runner.run(request, shared_tiny, metrics)
+    runs = [folder.name for folder in shared_tiny.runs.glob("arcface-tiny-*")]
+    runs = [name for name in runs if read_record(shared_tiny.runs / name).config["dimensions"] == 8]
+    made = combine(shared_tiny, *runs, rule="knn", weights="1,3")
+    arrays, _ = read_arrays(made.folder / SCORES, ("test_scores",), "names")
+    ground = find_ground(made.record, shared_tiny)
+    labels = np.array([ground.identities.index(name) for name in ground.gallery])
+    cosines = 0.0
+    weights = dict(zip(runs, (0.25, 0.75), strict=True))
+    for folder in made.members:
+        gallery = read_arrays(folder / WEIGHTS, ("gallery",), "lineage")[0]["gallery"]
+        embeddings = read_arrays(folder / SCORES, ("test_embeddings",), "names")[0]["test_embeddings"]
+        cosines = cosines + weights[folder.name] * (embeddings @ gallery.T)
+    slow = np.stack(
+        [cosines[:, labels == place].max(axis=1) for place in range(len(ground.identities))], axis=1
+    )
+    np.testing.assert_allclose(arrays["test_scores"], slow, atol=1e-5)
+    document = ensemble_document(made.record, made.folder, made.members)
+    assert len(document["rows"]) == 3

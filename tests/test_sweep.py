@@ -84,7 +84,8 @@ def place(shared_tiny: Workspace) -> Iterator[Workspace]:
 def stand_in(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> Deeds:
     """What the process of each seed does: fill it in."""
     deeds: Deeds = {}
-    (finished,) = place.runs.glob("softmax-tiny-fold0-seed0-*")
+    (cell,), _ = prepare(plan(0), "cpu", 1, place)
+    finished = place.runs / cell.run
 
     def command(request: RunRequest, workspace: Workspace, *, force: bool = False) -> list[str]:
         cells, _ = prepare(plan(request.seed), "cpu", 1, workspace)
@@ -242,7 +243,8 @@ def test_a_process_is_on_the_cores_of_its_share_alone(place: Workspace, stand_in
 
 def test_what_someone_else_finished_meanwhile_is_not_repeated(place: Workspace, stand_in: Deeds) -> None:
     cells, shares = prepare(plan(1, 2), "cpu", 1, place)
-    (finished,) = place.runs.glob("softmax-tiny-fold0-seed0-*")
+    (cell,), _ = prepare(plan(0), "cpu", 1, place)
+    finished = place.runs / cell.run
     late = Sweep(cells, shares, place, Watcher())
     for cell in cells:
         shutil.copytree(finished, place.runs / cell.run)

@@ -14,6 +14,9 @@ from whalebench.benchmarks.machine import cores
 
 Hits = NDArray[np.bool_]
 
+ROWS = 50_000
+"""Candidates that keep a thread busy."""
+
 
 class Learner(ABC):
     """Says how likely a candidate is the right one, after features (candidates, features) of others."""
@@ -85,7 +88,8 @@ class Trees(Learner):
             "learning_rate": 0.05,
             "min_data_in_leaf": 20,
             "lambda_l2": 1.0,
-            "num_threads": cores(),
+            # Few rows are quicker on one thread: several wait for each other after every split.
+            "num_threads": min(cores(), 1 + len(features) // ROWS),
             # The same trees whatever the machine: the way histograms are built is not tried out.
             "deterministic": True,
             "force_row_wise": True,

@@ -17,14 +17,12 @@ from whalebench.benchmarks.ensembling.mixing import (
     Scores,
     energies,
     familiarity,
-    fit_weights,
     mean_scores,
-    mixed_log_loss,
-    own_log_probabilities,
     vote_scores,
 )
 from whalebench.benchmarks.ensembling.nearest import nearest_scores
 from whalebench.benchmarks.ensembling.stacking import stack
+from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss, own_log_probabilities
 from whalebench.benchmarks.selection import Judge
 
 Rule = Literal["mean", "vote", "knn", "logistic", "lightgbm"]
