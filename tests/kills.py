@@ -61,7 +61,7 @@ class Listening(Silent):
 def kill_runs(method: str, kills: int, workspace: Workspace, rng: random.Random) -> Killed:
     """What became of a method's run in the workspace, which has the benchmark `trial`."""
     kind = find_method(method)
-    settings = smallest_settings(kind, [f"epochs={EPOCHS}"])
+    settings = (*smallest_settings(kind), f"epochs={EPOCHS}")
     request, told = RunRequest(method, "trial", settings=settings, device="cpu"), workspace.cache / "told"
     told.mkdir(exist_ok=True)
     for _ in range(2):  # the first one loads the modules and decodes the photos
