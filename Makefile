@@ -24,9 +24,9 @@ format: .venv/dev  ## format and mend what can be mended
 docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
 
-bench: $(BIN)/whalebench  ## the numbers of the README: both methods on five folds of flukes (half an hour)
+bench: $(BIN)/whalebench  ## the numbers of the README, on five folds of flukes (an hour of one core)
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
-	$(BIN)/whalebench sweep softmax arcface --folds 0-4
+	$(BIN)/whalebench sweep softmax bbox aligned arcface --folds 0-4
 
 kills: .venv/dev  ## every method that trains, killed thirty times: does it end as if it had not been?
 	$(BIN)/python tests/kills.py --kills 30
