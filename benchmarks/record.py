@@ -112,6 +112,8 @@ class RunRecord(BaseModel):
     metrics: Numbers
     """On test."""
     valid_metrics: Numbers
+    variants: Values = {}
+    """Other ways to score with what was learned, by name: each its `metrics` and `valid_metrics`."""
     cmc: list[float]
     """Share of known test photos whose individual is among the first 1, 2, ... 20 candidates."""
     warnings: list[str] = []
