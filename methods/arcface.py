@@ -106,7 +106,9 @@ class ArcFace(EmbeddingMethod):
 
     def to_learn_from(self, known: Photos) -> tuple[Photos, Sampler | None]:
         """The photos of known individuals as they are learned from, and their order, if not shuffled."""
-        return (with_twins(known) if self.config.flip_identities else known), None
+        if not self.config.flip_identities:
+            return known, None
+        return with_twins(known, self.config.mirrored_axis()), None
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities): gallery and prototype, mixed as chosen on valid."""

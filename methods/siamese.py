@@ -144,9 +144,10 @@ class Siamese(EmbeddingMethod):
             return self.embed(photos)
         sizes = {self.config.size, self.config.second_size or self.config.size}
         sides = (False, True) if self.config.gallery.flip else (False,)
+        axis = self.config.mirrored_axis()
         looks = [
             predict(
-                lambda pixels, side=side: self.network(pixels.flip(-1) if side else pixels),  # type: ignore[misc]
+                lambda pixels, side=side: self.network(pixels.flip(axis) if side else pixels),  # type: ignore[misc]
                 photos,
                 self.config,
                 self.device,

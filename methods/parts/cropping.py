@@ -69,9 +69,9 @@ class Cropping(Method):
         """The method's embeddings of the windows."""
         return self.inner.embed(self._cropped(photos)[0])
 
-    def locate(self, photos: Photos) -> Located:
-        """Where the finder says the animals are, and where the whole photo had to do."""
-        return self._cropped(photos)[1]
+    def locate(self, photos: Photos) -> Located | None:
+        """Where the finder says the animals are, and where the whole photo had to do; None if it does not."""
+        return self._cropped(photos)[1] if self.finder.looks else None
 
     def weights(self) -> dict[str, Tensor]:
         """The finder's, after its name and a dot, and the method's."""

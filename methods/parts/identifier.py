@@ -12,18 +12,22 @@ from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.finder import Finder
+from whalebench.methods.parts.fixed_window import FixedWindow, WindowSides
 from whalebench.methods.parts.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.segmenter import Segmenter, SegmenterConfig
 from whalebench.methods.parts.training import PhotoSize, TrainingConfig
 
-CropName = Literal["none", "box", "mask", "aligned"]
+CropName = Literal["none", "box", "mask", "aligned", "window"]
 
 
 class IdentifierConfig(TrainingConfig, MethodConfig):
     """Fields of every method that trains a network to tell individuals apart."""
 
     crop: CropName = "none"
-    """What the network sees: the whole photo, the animal's box, its mask's box, or the aligned animal."""
+    """What the network sees: the whole photo, the animal's box, its mask's box, the aligned animal, or the
+    same `window` of every photo."""
+    window: WindowSides | None = None
+    """x0,y0,x1,y1 as shares of width and height, for crop=window: where photos are aligned already."""
     crop_source: PhotoSize | None = None
     """Height x width at which photos are kept to cut crops out of them; twice `size` unless given."""
     oracle: bool = False
@@ -37,9 +41,17 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
 
     @model_validator(mode="after")
     def _oracle_of_something(self) -> Self:
-        if self.oracle and self.crop == "none":
+        if self.oracle and self.crop in ("none", "window"):
             raise ValueError(
-                "oracle=true has nothing to crop by with crop=none; set crop=box, mask or aligned"
+                f"oracle=true has nothing to crop by with crop={self.crop}; set crop=box, mask or aligned"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _window_to_crop_by(self) -> Self:
+        if (self.crop == "window") != (self.window is not None):
+            raise ValueError(
+                "crop=window and window=x0,y0,x1,y1 need each other; set both, as window=0.2,0.3,0.9,0.7"
             )
         return self
 
@@ -86,6 +98,9 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
                 return Aligner(self.aligner)
             case "mask":
                 return Segmenter(self.segmenter)
+            case "window":
+                assert self.window is not None
+                return FixedWindow(self.window)
         return None
 
     def _finder_config(self) -> TrainingConfig | None:
