@@ -97,7 +97,7 @@ def make_run(
     answers = {"valid": ground.valid, "test": ground.test}
     judged = judge_scores(metrics, ground.identities, scores, answers, PLAIN)
     none = {"metrics": judged.metrics, "valid_metrics": judged.valid_metrics, "cmc": judged.cmc}
-    none["chosen"] = {"temperature": judged.temperature}
+    none["chosen"] = dict(judged.chosen)
     none["lineage"] = {
         part: {"photos": len(own), "digest": digest_text("\n".join(own))} for part, own in lineage.items()
     }

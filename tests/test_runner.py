@@ -154,7 +154,13 @@ def test_the_record_says_everything(finished: tuple[Workspace, RunRecord]) -> No
     assert all(part in record.track for part in ("test_resnet", "scratch", "32", "2 epochs"))
     assert (record.oracle, record.transductive) == (False, False)
     assert set(record.seconds) >= {"decode", "learn", "train", "gallery", "score"}
-    assert set(record.chosen) == {"photo_weight", "temperature", "new_threshold"}
+    assert set(record.chosen) == {
+        "photo_weight",
+        "temperature",
+        "epsilon",
+        "new_threshold",
+        "set_threshold_95",
+    }
     assert {"torch", "timm", "numpy", "python", "whalebench"} <= set(record.environment)
     assert record.hardware["device"] == "cpu"
     assert record.photos_per_second is not None
