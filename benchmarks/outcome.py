@@ -63,8 +63,10 @@ class Outcome:
 def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge) -> Outcome:
     """The outcome of a method that has learned: calibration and thresholds by valid, then test is judged.
 
-    Valid goes the same way as test: bare photos in, scores out.
+    Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
+    with train or test.
     """
+    harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
     scores = {part: score_photos(method, shown[part]) for part in ("valid", "test")}
     answers = {"valid": views.valid_answers, "test": views.test_answers}
@@ -74,7 +76,6 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
         for part in (answers if embeddings else ())
     }
     identities = views.train.identities
-    harness.calibrated(CALIBRATION, views.valid)
     found = judge_scores(judge, identities, scores, answers, method.config, precisions)
     for name, value in found.chosen.items():
         harness.choose(name, value)
