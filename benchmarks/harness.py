@@ -59,6 +59,16 @@ class RunHarness:
             )
         self.lineage[artefact] = tuple(sorted(set(photos.digests)))
 
+    def calibrated(self, part: str, photos: Photos) -> None:
+        """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""
+        for name, view in (("train", self._views.train), ("test", self._views.test)):
+            if shared := set(photos.digests) & set(view.digests):
+                raise RunFailedError(
+                    f"The {part} would be chosen on {len(shared)} photo(s) of {name}, first the one with "
+                    f"digest {min(shared)[:16]}: choose on photos of valid only."
+                )
+        self.lineage[part] = tuple(sorted(set(photos.digests)))
+
     def seed_everything(self) -> None:
         """Seeds the generators that layers draw their first weights and their dropout from."""
         torch.manual_seed(self.seed)

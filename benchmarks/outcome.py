@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.harness import RunHarness
-from whalebench.benchmarks.judgement import judge_scores
+from whalebench.benchmarks.judgement import CALIBRATION, judge_scores
 from whalebench.benchmarks.location import judge_location, location_summary
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
@@ -34,7 +34,8 @@ class Outcome:
     metrics: dict[str, float]
     valid_metrics: dict[str, float]
     cmc: list[float]
-    calibration: dict[str, float]
+    calibration: dict[str, Any]
+    """What the calibration changed."""
     new_curve: dict[str, list[float]]
     """What other thresholds of *new* are worth on valid; empty where *new* is no candidate."""
     location: dict[str, dict[str, float | int]]
@@ -60,10 +61,12 @@ class Outcome:
 
 
 def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge) -> Outcome:
-    """The outcome of a method that has learned: temperature and threshold by valid, then test is judged.
+    """The outcome of a method that has learned: calibration and thresholds by valid, then test is judged.
 
-    Valid goes the same way as test: bare photos in, scores out.
+    Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
+    with train or test.
     """
+    harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
     scores = {part: score_photos(method, shown[part]) for part in ("valid", "test")}
     answers = {"valid": views.valid_answers, "test": views.test_answers}
@@ -74,8 +77,8 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     }
     identities = views.train.identities
     found = judge_scores(judge, identities, scores, answers, method.config, precisions)
-    harness.choose("temperature", found.temperature)
-    harness.choose("new_threshold", found.threshold)
+    for name, value in found.chosen.items():
+        harness.choose(name, value)
     located = _located(method, views)
     queries = found.queries
     if "test" in located:

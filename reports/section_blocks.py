@@ -1,4 +1,4 @@
-"""The small tables below a section: new individuals, how animals were found, what the scores rest on."""
+"""The small tables below a section: calibration, *new*, how animals were found, what the scores rest on."""
 
 from math import isnan, nan
 from typing import Any
@@ -16,6 +16,14 @@ LOCATION = {
     "fallback": "fell back",
 }
 """What a record says of how animals were found, and the title of its column."""
+
+CALIBRATION = {
+    "test_log_loss_before": "log loss before",
+    "test_log_loss_after": "log loss after",
+    "test_ece_before": "ECE before",
+    "test_ece_after": "ECE after",
+}
+"""What a record says of test before and after calibration, and the title of its column."""
 
 NEW_INDIVIDUALS = {
     "baks": "BAKS",
@@ -45,6 +53,17 @@ DETECTED = (
     "at most 1, 5 or 10 % of new photos would be taken for a known one."
 )
 
+CALIBRATED = (
+    "Calibration: before, probabilities are the softmax of the scores as the method gives them (nearly "
+    "uniform where these are cosines); after, with the temperature and the epsilon that were chosen on "
+    "valid. ECE, the expected calibration error: how far confidence and accuracy of the best individual are "
+    "apart, over known photos in 15 bins of equal mass."
+)
+LISTED = (
+    "List for 95 %: the mean length of the list that holds the right individual with 95 % certainty, and of "
+    "how many known test photos it does."
+)
+
 MEASURED = (
     "How well the animals were found: on annotated test photos; IoU is the mean overlap with box or mask."
 )
@@ -63,7 +82,24 @@ PARTLY = "Only annotated photos could be painted over; their MAP@5 as they are s
 
 def section_blocks(section: Section) -> list[Block]:
     """What there is to show below a section."""
-    return [block for block in (_new(section), _location(section), _diagnosis(section)) if block]
+    found = (_calibration(section), _new(section), _location(section), _diagnosis(section))
+    return [block for block in found if block]
+
+
+def _calibration(section: Section) -> Block | None:
+    """Only where a record says what calibration did to its test photos."""
+    rows = [row for row in section.rows if row.calibration.get("test_log_loss_after") is not None]
+    if not rows:
+        return None
+    return Block(
+        f"Calibration, fold {section.fold}",
+        (*name_header(section), *CALIBRATION.values()),
+        tuple(
+            (*name_cells(row, section), *(number(row.calibration.get(key)) for key in CALIBRATION))
+            for row in rows
+        ),
+        (CALIBRATED, LISTED),
+    )
 
 
 def _new(section: Section) -> Block | None:

@@ -9,7 +9,15 @@ from rich.text import Text
 from whalebench.benchmarks.record import RunRecord, read_predictions
 from whalebench.reports.listing import facts_table
 from whalebench.reports.statistics import intervals
-from whalebench.reports.wording import METRICS, duration, number, percent, with_interval
+from whalebench.reports.wording import (
+    CANDIDATES,
+    METRICS,
+    candidates,
+    duration,
+    number,
+    percent,
+    with_interval,
+)
 
 
 def run_summary(record: RunRecord, runs_folder: Path) -> Group:
@@ -29,6 +37,7 @@ def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:
     for key, (low, high) in ends.items():
         metrics |= {f"{key}_low": low, f"{key}_high": high}
     facts = {name: with_interval(metrics, key) for key, name in METRICS.items()}
+    facts[CANDIDATES] = candidates(metrics)
     facts["valid MAP@5"] = number(record.valid_metrics["map_at_5"])
     facts |= {f"found in {part}": _found(record.location.get(part)) for part in ("test", "valid")}
     facts["time"] = duration(sum(record.seconds.values()))

@@ -81,7 +81,7 @@ def test_members_are_trained_and_averaged(tiny: Workspace) -> None:
     settings = (*SETTINGS, "crop=box", "localizer.epochs=1", "localizer.size=32")
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)
     assert record.track.startswith("test_resnet+narrow_resnet10 from scratch, 1 epochs, 32 x 32 px")
-    assert set(record.lineage) == {"localizer", "network"}
+    assert set(record.lineage) == {"localizer", "network", "calibration"}
     kept = load_file(tiny.runs / record.run / "weights.safetensors")
     assert {name.partition(".")[0] for name in kept} == {"localizer", "0", "1"}
     scores = load_file(tiny.runs / record.run / "scores.safetensors")["test_scores"]

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.calibration import calibration_of, choose_calibration
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.finished import find_run
+from whalebench.benchmarks.judgement import CALIBRATION
 from whalebench.benchmarks.record import WEIGHTS, RunRecord, read_record
 from whalebench.benchmarks.scores_file import SCORES, read_arrays
-from whalebench.benchmarks.selection import choose_temperature
 from whalebench.benchmarks.workspace import Workspace, digest_text
 
 SAME = {
@@ -107,10 +108,9 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
         valid, test = (np.asarray(arrays[name], np.float32) for name in wanted)
         if not (np.isfinite(valid).all() and np.isfinite(test).all()):
             raise WhalebenchError(f"Scores of {one.record.run} are not finite: repeat the run with --force.")
-        temperature = one.record.chosen.get("temperature")
-        if not isinstance(temperature, int | float) or not temperature > 0:
-            temperature = choose_temperature(valid, ground.valid, ground.identities)
-        yield Member(one, valid, test, float(temperature), lineage)
+        said = calibration_of(one.record.chosen)
+        calibration = said or choose_calibration(valid, ground.valid, ground.identities)
+        yield Member(one, valid, test, calibration.temperature, lineage)
 
 
 def _lineage(one: Named) -> dict[str, list[str]]:
@@ -120,7 +120,7 @@ def _lineage(one: Named) -> dict[str, list[str]]:
         part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
         for part, digests in lineage.items()
     }
-    if not said or said != one.record.lineage:
+    if not _learned(lineage) or said != one.record.lineage:
         raise WhalebenchError(
             f"The run {one.record.run} does not say, or says in two ways, which photos it was fitted on, so "
             f"nobody can tell whether its scores of valid are out-of-fold: repeat it with --force."
@@ -128,9 +128,17 @@ def _lineage(one: Named) -> dict[str, list[str]]:
     return lineage
 
 
+def _learned(lineage: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The parts that scores are made by; calibrations, also those of a member's members, change no score."""
+    return {part: own for part, own in lineage.items() if part.rpartition(".")[2] != CALIBRATION}
+
+
 def _refuse_seen(run: str, lineage: dict[str, list[str]], ground: Ground) -> None:
-    for part, digests in lineage.items():
-        for name, own in (("valid", ground.valid_digests), ("test", ground.test_digests)):
+    for name, own, parts in (
+        ("valid", ground.valid_digests, _learned(lineage)),
+        ("test", ground.test_digests, lineage),
+    ):
+        for part, digests in parts.items():
             if seen := set(digests) & set(own):
                 raise WhalebenchError(
                     f"The {part} of {run} was fitted on {len(seen)} of the {name} photo(s), so its scores of "
