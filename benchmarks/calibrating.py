@@ -31,8 +31,8 @@ def choose_calibration(
     """The calibration of scores (photos, identities) under which the known photos have the least log loss.
 
     As if one photo more had been known and answered wrong, so that a handful of right ones makes nobody sure.
-    A temperature, and an epsilon beside it, must each lower the log loss by more than chance would: by half
-    the logarithm of the number of photos, over all of them (Schwarz, 1978). Else scores stay as given.
+    The temperature and the epsilon must each lower the log loss by more than chance would: over all photos by
+    half the logarithm of their number (Schwarz, 1978). Else scores stay as given.
     """
     column = {identity: place for place, identity in enumerate(identities)}
     rows = np.array([row for row, truth in enumerate(answers.truth) if truth != NEW], np.int64)
@@ -48,7 +48,8 @@ def choose_calibration(
         return loss * (len(rows) + 1) + numbers * float(np.log(len(rows))) / 2
 
     fitted = [_least(chances, glanced, len(identities), with_epsilon=each) for each in (False, True)]
-    return min((AS_GIVEN, *fitted), key=cost)
+    alone = replace(AS_GIVEN, epsilon=best_epsilon(chances(AS_GIVEN.temperature), len(identities)))
+    return min((AS_GIVEN, alone, *fitted), key=cost)
 
 
 @dataclass(frozen=True)
