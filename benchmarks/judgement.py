@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.answers import Answers
-from whalebench.benchmarks.calibration import AS_GIVEN, Calibration, choose_calibration
+from whalebench.benchmarks.calibrating import choose_calibration
+from whalebench.benchmarks.calibration import AS_GIVEN, Calibration
 from whalebench.benchmarks.selection import Judge, choose_threshold, curve_of_new
 from whalebench.methods.method import MethodConfig
 

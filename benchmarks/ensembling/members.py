@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.calibration import calibration_of, choose_calibration
+from whalebench.benchmarks.calibrating import choose_calibration
+from whalebench.benchmarks.calibration import calibration_of
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.finished import find_run
 from whalebench.benchmarks.judgement import CALIBRATION
