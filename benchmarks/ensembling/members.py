@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.ensembling.ground import Ground
+from whalebench.benchmarks.ensembling.infold import refuse_in_fold
 from whalebench.benchmarks.finished import find_run
 from whalebench.benchmarks.record import WEIGHTS, RunRecord, read_record
 from whalebench.benchmarks.scores_file import SCORES, read_arrays
@@ -94,6 +95,7 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
         _refuse_seen(one.record.run, lineage, ground)
         wanted = {"valid_scores": ground.valid.images, "test_scores": ground.test.images}
         arrays, names = read_arrays(one.folder / SCORES, tuple(wanted), "names")
+        refuse_in_fold(one.record.run, names.get("valid", []), lineage, ground)
         there = [names.get(part) for part in ("valid", "test", "identities")]
         shapes = [(len(images), len(ground.identities)) for images in wanted.values()]
         if (
