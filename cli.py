@@ -444,11 +444,22 @@ def tune(
 def ensemble(
     runs: Annotated[list[str], typer.Argument(help="Names of finished runs, or their folders; two or more.")],
     rule: Annotated[
-        Literal["mean", "vote", "knn", "logistic", "lightgbm"],
+        Literal[
+            "mean", "vote", "knn", "logistic", "lightgbm", "pairs", "logistic-features", "lightgbm-features"
+        ],
         typer.Option(help="How they become one: see docs/ensembles.md."),
     ] = "mean",
     weights: Annotated[
         str | None, typer.Option(help="One a run, as 0.5,0.5; mean chooses its own on valid if unsaid.")
+    ] = None,
+    pca: Annotated[
+        int | None, typer.Option(help="Principal components of the features, for rules on features.")
+    ] = None,
+    local_matches: Annotated[
+        bool, typer.Option("--local-matches", help="Key points that pairs share, for pairs; extra sift.")
+    ] = False,
+    hours: Annotated[
+        float | None, typer.Option(help="Longest that local matches may be estimated to take; 2 if unsaid.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat an ensemble that is finished.")] = False,
     as_json: JsonOption = False,
@@ -457,10 +468,12 @@ def ensemble(
     """Combine finished runs of one fold, from their stored scores, and keep what comes of it as a run."""
     from whalebench.benchmarks.ensembling import ensemble as ensembling
     from whalebench.benchmarks.ensembling.identity import EnsembleRequest
+    from whalebench.benchmarks.ensembling.options import Options
     from whalebench.reports import metrics
     from whalebench.reports.ensemble import ensemble_document, ensemble_report
 
-    request, place = EnsembleRequest(tuple(runs), rule, weights), _open(workspace)
+    request = EnsembleRequest(tuple(runs), rule, weights, Options(pca, local_matches, hours))
+    place = _open(workspace)
     with _progress(as_json) as progress:
         made = ensembling.ensemble(request, place, metrics, progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)

@@ -15,9 +15,9 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method, MethodConfig, Search
 from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_crop
-from whalebench.methods.parts.keypoints import Motion, require_opencv
+from whalebench.methods.parts.keypoints import Motion, hours_of, require_opencv
 from whalebench.methods.parts.lightglue import require_lightglue
-from whalebench.methods.parts.pairs import PairGallery, hours_of, photos_of, reordered, shortlisted
+from whalebench.methods.parts.pairs import PairGallery, photos_of, reordered, shortlisted
 from whalebench.methods.parts.training import PhotoSize, TrainingConfig
 from whalebench.methods.registry import configure, find_method
 

@@ -70,7 +70,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         found = shortlist(scores, TEMPERATURES)
         whole = full_scores(found, found.features[:, 0], scores, TEMPERATURES)
         mixed = [mix(scores, TEMPERATURES, weights) for mix in (mean_scores, vote_scores)]
-        return [*mixed, energies(scores, TEMPERATURES), found.features, found.starts, whole]
+        return [*mixed, energies(scores, TEMPERATURES), found.features, found.firsts, whole]
 
     at_once = everything()
     monkeypatch.setattr(mixing, "BLOCK_CELLS", 130)

@@ -82,7 +82,9 @@ def _make(
     progress.stage("read")
     members = list(read_members(named, ground))
     progress.stage("combine")
-    combined = combine(request.rule, members, ground, request.shares(), judge, who.seed)
+    combined = combine(
+        request.rule, members, ground, request.shares(), judge, who.seed, request.options, progress
+    )
     lineage = lineage_of(members, ground, combined)
     del members  # their scores are as large as those that are judged now
     progress.stage("judge")

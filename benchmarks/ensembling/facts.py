@@ -78,7 +78,7 @@ def _warnings(named: Sequence[Named], ground: Ground, combined: Combined) -> lis
     if combined.learned:
         said.append(
             f"The ensemble learned from the {len(ground.valid.images)} valid photos, by which its members "
-            f"had chosen their settings, too; its scores of valid are of photos and individuals set aside."
+            f"had chosen their settings, too; its scores of valid are by what was learned without the photo."
         )
     for mark, what in (("oracle", "annotations of test photos"), ("transductive", "other test photos")):
         using = [one.record.run for one in named if getattr(one.record, mark)]

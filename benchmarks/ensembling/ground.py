@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.answers import Answers, answers_of
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import RunRecord
-from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.workspace import Workspace
 
 FOLDS = 5
@@ -29,8 +30,13 @@ class Ground:
     valid_digests: tuple[str, ...]
     """Of what the valid photos show."""
     test_digests: tuple[str, ...]
+    valid_groups: tuple[str, ...]
+    """What each valid photo was taken with: its encounter, or what the split kept together."""
     gallery: tuple[str, ...]
     """The identity of each known photo of train, in the order in which methods embed them."""
+    gallery_images: tuple[str, ...]
+    gallery_digests: tuple[str, ...]
+    benchmark: Benchmark
 
     @cached_property
     def own(self) -> NDArray[np.int64]:
@@ -38,12 +44,20 @@ class Ground:
         column = {identity: place for place, identity in enumerate(self.identities)}
         return np.array([column.get(truth, -1) for truth in self.valid.truth], np.int64)
 
-    def folds(self, seed: int) -> NDArray[np.int64]:
-        """(valid photos,) the part of cross-validation each is in; an individual's photos are in one part.
+    @cached_property
+    def gallery_labels(self) -> NDArray[np.int64]:
+        """(known photos of train,) the column of each one's individual."""
+        column = {identity: place for place, identity in enumerate(self.identities)}
+        return np.array([column[identity] for identity in self.gallery], np.int64)
 
-        The largest clusters are dealt first, equal ones in shuffled order, each to the smallest part.
+    def folds(self, seed: int, clusters: Sequence[str] | None = None) -> NDArray[np.int64]:
+        """(valid photos,) the part of cross-validation each is in; a cluster's photos are in one part.
+
+        Clusters are individuals unless given. The largest are dealt first, equal ones in shuffled order, each
+        to the smallest part.
         """
-        names, codes, sizes = np.unique(self.valid.clusters, return_inverse=True, return_counts=True)
+        named = self.valid.clusters if clusters is None else clusters
+        names, codes, sizes = np.unique(named, return_inverse=True, return_counts=True)
         order = np.random.default_rng(seed).permutation(len(names))
         order = order[np.argsort(-sizes[order], kind="stable")]
         part, filled = np.zeros(len(names), np.int64), np.zeros(min(FOLDS, len(names)), np.int64)
@@ -52,12 +66,15 @@ class Ground:
             filled[part[cluster]] += sizes[cluster]
         return np.asarray(part[codes], np.int64)
 
-    def splits(self, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def splits(
+        self, seed: int, clusters: Sequence[str] | None = None
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Rows of valid to fit on and rows to try on, part by part; empty where no part leaves a known photo.
 
-        Nothing is tried on what it was fitted on, nor on a photo of the same individual.
+        Nothing is tried on what it was fitted on, nor on a photo of the same individual, or of the same
+        cluster where those are given.
         """
-        parts = self.folds(seed)
+        parts = self.folds(seed, clusters)
         cut = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in np.unique(parts)]
         enough = len(cut) > 1 and all((self.own[fit] >= 0).any() for fit, _ in cut)
         return cut if enough else []
@@ -77,11 +94,16 @@ def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SI
     train, valid, test = (table.loc[list(images)] for images in (parts.train, parts.valid, parts.test))
     identities = tuple(sorted(set(train["identity"]) - {""}))
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
+    known = train[train["identity"] != ""]
     return Ground(
         identities=identities,
         valid=answers_of(valid, identities, groups),
         test=answers_of(test, identities, groups),
         valid_digests=tuple(valid["content_digest"]),
         test_digests=tuple(test["content_digest"]),
-        gallery=tuple(identity for identity in train["identity"] if identity),
+        valid_groups=tuple(groups[image] for image in parts.valid),
+        gallery=tuple(known["identity"]),
+        gallery_images=tuple(known["image"]),
+        gallery_digests=tuple(known["content_digest"]),
+        benchmark=benchmark,
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.ensembling.members import Named
+from whalebench.benchmarks.ensembling.options import NO_OPTIONS, Options
 from whalebench.benchmarks.ensembling.rules import RULES, given_weights
 from whalebench.benchmarks.scores_file import SCORES
 from whalebench.benchmarks.workspace import digest_file, digest_text
@@ -27,11 +28,13 @@ class EnsembleRequest:
     rule: str = "mean"
     weights: str | None = None
     """One a run, as 0.5,0.5; chosen by the rule where none are given."""
+    options: Options = NO_OPTIONS
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise WhalebenchError(f"There is no rule '{self.rule}': choose one of {', '.join(RULES)}.")
         given_weights(self.weights, self.rule, len(self.runs))
+        self.options.check(self.rule)
 
     def shares(self) -> NDArray[np.float64] | None:
         """The given weights (runs,), one in all, or None."""
@@ -78,7 +81,7 @@ def identify(request: EnsembleRequest, named: Sequence[Named]) -> Identity:
         "rule": request.rule,
         "weights": None if shares is None else shares.tolist(),
         "members": [label(one) for one in named],
-    }
+    } | request.options.settings()
     methods = " + ".join(sorted(one.method for one in records))
     tracks = " and ".join(dict.fromkeys(sorted(one.track for one in records)))
     everything = [

@@ -82,20 +82,7 @@ class Trees(Learner):
         """Learns the most trees; fewer are the first of them."""
         import lightgbm  # noqa: PLC0415
 
-        fixed = {
-            "objective": "binary",
-            "num_leaves": 7,
-            "learning_rate": 0.05,
-            "min_data_in_leaf": 20,
-            "lambda_l2": 1.0,
-            # Few rows are quicker on one thread: several wait for each other after every split.
-            "num_threads": min(cores(), 1 + len(features) // ROWS),
-            # The same trees whatever the machine: the way histograms are built is not tried out.
-            "deterministic": True,
-            "force_row_wise": True,
-            "seed": self.seed,
-            "verbosity": -1,
-        }
+        fixed = {"objective": "binary", "min_data_in_leaf": 20} | growth(len(features), self.seed)
         data = lightgbm.Dataset(features, hits.astype(np.int64), params={"verbosity": -1})
         self.booster = lightgbm.train(fixed, data, num_boost_round=int(max(self.choices)))
 
@@ -106,8 +93,28 @@ class Trees(Learner):
 
     def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         """The trees in LightGBM's own words, as UTF-8 bytes."""
-        text = self.booster.model_to_string(num_iteration=int(choice))
-        return {"trees": np.frombuffer(text.encode("utf-8"), np.uint8)}
+        return {"trees": as_bytes(self.booster.model_to_string(num_iteration=int(choice)))}
+
+
+def growth(rows: int, seed: int) -> dict[str, Any]:
+    """How LightGBM grows trees on so many rows: slowly, with few leaves, and the same everywhere."""
+    return {
+        "num_leaves": 7,
+        "learning_rate": 0.05,
+        "lambda_l2": 1.0,
+        # Few rows are quicker on one thread: several wait for each other after every split.
+        "num_threads": min(cores(), 1 + rows // ROWS),
+        # The same trees whatever the machine: the way histograms are built is not tried out.
+        "deterministic": True,
+        "force_row_wise": True,
+        "seed": seed,
+        "verbosity": -1,
+    }
+
+
+def as_bytes(text: str) -> NDArray[np.uint8]:
+    """The text in UTF-8, as an array can hold it."""
+    return np.frombuffer(text.encode("utf-8"), np.uint8)
 
 
 LEARNERS: dict[str, type[Learner]] = {"logistic": Logistic, "lightgbm": Trees}

@@ -13,6 +13,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.calibrating import choose_calibration
 from whalebench.benchmarks.calibration import calibration_of
 from whalebench.benchmarks.ensembling.ground import Ground
+from whalebench.benchmarks.ensembling.infold import refuse_in_fold
 from whalebench.benchmarks.finished import find_run
 from whalebench.benchmarks.judgement import CALIBRATION
 from whalebench.benchmarks.record import WEIGHTS, RunRecord, read_record
@@ -96,6 +97,7 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
         _refuse_seen(one.record.run, lineage, ground)
         wanted = {"valid_scores": ground.valid.images, "test_scores": ground.test.images}
         arrays, names = read_arrays(one.folder / SCORES, tuple(wanted), "names")
+        refuse_in_fold(one.record.run, names.get("valid", []), lineage, ground)
         there = [names.get(part) for part in ("valid", "test", "identities")]
         shapes = [(len(images), len(ground.identities)) for images in wanted.values()]
         if (

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.ensembling.classifiers import CLASSIFIERS
 from whalebench.benchmarks.ensembling.combined import Combined
+from whalebench.benchmarks.ensembling.feature_stacking import stack_features
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.learners import LEARNERS
 from whalebench.benchmarks.ensembling.members import Member
@@ -21,25 +23,43 @@ from whalebench.benchmarks.ensembling.mixing import (
     vote_scores,
 )
 from whalebench.benchmarks.ensembling.nearest import nearest_scores
+from whalebench.benchmarks.ensembling.options import NO_OPTIONS, Options
+from whalebench.benchmarks.ensembling.pairing import Pairs
+from whalebench.benchmarks.ensembling.shortlist import Candidates
 from whalebench.benchmarks.ensembling.stacking import stack
 from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss, own_log_probabilities
+from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.selection import Judge
 
-Rule = Literal["mean", "vote", "knn", "logistic", "lightgbm"]
+Rule = Literal[
+    "mean", "vote", "knn", "logistic", "lightgbm", "pairs", "logistic-features", "lightgbm-features"
+]
 RULES: tuple[str, ...] = get_args(Rule)
 WEIGHTED = ("mean", "vote", "knn")
 """Rules that take weights."""
 
 
 def combine(
-    rule: str, members: Sequence[Member], ground: Ground, given: Floats | None, judge: Judge, seed: int
+    rule: str,
+    members: Sequence[Member],
+    ground: Ground,
+    given: Floats | None,
+    judge: Judge,
+    seed: int,
+    options: Options = NO_OPTIONS,
+    progress: Progress = SILENT,
 ) -> Combined:
     """The members' scores by that rule; `given` weights (members,) are taken as they are.
 
     Without them `mean` chooses its own on valid, and the others weigh all members the same.
     """
+    if rule == "pairs":
+        return stack(Pairs(members, ground, options, progress), ground, LEARNERS["lightgbm"], seed)
     if rule in LEARNERS:
-        return stack(members, ground, LEARNERS[rule], seed)
+        return stack(Candidates(members), ground, LEARNERS[rule], seed)
+    if rule in CLASSIFIERS:
+        mean = _mean(members, ground, judge, seed)
+        return stack_features(members, ground, mean, CLASSIFIERS[rule], seed, options.pca)
     if rule == "mean" and given is None:
         return _mean(members, ground, judge, seed)
     weights = np.full(len(members), 1 / len(members)) if given is None else given

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.ensembling.members import Member
 from whalebench.benchmarks.ensembling.memory import free_memory
 from whalebench.benchmarks.ensembling.mixing import Floats, Scores, best_columns, blocks, log_probabilities
 
@@ -21,32 +24,77 @@ COPIES = 3
 """How many times the features are held while a stacker learns."""
 
 
+Part = Literal["valid", "test"]
+PARTS: tuple[Part, ...] = ("valid", "test")
+
+
 @dataclass(frozen=True)
 class Shortlist:
-    """The candidates of some photos, in the order of the photos; each photo has one at least."""
+    """The candidates of some photos, by photo and then by column; each photo has one at least.
+
+    A candidate has one row, or one for each pair of the photo with a photo of the candidate.
+    """
 
     photos: NDArray[np.int64]
-    """(candidates,) the row of the photo."""
+    """(rows,) the row of the photo."""
     columns: NDArray[np.int64]
-    """(candidates,) the column of the individual."""
+    """(rows,) the column of the individual."""
     features: Floats
-    """(candidates, features) what each member says, SAID after SAID."""
-    starts: NDArray[np.int64]
-    """(photos,) where each photo's candidates begin."""
+    """(rows, features) what is known of each; that of the members first, SAID after SAID."""
+    names: tuple[str, ...]
+    """Of the features."""
+
+    @cached_property
+    def firsts(self) -> NDArray[np.int64]:
+        """(candidates,) where each candidate's rows begin."""
+        new = (np.diff(self.photos, prepend=-1) != 0) | (np.diff(self.columns, prepend=-1) != 0)
+        return np.flatnonzero(new)
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(candidates,) whether they are those of one of the photos."""
+        """(rows,) whether they are those of one of the photos."""
         return np.isin(self.photos, rows)
 
     def hits(self, own: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(candidates,) whether they are the right one, given the right column of each photo (photos,)."""
+        """(rows,) whether the candidate is the right one, given the right column of each photo (photos,)."""
         found: NDArray[np.bool_] = self.columns == own[self.photos]
         return found
 
+    def best(self, logits: Floats) -> Floats:
+        """(candidates,) the highest of each candidate's logits (rows,)."""
+        return np.maximum.reduceat(logits, self.firsts)
 
-def shortlist(scores: Sequence[Scores], temperatures: Sequence[float]) -> Shortlist:
+
+class Candidates:
+    """What the members say of the candidates of valid and of test: what a stacker goes by."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self.temperatures = [member.temperature for member in members]
+
+    def scores(self, part: Part) -> list[Scores]:
+        """Scores (photos, identities) by member."""
+        return [member.valid if part == "valid" else member.test for member in self.members]
+
+    def check(self) -> None:
+        """Nothing; raises WhalebenchError for what would take more memory, or longer, than there is."""
+        for part in PARTS:
+            check_memory(self.scores(part))
+
+    def gather(self, part: Part) -> Shortlist:
+        """The candidates of the part's photos."""
+        return shortlist(self.scores(part), self.temperatures, [member.name for member in self.members])
+
+    def scored(self, part: Part, found: Shortlist, logits: Floats) -> Scores:
+        """Scores (photos, identities) of the part, given the logits of its candidates (rows,)."""
+        return full_scores(found, logits, self.scores(part), self.temperatures)
+
+
+def shortlist(
+    scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str] = ()
+) -> Shortlist:
     """The first 20 candidates of every member for each photo, of scores (photos, identities) by member."""
     check_memory(scores)
+    called = members or [f"member {place}" for place in range(len(scores))]
     photos, columns, features = [], [], []
     for rows in blocks(len(scores[0]), scores[0].shape[1]):
         best = [best_columns(one[rows], LENGTH) for one in scores]
@@ -61,9 +109,8 @@ def shortlist(scores: Sequence[Scores], temperatures: Sequence[float]) -> Shortl
         photos.append(photo + rows.start)
         columns.append(column)
         features.append(np.hstack(said))
-    whole = np.concatenate(photos)
-    starts = np.searchsorted(whole, np.arange(len(scores[0])))
-    return Shortlist(whole, np.concatenate(columns), np.concatenate(features), starts)
+    names = tuple(f"{said} by {member}" for member in called for said in SAID)
+    return Shortlist(np.concatenate(photos), np.concatenate(columns), np.concatenate(features), names)
 
 
 def _said(
@@ -86,25 +133,26 @@ def _said(
 def full_scores(
     found: Shortlist, logits: Floats, scores: Sequence[Scores], temperatures: Sequence[float]
 ) -> Scores:
-    """Scores (photos, identities): the logits (candidates,) of candidates, and all others below them.
+    """Scores (photos, identities): the highest logit (rows,) of each candidate, and all others below them.
 
     The others of a photo weigh together as much as its last candidate, and are told apart by the mean of the
     members' log probabilities.
     """
     whole: Scores = np.empty(scores[0].shape, np.float32)
-    last = np.minimum.reduceat(logits, found.starts)
+    photos, columns, best = found.photos[found.firsts], found.columns[found.firsts], found.best(logits)
+    last = np.minimum.reduceat(best, np.searchsorted(photos, np.arange(len(whole))))
     for rows in blocks(len(whole), whole.shape[1]):
         mean = np.zeros(whole[rows].shape)
         for one, temperature in zip(scores, temperatures, strict=True):
             mean += log_probabilities(one[rows], temperature) / len(scores)
-        here = slice(*np.searchsorted(found.photos, (rows.start, rows.stop)))
-        photo, column = found.photos[here] - rows.start, found.columns[here]
+        here = slice(*np.searchsorted(photos, (rows.start, rows.stop)))
+        photo, column = photos[here] - rows.start, columns[here]
         mean[photo, column] = -np.inf
         # Where everyone is a candidate nobody is left, and the maximum is that of nothing.
         highest = np.maximum(mean.max(axis=1, keepdims=True), np.finfo(np.float64).min)
         total = np.log(np.maximum(np.exp(mean - highest).sum(axis=1, keepdims=True), 1e-300)) + highest
         mean += last[rows, None] - total
-        mean[photo, column] = logits[here]
+        mean[photo, column] = best[here]
         whole[rows] = mean
     return whole
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.ensembling.combined import Combined
 from whalebench.benchmarks.ensembling.ground import Ground
-from whalebench.benchmarks.ensembling.learners import Learner
-from whalebench.benchmarks.ensembling.members import Member
+from whalebench.benchmarks.ensembling.learners import Learner, as_bytes
 from whalebench.benchmarks.ensembling.mixing import Floats
-from whalebench.benchmarks.ensembling.shortlist import Shortlist, check_memory, full_scores, shortlist
+from whalebench.benchmarks.ensembling.shortlist import Candidates, Shortlist
 
 
-def stack(members: Sequence[Member], ground: Ground, kind: type[Learner], seed: int) -> Combined:
+def stack(said: Candidates, ground: Ground, kind: type[Learner], seed: int) -> Combined:
     """The members' scores combined by what the learner makes of their candidates.
 
     Its setting is chosen by the log loss of photos it has not learned from, individuals kept apart; of valid
     it gives scores by those that were learned without them, too. Then it learns from all of valid, and scores
     test.
     """
-    temperatures = [member.temperature for member in members]
-    valid, test = [member.valid for member in members], [member.test for member in members]
-    for scores in (valid, test):
-        check_memory(scores)
+    said.check()
     splits = ground.splits(seed)
-    found = shortlist(valid, temperatures)
+    found = said.gather("valid")
     hits = found.hits(ground.own)
     if not splits or not all(hits[found.of(fit)].any() for fit, _ in splits):
         raise WhalebenchError(
@@ -45,20 +39,25 @@ def stack(members: Sequence[Member], ground: Ground, kind: type[Learner], seed: 
     learner = kind(seed)
     learner.fit(found.features, hits)
     trained = candidate_log_loss(found, learner.logits(found.features, chosen), ground)
-    of_test = shortlist(test, temperatures)
+    of_test = said.gather("test")
     return Combined(
-        valid=full_scores(found, aside[chosen], valid, temperatures),
-        test=full_scores(of_test, learner.logits(of_test.features, chosen), test, temperatures),
+        valid=said.scored("valid", found, aside[chosen]),
+        test=said.scored("test", of_test, learner.logits(of_test.features, chosen)),
         chosen={kind.setting: chosen},
         train_log_loss=trained,
         out_of_fold_log_loss=losses[chosen],
-        learned=learner.arrays(chosen),
+        learned=learner.arrays(chosen) | {"features": as_bytes("\n".join(found.names))},
     )
 
 
 def candidate_log_loss(found: Shortlist, logits: Floats, ground: Ground) -> float:
-    """Mean log loss of the known valid photos whose individual is a candidate, normalised over candidates."""
-    highest = np.maximum.reduceat(logits, found.starts)
-    total = np.log(np.add.reduceat(np.exp(logits - highest[found.photos]), found.starts)) + highest
-    right = found.hits(ground.own)
-    return float((total[found.photos[right]] - logits[right]).mean())
+    """Mean log loss of the known valid photos whose individual is a candidate, normalised over candidates.
+
+    Each candidate counts once, by the highest of its logits (rows,).
+    """
+    photos, best = found.photos[found.firsts], found.best(logits)
+    starts = np.flatnonzero(np.diff(photos, prepend=-1))
+    highest = np.maximum.reduceat(best, starts)
+    total = np.log(np.add.reduceat(np.exp(best - highest[photos]), starts)) + highest
+    right = found.hits(ground.own)[found.firsts]
+    return float((total[photos[right]] - best[right]).mean())

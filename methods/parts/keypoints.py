@@ -20,6 +20,24 @@ ROUNDS = 1000
 """Most samples that RANSAC draws for a pair."""
 
 
+SECONDS = {"ratio": 1.5e-3, "lightglue": 0.6}
+"""Of one pair with KEYPOINTS each on one core of a laptop; it grows with the square of their number."""
+KEYPOINTS = 500
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How key points are found and compared outside of `sift`: its fields, at their defaults."""
+
+    size: tuple[int, int] = (256, 384)
+    keypoints: int = KEYPOINTS
+    contrast: float = 0.02
+    ratio: float = 0.8
+    mutual: bool = True
+    motion: Motion = "similarity"
+    tolerance: float = 8.0
+
+
 @dataclass(frozen=True, eq=False)
 class Keypoints:
     """The key points of one photo."""
@@ -40,6 +58,11 @@ def require_opencv() -> None:
             "sift needs OpenCV, a package that is not installed: install whalebench[sift], or opencv-python-"
             "headless."
         )
+
+
+def hours_of(pairs: int, keypoints: int, matcher: str) -> float:
+    """About how long so many pairs of photos take to compare, in hours."""
+    return pairs * SECONDS[matcher] * (keypoints / KEYPOINTS) ** 2 / 3600
 
 
 def find_keypoints(pixels: NDArray[np.uint8], most: int, contrast: float) -> Keypoints:

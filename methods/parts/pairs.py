@@ -14,10 +14,6 @@ from whalebench.benchmarks.photos import CPU, Photos, Size
 from whalebench.methods.parts.keypoints import Keypoints, Motion, count_inliers, find_keypoints, match, rooted
 from whalebench.methods.parts.lightglue import LightGlue
 
-SECONDS = {"ratio": 1.5e-3, "lightglue": 0.6}
-"""Of one pair with KEYPOINTS each on one core of a laptop; it grows with the square of their number."""
-KEYPOINTS = 500
-
 
 class PairConfig(Protocol):
     """What is said of key points and how they are compared; see `sift` for the fields."""
@@ -38,11 +34,6 @@ class PairConfig(Protocol):
     def motion(self) -> Motion: ...  # noqa: D102
     @property
     def tolerance(self) -> float: ...  # noqa: D102
-
-
-def hours_of(pairs: int, keypoints: int, matcher: str) -> float:
-    """About how long so many pairs of photos take to compare, in hours."""
-    return pairs * SECONDS[matcher] * (keypoints / KEYPOINTS) ** 2 / 3600
 
 
 def photos_of(photos: Photos, config: PairConfig) -> list[Keypoints]:
