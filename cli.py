@@ -442,13 +442,25 @@ def tune(
 
 @app.command()
 def ensemble(
-    runs: Annotated[list[str], typer.Argument(help="Names of finished runs, or their folders; two or more.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Names of finished runs, or their folders; two, or one with --then.")
+    ],
     rule: Annotated[
         Literal["mean", "vote", "knn", "logistic", "lightgbm"],
         typer.Option(help="How they become one: see docs/ensembles.md."),
     ] = "mean",
     weights: Annotated[
         str | None, typer.Option(help="One a run, as 0.5,0.5; mean chooses its own on valid if unsaid.")
+    ] = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A step taken with the scores: reciprocal, expansion, duplicates, sizes, bursts, balance; "
+            "repeat for more, in this order."
+        ),
+    ] = None,
+    duplicates: Annotated[
+        Path | None, typer.Option(help="CSV of individuals that are one animal, for --then duplicates.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat an ensemble that is finished.")] = False,
     as_json: JsonOption = False,
@@ -457,10 +469,12 @@ def ensemble(
     """Combine finished runs of one fold, from their stored scores, and keep what comes of it as a run."""
     from whalebench.benchmarks.ensembling import ensemble as ensembling
     from whalebench.benchmarks.ensembling.identity import EnsembleRequest
+    from whalebench.benchmarks.ensembling.steps.duplicates import read_groups
     from whalebench.reports import metrics
     from whalebench.reports.ensemble import ensemble_document, ensemble_report
 
-    request, place = EnsembleRequest(tuple(runs), rule, weights), _open(workspace)
+    groups = read_groups(duplicates) if duplicates else ()
+    request, place = EnsembleRequest(tuple(runs), rule, weights, tuple(then or ()), groups), _open(workspace)
     with _progress(as_json) as progress:
         made = ensembling.ensemble(request, place, metrics, progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
@@ -17,6 +18,9 @@ from whalebench.benchmarks.workspace import Workspace
 
 FOLDS = 5
 """In how many parts valid is cut for cross-validation, or fewer where it has fewer clusters."""
+
+FACTS = ["encounter", "width", "height"]
+"""Columns of the catalog that say nothing of who is shown."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Ground:
     test_digests: tuple[str, ...]
     gallery: tuple[str, ...]
     """The identity of each known photo of train, in the order in which methods embed them."""
+    photos: dict[str, pd.DataFrame]
+    """By `gallery`, `valid` and `test`: encounter, width and height of the photos, nobody's name."""
 
     @cached_property
     def own(self) -> NDArray[np.int64]:
@@ -76,6 +82,7 @@ def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SI
     parts, table = benchmark.split.parts(record.fold), benchmark.catalog.table.set_index("image", drop=False)
     train, valid, test = (table.loc[list(images)] for images in (parts.train, parts.valid, parts.test))
     identities = tuple(sorted(set(train["identity"]) - {""}))
+    shown = {"gallery": train[train["identity"] != ""], "valid": valid, "test": test}
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     return Ground(
         identities=identities,
@@ -84,4 +91,5 @@ def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SI
         valid_digests=tuple(valid["content_digest"]),
         test_digests=tuple(test["content_digest"]),
         gallery=tuple(identity for identity in train["identity"] if identity),
+        photos={part: rows[FACTS] for part, rows in shown.items()},
     )

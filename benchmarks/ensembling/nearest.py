@@ -36,7 +36,7 @@ def nearest_scores(members: Sequence[Member], ground: Ground, weights: Floats) -
             embeddings = arrays.get(f"{part}_embeddings")
             if embeddings is None or embeddings.shape[1:] != gallery.shape[1:]:
                 raise _without_gallery(member)
-            queries.append(_normalised(embeddings))
+            queries.append(normalised(embeddings))
         found.append(_nearest(queries, galleries, labels, weights, len(ground.identities)))
     return found[0], found[1]
 
@@ -71,7 +71,7 @@ def _galleries(members: Sequence[Member], ground: Ground) -> tuple[Sides, NDArra
                 f"The gallery of {member.name} is not one embedding a known train photo, so it cannot be put "
                 f"beside another: leave that run out, or use --rule mean."
             )
-        galleries.append(_normalised(arrays["gallery"]))
+        galleries.append(normalised(arrays["gallery"]))
     return galleries, labels
 
 
@@ -82,7 +82,7 @@ def _without_gallery(member: Member) -> WhalebenchError:
     )
 
 
-def _normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """The embeddings (photos, dimensions) at length 1; one of length 0 stays."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     found: NDArray[np.float32] = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)

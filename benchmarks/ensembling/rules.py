@@ -40,7 +40,7 @@ def combine(
     """
     if rule in LEARNERS:
         return stack(members, ground, LEARNERS[rule], seed)
-    if rule == "mean" and given is None:
+    if rule == "mean" and given is None and len(members) > 1:
         return _mean(members, ground, judge, seed)
     weights = np.full(len(members), 1 / len(members)) if given is None else given
     if rule == "knn":
