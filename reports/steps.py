@@ -42,7 +42,7 @@ def step_blocks(rows: Sequence[Row]) -> list[Table | Text]:
     """What `rich` prints of the rows; nothing where there are none."""
     if not rows:
         return []
-    legend = "Gained and saved: over the row above, on the same photos. Settings were chosen on valid."
+    legend = "Gained: in MAP@5 over the row above, on the same photos. Settings were chosen on valid."
     return [table_of([_shown(row) for row in rows], "Step by step"), Text(legend, style="dim")]
 
 
@@ -57,28 +57,17 @@ def _numbers(now: Distributions | None, before: Distributions | None) -> Row:
 
 def _shown(row: Row) -> dict[str, str]:
     kind = "transductive" if row["transductive"] else "inductive"
-    gained, spent = (row["leads"].get(key) for key in KEYS)
-    saved = spent and {
-        "value": _minus(spent["value"]),
-        "low": _minus(spent["high"]),
-        "high": _minus(spent["low"]),
-    }
     return {
         "step": row["step"],
         "": "does not fit" if row["unfit"] else kind if row["leads"] else "",
         "valid MAP@5": number(row["valid_metrics"]["map_at_5"]),
         "MAP@5": number(row["map_at_5"]),
-        "gained": _between(**gained) if gained else "",
+        "gained": _lead(**row["leads"]["map_at_5"]) if row["leads"] else "",
         "log loss": number(row["log_loss"]),
-        "saved": _between(**saved) if saved else "",
     }
 
 
-def _minus(value: float | None) -> float | None:
-    return None if value is None else -value
-
-
-def _between(value: float | None, low: float | None, high: float | None) -> str:
+def _lead(value: float | None, low: float | None, high: float | None) -> str:
     value, low, high = (nan if one is None else one for one in (value, low, high))
     return between(value, low, high)
 

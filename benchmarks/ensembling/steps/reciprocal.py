@@ -49,7 +49,7 @@ class Reciprocal(MixedStep):
     transductive = False
     settings = tuple(
         {"k1": k1, "k2": k2, "own": own}
-        for (k1, k2), own in product(((5, 2), (10, 3), (20, 6)), (0.7, 0.5, 0.3))
+        for (k1, k2), own in product(((5, 2), (10, 3), (20, 6)), (0.9, 0.6, 0.3))
     )
 
     def likeness(self, queries: Queries, setting: Setting) -> Scores:
