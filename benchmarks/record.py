@@ -21,6 +21,7 @@ __all__ = [
     "PREDICTIONS",
     "RECORD",
     "SCHEMA_VERSION",
+    "VARIANTS",
     "WEIGHTS",
     "Diagnosis",
     "RunRecord",
@@ -42,6 +43,8 @@ METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r"
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
 LATER = ("probability", "confidence", "set_size_95", "covered_95")
 """Columns of the predictions that runs made before there were candidate sets lack."""
+VARIANTS = "variants.parquet"
+"""The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
 """Written beside the record by `whalebench explain`, and gone when the run is repeated."""
 
@@ -162,9 +165,9 @@ def write_record(folder: Path, record: RunRecord) -> None:
     atomic_text(folder / RECORD, text + "\n")
 
 
-def write_predictions(folder: Path, queries: pd.DataFrame) -> None:
+def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIONS) -> None:
     """Nothing; the per-query table stands in the folder, the same bytes for the same table."""
-    queries.to_parquet(folder / PREDICTIONS, index=False)
+    queries.to_parquet(folder / name, index=False)
 
 
 def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
@@ -257,9 +260,9 @@ def read_runs(runs_folder: Path) -> Runs:
     return Runs(records, problems)
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
+def read_predictions(folder: Path, name: str = PREDICTIONS) -> pd.DataFrame:
     """The per-query table of one run, one row a test photo; columns that older runs lack are NaN."""
-    file = folder / PREDICTIONS
+    file = folder / name
     try:
         queries = pd.read_parquet(file)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors

@@ -84,6 +84,11 @@ class MethodConfig(PartConfig):
         """The configuration of the method within, for one that wraps another."""
         return None
 
+    def within(self) -> tuple[MethodConfig, ...]:
+        """The configurations of all methods within: that of the inner one, for one made of several theirs."""
+        inner = self.inner()
+        return () if inner is None else (inner,)
+
 
 @dataclass(frozen=True)
 class Epoch:

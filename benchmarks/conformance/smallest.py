@@ -19,6 +19,7 @@ SMALLEST = {
     "epochs": "1",
     "batch_size": "8",
     "dimensions": "16",
+    "member_settings": "pretrained=none,backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=16",
 }
 """By the name of a field, or of a part's field after the dot: what it is set to where that can be."""
 

@@ -56,14 +56,16 @@ class Member:
         return self.named.record.run
 
 
-def find_members(names: Sequence[str], workspace: Workspace) -> list[Named]:
+def find_members(names: Sequence[str], workspace: Workspace, *, alone: bool = False) -> list[Named]:
     """The finished runs of those names, in that order.
 
-    Raises WhalebenchError for fewer than two, for a run given twice, for one without scores, and where two
-    differ in benchmark, catalog, split or fold.
+    Raises WhalebenchError for fewer than two, unless one may stand alone, for a run given twice, for one
+    without scores, and where two differ in benchmark, catalog, split or fold.
     """
-    if len(names) < 2:
-        raise WhalebenchError(f"{len(names)} run(s) are no ensemble: name two or more.")
+    if len(names) < 2 - alone:
+        raise WhalebenchError(
+            f"{len(names)} run(s) are no ensemble: name two or more, or one with a step, --then reciprocal."
+        )
     members: list[Named] = []
     for name in names:
         folder = find_run(name, workspace).resolve()
