@@ -99,7 +99,7 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
         _refuse_seen(one.record.run, lineage, ground)
         wanted = {"valid_scores": ground.valid.images, "test_scores": ground.test.images}
         arrays, names = read_arrays(one.folder / SCORES, tuple(wanted), "names")
-        refuse_in_fold(one.record.run, names.get("valid", []), lineage, ground)
+        refuse_in_fold(one.record.run, names.get("valid", []), _learned(lineage), ground)
         there = [names.get(part) for part in ("valid", "test", "identities")]
         shapes = [(len(images), len(ground.identities)) for images in wanted.values()]
         if (
