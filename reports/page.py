@@ -9,6 +9,7 @@ from whalebench.reports.blocks import Block, summary_block
 from whalebench.reports.board import Leaderboard, Row, Section, Table
 from whalebench.reports.notes import notes
 from whalebench.reports.plots import Mark, forest, histogram_svg
+from whalebench.reports.reliability_picture import TITLE as RELIABILITY
 from whalebench.reports.reliability_picture import reliability_svg
 from whalebench.reports.section_blocks import section_blocks
 from whalebench.reports.wording import cells, header, remarks, subtitle, title
@@ -108,9 +109,10 @@ def _histograms(section: Section) -> str:
 
 
 def _reliabilities(section: Section) -> str:
-    """Whether probabilities are what they say, a picture for each run."""
+    """Whether probabilities are what they say, a picture for each run that says so."""
     pictures = [reliability_svg(row.calibration, _name(row)) for row in section.rows]
-    return _many([picture for picture in pictures if picture])
+    drawn = _many([picture for picture in pictures if picture])
+    return f"<h3>{escape(RELIABILITY)}, fold {section.fold}</h3>\n{drawn}" if drawn else ""
 
 
 def _many(pictures: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from whalebench.reports.plots import EDGE, short
 from whalebench.reports.wording import number
 
+TITLE = "How many answers are right, by confidence, before (hollow) and after calibration"
 SIDE = 150
 """Width and height of the square."""
 

@@ -5,7 +5,16 @@ from typing import Any
 
 from whalebench.reports.blocks import Block
 from whalebench.reports.board import Section
-from whalebench.reports.wording import UNDEFINED, name_cells, name_header, number, percent, with_interval
+from whalebench.reports.wording import (
+    CANDIDATES,
+    UNDEFINED,
+    candidates,
+    name_cells,
+    name_header,
+    number,
+    percent,
+    with_interval,
+)
 
 LOCATION = {
     "box_iou_mean": "box IoU",
@@ -87,15 +96,19 @@ def section_blocks(section: Section) -> list[Block]:
 
 
 def _calibration(section: Section) -> Block | None:
-    """Only where a record says what calibration did to its test photos."""
-    rows = [row for row in section.rows if row.calibration.get("test_log_loss_after") is not None]
-    if not rows:
+    """Only where a record says what calibration did to its test photos; the rows of older ones are dashes."""
+    rows = [row for row in section.rows if not row.unfit]
+    if all(row.calibration.get("test_log_loss_after") is None for row in rows):
         return None
     return Block(
-        f"Calibration, fold {section.fold}",
-        (*name_header(section), *CALIBRATION.values()),
+        f"Calibration and candidate lists, fold {section.fold}",
+        (*name_header(section), *CALIBRATION.values(), CANDIDATES),
         tuple(
-            (*name_cells(row, section), *(number(row.calibration.get(key)) for key in CALIBRATION))
+            (
+                *name_cells(row, section),
+                *(number(row.calibration.get(key)) for key in CALIBRATION),
+                candidates(row.metrics),
+            )
             for row in rows
         ),
         (CALIBRATED, LISTED),

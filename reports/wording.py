@@ -113,14 +113,8 @@ def name_cells(row: Row, section: Section) -> list[str]:
 
 
 def header(section: Section) -> list[str]:
-    """Column titles of a section; that of candidate sets only where a row has them."""
-    return [
-        "rank",
-        *name_header(section),
-        *METRICS.values(),
-        *([CANDIDATES] if _sets(section) else []),
-        "time",
-    ]
+    """Column titles of a section."""
+    return ["rank", *name_header(section), *METRICS.values(), "time"]
 
 
 def cells(row: Row, section: Section) -> list[str]:
@@ -128,12 +122,7 @@ def cells(row: Row, section: Section) -> list[str]:
     first = [UNDEFINED if row.rank is None else str(row.rank), *name_cells(row, section)]
     best = "does not fit" if row.unfit else with_interval(row.metrics, "map_at_5")
     rest = [number(row.metrics.get(key)) for key in METRICS if key != "map_at_5"]
-    rest += [candidates(row.metrics)] if _sets(section) else []
     return [*first, best, *rest, UNDEFINED if row.unfit else duration(row.seconds)]
-
-
-def _sets(section: Section) -> bool:
-    return any(candidates(row.metrics) != UNDEFINED for row in section.rows)
 
 
 def explanation() -> str:
