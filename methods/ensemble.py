@@ -124,6 +124,12 @@ class Ensembled(Ensemble):
             return self.gallery.scores(self._side_by_side(self._embeddings(photos), self.shares))
         return self._joined([member.score(photos) for member in self.members], self.shares)
 
+    def embed(self, photos: Photos) -> Scores | None:
+        """The members' embeddings side by side at length 1; for knn as its gallery holds them, in shares."""
+        if self.config.rule == "knn":
+            return self._side_by_side(self._embeddings(photos), self.shares)
+        return super().embed(photos)
+
     def weights(self) -> dict[str, Tensor]:
         """Each member's after its number and a dot, shares and temperatures, for knn the gallery."""
         own = {"shares": self.shares, "temperatures": self.temperatures}
