@@ -91,7 +91,7 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
     """The members with their scores, one after the other; those that must not be stacked are refused."""
     for one in named:
         lineage = _lineage(one)
-        _refuse_seen(one.record.run, lineage, ground)
+        _refuse_seen(one.record, lineage, ground)
         wanted = {"valid_scores": ground.valid.images, "test_scores": ground.test.images}
         arrays, names = read_arrays(one.folder / SCORES, tuple(wanted), "names")
         there = [names.get(part) for part in ("valid", "test", "identities")]
@@ -128,11 +128,17 @@ def _lineage(one: Named) -> dict[str, list[str]]:
     return lineage
 
 
-def _refuse_seen(run: str, lineage: dict[str, list[str]], ground: Ground) -> None:
+def _refuse_seen(record: RunRecord, lineage: dict[str, list[str]], ground: Ground) -> None:
+    """Nothing, where no part was fitted on valid, nor on test but for a transductive run's.
+
+    That was handed test photos without their labels, and makes the ensemble transductive.
+    """
+    parts = {"valid": ground.valid_digests} | ({} if record.transductive else {"test": ground.test_digests})
     for part, digests in lineage.items():
-        for name, own in (("valid", ground.valid_digests), ("test", ground.test_digests)):
+        for name, own in parts.items():
             if seen := set(digests) & set(own):
                 raise WhalebenchError(
-                    f"The {part} of {run} was fitted on {len(seen)} of the {name} photo(s), so its scores of "
-                    f"them are not out-of-fold and nothing may be learned from them: leave that run out."
+                    f"The {part} of {record.run} was fitted on {len(seen)} of the {name} photo(s), so its "
+                    f"scores of them are not out-of-fold and nothing may be learned from them: leave that run "
+                    f"out."
                 )
