@@ -154,7 +154,7 @@ class Harness(Protocol):
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """How probable the best candidate of other photos is (photos,), from their scores (photos, identities).
+        """How probable (photos,) the best candidate of each photo is, from scores (photos, identities).
 
         By the temperature, and 0 below the threshold of *new*, that valid chooses for its own scores.
         """

@@ -34,10 +34,10 @@ class PseudoConfig(MethodConfig):
     test photos."""
     of_settings: str = ""
     """Its fields, as epochs=10,dropout=0.2."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """How probable the first candidate of a test photo has to be to be taken for its label."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """How probable it is that a photo that is learned from is a pseudo-labelled one instead of one of train."""
+    """How probable it is that a photo in a step is a pseudo-labelled one instead of one of train."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,10 +55,10 @@ class PseudoConfig(MethodConfig):
         if isinstance(inner, PseudoConfig):
             raise ValueError("of=pseudo would guess the guesses; set another method, as of=arcface")
         for name in MethodConfig.model_fields:
-            if getattr(self, name) != getattr(inner, name):
+            own, within = getattr(self, name), getattr(inner, name)
+            if own != within:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} is not the {name}={getattr(inner, name)} of {self.of}; set it "
-                    f"in of_settings, as of_settings={name}={getattr(self, name)}"
+                    f"{name}={own} is not the {name}={within} of {self.of}; set of_settings={name}={own}"
                 )
         return self
 
@@ -79,7 +79,9 @@ class Pseudo(Method):
     """Two models that each learned half of the confident test photos; the other one scores that half."""
 
     name = "pseudo"
-    summary = "any method, taught once more by what it is sure of on test photos, in two halves (transductive)"
+    summary = (
+        "any method, taught once more by what it is sure of on test photos, in two halves (transductive)"
+    )
     source = (
         "SeuTao (TGS Salt 2018, 4th place) for the halves; Lee 2013 (Pseudo-Label); Humpback 2019 (1st) and "
         "Happywhale 2022 (1st) solutions"
@@ -126,8 +128,9 @@ class Pseudo(Method):
             harness.choose(f"pseudo_labels_{name}", len(half))
         if not len(guessed):
             harness.warn(
-                f"No test photo had a first candidate as probable as confidence={self.config.confidence:g}, so "
-                f"nothing was learned from pseudo-labels: the run is one of {self.config.of}."
+                f"No test photo had a first candidate more probable than "
+                f"confidence={self.config.confidence:g}, so nothing was learned from pseudo-labels: the run "
+                f"is one of {self.config.of}."
             )
             return
         assert self.train is not None
@@ -138,7 +141,7 @@ class Pseudo(Method):
             self.models[name], self.learned[name] = model, half.digests
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
-        """The mean (photos, identities) of both models' scores; of photos one has learned, the other's alone."""
+        """The mean (photos, identities) of both models' scores; of what one has learned the other's alone."""
         if not self.models:
             return self.first.score(photos)
         scores = np.stack([model.score(photos) for model in self.models.values()])

@@ -252,6 +252,18 @@ def test_a_member_that_learned_from_what_it_is_asked_about_is_refused(place: Wor
             combine(place, "arcface", "leak", rule=rule)
 
 
+def test_a_transductive_member_may_have_learned_from_bare_test_photos(place: Workspace) -> None:
+    """Not from valid, which it would be weighed by."""
+    ground = find_ground(read_record(place.runs / "arcface"), place)
+    make_run(place, "pseudo", 3.0, 5, fitted=tuple(sorted(ground.test_digests[:2])), transductive=True)
+    record = combine(place, "arcface", "pseudo", rule="logistic").record
+    assert record.transductive
+    assert any("pseudo used other test photos" in warning for warning in record.warnings)
+    make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(ground.valid_digests[:2])), transductive=True)
+    with pytest.raises(WhalebenchError, match="network of leak was fitted on 2 of the valid photo"):
+        combine(place, "arcface", "leak")
+
+
 def test_a_lineage_that_was_taken_out_is_refused(place: Workspace) -> None:
     for header in ({}, {"network": ["0" * 64]}):
         write_arrays(place.runs / "softmax" / WEIGHTS, {}, "lineage", header)

@@ -25,7 +25,7 @@ def repeats_itself(trial: OnTrial) -> str:
 
 
 def does_not_peek(trial: OnTrial) -> str:
-    """What it learns does not change with the pixels of test photos, unless it was handed them and says so."""
+    """What it learns does not change with the pixels of test photos, unless it says that it saw them."""
     learned = trial.after_learning()
     if parts := learned.harness.adapted_to():
         raise DoesNotApply(

@@ -139,6 +139,6 @@ def _refuse_seen(record: RunRecord, lineage: dict[str, list[str]], ground: Groun
             if seen := set(digests) & set(own):
                 raise WhalebenchError(
                     f"The {part} of {record.run} was fitted on {len(seen)} of the {name} photo(s), so its "
-                    f"scores of them are not out-of-fold and nothing may be learned from them: leave that run "
-                    f"out."
+                    f"scores of them are not out-of-fold and nothing may be learned from them: leave that "
+                    f"run out."
                 )

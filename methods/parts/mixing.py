@@ -38,7 +38,7 @@ class MixedPhotos(Photos):
 def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
     """Train photos and pseudo-labelled ones in one view, neither of them behind a lens.
 
-    What is annotated stays known of train alone, the species of a guessed individual is not guessed.
+    Nothing annotated is known of the latter, but in an oracle's run; their species is not guessed.
     """
     assert train.lens is None
     assert pseudo.lens is None
@@ -61,18 +61,19 @@ def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
 
 
 def mixing(order: Sampler, photos: Photos) -> Sampler:
-    """The sampler itself, or where some of its photos are pseudo-labelled, the same with them at their share."""
-    is_mixed = isinstance(photos, MixedPhotos) and photos.pseudo.any() and not photos.pseudo.all()
-    return Mixing(order, photos) if is_mixed and isinstance(photos, MixedPhotos) else order
+    """The sampler itself, or where some of its photos are pseudo-labelled, one with them at their share."""
+    if isinstance(photos, MixedPhotos) and 0 < photos.pseudo.sum() < len(photos):
+        return Mixing(order, photos)
+    return order
 
 
 class Mixing:
     """The steps of another sampler, each photo of which is pseudo-labelled with the probability asked for.
 
-    An epoch has as many steps as the other sampler would take for the train photos alone. In a step a photo
-    that is alone of its individual gives way to any photo of the other kind; several photos of one individual
-    came to be compared, so they give way to others of that individual, each by itself, or, where none of it
-    is pseudo-labelled, all at once to photos of the individual of any that is.
+    An epoch is, to half a step, as long as for the train photos alone. In a step a photo that is alone of its
+    individual gives way to any pseudo-labelled one. Several photos of one individual are there to be compared:
+    they give way to pseudo-labelled ones of that individual, each by itself, or, where there are none, all at
+    once to those of another.
     """
 
     def __init__(self, order: Sampler, photos: MixedPhotos) -> None:

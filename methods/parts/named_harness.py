@@ -12,7 +12,7 @@ from whalebench.methods.method import Epoch, Harness, Stateful
 
 
 class NamedHarness:
-    """The harness it is given; stages, choices and fitted parts are told under a name, as `half_a.network`."""
+    """The harness it is given, told of stages, choices and fitted parts under a name, as `half_a.network`."""
 
     def __init__(self, name: str, harness: Harness) -> None:
         self.name, self.harness = name, harness
