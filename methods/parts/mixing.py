@@ -71,7 +71,7 @@ class Mixing:
     """The steps of another sampler, each photo of which is pseudo-labelled with the probability asked for.
 
     An epoch is, to half a step, as long as for the train photos alone. In a step a photo that is alone of its
-    individual gives way to any pseudo-labelled one. Several photos of one individual are there to be compared:
+    individual gives way to any pseudo-labelled one. Several photos of one individual came to be compared:
     they give way to pseudo-labelled ones of that individual, each by itself, or, where there are none, all at
     once to those of another.
     """

@@ -174,7 +174,8 @@ def train_network(
     the loss by the share of training that is done. The photos go to the harness as the lineage of the
     artefact; the sampler says which are seen together, every photo once an epoch unless given; those with
     guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
-    validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the loss is no longer finite.
+    validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the
+    loss is no longer finite.
     """
     order = mixing(sampler or Shuffled(len(train), config.batch_size), train)
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
