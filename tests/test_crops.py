@@ -354,6 +354,16 @@ def test_an_oracle_reads_annotations_and_trains_no_finder(photos: Photos) -> Non
     assert "guess.network.weight" not in method.weights()
 
 
+def test_a_transductive_method_adapts_to_the_windows_that_are_found(photos: Photos) -> None:
+    method, shown = cropped(oracle=False), []
+    method.inner.adapt = lambda unlabelled, harness: shown.append(unlabelled)  # type: ignore[method-assign]
+    method.learn(photos, photos, Notes())
+    method.adapt(photos.bare(), Notes())
+    assert isinstance(shown[0].lens, Crop)
+    assert shown[0].images == photos.images
+    assert bright(shown[0]) == bright(method._found(photos)[0])
+
+
 def test_what_lacks_annotations_does_not_fit(photos: Photos) -> None:
     without = photos.select([5])
     assert cropped(oracle=False).unfit(photos, without) == ""

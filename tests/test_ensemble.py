@@ -287,6 +287,18 @@ def record_lineage(folder: Path, lineage: Mapping[str, list[str]]) -> None:
     change_record(folder, lineage=said)
 
 
+def test_a_transductive_member_may_have_learned_from_bare_test_photos(place: Workspace) -> None:
+    """Not from valid, which it would be weighed by."""
+    ground = find_ground(read_record(place.runs / "arcface"), place)
+    make_run(place, "pseudo", 3.0, 5, fitted=tuple(sorted(ground.test_digests[:2])), transductive=True)
+    record = combine(place, "arcface", "pseudo", rule="logistic").record
+    assert record.transductive
+    assert any("pseudo used other test photos" in warning for warning in record.warnings)
+    make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(ground.valid_digests[:2])), transductive=True)
+    with pytest.raises(WhalebenchError, match="network of leak was fitted on 2 of the valid photo"):
+        combine(place, "arcface", "leak")
+
+
 def test_a_lineage_that_was_taken_out_is_refused(place: Workspace) -> None:
     record_lineage(place.runs / "softmax", {"calibration": ["0" * 64]})
     with pytest.raises(WhalebenchError, match="softmax does not say"):

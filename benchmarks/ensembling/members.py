@@ -96,7 +96,7 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
     """The members with their scores, one after the other; those that must not be stacked are refused."""
     for one in named:
         lineage = _lineage(one)
-        _refuse_seen(one.record.run, lineage, ground)
+        _refuse_seen(one.record, lineage, ground)
         wanted = {"valid_scores": ground.valid.images, "test_scores": ground.test.images}
         arrays, names = read_arrays(one.folder / SCORES, tuple(wanted), "names")
         refuse_in_fold(one.record.run, names.get("valid", []), _learned(lineage), ground)
@@ -138,14 +138,23 @@ def _learned(lineage: dict[str, list[str]]) -> dict[str, list[str]]:
     return {part: own for part, own in lineage.items() if part.rpartition(".")[2] != CALIBRATION}
 
 
-def _refuse_seen(run: str, lineage: dict[str, list[str]], ground: Ground) -> None:
+def _refuse_seen(record: RunRecord, lineage: dict[str, list[str]], ground: Ground) -> None:
+    """Nothing, where no part was fitted on valid, nor on test but for a transductive run's.
+
+    That was handed test photos without their labels, and makes the ensemble transductive.
+    """
+    learned = _learned(lineage)
+    told_test = {part: own for part, own in lineage.items() if part not in learned}
+    if not record.transductive:
+        told_test |= learned
     for name, own, parts in (
-        ("valid", ground.valid_digests, _learned(lineage)),
-        ("test", ground.test_digests, lineage),
+        ("valid", ground.valid_digests, learned),
+        ("test", ground.test_digests, told_test),
     ):
         for part, digests in parts.items():
             if seen := set(digests) & set(own):
                 raise WhalebenchError(
-                    f"The {part} of {run} was fitted on {len(seen)} of the {name} photo(s), so its scores of "
-                    f"them are not out-of-fold and nothing may be learned from them: leave that run out."
+                    f"The {part} of {record.run} was fitted on {len(seen)} of the {name} photo(s), so its "
+                    f"scores of them are not out-of-fold and nothing may be learned from them: leave that "
+                    f"run out."
                 )

@@ -61,6 +61,10 @@ class Cropping(Method):
         # Annotations have done their work: the method sees windows with labels.
         self.inner.learn(learned_from.labelled(), valid.labelled().through(chosen_by.lens), harness)
 
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """The method goes on to learn from the windows, found ones as ever."""
+        self.inner.adapt(self._cropped(unlabelled)[0], harness)
+
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """The method's scores of the windows."""
         return self.inner.score(self._cropped(photos)[0])

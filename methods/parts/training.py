@@ -21,6 +21,7 @@ from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness, PartConfig, Search, Stateful
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength, augment
 from whalebench.methods.parts.averaging import Average, build_average
+from whalebench.methods.parts.mixing import mixing
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
 from whalebench.methods.parts.samplers import Sampler, Shuffled
 from whalebench.methods.parts.training_state import KeptGenerator, KeptOptimizer
@@ -171,11 +172,12 @@ def train_network(
     (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
     valid photos, once after every epoch, or after every so many and the last, or None; before_step may change
     the loss by the share of training that is done. The photos go to the harness as the lineage of the
-    artefact; the sampler says which are seen together, every photo once an epoch unless given. A run that was
-    stopped goes on after its last kept epoch; what validate changes between epochs, besides the sampler, is
-    named by `also`. Raises RunFailedError when the loss is no longer finite.
+    artefact; the sampler says which are seen together, every photo once an epoch unless given; those with
+    guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
+    validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the
+    loss is no longer finite.
     """
-    order = sampler or Shuffled(len(train), config.batch_size)
+    order = mixing(sampler or Shuffled(len(train), config.batch_size), train)
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     harness.fitted(artefact, train)
     done = harness.resume(trainer.parts() | dict(also))
