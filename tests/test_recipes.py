@@ -264,8 +264,8 @@ def test_frequent_individuals_come_first_and_the_network_then_rests(
         for setting in ("epochs=0", "frozen=false")
     )
     assert was.harness.chosen["first_individuals"] == 4
-    assert was.harness.chosen["first_best_epoch"] == 1
-    assert was.harness.chosen["best_epoch"] in (1, 2)
+    assert was.harness.chosen["first_network_epoch"] == 1
+    assert was.harness.chosen["network_epoch"] in (1, 2)
     weights = was.method.weights()
     network = [name for name in weights if name.startswith("network.")]
     assert all(torch.equal(weights[name], first[name]) for name in network)
@@ -281,7 +281,7 @@ def test_the_best_epoch_on_valid_is_what_scores(ground: Ground, monkeypatch: pyt
     monkeypatch.setattr(RunHarness, "epoch", lambda self, epoch: told.append(epoch))
     trial = on_trial(PlaygroundResnet18, ground, "epochs=3", "first_epochs=3", "frozen=false")
     was = trial.learn(trial.views)
-    assert (was.harness.chosen["first_best_epoch"], was.harness.chosen["best_epoch"]) == (1, 1)
+    assert (was.harness.chosen["first_network_epoch"], was.harness.chosen["network_epoch"]) == (1, 1)
     first, last = told[3].valid_scores, told[5].valid_scores
     assert first is not None
     assert last is not None
@@ -323,7 +323,7 @@ def test_the_best_epoch_is_kept() -> None:
     module, snapshot = nn.Linear(1, 1), Snapshot()
     for epoch, value in enumerate((0.2, 0.5, 0.5, 0.1), 1):
         nn.init.constant_(module.weight, epoch)
-        snapshot.offer(value, module)
+        snapshot.offer(epoch, value, module)
     snapshot.put_back(module)
     assert (snapshot.best, module.weight.item()) == (2, 2)
     untouched = Snapshot()
