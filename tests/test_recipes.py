@@ -73,17 +73,18 @@ def test_the_defaults_shown_are_those_of_the_recipe(cli: Callable[..., Any]) -> 
     assert "0.976" in listed["right-whale-2nd"]["published"]
 
 
-def test_members_are_trained_and_averaged(tiny: Workspace) -> None:
-    """The score of the recipe is the mean of the probabilities of networks trained on the same crops."""
+def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
+    """The score of the recipe rests on networks that were trained on the same crops."""
     from whalebench.benchmarks.registry import load_benchmark
     from whalebench.benchmarks.views import fold_views
 
     settings = (*SETTINGS, "crop=box", "localizer.epochs=1", "localizer.size=32")
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)
     assert record.track.startswith("test_resnet+narrow_resnet10 from scratch, 1 epochs, 32 x 32 px")
-    assert set(record.lineage) == {"localizer", "network"}
+    assert set(record.lineage) == {"localizer", "network", "final"}
+    assert list(record.variants) == ["mean of the networks"]
     kept = load_file(tiny.runs / record.run / "weights.safetensors")
-    assert {name.partition(".")[0] for name in kept} == {"localizer", "0", "1"}
+    assert {name.partition(".")[0] for name in kept} == {"localizer", "0", "1", "final"}
     scores = load_file(tiny.runs / record.run / "scores.safetensors")["test_scores"]
     assert np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
     assert len(fold_views(load_benchmark("tiny", tiny), 0).test) == len(scores)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from whalebench import WhalebenchError
 from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, fields_of
 
-SMALLEST: dict[str, tuple[str, ...]] = {
-    "scale": ("small",),
-    "pretrained": ("none",),  # nothing is downloaded
-    "backbone": ("test_resnet",),
-    "size": ("32",),
-    "crop_source": ("64",),
-    "small_epochs": ("0",),  # before epochs, which may not be fewer
-    "checkpoints": ("1",),  # the same
-    "epochs": tuple(map(str, range(1, 9))),  # as many as there are cycles
-    "batch_size": ("8",),
-    "dimensions": ("16",),
+SMALLEST = {
+    "scale": "small",
+    "pretrained": "none",  # nothing is downloaded
+    "backbone": "test_resnet",
+    "size": "32",
+    "crop_source": "64",
+    "small_epochs": "0",  # before epochs, which may not be fewer
+    "checkpoints": "1",  # the same
+    "epochs": "1",
+    "batch_size": "8",
+    "dimensions": "16",
 }
-"""By the name of a field, or of a part's field after the dot: what it is set to, the first that can be."""
+"""By the name of a field, or of a part's field after the dot: what it is set to where that can be."""
+ELSE = {"epochs": tuple(map(str, range(2, 9)))}
+"""What is tried next where that cannot be: every cycle of a schedule has an epoch."""
 
 
 def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:
@@ -33,11 +36,11 @@ def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tup
     configure(method, chosen)
     given = {setting.partition("=")[0] for setting in settings}
     fields = [name for name, _ in fields_of(method.Config) if name not in given]
-    for leaf, values in SMALLEST.items():
+    for leaf, value in SMALLEST.items():
         for name in fields:
             if name.rpartition(".")[2] == leaf:
-                tried = (f"{name}={value}" for value in values)
-                chosen += [each for each in tried if _possible(method, [*chosen, each])][:1]
+                tried = (f"{name}={each}" for each in (value, *ELSE.get(leaf, ())))
+                chosen += islice((each for each in tried if _possible(method, [*chosen, each])), 1)
     return tuple(chosen)
 
 

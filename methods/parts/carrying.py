@@ -18,7 +18,7 @@ Ended = dict[int, dict[str, dict[str, Any]]]
 
 
 class CarryingHarness:
-    """Passes everything on to the harness of the run, under the name of the cycle."""
+    """Passes everything on to the harness of the run; stages and choices under a name, as `cycle_2.train`."""
 
     def __init__(self, harness: Harness, cycle: int, before: Ended) -> None:
         """cycle is counted from 1; before is what the last one left in `ended`."""
@@ -29,8 +29,8 @@ class CarryingHarness:
         self._turn, self._parts = 0, dict[str, Stateful]()
 
     def stage(self, name: str) -> None:
-        """The phase, with the number of the cycle."""
-        self._harness.stage(f"{name}, cycle {self._cycle}")
+        """The phase, after the name of the cycle."""
+        self._harness.stage(f"cycle_{self._cycle}.{name}")
 
     def epoch(self, epoch: Epoch) -> None:
         """The epoch, counted within its cycle; after the last one it is noted how the training ended."""
@@ -56,8 +56,8 @@ class CarryingHarness:
         return self._harness.valid_map_at_5(scores)
 
     def choose(self, name: str, value: float | None) -> None:
-        """What was chosen, under the name of the cycle."""
-        self._harness.choose(f"cycle_{self._cycle}_{name}", value)
+        """What was chosen, after the name of the cycle."""
+        self._harness.choose(f"cycle_{self._cycle}.{name}", value)
 
     def fitted(self, artefact: str, photos: Photos) -> None:
         """As the run's: every cycle learns from the same photos."""
