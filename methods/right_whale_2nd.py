@@ -73,7 +73,7 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
     """Networks that answer together, their names joined by +; each as for `softmax`."""
     final: Literal["logistic", "mean"] = "logistic"
     """The last step: a logistic regression on the pooled features of all networks, standardised and side by
-    side; or the mean of their probabilities, which is then also shown beside the regression's."""
+    side, beside which the record has the mean, too; or mean, that of the networks' probabilities."""
     components: Annotated[int, Field(ge=1)] | None = None
     """To how many principal components the features are turned first, for final=logistic; unless given, to
     none, as it did not help the author."""

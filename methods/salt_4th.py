@@ -59,6 +59,8 @@ class Salt4th(Softmax):
     name = "salt-4th"
     summary = "recipe: the animal cut out by its mask, a classifier in seven cycles, best of each tail, votes"
     source = "SeuTao, TGS Salt Identification Challenge 2018, 4th place"
-    published = "mean average precision 0.887 public, 0.895 private (TGS Salt: masks, no individuals)"
+    published = (
+        "mean precision of masks 0.887 public, 0.895 private (TGS Salt), which says nothing of individuals"
+    )
     Config = Salt4thConfig
     config: Salt4thConfig

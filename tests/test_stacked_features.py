@@ -1,4 +1,4 @@
-"""The final step of `right-whale-2nd`: features side by side, and a regression whose strength valid chooses."""
+"""The final step of `right-whale-2nd`: features side by side, a regression, its strength chosen on valid."""
 
 from __future__ import annotations
 
