@@ -219,6 +219,15 @@ class Method(ABC):
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Scores (photos, identities), higher is more likely; photos carry no labels."""
 
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """Other scores (photos, identities) of what it has learned, by name, for the record; none by default.
+
+        They are judged as its own scores are, each by a temperature and a threshold of its own, and are no
+        part of the leaderboard: one network of several, or a simpler last step.
+        """
+        del photos
+        return {}
+
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """Embeddings (photos, dimensions) for retrieval, or None for a method that has none."""
         return None

@@ -18,6 +18,7 @@ from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_cro
 from whalebench.methods.parts.keypoints import Motion, hours_of, require_opencv
 from whalebench.methods.parts.lightglue import require_lightglue
 from whalebench.methods.parts.pairs import PairGallery, photos_of, reordered, shortlisted
+from whalebench.methods.parts.schedule import ScheduleConfig
 from whalebench.methods.parts.training import PhotoSize, TrainingConfig
 from whalebench.methods.registry import configure_inner, find_method
 
@@ -53,6 +54,15 @@ class SiftConfig(IdentifierConfig):
     """How many of the other method's best individuals are re-ordered."""
     hours: Annotated[float, Field(gt=0)] = 2.0
     """Longest that comparing the test photos may be estimated to take; nothing is begun beyond."""
+
+    @model_validator(mode="after")
+    def _nothing_to_schedule(self) -> Self:
+        if self.schedule != ScheduleConfig():
+            raise ValueError(
+                "schedule is that of a network that is trained, and key points are not; leave it out, or set "
+                "it in by_settings"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shortlist_by_another(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from whalebench import WhalebenchError
 from whalebench.methods.method import Method
@@ -23,6 +24,8 @@ SMALLEST = {
     "confidence": "0.01",  # so that some test photos are learned from, of which hardly anything is known yet
 }
 """By the name of a field, or of a part's field after the dot: what it is set to where that can be."""
+ELSE = {"epochs": tuple(map(str, range(2, 9)))}
+"""What is tried next where that cannot be: every cycle of a schedule has an epoch."""
 
 
 def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:
@@ -42,8 +45,9 @@ def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tup
     fields = [name for name in names if name not in given]
     for leaf, value in SMALLEST.items():
         for name in fields:
-            if name.rpartition(".")[2] == leaf and _possible(method, [*chosen, f"{name}={value}"]):
-                chosen.append(f"{name}={value}")
+            if name.rpartition(".")[2] == leaf:
+                tried = (f"{name}={each}" for each in (value, *ELSE.get(leaf, ())))
+                chosen += islice((each for each in tried if _possible(method, [*chosen, each])), 1)
     return tuple(chosen)
 
 

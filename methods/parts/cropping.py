@@ -69,6 +69,10 @@ class Cropping(Method):
         """The method's scores of the windows."""
         return self.inner.score(self._cropped(photos)[0])
 
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """The method's other scores of the windows."""
+        return self.inner.variants(self._cropped(photos)[0])
+
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """The method's embeddings of the windows."""
         return self.inner.embed(self._cropped(photos)[0])

@@ -78,6 +78,10 @@ class EmbedderConfig(IdentifierConfig):
         """As for every network, and the second look's."""
         return (*super().sizes(), *([self.second_size] if self.second_size else []))
 
+    def cycle_gallery(self) -> GalleryConfig | None:
+        """The gallery by which every embedding is scored."""
+        return self.gallery
+
 
 class Embedder(nn.Module):
     """Backbone, pooling, linear layer and batch normalisation as the neck."""
