@@ -5,16 +5,8 @@ from typing import Any
 
 from whalebench.reports.blocks import Block
 from whalebench.reports.board import Section
-from whalebench.reports.wording import (
-    CANDIDATES,
-    UNDEFINED,
-    candidates,
-    name_cells,
-    name_header,
-    number,
-    percent,
-    with_interval,
-)
+from whalebench.reports.calibration_block import calibration_block
+from whalebench.reports.wording import UNDEFINED, name_cells, name_header, number, percent, with_interval
 
 LOCATION = {
     "box_iou_mean": "box IoU",
@@ -25,14 +17,6 @@ LOCATION = {
     "fallback": "fell back",
 }
 """What a record says of how animals were found, and the title of its column."""
-
-CALIBRATION = {
-    "test_log_loss_before": "log loss before",
-    "test_log_loss_after": "log loss after",
-    "test_ece_before": "ECE before",
-    "test_ece_after": "ECE after",
-}
-"""What a record says of test before and after calibration, and the title of its column."""
 
 NEW_INDIVIDUALS = {
     "baks": "BAKS",
@@ -62,17 +46,6 @@ DETECTED = (
     "at most 1, 5 or 10 % of new photos would be taken for a known one."
 )
 
-CALIBRATED = (
-    "Calibration: before, probabilities are the softmax of the scores as the method gives them (nearly "
-    "uniform where these are cosines); after, with the temperature and the epsilon that were chosen on "
-    "valid. ECE, the expected calibration error: how far confidence and accuracy of the best individual are "
-    "apart, over known photos in 15 bins of equal mass."
-)
-LISTED = (
-    "List for 95 %: the mean length of the list that holds the right individual with 95 % certainty, and of "
-    "how many known test photos it does."
-)
-
 MEASURED = (
     "How well the animals were found: on annotated test photos; IoU is the mean overlap with box or mask."
 )
@@ -91,28 +64,8 @@ PARTLY = "Only annotated photos could be painted over; their MAP@5 as they are s
 
 def section_blocks(section: Section) -> list[Block]:
     """What there is to show below a section."""
-    found = (_calibration(section), _new(section), _location(section), _diagnosis(section))
+    found = (calibration_block(section), _new(section), _location(section), _diagnosis(section))
     return [block for block in found if block]
-
-
-def _calibration(section: Section) -> Block | None:
-    """Only where a record says what calibration did to its test photos; the rows of older ones are dashes."""
-    rows = [row for row in section.rows if not row.unfit]
-    if all(row.calibration.get("test_log_loss_after") is None for row in rows):
-        return None
-    return Block(
-        f"Calibration and candidate lists, fold {section.fold}",
-        (*name_header(section), *CALIBRATION.values(), CANDIDATES),
-        tuple(
-            (
-                *name_cells(row, section),
-                *(number(row.calibration.get(key)) for key in CALIBRATION),
-                candidates(row.metrics),
-            )
-            for row in rows
-        ),
-        (CALIBRATED, LISTED),
-    )
 
 
 def _new(section: Section) -> Block | None:
