@@ -14,15 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
+from whalebench.benchmarks.calibrating import choose_calibration
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.progress import EpochNews, Progress
-from whalebench.benchmarks.selection import (
-    PLAIN,
-    Judge,
-    choose_temperature,
-    choose_threshold,
-    probabilities,
-)
+from whalebench.benchmarks.selection import PLAIN, Judge, choose_threshold
 from whalebench.benchmarks.unfinished import Unfinished
 from whalebench.benchmarks.views import Views
 from whalebench.methods.method import Epoch, Method, MethodConfig, Stateful
@@ -161,10 +156,10 @@ class RunHarness:
     ) -> NDArray[np.float64]:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
         answers, identities = self._views.valid_answers, self._views.train.identities
-        temperature = choose_temperature(valid_scores, answers, identities)
+        calibration = choose_calibration(valid_scores, answers, identities)
         threshold = choose_threshold(self._judge, valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
-        return np.where(called_new, 0.0, probabilities(scores, temperature).max(axis=1))
+        return np.where(called_new, 0.0, calibration.probabilities(scores).max(axis=1))
 
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid."""

@@ -17,7 +17,7 @@ from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.gallery import Gallery, GalleryConfig
 from whalebench.methods.parts.identifier import behind_its_crop
 from whalebench.methods.parts.joining import Scores, Shares, share_choices, temperature_of, votes
-from whalebench.methods.parts.member_harness import MemberHarness
+from whalebench.methods.parts.named_harness import NamedHarness
 from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.registry import configure, fields_of, find_method
 
@@ -107,7 +107,7 @@ class Ensembled(Ensemble):
         for place, member in enumerate(self.members):
             again = names[:place].count(names[place])
             label = f"{names[place]}-{again + 1}" if again else names[place]
-            member.learn(train, valid, MemberHarness(harness, label))
+            member.learn(train, valid, NamedHarness(label, harness))
         harness.stage("join")
         assert valid.labels is not None
         bare = valid.bare()

@@ -6,42 +6,35 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Epoch, Harness, Stateful
+from whalebench.methods.parts.named_harness import NamedHarness
 from whalebench.methods.parts.training import GROUPS, OF_ONE_TRAINING, OPTIMIZER
 
 Ended = dict[int, dict[str, dict[str, Any]]]
 """By the turn of a training in its cycle: the state of each part that another cycle takes up."""
 
 
-class CarryingHarness:
-    """Passes everything on to the harness of the run; stages and choices under a name, as `cycle_2.train`."""
+class CarryingHarness(NamedHarness):
+    """The harness of one of several cycles, which have their names, as `cycle_2.train`."""
 
     def __init__(self, harness: Harness, cycle: int, before: Ended) -> None:
         """cycle is counted from 1; before is what the last one left in `ended`."""
-        self.seed, self.device = harness.seed, harness.device
+        super().__init__(f"cycle_{cycle}", harness)
         self.ended: Ended = dict(before)
         """In which states the trainings of this cycle ended; of those it had none of, as before."""
-        self._harness, self._cycle, self._before = harness, cycle, before
-        self._turn, self._parts = 0, dict[str, Stateful]()
-
-    def stage(self, name: str) -> None:
-        """The phase, after the name of the cycle."""
-        self._harness.stage(f"cycle_{self._cycle}.{name}")
+        self._before, self._turn, self._parts = before, 0, dict[str, Stateful]()
 
     def epoch(self, epoch: Epoch) -> None:
         """The epoch, counted within its cycle; after the last one it is noted how the training ended."""
-        self._harness.epoch(epoch)
+        super().epoch(epoch)
         if epoch.number == epoch.of:
             self._note()
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         """As the run's; a training that was not begun yet takes up what the cycle before left."""
         self._turn, self._parts = self._turn + 1, dict(parts)
-        done = self._harness.resume(parts)
+        done = super().resume(parts)
         if done:
             # No epoch may be left to be told of.
             self._note()
@@ -51,17 +44,9 @@ class CarryingHarness:
             parts[name].load_state_dict({**parts[name].state_dict(), **state})
         return done
 
-    def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
-        """As the run's."""
-        return self._harness.valid_map_at_5(scores)
-
-    def choose(self, name: str, value: float | None) -> None:
-        """What was chosen, after the name of the cycle."""
-        self._harness.choose(f"cycle_{self._cycle}.{name}", value)
-
     def fitted(self, artefact: str, photos: Photos) -> None:
         """As the run's: every cycle learns from the same photos."""
-        self._harness.fitted(artefact, photos)
+        self.harness.fitted(artefact, photos)
 
     def _note(self) -> None:
         # A copy: what is kept of a cycle may be an earlier epoch, whose weights are then put back.
