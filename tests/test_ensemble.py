@@ -72,10 +72,13 @@ def make_run(
     *,
     fold: int = 0,
     fitted: tuple[str, ...] | None = None,
-    weights: Mapping[str, NDArray[Any]] | None = None,
+    embeddings: Mapping[str, NDArray[np.float32]] | None = None,
     **facts: Any,
 ) -> Path:
-    """The folder of a run that scores the truth `quality` higher than chance, made without learning."""
+    """The folder of a run that scores the truth `quality` higher than chance, made without learning.
+
+    `embeddings` are of valid and test, and perhaps of the gallery.
+    """
     benchmark = load_benchmark("tiny", workspace)
     base = dict.fromkeys(("benchmark", "catalog_digest", "split_digest"), "")
     base |= {"benchmark": "tiny", "catalog_digest": benchmark.catalog.digest}
@@ -93,6 +96,10 @@ def make_run(
     digests = benchmark.catalog.table.set_index("image")["content_digest"]
     train = benchmark.split.parts(fold).train
     lineage = {"network": sorted(set(digests.loc[list(train)])) if fitted is None else list(fitted)}
+    embedded, weights = dict(embeddings or {}), {}
+    if "gallery" in embedded:
+        lineage["gallery"] = sorted(set(ground.gallery_digests))
+        weights = {"gallery": embedded.pop("gallery"), "labels": ground.gallery_labels}
     scores = random_scores(ground, quality, seed)
     answers = {"valid": ground.valid, "test": ground.test}
     judged = judge_scores(metrics, ground.identities, scores, answers, PLAIN)
@@ -105,8 +112,10 @@ def make_run(
     folder.mkdir()
     write_predictions(folder, judged.queries)
     names = {"identities": ground.identities, "valid": ground.valid.images, "test": ground.test.images}
-    write_scores(folder, {f"{part}_scores": values for part, values in scores.items()}, names)
-    write_arrays(folder / WEIGHTS, weights or {}, "lineage", lineage)
+    arrays = {f"{part}_scores": values for part, values in scores.items()}
+    arrays |= {f"{part}_embeddings": values for part, values in embedded.items()}
+    write_scores(folder, arrays, names)
+    write_arrays(folder / WEIGHTS, weights, "lineage", lineage)
     write_record(folder, RunRecord(**base, **empty, **said | facts, **none))
     return folder
 

@@ -23,5 +23,7 @@ class Combined:
     """Of the valid photos that were learned from; None where nothing was learned."""
     out_of_fold_log_loss: float | None = None
     """Of the same photos by what was learned without them."""
+    alone: dict[str, float] = field(default_factory=dict)
+    """The same two of what was learned alone, by name, where the scores mix it with something else."""
     learned: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Arrays to be stored as the run's weights; empty where nothing was learned from valid."""

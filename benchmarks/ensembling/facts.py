@@ -46,7 +46,7 @@ def facts_of(
     losses = {
         "train_log_loss": combined.train_log_loss,
         "out_of_fold_log_loss": combined.out_of_fold_log_loss,
-    }
+    } | combined.alone
     return {
         "oracle": any(one.record.oracle for one in named),
         "transductive": any(one.record.transductive for one in named),

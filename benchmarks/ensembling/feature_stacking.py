@@ -90,17 +90,23 @@ def stack_features(
         for known, (_, rest) in zip(aside, splits, strict=True):
             truths[rest] = known.truths(mean.valid[rest], valid[rest], np.maximum(own[rest], 0), choice)
         losses |= {(choice, share): _loss(truths[own >= 0], share) for share in SHARES}
-    choice, share = min(losses, key=lambda one: (losses[one], one[1]))  # of equal ones the least share
+    # Of equal ones the least share; of those, what is best alone.
+    choice, share = min(losses, key=lambda one: (losses[one], one[1], losses[one[0], SHARES[-1]]))
     scores = np.empty_like(mean.valid)
     for known, (_, rest) in zip(aside, splits, strict=True):
         scores[rest] = known.mixed(mean.valid[rest], valid[rest], choice, share)
     rows = learned_from[-1]
+    trained = whole.truths(mean.valid[rows], valid[rows], own[rows], choice)
     return Combined(
         valid=scores,
         test=whole.mixed(mean.test, features_of(members, "test"), choice, share),
         chosen=mean.chosen | {kind.setting: choice, "share": share},
-        train_log_loss=_loss(whole.truths(mean.valid[rows], valid[rows], own[rows], choice), share),
+        train_log_loss=_loss(trained, share),
         out_of_fold_log_loss=losses[choice, share],
+        alone={
+            "classifier_train_log_loss": _loss(trained, SHARES[-1]),
+            "classifier_out_of_fold_log_loss": losses[choice, SHARES[-1]],
+        },
         learned=mean.learned | whole.classifier.arrays(choice) | {"columns": whole.columns},
     )
 
@@ -163,8 +169,8 @@ def _check(
     met_again = any(np.isin(own[np.setdiff1d(whole, rows)], own[rows]).any() for rows in learned_from)
     if len(learned_from) == 1 or fewest < 2 or not met_again:
         raise WhalebenchError(
-            f"{shown}, too few, or none of them in two encounters, so that nothing can be tried on photos set "
-            f"aside: use --rule mean, or a split with a larger valid part."
+            f"{shown}, too few, or none of them in two encounters, so that nothing can be tried on photos "
+            f"set aside: use --rule mean, or a split with a larger valid part."
         )
     photos = min(len(rows) for rows in learned_from)
     if components is not None and components > min(features, photos):

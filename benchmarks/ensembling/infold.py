@@ -21,7 +21,7 @@ def refuse_in_fold(
     if seen:
         raise WhalebenchError(
             f"{run} gives features of {len(seen)} photo(s) that it was fitted on as those of valid photos. "
-            f"It knows these by heart: a stacker that learns from them comes to a train log loss of nearly 0, "
-            f"which says nothing of photos it has not seen. Only valid photos are out-of-fold: repeat the "
+            f"It knows these by heart: a stacker that learns from them comes to a train log loss of nearly "
+            f"0, which says nothing of photos it has not seen. Only valid photos are out-of-fold: repeat the "
             f"run with --force, or leave it out."
         )
