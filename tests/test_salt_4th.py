@@ -10,12 +10,12 @@ import pytest
 from whalebench.benchmarks.conformance.ground import draw_ground
 from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
 from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.photos import CPU
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.crops import Crop
 from whalebench.methods.parts.cycles import InCycles, voted
 from whalebench.methods.registry import configure, find_method
+from whalebench.methods.salt_4th import Salt4th
 from whalebench.reports import metrics
 
 
@@ -37,37 +37,32 @@ def learned(trial: OnTrial) -> Learned:
 
 def test_the_scales() -> None:
     full, small = configured(), configured("scale=small")
-    assert (full.crop, full.segmenter.background, full.backbone) == ("mask", "removed", "resnet34")
-    assert (full.schedule.cycles, full.schedule.joined) == (7, "votes")
-    assert full.schedule.shares(full.epochs) == [52, 52, 52, 51, 51, 51, 51]
-    assert (small.schedule.cycles, small.schedule.joined, small.epochs) == (3, "votes", 30)
-    assert small.pretrained == small.segmenter.pretrained == "none"
-    assert configured("schedule.cycles=5").schedule.joined == "votes"
-    for config in (full, small):
+    for config, cycles in ((full, 7), (small, 3)):
+        within: Any = config.inner()
+        assert (config.of, within.crop, within.segmenter.background) == ("mask", "mask", "removed")
+        assert (within.schedule.cycles, within.schedule.joined) == (cycles, "votes")
         assert type(config).model_validate_json(config.model_dump_json()) == config
+    assert full.inner().schedule.shares(full.inner().epochs) == [52, 52, 52, 51, 51, 51, 51]
+    assert (full.inner().backbone, full.inner().pretrained) == ("resnet34", "timm")
+    assert small.inner().pretrained == small.inner().segmenter.pretrained == "none"
+    assert configured("scale=small", "confidence=0.9").inner() == small.inner()
 
 
 def test_what_the_suite_tries_has_all_its_cycles(trial: OnTrial) -> None:
-    config: Any = trial.config
-    assert (config.schedule.cycles, config.epochs, config.segmenter.epochs) == (3, 3, 1)
+    within: Any = trial.config.inner()  # type: ignore[union-attr]
+    assert (within.schedule.cycles, within.schedule.joined) == (3, "votes")
+    assert (within.epochs, within.segmenter.epochs, within.backbone) == (3, 1, "test_resnet")
 
 
-def test_cycles_see_the_animal_alone_and_vote(learned: Learned) -> None:
+def test_the_animal_alone_is_seen_in_cycles_that_vote_in_every_training(learned: Learned) -> None:
     method, test = learned.method, learned.views.queries()["test"]
-    assert isinstance(method, Cropping)
-    seen = method._cropped(test)[0]
-    assert isinstance(seen.lens, Crop)
-    assert seen.lens.background == "removed"
-    assert isinstance(method.inner, InCycles)
-    each = [member.score(seen) for member in method.inner.members]
-    assert np.array_equal(method.score(test), voted(each))
-    assert list(learned.harness.lineage) == ["segmenter", "network"]
-
-
-def test_it_comes_back_whole(trial: OnTrial, learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
-    again, test = trial.build(), learned.views.queries()["test"]
-    monkeypatch.setattr(learned.method.inner, "best", 1)  # type: ignore[attr-defined]
-    again.restore(learned.method.weights(), learned.views.train.identities, CPU)
-    assert np.array_equal(again.score(test), learned.scores("test"))
-    for name, scores in learned.method.variants(test).items():
-        assert np.array_equal(again.variants(test)[name], scores)
+    assert isinstance(method, Salt4th)
+    assert set(method.models) == {"half_a", "half_b"}
+    for each in (method.first, *method.models.values()):
+        assert isinstance(each, Cropping)
+        assert isinstance(each.inner, InCycles)
+        seen = each._cropped(test)[0]
+        assert isinstance(seen.lens, Crop)
+        assert seen.lens.background == "removed"
+        assert np.array_equal(each.score(test), voted([member.score(seen) for member in each.inner.members]))
+    assert {"segmenter", "network", "half_a.network", "half_b.segmenter"} <= set(learned.harness.lineage)

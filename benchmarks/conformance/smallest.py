@@ -10,7 +10,6 @@ from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, fields_of, find_method
 
 SMALLEST = {
-    "scale": "small",
     "pretrained": "none",  # nothing is downloaded
     "backbone": "test_resnet",
     "size": "32",
@@ -34,13 +33,17 @@ def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tup
     A field of one of these names that cannot be set so (`scale` is a factor elsewhere) keeps its default.
     Those of a method within are made quick, too. Raises WhalebenchError where the settings given cannot be.
     """
-    chosen = list(settings)
-    config = configure(method, chosen)
     given = {setting.partition("=")[0] for setting in settings}
     names = [name for name, _ in fields_of(method.Config)]
+    chosen = list(settings)
+    if "scale" in names and "scale" not in given and _possible(method, [*chosen, "scale=small"]):
+        chosen.append("scale=small")  # before all else, because it says what is set within
+    config = configure(method, chosen)
     for name in names:
         if f"{name}_settings" in names and (within := getattr(config, name)):
             own = [each for each in getattr(config, f"{name}_settings").split(",") if each]
+            if f"{name}_settings" not in given:
+                own = [each for each in own if each.partition("=")[0].rpartition(".")[2] not in SMALLEST]
             chosen.append(f"{name}_settings={','.join(smallest_settings(find_method(within), own))}")
     fields = [name for name in names if name not in given]
     for leaf, value in SMALLEST.items():
