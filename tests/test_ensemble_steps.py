@@ -31,6 +31,7 @@ from whalebench.benchmarks.ensembling.steps.sizes import Sizes
 from whalebench.benchmarks.ensembling.steps.step import Gallery, Queries, Step
 from whalebench.benchmarks.ensembling.steps.taking import WITHOUT, choose_setting, take_steps
 from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.judgement import judge_scores
 from whalebench.benchmarks.record import WEIGHTS, read_predictions, read_record
 from whalebench.benchmarks.registry import make_split
 from whalebench.benchmarks.scores_file import SCORES, read_arrays, write_arrays, write_scores
@@ -197,6 +198,18 @@ def test_only_transductive_steps_look_at_the_photos_beside(name: str) -> None:
     assert np.allclose(among, alone, atol=1e-6) != STEPS[name].transductive
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_step_remembers_changes_nothing(name: str) -> None:
+    step, others = (
+        STEPS[name](some_gallery()),
+        [some_queries(), some_queries(9, scores=some_queries().scores[::-1])],
+    )
+    for setting in (*STEPS[name].settings, STEPS[name].settings[0]):
+        for queries in others:
+            fresh = STEPS[name](some_gallery()).scores(queries, setting)
+            np.testing.assert_array_equal(step.scores(queries, setting), fresh)
+
+
 def test_no_step_changes_what_it_is_given() -> None:
     for name, kind in STEPS.items():
         queries = some_queries()
@@ -220,17 +233,18 @@ def test_balance_swaps_close_seconds_nobody_is_called() -> None:
         [0.90, 0.05, 0.03, 0.02],  # too far apart
         [0.45, 0.05, 0.10, 0.40],  # 3 is somebody's first
         [0.05, 0.05, 0.10, 0.80],
+        [0.50, 0.04, 0.33, 0.13],  # gap 0.17 to 2, who by then is somebody's first
     )
-    queries = some_queries(5, scores=scores, temperature=1.0)
+    queries = some_queries(6, scores=scores, temperature=1.0)
     found = Balance(some_gallery()).scores(queries, {"gap": 0.3, "many": 1.0})
-    # 0 is the first of four photos, of two individuals named: on average 2.5. After one swap of three, named
-    # three: 1.67; after the second of two.
-    assert found.argmax(axis=1).tolist() == [1, 2, 0, 0, 3]
+    # 0 is the first of five photos; on average two named individuals are that of three. After one swap it is
+    # that of four, and three that of two.
+    assert found.argmax(axis=1).tolist() == [1, 2, 0, 0, 3, 0]
     assert found[1].tolist() == scores[1, [2, 1, 0, 3]].tolist()
     strict = Balance(some_gallery()).scores(queries, {"gap": 0.3, "many": 1.7})
-    assert strict.argmax(axis=1).tolist() == [0, 0, 0, 0, 3]
+    assert strict.argmax(axis=1).tolist() == [0, 0, 0, 0, 3, 0]
     near = Balance(some_gallery()).scores(queries, {"gap": 0.16, "many": 1.0})
-    assert near.argmax(axis=1).tolist() == [0, 2, 0, 0, 3]
+    assert near.argmax(axis=1).tolist() == [0, 2, 0, 0, 3, 0]
 
 
 def test_duplicates_stand_right_after_the_first() -> None:
@@ -441,6 +455,16 @@ def test_one_run_with_a_step_is_an_ensemble_that_shows_both(place: Workspace) ->
     assert record.chosen["reciprocal.k1"] == variants["reciprocal"]["chosen"]["k1"]
     assert record.lineage == {f"0.{part}": said for part, said in alone.lineage.items()}
     tables = dict(iter(read_predictions(made.folder, "variants.parquet").groupby("variant")))
+    arrays, _ = read_arrays(made.folder / SCORES, ("valid_scores", "test_scores"), "names")
+    ground = find_ground(record, place)
+    judged = judge_scores(
+        metrics,
+        ground.identities,
+        {part: arrays[f"{part}_scores"] for part in ("valid", "test")},
+        {"valid": ground.valid, "test": ground.test},
+        PLAIN,
+    )
+    assert record.metrics == pytest.approx(judged.metrics, nan_ok=True, rel=1e-6)
     last = tables["balance"].drop(columns="variant").reset_index(drop=True)
     pd.testing.assert_frame_equal(last, read_predictions(made.folder))
     rows = ensemble_document(record, made.folder, made.members)["steps"]
