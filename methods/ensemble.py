@@ -8,6 +8,7 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from pydantic import model_validator
+from scipy.special import softmax
 from torch import Tensor
 
 from whalebench import RunFailedError, WhalebenchError
@@ -16,9 +17,10 @@ from whalebench.methods.method import Harness, MethodConfig
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.gallery import Gallery, GalleryConfig
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.joining import Scores, Shares, share_choices, temperature_of, votes
+from whalebench.methods.parts.joining import Scores, Shares, share_choices, temperature_of
 from whalebench.methods.parts.named_harness import NamedHarness
 from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.voting import TIE, votes
 from whalebench.methods.registry import configure, fields_of, find_method
 
 
@@ -41,6 +43,11 @@ class EnsembleConfig(MethodConfig):
         if Ensembled.name in names:
             raise ValueError("an ensemble is no member of another; name its members instead")
         self.within()
+        if together := [name for name in names if find_method(name).transductive]:
+            raise ValueError(
+                f"{together[0]} learns from test photos, which members are not shown; combine its finished run "
+                f"with `whalebench ensemble`"
+            )
         return self
 
     def names(self) -> list[str]:
@@ -92,7 +99,6 @@ class Ensembled(Ensemble):
         super().__init__(config)
         pairs = zip(config.names(), config.within(), strict=True)
         self.members = [behind_its_crop(find_method(name)(member)) for name, member in pairs]
-        self.transductive = any(member.transductive for member in self.members)  # type: ignore[misc]
         self.shares: Shares = (1 / len(self.members),) * len(self.members)
         self.temperatures = (1.0,) * len(self.members)
         self.gallery = Gallery(GalleryConfig())
@@ -149,7 +155,9 @@ class Ensembled(Ensemble):
         total = np.zeros(each[0].shape)
         for scores, temperature, share in zip(each, self.temperatures, shares, strict=True):
             heated = scores.astype(np.float64) / temperature
-            total += share * (heated if self.config.rule == "mean" else votes(heated))
+            if self.config.rule == "vote":
+                heated = votes(heated) + TIE * softmax(heated, axis=1)
+            total += share * heated
         return total.astype(np.float32)
 
     def _choose(self, choices: Mapping[Shares, Scores], harness: Harness) -> None:

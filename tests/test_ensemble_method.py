@@ -21,7 +21,7 @@ from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.ensemble import EnsembleConfig, Ensembled
 from whalebench.methods.parts.checkpoints import pretraining
-from whalebench.methods.parts.joining import share_choices, temperature_of, votes
+from whalebench.methods.parts.joining import share_choices, temperature_of
 from whalebench.methods.parts.retrieval import normalise
 from whalebench.reports import metrics
 from whalebench.tests.notes import Notes
@@ -210,15 +210,6 @@ def test_shares_to_choose_from() -> None:
     assert all(sum(each) == pytest.approx(1) for each in share_choices(5))
 
 
-def test_a_vote_goes_to_the_first_twenty() -> None:
-    found = votes(-np.arange(30, dtype=np.float64)[None])
-    np.testing.assert_allclose(found[0, :20], 1 / np.arange(1, 21), atol=2e-3)
-    assert (found[0, 20:] < 1e-3).all()
-
-
-def test_a_transductive_member_makes_the_whole_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from whalebench.methods.softmax import Softmax
-
-    monkeypatch.setattr(Softmax, "transductive", True)
-    assert Ensembled(EnsembleConfig()).transductive
-    assert not Ensembled(EnsembleConfig(members="arcface+triplet")).transductive
+def test_a_member_that_learns_from_test_photos_is_refused() -> None:
+    with pytest.raises(ValueError, match="pseudo learns from test photos"):
+        EnsembleConfig(members="softmax+pseudo")

@@ -1,4 +1,4 @@
-"""How scores of several methods become one: temperatures, shares, votes."""
+"""How scores of several methods become one: temperatures and shares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from whalebench.benchmarks.photos import UNKNOWN
 
@@ -16,10 +16,6 @@ Shares = tuple[float, ...]
 """How much each member counts, one in all."""
 QUARTERS = 4
 """Shares that valid chooses from are multiples of one of so many."""
-VOTES = 20
-"""Candidates that each member votes for."""
-TIE = 1e-3
-"""What a probability counts in a vote: it decides between equal votes only."""
 
 
 def share_choices(members: int) -> list[Shares]:
@@ -52,12 +48,3 @@ def temperature_of(scores: Scores, labels: NDArray[np.int64]) -> float:
 
     found = minimize_scalar(log_loss, bounds=(-7.0, 5.0), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
-
-
-def votes(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / rank of the first 20 (photos, identities), of equal ones the first; ties go by probability."""
-    found = TIE * softmax(scores, axis=1)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :VOTES]
-    ranks = np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape)
-    np.put_along_axis(found, best, np.take_along_axis(found, best, 1) + ranks, 1)
-    return found

@@ -6,10 +6,11 @@ from itertools import product
 
 import numpy as np
 
-from whalebench.benchmarks.ensembling.mixing import Scores, best_columns, blocks
+from whalebench.benchmarks.ensembling.mixing import Scores, blocks
 from whalebench.benchmarks.ensembling.sides import normalised
 from whalebench.benchmarks.ensembling.steps.mixed import MixedStep
 from whalebench.benchmarks.ensembling.steps.step import Queries, Setting
+from whalebench.methods.parts.voting import best_columns
 
 
 class Expansion(MixedStep):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.ensembling.mixing import Scores, best_columns, blocks
+from whalebench.benchmarks.ensembling.mixing import Scores, blocks
 from whalebench.benchmarks.ensembling.steps.mixed import MixedStep
 from whalebench.benchmarks.ensembling.steps.neighbourhoods import (
     Sparse,
@@ -19,6 +19,7 @@ from whalebench.benchmarks.ensembling.steps.neighbourhoods import (
     sets,
 )
 from whalebench.benchmarks.ensembling.steps.step import Queries, Setting
+from whalebench.methods.parts.voting import best_columns
 
 Embeddings = NDArray[np.float32]
 CELLS = 4_000_000

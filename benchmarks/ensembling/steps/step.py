@@ -11,13 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.ensembling.mixing import (
-    Floats,
-    Scores,
-    best_columns,
-    blocks,
-    log_probabilities,
-)
+from whalebench.benchmarks.ensembling.mixing import Floats, Scores, blocks, log_probabilities
+from whalebench.methods.parts.voting import best_columns
 
 Setting = Mapping[str, float]
 """The parameters of a step by name."""
