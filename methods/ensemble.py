@@ -45,8 +45,8 @@ class EnsembleConfig(MethodConfig):
         self.within()
         if together := [name for name in names if find_method(name).transductive]:
             raise ValueError(
-                f"{together[0]} learns from test photos, which members are not shown; combine its finished run "
-                f"with `whalebench ensemble`"
+                f"{together[0]} learns from test photos, which members are not shown; combine its finished "
+                f"run with `whalebench ensemble`"
             )
         return self
 
