@@ -174,7 +174,8 @@ def test_members_work_behind_crops_and_twice(tiny: Workspace) -> None:
     )
     request = ("members=bbox+softmax+softmax", f"member_settings={settings}")
     record = run(RunRequest("ensemble", "tiny", settings=request, device="cpu"), tiny, metrics)
-    assert set(record.lineage) == {"bbox.localizer", "bbox.network", "softmax.network", "softmax-2.network"}
+    parts = {"bbox.localizer", "bbox.network", "softmax.network", "softmax-2.network"}
+    assert set(record.lineage) == parts | {"calibration"}
     assert record.chosen["share_0_bbox"] is not None
     assert (record.oracle, record.transductive) == (False, False)
     assert record.metrics["map_at_5"] is not None
