@@ -442,7 +442,9 @@ def tune(
 
 @app.command()
 def ensemble(
-    runs: Annotated[list[str], typer.Argument(help="Names of finished runs, or their folders; two or more.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Names of finished runs, or their folders; two, or one with --then.")
+    ],
     rule: Annotated[
         Literal[
             "mean", "vote", "knn", "logistic", "lightgbm", "pairs", "logistic-features", "lightgbm-features"
@@ -461,6 +463,16 @@ def ensemble(
     hours: Annotated[
         float | None, typer.Option(help="Longest that local matches may be estimated to take; 2 if unsaid.")
     ] = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A step taken with the scores: reciprocal, expansion, duplicates, sizes, bursts, balance; "
+            "repeat for more, in this order."
+        ),
+    ] = None,
+    duplicates: Annotated[
+        Path | None, typer.Option(help="CSV of individuals that are one animal, for --then duplicates.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat an ensemble that is finished.")] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
@@ -469,10 +481,13 @@ def ensemble(
     from whalebench.benchmarks.ensembling import ensemble as ensembling
     from whalebench.benchmarks.ensembling.identity import EnsembleRequest
     from whalebench.benchmarks.ensembling.options import Options
+    from whalebench.benchmarks.ensembling.steps.duplicates import read_groups
     from whalebench.reports import metrics
     from whalebench.reports.ensemble import ensemble_document, ensemble_report
 
-    request = EnsembleRequest(tuple(runs), rule, weights, Options(pca, local_matches, hours))
+    groups = read_groups(duplicates) if duplicates else ()
+    options = Options(pca, local_matches, hours)
+    request = EnsembleRequest(tuple(runs), rule, weights, options, tuple(then or ()), groups)
     place = _open(workspace)
     with _progress(as_json) as progress:
         made = ensembling.ensemble(request, place, metrics, progress, force=force)

@@ -15,7 +15,7 @@ from whalebench.benchmarks.explaining.choosing import choose_photos, named_photo
 from whalebench.benchmarks.explaining.heat import HeatPhoto, check_picture, draw_heat
 from whalebench.benchmarks.explaining.occlusion import Occlusion, occlude
 from whalebench.benchmarks.explaining.regions import find_regions
-from whalebench.benchmarks.explaining.shortcuts import diagnose, temperature_of
+from whalebench.benchmarks.explaining.shortcuts import calibration, diagnose
 from whalebench.benchmarks.finished import find_run
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis, read_diagnosis, read_predictions, write_diagnosis
@@ -97,7 +97,7 @@ def _explain_photo(
         restored.method,
         views.queries()["test"].select([index]),
         followed,
-        temperature_of(restored),
+        calibration(restored),
         side=box,
         region=find_regions(views.annotated["test"].select([index])),
     )

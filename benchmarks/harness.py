@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
+from whalebench.benchmarks.calibrating import choose_calibration
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.progress import EpochNews, Progress
 from whalebench.benchmarks.selection import PLAIN, Judge, choose_threshold
 from whalebench.benchmarks.unfinished import Unfinished
 from whalebench.benchmarks.views import Views
-from whalebench.methods.method import Epoch, MethodConfig, Stateful
+from whalebench.methods.method import Epoch, Method, MethodConfig, Stateful
 
 
 class RunHarness:
@@ -40,6 +41,10 @@ class RunHarness:
         self.chosen: dict[str, float | None] = {}
         self.lineage: dict[str, tuple[str, ...]] = {}
         """Part -> digests of the photos it was fitted on."""
+        self.warnings: list[str] = []
+        """What the method says that a reader of its scores should know."""
+        self._lent: frozenset[str] = frozenset()
+        """Digests of the test photos that the method was handed to adapt to."""
         self._views, self._judge, self._progress, self._config = views, judge, progress, config
         self._unfinished = unfinished or Unfinished(None)
         self._epochs: list[dict[str, Any]] = []
@@ -49,15 +54,46 @@ class RunHarness:
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._since = "", time.perf_counter()
 
+    def teach(self, method: Method) -> None:
+        """The method learns; one that says it is transductive is then handed the bare test photos, too.
+
+        Those that valid holds as well are kept back: nothing is ever fitted on what it is chosen by.
+        """
+        views = self._views
+        method.learn(views.train, views.valid, self)
+        if method.transductive:
+            chosen_by = set(views.valid.digests)
+            test = views.queries()["test"]
+            lent = test.select([i for i, digest in enumerate(test.digests) if digest not in chosen_by])
+            self._lent = frozenset(lent.digests)
+            method.adapt(lent, self)
+
     def fitted(self, artefact: str, photos: Photos) -> None:
-        """Keeps the digests of the photos a part was fitted on; refuses any that are not in train."""
-        strange = set(photos.digests) - set(self._views.train.digests)
+        """Keeps the digests of the photos a part was fitted on; refuses any neither of train nor lent."""
+        strange = set(photos.digests) - set(self._views.train.digests) - self._lent
         if strange:
+            lent = ", or on the test photos that adapt() is handed" if self._lent else ""
             raise RunFailedError(
                 f"{artefact} was fitted on {len(strange)} photo(s) outside train of this fold, first the "
-                f"one with digest {min(strange)[:16]}: fit every part on train only."
+                f"one with digest {min(strange)[:16]}: fit every part on train only{lent}."
             )
         self.lineage[artefact] = tuple(sorted(set(photos.digests)))
+
+    def calibrated(self, part: str, photos: Photos) -> None:
+        """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""
+        for name, view in (("train", self._views.train), ("test", self._views.test)):
+            if shared := set(photos.digests) & set(view.digests):
+                raise RunFailedError(
+                    f"The {part} would be chosen on {len(shared)} photo(s) of {name}, first the one with "
+                    f"digest {min(shared)[:16]}: choose on photos of valid only."
+                )
+        self.lineage[part] = tuple(sorted(set(photos.digests)))
+
+    def adapted_to(self) -> dict[str, int]:
+        """By part, how many test photos it was fitted on; only parts that were fitted on some."""
+        test = set(self._views.test.digests) - set(self._views.train.digests)
+        counts = {part: len(test.intersection(digests)) for part, digests in self.lineage.items()}
+        return {part: count for part, count in counts.items() if count}
 
     def seed_everything(self) -> None:
         """Seeds the generators that layers draw their first weights and their dropout from."""
@@ -115,9 +151,23 @@ class RunHarness:
         answers, identities = self._views.valid_answers, self._views.train.identities
         return choose_threshold(self._judge, scores, answers, identities, self._config)[1]
 
+    def confidence(
+        self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
+        answers, identities = self._views.valid_answers, self._views.train.identities
+        calibration = choose_calibration(valid_scores, answers, identities)
+        threshold = choose_threshold(self._judge, valid_scores, answers, identities, self._config)[0]
+        called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
+        return np.where(called_new, 0.0, calibration.probabilities(scores).max(axis=1))
+
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid."""
         self.chosen[name] = value
+
+    def warn(self, sentence: str) -> None:
+        """Writes down what a reader of the scores should know."""
+        self.warnings.append(sentence)
 
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds by phase so far."""

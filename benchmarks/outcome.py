@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.harness import RunHarness
-from whalebench.benchmarks.judgement import judge_scores
+from whalebench.benchmarks.judgement import CALIBRATION, judge_scores
 from whalebench.benchmarks.location import judge_location, location_summary
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
@@ -34,9 +34,12 @@ class Outcome:
     metrics: dict[str, float]
     valid_metrics: dict[str, float]
     cmc: list[float]
-    calibration: dict[str, float]
+    calibration: dict[str, Any]
+    """What the calibration changed."""
     new_curve: dict[str, list[float]]
     """What other thresholds of *new* are worth on valid; empty where *new* is no candidate."""
+    variants: dict[str, dict[str, dict[str, float]]]
+    """By name of other ways to score: `metrics` and `valid_metrics`."""
     location: dict[str, dict[str, float | int]]
     """How well the animals were found, by part; empty for a method that does not look for them."""
     arrays: dict[str, NDArray[np.float32]]
@@ -52,6 +55,7 @@ class Outcome:
         return {
             "metrics": self.metrics,
             "valid_metrics": self.valid_metrics,
+            "variants": self.variants,
             "cmc": self.cmc,
             "calibration": self.calibration,
             "new_curve": self.new_curve,
@@ -60,10 +64,12 @@ class Outcome:
 
 
 def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge) -> Outcome:
-    """The outcome of a method that has learned: temperature and threshold by valid, then test is judged.
+    """The outcome of a method that has learned: calibration and thresholds by valid, then test is judged.
 
-    Valid goes the same way as test: bare photos in, scores out.
+    Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
+    with train or test.
     """
+    harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
     scores = {part: score_photos(method, shown[part]) for part in ("valid", "test")}
     answers = {"valid": views.valid_answers, "test": views.test_answers}
@@ -74,8 +80,8 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     }
     identities = views.train.identities
     found = judge_scores(judge, identities, scores, answers, method.config, precisions)
-    harness.choose("temperature", found.temperature)
-    harness.choose("new_threshold", found.threshold)
+    for name, value in found.chosen.items():
+        harness.choose(name, value)
     located = _located(method, views)
     queries = found.queries
     if "test" in located:
@@ -84,6 +90,7 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
         queries=queries,
         metrics=found.metrics,
         valid_metrics=found.valid_metrics,
+        variants=_variants(method, views, judge),
         cmc=found.cmc,
         location={part: location_summary(table) for part, table in located.items()},
         calibration=found.calibration,
@@ -112,7 +119,11 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
 
 def score_photos(method: Method, photos: Photos) -> NDArray[np.float32]:
     """The method's scores (photos, identities); raises RunFailedError for another shape, or not finite."""
-    scores = np.asarray(method.score(photos), np.float32)
+    return _checked(method, method.score(photos), photos)
+
+
+def _checked(method: Method, given: NDArray[np.float32], photos: Photos) -> NDArray[np.float32]:
+    scores = np.asarray(given, np.float32)
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
         raise RunFailedError(
@@ -122,6 +133,19 @@ def score_photos(method: Method, photos: Photos) -> NDArray[np.float32]:
     if not np.isfinite(scores).all():
         raise RunFailedError(f"{method.name} gave scores that are not finite: lower the learning rate.")
     return scores
+
+
+def _variants(method: Method, views: Views, judge: Judge) -> dict[str, dict[str, dict[str, float]]]:
+    """How good its other scores are, each by what valid says of it, as for its own."""
+    shown = views.queries()
+    given = {part: method.variants(shown[part]) for part in ("valid", "test")}
+    answers = {"valid": views.valid_answers, "test": views.test_answers}
+    judged = {}
+    for name in given["test"]:
+        scores = {part: _checked(method, found[name], shown[part]) for part, found in given.items()}
+        judgement = judge_scores(judge, views.train.identities, scores, answers, method.config)
+        judged[name] = {"metrics": judgement.metrics, "valid_metrics": judgement.valid_metrics}
+    return judged
 
 
 def _located(method: Method, views: Views) -> dict[str, pd.DataFrame]:

@@ -4,7 +4,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -17,9 +17,11 @@ from whalebench.benchmarks.workspace import atomic_text
 __all__ = [
     "CURVE",
     "DIAGNOSIS",
+    "LATER",
     "PREDICTIONS",
     "RECORD",
     "SCHEMA_VERSION",
+    "VARIANTS",
     "WEIGHTS",
     "Diagnosis",
     "RunRecord",
@@ -39,6 +41,10 @@ SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 """The metrics that every record has, None where undefined."""
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
+LATER = ("probability", "confidence", "set_size_95", "covered_95")
+"""Columns of the predictions that runs made before there were candidate sets lack."""
+VARIANTS = "variants.parquet"
+"""The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
 """Written beside the record by `whalebench explain`, and gone when the run is repeated."""
 
@@ -97,8 +103,10 @@ class RunRecord(BaseModel):
     peak_memory_mb: Number = None
     counts: dict[str, int]
     chosen: Values = {}
-    """What was chosen on valid: fusion weight, threshold of *new*, temperature."""
+    """What was chosen on valid: fusion weight, thresholds of *new* and of candidate sets, temperature."""
     calibration: Values = {}
+    """Of valid and test, log loss as the scores are given and as calibrated; of test also the expected
+    calibration error and what it is made of."""
     new_curve: Values = {}
     """What some fifty thresholds of *new* are worth on valid: lists of numbers, one a threshold."""
     lineage: Values = {}
@@ -157,9 +165,9 @@ def write_record(folder: Path, record: RunRecord) -> None:
     atomic_text(folder / RECORD, text + "\n")
 
 
-def write_predictions(folder: Path, queries: pd.DataFrame) -> None:
+def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIONS) -> None:
     """Nothing; the per-query table stands in the folder, the same bytes for the same table."""
-    queries.to_parquet(folder / PREDICTIONS, index=False)
+    queries.to_parquet(folder / name, index=False)
 
 
 def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
@@ -252,11 +260,12 @@ def read_runs(runs_folder: Path) -> Runs:
     return Runs(records, problems)
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
-    """The per-query table of one run, one row a test photo."""
-    file = folder / PREDICTIONS
+def read_predictions(folder: Path, name: str = PREDICTIONS) -> pd.DataFrame:
+    """The per-query table of one run, one row a test photo; columns that older runs lack are NaN."""
+    file = folder / name
     try:
-        return pd.read_parquet(file)
+        queries = pd.read_parquet(file)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         message = f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
         raise WhalebenchError(message) from error
+    return queries.assign(**{name: nan for name in LATER if name not in queries})

@@ -119,7 +119,7 @@ def _repeat(
     harness.seed_everything()
     try:
         harness.stage("learn")
-        method.learn(views.train, views.valid, harness)
+        harness.teach(method)
         harness.stage("score")
         outcome = judge_parts(method, views, harness, judge)
     except RunFailedError as error:
@@ -185,7 +185,7 @@ def _facts(
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
             for part, digests in harness.lineage.items()
         },
-        "warnings": [*benchmark.split.warnings, *views.warnings(), *of_share],
+        "warnings": [*benchmark.split.warnings, *views.warnings(), *of_share, *harness.warnings],
         "tuning": dict(request.tuning),
     }
 

@@ -1,8 +1,8 @@
-"""What the harness chooses on valid for every method alike: the temperature, and the threshold of *new*."""
+"""What the harness asks a judge, and the threshold of *new* it chooses on valid for every method alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,9 +37,19 @@ class Judge(Protocol):
         new_scores: NDArray[Any],
         new_threshold: float | None,
         new_rule: NewRule = "column",
+        set_threshold: float | None = None,
         embeddings_precision: NDArray[Any] | None = None,
     ) -> pd.DataFrame:
         """One row a query with the value of every metric."""
+
+    def set_threshold(self, queries: pd.DataFrame) -> float | None:
+        """The least probability in a set that holds the truth with 95 % certainty; None: too few queries."""
+
+    def reliability(self, queries: pd.DataFrame) -> dict[str, list[float]]:
+        """`confidence`, `accuracy` and `count` of known queries, in bins by confidence."""
+
+    def calibration_error(self, bins: Mapping[str, Sequence[float]]) -> float:
+        """Expected calibration error of such bins."""
 
     def means_by_threshold(
         self,
@@ -66,32 +76,6 @@ class Judge(Protocol):
         gallery_labels: NDArray[Any],
     ) -> NDArray[np.float64]:
         """Of each query's gallery ranking, cut at the number of its individual's photos."""
-
-
-def probabilities(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Rows of probabilities: the softmax of the scores over the temperature."""
-    logits = scores.astype(np.float64) / temperature
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    rows: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return rows
-
-
-def choose_temperature(scores: NDArray[np.float32], answers: Answers, identities: Sequence[str]) -> float:
-    """The temperature at which the known photos have the least log loss; 1 where none is known."""
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415  (half a second to import)
-
-    column = {identity: place for place, identity in enumerate(identities)}
-    known = np.array([row for row, truth in enumerate(answers.truth) if truth != NEW], np.int64)
-    if not len(known):
-        return 1.0
-    own = np.array([column[answers.truth[row]] for row in known])
-
-    def log_loss(log_temperature: float) -> float:
-        chances = probabilities(scores[known], float(np.exp(log_temperature)))
-        return float(-np.log(np.clip(chances[np.arange(len(own)), own], 1e-15, None)).mean())
-
-    found = minimize_scalar(log_loss, bounds=(-7.0, 5.0), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
 
 
 def choose_threshold(

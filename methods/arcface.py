@@ -48,6 +48,11 @@ class ArcFaceConfig(EmbedderConfig, HeadConfig):
             )
         return self
 
+    def in_cycle(self, number: int) -> Self:
+        """As for every network; from the second cycle on the margin is there at once."""
+        whole = super().in_cycle(number)
+        return whole.model_copy(update={"margin_warm_up": 0.0}) if number else whole
+
     def track(self) -> str:
         """As for every embedding; mirrored photos are more photos seen, so another track."""
         return super().track() + (", each photo mirrored, too" if self.flip_identities else "")
@@ -85,7 +90,8 @@ class ArcFace(EmbeddingMethod):
             return self._by_prototype(predict(network, valid, config, harness.device), heads.identity)
 
         def before_step(heads: Heads, done: float) -> None:
-            heads.set_share(min(1.0, done / max(config.margin_warm_up, 1e-9)))
+            growing = done < config.margin_warm_up
+            heads.set_share(done / config.margin_warm_up if growing else 1.0)
 
         seen, sampler = self.to_learn_from(known)
         self.network, trained = train_network(
@@ -106,7 +112,9 @@ class ArcFace(EmbeddingMethod):
 
     def to_learn_from(self, known: Photos) -> tuple[Photos, Sampler | None]:
         """The photos of known individuals as they are learned from, and their order, if not shuffled."""
-        return (with_twins(known) if self.config.flip_identities else known), None
+        if not self.config.flip_identities:
+            return known, None
+        return with_twins(known, self.config.mirrored_axis()), None
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities): gallery and prototype, mixed as chosen on valid."""

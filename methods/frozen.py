@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Photos, Size
@@ -21,6 +21,7 @@ from whalebench.methods.parts.identifier import IdentifierConfig
 from whalebench.methods.parts.pooling import build_pooling
 from whalebench.methods.parts.pretrained import hub_file, miewid_neck
 from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.schedule import ScheduleConfig
 from whalebench.methods.parts.training import PhotoSize, TrainingConfig, predict, ready
 
 NETWORK = "network."
@@ -45,6 +46,14 @@ class FrozenConfig(IdentifierConfig):
     places the average or the generalised mean."""
     gallery: GalleryConfig = GalleryConfig()
     """How embedded train photos score a query."""
+
+    @model_validator(mode="after")
+    def _nothing_to_schedule(self) -> Self:
+        if self.schedule != ScheduleConfig():
+            raise ValueError(
+                "schedule is that of a network that is trained, and this one is not; leave it out"
+            )
+        return self
 
     def tunable(self) -> dict[str, FieldValue]:
         """Nothing but the finder, where there is one: the network is not trained."""

@@ -94,7 +94,9 @@ class Happywhale26th(Ensemble):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities) of the joined embeddings by the gallery's rule."""
-        return self.gallery.scores(self.embed(photos))
+        embeddings = self.embed(photos)
+        assert embeddings is not None
+        return self.gallery.scores(embeddings)
 
     def restore(
         self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device

@@ -84,6 +84,11 @@ class MethodConfig(PartConfig):
         """The configuration of the method within, for one that wraps another."""
         return None
 
+    def within(self) -> tuple[MethodConfig, ...]:
+        """The configurations of all methods within: that of the inner one, for one made of several theirs."""
+        inner = self.inner()
+        return () if inner is None else (inner,)
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -151,11 +156,25 @@ class Harness(Protocol):
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid of scores (valid photos, identities), with the best *new* threshold on valid."""
 
+    def confidence(
+        self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """How probable (photos,) the best candidate of each photo is, from scores (photos, identities).
+
+        By the temperature, and 0 below the threshold of *new*, that valid chooses for its own scores.
+        """
+
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid, for the record."""
 
+    def warn(self, sentence: str) -> None:
+        """Writes down what a reader of the scores should know, for the record."""
+
     def fitted(self, artefact: str, photos: Photos) -> None:
-        """Writes down the photos a part was fitted on; raises RunFailedError for any outside train."""
+        """Writes down the photos a part was fitted on; raises RunFailedError for any outside train.
+
+        While `adapt` is at work, and from then on, the photos it was handed are as good as those of train.
+        """
 
 
 class Method(ABC):
@@ -171,7 +190,7 @@ class Method(ABC):
     """For a recipe, what the system it repeats was said to score, and on what."""
     Config: ClassVar[type[MethodConfig]]
     transductive: ClassVar[bool] = False
-    """Whether a photo's score depends on the others it is scored with; such runs have tables of their own."""
+    """Whether a photo's score depends on other test photos; such runs have tables of their own."""
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
@@ -189,9 +208,25 @@ class Method(ABC):
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """Learns from train and chooses on valid; both are labelled."""
 
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """Goes on to learn from the bare test photos; a transductive method is asked to, once it has learned.
+
+        Nothing is known of them but their pixels (and, in an oracle's run, annotations).
+        """
+        del unlabelled, harness
+
     @abstractmethod
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Scores (photos, identities), higher is more likely; photos carry no labels."""
+
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """Other scores (photos, identities) of what it has learned, by name, for the record; none by default.
+
+        They are judged as its own scores are, each by a temperature and a threshold of its own, and are no
+        part of the leaderboard: one network of several, or a simpler last step.
+        """
+        del photos
+        return {}
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """Embeddings (photos, dimensions) for retrieval, or None for a method that has none."""

@@ -10,13 +10,13 @@ author's own list of what to improve is followed where it says to draw rare indi
 no column among the scores: what its class takes is missing from the probabilities of all others, and the
 harness's threshold does the rest, where the author's class came first for nine photos in ten. In the first
 stage everything is trained at once, the network more slowly than the classifier, with one cosine instead of
-restarts; larger batches than four. Valid photos are not augmented.
+restarts (`schedule.cycles` has them in the second); larger batches than four. Valid photos are not augmented.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from whalebench.methods.method import Harness
 from whalebench.methods.parts.drawing import Oversampled
 from whalebench.methods.parts.losses import SoftmaxLoss
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.parts.snapshot import Snapshot
 from whalebench.methods.parts.stages import Classes, all_classes, frequent_classes
 from whalebench.methods.parts.training import train_network
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
@@ -51,8 +50,16 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
             "dropout": "0",
             "ema": "0",
             "grid": "1",
+            "schedule": {"tail": "1"},
         },
-        "small": {"epochs": "10", "first_epochs": "20", "dropout": "0", "ema": "0", "grid": "1"},
+        "small": {
+            "epochs": "10",
+            "first_epochs": "20",
+            "dropout": "0",
+            "ema": "0",
+            "grid": "1",
+            "schedule": {"tail": "1"},
+        },
     }
 
     first_photos: Annotated[int, Field(ge=1)] = 11
@@ -66,6 +73,11 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     """Learn the photos of *new* individuals in train as one more class."""
     frozen: bool = True
     """Leave the network alone in the second stage, where there was a first."""
+
+    def in_cycle(self, number: int) -> Self:
+        """As for every network; there is one first stage, from which the second one goes on."""
+        whole = super().in_cycle(number)
+        return whole.model_copy(update={"first_epochs": 0}) if number else whole
 
     def track(self) -> str:
         """As for every network, and what is seen in the first stage, and more often."""
@@ -102,7 +114,7 @@ class PlaygroundResnet18(Softmax):
     config: PlaygroundResnet18Config
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Trains both stages; the best epoch of each is chosen on valid."""
+        """Trains both stages; of each the best epoch is kept, as the schedule says."""
         config, self.device = self.config, harness.device
         first = frequent_classes(train, config.first_photos)
         harness.choose("first_individuals", first.count)
@@ -110,14 +122,13 @@ class PlaygroundResnet18(Softmax):
         if first.count > 1:
             harness.stage("first individuals")
             stage = config.model_copy(update={"epochs": config.first_epochs})
-            best = self._learn_stage(first, valid, stage, harness)
-            harness.choose("first_best_epoch", best)
+            self._learn_stage(first, valid, stage, harness, artefact="first_network")
             if config.frozen and isinstance(self.network, FreezableBackbone):
                 self.network.freeze()
         harness.stage("train")
         every = all_classes(train, new_class=config.new_class)
         self.loss = self._classifier(every.count)
-        harness.choose("best_epoch", self._learn_stage(every, valid, config, harness))
+        self._learn_stage(every, valid, config, harness, artefact="network")
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Log probabilities (photos, identities); a photo that looks *new* has none that is high."""
@@ -137,14 +148,11 @@ class PlaygroundResnet18(Softmax):
     def _network(self, config: SoftmaxConfig) -> FreezableBackbone:
         return FreezableBackbone(config)
 
-    def _learn_stage(self, classes: Classes, valid: Photos, config: SoftmaxConfig, harness: Harness) -> int:
-        """The best epoch on valid, whose weights network and loss then have."""
-        snapshot = Snapshot()
-
+    def _learn_stage(
+        self, classes: Classes, valid: Photos, config: SoftmaxConfig, harness: Harness, *, artefact: str
+    ) -> None:
         def validate(network: PooledBackbone, loss: SoftmaxLoss) -> NDArray[np.float32]:
-            scores = classes.over_identities(self._log_probabilities(network, loss, valid))
-            snapshot.offer(harness.valid_map_at_5(scores), network, loss)
-            return scores
+            return classes.over_identities(self._log_probabilities(network, loss, valid))
 
         self.network, self.loss = train_network(
             self.network,
@@ -154,8 +162,6 @@ class PlaygroundResnet18(Softmax):
             harness,
             validate,
             target=lambda batch: classes.of(batch.labels),
+            artefact=artefact,
             sampler=Oversampled(classes.labels, self.config.at_least, config.batch_size),
-            also={"snapshot": snapshot},
         )
-        snapshot.put_back(self.network, self.loss)
-        return snapshot.best

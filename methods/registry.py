@@ -65,6 +65,11 @@ def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:
         raise WhalebenchError(_sentence(method, error)) from error
 
 
+def configure_inner(name: str, settings: str) -> MethodConfig:
+    """The configuration of a method within another; its fields are given as backbone=resnet18,epochs=10."""
+    return configure(find_method(name), [each for each in settings.split(",") if each])
+
+
 def fields_of(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every field that can be set, with what is known of it; those of a part after its name and a dot."""
     for name, field in config.model_fields.items():

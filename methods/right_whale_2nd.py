@@ -1,31 +1,40 @@
 """`right-whale-2nd`: the system that came second in the Right Whale competition of 2015, as one command.
 
 An aligner finds bonnet and blowhead and averages what it finds in many views of the photo; thin networks
-see a window of 2d x d, turned so that the bonnet lies to the right; their probabilities are averaged, which
-is the author's simpler way of blending (his last step was a logistic regression on their pooled features).
+see a window of 2d x d, turned so that the bonnet lies to the right; the pooled features of all of them go
+into one logistic regression (`final=mean`: their probabilities are averaged, his simpler way of blending).
 
 What is done differently, and why: one fold for every stage, where the author had a random split for each
 and wrote that it misled him; windows that do not fit are counted; the aligner leaves out the views that were
 seen twice (0 and 360 degrees); AdamW with one cosine and averaged weights instead of early stopping; the
-aligner's cells vote for the points instead of one dense layer over all of them.
+aligner's cells vote for the points instead of one dense layer over all of them. The strength of the
+regression is chosen on valid, from which neither it nor a network has learned; the author set it.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from scipy.special import logsumexp
+from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.aligned import AlignedConfig
+from whalebench.methods.method import Harness
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.recipe import RecipeConfig
+from whalebench.methods.parts.stacked_features import FeatureRegression, choose_regression
 from whalebench.methods.softmax import Softmax, SoftmaxConfig
 
 SIX = "lau_vgg19+lau_vgg19_thin+lau_vgg19_wide+lau_resnet31+lau_resnet37+lau_resnet67"
 """The networks of the author's last ensemble."""
+FINAL = "final."
+"""What stands before the names of the regression's weights."""
 
 
 class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
@@ -61,7 +70,19 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
     }
 
     backbone: str = SIX
-    """Networks whose probabilities are averaged, joined by +; each as for `softmax`."""
+    """Networks that answer together, their names joined by +; each as for `softmax`."""
+    final: Literal["logistic", "mean"] = "logistic"
+    """The last step: a logistic regression on the pooled features of all networks, standardised and side by
+    side, beside which the record has the mean, too; or mean, that of the networks' probabilities."""
+    components: Annotated[int, Field(ge=1)] | None = None
+    """To how many principal components the features are turned first, for final=logistic; unless given, to
+    none, as it did not help the author."""
+
+    @model_validator(mode="after")
+    def _components_of_features(self) -> Self:
+        if self.components is not None and self.final == "mean":
+            raise ValueError(f"components={self.components} are of features, which final=mean has none of")
+        return self
 
     def members(self) -> list[SoftmaxConfig]:
         """The configuration of each network."""
@@ -72,21 +93,75 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
 
 
 class RightWhale2nd(Ensemble):
-    """Several classifiers of the aligned animal, their probabilities averaged."""
+    """Several classifiers of the aligned animal, their features put into one logistic regression."""
 
     name = "right-whale-2nd"
-    summary = "recipe: aligned by two points, six thin networks, averaged"
+    summary = "recipe: aligned by two points, six thin networks, logistic regression on their features"
     source = "Lau 2016, Right Whale Recognition, 2nd place"
     published = "validation log loss 0.976, top-1 0.819 with a logistic regression on all features"
     Config = RightWhale2ndConfig
     config: RightWhale2ndConfig
 
+    members: list[Softmax]
+    final: FeatureRegression
+
     def __init__(self, config: RightWhale2ndConfig) -> None:
         super().__init__(config)
         self.members = [Softmax(member) for member in config.members()]
 
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """Trains one network after the other, then the regression, its strength chosen on valid."""
+        super().learn(train, valid, harness)
+        if self.config.final == "mean":
+            return
+        harness.stage("final")
+        known = train.known()
+        assert known.labels is not None
+        assert valid.labels is not None
+        harness.fitted("final", known)
+        chosen = choose_regression(
+            (self.features(known), known.labels),
+            (self.features(valid), valid.labels),
+            len(train.identities),
+            self.config.components,
+        )
+        self.final = chosen.regression
+        harness.choose("final_C", chosen.strength)
+        harness.choose("final_train_log_loss", chosen.train_log_loss)
+        harness.choose("final_valid_log_loss", chosen.valid_log_loss)
+
     def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Log probabilities (photos, identities) by the last step."""
+        if self.config.final == "mean":
+            return self.mean_of_networks(photos)
+        return self.final.log_probabilities(self.features(photos)).astype(np.float32)
+
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """The networks' mean, where the regression scores."""
+        return {} if self.config.final == "mean" else {"mean of the networks": self.mean_of_networks(photos)}
+
+    def features(self, photos: Photos) -> NDArray[np.float32]:
+        """Pooled features (photos, features) of all networks side by side."""
+        return np.concatenate([member.features(photos) for member in self.members], axis=1)
+
+    def mean_of_networks(self, photos: Photos) -> NDArray[np.float32]:
         """Logarithms (photos, identities) of the mean probability."""
         each = np.stack([member.score(photos) for member in self.members]).astype(np.float64)
         mean: NDArray[np.float32] = (logsumexp(each, axis=0) - np.log(len(each))).astype(np.float32)
         return mean
+
+    def weights(self) -> dict[str, Tensor]:
+        """Each network's, after its number and a dot, and the regression's."""
+        if self.config.final == "mean":
+            return super().weights()
+        final = {FINAL + name: values for name, values in self.final.weights().items()}
+        return super().weights() | final
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up each network, and the regression."""
+        super().restore(weights, identities, device)
+        if self.config.final == "logistic":
+            own = {name.removeprefix(FINAL): v for name, v in weights.items() if name.startswith(FINAL)}
+            self.final = FeatureRegression.restored(own)

@@ -14,6 +14,7 @@ from torch import Tensor
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
+from whalebench.methods.parts.gallery import GalleryConfig
 from whalebench.methods.parts.pair_head import best_pair_scores
 from whalebench.methods.parts.pair_losses import Form, Likeness, PairHeadLoss, PairLoss, build_pair_loss
 from whalebench.methods.parts.pair_mining import Similarity
@@ -75,6 +76,10 @@ class SiameseConfig(EmbedderConfig):
     def track(self) -> str:
         """As for every network; photos seen more often than once an epoch make another track."""
         return super().track() + (f", each photo {self.views} times an epoch" if self.views > 1 else "")
+
+    def cycle_gallery(self) -> GalleryConfig | None:
+        """As for every embedding; a pair head compares photos by its own features."""
+        return super().cycle_gallery() if self.form == "contrastive" else None
 
     def assigns(self) -> bool:
         """Whether pairs of two individuals are assigned."""
@@ -144,9 +149,10 @@ class Siamese(EmbeddingMethod):
             return self.embed(photos)
         sizes = {self.config.size, self.config.second_size or self.config.size}
         sides = (False, True) if self.config.gallery.flip else (False,)
+        axis = self.config.mirrored_axis()
         looks = [
             predict(
-                lambda pixels, side=side: self.network(pixels.flip(-1) if side else pixels),  # type: ignore[misc]
+                lambda pixels, side=side: self.network(pixels.flip(axis) if side else pixels),  # type: ignore[misc]
                 photos,
                 self.config,
                 self.device,

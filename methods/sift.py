@@ -18,8 +18,9 @@ from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_cro
 from whalebench.methods.parts.keypoints import Motion, hours_of, require_opencv
 from whalebench.methods.parts.lightglue import require_lightglue
 from whalebench.methods.parts.pairs import PairGallery, photos_of, reordered, shortlisted
+from whalebench.methods.parts.schedule import ScheduleConfig
 from whalebench.methods.parts.training import PhotoSize, TrainingConfig
-from whalebench.methods.registry import configure, find_method
+from whalebench.methods.registry import configure_inner, find_method
 
 BY = "by."
 """What stands before the names of the other method's weights."""
@@ -55,6 +56,15 @@ class SiftConfig(IdentifierConfig):
     """Longest that comparing the test photos may be estimated to take; nothing is begun beyond."""
 
     @model_validator(mode="after")
+    def _nothing_to_schedule(self) -> Self:
+        if self.schedule != ScheduleConfig():
+            raise ValueError(
+                "schedule is that of a network that is trained, and key points are not; leave it out, or set "
+                "it in by_settings"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shortlist_by_another(self) -> Self:
         if bool(self.by) != bool(self.shortlist):
             raise ValueError("a shortlist needs a method that makes it: set both, as by=arcface shortlist=50")
@@ -63,6 +73,8 @@ class SiftConfig(IdentifierConfig):
         inner = self.inner()
         if isinstance(inner, SiftConfig):
             raise ValueError("by=sift would re-order its own answer; set another method, as by=arcface")
+        if inner is not None and inner.inner() is not None:
+            raise ValueError(f"by={self.by} has a method within itself; set one without, as by=arcface")
         if isinstance(inner, IdentifierConfig) and inner.crop != "none" and self.crop != "none":
             raise ValueError(f"crop={self.crop} and the crop={inner.crop} of {self.by} would crop twice")
         return self
@@ -76,7 +88,7 @@ class SiftConfig(IdentifierConfig):
         """The configuration of the other method."""
         if not self.by:
             return None
-        return configure(find_method(self.by), [each for each in self.by_settings.split(",") if each])
+        return configure_inner(self.by, self.by_settings)
 
     def sees_annotations(self) -> bool:
         """Whether it or the other method is an oracle."""
@@ -144,6 +156,11 @@ class Sift(Method):
         harness.fitted("keypoints", known)
         self.gallery = PairGallery(self.config, harness.device)
         self.gallery.fill(photos_of(known, self.config), known.labels)
+
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """The other method's affair."""
+        if self.by is not None:
+            self.by.adapt(unlabelled, harness)
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Inliers (photos, identities) of each one's best photo; behind another method see `reordered`."""

@@ -84,7 +84,11 @@ class Softmax(Method):
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Pooled features (photos, channels) at length 1."""
-        return normalise(predict(self.network, photos, self.config, self.device))
+        return normalise(self.features(photos))
+
+    def features(self, photos: Photos) -> NDArray[np.float32]:
+        """Pooled features (photos, channels) as the classifier sees them."""
+        return predict(self.network, photos, self.config, self.device)
 
     def weights(self) -> dict[str, Tensor]:
         """Network and classifier."""

@@ -52,6 +52,12 @@ class StnConfig(SoftmaxConfig):
             return found
         return {name: start for name, start in found.items() if not name.startswith("transformer.")}
 
+    def in_cycle(self, number: int) -> Self:
+        """As for every network; the transformer is taught once, and goes on with the classifier."""
+        whole = super().in_cycle(number)
+        taught = {"transformer": self.transformer.model_copy(update={"epochs": 0})}
+        return whole.model_copy(update=taught) if number else whole
+
     def size_at(self, epoch: int) -> Size:
         """Height and width at which whole photos come in: as much larger as `crop_source` is than `size`."""
         (height, width), source = super().size_at(epoch), self.source()

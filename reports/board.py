@@ -32,6 +32,8 @@ class Row:
     """How well the animals of test were found, as in the record; empty where it was not looked for them."""
     diagnosis: dict[str, float | None] | None
     """MAP@5 by what was done to the photos; None where `whalebench explain` has not looked at the run."""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """What calibration changed, as in the record; empty where the record does not say."""
     histograms: tuple[Histogram, ...] = ()
     problem: str = ""
     """Why this row has no interval and no rank; empty where it has, and where it does not fit."""

@@ -13,6 +13,7 @@ from whalebench.benchmarks.record import RunRecord, read_predictions, read_recor
 from whalebench.reports.listing import facts_table, table_of
 from whalebench.reports.resampling import Distributions, distributions
 from whalebench.reports.statistics import Difference, difference, interval
+from whalebench.reports.steps import plain, step_blocks, step_rows
 from whalebench.reports.wording import between, duration, number
 
 Document = dict[str, Any]
@@ -21,7 +22,7 @@ LEADS = {"map_at_5": "MAP@5", "log_loss": "log loss"}
 
 
 def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) -> Document:
-    """The record, a row for each member and for the ensemble, and its leads over the best member.
+    """The record, a row for each member, the ensemble, and each step, and leads over the best member.
 
     The best member is that with the highest MAP@5 on test, which favours the member: the ensemble did not
     know. The leads are paired, on the same draws of individuals.
@@ -31,8 +32,9 @@ def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) 
     records = [*(read_record(place) for place in members), record]
     rows = [_row(one, values) for one, values in zip(records, drawn, strict=True)]
     best = max(range(len(members)), key=lambda place: _merit(drawn[place]))
-    leads = {key: _plain(difference(drawn[-1][key], drawn[best][key])._asdict()) for key in LEADS}
-    return record.model_dump(mode="json") | {"rows": rows, "best_member": records[best].run, "leads": leads}
+    leads = {key: plain(difference(drawn[-1][key], drawn[best][key])._asdict()) for key in LEADS}
+    found = {"rows": rows, "best_member": records[best].run, "leads": leads}
+    return record.model_dump(mode="json") | found | {"steps": step_rows(record, folder)}
 
 
 def ensemble_report(document: Document, folder: str) -> Group:
@@ -50,7 +52,8 @@ def ensemble_report(document: Document, folder: str) -> Group:
     title = "ensemble on {benchmark}, fold {fold}, seed {seed}".format_map(document)
     notes = [Text(f"! {warning}", style="yellow") for warning in document["warnings"]]
     rows = [_shown(row) for row in document["rows"]]
-    return Group(facts_table(facts, title), *notes, table_of(rows), *map(Text, verdicts(document)))
+    verdict = map(Text, verdicts(document))
+    return Group(facts_table(facts, title), *notes, table_of(rows), *verdict, *step_blocks(document["steps"]))
 
 
 def verdicts(document: Document) -> list[str]:
@@ -76,7 +79,7 @@ def _row(record: RunRecord, values: Distributions) -> Document:
     low, high = interval(values["map_at_5"])
     own = {key: values[key][0] for key in ("map_at_5", "top_1", "log_loss")}
     numbers = own | {"map_at_5_low": low, "map_at_5_high": high}
-    return {"run": record.run, "method": record.method, "track": record.track} | _plain(numbers)
+    return {"run": record.run, "method": record.method, "track": record.track} | plain(numbers)
 
 
 def _shown(row: Document) -> dict[str, str]:
@@ -97,10 +100,6 @@ def _said(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(f"{one:.3g}" for one in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
-
-
-def _plain(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {key: None if isnan(value) else float(value) for key, value in numbers.items()}
 
 
 def _merit(values: Distributions) -> tuple[float, float]:

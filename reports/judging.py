@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.reports.conformal import candidate_sets
 from whalebench.reports.ranking import (
     CANDIDATES,
     NEW,
@@ -27,12 +28,15 @@ NONE = -2  # column of "no further candidate"; -1 is *new*
 
 
 class _Judged(NamedTuple):
-    """What the blocks fill: candidates (queries, 5) as columns, their scores, rank and log loss a query."""
+    """What the blocks fill: candidates (queries, 5) as columns, their scores, and numbers a query."""
 
     candidates: Integers
     scores: Floats
     rank: Floats
-    log_loss: Floats
+    probability: Floats
+    confidence: Floats
+    set_size: Floats
+    covered: Floats
 
 
 def judge_queries(
@@ -46,6 +50,7 @@ def judge_queries(
     new_scores: NDArray[Any],
     new_threshold: float | None,
     new_rule: NewRule = "column",
+    set_threshold: float | None = None,
     embeddings_precision: NDArray[Any] | None = None,
 ) -> pd.DataFrame:
     """One row a query: the five candidates with scores, the rank of the truth, and each metric's own value.
@@ -70,7 +75,7 @@ def judge_queries(
         _check_scores(block, images[rows])
         _judge_block(judged, rows, block, columns[rows], new_threshold, new_rule)
         block = np.take(probabilities[rows], order, axis=1).astype(np.float64, copy=False)
-        judged.log_loss[rows] = _log_loss(block, columns[rows], images[rows])
+        _judge_probabilities(judged, rows, _shares(block, images[rows]), columns[rows], set_threshold)
     table = _table(images, truth, clusters, names, judged)
     if embeddings_precision is None:
         embeddings_precision = np.full(len(images), np.nan)
@@ -86,7 +91,8 @@ def _columns_of(truth: Sequence[str], names: list[str]) -> Integers:
 
 def _empty(number: int) -> _Judged:
     candidates = np.full((number, CANDIDATES), NONE, dtype=np.int64)
-    return _Judged(candidates, np.full((number, CANDIDATES), np.nan), np.empty(number), np.empty(number))
+    numbers = (np.full(number, np.nan) for _ in range(len(_Judged._fields) - 2))
+    return _Judged(candidates, np.full((number, CANDIDATES), np.nan), *numbers)
 
 
 def _judge_block(
@@ -107,22 +113,35 @@ def _check_scores(scores: Floats, images: Sequence[str]) -> None:
         raise WhalebenchError(f"A score of {image} is NaN: check the method's numbers (loss, learning rate).")
 
 
-def _log_loss(probabilities: Floats, truth: Integers, images: Sequence[str]) -> Floats:
-    """Log loss of each row's true column, NaN where the truth is *new* (-1)."""
-    total = probabilities.sum(axis=1)
-    bad = ~np.isfinite(total) | (total <= 0) | (probabilities < 0).any(axis=1)
+def _shares(probabilities: Floats, images: Sequence[str]) -> Floats:
+    """The rows divided by their sums."""
+    total = probabilities.sum(axis=1, keepdims=True)
+    bad = ~np.isfinite(total[:, 0]) | (total[:, 0] <= 0) | (probabilities < 0).any(axis=1)
     if bad.any():
         image = images[int(np.flatnonzero(bad)[0])]
         message = f"The probabilities of {image} are negative, not finite or all zero: check the calibration."
         raise WhalebenchError(message)
-    own = np.take_along_axis(probabilities, np.maximum(truth, 0)[:, None], axis=1)[:, 0] / total
-    return np.where(truth >= 0, -np.log(np.clip(own, CLIP, 1 - CLIP)), np.nan)
+    shares: Floats = probabilities / total
+    return shares
+
+
+def _judge_probabilities(
+    judged: _Judged, rows: slice, shares: Floats, truth: Integers, threshold: float | None
+) -> None:
+    """Nothing; what the rows' probabilities say is filled in, NaN where the truth is *new* (-1)."""
+    known, column = truth >= 0, np.maximum(truth, 0)[:, None]
+    judged.probability[rows] = np.where(known, np.take_along_axis(shares, column, axis=1)[:, 0], np.nan)
+    judged.confidence[rows] = shares.max(axis=1)
+    if threshold is not None:
+        sets = candidate_sets(shares, threshold)
+        judged.set_size[rows] = sets.sum(axis=1)
+        judged.covered[rows] = np.where(known, np.take_along_axis(sets, column, axis=1)[:, 0], np.nan)
 
 
 def _table(
     images: Sequence[str], truth: Sequence[str], clusters: Sequence[str], names: list[str], judged: _Judged
 ) -> pd.DataFrame:
-    """The per-query table in the column order of predictions.parquet, as far as ranks and scores go."""
+    """The per-query table in the column order of predictions.parquet, up to what the scores alone say."""
     labels = np.asarray([*names, "", NEW], dtype=object)[judged.candidates]  # NONE and -1 count from the end
     text = {"image": list(images), "truth": list(truth), "cluster": list(clusters)}
     text |= {f"candidate_{place + 1}": labels[:, place].tolist() for place in range(CANDIDATES)}
@@ -131,7 +150,10 @@ def _table(
     numbers["average_precision_at_5"] = np.asarray([average_precision_at_k(rank) for rank in judged.rank])
     numbers["top_1"] = (judged.rank <= 1).astype(np.float64)
     numbers["top_5"] = (judged.rank <= CANDIDATES).astype(np.float64)
-    return pd.DataFrame(text, dtype="str").assign(**numbers, log_loss=judged.log_loss)
+    numbers["log_loss"] = -np.log(np.clip(judged.probability, CLIP, 1 - CLIP))
+    numbers |= {"probability": judged.probability, "confidence": judged.confidence}
+    numbers |= {"set_size_95": judged.set_size, "covered_95": judged.covered}
+    return pd.DataFrame(text, dtype="str").assign(**numbers)
 
 
 def _check_names(

@@ -128,6 +128,7 @@ def _row(run: Judged, metrics: dict[str, float], rank: int | None, contestant: s
         split_digest=record.split_digest,
         contestant=contestant,
         location=location if isinstance(location, dict) else {},
+        calibration=dict(record.calibration),
         diagnosis=None if run.diagnosis is None else dict(run.diagnosis),
         histograms=() if run.queries is None else histograms(run.queries),
         problem=run.problem,

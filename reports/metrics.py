@@ -11,9 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench.reports.averages import mean
+from whalebench.reports.conformal import set_metrics, set_threshold
 from whalebench.reports.judging import judge_queries
 from whalebench.reports.open_set import open_set_metrics
 from whalebench.reports.ranking import NEW, average_precision_at_k
+from whalebench.reports.reliability import calibration_error, reliability
 from whalebench.reports.retrieval import average_precision_at_r
 from whalebench.reports.thresholds import means_by_threshold
 
@@ -24,11 +26,15 @@ __all__ = [
     "average_precision_at_k",
     "average_precision_at_r",
     "balanced_accuracy",
+    "calibration_error",
     "cmc",
     "judge_queries",
     "mean",
     "means_by_threshold",
     "open_set_metrics",
+    "reliability",
+    "set_metrics",
+    "set_threshold",
     "summarize",
 ]
 
@@ -69,17 +75,21 @@ def summarize(queries: pd.DataFrame) -> dict[str, float]:
     """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
     is_new = (queries["truth"] == NEW).to_numpy()
     precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
-    return {
-        "map_at_5": mean(precision),
-        "top_1": mean(queries["top_1"]),
-        "top_5": mean(queries["top_5"]),
-        "log_loss": mean(queries["log_loss"]),
-        "auroc_new": area_under_roc(new_score[is_new], new_score[~is_new]),
-        "map_at_r": mean(queries["average_precision_at_r"]),
-        "accuracy_new": accuracy_new(queries),
-        "map_at_5_known": mean(precision[~is_new]),
-        "map_at_5_new": mean(precision[is_new]),
-    } | open_set_metrics(queries)
+    return (
+        {
+            "map_at_5": mean(precision),
+            "top_1": mean(queries["top_1"]),
+            "top_5": mean(queries["top_5"]),
+            "log_loss": mean(queries["log_loss"]),
+            "auroc_new": area_under_roc(new_score[is_new], new_score[~is_new]),
+            "map_at_r": mean(queries["average_precision_at_r"]),
+            "accuracy_new": accuracy_new(queries),
+            "map_at_5_known": mean(precision[~is_new]),
+            "map_at_5_new": mean(precision[is_new]),
+        }
+        | open_set_metrics(queries)
+        | set_metrics(queries)
+    )
 
 
 def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:

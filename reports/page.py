@@ -9,6 +9,8 @@ from whalebench.reports.blocks import Block, summary_block
 from whalebench.reports.board import Leaderboard, Row, Section, Table
 from whalebench.reports.notes import notes
 from whalebench.reports.plots import Mark, forest, histogram_svg
+from whalebench.reports.reliability_picture import TITLE as RELIABILITY
+from whalebench.reports.reliability_picture import reliability_svg
 from whalebench.reports.section_blocks import section_blocks
 from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
@@ -33,6 +35,8 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 1
 svg .faint { fill: var(--faint); } svg line { stroke: var(--mark); stroke-width: 2; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg circle { fill: var(--mark); }
 svg rect { fill: var(--faint); opacity: .6; }
+svg .before { fill: none; stroke: var(--faint); stroke-width: 1.5; } svg polyline { fill: none; }
+svg polyline.after { stroke: var(--mark); stroke-width: 2; }
 """
 
 
@@ -69,7 +73,7 @@ def _table(table: Table) -> str:
         parts.append(_numbers(header(section), lines))
         for block in section_blocks(section):
             parts += _block(block)
-        parts.append(_histograms(section))
+        parts += [_reliabilities(section), _histograms(section)]
     parts += [f'<p class="note">{escape(remark)}</p>' for remark in remarks(table)]
     return "\n".join(part for part in parts if part)
 
@@ -101,5 +105,15 @@ def _name(row: Row) -> str:
 
 def _histograms(section: Section) -> str:
     """How well the animals were found, a picture for each run and measure."""
-    pictures = [histogram_svg(found, _name(row)) for row in section.rows for found in row.histograms]
+    return _many([histogram_svg(found, _name(row)) for row in section.rows for found in row.histograms])
+
+
+def _reliabilities(section: Section) -> str:
+    """Whether probabilities are what they say, a picture for each run that says so."""
+    pictures = [reliability_svg(row.calibration, _name(row)) for row in section.rows]
+    drawn = _many([picture for picture in pictures if picture])
+    return f"<h3>{escape(RELIABILITY)}, fold {section.fold}</h3>\n{drawn}" if drawn else ""
+
+
+def _many(pictures: Sequence[str]) -> str:
     return '<div class="many">\n' + "\n".join(pictures) + "\n</div>" if pictures else ""

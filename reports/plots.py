@@ -51,7 +51,7 @@ def forest(marks: Sequence[Mark]) -> str:
 def _line(mark: Mark, low: float, y: float) -> str:
     start, end = (_x(value, low) for value in mark.ends())
     return (
-        f'<text x="0" y="{y + 4:.1f}">{escape(_short(mark.name, 26))}</text>'
+        f'<text x="0" y="{y + 4:.1f}">{escape(short(mark.name, 26))}</text>'
         f'<line x1="{start}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<circle cx="{_x(mark.value, low)}" cy="{y:.1f}" r="4.5"/>'
         f'<text class="faint" x="{LEFT + WIDTH + 16}" y="{y + 4:.1f}">'
@@ -63,7 +63,8 @@ def _x(value: float, low: float) -> float:
     return round(LEFT + WIDTH * (value - low) / (1 - low), 1)
 
 
-def _short(name: str, letters: int) -> str:
+def short(name: str, letters: int) -> str:
+    """The name, its end cut off where it has more letters."""
     return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
@@ -81,7 +82,7 @@ def histogram_svg(found: Histogram, name: str) -> str:
         [
             f'<svg class="bars" viewBox="0 0 {width} {height}" width="{width}" role="img">',
             f"<title>{escape(f'{name}: {what}; {found.photos} photos{beyond}')}</title>",
-            f'<text x="{EDGE}" y="13">{escape(_short(name, 36))}</text>',
+            f'<text x="{EDGE}" y="13">{escape(short(name, 36))}</text>',
             f'<text class="faint" x="{EDGE}" y="31">{escape(what)}</text>',
             *_bars(found.counts, base),
             f'<line class="grid" x1="{EDGE}" x2="{EDGE + BARS}" y1="{base}" y2="{base}"/>',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from math import isnan
 from typing import Self
@@ -25,6 +26,8 @@ STAGES = {
     "crop": "Finding the animals",
     "train": "Training",
     "gallery": "Embedding the gallery",
+    "pseudo-labels": "Guessing the labels of test photos",
+    "final": "Learning from the networks' features",
     "score": "Scoring test photos",
     "write": "Writing the record",
     "restore": "Restoring the run",
@@ -68,7 +71,7 @@ class LiveProgress:
         """A new bar, without length until the first piece is done."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(STAGES.get(name, name), total=None, note="")
+        self._task = self._bar.add_task(_said(name), total=None, note="")
 
     def advance(self, done: int, total: int) -> None:
         """The bar at its new length."""
@@ -96,7 +99,7 @@ class PlainProgress:
 
     def stage(self, name: str) -> None:
         """The phase's name on a line of its own."""
-        self._stage, self._last = STAGES.get(name, name), time.monotonic()
+        self._stage, self._last = _said(name), time.monotonic()
         self._console.print(self._stage, highlight=False)
 
     def advance(self, done: int, total: int) -> None:
@@ -108,6 +111,15 @@ class PlainProgress:
     def epoch(self, news: EpochNews) -> None:
         """The epoch's numbers."""
         self._console.print(f"{_line(news)}  {_left(news)}", highlight=False)
+
+
+def _said(name: str) -> str:
+    """The phase in words; that of one of several trainings as in "Training, cycle 2"."""
+    parts = re.fullmatch(r"([\w.]+)\.(\w+)", name)
+    if name in STAGES or parts is None:
+        return STAGES.get(name, name)
+    which = parts[1].replace("_", " ").replace(".", ", ")
+    return f"{STAGES.get(parts[2], parts[2])}, {which}"
 
 
 def _line(news: EpochNews) -> str:

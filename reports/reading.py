@@ -9,11 +9,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.record import RunRecord, read_diagnosis, read_predictions
+from whalebench.benchmarks.record import LATER, RunRecord, read_diagnosis, read_predictions
 from whalebench.reports.metrics import summarize
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
-COLUMNS |= {"log_loss", "new_score", "average_precision_at_r"}
+COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
 
 
 class Judged(NamedTuple):

@@ -105,6 +105,8 @@ class _Sums:
             said_new[:] = np.nan
         for key in ("top_1", "top_5", "log_loss"):
             yield key, table[key].to_numpy()
+        yield "coverage_95", table["covered_95"].to_numpy()
+        yield "set_size_95", np.where(self.is_new, np.nan, table["set_size_95"].to_numpy())
         yield "map_at_5", precision
         yield "map_at_r", table["average_precision_at_r"].to_numpy()
         yield "map_at_5_known", np.where(self.is_new, np.nan, precision)

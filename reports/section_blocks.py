@@ -1,10 +1,11 @@
-"""The small tables below a section: new individuals, how animals were found, what the scores rest on."""
+"""The small tables below a section: calibration, *new*, how animals were found, what the scores rest on."""
 
 from math import isnan, nan
 from typing import Any
 
 from whalebench.reports.blocks import Block
 from whalebench.reports.board import Section
+from whalebench.reports.calibration_block import calibration_block
 from whalebench.reports.wording import UNDEFINED, name_cells, name_header, number, percent, with_interval
 
 LOCATION = {
@@ -63,7 +64,8 @@ PARTLY = "Only annotated photos could be painted over; their MAP@5 as they are s
 
 def section_blocks(section: Section) -> list[Block]:
     """What there is to show below a section."""
-    return [block for block in (_new(section), _location(section), _diagnosis(section)) if block]
+    found = (calibration_block(section), _new(section), _location(section), _diagnosis(section))
+    return [block for block in found if block]
 
 
 def _new(section: Section) -> Block | None:

@@ -12,6 +12,8 @@ METRICS = {
     "log_loss": "log loss",
     "auroc_new": "AUROC new",
 }
+CANDIDATES = "list for 95 %"
+"""Title of the column on candidate sets."""
 UNDEFINED = "–"
 SEEN = "seen in pretraining"
 
@@ -54,6 +56,18 @@ def percent(value: float | None) -> str:
     if value is None or isnan(value):
         return UNDEFINED
     return f"{100 * value:.{1 if value < 0.0995 else 0}f} %"
+
+
+def candidates(metrics: dict[str, float]) -> str:
+    """Mean length of the lists that hold the right individual with 95 % certainty, and how many really do.
+
+    >>> candidates({"set_size_95": 3.21, "coverage_95": 0.962}), candidates({})
+    ('3.2 (96 %)', '–')
+    """
+    size, coverage = (metrics.get(key, float("nan")) for key in ("set_size_95", "coverage_95"))
+    if isnan(size) or isnan(coverage):
+        return UNDEFINED
+    return f"{number(size, 1 if size < 9.95 else 0)} ({percent(coverage)})"
 
 
 def duration(seconds: float) -> str:

@@ -29,7 +29,7 @@ MORE = (
     "unfit",
     "seen",
 )
-GROUPS = ("location", "diagnosis")
+GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
 
 
@@ -64,7 +64,12 @@ def to_csv(board: Leaderboard) -> str:
 
 def _more(row: Row) -> dict[str, Any]:
     groups = {group: getattr(row, group) or {} for group in GROUPS}
-    numbers = {f"{group}_{key}": value for group, values in groups.items() for key, value in values.items()}
+    numbers = {
+        f"{group}_{key}": value
+        for group, values in groups.items()
+        for key, value in values.items()
+        if not isinstance(value, dict)  # the bins of a reliability picture fill no cell
+    }
     return {key: getattr(row, key) for key in MORE} | numbers
 
 

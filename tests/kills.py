@@ -29,7 +29,7 @@ from whalebench.methods.registry import find_method, method_names
 from whalebench.reports import metrics
 
 COMPARED = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
-UNTRAINED = ("frozen", "sift")
+UNTRAINED = ("ensemble", "frozen", "sift")
 EPOCHS = 6
 
 

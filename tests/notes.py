@@ -21,6 +21,7 @@ class Notes:
     epochs: list[Epoch] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
     chosen: dict[str, float | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
     lineage: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Part -> digests of the photos it was fitted on."""
@@ -40,6 +41,13 @@ class Notes:
     def valid_map_at_5(self, scores: Any) -> float:
         self.asked.append(scores)
         return float(scores.sum())
+
+    def confidence(self, valid_scores: Any, scores: Any) -> Any:
+        self.asked.append(valid_scores)
+        return torch.from_numpy(scores).double().softmax(dim=1).amax(dim=1).numpy()
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
 
     def choose(self, name: str, value: float | None) -> None:
         self.chosen[name] = value

@@ -20,6 +20,7 @@ from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.cropping import Cropping
 from whalebench.methods.parts.crops import Crop
 from whalebench.methods.parts.finder import Finder, Windows, annotated_values, whole_where
+from whalebench.methods.parts.fixed_window import FixedWindow
 from whalebench.methods.parts.geometry import box_windows, identity_maps, move
 from whalebench.methods.parts.identifier import CropName
 from whalebench.methods.parts.localizer import BoxRegression, Localizer, LocalizerConfig
@@ -353,6 +354,16 @@ def test_an_oracle_reads_annotations_and_trains_no_finder(photos: Photos) -> Non
     assert "guess.network.weight" not in method.weights()
 
 
+def test_a_transductive_method_adapts_to_the_windows_that_are_found(photos: Photos) -> None:
+    method, shown = cropped(oracle=False), []
+    method.inner.adapt = lambda unlabelled, harness: shown.append(unlabelled)  # type: ignore[method-assign]
+    method.learn(photos, photos, Notes())
+    method.adapt(photos.bare(), Notes())
+    assert isinstance(shown[0].lens, Crop)
+    assert shown[0].images == photos.images
+    assert bright(shown[0]) == bright(method._found(photos)[0])
+
+
 def test_what_lacks_annotations_does_not_fit(photos: Photos) -> None:
     without = photos.select([5])
     assert cropped(oracle=False).unfit(photos, without) == ""
@@ -384,6 +395,38 @@ def test_weights_of_finder_and_method_are_kept_apart(photos: Photos) -> None:
     assert isinstance(other.inner, Brightness)
     assert set(other.inner.restored) == {"own"}
     assert np.array_equal(other.score(photos.bare()), method.score(photos.bare()))
+
+
+def test_a_fixed_window_is_that_part_of_every_photo_and_learns_nothing(photos: Photos) -> None:
+    config = SoftmaxConfig.model_validate(
+        {"crop": "window", "window": "0.1,0.2,0.5,0.8", "crop_source": "60x90"}
+    )
+    finder = config.finder()
+    assert isinstance(finder, FixedWindow)
+    method = Cropping(Brightness(MethodConfig()), finder, (HEIGHT, WIDTH), oracle=False)
+    notes = Notes()
+    method.learn(photos, photos, notes)
+    assert "window" not in notes.lineage
+    assert method.locate(photos) is None  # nobody looked, so there is nothing to hold against annotations
+    shown = photos.bare().through(Crop(finder.windows(finder.locate(photos), photos).maps, (HEIGHT, WIDTH)))
+    cut = photos.batch(range(COUNT), (HEIGHT, WIDTH)).pixels[..., 12:48, 9:45]
+    # Only pixels beside an edge differ, where several are averaged into one.
+    assert float((shown.batch(range(COUNT), (36, 36)).pixels - cut).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"crop": "window"}, "need each other"),
+        ({"window": "0.1,0.1,0.9,0.9"}, "need each other"),
+        ({"crop": "window", "window": "0.9,0.1,0.1,0.9"}, "x0 below x1"),
+        ({"crop": "window", "window": "left"}, "four shares"),
+        ({"crop": "window", "window": "0,0,1,1", "oracle": "true"}, "nothing to crop by"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SoftmaxConfig.model_validate(settings)
 
 
 def test_photos_seen_through_another_lens_are_looked_at_anew(photos: Photos) -> None:

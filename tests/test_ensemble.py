@@ -104,7 +104,7 @@ def make_run(
     answers = {"valid": ground.valid, "test": ground.test}
     judged = judge_scores(metrics, ground.identities, scores, answers, PLAIN)
     none = {"metrics": judged.metrics, "valid_metrics": judged.valid_metrics, "cmc": judged.cmc}
-    none["chosen"] = {"temperature": judged.temperature}
+    none["chosen"] = dict(judged.chosen)
     none["lineage"] = {
         part: {"photos": len(own), "digest": digest_text("\n".join(own))} for part, own in lineage.items()
     }
@@ -261,7 +261,57 @@ def test_a_member_that_learned_from_what_it_is_asked_about_is_refused(place: Wor
             combine(place, "arcface", "leak", rule=rule)
 
 
+def test_a_member_may_be_calibrated_on_valid_but_not_on_test(place: Workspace) -> None:
+    ground = find_ground(read_record(place.runs / "arcface"), place)
+    for name, digests in (("valid", ground.valid_digests), ("test", ground.test_digests)):
+        own = {"network": ["0" * 64], "0.calibration": sorted(set(digests))}
+        record_lineage(place.runs / "softmax", own)
+        if name == "valid":
+            made = combine(place, "arcface", "softmax", rule="vote")
+            assert {"calibration", "1.0.calibration"} <= set(made.record.lineage)
+            assert combine(place, made.record.run, "noise", rule="vote").record.members
+            continue
+        with pytest.raises(WhalebenchError, match=r"0\.calibration of softmax was fitted on \d+ of the test"):
+            combine(place, "arcface", "softmax", force=True)
+
+
+def test_the_epsilon_of_a_member_moves_no_score(place: Workspace) -> None:
+    """It would make equal what the member still tells apart; the ensemble has one of its own."""
+    before = combine(place, "arcface", "softmax", rule="vote")
+    scores = read_arrays(before.folder / SCORES, ("test_scores",), "names")[0]["test_scores"]
+    chosen = read_record(place.runs / "softmax").chosen
+    change_record(place.runs / "softmax", chosen={**chosen, "epsilon": 0.4})
+    after = combine(place, "arcface", "softmax", rule="vote", force=True)
+    again = read_arrays(after.folder / SCORES, ("test_scores",), "names")[0]["test_scores"]
+    assert np.array_equal(scores, again)
+    assert set(after.record.chosen) >= {"temperature", "epsilon", "new_threshold", "set_threshold_95"}
+
+
+def record_lineage(folder: Path, lineage: Mapping[str, list[str]]) -> None:
+    """Nothing; header and record both say this lineage then."""
+    write_arrays(folder / WEIGHTS, {}, "lineage", lineage)
+    said = {
+        part: {"photos": len(own), "digest": digest_text("\n".join(own))} for part, own in lineage.items()
+    }
+    change_record(folder, lineage=said)
+
+
+def test_a_transductive_member_may_have_learned_from_bare_test_photos(place: Workspace) -> None:
+    """Not from valid, which it would be weighed by."""
+    ground = find_ground(read_record(place.runs / "arcface"), place)
+    make_run(place, "pseudo", 3.0, 5, fitted=tuple(sorted(ground.test_digests[:2])), transductive=True)
+    record = combine(place, "arcface", "pseudo", rule="logistic").record
+    assert record.transductive
+    assert any("pseudo used other test photos" in warning for warning in record.warnings)
+    make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(ground.valid_digests[:2])), transductive=True)
+    with pytest.raises(WhalebenchError, match="network of leak was fitted on 2 of the valid photo"):
+        combine(place, "arcface", "leak")
+
+
 def test_a_lineage_that_was_taken_out_is_refused(place: Workspace) -> None:
+    record_lineage(place.runs / "softmax", {"calibration": ["0" * 64]})
+    with pytest.raises(WhalebenchError, match="softmax does not say"):
+        combine(place, "arcface", "softmax")
     for header in ({}, {"network": ["0" * 64]}):
         write_arrays(place.runs / "softmax" / WEIGHTS, {}, "lineage", header)
         with pytest.raises(WhalebenchError, match="softmax does not say, or says in two ways"):

@@ -9,16 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.ensembling import mixing
-from whalebench.benchmarks.ensembling.mixing import (
-    TIE,
-    best_columns,
-    energies,
-    familiarity,
-    mean_scores,
-    vote_scores,
-)
+from whalebench.benchmarks.ensembling.mixing import energies, familiarity, mean_scores, vote_scores
 from whalebench.benchmarks.ensembling.shortlist import full_scores, shortlist
 from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss
+from whalebench.methods.parts.voting import TIE, best_columns
 
 TEMPERATURES = [0.1, 1.0, 3.0]
 

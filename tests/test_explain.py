@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks import restored, runner
+from whalebench.benchmarks.calibration import AS_GIVEN, Calibration
 from whalebench.benchmarks.explain import explain
 from whalebench.benchmarks.explaining import shortcuts
 from whalebench.benchmarks.explaining.altered import (
@@ -331,7 +332,9 @@ def white(photos: Photos) -> Photos:
 @pytest.mark.parametrize(("row", "column", "inside"), [(12, 20, True), (0, 39, False), (29, 0, False)])
 def test_the_map_points_at_what_matters(photos: Photos, row: int, column: int, *, inside: bool) -> None:
     region = find_regions(photos.select([0]))
-    found = occlude(looks_at(photos, row, column), white(photos), 0, temperature=0.5, side=0.2, region=region)
+    found = occlude(
+        looks_at(photos, row, column), white(photos), 0, Calibration(0.5), side=0.2, region=region
+    )
     peak = np.unravel_index(found.heat.argmax(), found.heat.shape)
     assert abs(peak[0] / MAP_SIZE[0] - row / 30) < 0.15
     assert abs(peak[1] / MAP_SIZE[1] - column / 40) < 0.15
@@ -345,7 +348,7 @@ def test_the_map_points_at_what_matters(photos: Photos, row: int, column: int, *
 
 def test_what_matters_against_an_individual_is_negative(photos: Photos) -> None:
     region = find_regions(photos.select([3]))
-    found = occlude(looks_at(photos, 15, 20), white(photos), 1, 1.0, side=0.2, region=region)
+    found = occlude(looks_at(photos, 15, 20), white(photos), 1, AS_GIVEN, side=0.2, region=region)
     assert found.heat.min() < -0.1
     assert found.largest <= 1e-6
     assert (found.on_animal, found.animal) == (None, None)

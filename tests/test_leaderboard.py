@@ -35,7 +35,7 @@ NONE_NEW = 6
 KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 
 
-def put(runs, name, method="arcface", skill=2.0, queries=60, found=None, **change):
+def put(runs, name, method="arcface", skill=2.0, queries=60, found=None, least=None, **change):
     """A finished run, better with more `skill`; `found` are further columns of its queries."""
     fixed, rng = np.random.default_rng(1), np.random.default_rng(sum(name.encode()))
     names = [f"whale_{number:02d}" for number in range(20)]
@@ -51,6 +51,7 @@ def put(runs, name, method="arcface", skill=2.0, queries=60, found=None, **chang
         probabilities=np.exp(scores),
         new_scores=-scores.max(axis=1),
         new_threshold=2.0,
+        set_threshold=least,
     ).assign(**found or {})
     facts = {
         "run": name,
@@ -140,6 +141,58 @@ def test_without_new_individuals_there_is_no_table_of_them(tmp_path):
     board = leaderboard(tmp_path)
     assert board.tables[0].sections[0].new == 0
     assert all("New individuals, fold" not in text and "BAKS" not in text for text in everywhere(board))
+
+
+CALIBRATED = {
+    "test_log_loss_before": 4.6571,
+    "test_log_loss_after": 2.7996,
+    "test_ece_before": 0.3686,
+    "test_ece_after": None,
+    "reliability_before": {"confidence": [0.1, 0.2], "accuracy": [0.5, 1.0], "count": [24, 24]},
+    "reliability_after": {"confidence": [0.4, 0.9], "accuracy": [0.5, 1.0], "count": [24, 24]},
+}
+"""What a record says of its calibration."""
+
+
+def test_calibration_and_lists_have_a_table_with_dashes_for_older_runs(tmp_path):
+    table = put(tmp_path, "one", least=0.05, calibration=CALIBRATED)
+    put(tmp_path, "older", "softmax")
+    put_unfit(tmp_path, "bbox-0")
+    board = leaderboard(tmp_path)
+    known = table[table["truth"] != NEW]
+    size, share = known["set_size_95"].mean(), known["covered_95"].mean()
+    for text in everywhere(board):
+        assert "Calibration and candidate lists, fold 0" in text and "nearly uniform" in text
+        assert f"arcface 0 4.657 2.800 0.369 – {size:.1f} ({share:.0%}".replace("%", " %") in text
+        assert "softmax 0 – – – – –" in text
+    assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)
+    rows = {row["run"]: row for row in json.loads(to_json(board))}
+    assert rows["one"]["calibration"] == CALIBRATED and rows["older"]["calibration"] == {}
+    assert rows["one"]["metrics"]["coverage_95_low"] < share < rows["one"]["metrics"]["coverage_95_high"]
+    lines = {line["run"]: line for line in csv.DictReader(io.StringIO(to_csv(board)))}
+    assert lines["one"]["calibration_test_log_loss_after"] == "2.7996"
+    assert float(lines["one"]["set_size_95"]) == size and lines["older"]["set_size_95"] == ""
+    assert not any(name.startswith("calibration_reliability") for name in lines["one"])
+
+
+def test_whether_probabilities_are_what_they_say_is_drawn(tmp_path):
+    put(tmp_path, "one", calibration=CALIBRATED)
+    put(tmp_path, "older", "softmax")
+    page = to_html(leaderboard(tmp_path))
+    assert page.count('class="reliability"') == 1 and "ECE 0.369 before, – after" in page
+    (before,) = re.findall(r'<polyline class="before" points="([^"]+)"', page)
+    assert before == "33.0,120.0 48.0,45.0"  # 150 wide and high, from 18,195 up
+    assert page.count('<circle class="after"') == 2
+
+
+def test_a_board_of_older_runs_says_nothing_of_calibration(tmp_path):
+    table = put(tmp_path, "one")
+    later = ["probability", "confidence", "set_size_95", "covered_95"]
+    write_predictions(tmp_path / "one", table.drop(columns=later))
+    board = leaderboard(tmp_path)
+    assert board.rows[0].rank == 1 and math.isnan(board.rows[0].metrics["set_size_95"])
+    assert all("Calibration" not in text for text in everywhere(board))
+    assert "reliability" not in to_html(board).split("</style>")[1]
 
 
 def test_what_may_not_be_compared_is_not_ranked_together(tmp_path):

@@ -24,6 +24,7 @@ from whalebench.methods.parts.heads import Heads
 from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.parts.twins import with_twins
 from whalebench.methods.registry import configure, find_method
+from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes
 
 NAMES = ("arcface", "softmax")
@@ -293,6 +294,8 @@ def test_mirror_twins_are_the_photos_mirrored_under_labels_of_their_own(views: V
     assert twice.labels is not None
     assert torch.equal(torch.from_numpy(twice.labels[chosen]), batch.labels)
     assert torch.equal(batch.species, plain.species)  # type: ignore[arg-type]
+    upside_down = with_twins(known, -2).batch([count + 1], (32, 32)).pixels
+    assert torch.equal(upside_down, plain.pixels[[1]].flip(-2))
     part = twice.select(chosen)
     assert torch.equal(part.batch([2], (32, 32)).pixels, batch.pixels[[2]])
     # Behind a crop, where windows are cut and averaged, nothing gets lost.
@@ -322,6 +325,17 @@ def test_flip_identities_score_by_the_mean_of_both_sides(
     both = (sides[0] @ gallery[0].T + sides[1] @ gallery[1].T) / 2
     first = np.stack([both[:, known.labels == label].max(axis=1) for label in range(identities)], axis=1)
     assert np.allclose(by_photo, first, atol=1e-5)
+
+
+def test_photos_are_mirrored_the_way_that_is_configured(views: Views, tiny_settings: tuple[str, ...]) -> None:
+    settings = (*tiny_settings, "gallery.flip=true", "epochs=0")
+    across, _ = learn("triplet", views, settings)
+    down, _ = learn("triplet", views, (*settings, "mirror=down"))
+    assert isinstance(across, Triplet)
+    assert isinstance(down, Triplet)
+    same = across.look(views.test, mirrored=False)
+    assert np.array_equal(down.look(views.test, mirrored=False), same)
+    assert not np.allclose(across.look(views.test, mirrored=True), down.look(views.test, mirrored=True))
 
 
 def test_subcentres_score_by_the_nearest_prototype(views: Views, tiny_settings: tuple[str, ...]) -> None:

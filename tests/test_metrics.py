@@ -28,6 +28,7 @@ def judge(
     new_scores=None,
     clusters=None,
     rule="column",
+    least=None,
     **more,
 ):
     scores = np.asarray(scores, dtype=float)
@@ -41,6 +42,7 @@ def judge(
         new_scores=np.zeros(len(scores)) if new_scores is None else new_scores,
         new_threshold=threshold,
         new_rule=rule,
+        set_threshold=least,
         **more,
     )
 
@@ -89,9 +91,9 @@ def slow_balanced(hits, groups):
     return sum(shares) / len(shares) if shares else math.nan
 
 
-def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores, clusters, rule):
+def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores, clusters, rule, least):
     """Every metric in plain Python."""
-    precision, first, five, loss, said_new = [], [], [], [], []
+    precision, first, five, loss, said_new, sizes, covered = [], [], [], [], [], [], []
     for row, name in enumerate(truth):
         ranked = slow_candidates(scores[row], identities, threshold, rule)
         place = ranked.index(name) + 1 if name in ranked else math.inf
@@ -102,6 +104,12 @@ def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores
         if name != NEW:
             share = probabilities[row][identities.index(name)] / sum(probabilities[row])
             loss.append(-math.log(min(max(share, 1e-15), 1 - 1e-15)))
+            if least is not None:
+                shares = [one / sum(probabilities[row]) for one in probabilities[row]]
+                listed = {who for who, one in zip(identities, shares, strict=True) if one >= least}
+                listed |= {who for who, one in zip(identities, shares, strict=True) if one == max(shares)}
+                sizes.append(len(listed))
+                covered.append(name in listed)
     new = [row for row, name in enumerate(truth) if name == NEW]
     known = [row for row, name in enumerate(truth) if name != NEW]
     wins = [
@@ -136,6 +144,8 @@ def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores
         "accuracy_new": (mean(hit) + mean(kept)) / 2 if threshold is not None else math.nan,
         "map_at_5_known": mean([precision[row] for row in known]),
         "map_at_5_new": mean([precision[row] for row in new]),
+        "coverage_95": mean(covered),
+        "set_size_95": mean(sizes),
     }
 
 
@@ -152,13 +162,14 @@ def judged_inputs(draw):
     new_scores = rng.integers(0, 3, number).astype(float)
     clusters = [name if name != NEW else f"encounter {rng.integers(3)}" for name in truth]
     rule = draw(st.sampled_from(["column", "second"]))
-    return scores, truth, identities, threshold, probabilities, new_scores, clusters, rule
+    least = draw(st.sampled_from([None, 0.01, 0.1, 0.25, 0.6, 1.0]))
+    return scores, truth, identities, threshold, probabilities, new_scores, clusters, rule, least
 
 
 @settings(max_examples=150, deadline=None)
 @given(judged_inputs())
 def test_metrics_agree_with_plain_loops(inputs):
-    scores, truth, identities, threshold, *_, rule = inputs
+    scores, truth, identities, threshold, *_, rule, _ = inputs
     table = judge(*inputs)
     for row in range(len(truth)):
         ranked = slow_candidates(scores[row], identities, threshold, rule)
@@ -173,7 +184,7 @@ def test_metrics_agree_with_plain_loops(inputs):
 @settings(max_examples=50, deadline=None)
 @given(judged_inputs(), st.integers(0, 2**32))
 def test_order_of_columns_and_rows_does_not_matter(inputs, seed):
-    scores, truth, identities, threshold, probabilities, new_scores, clusters, rule = inputs
+    scores, truth, identities, threshold, probabilities, new_scores, clusters, rule, least = inputs
     rng = np.random.default_rng(seed)
     column, row = rng.permutation(len(identities)), rng.permutation(len(truth))
     straight = judge(*inputs)
@@ -186,6 +197,7 @@ def test_order_of_columns_and_rows_does_not_matter(inputs, seed):
         new_scores,
         clusters,
         rule,
+        least,
     )
     pd.testing.assert_frame_equal(straight, shuffled, check_exact=True)
     assert summarize(straight.iloc[row]) == pytest.approx(summarize(straight), nan_ok=True, rel=0, abs=0)
@@ -253,7 +265,8 @@ def test_undefined_is_nan_and_never_zero(truth, undefined):
     found = summarize(judge([[0.1, 0.9], [0.6, 0.4]], truth, ["a", "b"], threshold=0.5))
     both = {"auroc_new", "accuracy_new", "baks_baus", "normalised_accuracy"}
     both |= {"dir_at_far_1", "dir_at_far_5", "dir_at_far_10"}
-    assert {key for key, value in found.items() if math.isnan(value)} == {"map_at_r"} | both | undefined
+    never = {"map_at_r", "coverage_95", "set_size_95"}
+    assert {key for key, value in found.items() if math.isnan(value)} == never | both | undefined
 
 
 def test_log_loss_divides_rows_by_their_sum_and_clips():

@@ -73,17 +73,18 @@ def test_the_defaults_shown_are_those_of_the_recipe(cli: Callable[..., Any]) -> 
     assert "0.976" in listed["right-whale-2nd"]["published"]
 
 
-def test_members_are_trained_and_averaged(tiny: Workspace) -> None:
-    """The score of the recipe is the mean of the probabilities of networks trained on the same crops."""
+def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
+    """The score of the recipe rests on networks that were trained on the same crops."""
     from whalebench.benchmarks.registry import load_benchmark
     from whalebench.benchmarks.views import fold_views
 
     settings = (*SETTINGS, "crop=box", "localizer.epochs=1", "localizer.size=32")
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)
     assert record.track.startswith("test_resnet+narrow_resnet10 from scratch, 1 epochs, 32 x 32 px")
-    assert set(record.lineage) == {"localizer", "network"}
+    assert set(record.lineage) == {"localizer", "network", "final", "calibration"}
+    assert list(record.variants) == ["mean of the networks"]
     kept = load_file(tiny.runs / record.run / "weights.safetensors")
-    assert {name.partition(".")[0] for name in kept} == {"localizer", "0", "1"}
+    assert {name.partition(".")[0] for name in kept} == {"localizer", "0", "1", "final"}
     scores = load_file(tiny.runs / record.run / "scores.safetensors")["test_scores"]
     assert np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
     assert len(fold_views(load_benchmark("tiny", tiny), 0).test) == len(scores)
@@ -264,8 +265,8 @@ def test_frequent_individuals_come_first_and_the_network_then_rests(
         for setting in ("epochs=0", "frozen=false")
     )
     assert was.harness.chosen["first_individuals"] == 4
-    assert was.harness.chosen["first_best_epoch"] == 1
-    assert was.harness.chosen["best_epoch"] in (1, 2)
+    assert was.harness.chosen["first_network_epoch"] == 1
+    assert was.harness.chosen["network_epoch"] in (1, 2)
     weights = was.method.weights()
     network = [name for name in weights if name.startswith("network.")]
     assert all(torch.equal(weights[name], first[name]) for name in network)
@@ -281,7 +282,7 @@ def test_the_best_epoch_on_valid_is_what_scores(ground: Ground, monkeypatch: pyt
     monkeypatch.setattr(RunHarness, "epoch", lambda self, epoch: told.append(epoch))
     trial = on_trial(PlaygroundResnet18, ground, "epochs=3", "first_epochs=3", "frozen=false")
     was = trial.learn(trial.views)
-    assert (was.harness.chosen["first_best_epoch"], was.harness.chosen["best_epoch"]) == (1, 1)
+    assert (was.harness.chosen["first_network_epoch"], was.harness.chosen["network_epoch"]) == (1, 1)
     first, last = told[3].valid_scores, told[5].valid_scores
     assert first is not None
     assert last is not None
@@ -323,7 +324,7 @@ def test_the_best_epoch_is_kept() -> None:
     module, snapshot = nn.Linear(1, 1), Snapshot()
     for epoch, value in enumerate((0.2, 0.5, 0.5, 0.1), 1):
         nn.init.constant_(module.weight, epoch)
-        snapshot.offer(value, module)
+        snapshot.offer(epoch, value, module)
     snapshot.put_back(module)
     assert (snapshot.best, module.weight.item()) == (2, 2)
     untouched = Snapshot()

@@ -164,7 +164,9 @@ def test_predictions_come_back_equal_and_are_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write_predictions(tmp_path / name, table)
-    pd.testing.assert_frame_equal(read_predictions(tmp_path / "one"), table)
+    read = read_predictions(tmp_path / "one")
+    pd.testing.assert_frame_equal(read[list(table)], table)
+    assert read[["probability", "confidence", "set_size_95", "covered_95"]].isna().all(axis=None)
     one, two = ((tmp_path / name / "predictions.parquet").read_bytes() for name in ("one", "two"))
     assert one == two
 

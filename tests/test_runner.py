@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, PREDICTIONS, RECORD, WEIGHTS, RunRecord, read_runs
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.runner import RunRequest
+from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import Method, MethodConfig
 from whalebench.reports import metrics
@@ -154,9 +156,17 @@ def test_the_record_says_everything(finished: tuple[Workspace, RunRecord]) -> No
     assert all(part in record.track for part in ("test_resnet", "scratch", "32", "2 epochs"))
     assert (record.oracle, record.transductive) == (False, False)
     assert set(record.seconds) >= {"decode", "learn", "train", "gallery", "score"}
-    assert set(record.chosen) == {"photo_weight", "temperature", "new_threshold"}
+    assert set(record.chosen) == {
+        "photo_weight",
+        "temperature",
+        "epsilon",
+        "new_threshold",
+        "set_threshold_95",
+    }
     assert {"torch", "timm", "numpy", "python", "whalebench"} <= set(record.environment)
     assert record.hardware["device"] == "cpu"
+    valid = [*benchmark.split.parts(0).valid]
+    assert record.lineage["calibration"]["photos"] == len(valid)  # type: ignore[index,call-overload]
     assert record.photos_per_second is not None
     assert record.peak_memory_mb is not None
     assert record.peak_memory_mb > 50
@@ -168,6 +178,8 @@ def test_metrics_have_the_fixed_keys(finished: tuple[Workspace, RunRecord]) -> N
         assert set(found) >= KEYS
         assert all(value is None or isinstance(value, float) for value in found.values())
     assert 0 < record.metrics["map_at_5"] <= 1  # type: ignore[operator]
+    assert record.calibration["test_log_loss_after"] == record.metrics["log_loss"]
+    assert record.valid_metrics["coverage_95"] is None
     assert record.calibration["valid_log_loss_after"] <= record.calibration["valid_log_loss_before"] + 1e-9  # type: ignore[operator]
     assert record.cmc == sorted(record.cmc)
 
@@ -276,6 +288,23 @@ def test_a_simple_method_tells_the_individuals_apart(tiny: Workspace, plain: Non
     assert record.metrics["map_at_5"] > 0.9  # type: ignore[operator]
     assert record.track.startswith("open to ")
     assert record.photos_per_second is None
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_leak_through_calibration_is_refused(
+    tiny: Workspace, plain: None, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Whoever calibrates on photos that were learned from, or on those that are judged, gets no run."""
+
+    def leaking(*arguments: Any, **options: Any) -> Views:
+        views = fold_views(*arguments, **options)
+        photos = {"train": views.train, "test": views.test}[part]
+        return replace(views, valid=photos, valid_answers=views.test_answers)
+
+    monkeypatch.setattr("whalebench.benchmarks.views.fold_views", leaking)
+    with pytest.raises(WhalebenchError, match=rf"calibration would be chosen on \d+ photo\(s\) of {part}"):
+        run(tiny)
+    assert run_folders(tiny) == []
 
 
 @pytest.mark.parametrize(

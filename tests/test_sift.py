@@ -180,6 +180,7 @@ def test_too_many_pairs_are_refused_with_an_estimate(views: Views) -> None:
         ({"by": "arcface"}, "needs a method"),
         ({"by_settings": "epochs=3"}, "set by=arcface"),
         ({"crop": "box", **BY, "by_settings": "crop=box"}, "crop twice"),
+        ({"by": "pseudo", "shortlist": 5}, "by=pseudo has a method within itself"),
     ],
 )
 def test_contradictions_are_refused(settings: dict[str, Any], words: str) -> None:

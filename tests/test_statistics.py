@@ -27,6 +27,7 @@ def queries(number=200, individuals=40, skill=1.5, seed=0, new=0.2):
         probabilities=np.exp(scores),
         new_scores=-scores.max(axis=1).round(1),  # some are equal
         new_threshold=2.5,
+        set_threshold=0.1,
         embeddings_precision=np.where(is_new, np.nan, rng.random(number)),
     )
 

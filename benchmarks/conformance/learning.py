@@ -47,12 +47,16 @@ def is_judged(trial: OnTrial) -> str:
 
 
 def tells_its_lineage(trial: OnTrial) -> str:
-    """Every part says which photos it was fitted on; the harness has refused any outside train."""
-    lineage = trial.after_learning().harness.lineage
+    """Every part says which photos it was fitted on; the harness has refused any that it must not be."""
+    harness = trial.after_learning().harness
+    lineage, adapted = harness.lineage, harness.adapted_to()
     if not lineage:
         raise Broken("It does not say what it was fitted on: call harness.fitted(part, photos) in learn().")
-    parts = ", ".join(f"{part} ({len(digests)} photos)" for part, digests in lineage.items())
-    return f"Fitted on train only: {parts}."
+    parts = ", ".join(
+        f"{part} ({len(digests)} photos{f', {adapted[part]} of them of test' if part in adapted else ''})"
+        for part, digests in lineage.items()
+    )
+    return f"Fitted on {'train and bare test photos, none of valid' if adapted else 'train only'}: {parts}."
 
 
 def is_restored(trial: OnTrial) -> str:

@@ -76,7 +76,7 @@ class OnTrial:
         harness = RunHarness(0, CPU, views, self.judge, progress, unfinished=unfinished)
         harness.seed_everything()
         harness.stage("learn")
-        method.learn(views.train, views.valid, harness)
+        harness.teach(method)
         return Learned(method, harness, views)
 
     def after_learning(self) -> Learned:

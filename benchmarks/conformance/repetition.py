@@ -25,8 +25,13 @@ def repeats_itself(trial: OnTrial) -> str:
 
 
 def does_not_peek(trial: OnTrial) -> str:
-    """What it learns does not change with the pixels of test photos."""
-    first = trial.after_learning().scores()
+    """What it learns does not change with the pixels of test photos, unless it says that it saw them."""
+    learned = trial.after_learning()
+    if parts := learned.harness.adapted_to():
+        raise DoesNotApply(
+            f"It learns from test photos and says so (transductive): {', '.join(sorted(parts))}."
+        )
+    first = learned.scores()
     blind = trial.learn(trial.views_of(trial.ground.blank)).scores()
     if not np.array_equal(first, blind):
         raise Broken(

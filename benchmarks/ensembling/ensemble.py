@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,12 +14,15 @@ from whalebench.benchmarks.ensembling.combined import Combined
 from whalebench.benchmarks.ensembling.facts import config_of, facts_of, lineage_of
 from whalebench.benchmarks.ensembling.ground import Ground, find_ground
 from whalebench.benchmarks.ensembling.identity import EnsembleRequest, Identity, identify
-from whalebench.benchmarks.ensembling.members import Named, find_members, read_members
+from whalebench.benchmarks.ensembling.members import Named, read_members
 from whalebench.benchmarks.ensembling.rules import combine
-from whalebench.benchmarks.judgement import Judgement, judge_scores
+from whalebench.benchmarks.ensembling.steps.registry import STEPS
+from whalebench.benchmarks.ensembling.steps.sight import look
+from whalebench.benchmarks.ensembling.steps.taking import Taken, take_steps
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import (
     CURVE,
+    VARIANTS,
     WEIGHTS,
     RunRecord,
     read_record,
@@ -54,8 +58,8 @@ def ensemble(
     Raises WhalebenchError for runs that cannot be combined: see `members`. What is learned is learned from
     the valid photos; test is scored once.
     """
-    request = request.ordered(find_members(request.runs, workspace))
-    named = find_members(request.runs, workspace)
+    request = request.ordered(request.find(workspace))
+    named = request.find(workspace)
     who = identify(request, named)
     folder = workspace.runs / who.run
     if folder.exists() and not force:
@@ -88,15 +92,25 @@ def _make(
     lineage = lineage_of(members, ground, combined)
     del members  # their scores are as large as those that are judged now
     progress.stage("judge")
-    scores = {"valid": combined.valid, "test": combined.test}
-    answers = {"valid": ground.valid, "test": ground.test}
-    judged = judge_scores(judge, ground.identities, scores, answers, config_of(named))
+    taken = _take(request, named, ground, combined, judge)
+    combined = replace(combined, valid=taken.scores["valid"], test=taken.scores["test"])
     progress.stage("write")
     seconds = {"combine": round(time.perf_counter() - began, 2)}
-    facts = who.facts() | facts_of(named, ground, combined, judged, lineage) | {"seconds": seconds}
-    record = RunRecord(**facts)
+    facts = who.facts() | facts_of(named, ground, combined, taken.judged, lineage) | {"seconds": seconds}
+    record = RunRecord(**taken.facts(facts))
     if force or not folder.exists():  # else another process was asked for the same and was quicker
-        write_run(folder, lambda into: _write(into, record, ground, combined, judged, lineage), force=force)
+        write_run(folder, lambda into: _write(into, record, ground, combined, taken, lineage), force=force)
+
+
+def _take(
+    request: EnsembleRequest, named: Sequence[Named], ground: Ground, combined: Combined, judge: Judge
+) -> Taken:
+    """The request's steps taken with what was combined; judged in any case."""
+    weights: Any = combined.chosen.get("weights", [1 / len(named)] * len(named))
+    looking = any(STEPS[name].looks_at_embeddings for name in request.then)
+    sight = look(ground, named, weights, request.groups, embeddings=looking) if request.then else None
+    scores = {"valid": combined.valid, "test": combined.test}
+    return take_steps(request.then, scores, sight, ground, judge, config_of(named))
 
 
 def _write(
@@ -104,11 +118,13 @@ def _write(
     record: RunRecord,
     ground: Ground,
     combined: Combined,
-    judged: Judgement,
+    taken: Taken,
     lineage: dict[str, list[str]],
 ) -> None:
     """Leaves every file of the run in the folder, the record last; there was no training, so no curve."""
-    write_predictions(into, judged.queries)
+    write_predictions(into, taken.judged.queries)
+    if record.variants:
+        write_predictions(into, taken.queries(), VARIANTS)
     pd.DataFrame(columns=["stage", "epoch", "loss"]).to_csv(into / CURVE, index=False)
     names = {"identities": ground.identities, "valid": ground.valid.images, "test": ground.test.images}
     write_scores(into, {"valid_scores": combined.valid, "test_scores": combined.test}, names)

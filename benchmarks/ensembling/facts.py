@@ -9,7 +9,7 @@ from typing import Any
 from whalebench.benchmarks.ensembling.combined import Combined
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.members import Member, Named
-from whalebench.benchmarks.judgement import Judgement
+from whalebench.benchmarks.judgement import CALIBRATION, Judgement
 from whalebench.benchmarks.machine import hardware, peak_memory_mb, versions
 from whalebench.benchmarks.workspace import digest_text
 from whalebench.methods.method import MethodConfig
@@ -19,8 +19,8 @@ STACKER = "stacker"
 
 
 def lineage_of(members: Sequence[Member], ground: Ground, combined: Combined) -> dict[str, list[str]]:
-    """By part of each member, and of the ensemble, digests of the photos it was fitted on."""
-    found = {
+    """By part of each member, and of the ensemble, digests of the photos it was fitted or chosen on."""
+    found = {CALIBRATION: sorted(set(ground.valid_digests))} | {
         f"{number}.{part}": list(digests)
         for number, member in enumerate(members)
         for part, digests in member.lineage.items()
@@ -47,7 +47,6 @@ def facts_of(
         "train_log_loss": combined.train_log_loss,
         "out_of_fold_log_loss": combined.out_of_fold_log_loss,
     } | combined.alone
-    chosen = {"temperature": judged.temperature, "new_threshold": judged.threshold}
     return {
         "oracle": any(one.record.oracle for one in named),
         "transductive": any(one.record.transductive for one in named),
@@ -57,7 +56,7 @@ def facts_of(
         "hardware": hardware("cpu"),
         "peak_memory_mb": peak_memory_mb(),
         "counts": named[0].record.counts,
-        "chosen": combined.chosen | chosen,
+        "chosen": combined.chosen | judged.chosen,
         "calibration": judged.calibration
         | {key: value for key, value in losses.items() if value is not None},
         "new_curve": judged.new_curve,

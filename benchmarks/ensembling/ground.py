@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
@@ -18,6 +19,9 @@ from whalebench.benchmarks.workspace import Workspace
 
 FOLDS = 5
 """In how many parts valid is cut for cross-validation, or fewer where it has fewer clusters."""
+
+FACTS = ["encounter", "width", "height"]
+"""Columns of the catalog that say nothing of who is shown."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Ground:
     gallery_images: tuple[str, ...]
     gallery_digests: tuple[str, ...]
     benchmark: Benchmark
+    photos: dict[str, pd.DataFrame]
+    """By `gallery`, `valid` and `test`: encounter, width and height of the photos, nobody's name."""
 
     @cached_property
     def own(self) -> NDArray[np.int64]:
@@ -95,6 +101,7 @@ def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SI
     identities = tuple(sorted(set(train["identity"]) - {""}))
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     known = train[train["identity"] != ""]
+    shown = {"gallery": known, "valid": valid, "test": test}
     return Ground(
         identities=identities,
         valid=answers_of(valid, identities, groups),
@@ -106,4 +113,5 @@ def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SI
         gallery_images=tuple(known["image"]),
         gallery_digests=tuple(known["content_digest"]),
         benchmark=benchmark,
+        photos={part: rows[FACTS] for part, rows in shown.items()},
     )

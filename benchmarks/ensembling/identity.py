@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.ensembling.members import Named
+from whalebench.benchmarks.ensembling.members import Named, find_members
 from whalebench.benchmarks.ensembling.options import NO_OPTIONS, Options
 from whalebench.benchmarks.ensembling.rules import RULES, given_weights
+from whalebench.benchmarks.ensembling.steps.duplicates import Groups
+from whalebench.benchmarks.ensembling.steps.registry import check_steps
 from whalebench.benchmarks.scores_file import SCORES
-from whalebench.benchmarks.workspace import digest_file, digest_text
+from whalebench.benchmarks.workspace import Workspace, digest_file, digest_text
 
 METHOD = "ensemble"
 
@@ -29,12 +31,21 @@ class EnsembleRequest:
     weights: str | None = None
     """One a run, as 0.5,0.5; chosen by the rule where none are given."""
     options: Options = NO_OPTIONS
+    then: tuple[str, ...] = ()
+    """Steps taken with the scores, in this order."""
+    groups: Groups = ()
+    """Known duplicates, for the step of that name."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise WhalebenchError(f"There is no rule '{self.rule}': choose one of {', '.join(RULES)}.")
         given_weights(self.weights, self.rule, len(self.runs))
         self.options.check(self.rule)
+        check_steps(self.then, duplicates=bool(self.groups))
+
+    def find(self, workspace: Workspace) -> list[Named]:
+        """The runs, as `find_members` finds them; one alone will do where there are steps."""
+        return find_members(self.runs, workspace, alone=bool(self.then))
 
     def shares(self) -> NDArray[np.float64] | None:
         """The given weights (runs,), one in all, or None."""
@@ -77,11 +88,15 @@ def identify(request: EnsembleRequest, named: Sequence[Named]) -> Identity:
     """
     records = [one.record for one in named]
     shares = request.shares()
-    config = {
+    config: dict[str, Any] = {
         "rule": request.rule,
         "weights": None if shares is None else shares.tolist(),
         "members": [label(one) for one in named],
     } | request.options.settings()
+    if request.then:
+        config["then"] = list(request.then)
+    if request.groups:
+        config["duplicates"] = digest_text(json.dumps(request.groups))[:8]
     methods = " + ".join(sorted(one.method for one in records))
     tracks = " and ".join(dict.fromkeys(sorted(one.track for one in records)))
     everything = [

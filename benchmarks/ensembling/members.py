@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.calibrating import choose_calibration
+from whalebench.benchmarks.calibration import calibration_of
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.infold import refuse_in_fold
 from whalebench.benchmarks.finished import find_run
+from whalebench.benchmarks.judgement import CALIBRATION
 from whalebench.benchmarks.record import WEIGHTS, RunRecord, read_record
 from whalebench.benchmarks.scores_file import SCORES, read_arrays
-from whalebench.benchmarks.selection import choose_temperature
 from whalebench.benchmarks.workspace import Workspace, digest_text
 
 SAME = {
@@ -54,14 +56,16 @@ class Member:
         return self.named.record.run
 
 
-def find_members(names: Sequence[str], workspace: Workspace) -> list[Named]:
+def find_members(names: Sequence[str], workspace: Workspace, *, alone: bool = False) -> list[Named]:
     """The finished runs of those names, in that order.
 
-    Raises WhalebenchError for fewer than two, for a run given twice, for one without scores, and where two
-    differ in benchmark, catalog, split or fold.
+    Raises WhalebenchError for fewer than two, unless one may stand alone, for a run given twice, for one
+    without scores, and where two differ in benchmark, catalog, split or fold.
     """
-    if len(names) < 2:
-        raise WhalebenchError(f"{len(names)} run(s) are no ensemble: name two or more.")
+    if len(names) < 2 - alone:
+        raise WhalebenchError(
+            f"{len(names)} run(s) are no ensemble: name two or more, or one with a step, --then reciprocal."
+        )
     members: list[Named] = []
     for name in names:
         folder = find_run(name, workspace).resolve()
@@ -92,10 +96,10 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
     """The members with their scores, one after the other; those that must not be stacked are refused."""
     for one in named:
         lineage = _lineage(one)
-        _refuse_seen(one.record.run, lineage, ground)
+        _refuse_seen(one.record, lineage, ground)
         wanted = {"valid_scores": ground.valid.images, "test_scores": ground.test.images}
         arrays, names = read_arrays(one.folder / SCORES, tuple(wanted), "names")
-        refuse_in_fold(one.record.run, names.get("valid", []), lineage, ground)
+        refuse_in_fold(one.record.run, names.get("valid", []), _learned(lineage), ground)
         there = [names.get(part) for part in ("valid", "test", "identities")]
         shapes = [(len(images), len(ground.identities)) for images in wanted.values()]
         if (
@@ -109,10 +113,9 @@ def read_members(named: Sequence[Named], ground: Ground) -> Iterator[Member]:
         valid, test = (np.asarray(arrays[name], np.float32) for name in wanted)
         if not (np.isfinite(valid).all() and np.isfinite(test).all()):
             raise WhalebenchError(f"Scores of {one.record.run} are not finite: repeat the run with --force.")
-        temperature = one.record.chosen.get("temperature")
-        if not isinstance(temperature, int | float) or not temperature > 0:
-            temperature = choose_temperature(valid, ground.valid, ground.identities)
-        yield Member(one, valid, test, float(temperature), lineage)
+        said = calibration_of(one.record.chosen)
+        calibration = said or choose_calibration(valid, ground.valid, ground.identities)
+        yield Member(one, valid, test, calibration.temperature, lineage)
 
 
 def _lineage(one: Named) -> dict[str, list[str]]:
@@ -122,7 +125,7 @@ def _lineage(one: Named) -> dict[str, list[str]]:
         part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
         for part, digests in lineage.items()
     }
-    if not said or said != one.record.lineage:
+    if not _learned(lineage) or said != one.record.lineage:
         raise WhalebenchError(
             f"The run {one.record.run} does not say, or says in two ways, which photos it was fitted on, so "
             f"nobody can tell whether its scores of valid are out-of-fold: repeat it with --force."
@@ -130,11 +133,28 @@ def _lineage(one: Named) -> dict[str, list[str]]:
     return lineage
 
 
-def _refuse_seen(run: str, lineage: dict[str, list[str]], ground: Ground) -> None:
-    for part, digests in lineage.items():
-        for name, own in (("valid", ground.valid_digests), ("test", ground.test_digests)):
+def _learned(lineage: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The parts that scores are made by; calibrations, also those of a member's members, change no score."""
+    return {part: own for part, own in lineage.items() if part.rpartition(".")[2] != CALIBRATION}
+
+
+def _refuse_seen(record: RunRecord, lineage: dict[str, list[str]], ground: Ground) -> None:
+    """Nothing, where no part was fitted on valid, nor on test but for a transductive run's.
+
+    That was handed test photos without their labels, and makes the ensemble transductive.
+    """
+    learned = _learned(lineage)
+    told_test = {part: own for part, own in lineage.items() if part not in learned}
+    if not record.transductive:
+        told_test |= learned
+    for name, own, parts in (
+        ("valid", ground.valid_digests, learned),
+        ("test", ground.test_digests, told_test),
+    ):
+        for part, digests in parts.items():
             if seen := set(digests) & set(own):
                 raise WhalebenchError(
-                    f"The {part} of {run} was fitted on {len(seen)} of the {name} photo(s), so its scores of "
-                    f"them are not out-of-fold and nothing may be learned from them: leave that run out."
+                    f"The {part} of {record.run} was fitted on {len(seen)} of the {name} photo(s), so its "
+                    f"scores of them are not out-of-fold and nothing may be learned from them: leave that "
+                    f"run out."
                 )

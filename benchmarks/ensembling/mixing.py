@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from whalebench.methods.parts.voting import TIE, votes
+
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 
 BLOCK_CELLS = 2_000_000
 """Scores of one member that are worked on at a time: 16 MB as float64."""
-VOTES = 20
-"""Candidates that each member votes for."""
-TIE = 1e-3
-"""What a probability counts in a vote: it decides between equal votes only."""
 
 
 def blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -93,21 +91,7 @@ def vote_scores(scores: Sequence[Scores], temperatures: Sequence[float], weights
     for rows in blocks(len(found), found.shape[1]):
         total = np.zeros(found[rows].shape)
         for one, temperature, weight in zip(scores, temperatures, weights, strict=True):
-            best = best_columns(one[rows], VOTES)
-            total += weight * TIE * np.exp(log_probabilities(one[rows], temperature))
-            votes = np.broadcast_to(weight / np.arange(1, best.shape[1] + 1), best.shape)
-            np.put_along_axis(total, best, np.take_along_axis(total, best, 1) + votes, 1)
+            chances = np.exp(log_probabilities(one[rows], temperature))
+            total += weight * (votes(one[rows]) + TIE * chances)
         found[rows] = total
     return found
-
-
-def best_columns(scores: Scores, k: int) -> NDArray[np.int64]:
-    """Columns (photos, at most k) of the highest scores, best first, of equal ones the first."""
-    k = min(k, scores.shape[1])
-    last = np.partition(scores, -k, axis=1)[:, -k, None]
-    # Ties at the end are cut by column, which partitioning alone does not promise.
-    above, equal = scores > last, scores == last
-    taken = above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
-    columns = np.nonzero(taken)[1].reshape(len(scores), k)
-    order = np.argsort(-np.take_along_axis(scores, columns, 1), axis=1, kind="stable")
-    return np.take_along_axis(columns, order, 1)

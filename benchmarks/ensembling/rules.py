@@ -60,7 +60,7 @@ def combine(
     if rule in CLASSIFIERS:
         mean = _mean(members, ground, judge, seed)
         return stack_features(members, ground, mean, CLASSIFIERS[rule], seed, options.pca)
-    if rule == "mean" and given is None:
+    if rule == "mean" and given is None and len(members) > 1:
         return _mean(members, ground, judge, seed)
     weights = np.full(len(members), 1 / len(members)) if given is None else given
     if rule == "knn":

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError
 from whalebench.benchmarks.ensembling.members import Member
 from whalebench.benchmarks.ensembling.memory import free_memory
-from whalebench.benchmarks.ensembling.mixing import Floats, Scores, best_columns, blocks, log_probabilities
+from whalebench.benchmarks.ensembling.mixing import Floats, Scores, blocks, log_probabilities
+from whalebench.methods.parts.voting import best_columns
 
 LENGTH = 20
 """Candidates that each member brings."""

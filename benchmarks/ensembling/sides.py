@@ -41,7 +41,7 @@ def side_of(member: Member, ground: Ground) -> Side | None:
     gallery = arrays[GALLERY]
     if not valid.shape[1:] == test.shape[1:] == gallery.shape[1:]:
         return None
-    return Side(*(_normalised(each) for each in (valid, test, gallery)))
+    return Side(*(normalised(each) for each in (valid, test, gallery)))
 
 
 def embeddings_of(member: Member, part: str) -> Embeddings | None:
@@ -68,7 +68,7 @@ def _refuse_other_gallery(member: Member, labels: NDArray[np.int64], ground: Gro
         )
 
 
-def _normalised(embeddings: Embeddings) -> Embeddings:
+def normalised(embeddings: Embeddings) -> Embeddings:
     """The embeddings (photos, dimensions) at length 1; one of length 0 stays."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     found: Embeddings = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.calibration import Calibration
 from whalebench.benchmarks.explaining.altered import Occluded
 from whalebench.benchmarks.explaining.regions import Regions, covered_by
 from whalebench.benchmarks.photos import Photos
-from whalebench.benchmarks.selection import probabilities
 from whalebench.methods.method import Method
 
 CLIP = 1e-15
@@ -41,7 +41,7 @@ class Occlusion:
 
 
 def occlude(
-    method: Method, photo: Photos, follow: int, temperature: float, *, side: float, region: Regions
+    method: Method, photo: Photos, follow: int, calibration: Calibration, *, side: float, region: Regions
 ) -> Occlusion:
     """What hiding parts of a photo does to the probability of the individual in column `follow`.
 
@@ -53,7 +53,7 @@ def occlude(
     # The photo as it is comes first, under a box of no size.
     shown = np.concatenate([np.zeros((1, 4), np.float32), boxes])
     altered = photo.select(np.zeros(len(shown), np.int64)).through(Occluded(shown))
-    chances = probabilities(np.asarray(method.score(altered), np.float32), temperature)[:, follow]
+    chances = calibration.probabilities(np.asarray(method.score(altered), np.float32))[:, follow]
     logs = np.log(np.clip(chances, CLIP, None))
     drops = logs[0] - logs[1:]
     heat = spread(drops, boxes)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.calibration import AS_GIVEN, Calibration, calibration_of
 from whalebench.benchmarks.explaining.altered import mirrored, without_animal, without_background
 from whalebench.benchmarks.explaining.regions import Regions, find_regions
 from whalebench.benchmarks.machine import cores
@@ -17,7 +18,7 @@ from whalebench.benchmarks.photos import Photos, Size
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis
 from whalebench.benchmarks.restored import Restored
-from whalebench.benchmarks.selection import Judge, probabilities
+from whalebench.benchmarks.selection import Judge
 
 SMALL: Size = (64, 96)
 """Height and width at which the mean background is taken for a method that names no size."""
@@ -84,7 +85,7 @@ def _altered(
 
 
 def _judge(restored: Restored, judge: Judge, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
-    """One row a photo, as when the run was judged: its temperature, its threshold of *new*."""
+    """One row a photo, as when the run was judged: its calibration, its threshold of *new*."""
     answers, chosen = restored.views.test_answers, restored.record.chosen
     values = np.asarray(scores, np.float32)
     threshold = chosen.get("new_threshold")
@@ -94,16 +95,16 @@ def _judge(restored: Restored, judge: Judge, indices: NDArray[np.int64], scores:
         clusters=[answers.clusters[index] for index in indices],
         identities=restored.views.train.identities,
         scores=values,
-        probabilities=probabilities(values, temperature_of(restored)),
+        probabilities=calibration(restored).probabilities(values),
         new_scores=-values.max(axis=1),
         new_threshold=None if threshold is None else float(str(threshold)),
         new_rule=restored.method.config.new_rule,
     )
 
 
-def temperature_of(restored: Restored) -> float:
-    """The temperature that the run chose on valid."""
-    return float(str(restored.record.chosen.get("temperature", 1.0)))
+def calibration(restored: Restored) -> Calibration:
+    """What the run chose on valid to make probabilities by."""
+    return calibration_of(restored.record.chosen) or AS_GIVEN
 
 
 def _decode_masks(restored: Restored, regions: Regions, progress: Progress) -> None:

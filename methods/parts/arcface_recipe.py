@@ -37,6 +37,12 @@ class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
         """As for `arcface`."""
         return self.as_arcface().track()
 
+    def in_cycle(self, number: int) -> Self:
+        """As for `arcface`."""
+        whole = super().in_cycle(number)
+        full_margin = {"head": self.head.model_copy(update={"margin_warm_up": 0.0})}
+        return whole.model_copy(update=full_margin) if number else whole
+
     def as_arcface(self) -> ArcFaceConfig:
         """The fields of `arcface`, the networks' names still joined by +; only the gallery scores."""
         own = {name: getattr(self, name) for name in EmbedderConfig.model_fields}

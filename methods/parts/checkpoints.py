@@ -121,8 +121,8 @@ def _starts(config: BaseModel) -> Iterator[str]:
     elif start != "none":
         yield Path(start).stem if Path(start).suffix else start
     parts = [getattr(config, name) for name in type(config).model_fields]
-    inner = config.inner() if isinstance(config, MethodConfig) else None
-    for part in (*parts, inner):
+    within = config.within() if isinstance(config, MethodConfig) else ()
+    for part in (*parts, *within):
         if isinstance(part, BaseModel):
             yield from _starts(part)
 

@@ -61,17 +61,25 @@ class Cropping(Method):
         # Annotations have done their work: the method sees windows with labels.
         self.inner.learn(learned_from.labelled(), valid.labelled().through(chosen_by.lens), harness)
 
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """The method goes on to learn from the windows, found ones as ever."""
+        self.inner.adapt(self._cropped(unlabelled)[0], harness)
+
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """The method's scores of the windows."""
         return self.inner.score(self._cropped(photos)[0])
+
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """The method's other scores of the windows."""
+        return self.inner.variants(self._cropped(photos)[0])
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """The method's embeddings of the windows."""
         return self.inner.embed(self._cropped(photos)[0])
 
-    def locate(self, photos: Photos) -> Located:
-        """Where the finder says the animals are, and where the whole photo had to do."""
-        return self._cropped(photos)[1]
+    def locate(self, photos: Photos) -> Located | None:
+        """Where the finder says the animals are, and where the whole photo had to do; None if it does not."""
+        return self._cropped(photos)[1] if self.finder.looks else None
 
     def weights(self) -> dict[str, Tensor]:
         """The finder's, after its name and a dot, and the method's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ class EmbedderConfig(IdentifierConfig):
     """Length of the embedding."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.0
     """Share of pooled features left out in training."""
+    mirror: Literal["across", "down"] = "across"
+    """Which way photos are mirrored where they are: left to right, or upside down, for animals that lie
+    across the photo, with their sides up and down."""
     second_size: PhotoSize | None = None
     """Height x width of a second look, taken when scoring only; the embeddings of both are averaged."""
     gallery: GalleryConfig = GalleryConfig()
@@ -67,9 +70,17 @@ class EmbedderConfig(IdentifierConfig):
         )
         return super().track() + second
 
+    def mirrored_axis(self) -> int:
+        """The axis of pixels (photos, channels, height, width) along which photos are mirrored."""
+        return -1 if self.mirror == "across" else -2
+
     def sizes(self) -> tuple[Size, ...]:
         """As for every network, and the second look's."""
         return (*super().sizes(), *([self.second_size] if self.second_size else []))
+
+    def cycle_gallery(self) -> GalleryConfig | None:
+        """The gallery by which every embedding is scored."""
+        return self.gallery
 
 
 class Embedder(nn.Module):
@@ -171,8 +182,10 @@ class EmbeddingMethod(Method):
         return Embedder(config)
 
     def _look_at(self, photos: Photos, size: Size, *, mirrored: bool) -> NDArray[np.float32]:
+        axis = self.config.mirrored_axis()
+
         def network(pixels: Tensor) -> Tensor:
-            embeddings: Tensor = self.network(pixels.flip(-1) if mirrored else pixels)
+            embeddings: Tensor = self.network(pixels.flip(axis) if mirrored else pixels)
             return embeddings
 
         return normalise(predict(network, photos, self.config, self.device, size))

@@ -37,12 +37,14 @@ class Ensemble(Method):
         mean: NDArray[np.float32] = np.mean([member.score(photos) for member in self.members], axis=0)
         return mean
 
-    def embed(self, photos: Photos) -> NDArray[np.float32]:
-        """The members' embeddings side by side (photos, dimensions), at length 1.
+    def embed(self, photos: Photos) -> NDArray[np.float32] | None:
+        """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any.
 
         Each is at length 1 before, so that a cosine is the mean of the members' cosines.
         """
         each = [found for member in self.members if (found := member.embed(photos)) is not None]
+        if not each:
+            return None
         return normalise(np.concatenate([normalise(embeddings) for embeddings in each], axis=1))
 
     def weights(self) -> dict[str, Tensor]:

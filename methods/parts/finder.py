@@ -41,6 +41,8 @@ class Finder(ABC):
     """What it learns from, in the plural, as "boxes"."""
     background: Background = "kept"
     mask_channel: bool = False
+    looks: ClassVar[bool] = True
+    """Whether it looks at photos to say where the animal is, so that it can be held against annotations."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config

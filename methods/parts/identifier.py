@@ -11,19 +11,26 @@ from whalebench.methods.method import FieldValue, Method, MethodConfig
 from whalebench.methods.parts.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation
 from whalebench.methods.parts.cropping import Cropping
+from whalebench.methods.parts.cycles import InCycles
 from whalebench.methods.parts.finder import Finder
+from whalebench.methods.parts.fixed_window import FixedWindow, WindowSides
+from whalebench.methods.parts.gallery import GalleryConfig
 from whalebench.methods.parts.localizer import Localizer, LocalizerConfig
+from whalebench.methods.parts.schedule import ScheduleConfig
 from whalebench.methods.parts.segmenter import Segmenter, SegmenterConfig
 from whalebench.methods.parts.training import PhotoSize, TrainingConfig
 
-CropName = Literal["none", "box", "mask", "aligned"]
+CropName = Literal["none", "box", "mask", "aligned", "window"]
 
 
 class IdentifierConfig(TrainingConfig, MethodConfig):
     """Fields of every method that trains a network to tell individuals apart."""
 
     crop: CropName = "none"
-    """What the network sees: the whole photo, the animal's box, its mask's box, or the aligned animal."""
+    """What the network sees: the whole photo, the animal's box, its mask's box, the aligned animal, or the
+    same `window` of every photo."""
+    window: WindowSides | None = None
+    """x0,y0,x1,y1 as shares of width and height, for crop=window: where photos are aligned already."""
     crop_source: PhotoSize | None = None
     """Height x width at which photos are kept to cut crops out of them; twice `size` unless given."""
     oracle: bool = False
@@ -34,12 +41,43 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
     """Finds the landmarks, for crop=aligned."""
     segmenter: SegmenterConfig = SegmenterConfig()
     """Finds the mask, for crop=mask."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """In how many cycles the network is trained, and what is kept of each."""
 
     @model_validator(mode="after")
     def _oracle_of_something(self) -> Self:
-        if self.oracle and self.crop == "none":
+        if self.oracle and self.crop in ("none", "window"):
             raise ValueError(
-                "oracle=true has nothing to crop by with crop=none; set crop=box, mask or aligned"
+                f"oracle=true has nothing to crop by with crop={self.crop}; set crop=box, mask or aligned"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _window_to_crop_by(self) -> Self:
+        if (self.crop == "window") != (self.window is not None):
+            raise ValueError(
+                "crop=window and window=x0,y0,x1,y1 need each other; set both, as window=0.2,0.3,0.9,0.7"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_for_every_cycle(self) -> Self:
+        cycles, shortest = self.schedule.cycles, self.schedule.shares(self.epochs)[-1]
+        if cycles == 1:
+            return self
+        if not shortest:
+            raise ValueError(
+                f"epochs={self.epochs} cannot be shared out to schedule.cycles={cycles}; set fewer cycles"
+            )
+        if self.average == "checkpoints" and self.checkpoints > shortest:
+            raise ValueError(
+                f"average=checkpoints cannot take checkpoints={self.checkpoints} of a cycle of {shortest} "
+                f"epochs; lower checkpoints, or set fewer cycles"
+            )
+        if self.schedule.joined == "embeddings" and self.cycle_gallery() is None:
+            raise ValueError(
+                "schedule.joined=embeddings needs a gallery to compare them with, and there is none; set "
+                "scores or votes"
             )
         return self
 
@@ -62,11 +100,36 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
         return 4 if self.crop == "mask" and self.segmenter.channel else 3
 
     def track(self) -> str:
-        """As for every network, and the weights from elsewhere that only a finder starts from."""
+        """As for every network, the cycles, and the weights from elsewhere that only a finder starts from.
+
+        Cycles see no more photos while they learn, but several networks look at each photo that is scored.
+        """
+        track, cycles = super().track(), self.schedule.cycles
+        if cycles > 1:
+            track += f", in {cycles} cycles"
         finder = None if self.oracle else self._finder_config()
         if finder is None or finder.pretrained in ("none", self.pretrained):
-            return super().track()
-        return f"{super().track()}, finder from {finder.starting_weights()}"
+            return track
+        return f"{track}, finder from {finder.starting_weights()}"
+
+    def first_kept(self) -> int | None:
+        """As the schedule says."""
+        return self.schedule.first_kept(self.epochs)
+
+    def in_cycle(self, number: int) -> Self:
+        """The configuration of one of the schedule's cycles, counted from 0.
+
+        Whatever grows at the beginning of a training, as the learning rate, does so in the first cycle only.
+        A subclass says what else is not begun anew.
+        """
+        shares = self.schedule.shares(self.epochs)
+        small = max(0, min(self.small_epochs - sum(shares[:number]), shares[number]))
+        own = {"epochs": shares[number], "small_epochs": small, "schedule": self.schedule.of_one_cycle()}
+        return self.model_copy(update=own | ({"warm_up": 0.0} if number else {}))
+
+    def cycle_gallery(self) -> GalleryConfig | None:
+        """The gallery that embeddings of several cycles can be compared with; None where there is none."""
+        return None
 
     def augmentation(self) -> Augmentation:
         """As for every network, but steady behind a crop unless told otherwise.
@@ -86,6 +149,9 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
                 return Aligner(self.aligner)
             case "mask":
                 return Segmenter(self.segmenter)
+            case "window":
+                assert self.window is not None
+                return FixedWindow(self.window)
         return None
 
     def _finder_config(self) -> TrainingConfig | None:
@@ -93,10 +159,13 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
 
 
 def behind_its_crop(method: Method) -> Method:
-    """The method itself, or the method on crops where its configuration asks for them."""
+    """The method itself, or in cycles and on crops where its configuration asks for them."""
     config = method.config
     if not isinstance(config, IdentifierConfig):
         return method
+    if config.schedule.cycles > 1:
+        cycles = [type(method)(config.in_cycle(number)) for number in range(config.schedule.cycles)]
+        method = InCycles(method, cycles, config.schedule.joined, config.cycle_gallery())
     finder = config.finder()
     if finder is None:
         return method

@@ -10,38 +10,33 @@ from torch import Tensor, nn
 class Snapshot:
     """Keeps a copy of the best weights so far, of equally good ones the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int | None = 1) -> None:
+        """Only epochs from the first on are looked at, none where there is no first one."""
+        self.first = first
         self.best = 0
         """The best epoch, from 1; 0 where none was offered."""
-        self._offered, self._value = 0, float("-inf")
-        self._weights: list[dict[str, Tensor]] = []
+        self._value = float("-inf")
+        self._weights: dict[str, Tensor] = {}
 
-    def offer(self, value: float, *modules: nn.Module) -> None:
-        """Takes note of the modules as they are after the next epoch, which is worth so much on valid."""
-        self._offered += 1
+    def takes(self, epoch: int) -> bool:
+        """Whether the epoch of that number, from 1, may be the best."""
+        return self.first is not None and epoch >= self.first
+
+    def offer(self, epoch: int, value: float, module: nn.Module) -> None:
+        """Takes note of the module as it is after the epoch, which is worth so much on valid."""
         if value > self._value:
-            self.best, self._value = self._offered, value
-            self._weights = [
-                {name: weights.detach().clone() for name, weights in module.state_dict().items()}
-                for module in modules
-            ]
+            self.best, self._value = epoch, value
+            self._weights = {name: each.detach().clone() for name, each in module.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The best weights so far, and how good they are."""
-        return {
-            "best": self.best,
-            "offered": self._offered,
-            "value": self._value,
-            "weights": self._weights,
-        }
+        return {"best": self.best, "value": self._value, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        self.best, self._offered = state["best"], state["offered"]
-        self._value, self._weights = state["value"], state["weights"]
+        self.best, self._value, self._weights = state["best"], state["value"], state["weights"]
 
-    def put_back(self, *modules: nn.Module) -> None:
-        """Gives the modules the best weights; leaves them alone where no epoch was offered."""
+    def put_back(self, module: nn.Module) -> None:
+        """Gives the module the best weights; leaves it alone where no epoch was offered."""
         if self.best:
-            for module, weights in zip(modules, self._weights, strict=True):
-                module.load_state_dict(weights)
+            module.load_state_dict(self._weights)

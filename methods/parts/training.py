@@ -21,13 +21,19 @@ from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness, PartConfig, Search, Stateful
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength, augment
 from whalebench.methods.parts.averaging import Average, build_average
+from whalebench.methods.parts.mixing import mixing
 from whalebench.methods.parts.narrow_resnet import NARROW_RESNET
 from whalebench.methods.parts.samplers import Sampler, Shuffled
+from whalebench.methods.parts.snapshot import Snapshot
 from whalebench.methods.parts.training_state import KeptGenerator, KeptOptimizer
 
 Precision = Literal["auto", "fp32", "bf16"]
 
 NOTHING: Mapping[str, Stateful] = MappingProxyType({})
+OPTIMIZER, GROUPS = "optimizer", "param_groups"
+OF_ONE_TRAINING = ("average", "schedule", "snapshot")
+"""Parts that begin anew in a training that goes on from where another one ended; so do the groups of the
+optimizer, in which the learning rate is."""
 
 CLIP = 10.0
 """Longest gradient of one step."""
@@ -133,6 +139,10 @@ class TrainingConfig(PartConfig):
         """How much each photo is changed at every step."""
         return STRENGTHS["heavy" if self.augment == "auto" else self.augment]
 
+    def first_kept(self) -> int | None:
+        """The first epoch, from 1, of those of which the best on valid is kept; None keeps the last one."""
+        return None
+
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
         return self.small_size if epoch < self.small_epochs else self.size
@@ -167,18 +177,21 @@ def train_network(
 ) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their average as configured), in evaluation mode.
 
+    Where the configuration keeps the best epoch they stand as after that one, whose number is written down.
     network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
     (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
     valid photos, once after every epoch, or after every so many and the last, or None; before_step may change
     the loss by the share of training that is done. The photos go to the harness as the lineage of the
-    artefact; the sampler says which are seen together, every photo once an epoch unless given. A run that was
-    stopped goes on after its last kept epoch; what validate changes between epochs, besides the sampler, is
-    named by `also`. Raises RunFailedError when the loss is no longer finite.
+    artefact; the sampler says which are seen together, every photo once an epoch unless given; those with
+    guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
+    validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the
+    loss is no longer finite.
     """
-    order = sampler or Shuffled(len(train), config.batch_size)
+    order = mixing(sampler or Shuffled(len(train), config.batch_size), train)
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
+    snapshot = Snapshot(config.first_kept())
     harness.fitted(artefact, train)
-    done = harness.resume(trainer.parts() | dict(also))
+    done = harness.resume(trainer.parts() | {"snapshot": snapshot} | dict(also))
     for number in range(done + 1, config.epochs + 1):
         started = time.perf_counter()
         mean, rate, photos = trainer.epoch(number, train, before_step, target)
@@ -186,8 +199,13 @@ def train_network(
         kept = trainer.average.kept.eval()
         watched = number % validate_every == 0 or number == config.epochs
         scores = validate(cast(Network, kept[0]), cast(Loss, kept[1])) if watched else None
+        if scores is not None and snapshot.takes(number):
+            snapshot.offer(number, harness.valid_map_at_5(scores), kept)
         harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
     kept = trainer.average.kept.eval()
+    if snapshot.best:
+        snapshot.put_back(kept)
+        harness.choose(f"{artefact}_epoch", snapshot.best)
     return cast(Network, kept[0]), cast(Loss, kept[1])
 
 
@@ -209,7 +227,7 @@ class _Trainer:
         parts: dict[str, Stateful] = {
             "network_and_loss": self.both,
             "average": self.average,
-            "optimizer": KeptOptimizer(self.optimizer),
+            OPTIMIZER: KeptOptimizer(self.optimizer),
             "schedule": self.schedule,
             "generator": KeptGenerator(self.generator),
         }

@@ -13,12 +13,14 @@ from whalebench.benchmarks.photos import Batch, Photos, Size
 
 @dataclass(frozen=True, eq=False)
 class MirrorTwins:
-    """A lens that mirrors some photos left to right and says that they show the twin; no annotations."""
+    """A lens that mirrors some photos and says that they show the twin; no annotations."""
 
     mirrored: NDArray[np.bool_]
     """(photos,)"""
     identities: int
     """How much higher the label of a twin is."""
+    axis: int = -1
+    """Of pixels (photos, channels, height, width), along which photos are mirrored."""
 
     def select(self, indices: NDArray[np.int64]) -> MirrorTwins:
         """The lens for the photos at some places, in that order."""
@@ -28,17 +30,17 @@ class MirrorTwins:
         """The photos at some places, some of them mirrored."""
         batch = behind.batch(indices, size, device)
         mirrored = torch.from_numpy(self.mirrored[indices]).to(device)
-        pixels = torch.where(mirrored[:, None, None, None], batch.pixels.flip(-1), batch.pixels)
+        pixels = torch.where(mirrored[:, None, None, None], batch.pixels.flip(self.axis), batch.pixels)
         labels = None if batch.labels is None else batch.labels + self.identities * mirrored
         return Batch(pixels, labels, species=batch.species)
 
 
-def with_twins(known: Photos) -> Photos:
+def with_twins(known: Photos, axis: int = -1) -> Photos:
     """Labelled photos as they are, and then all of them mirrored, as of twice as many identities."""
     assert known.labels is not None
     photos, identities = len(known), len(known.identities)
     twice = known.select(np.tile(np.arange(photos), 2))
-    lens = MirrorTwins(np.repeat([False, True], photos), identities)
+    lens = MirrorTwins(np.repeat([False, True], photos), identities, axis)
     return replace(
         twice.labelled().through(lens),
         identities=(*known.identities, *(f"{identity} mirrored" for identity in known.identities)),

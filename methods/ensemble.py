@@ -1,0 +1,200 @@
+"""`ensemble`: several methods in one run; they learn one after the other and answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import model_validator
+from scipy.special import softmax
+from torch import Tensor
+
+from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.photos import Photos
+from whalebench.methods.method import Harness, MethodConfig
+from whalebench.methods.parts.ensemble import Ensemble
+from whalebench.methods.parts.gallery import Gallery, GalleryConfig
+from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.joining import Scores, Shares, share_choices, temperature_of
+from whalebench.methods.parts.named_harness import NamedHarness
+from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.voting import TIE, votes
+from whalebench.methods.registry import configure, fields_of, find_method
+
+
+class EnsembleConfig(MethodConfig):
+    """Fields of `ensemble`."""
+
+    members: str = "softmax+arcface"
+    """Methods that learn one after the other, joined by +."""
+    member_settings: str = ""
+    """Fields of the members, as epochs=15,arcface:dimensions=128; of each that has it, or of the named."""
+    rule: Literal["mean", "vote", "knn"] = "mean"
+    """mean: weighted mean of scores, each over a temperature chosen on valid; vote: 1 / rank, summed; knn:
+    embeddings side by side, nearest photo of the gallery."""
+
+    @model_validator(mode="after")
+    def _several_members(self) -> Self:
+        names = self.names()
+        if len(names) < 2 or "" in names:
+            raise ValueError("an ensemble has two members or more; join them by +, as softmax+arcface")
+        if Ensembled.name in names:
+            raise ValueError("an ensemble is no member of another; name its members instead")
+        self.within()
+        if together := [name for name in names if find_method(name).transductive]:
+            raise ValueError(
+                f"{together[0]} learns from test photos, which members are not shown; combine its finished "
+                f"run with `whalebench ensemble`"
+            )
+        return self
+
+    def names(self) -> list[str]:
+        """The members' names."""
+        return self.members.split("+")
+
+    def within(self) -> tuple[MethodConfig, ...]:
+        """The members' configurations; raises WhalebenchError for a setting that no member has."""
+        kinds = [find_method(name) for name in self.names()]
+        settings: list[list[str]] = [[] for _ in kinds]
+        for each in filter(None, self.member_settings.split(",")):
+            named, colon, setting = each.rpartition(":") if ":" in each.partition("=")[0] else ("", "", each)
+            field = setting.partition("=")[0]
+            takers = [
+                place
+                for place, kind in enumerate(kinds)
+                if kind.name == named or (not colon and field in dict(fields_of(kind.Config)))
+            ]
+            if not takers:
+                raise WhalebenchError(
+                    f"member_settings={each} is of no member: name a field of {', '.join(self.names())}."
+                )
+            for place in takers:
+                settings[place].append(setting)
+        return tuple(configure(kind, own) for kind, own in zip(kinds, settings, strict=True))
+
+    def sees_annotations(self) -> bool:
+        """Whether a member is an oracle."""
+        return any(member.sees_annotations() for member in self.within())
+
+    def track(self) -> str:
+        """The members and what each is held equal by, as of an ensemble of finished runs."""
+        tracks = " and ".join(dict.fromkeys(sorted(member.track() for member in self.within())))
+        return f"ensemble of {' + '.join(sorted(self.names()))}; each: {tracks}"
+
+
+class Ensembled(Ensemble):
+    """Its members' scores or embeddings together, in shares chosen by MAP@5 on valid."""
+
+    name = "ensemble"
+    summary = "several methods in one run: mean of scores, vote, or embeddings side by side"
+    source = (
+        "Dietterich 2000; Guo et al. 2017 for the temperatures; Humpback 2019 and Happywhale 2022 solutions"
+    )
+    Config = EnsembleConfig
+    config: EnsembleConfig
+
+    def __init__(self, config: EnsembleConfig) -> None:
+        super().__init__(config)
+        pairs = zip(config.names(), config.within(), strict=True)
+        self.members = [behind_its_crop(find_method(name)(member)) for name, member in pairs]
+        self.shares: Shares = (1 / len(self.members),) * len(self.members)
+        self.temperatures = (1.0,) * len(self.members)
+        self.gallery = Gallery(GalleryConfig())
+
+    def unfit(self, train: Photos, queries: Photos) -> str:
+        """What the first member lacks that lacks something."""
+        return next(filter(None, (member.unfit(train, queries) for member in self.members)), "")
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """The members learn; temperatures and shares are chosen on valid."""
+        names = self.config.names()
+        for place, member in enumerate(self.members):
+            again = names[:place].count(names[place])
+            label = f"{names[place]}-{again + 1}" if again else names[place]
+            member.learn(train, valid, NamedHarness(label, harness))
+        harness.stage("join")
+        assert valid.labels is not None
+        bare = valid.bare()
+        if self.config.rule == "knn":
+            self._learn_gallery(train.known(), bare, harness)
+            return
+        each = [member.score(bare) for member in self.members]
+        self.temperatures = tuple(temperature_of(scores, valid.labels) for scores in each)
+        self._choose({shares: self._joined(each, shares) for shares in share_choices(len(each))}, harness)
+
+    def score(self, photos: Photos) -> Scores:
+        """Scores (photos, identities) by the rule."""
+        if self.config.rule == "knn":
+            return self.gallery.scores(self._side_by_side(self._embeddings(photos), self.shares))
+        return self._joined([member.score(photos) for member in self.members], self.shares)
+
+    def embed(self, photos: Photos) -> Scores | None:
+        """The members' embeddings side by side at length 1; for knn as its gallery holds them, in shares."""
+        if self.config.rule == "knn":
+            return self._side_by_side(self._embeddings(photos), self.shares)
+        return super().embed(photos)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Each member's after its number and a dot, shares and temperatures, for knn the gallery."""
+        own = {"shares": self.shares, "temperatures": self.temperatures}
+        kept = {name: torch.tensor(values, dtype=torch.float64) for name, values in own.items()}
+        return super().weights() | kept | (self.gallery.weights() if self.config.rule == "knn" else {})
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up the members and how they are joined."""
+        super().restore(weights, identities, device)
+        self.shares, self.temperatures = (tuple(weights[n].tolist()) for n in ("shares", "temperatures"))
+        if self.config.rule == "knn":
+            self.gallery.restore(weights, len(identities))
+
+    def _joined(self, each: Sequence[Scores], shares: Shares) -> Scores:
+        total = np.zeros(each[0].shape)
+        for scores, temperature, share in zip(each, self.temperatures, shares, strict=True):
+            heated = scores.astype(np.float64) / temperature
+            if self.config.rule == "vote":
+                heated = votes(heated) + TIE * softmax(heated, axis=1)
+            total += share * heated
+        return total.astype(np.float32)
+
+    def _choose(self, choices: Mapping[Shares, Scores], harness: Harness) -> None:
+        """Takes the shares with the best MAP@5 on valid, of equally good ones those nearest to equal."""
+        results = {shares: harness.valid_map_at_5(scores) for shares, scores in choices.items()}
+        self.shares = max(results, key=results.__getitem__)
+        for place, (name, share) in enumerate(zip(self.config.names(), self.shares, strict=True)):
+            harness.choose(f"share_{place}_{name}", share)
+
+    def _learn_gallery(self, known: Photos, valid: Photos, harness: Harness) -> None:
+        harness.fitted("gallery", known)
+        train, queries = self._embeddings(known), self._embeddings(valid)
+        choices = share_choices(len(train))
+        self._choose({shares: self._by_gallery(known, train, queries, shares) for shares in choices}, harness)
+        self._by_gallery(known, train, queries, self.shares)
+
+    def _by_gallery(
+        self, known: Photos, train: list[Scores], queries: list[Scores], shares: Shares
+    ) -> Scores:
+        """Scores of queries after the gallery was filled under these shares."""
+        assert known.labels is not None
+        self.gallery.fill(self._side_by_side(train, shares), known.labels, len(known.identities))
+        return self.gallery.scores(self._side_by_side(queries, shares))
+
+    def _embeddings(self, photos: Photos) -> list[Scores]:
+        found = []
+        for member in self.members:
+            embeddings = member.embed(photos)
+            if embeddings is None:
+                raise RunFailedError(f"rule=knn needs embeddings and {member.name} has none: use rule=mean.")
+            found.append(normalise(embeddings))
+        return found
+
+    @staticmethod
+    def _side_by_side(each: list[Scores], shares: Shares) -> Scores:
+        """(photos, dimensions) of length 1, whose cosine is the weighted mean of the members'."""
+        weighted = [
+            embeddings * np.float32(share**0.5) for embeddings, share in zip(each, shares, strict=True)
+        ]
+        return normalise(np.concatenate(weighted, axis=1))

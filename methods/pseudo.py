@@ -1,0 +1,221 @@
+"""`pseudo`: any method, taught once more by what it is sure of on test photos, in two halves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.photos import Photos, Size
+from whalebench.methods.method import Harness, Method, MethodConfig
+from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.mixing import mixed
+from whalebench.methods.parts.named_harness import NamedHarness
+from whalebench.methods.registry import configure_inner, find_method
+
+HALVES = ("half_a", "half_b")
+"""What the two models are called in the record, after the half that each learned from."""
+LEARNED = "photos."
+"""What stands before a half's name where the weights say which photos are in it."""
+
+
+class PseudoConfig(MethodConfig):
+    """Fields of `pseudo`; `new_rule` and `new_share` are those of the method within."""
+
+    of: str = "softmax"
+    """The method that learns: first from train alone, then twice more from train and half of the confident
+    test photos."""
+    of_settings: str = ""
+    """Its fields, as epochs=10,dropout=0.2."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """How probable the first candidate of a test photo has to be to be taken for its label."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """How probable it is that a photo in a step is a pseudo-labelled one instead of one of train."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_as_within(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        of = given.get("of", cls.model_fields["of"].default)
+        inner = configure_inner(str(of), str(given.get("of_settings", "")))
+        own = {name: str(value) for name in MethodConfig.model_fields if (value := getattr(inner, name))}
+        return own | dict(given)
+
+    @model_validator(mode="after")
+    def _one_method_within(self) -> Self:
+        inner = self.inner()
+        if isinstance(inner, PseudoConfig):
+            raise ValueError("of=pseudo would guess the guesses; set another method, as of=arcface")
+        for name in MethodConfig.model_fields:
+            own, within = getattr(self, name), getattr(inner, name)
+            if own != within:
+                raise ValueError(
+                    f"{name}={own} is not the {name}={within} of {self.of}; set of_settings={name}={own}"
+                )
+        return self
+
+    def inner(self) -> MethodConfig:
+        """The configuration of the method that learns."""
+        return configure_inner(self.of, self.of_settings)
+
+    def sees_annotations(self) -> bool:
+        """Whether the method that learns is an oracle."""
+        return self.inner().sees_annotations()
+
+    def track(self) -> str:
+        """As for the method that learns; epochs are as long, but there are three trainings."""
+        return f"{self.inner().track()}; trained three times, twice with pseudo-labels of test photos"
+
+
+class Pseudo(Method):
+    """Two models that each learned half of the confident test photos; the other one scores that half."""
+
+    name = "pseudo"
+    summary = (
+        "any method, taught once more by what it is sure of on test photos, in two halves (transductive)"
+    )
+    source = (
+        "SeuTao (TGS Salt 2018, 4th place) for the halves; Lee 2013 (Pseudo-Label); Humpback 2019 (1st) and "
+        "Happywhale 2022 (1st) solutions"
+    )
+    Config = PseudoConfig
+    config: PseudoConfig
+    transductive = True
+
+    def __init__(self, config: PseudoConfig) -> None:
+        super().__init__(config)
+        self.first = self._fresh()
+        if self.first.transductive:
+            raise WhalebenchError(
+                f"of={config.of} scores photos with the help of others, which two halves would keep apart: "
+                f"set another method, as of=arcface."
+            )
+        self.train: Photos | None = None
+        self.models: dict[str, Method] = {}
+        """By half; none before any test photo was learned from."""
+        self.learned: dict[str, tuple[str, ...]] = {}
+        """By half, the digests of its photos."""
+
+    def unfit(self, train: Photos, queries: Photos) -> str:
+        """What the method that learns lacks."""
+        return self.first.unfit(train, queries)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """Those of the method that learns."""
+        return self.first.sizes()
+
+    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+        """The method learns from train as it is."""
+        self.train, self.valid = train, valid
+        self.models, self.learned = {}, {}
+        self.first.learn(train, valid, harness)
+
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """Guesses the labels of photos, and has a new model learn from each half of the confident ones."""
+        harness.stage("pseudo-labels")
+        guessed = self._guesses(unlabelled, harness)
+        halves = dict(zip(HALVES, two_halves(guessed, harness.seed), strict=True))
+        harness.choose("pseudo_labels", len(guessed))
+        for name, half in halves.items():
+            harness.choose(f"pseudo_labels_{name}", len(half))
+        if not len(guessed):
+            harness.warn(
+                f"No test photo had a first candidate more probable than "
+                f"confidence={self.config.confidence:g}, so nothing was learned from pseudo-labels: the run "
+                f"is one of {self.config.of}."
+            )
+            return
+        assert self.train is not None
+        for name, half in halves.items():
+            model = self._fresh()
+            view = mixed(self.train, half, self.config.share)
+            model.learn(view, self.valid, NamedHarness(name, harness))
+            self.models[name], self.learned[name] = model, half.digests
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """The mean (photos, identities) of both models' scores; of what one has learned the other's alone."""
+        if not self.models:
+            return self.first.score(photos)
+        scores = np.stack([model.score(photos) for model in self.models.values()])
+        learned = [set(self.learned[name]) for name in self.models]
+        may = np.array([[digest not in own for digest in photos.digests] for own in learned])[:, :, None]
+        return np.asarray(np.where(may, scores, 0).sum(axis=0) / may.sum(axis=0), np.float32)
+
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """The scores of the method before it saw a test photo; nothing once restored, or if it never did."""
+        if self.train is None or not self.models:
+            return {}
+        return {"without pseudo-labels": self.first.score(photos)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """What both models learned, after their half's name and a dot, and from which photos.
+
+        Of a method that was sure of nothing, what it learned.
+        """
+        if not self.models:
+            return self.first.weights()
+        found = {
+            f"{half}.{key}": value
+            for half, model in self.models.items()
+            for key, value in model.weights().items()
+        }
+        return found | {LEARNED + half: _packed(digests) for half, digests in self.learned.items()}
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up both models, and which photos each must not score."""
+        self.train, self.models, self.learned = None, {}, {}
+        if LEARNED + HALVES[0] not in weights:
+            self.first.restore(weights, identities, device)
+            return
+        for half in HALVES:
+            own = {k.removeprefix(f"{half}."): v for k, v in weights.items() if k.startswith(f"{half}.")}
+            self.models[half] = self._fresh()
+            self.models[half].restore(own, identities, device)
+            self.learned[half] = _unpacked(weights[LEARNED + half])
+
+    def _fresh(self) -> Method:
+        """The method before it has learned."""
+        return behind_its_crop(find_method(self.config.of)(self.config.inner()))
+
+    def _guesses(self, unlabelled: Photos, harness: Harness) -> Photos:
+        """The photos whose best candidate is probable enough, labelled as of that individual."""
+        # Valid is scored as test is, so that its temperature and threshold are theirs.
+        valid = self.valid.unlabelled() if self.config.sees_annotations() else self.valid.bare()
+        scores = self.first.score(unlabelled)
+        sure = harness.confidence(self.first.score(valid), scores) > self.config.confidence
+        labels = scores.argmax(axis=1).astype(np.int64)
+        return replace(unlabelled, labels=labels).select(np.flatnonzero(sure))
+
+
+def two_halves(guessed: Photos, seed: int) -> tuple[Photos, Photos]:
+    """Labelled photos in two halves drawn by the seed, those of each individual dealt to both by turns.
+
+    Equal photos stay together. More is not known of bare photos: those of one encounter may be parted.
+    """
+    assert guessed.labels is not None
+    digests, first, which = np.unique(guessed.digests, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(digests))
+    order = shuffled[np.argsort(guessed.labels[first][shuffled], kind="stable")]
+    half = np.zeros(len(digests), np.int64)
+    half[order[1::2]] = 1
+    one, other = (guessed.select(np.flatnonzero(half[which] == side)) for side in (0, 1))
+    return one, other
+
+
+def _packed(digests: tuple[str, ...]) -> Tensor:
+    """Digests as bytes, because weights are tensors."""
+    return torch.tensor(list("\n".join(digests).encode()), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor) -> tuple[str, ...]:
+    return tuple(bytes(packed.tolist()).decode().split("\n"))

@@ -1,0 +1,64 @@
+"""Whether probabilities are what they say: of photos answered with 80 % confidence, are 80 % right?"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whalebench.reports.open_set import best_is_right
+from whalebench.reports.ranking import NEW, Floats, Integers
+
+BINS = 15
+"""Bins of equal mass: each has as many photos, as far as equal confidences allow."""
+
+
+def equal_mass_bins(confidence: Floats, bins: int = BINS) -> Integers:
+    """The bin of each photo (photos,), from 0; photos of equal confidence share one, whatever their order.
+
+    >>> equal_mass_bins(np.array([0.9, 0.2, 0.5, 0.5]), bins=2).tolist()
+    [1, 0, 0, 0]
+    """
+    below = np.searchsorted(np.sort(confidence), confidence, side="left")
+    found: Integers = below.astype(np.int64) * bins // max(1, len(confidence))
+    return found
+
+
+def reliability_of(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> dict[str, list[float]]:
+    """Mean `confidence`, `accuracy` and `count` of photos of each bin that has any, in rising order.
+
+    `confidence` (photos,) is the probability of the first candidate, `right` whether it is the truth.
+
+    >>> reliability_of(np.array([0.9, 0.5, 0.7, 0.5]), np.array([True, False, True, True]), bins=2)
+    {'confidence': [0.5, 0.8], 'accuracy': [0.5, 1.0], 'count': [2, 2]}
+    """
+    own = equal_mass_bins(confidence, bins)
+    there = np.unique(own)
+    return {
+        "confidence": [float(confidence[own == each].mean()) for each in there],
+        "accuracy": [float(right[own == each].mean()) for each in there],
+        "count": [int((own == each).sum()) for each in there],
+    }
+
+
+def calibration_error(bins: Mapping[str, Sequence[float]]) -> float:
+    """Expected calibration error: the mean distance of accuracy and confidence, bins weighing by photos.
+
+    NaN without photos. Of the first candidate only (Naeini, Cooper & Hauskrecht, 2015; Guo et al., 2017), and
+    with bins of equal mass, which are less biased than those of equal width (Roelofs et al., 2022).
+
+    >>> calibration_error({"confidence": [0.5, 0.75], "accuracy": [0.5, 1.0], "count": [6, 2]})
+    0.0625
+    """
+    count = math.fsum(bins["count"])
+    gaps = zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True)
+    return (
+        math.fsum(abs(right - said) * photos for said, right, photos in gaps) / count if count else math.nan
+    )
+
+
+def reliability(queries: pd.DataFrame) -> dict[str, list[float]]:
+    """The same of the known photos of a per-query table, *new* left aside as a candidate."""
+    known = (queries["truth"] != NEW).to_numpy()
+    return reliability_of(queries["confidence"].to_numpy(np.float64)[known], best_is_right(queries)[known])
