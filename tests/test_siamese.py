@@ -153,7 +153,8 @@ def test_it_learns(learned: tuple[Siamese, Notes], views: Views) -> None:
     known = [row for row, truth in enumerate(views.test_answers.truth) if truth != NEW]
     own = [views.train.identities.index(views.test_answers.truth[row]) for row in known]
     assert (method.score(views.test)[known].argmax(axis=1) == own).mean() > 0.6
-    assert notes.epochs[-1].loss < 0.7 * notes.epochs[0].loss
+    # Of 24 photos the last pairs assigned may be hard ones again.
+    assert min(epoch.loss for epoch in notes.epochs) < 0.5 * notes.epochs[0].loss
     assert notes.chosen == {"individuals_with_one_photo": 0}
     # As many photos an epoch as there are, in whole pairs of both kinds.
     photos = len(views.train.known())
