@@ -447,12 +447,21 @@ def ensemble(
     ],
     rule: Annotated[
         Literal[
-            "mean", "vote", "knn", "logistic", "lightgbm", "pairs", "logistic-features", "lightgbm-features"
+            "mean",
+            "product",
+            "vote",
+            "knn",
+            "logistic",
+            "lightgbm",
+            "pairs",
+            "logistic-features",
+            "lightgbm-features",
         ],
         typer.Option(help="How they become one: see docs/ensembles.md."),
     ] = "mean",
     weights: Annotated[
-        str | None, typer.Option(help="One a run, as 0.5,0.5; mean chooses its own on valid if unsaid.")
+        str | None,
+        typer.Option(help="One a run, as 0.5,0.5; mean and product choose their own on valid if unsaid."),
     ] = None,
     pca: Annotated[
         int | None, typer.Option(help="Principal components of the features, for rules on features.")

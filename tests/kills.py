@@ -29,7 +29,8 @@ from whalebench.methods.registry import find_method, method_names
 from whalebench.reports import metrics
 
 COMPARED = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
-UNTRAINED = ("ensemble", "frozen", "sift")
+UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
+"""Without epochs of their own: nothing is trained, or other methods are."""
 EPOCHS = 6
 
 

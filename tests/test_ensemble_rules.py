@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from whalebench.benchmarks.ensembling import mixing
 from whalebench.benchmarks.ensembling.mixing import energies, familiarity, mean_scores, vote_scores
+from whalebench.benchmarks.ensembling.pooling import Evidence, product_scores
 from whalebench.benchmarks.ensembling.shortlist import full_scores, shortlist
 from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss
 from whalebench.methods.parts.voting import TIE, best_columns
@@ -36,6 +39,53 @@ def test_the_mean_is_that_of_probabilities() -> None:
     np.testing.assert_allclose(np.exp(found), slow, rtol=1e-4)
     by_photo = mean_scores(scores, TEMPERATURES, np.tile(weights, (len(found), 1)))
     np.testing.assert_array_equal(by_photo, found)
+
+
+def test_the_product_is_that_of_probabilities_to_their_powers() -> None:
+    scores, temperatures, powers = drawn(), [0.5, 1.0, 2.0], np.array([0.7, 0.0, 1.6])
+    slow = np.ones(scores[0].shape)
+    for one, temperature, power in zip(scores, temperatures, powers, strict=True):
+        slow *= chances(one, temperature) ** power
+    slow /= slow.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.exp(product_scores(scores, temperatures, powers)), slow, rtol=1e-4)
+    by_photo = np.broadcast_to(powers, (len(slow), 3))
+    found = product_scores(scores, temperatures, by_photo)
+    assert np.array_equal(found, product_scores(scores, temperatures, powers))
+
+
+def evidence(scores: list[NDArray[np.float32]], own: NDArray[np.int64]) -> Evidence:
+    members = [SimpleNamespace(valid=one, temperature=1.0) for one in scores]
+    return Evidence(members, np.arange(len(own)), own)  # type: ignore[arg-type]
+
+
+@given(st.integers(2, 4), st.integers(5, 30), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_no_powers_nearby_are_better_than_those_found(members: int, photos: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    own = rng.integers(0, 8, photos)
+    scores = [rng.normal(size=(photos, 8)).astype(np.float32) * 2 for _ in range(members)]
+    for one in scores:
+        one[np.arange(photos), own] += rng.uniform(0, 3)
+    found = evidence(scores, own)
+    powers = found.powers(np.arange(photos))
+
+    def cost(tried: NDArray[np.float64]) -> float:
+        return found.log_loss(tried) * photos + float((np.log(tried * members) ** 2).sum()) / 2
+
+    for place in range(members):
+        for factor in (0.95, 1.05):
+            tried = powers * np.where(np.arange(members) == place, factor, 1.0)
+            assert cost(tried) >= cost(powers) - 1e-4
+
+
+def test_powers_rest_on_the_photos_they_are_found_on() -> None:
+    scores, own = drawn(photos=12), np.arange(12) % 5
+    found = evidence(scores, own)
+    first = found.powers(np.arange(6))
+    for one in scores:
+        one[6:] = 0
+    assert np.array_equal(evidence(scores, own).powers(np.arange(6)), first)
+    assert not np.allclose(found.powers(np.arange(12)), first)
 
 
 def test_votes_are_reciprocal_ranks_of_the_first_twenty() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,17 +14,12 @@ from whalebench.benchmarks.ensembling.feature_stacking import stack_features
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.learners import LEARNERS
 from whalebench.benchmarks.ensembling.members import Member
-from whalebench.benchmarks.ensembling.mixing import (
-    Floats,
-    Scores,
-    energies,
-    familiarity,
-    mean_scores,
-    vote_scores,
-)
+from whalebench.benchmarks.ensembling.mixing import Floats, Scores, mean_scores, vote_scores
+from whalebench.benchmarks.ensembling.mixture import Mixture
 from whalebench.benchmarks.ensembling.nearest import nearest_scores
 from whalebench.benchmarks.ensembling.options import NO_OPTIONS, Options
 from whalebench.benchmarks.ensembling.pairing import Pairs
+from whalebench.benchmarks.ensembling.pooling import pool, product_scores
 from whalebench.benchmarks.ensembling.shortlist import Candidates
 from whalebench.benchmarks.ensembling.stacking import stack
 from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss, own_log_probabilities
@@ -32,11 +27,20 @@ from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.selection import Judge
 
 Rule = Literal[
-    "mean", "vote", "knn", "logistic", "lightgbm", "pairs", "logistic-features", "lightgbm-features"
+    "mean",
+    "product",
+    "vote",
+    "knn",
+    "logistic",
+    "lightgbm",
+    "pairs",
+    "logistic-features",
+    "lightgbm-features",
 ]
 RULES: tuple[str, ...] = get_args(Rule)
-WEIGHTED = ("mean", "vote", "knn")
+WEIGHTED = ("mean", "product", "vote", "knn")
 """Rules that take weights."""
+MIXES = {"mean": mean_scores, "product": product_scores, "vote": vote_scores}
 
 
 def combine(
@@ -51,7 +55,7 @@ def combine(
 ) -> Combined:
     """The members' scores by that rule; `given` weights (members,) are taken as they are.
 
-    Without them `mean` chooses its own on valid, and the others weigh all members the same.
+    Without them `mean` and `product` choose their own on valid, and the others weigh all members the same.
     """
     if rule == "pairs":
         return stack(Pairs(members, ground, options, progress), ground, LEARNERS["lightgbm"], seed)
@@ -62,36 +66,15 @@ def combine(
         return stack_features(members, ground, mean, CLASSIFIERS[rule], seed, options.pca)
     if rule == "mean" and given is None and len(members) > 1:
         return _mean(members, ground, judge, seed)
+    if rule == "product" and given is None and len(members) > 1:
+        return pool(members, ground, seed)
     weights = np.full(len(members), 1 / len(members)) if given is None else given
     if rule == "knn":
         valid, test = nearest_scores(members, ground, weights)
     else:
-        mixed = Mixed(members, {"mean": mean_scores, "vote": vote_scores}[rule])
+        mixed = Mixture(members, MIXES[rule])
         valid, test = mixed.valid(weights), mixed.test(weights)
     return Combined(valid, test, {"weights": weights.tolist()})
-
-
-class Mixed:
-    """The members' scores mixed under any weights, and how familiar each photo is to them (see mixing)."""
-
-    def __init__(self, members: Sequence[Member], mix: Callable[[list[Scores], list[float], Floats], Scores]):
-        self.members, self.mix = members, mix
-        self.temperatures = [member.temperature for member in members]
-        self.energies = energies([member.valid for member in members], self.temperatures)
-
-    def valid(self, weights: Floats) -> Scores:
-        """Scores (valid photos, identities) under weights (members,), for `mean` also (photos, members)."""
-        mixed = self.mix([member.valid for member in self.members], self.temperatures, weights)
-        mixed += familiarity(self.energies, self.energies, weights).astype(np.float32)[:, None]
-        return mixed
-
-    def test(self, weights: Floats) -> Scores:
-        """Scores (test photos, identities) under weights (members,)."""
-        scores = [member.test for member in self.members]
-        mixed = self.mix(scores, self.temperatures, weights)
-        familiar = familiarity(energies(scores, self.temperatures), self.energies, weights)
-        mixed += familiar.astype(np.float32)[:, None]
-        return mixed
 
 
 def _mean(members: Sequence[Member], ground: Ground, judge: Judge, seed: int) -> Combined:
@@ -99,7 +82,7 @@ def _mean(members: Sequence[Member], ground: Ground, judge: Judge, seed: int) ->
 
     Better is a lower log loss and no lower MAP@5. Then valid's scores are by weights found without it.
     """
-    mixed = Mixed(members, mean_scores)
+    mixed = Mixture(members, mean_scores)
     equal = np.full(len(members), 1 / len(members))
     plain = mixed.valid(equal)
     splits, known = ground.splits(seed), ground.own >= 0
