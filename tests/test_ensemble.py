@@ -142,7 +142,7 @@ def change_record(folder: Path, **fields: Any) -> None:
     (folder / RECORD).write_text(json.dumps(record | fields), encoding="utf-8")
 
 
-@pytest.mark.parametrize("rule", ["mean", "vote", "logistic", "lightgbm"])
+@pytest.mark.parametrize("rule", ["mean", "product", "vote", "logistic", "lightgbm"])
 def test_every_rule_leaves_a_whole_run(place: Workspace, rule: str) -> None:
     made = combine(place, "arcface", "softmax", rule=rule)
     record = made.record
@@ -156,7 +156,7 @@ def test_every_rule_leaves_a_whole_run(place: Workspace, rule: str) -> None:
     arrays, names = read_arrays(made.folder / SCORES, ("valid_scores", "test_scores"), "names")
     assert arrays["test_scores"].shape == (len(names["test"]), len(names["identities"]))
     assert all(np.isfinite(array).all() for array in arrays.values())
-    learned, lineage = read_arrays(made.folder / WEIGHTS, ("weights", "line", "trees"), "lineage")
+    learned, lineage = read_arrays(made.folder / WEIGHTS, ("weights", "powers", "line", "trees"), "lineage")
     assert ("stacker" in lineage) == (rule != "vote") == bool(learned)
     for loss in ("train_log_loss", "out_of_fold_log_loss"):
         assert (loss in record.calibration) == (rule != "vote")
@@ -378,7 +378,7 @@ def test_other_bad_requests_are_sentences(place: Workspace, cli: Cli) -> None:
         answer = cli("ensemble", *arguments, "--workspace", place.root)
         assert (answer.code, said in answer.err) == (2, True), answer.err
     assert not list(place.runs.glob("ensemble-*"))
-    with pytest.raises(WhalebenchError, match="no rule 'median': choose one of mean, vote"):
+    with pytest.raises(WhalebenchError, match="no rule 'median': choose one of mean, product"):
         EnsembleRequest(("arcface", "softmax"), "median")
 
 
