@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from whalebench import MissingError, RunFailedError, WhalebenchError, __version__
+from whalebench.benchmarks.ensembling.options import Rule
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.progress import Progress
@@ -446,17 +447,7 @@ def ensemble(
         list[str], typer.Argument(help="Names of finished runs, or their folders; two, or one with --then.")
     ],
     rule: Annotated[
-        Literal[
-            "mean",
-            "product",
-            "vote",
-            "knn",
-            "logistic",
-            "lightgbm",
-            "pairs",
-            "logistic-features",
-            "lightgbm-features",
-        ],
+        Rule,
         typer.Option(help="How they become one: see docs/ensembles.md."),
     ] = "mean",
     weights: Annotated[

@@ -24,9 +24,8 @@ from whalebench.benchmarks.ensembling.combined import Combined
 from whalebench.benchmarks.ensembling.ground import Ground, find_ground
 from whalebench.benchmarks.ensembling.local import LocalMatches
 from whalebench.benchmarks.ensembling.members import Member, find_members, read_members
-from whalebench.benchmarks.ensembling.options import Options
+from whalebench.benchmarks.ensembling.options import RULES, Options
 from whalebench.benchmarks.ensembling.pairing import NEAREST, Pairs, nearest
-from whalebench.benchmarks.ensembling.rules import RULES
 from whalebench.benchmarks.ensembling.rules import combine as by_rule
 from whalebench.benchmarks.ensembling.taken import day_of, differences, taken_of
 from whalebench.benchmarks.importer import import_csv

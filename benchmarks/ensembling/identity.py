@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.ensembling.members import Named, find_members
-from whalebench.benchmarks.ensembling.options import NO_OPTIONS, Options
-from whalebench.benchmarks.ensembling.rules import RULES, given_weights
+from whalebench.benchmarks.ensembling.options import NO_OPTIONS, RULES, Options
+from whalebench.benchmarks.ensembling.rules import given_weights
 from whalebench.benchmarks.ensembling.steps.duplicates import Groups
 from whalebench.benchmarks.ensembling.steps.registry import check_steps
 from whalebench.benchmarks.scores_file import SCORES

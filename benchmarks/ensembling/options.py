@@ -1,12 +1,25 @@
-"""What may be asked of some rules besides the rule."""
+"""The rules by name, and what may be asked of some of them besides; light, for the front door."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from whalebench import WhalebenchError
 
+Rule = Literal[
+    "mean",
+    "product",
+    "vote",
+    "knn",
+    "logistic",
+    "lightgbm",
+    "pairs",
+    "logistic-features",
+    "lightgbm-features",
+]
+RULES: tuple[str, ...] = get_args(Rule)
+"""What may be typed after --rule."""
 HOURS = 2.0
 """Longest that local matches may be estimated to take unless told otherwise."""
 USERS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -26,18 +25,6 @@ from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_los
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.selection import Judge
 
-Rule = Literal[
-    "mean",
-    "product",
-    "vote",
-    "knn",
-    "logistic",
-    "lightgbm",
-    "pairs",
-    "logistic-features",
-    "lightgbm-features",
-]
-RULES: tuple[str, ...] = get_args(Rule)
 WEIGHTED = ("mean", "product", "vote", "knn")
 """Rules that take weights."""
 MIXES = {"mean": mean_scores, "product": product_scores, "vote": vote_scores}
