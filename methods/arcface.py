@@ -53,6 +53,10 @@ class ArcFaceConfig(EmbedderConfig, HeadConfig):
         whole = super().in_cycle(number)
         return whole.model_copy(update={"margin_warm_up": 0.0}) if number else whole
 
+    def mirrors(self) -> bool:
+        """Whether photos are mirrored, as of other individuals or in the gallery."""
+        return self.flip_identities or super().mirrors()
+
     def track(self) -> str:
         """As for every embedding; mirrored photos are more photos seen, so another track."""
         return super().track() + (", each photo mirrored, too" if self.flip_identities else "")

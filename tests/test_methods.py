@@ -336,6 +336,10 @@ def test_photos_are_mirrored_the_way_that_is_configured(views: Views, tiny_setti
     same = across.look(views.test, mirrored=False)
     assert np.array_equal(down.look(views.test, mirrored=False), same)
     assert not np.allclose(across.look(views.test, mirrored=True), down.look(views.test, mirrored=True))
+    assert configure(ArcFace, ("flip_identities=true", "mirror=down"))
+    for kind in (Triplet, ArcFace):
+        with pytest.raises(WhalebenchError, match="mirror=down has no effect"):
+            configure(kind, ("mirror=down",))
 
 
 def test_subcentres_score_by_the_nearest_prototype(views: Views, tiny_settings: tuple[str, ...]) -> None:

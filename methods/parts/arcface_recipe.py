@@ -33,6 +33,10 @@ class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
         return self
 
+    def mirrors(self) -> bool:
+        """As for `arcface`."""
+        return self.head.flip_identities or super().mirrors()
+
     def track(self) -> str:
         """As for `arcface`."""
         return self.as_arcface().track()

@@ -70,6 +70,19 @@ class EmbedderConfig(IdentifierConfig):
         )
         return super().track() + second
 
+    @model_validator(mode="after")
+    def _something_to_mirror(self) -> Self:
+        if self.mirror != "across" and not self.mirrors():
+            raise ValueError(
+                f"mirror={self.mirror} has no effect, as nothing is mirrored; set gallery.flip=true, or "
+                f"flip_identities=true where there is one"
+            )
+        return self
+
+    def mirrors(self) -> bool:
+        """Whether photos are mirrored anywhere."""
+        return self.gallery.flip
+
     def mirrored_axis(self) -> int:
         """The axis of pixels (photos, channels, height, width) along which photos are mirrored."""
         return -1 if self.mirror == "across" else -2
