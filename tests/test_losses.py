@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,9 +48,26 @@ def test_gem_lies_between_mean_and_maximum() -> None:
     mean, largest = AveragePool()(features), features.amax(dim=(2, 3))
     assert torch.allclose(mean, features.mean(dim=(2, 3)))
     assert torch.allclose(GeM(exponent=1.0)(features), mean, rtol=1e-5)
-    assert torch.allclose(GeM(exponent=80.0)(features), largest, rtol=0.06)
-    middle = GeM(exponent=3.0)(features)
-    assert bool(((mean < middle) & (middle < largest)).all())
+    pooled = [GeM(exponent=exponent)(features) for exponent in (3.0, 7.0, 16.0)]
+    for less, more in pairwise([mean, *pooled, largest]):
+        assert bool((less < more).all())
+    # One photo's largest of 24 places counts for at least a 24th of the mean.
+    assert bool((pooled[-1] >= largest * 24 ** (-1 / 16)).all())
+
+
+@pytest.mark.parametrize("exponent", [0.1, 3.0, 8.0, 16.0, 80.0])
+def test_gem_has_finite_slopes_where_nothing_fires_and_where_much_does(exponent: float) -> None:
+    features = torch.tensor([0.0, 1e-3, 200.0])[:, None, None, None].expand(3, 2, 4, 6).clone()
+    features[0, 1, 0, 0] = 5.0
+    features.requires_grad_()
+    pool = GeM((2, 3), exponent=exponent)
+    pooled = pool(features)
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert pool.exponent.grad is not None
+    assert bool(pooled.isfinite().all())
+    assert bool(features.grad.isfinite().all())
+    assert bool(pool.exponent.grad.isfinite())
 
 
 def test_gem_learns_its_exponent_and_survives_negative_features() -> None:

@@ -12,6 +12,8 @@ Pooling = Literal["average", "gem"]
 Flattening = Literal["flatten"]
 Grid = tuple[int, int]
 """Rows and columns of cells."""
+EXPONENTS = (1.0, 16.0)
+"""Of the generalised mean: the average; and where powers of activations up to 200 are within float32."""
 
 
 class AveragePool(nn.Module):
@@ -29,7 +31,7 @@ class AveragePool(nn.Module):
 class GeM(nn.Module):
     """Generalised mean with a learnable exponent (Radenović et al., 2018), over each cell of a grid.
 
-    Exponent 1 is the average, infinity the maximum.
+    Exponent 1 is the average, infinity the maximum. It is used within EXPONENTS, whatever is learned.
     """
 
     def __init__(self, grid: Grid = (1, 1), exponent: float = 3.0, floor: float = 1e-6) -> None:
@@ -40,8 +42,11 @@ class GeM(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(photos, channels x cells) from (photos, channels, height, width), in float32 whatever comes in."""
-        powered = features.float().clamp(min=self.floor) ** self.exponent
-        return F.adaptive_avg_pool2d(powered, self.grid).flatten(1) ** (1.0 / self.exponent)
+        exponent = self.exponent.clamp(*EXPONENTS)
+        powered = features.float().clamp(min=self.floor) ** exponent
+        # A cell in which nothing fires is 0 from exponent 7 on, where a root has no finite slope.
+        mean = F.adaptive_avg_pool2d(powered, self.grid).clamp(min=torch.finfo(torch.float32).tiny)
+        return mean.flatten(1) ** (1.0 / exponent)
 
 
 class Flatten(nn.Module):
