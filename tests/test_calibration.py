@@ -149,7 +149,7 @@ def test_epsilon_is_where_the_log_loss_is_least() -> None:
 
 
 def test_individuals_a_method_is_sure_not_to_see_cost_little() -> None:
-    """As in seed 002: exactly 0 for individuals that were not among what was trained."""
+    """As in Right Whale, 2nd place: exactly 0 for individuals that were not among what was trained."""
     scores = np.full((40, 6), -1e4, np.float32)
     truth = [IDENTITIES[row % 4] for row in range(38)] + ["eve", "fay"]
     scores[np.arange(40), [row % 4 for row in range(40)]] = 0

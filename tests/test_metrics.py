@@ -50,7 +50,7 @@ def judge(
 def slow_candidates(scores, identities, threshold, rule="column"):
     """Candidates of one query, best first: highest score, identities before *new*, then by name.
 
-    By rule `second` as the script of seed 001 says it: [id, new, ...] or [new, id, ...].
+    By rule `second` as the script of Happywhale's 26th place says it: [id, new, ...] or [new, id, ...].
     """
     pool = [(-score, 0, name) for score, name in zip(scores, identities, strict=True)]
     if threshold is None or rule == "second":

@@ -85,7 +85,7 @@ class Classifier(ABC):
 
 
 class LogisticFeatures(Classifier):
-    """L2-regularised multinomial logistic regression (the last step of seed 002, there with C = 10)."""
+    """L2-regularised multinomial logistic regression (the last step of Right Whale, 2nd, with C = 10)."""
 
     setting = "C"
     choices = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)

@@ -43,7 +43,7 @@ class Learner(ABC):
 
 
 class Logistic(Learner):
-    """L2-regularised logistic regression on standardised features (seed 002, there with C = 10)."""
+    """L2-regularised logistic regression on standardised features (Right Whale, 2nd, with C = 10)."""
 
     setting = "C"
     choices = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)

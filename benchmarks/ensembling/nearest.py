@@ -1,4 +1,4 @@
-"""Embeddings of several members side by side, and the nearest photo of the gallery (seed 001 had nine)."""
+"""Embeddings of members side by side, and the nearest photo of the gallery (Happywhale, 26th: nine)."""
 
 from __future__ import annotations
 

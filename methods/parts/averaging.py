@@ -62,7 +62,7 @@ class RunningAverage(LastWeights):
 
 
 class Checkpoints(LastWeights):
-    """The equal average of the weights after each of the last epochs (Izmailov et al., 2018; seed 000).
+    """The equal average of the last epochs' weights (Izmailov et al., 2018; Humpback 2019, 3rd place).
 
     Batch normalisation has never seen the averaged weights: its statistics are taken anew in one pass over
     the training photos without augmentation. Until then the network is validated as its last step left it.

@@ -28,7 +28,7 @@ class OneOfEach:
 class Oversampled:
     """Every photo once an epoch, and those of individuals with few of them again, until they have enough.
 
-    What is missing is drawn with replacement (Osmulski for Humpback 2018; seed 003 meant to try it).
+    What is missing is drawn with replacement (Osmulski for Humpback 2018; mirko-m meant to try it).
     """
 
     def __init__(self, labels: NDArray[np.int64], at_least: int, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Pooled features of several networks side by side, into a logistic regression (seed 002's final step)."""
+"""Pooled features of several networks side by side, into a logistic regression (Right Whale, 2nd)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 class Duplicates(Step):
-    """Where the first candidate has duplicates, they come right after it, by their scores (seed 000).
+    """Where the first candidate has duplicates, they come right after it, by score (Humpback 2019, 3rd).
 
     They get its score, less the least there is, for they are as likely as it is.
     """
