@@ -149,7 +149,7 @@ def _means(
 ) -> dict[str, list[float]]:
     """What the judge says of each threshold, and MAP@5 as if the share of *new* were the one to expect.
 
-    share * new + (1 - share) * known, as Happywhale's 26th place chose; as valid is where no share is given, or
+    share * new + (1 - share) * known, as Happywhale's 26th chose; as valid is where no share is given, or
     where valid has one kind of photos only.
     """
     means = judge.means_by_threshold(

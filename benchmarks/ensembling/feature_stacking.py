@@ -1,4 +1,4 @@
-"""A stacker on features: a classifier over individuals, on what members make of valid photos (Right Whale, 2nd).
+"""A stacker on features: a classifier over individuals, on features of valid photos (Right Whale, 2nd).
 
 It learns from the valid photos alone: no member has learned from them, so their features are as out-of-fold
 as those of test. Those of train photos are in-fold, and a classifier knows them by heart. Most individuals
