@@ -13,7 +13,7 @@ Flattening = Literal["flatten"]
 Grid = tuple[int, int]
 """Rows and columns of cells."""
 EXPONENTS = (1.0, 16.0)
-"""Of the generalised mean: the average; and where powers of activations up to 200 are within float32."""
+"""Of the generalised mean: the average, and where powers of activations up to 100 add up within float32."""
 
 
 class AveragePool(nn.Module):
