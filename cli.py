@@ -227,7 +227,8 @@ def data_import(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Check a table and every photo in it, and make it a benchmark."""
-    from whalebench.benchmarks import importer, overview
+    from whalebench.benchmarks import overview
+    from whalebench.benchmarks.importing import importer
     from whalebench.reports.listing import import_report
 
     if layout != "csv":
@@ -255,7 +256,8 @@ def data_show(name: NameArgument, as_json: JsonOption = False, workspace: Worksp
 @data.command("check")
 def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Verify that catalog, photos and split are still what they were, and list the quarantine."""
-    from whalebench.benchmarks import importer, registry
+    from whalebench.benchmarks import registry
+    from whalebench.benchmarks.importing import importer
     from whalebench.reports.listing import check_report
 
     place = _open(workspace)

@@ -16,11 +16,11 @@ from whalebench.benchmarks.explaining.heat import HeatPhoto, check_picture, draw
 from whalebench.benchmarks.explaining.occlusion import Occlusion, occlude
 from whalebench.benchmarks.explaining.regions import find_regions
 from whalebench.benchmarks.explaining.shortcuts import calibration, diagnose
-from whalebench.benchmarks.finished import find_run
+from whalebench.benchmarks.judging.selection import Judge
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis, read_diagnosis, read_predictions, write_diagnosis
-from whalebench.benchmarks.restored import Restored, restore_run
-from whalebench.benchmarks.selection import Judge
+from whalebench.benchmarks.runs.finished import find_run
+from whalebench.benchmarks.runs.restored import Restored, restore_run
 from whalebench.benchmarks.views import NEW
 from whalebench.benchmarks.workspace import Workspace
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.calibrating import choose_calibration
+from whalebench.benchmarks.judging.calibrating import choose_calibration
+from whalebench.benchmarks.judging.selection import PLAIN, Judge, choose_threshold
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.progress import EpochNews, Progress
-from whalebench.benchmarks.selection import PLAIN, Judge, choose_threshold
-from whalebench.benchmarks.unfinished import Unfinished
+from whalebench.benchmarks.runs.unfinished import Unfinished
 from whalebench.benchmarks.views import Views
 from whalebench.methods.method import Epoch, Method, MethodConfig, Stateful
 

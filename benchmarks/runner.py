@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from whalebench.benchmarks.harness import RunHarness
-    from whalebench.benchmarks.selection import Judge
+    from whalebench.benchmarks.judging.selection import Judge
     from whalebench.benchmarks.views import Views
     from whalebench.methods.method import Method, MethodConfig
 
@@ -97,8 +97,8 @@ def _repeat(
     force: bool,
 ) -> RunRecord:
     from whalebench.benchmarks.harness import RunHarness  # noqa: PLC0415
-    from whalebench.benchmarks.outcome import judge_parts, write_outcome  # noqa: PLC0415
-    from whalebench.benchmarks.unfinished import Unfinished  # noqa: PLC0415
+    from whalebench.benchmarks.runs.outcome import judge_parts, write_outcome  # noqa: PLC0415
+    from whalebench.benchmarks.runs.unfinished import Unfinished  # noqa: PLC0415
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
 
     views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
@@ -157,8 +157,8 @@ def _facts(
     request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
-    from whalebench.benchmarks.selection import share_warnings  # noqa: PLC0415
-    from whalebench.methods.parts.checkpoints import pretraining  # noqa: PLC0415
+    from whalebench.benchmarks.judging.selection import share_warnings  # noqa: PLC0415
+    from whalebench.methods.parts.networks.checkpoints import pretraining  # noqa: PLC0415
 
     of_share = share_warnings(views.valid_answers, method.config)
     return {

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.answers import NEW, Answers, answers_of
 from whalebench.benchmarks.catalog import Catalog
+from whalebench.benchmarks.judging.answers import NEW, Answers, answers_of
 from whalebench.benchmarks.photos import UNKNOWN, Annotations, Photos
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.store import PhotoStore

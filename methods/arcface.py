@@ -14,18 +14,19 @@ from torch import Tensor
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.heads import (
+from whalebench.methods.parts.losses.heads import (
     HeadConfig,
     Heads,
     build_heads,
     build_identity_head,
     photos_by_species,
 )
-from whalebench.methods.parts.margins import MarginLoss
-from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
-from whalebench.methods.parts.samplers import Sampler
-from whalebench.methods.parts.training import predict, train_network
-from whalebench.methods.parts.twins import with_twins
+from whalebench.methods.parts.losses.margins import MarginLoss
+from whalebench.methods.parts.retrieval.search import nearest_photo_scores, normalise
+from whalebench.methods.parts.training.inference import predict
+from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.training.samplers import Sampler
+from whalebench.methods.parts.transforms.twins import with_twins
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Shares of the gallery's photos among which valid chooses."""

@@ -14,13 +14,13 @@ from torch import Tensor
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Harness, MethodConfig
-from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.gallery import Gallery, GalleryConfig
+from whalebench.methods.parts.ensembles.ensemble import Ensemble
+from whalebench.methods.parts.ensembles.joining import Scores, Shares, share_choices, temperature_of
+from whalebench.methods.parts.ensembles.named_harness import NamedHarness
+from whalebench.methods.parts.ensembles.voting import TIE, votes
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.joining import Scores, Shares, share_choices, temperature_of
-from whalebench.methods.parts.named_harness import NamedHarness
-from whalebench.methods.parts.retrieval import normalise
-from whalebench.methods.parts.voting import TIE, votes
+from whalebench.methods.parts.retrieval.gallery import Gallery, GalleryConfig
+from whalebench.methods.parts.retrieval.search import normalise
 from whalebench.methods.registry import configure, fields_of, find_method
 
 

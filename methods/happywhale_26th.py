@@ -27,8 +27,8 @@ from whalebench.benchmarks.photos import Photos
 from whalebench.methods.arcface import ArcFace
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.arcface_recipe import ArcFaceRecipeConfig
-from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.gallery import Gallery
+from whalebench.methods.parts.ensembles.ensemble import Ensemble
+from whalebench.methods.parts.retrieval.gallery import Gallery
 
 THREE = "tf_efficientnet_b6.ns_jft_in1k+tf_efficientnetv2_l.in21k+eca_nfnet_l2.ra3_in1k"
 """The networks of the author's last ensemble, by timm's names for their weights."""

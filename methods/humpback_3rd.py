@@ -27,11 +27,11 @@ from pydantic import Field, model_validator
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
 from whalebench.methods.parts.arcface_recipe import ArcFaceRecipeConfig
-from whalebench.methods.parts.centres import robust_centre
-from whalebench.methods.parts.drawing import OneOfEach
-from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.landmark_views import aligned_and_upright, views_of
-from whalebench.methods.parts.samplers import Sampler
+from whalebench.methods.parts.crops.landmark_views import aligned_and_upright, views_of
+from whalebench.methods.parts.ensembles.ensemble import Ensemble
+from whalebench.methods.parts.retrieval.centres import robust_centre
+from whalebench.methods.parts.training.drawing import OneOfEach
+from whalebench.methods.parts.training.samplers import Sampler
 
 COMMON: dict[str, Any] = {
     "crop": "aligned",

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Harness
-from whalebench.methods.parts.drawing import Oversampled
-from whalebench.methods.parts.losses import SoftmaxLoss
+from whalebench.methods.parts.losses.softmax_loss import SoftmaxLoss
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.parts.stages import Classes, all_classes, frequent_classes
-from whalebench.methods.parts.training import train_network
+from whalebench.methods.parts.training.drawing import Oversampled
+from whalebench.methods.parts.training.loop import train_network
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
 
 NEW = "new"

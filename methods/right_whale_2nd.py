@@ -27,9 +27,9 @@ from torch import Tensor
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.aligned import AlignedConfig
 from whalebench.methods.method import Harness
-from whalebench.methods.parts.ensemble import Ensemble
+from whalebench.methods.parts.ensembles.ensemble import Ensemble
+from whalebench.methods.parts.ensembles.stacked_features import FeatureRegression, choose_regression
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.parts.stacked_features import FeatureRegression, choose_regression
 from whalebench.methods.softmax import Softmax, SoftmaxConfig
 
 SIX = "lau_vgg19+lau_vgg19_thin+lau_vgg19_wide+lau_resnet31+lau_resnet37+lau_resnet67"

@@ -14,12 +14,13 @@ from torch import Tensor
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.gallery import GalleryConfig
-from whalebench.methods.parts.pair_head import best_pair_scores
-from whalebench.methods.parts.pair_losses import Form, Likeness, PairHeadLoss, PairLoss, build_pair_loss
-from whalebench.methods.parts.pair_mining import Similarity
-from whalebench.methods.parts.pair_sampler import PairSampler
-from whalebench.methods.parts.training import predict, ready, train_network
+from whalebench.methods.parts.pairs.pair_head import best_pair_scores
+from whalebench.methods.parts.pairs.pair_losses import Form, Likeness, PairHeadLoss, PairLoss, build_pair_loss
+from whalebench.methods.parts.pairs.pair_mining import Similarity
+from whalebench.methods.parts.pairs.pair_sampler import PairSampler
+from whalebench.methods.parts.retrieval.gallery import GalleryConfig
+from whalebench.methods.parts.training.inference import predict, ready
+from whalebench.methods.parts.training.loop import train_network
 
 LOSS = "loss."
 """What stands before the names of the pair head's weights."""

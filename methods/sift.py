@@ -14,12 +14,12 @@ from torch import Tensor
 from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method, MethodConfig, Search
+from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
 from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_crop
-from whalebench.methods.parts.keypoints import Motion, hours_of, require_opencv
-from whalebench.methods.parts.lightglue import require_lightglue
-from whalebench.methods.parts.pairs import PairGallery, photos_of, reordered, shortlisted
-from whalebench.methods.parts.schedule import ScheduleConfig
-from whalebench.methods.parts.training import PhotoSize, TrainingConfig
+from whalebench.methods.parts.matching.keypoints import Motion, hours_of, require_opencv
+from whalebench.methods.parts.matching.lightglue import require_lightglue
+from whalebench.methods.parts.matching.pairs import PairGallery, photos_of, reordered, shortlisted
+from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
 from whalebench.methods.registry import configure_inner, find_method
 
 BY = "by."

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Located, Search
-from whalebench.methods.parts.aligner import Aligner
-from whalebench.methods.parts.finder import Finder
-from whalebench.methods.parts.geometry import move
-from whalebench.methods.parts.localizer import Localizer
-from whalebench.methods.parts.spatial_transformer import (
+from whalebench.methods.parts.crops.aligner import Aligner
+from whalebench.methods.parts.crops.finder import Finder
+from whalebench.methods.parts.crops.localizer import Localizer
+from whalebench.methods.parts.crops.spatial_transformer import (
     SpatialTransformer,
     TransformerConfig,
     annotated_windows,
     learn_windows,
 )
-from whalebench.methods.parts.training import TrainingConfig, predict
+from whalebench.methods.parts.training.config import TrainingConfig
+from whalebench.methods.parts.training.inference import predict
+from whalebench.methods.parts.transforms.geometry import move
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
 
 Start = Literal["free", "landmarks", "boxes"]

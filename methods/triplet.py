@@ -14,10 +14,10 @@ from torch import Tensor
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.metric_losses import MetricLossConfig
-from whalebench.methods.parts.mined_loss import MetricLoss, build_metric_loss
-from whalebench.methods.parts.samplers import PKSampler, Singles
-from whalebench.methods.parts.training import train_network
+from whalebench.methods.parts.losses.metric_losses import MetricLossConfig
+from whalebench.methods.parts.losses.mined_loss import MetricLoss, build_metric_loss
+from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.training.samplers import PKSampler, Singles
 
 LOSS = "loss."
 """What stands before the names of the loss's weights."""

@@ -77,7 +77,7 @@ def _alone() -> Iterator[None]:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Workspace:
     """A workspace of its own with the imported benchmark `tiny`; its photos are in ../source."""
-    from whalebench.benchmarks.importer import import_csv
+    from whalebench.benchmarks.importing.importer import import_csv
 
     workspace = Workspace.open(tmp_path / "workspace")
     import_csv(draw_source(tmp_path / "source"), "tiny", workspace)
@@ -88,7 +88,7 @@ def tiny(tmp_path: Path) -> Workspace:
 def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The same with one finished run, made once, for tests that change nothing in it but runs and caches."""
     from whalebench.benchmarks import runner
-    from whalebench.benchmarks.importer import import_csv
+    from whalebench.benchmarks.importing.importer import import_csv
     from whalebench.reports import metrics
 
     folder = tmp_path_factory.mktemp("shared")

@@ -29,6 +29,17 @@ DOORS = ("photos", "catalog", "workspace", "record", "progress")
 """Modules of benchmarks that other rooms import: behind them nothing may lead back to those rooms."""
 
 
+FLOORS = (
+    ("networks", "transforms"),
+    ("losses", "retrieval"),
+    ("training",),
+    ("ensembles",),
+    ("crops",),
+    ("pairs", "matching"),
+)
+"""Folders of methods/parts from the ground up: each imports from those of lower floors only."""
+
+
 def sources() -> list[Path]:
     return [
         ROOT / "cli.py",
@@ -110,6 +121,18 @@ def test_right_imports_are_not_complained_of() -> None:
     text = "from whalebench import WhalebenchError, __version__\n"
     assert complaints("methods", text + "from whalebench.benchmarks.photos import Photos\n") == []
     assert complaints("cli", "def f():\n    from whalebench.benchmarks import runner\nimport json\n") == []
+
+
+def test_parts_import_downwards() -> None:
+    floors = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
+    parts = ROOT / "methods" / "parts"
+    assert floors.keys() == {file.parent.name for file in parts.glob("*/__init__.py")}
+    for file in parts.glob("*/*.py"):
+        own = file.parent.name
+        for name in imports(ast.parse(file.read_text(encoding="utf-8"))):
+            other = name.removeprefix("whalebench.methods.parts.").split(".")[0]
+            if name.startswith("whalebench.methods.parts.") and other != own:
+                assert floors.get(other, len(FLOORS)) < floors[own], f"{file.name} imports {name}"
 
 
 @pytest.mark.parametrize("door", DOORS)

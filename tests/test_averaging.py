@@ -13,8 +13,14 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.store import PhotoStore
-from whalebench.methods.parts.averaging import Checkpoints, LastWeights, RunningAverage, build_average
-from whalebench.methods.parts.training import TrainingConfig, train_network
+from whalebench.methods.parts.training.averaging import (
+    Checkpoints,
+    LastWeights,
+    RunningAverage,
+    build_average,
+)
+from whalebench.methods.parts.training.config import TrainingConfig
+from whalebench.methods.parts.training.loop import train_network
 from whalebench.tests.notes import Notes
 
 PHOTOS, EPOCHS = 12, 5

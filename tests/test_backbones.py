@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.backbones import LITE0, OWN, Backbone, build_backbone
-from whalebench.methods.parts.narrow_resnet import NarrowResNet
-from whalebench.methods.parts.pretrained import with_zeros
+from whalebench.methods.parts.networks.backbones import LITE0, OWN, Backbone, build_backbone
+from whalebench.methods.parts.networks.narrow_resnet import NarrowResNet
+from whalebench.methods.parts.networks.pretrained import with_zeros
 
 SIZE = (64, 64)
 WITH_MASK = (

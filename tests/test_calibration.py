@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks import calibrating
-from whalebench.benchmarks.answers import NEW, Answers
-from whalebench.benchmarks.calibrating import best_epsilon, choose_calibration
-from whalebench.benchmarks.calibration import AS_GIVEN, Calibration, calibration_of
-from whalebench.benchmarks.judgement import Judgement, judge_scores
+from whalebench.benchmarks.judging import calibrating
+from whalebench.benchmarks.judging.answers import NEW, Answers
+from whalebench.benchmarks.judging.calibrating import best_epsilon, choose_calibration
+from whalebench.benchmarks.judging.calibration import AS_GIVEN, Calibration, calibration_of
+from whalebench.benchmarks.judging.judgement import Judgement, judge_scores
 from whalebench.methods.method import MethodConfig
 from whalebench.reports import metrics
 

@@ -21,12 +21,12 @@ from whalebench.benchmarks.harness import RunHarness
 from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import Epoch, Harness
-from whalebench.methods.parts.carrying import CarryingHarness
-from whalebench.methods.parts.cycles import InCycles, voted
+from whalebench.methods.parts.ensembles.carrying import CarryingHarness
+from whalebench.methods.parts.ensembles.cycles import InCycles, voted
+from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
-from whalebench.methods.parts.schedule import ScheduleConfig
-from whalebench.methods.parts.training_state import KeptGenerator, KeptOptimizer
+from whalebench.methods.parts.retrieval.search import nearest_photo_scores, normalise
+from whalebench.methods.parts.training.state import KeptGenerator, KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
 from whalebench.reports import metrics
@@ -122,7 +122,7 @@ def test_the_track_names_the_cycles() -> None:
 def test_the_margin_is_there_at_once_where_it_does_not_grow(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from whalebench.methods.parts.heads import Heads
+    from whalebench.methods.parts.losses.heads import Heads
 
     shares: list[float] = []
     monkeypatch.setattr(Heads, "set_share", lambda self, share: shares.append(share))

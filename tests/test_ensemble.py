@@ -21,8 +21,9 @@ from whalebench.benchmarks.ensembling import shortlist as shortlisting
 from whalebench.benchmarks.ensembling.ensemble import Ensemble, ensemble
 from whalebench.benchmarks.ensembling.ground import Ground, find_ground
 from whalebench.benchmarks.ensembling.identity import EnsembleRequest
-from whalebench.benchmarks.importer import import_csv
-from whalebench.benchmarks.judgement import judge_scores
+from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.judging.judgement import judge_scores
+from whalebench.benchmarks.judging.selection import PLAIN
 from whalebench.benchmarks.record import (
     RECORD,
     WEIGHTS,
@@ -33,9 +34,8 @@ from whalebench.benchmarks.record import (
     write_record,
 )
 from whalebench.benchmarks.registry import load_benchmark, make_split
-from whalebench.benchmarks.restored import restore_run
-from whalebench.benchmarks.scores_file import SCORES, read_arrays, write_arrays, write_scores
-from whalebench.benchmarks.selection import PLAIN
+from whalebench.benchmarks.runs.restored import restore_run
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays, write_arrays, write_scores
 from whalebench.benchmarks.workspace import Workspace, digest_text
 from whalebench.reports import metrics
 from whalebench.reports.ensemble import ensemble_document, verdicts

@@ -20,9 +20,9 @@ from whalebench.benchmarks.runner import RunRequest, run
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.ensemble import EnsembleConfig, Ensembled
-from whalebench.methods.parts.checkpoints import pretraining
-from whalebench.methods.parts.joining import share_choices, temperature_of
-from whalebench.methods.parts.retrieval import normalise
+from whalebench.methods.parts.ensembles.joining import share_choices, temperature_of
+from whalebench.methods.parts.networks.checkpoints import pretraining
+from whalebench.methods.parts.retrieval.search import normalise
 from whalebench.reports import metrics
 from whalebench.tests.notes import Notes
 

@@ -15,7 +15,7 @@ from whalebench.benchmarks.ensembling.mixing import energies, familiarity, mean_
 from whalebench.benchmarks.ensembling.pooling import Evidence, product_scores
 from whalebench.benchmarks.ensembling.shortlist import full_scores, shortlist
 from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss
-from whalebench.methods.parts.voting import TIE, best_columns
+from whalebench.methods.parts.ensembles.voting import TIE, best_columns
 
 TEMPERATURES = [0.1, 1.0, 3.0]
 

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.answers import NEW
 from whalebench.benchmarks.ensembling import mixing
 from whalebench.benchmarks.ensembling.ground import Ground, find_ground
 from whalebench.benchmarks.ensembling.identity import EnsembleRequest
@@ -30,12 +29,13 @@ from whalebench.benchmarks.ensembling.steps.sight import Sight, look
 from whalebench.benchmarks.ensembling.steps.sizes import Sizes
 from whalebench.benchmarks.ensembling.steps.step import Gallery, Queries, Step
 from whalebench.benchmarks.ensembling.steps.taking import WITHOUT, choose_setting, take_steps
-from whalebench.benchmarks.importer import import_csv
-from whalebench.benchmarks.judgement import judge_scores
+from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.judging.answers import NEW
+from whalebench.benchmarks.judging.judgement import judge_scores
+from whalebench.benchmarks.judging.selection import PLAIN
 from whalebench.benchmarks.record import WEIGHTS, read_predictions, read_record
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.scores_file import SCORES, read_arrays, write_arrays, write_scores
-from whalebench.benchmarks.selection import PLAIN
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays, write_arrays, write_scores
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.reports import metrics
 from whalebench.reports.ensemble import ensemble_document

@@ -21,8 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks import restored, runner
-from whalebench.benchmarks.calibration import AS_GIVEN, Calibration
+from whalebench.benchmarks import runner
 from whalebench.benchmarks.explain import explain
 from whalebench.benchmarks.explaining import shortcuts
 from whalebench.benchmarks.explaining.altered import (
@@ -36,7 +35,8 @@ from whalebench.benchmarks.explaining.altered import (
 from whalebench.benchmarks.explaining.choosing import choose_photos
 from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
 from whalebench.benchmarks.explaining.regions import Regions, find_regions
-from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.judging.calibration import AS_GIVEN, Calibration
 from whalebench.benchmarks.photos import Annotations, Photos
 from whalebench.benchmarks.record import (
     DIAGNOSIS,
@@ -46,7 +46,8 @@ from whalebench.benchmarks.record import (
     read_diagnosis,
     write_diagnosis,
 )
-from whalebench.benchmarks.restored import find_run, restore_run
+from whalebench.benchmarks.runs import restored
+from whalebench.benchmarks.runs.restored import find_run, restore_run
 from whalebench.benchmarks.store import PhotoStore
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import Harness, Method, MethodConfig

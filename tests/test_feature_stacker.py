@@ -27,10 +27,10 @@ from whalebench.benchmarks.ensembling.members import find_members, read_members
 from whalebench.benchmarks.ensembling.mixing import log_softmax
 from whalebench.benchmarks.ensembling.options import Options
 from whalebench.benchmarks.ensembling.rules import combine as by_rule
-from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.record import WEIGHTS, read_record
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.scores_file import SCORES, read_arrays, write_scores
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays, write_scores
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.reports import metrics
 from whalebench.tests.test_ensemble import combine, make_run

@@ -13,15 +13,15 @@ from safetensors.torch import load, save, save_file
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks import runner
-from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.frozen import Frozen, FrozenConfig
-from whalebench.methods.parts import backbones, checkpoints
-from whalebench.methods.parts.backbones import build_backbone
-from whalebench.methods.parts.checkpoints import KNOWN, MEGADESCRIPTOR_DATA, Checkpoint, pretraining
-from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
+from whalebench.methods.parts.networks import backbones, checkpoints
+from whalebench.methods.parts.networks.backbones import build_backbone
+from whalebench.methods.parts.networks.checkpoints import KNOWN, MEGADESCRIPTOR_DATA, Checkpoint, pretraining
+from whalebench.methods.parts.retrieval.search import nearest_photo_scores, normalise
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.reports import metrics
 from whalebench.reports.leaderboard import leaderboard

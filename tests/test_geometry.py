@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench.benchmarks.photos import Batch
-from whalebench.methods.parts.geometry import (
+from whalebench.methods.parts.transforms.geometry import (
     affine_maps,
     box_windows,
     compose,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.catalog import read_catalog, read_facts, verify_photos
-from whalebench.benchmarks.importer import ImportResult, import_csv, read_quarantine
+from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
 from whalebench.benchmarks.inspection import inspect_photos
 from whalebench.benchmarks.workspace import Workspace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whalebench.benchmarks.location import box_iou, judge_location, location_summary
+from whalebench.benchmarks.judging.location import box_iou, judge_location, location_summary
 from whalebench.benchmarks.photos import Annotations, Photos
 from whalebench.benchmarks.store import PhotoStore
 from whalebench.methods.method import Located

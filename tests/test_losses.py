@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from whalebench.methods.parts.losses import SoftmaxLoss
-from whalebench.methods.parts.pooling import AveragePool, EachMap, Flatten, GeM, Pooling, build_pooling
+from whalebench.methods.parts.losses.softmax_loss import SoftmaxLoss
+from whalebench.methods.parts.networks.pooling import (
+    AveragePool,
+    EachMap,
+    Flatten,
+    GeM,
+    Pooling,
+    build_pooling,
+)
 
 
 def slow_cross_entropy(logits: list[list[float]], labels: list[int], smoothing: float) -> float:

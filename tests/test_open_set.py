@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from whalebench.benchmarks import runner
 from whalebench.benchmarks.explaining.shortcuts import diagnose
 from whalebench.benchmarks.record import RunRecord, read_predictions
-from whalebench.benchmarks.restored import restore_run
+from whalebench.benchmarks.runs.restored import restore_run
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method

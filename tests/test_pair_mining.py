@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.pair_mining import (
+from whalebench.methods.parts.pairs.pair_mining import (
     NegativePairs,
     Places,
     Similarity,
@@ -18,7 +18,7 @@ from whalebench.methods.parts.pair_mining import (
     matching_pairs,
     noise_amplitude,
 )
-from whalebench.methods.parts.pair_sampler import PairSampler
+from whalebench.methods.parts.pairs.pair_sampler import PairSampler
 
 NONE = np.zeros((0, 2), np.int64)
 LABELS = np.array([3, 0, 0, 1, 3, 2, 2, 2, 3, 5, 3, 4, 0, 4], np.int64)

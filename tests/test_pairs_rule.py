@@ -28,12 +28,12 @@ from whalebench.benchmarks.ensembling.options import RULES, Options
 from whalebench.benchmarks.ensembling.pairing import NEAREST, Pairs, nearest
 from whalebench.benchmarks.ensembling.rules import combine as by_rule
 from whalebench.benchmarks.ensembling.taken import day_of, differences, taken_of
-from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.record import RECORD, WEIGHTS, read_record
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.scores_file import read_arrays, write_arrays
+from whalebench.benchmarks.runs.scores_file import read_arrays, write_arrays
 from whalebench.benchmarks.workspace import Workspace, digest_text
-from whalebench.methods.parts import keypoints
+from whalebench.methods.parts.matching import keypoints
 from whalebench.reports import metrics
 from whalebench.tests.test_ensemble import change_record, combine, make_run
 
@@ -224,7 +224,7 @@ def test_days_are_those_of_dates_that_name_one() -> None:
 def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
     from whalebench.benchmarks.views import fold_views
-    from whalebench.methods.parts.pairs import PairGallery, photos_of
+    from whalebench.methods.parts.matching.pairs import PairGallery, photos_of
     from whalebench.methods.sift import SiftConfig
 
     ground, _ = standing(place, "one", "two")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks import restored, runner
+from whalebench.benchmarks import runner
 from whalebench.benchmarks.conformance.ground import Ground, draw_ground
 from whalebench.benchmarks.conformance.on_trial import OnTrial
 from whalebench.benchmarks.conformance.repetition import goes_on
@@ -24,15 +24,16 @@ from whalebench.benchmarks.photos import CPU, UNKNOWN, Photos
 from whalebench.benchmarks.progress import SILENT
 from whalebench.benchmarks.record import RunRecord
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.restored import restore_run
-from whalebench.benchmarks.scores_file import SCORES, read_arrays
+from whalebench.benchmarks.runs import restored
+from whalebench.benchmarks.runs.restored import restore_run
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods import pseudo, registry
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.methods.parts.mixing import MixedPhotos, Mixing, mixed, mixing
-from whalebench.methods.parts.pair_sampler import PairSampler
-from whalebench.methods.parts.samplers import PKSampler, Sampler, Shuffled
+from whalebench.methods.parts.pairs.pair_sampler import PairSampler
+from whalebench.methods.parts.training.mixing import MixedPhotos, Mixing, mixed, mixing
+from whalebench.methods.parts.training.samplers import PKSampler, Sampler, Shuffled
 from whalebench.methods.pseudo import Pseudo, PseudoConfig, two_halves
 from whalebench.methods.registry import configure
 from whalebench.reports import metrics
@@ -353,7 +354,7 @@ def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(views: Vi
     scores = Nearest(MethodConfig())
     harness.teach(scores)
     valid, test = (scores.score(photos.bare()) for photos in (views.valid, views.test))
-    from whalebench.benchmarks.judgement import judge_scores
+    from whalebench.benchmarks.judging.judgement import judge_scores
 
     answers = {"valid": views.valid_answers, "test": views.test_answers}
     judged = judge_scores(

@@ -23,14 +23,14 @@ from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.happywhale_26th import Happywhale26th
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd
 from whalebench.methods.method import Epoch, Method
-from whalebench.methods.parts.checkpoints import pretraining
-from whalebench.methods.parts.crops import Crop
-from whalebench.methods.parts.drawing import OneOfEach, Oversampled
-from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
-from whalebench.methods.parts.landmark_views import upright, views_of
-from whalebench.methods.parts.retrieval import cosines, normalise
-from whalebench.methods.parts.snapshot import Snapshot
+from whalebench.methods.parts.crops.landmark_views import upright, views_of
+from whalebench.methods.parts.crops.lens import Crop
+from whalebench.methods.parts.networks.checkpoints import pretraining
+from whalebench.methods.parts.retrieval.search import cosines, normalise
 from whalebench.methods.parts.stages import frequent_classes
+from whalebench.methods.parts.training.drawing import OneOfEach, Oversampled
+from whalebench.methods.parts.training.snapshot import Snapshot
+from whalebench.methods.parts.transforms.geometry import affine_maps, identity_maps, invert, move
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax

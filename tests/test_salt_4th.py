@@ -11,9 +11,9 @@ from whalebench.benchmarks.conformance.ground import draw_ground
 from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
 from whalebench.benchmarks.conformance.smallest import smallest_settings
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts.cropping import Cropping
-from whalebench.methods.parts.crops import Crop
-from whalebench.methods.parts.cycles import InCycles, voted
+from whalebench.methods.parts.crops.cropping import Cropping
+from whalebench.methods.parts.crops.lens import Crop
+from whalebench.methods.parts.ensembles.cycles import InCycles, voted
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.salt_4th import Salt4th
 from whalebench.reports import metrics

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.samplers import PKSampler, Shuffled, Singles
+from whalebench.methods.parts.training.samplers import PKSampler, Shuffled, Singles
 
 # Photos of each individual, two of whom have two photos at least; then how they are sampled.
 SIZES = st.lists(st.integers(1, 23), min_size=2, max_size=30).filter(lambda s: sum(n > 1 for n in s) > 1)

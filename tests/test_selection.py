@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.calibration import AS_GIVEN
-from whalebench.benchmarks.selection import (
+from whalebench.benchmarks.judging.calibration import AS_GIVEN
+from whalebench.benchmarks.judging.selection import (
     choose_threshold,
     curve_of_new,
     share_warnings,

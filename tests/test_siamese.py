@@ -14,9 +14,15 @@ from whalebench.benchmarks.photos import UNKNOWN
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import NEW, Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts import pair_head
-from whalebench.methods.parts.pair_head import FLOOR, PairHead, best_pair_scores, logits_among, pair_logits
-from whalebench.methods.parts.pair_losses import ContrastivePairs, PairHeadLoss
+from whalebench.methods.parts.pairs import pair_head
+from whalebench.methods.parts.pairs.pair_head import (
+    FLOOR,
+    PairHead,
+    best_pair_scores,
+    logits_among,
+    pair_logits,
+)
+from whalebench.methods.parts.pairs.pair_losses import ContrastivePairs, PairHeadLoss
 from whalebench.methods.registry import configure
 from whalebench.methods.siamese import Siamese
 from whalebench.tests.notes import Notes

@@ -16,11 +16,17 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts import keypoints, lightglue
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.keypoints import Keypoints, count_inliers, find_keypoints, match, rooted
-from whalebench.methods.parts.lightglue import LightGlue
-from whalebench.methods.parts.pairs import reordered, shortlisted
+from whalebench.methods.parts.matching import keypoints, lightglue
+from whalebench.methods.parts.matching.keypoints import (
+    Keypoints,
+    count_inliers,
+    find_keypoints,
+    match,
+    rooted,
+)
+from whalebench.methods.parts.matching.lightglue import LightGlue
+from whalebench.methods.parts.matching.pairs import reordered, shortlisted
 from whalebench.methods.sift import Sift, SiftConfig
 from whalebench.tests.notes import Notes
 

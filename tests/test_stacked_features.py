@@ -19,7 +19,7 @@ from whalebench.benchmarks.conformance.smallest import smallest_settings
 from whalebench.benchmarks.photos import CPU
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import MethodConfig
-from whalebench.methods.parts.stacked_features import (
+from whalebench.methods.parts.ensembles.stacked_features import (
     PUBLISHED,
     STRENGTHS,
     FeatureRegression,

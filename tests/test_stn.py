@@ -14,16 +14,15 @@ from torch.nn import functional as F
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.harness import RunHarness
-from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.photos import CPU, Batch, Photos
 from whalebench.benchmarks.progress import SILENT
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts.aligner import Aligner, AlignerConfig
-from whalebench.methods.parts.geometry import invert, move, warp
-from whalebench.methods.parts.localizer import Localizer, LocalizerConfig
-from whalebench.methods.parts.spatial_transformer import (
+from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
+from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
+from whalebench.methods.parts.crops.spatial_transformer import (
     CORNERS,
     SpatialTransformer,
     TransformerConfig,
@@ -32,7 +31,8 @@ from whalebench.methods.parts.spatial_transformer import (
     annotated_windows,
     learn_windows,
 )
-from whalebench.methods.parts.training import _optimizer
+from whalebench.methods.parts.training.optimizer import build_optimizer
+from whalebench.methods.parts.transforms.geometry import invert, move, warp
 from whalebench.methods.registry import configure
 from whalebench.methods.softmax import Softmax
 from whalebench.methods.stn import Stn
@@ -258,7 +258,7 @@ def test_the_transformer_learns_at_its_own_rate() -> None:
     config = configure(Stn, (*SETTINGS, "transformer_rate=0.05", "learning_rate=0.002", "head_rate=3"))
     network, loss = Stn(config)._build(config, 3)
     both = nn.ModuleList([network, loss])
-    optimizer, schedule = _optimizer(both, config, 10)
+    optimizer, schedule = build_optimizer(both, config, 10)
     rate_of = {
         id(parameter): rate
         for group, rate in zip(optimizer.param_groups, schedule.base_lrs, strict=True)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import CPU, Batch, Photos
 from whalebench.benchmarks.store import PhotoStore, Size
-from whalebench.methods.parts.training import TrainingConfig, predict, train_network
+from whalebench.methods.parts.training.config import TrainingConfig
+from whalebench.methods.parts.training.inference import predict
+from whalebench.methods.parts.training.loop import train_network
 from whalebench.tests.notes import Notes
 
 SCORES = np.zeros((1, 2), np.float32)

@@ -14,18 +14,19 @@ import torch
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks import runner, unfinished
+from whalebench.benchmarks import runner
 from whalebench.benchmarks.conformance.ground import Ground, draw_ground
 from whalebench.benchmarks.conformance.on_trial import OnTrial
 from whalebench.benchmarks.conformance.repetition import goes_on
 from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.packing import read_state, write_state
 from whalebench.benchmarks.progress import EpochNews, Silent
 from whalebench.benchmarks.runner import RunRequest
-from whalebench.benchmarks.unfinished import Unfinished
+from whalebench.benchmarks.runs import unfinished
+from whalebench.benchmarks.runs.packing import read_state, write_state
+from whalebench.benchmarks.runs.unfinished import Unfinished
 from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts import training
-from whalebench.methods.parts.training_state import KeptOptimizer
+from whalebench.methods.parts.training import loop
+from whalebench.methods.parts.training.state import KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.reports import metrics
 from whalebench.tests.kills import kill_runs
@@ -197,14 +198,14 @@ def test_what_does_not_fit_is_named(tiny: Workspace, asked: RunRequest) -> None:
 def test_a_loss_that_is_no_number_leaves_the_epochs_before(
     tiny: Workspace, asked: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = training._step
+    sound = loop._step
 
     def spoilt(*given: Any) -> torch.Tensor:
         calls.append(1)
         return sound(*given) * (math.nan if len(calls) > 8 else 1)
 
     calls: list[int] = []
-    monkeypatch.setattr(training, "_step", spoilt)
+    monkeypatch.setattr(loop, "_step", spoilt)
     with pytest.raises(RunFailedError, match=r"became nan in step .*kept in .*curve\.csv"):
         runner.run(asked, tiny, metrics)
     named = {path.name: path for path in kept_in(tiny)}

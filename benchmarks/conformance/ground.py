@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from whalebench.benchmarks.importer import import_csv
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.store import PhotoStore, Size
 from whalebench.benchmarks.workspace import Workspace

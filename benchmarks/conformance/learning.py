@@ -17,9 +17,9 @@ from whalebench.benchmarks.conformance.on_trial import (
     OnTrial,
     apart,
 )
-from whalebench.benchmarks.judgement import CALIBRATION
-from whalebench.benchmarks.outcome import judge_parts
+from whalebench.benchmarks.judging.judgement import CALIBRATION
 from whalebench.benchmarks.photos import CPU, UNKNOWN
+from whalebench.benchmarks.runs.outcome import judge_parts
 from whalebench.benchmarks.views import Views
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from whalebench.benchmarks.conformance.ground import Ground, WatchedStore
 from whalebench.benchmarks.harness import RunHarness
+from whalebench.benchmarks.judging.selection import Judge
 from whalebench.benchmarks.photos import CPU, Photos, Size
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.registry import Benchmark
-from whalebench.benchmarks.selection import Judge
-from whalebench.benchmarks.unfinished import Unfinished
+from whalebench.benchmarks.runs.unfinished import Unfinished
 from whalebench.benchmarks.views import Views, fold_views
 from whalebench.methods.method import Method, MethodConfig
 from whalebench.methods.parts.identifier import behind_its_crop

@@ -10,7 +10,7 @@ import numpy as np
 
 from whalebench.benchmarks.conformance.on_trial import Broken, DoesNotApply, OnTrial, apart
 from whalebench.benchmarks.progress import EpochNews, Silent
-from whalebench.benchmarks.unfinished import Unfinished
+from whalebench.benchmarks.runs.unfinished import Unfinished
 
 
 def repeats_itself(trial: OnTrial) -> str:

@@ -15,8 +15,8 @@ from whalebench.benchmarks.conformance.on_trial import Broken, DoesNotApply, OnT
 from whalebench.benchmarks.conformance.repetition import REPEAT_CHECKS
 from whalebench.benchmarks.conformance.scoring import SCORING_CHECKS
 from whalebench.benchmarks.conformance.smallest import smallest_settings
+from whalebench.benchmarks.judging.selection import Judge
 from whalebench.benchmarks.progress import SILENT, Progress
-from whalebench.benchmarks.selection import Judge
 from whalebench.benchmarks.workspace import Workspace
 from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, find_method

@@ -19,6 +19,7 @@ from whalebench.benchmarks.ensembling.rules import combine
 from whalebench.benchmarks.ensembling.steps.registry import STEPS
 from whalebench.benchmarks.ensembling.steps.sight import look
 from whalebench.benchmarks.ensembling.steps.taking import Taken, take_steps
+from whalebench.benchmarks.judging.selection import Judge
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import (
     CURVE,
@@ -30,8 +31,7 @@ from whalebench.benchmarks.record import (
     write_record,
     write_run,
 )
-from whalebench.benchmarks.scores_file import write_arrays, write_scores
-from whalebench.benchmarks.selection import Judge
+from whalebench.benchmarks.runs.scores_file import write_arrays, write_scores
 from whalebench.benchmarks.workspace import Workspace
 
 

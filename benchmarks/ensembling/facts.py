@@ -9,7 +9,7 @@ from typing import Any
 from whalebench.benchmarks.ensembling.combined import Combined
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.members import Member, Named
-from whalebench.benchmarks.judgement import CALIBRATION, Judgement
+from whalebench.benchmarks.judging.judgement import CALIBRATION, Judgement
 from whalebench.benchmarks.machine import hardware, peak_memory_mb, versions
 from whalebench.benchmarks.workspace import digest_text
 from whalebench.methods.method import MethodConfig

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.answers import Answers, answers_of
+from whalebench.benchmarks.judging.answers import Answers, answers_of
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import RunRecord
 from whalebench.benchmarks.registry import Benchmark, load_benchmark

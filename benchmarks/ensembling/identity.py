@@ -16,7 +16,7 @@ from whalebench.benchmarks.ensembling.options import NO_OPTIONS, RULES, Options
 from whalebench.benchmarks.ensembling.rules import given_weights
 from whalebench.benchmarks.ensembling.steps.duplicates import Groups
 from whalebench.benchmarks.ensembling.steps.registry import check_steps
-from whalebench.benchmarks.scores_file import SCORES
+from whalebench.benchmarks.runs.scores_file import SCORES
 from whalebench.benchmarks.workspace import Workspace, digest_file, digest_text
 
 METHOD = "ensemble"

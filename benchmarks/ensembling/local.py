@@ -13,7 +13,7 @@ from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.memory import free_memory
 from whalebench.benchmarks.machine import cores
 from whalebench.benchmarks.progress import SILENT, Progress
-from whalebench.methods.parts.keypoints import (
+from whalebench.methods.parts.matching.keypoints import (
     Keypoints,
     Matching,
     count_inliers,

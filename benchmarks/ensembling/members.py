@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.calibrating import choose_calibration
-from whalebench.benchmarks.calibration import calibration_of
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.infold import refuse_in_fold
-from whalebench.benchmarks.finished import find_run
-from whalebench.benchmarks.judgement import CALIBRATION
+from whalebench.benchmarks.judging.calibrating import choose_calibration
+from whalebench.benchmarks.judging.calibration import calibration_of
+from whalebench.benchmarks.judging.judgement import CALIBRATION
 from whalebench.benchmarks.record import WEIGHTS, RunRecord, read_record
-from whalebench.benchmarks.scores_file import SCORES, read_arrays
+from whalebench.benchmarks.runs.finished import find_run
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays
 from whalebench.benchmarks.workspace import Workspace, digest_text
 
 SAME = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench.methods.parts.voting import TIE, votes
+from whalebench.methods.parts.ensembles.voting import TIE, votes
 
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]

@@ -22,8 +22,8 @@ from whalebench.benchmarks.ensembling.pooling import pool, product_scores
 from whalebench.benchmarks.ensembling.shortlist import Candidates
 from whalebench.benchmarks.ensembling.stacking import stack
 from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss, own_log_probabilities
+from whalebench.benchmarks.judging.selection import Judge
 from whalebench.benchmarks.progress import SILENT, Progress
-from whalebench.benchmarks.selection import Judge
 
 WEIGHTED = ("mean", "product", "vote", "knn")
 """Rules that take weights."""

@@ -14,7 +14,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.ensembling.members import Member
 from whalebench.benchmarks.ensembling.memory import free_memory
 from whalebench.benchmarks.ensembling.mixing import Floats, Scores, blocks, log_probabilities
-from whalebench.methods.parts.voting import best_columns
+from whalebench.methods.parts.ensembles.voting import best_columns
 
 LENGTH = 20
 """Candidates that each member brings."""

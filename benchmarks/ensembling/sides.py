@@ -11,7 +11,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.ensembling.ground import Ground
 from whalebench.benchmarks.ensembling.members import Member
 from whalebench.benchmarks.record import WEIGHTS
-from whalebench.benchmarks.scores_file import SCORES, read_arrays
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays
 
 Embeddings = NDArray[np.float32]
 GALLERY = "gallery"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.explaining.regions import Regions, covered_by
 from whalebench.benchmarks.photos import Batch, Photos, Size
-from whalebench.methods.parts.geometry import warp
+from whalebench.methods.parts.transforms.geometry import warp
 
 GREY = 0.5
 BATCH = 64

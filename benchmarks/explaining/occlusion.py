@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.calibration import Calibration
 from whalebench.benchmarks.explaining.altered import Occluded
 from whalebench.benchmarks.explaining.regions import Regions, covered_by
+from whalebench.benchmarks.judging.calibration import Calibration
 from whalebench.benchmarks.photos import Photos
 from whalebench.methods.method import Method
 

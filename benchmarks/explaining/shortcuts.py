@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.calibration import AS_GIVEN, Calibration, calibration_of
 from whalebench.benchmarks.explaining.altered import mirrored, without_animal, without_background
 from whalebench.benchmarks.explaining.regions import Regions, find_regions
+from whalebench.benchmarks.judging.calibration import AS_GIVEN, Calibration, calibration_of
+from whalebench.benchmarks.judging.selection import Judge
 from whalebench.benchmarks.machine import cores
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import Diagnosis
-from whalebench.benchmarks.restored import Restored
-from whalebench.benchmarks.selection import Judge
+from whalebench.benchmarks.runs.restored import Restored
 
 SMALL: Size = (64, 96)
 """Height and width at which the mean background is taken for a method that names no size."""

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 from whalebench import WhalebenchError
 from whalebench.benchmarks.harness import RunHarness
 from whalebench.benchmarks.machine import cores
-from whalebench.benchmarks.outcome import score_photos
 from whalebench.benchmarks.progress import EpochNews, Progress
+from whalebench.benchmarks.runs.outcome import score_photos
 from whalebench.benchmarks.views import Answers, Views, fold_views
 from whalebench.methods.parts.identifier import behind_its_crop
 
 if TYPE_CHECKING:
     import torch
 
+    from whalebench.benchmarks.judging.selection import Judge
     from whalebench.benchmarks.registry import Benchmark
-    from whalebench.benchmarks.selection import Judge
     from whalebench.methods.method import Method, MethodConfig
 
 

@@ -25,7 +25,7 @@ from whalebench.benchmarks.workspace import Workspace, digest_text
 from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
-    from whalebench.benchmarks.selection import Judge
+    from whalebench.benchmarks.judging.selection import Judge
 
 STUDIES = "tuning"
 """The folder in the workspace's cache with a file for each study."""

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from whalebench.methods.arcface import ArcFaceConfig
 from whalebench.methods.parts.embedder import EmbedderConfig
-from whalebench.methods.parts.heads import HeadConfig
+from whalebench.methods.parts.losses.heads import HeadConfig
 from whalebench.methods.parts.recipe import RecipeConfig
 
 

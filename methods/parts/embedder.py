@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from whalebench import WhalebenchError
 from whalebench.benchmarks.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, Search
-from whalebench.methods.parts.backbones import Backbone, build_backbone
-from whalebench.methods.parts.encoder import Encoder, build_encoder
-from whalebench.methods.parts.gallery import Gallery, GalleryConfig
 from whalebench.methods.parts.identifier import IdentifierConfig
-from whalebench.methods.parts.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
-from whalebench.methods.parts.retrieval import normalise
-from whalebench.methods.parts.training import GridSize, PhotoSize, predict, ready
+from whalebench.methods.parts.networks.backbones import Backbone, build_backbone
+from whalebench.methods.parts.networks.encoder import Encoder, build_encoder
+from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
+from whalebench.methods.parts.retrieval.gallery import Gallery, GalleryConfig
+from whalebench.methods.parts.retrieval.search import normalise
+from whalebench.methods.parts.training.config import GridSize, PhotoSize
+from whalebench.methods.parts.training.inference import predict, ready
 
 NETWORK = "network."
 """What stands before the names of the network's weights."""

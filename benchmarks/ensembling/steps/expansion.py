@@ -10,7 +10,7 @@ from whalebench.benchmarks.ensembling.mixing import Scores, blocks
 from whalebench.benchmarks.ensembling.sides import normalised
 from whalebench.benchmarks.ensembling.steps.mixed import MixedStep
 from whalebench.benchmarks.ensembling.steps.step import Queries, Setting
-from whalebench.methods.parts.voting import best_columns
+from whalebench.methods.parts.ensembles.voting import best_columns
 
 
 class Expansion(MixedStep):

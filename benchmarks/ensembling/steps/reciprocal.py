@@ -19,7 +19,7 @@ from whalebench.benchmarks.ensembling.steps.neighbourhoods import (
     sets,
 )
 from whalebench.benchmarks.ensembling.steps.step import Queries, Setting
-from whalebench.methods.parts.voting import best_columns
+from whalebench.methods.parts.ensembles.voting import best_columns
 
 Embeddings = NDArray[np.float32]
 CELLS = 4_000_000

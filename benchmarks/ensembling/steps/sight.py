@@ -16,7 +16,7 @@ from whalebench.benchmarks.ensembling.sides import normalised
 from whalebench.benchmarks.ensembling.steps.duplicates import Groups
 from whalebench.benchmarks.ensembling.steps.step import Gallery, Queries
 from whalebench.benchmarks.record import WEIGHTS
-from whalebench.benchmarks.scores_file import SCORES, read_arrays
+from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays
 
 Parts = dict[str, NDArray[np.float32]]
 """Embeddings (photos, dimensions) by `gallery`, `valid` and `test`."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.ensembling.mixing import Floats, Scores, blocks, log_probabilities
-from whalebench.methods.parts.voting import best_columns
+from whalebench.methods.parts.ensembles.voting import best_columns
 
 Setting = Mapping[str, float]
 """The parameters of a step by name."""

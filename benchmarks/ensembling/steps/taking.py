@@ -14,8 +14,8 @@ from whalebench.benchmarks.ensembling.mixing import Scores
 from whalebench.benchmarks.ensembling.steps.registry import STEPS
 from whalebench.benchmarks.ensembling.steps.sight import Sight
 from whalebench.benchmarks.ensembling.steps.step import Queries, Setting, Step
-from whalebench.benchmarks.judgement import Judgement, judge_scores
-from whalebench.benchmarks.selection import EQUAL, Judge, choose_threshold
+from whalebench.benchmarks.judging.judgement import Judgement, judge_scores
+from whalebench.benchmarks.judging.selection import EQUAL, Judge, choose_threshold
 from whalebench.methods.method import MethodConfig
 
 WITHOUT = "without"

@@ -1,0 +1,187 @@
+"""Anyone's photos become a benchmark: a table is read, everything is checked, every photo is decoded."""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.catalog import Catalog, build_catalog, read_catalog, write_catalog
+from whalebench.benchmarks.importing.column_checks import check_columns, number_columns
+from whalebench.benchmarks.importing.file_checks import Missing, absent_files, misfits, resolve
+from whalebench.benchmarks.importing.table_checks import check_rows, refuse
+from whalebench.benchmarks.importing.table_reader import TextTable, read_table
+from whalebench.benchmarks.inspection import MAX_PIXELS, PhotoFacts, inspect_photos
+from whalebench.benchmarks.table import OPTIONAL_TEXT
+from whalebench.benchmarks.verification import write_stamps
+from whalebench.benchmarks.workspace import Workspace, atomic_text
+
+Progress = Callable[[int, int], None]
+
+
+class Quarantined(NamedTuple):
+    """A photo that cannot be used, and why."""
+
+    image: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """An imported benchmark, the photos left out, and what the user should know."""
+
+    catalog: Catalog
+    quarantined: tuple[Quarantined, ...]
+    notes: tuple[str, ...]
+
+
+def import_csv(
+    file: Path,
+    name: str,
+    workspace: Workspace,
+    *,
+    missing: Missing = "refuse",
+    dataset: str = "",
+    progress: Progress | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> ImportResult:
+    """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
+
+    Relative paths are taken from the table's folder. All problems of the table are reported in one error.
+    Photos that cannot be decoded are quarantined; absent ones are a problem unless `missing` says otherwise.
+    dataset is the public set that the photos are: weights that were trained on it are marked so.
+    """
+    _check_name(name)
+    table = read_table(file)
+    notes = check_columns(table, file)
+    photos, masks = resolve(table, "path", file), resolve(table, "mask", file)
+    problems = check_rows(table, number_columns(table))
+    problems += absent_files(table, photos, masks, missing)
+    refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
+
+    facts = _decode(photos, masks, max_pixels, progress)
+    left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
+    kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
+    quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
+    _check_enough(file, table, kept, quarantined)
+    notes += _twins(kept)
+    if not any(row.get("encounter") for row in table.rows):
+        notes.append(
+            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
+            "every score; name in the column encounter which photos were taken together."
+        )
+    frame = _frame(table, kept, photos, masks)
+    stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
+    folder = workspace.benchmarks / name
+    notes += _check_absent_or_same(folder, build_catalog(frame, name))
+    _write_quarantine(folder, quarantined)
+    source = str(file.absolute())
+    catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
+    write_stamps(folder, stamps)
+    return ImportResult(catalog, quarantined, tuple(notes))
+
+
+def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
+    """The photos left out of the catalog in `folder`, as its quarantine.csv lists them."""
+    file = folder / "quarantine.csv"
+    if not file.is_file():
+        return ()
+    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
+    return tuple(Quarantined(row["image"], row["path"], row["reason"]) for row in rows)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise WhalebenchError(
+            f"{name!r} cannot name a benchmark; use small letters, digits and hyphens, such as right-whales."
+        )
+    if name == "flukes":
+        raise WhalebenchError("The name 'flukes' is that of the embedded benchmark; choose another name.")
+
+
+def _decode(
+    photos: list[str], masks: list[str], max_pixels: int, progress: Progress | None
+) -> list[PhotoFacts | str]:
+    """The facts of each photo, or why it or its mask cannot be used."""
+    masked = [index for index, mask in enumerate(masks) if mask]
+    paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
+    facts = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
+    for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
+        if isinstance(mask_fact, str) and not isinstance(facts[index], str):
+            facts[index] = f"its mask: {mask_fact}"
+    return facts[: len(photos)]
+
+
+def _check_enough(
+    file: Path, table: TextTable, kept: dict[int, PhotoFacts], quarantined: tuple[Quarantined, ...]
+) -> None:
+    if not kept:
+        raise WhalebenchError(
+            f"None of the photos of {file} can be used, the first ({quarantined[0].path}) because "
+            f"{quarantined[0].reason}; replace the files."
+        )
+    individuals = sorted({table.rows[index]["identity"] for index in kept} - {""})
+    if len(individuals) < 2:
+        found = f"one individual only ({individuals[0]})" if individuals else "no individual"
+        number = "1 photo was" if len(quarantined) == 1 else f"{len(quarantined)} photos were"
+        lost = f" after {number} quarantined" if quarantined else ""
+        raise WhalebenchError(
+            f"{file} has {found}{lost}; a benchmark needs at least two; name them in the column identity."
+        )
+
+
+def _twins(kept: dict[int, PhotoFacts]) -> list[str]:
+    spare = sum(times - 1 for times in Counter(fact.digest for fact in kept.values()).values())
+    return [f"Photos with the very bytes of another: {spare}; they share a group in every split."] * (
+        spare > 0
+    )
+
+
+def _frame(
+    table: TextTable, kept: dict[int, PhotoFacts], photos: list[str], masks: list[str]
+) -> pd.DataFrame:
+    """The catalog rows of the photos kept."""
+    rows = [table.rows[index] for index in kept]
+    columns: dict[str, list[str] | list[int] | list[float | None]] = {
+        column: [row[column] for row in rows]
+        for column in ("image", "identity", *OPTIONAL_TEXT, "split")
+        if column in table.columns
+    }
+    for column in number_columns(table):
+        columns[column] = [float(row[column]) if row[column] else None for row in rows]
+    columns |= {"path": [photos[index] for index in kept], "mask": [masks[index] for index in kept]}
+    columns |= {size: [getattr(fact, size) for fact in kept.values()] for size in ("width", "height")}
+    digests = [fact.digest for fact in kept.values()]
+    return pd.DataFrame({**columns, "content_digest": digests, "file_digest": digests})
+
+
+def _check_absent_or_same(folder: Path, catalog: Catalog) -> list[str]:
+    """A note when the same catalog stands there already; another one of this name is an error."""
+    if not (folder / "catalog.json").exists():
+        return []
+    there = read_catalog(folder)
+    if there.digest == catalog.digest:
+        return [f"The benchmark {catalog.name} was imported before with the same content."]
+    old, new = set(there.table["image"]), set(catalog.table["image"])
+    change = "the same photos with other annotations or pixels"
+    if old != new:
+        change = f"{len(new - old)} photos added, {len(old - new)} removed"
+    raise WhalebenchError(
+        f"The benchmark {catalog.name} exists with other content ({change}); "
+        f"choose another name, or remove {folder} first."
+    )
+
+
+def _write_quarantine(folder: Path, quarantined: tuple[Quarantined, ...]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Quarantined._fields)
+    writer.writerows(quarantined)
+    atomic_text(folder / "quarantine.csv", text.getvalue())

@@ -1,0 +1,124 @@
+"""Unfinished runs: what is kept of each training after its epochs, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.runs.packing import read_state, write_state
+from whalebench.benchmarks.workspace import atomic_text
+from whalebench.methods.method import Stateful
+
+SHARE = 0.05
+"""Most of the time that may be spent on keeping; the last epoch of a training is always kept."""
+
+
+class Unfinished:
+    """The folder of one unfinished run: a file for each of its trainings, whole or absent.
+
+    It is deleted when the run is written; states of another version of torch, or of other processor
+    threads, would not lead to the same numbers and are left alone.
+    """
+
+    def __init__(self, folder: Path | None, share: float = SHARE) -> None:
+        """Without a folder nothing is kept."""
+        self.folder, self.share = folder, share
+        self._turn, self._quiet_until = 0, 0.0
+        self._parts: dict[str, Stateful] = {}
+
+    def begin(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
+        """The facts kept with the latest epoch of the next training, its parts and random states put back.
+
+        None, and nothing is changed, where there is no such epoch. Raises WhalebenchError where what was kept
+        does not fit the parts.
+        """
+        self._turn, self._parts, self._quiet_until = self._turn + 1, dict(parts), 0.0
+        path = self._path()
+        if path is None or not path.exists():
+            return None
+        try:
+            kept = read_state(path)
+        except (OSError, ValueError, KeyError):
+            return None
+        if kept["of"] != _surroundings() or kept["parts"].keys() != self._parts.keys():
+            return None
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(kept["parts"][name])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise WhalebenchError(
+                f"What was kept of this run in {self.folder} does not fit ({said}): begin anew with --force."
+            ) from error
+        _put_back_random_states(kept["random"])
+        facts: dict[str, Any] = kept["facts"]
+        return facts
+
+    def keep(self, facts: dict[str, Any], *, last: bool) -> str:
+        """Why the parts cannot be kept with these facts, as on a full disk; empty where they are.
+
+        They are kept as they are now, unless that was done a short while ago. A run goes on without.
+        """
+        path, started = self._path(), time.monotonic()
+        due = last or started >= self._quiet_until
+        if path is None or not due or math.isinf(self._quiet_until):
+            return ""
+        states = {name: dict(part.state_dict()) for name, part in self._parts.items()}
+        state = {"of": _surroundings(), "facts": facts, "random": _random_states(), "parts": states}
+        try:
+            write_state(path, state)
+        except OSError as error:
+            self._quiet_until = math.inf
+            return f"{path} cannot be written ({error.strerror or error})"
+        ended = time.monotonic()
+        self._quiet_until = ended + (ended - started) / self.share
+        return ""
+
+    def leave(self, name: str, text: str) -> Path | None:
+        """The path of a text left beside the states, for whoever looks into a run that failed."""
+        if self.folder is None:
+            return None
+        atomic_text(self.folder / name, text)
+        return self.folder / name
+
+    def discard(self) -> None:
+        """Deletes everything that was kept."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
+
+    def _path(self) -> Path | None:
+        if self.folder is None or not self._turn:
+            return None
+        return self.folder / f"training-{self._turn}.safetensors"
+
+
+def _surroundings() -> str:
+    """What a training has to go on under to give the same numbers."""
+    return json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()})
+
+
+def _random_states() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  (plug-ins may draw from it)
+        "python": random.getstate(),
+    }
+
+
+def _put_back_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])

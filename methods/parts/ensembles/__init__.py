@@ -1,0 +1,1 @@
+"""Ensembles: several networks of one run, members or cycles, that answer together."""

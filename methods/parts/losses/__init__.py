@@ -1,0 +1,1 @@
+"""Losses, with the heads and the miners they need."""

@@ -1,0 +1,1 @@
+"""Matching: what two photos have in common by their key points."""

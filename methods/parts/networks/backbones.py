@@ -1,0 +1,172 @@
+"""Backbones: any timm network by name, and some of our own, from photos to feature maps."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whalebench import MissingError, WhalebenchError
+from whalebench.benchmarks.photos import Size
+from whalebench.methods.parts.networks.checkpoints import HUB, find_checkpoint
+from whalebench.methods.parts.networks.narrow_resnet import NARROW_RESNET, NarrowResNet
+from whalebench.methods.parts.networks.pretrained import (
+    COLOURS,
+    LITE0,
+    hub_file,
+    lite0_weights,
+    load_file,
+    with_zeros,
+)
+from whalebench.methods.parts.networks.right_whale_networks import RIGHT_WHALE_NETWORKS
+
+OWN: dict[str, Callable[[int], nn.Module]] = {NARROW_RESNET: NarrowResNet, **RIGHT_WHALE_NETWORKS}
+"""The networks that are not timm's: name -> what builds one for photos of so many channels."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """A network without its classifier, in front of it the normalisation its weights expect."""
+
+    def __init__(
+        self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = channels
+        """Of the feature map."""
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=True)
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Feature map (photos, channels, height, width) from pixels (photos, 3, height, width) in [0, 1].
+
+        The tokens of a transformer come back where their patches are, its class tokens left out; one token
+        wide where the network does not say where that is.
+        """
+        features: Tensor = self.network.forward_features(self._normal(pixels))  # type: ignore[operator]
+        if features.ndim == 3:
+            prefix = int(getattr(self.network, "num_prefix_tokens", 0))
+            tokens = features[:, prefix:].mT
+            grid: tuple[int, ...] = getattr(getattr(self.network, "patch_embed", None), "grid_size", ())
+            fits = len(grid) == 2 and math.prod(grid) == tokens.shape[-1]
+            features = tokens.reshape(*tokens.shape[:2], *grid) if fits else tokens[..., None]
+        elif features.shape[1] != self.channels:
+            features = features.permute(0, 3, 1, 2)
+        return features
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Features (photos, n) by the network's own pooling; by the average where it has none."""
+        if not hasattr(self.network, "forward_head"):
+            return self(pixels).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        features: Tensor = self.network(self._normal(pixels))
+        return features
+
+    def _normal(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+def build_backbone(
+    name: str, pretrained: str, *sizes: Size, channels: int = 3, own_pooling: bool = False
+) -> Backbone:
+    """The network of that name for photos of sizes (height, width), built for the first of them.
+
+    name is one of timm's, of a known checkpoint, of the hub (hf-hub:...) or of OWN; channels beyond the
+    three colours enter the first convolution with weights of zero, so that the network starts as it would
+    without them. own_pooling builds it with the pooling it was trained with, for `Backbone.pooled`.
+
+    pretrained: "none" for a network from scratch, "timm" for timm's own weights (downloaded), the name
+    "efficientnet-lite0" for the weights of that package, or the path of a safetensors file with the
+    parameter names of timm or OWN. Raises WhalebenchError for an unknown name or weights that do not fit.
+    """
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if name in OWN and pretrained == "timm":
+        raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
+    colours = _create(name, pretrained == "timm", sizes[0], COLOURS, own_pooling)
+    if name not in OWN:
+        mean, std = colours.pretrained_cfg["mean"], colours.pretrained_cfg["std"]
+    if pretrained == LITE0:
+        colours.load_state_dict(lite0_weights(name, colours))
+        mean = std = (0.5, 0.5, 0.5)
+    network = (
+        colours if channels == COLOURS else _with_channels(colours, name, sizes[0], channels, own_pooling)
+    )
+    if pretrained not in ("none", "timm", LITE0):
+        load_file(network, colours, Path(pretrained))
+    extra = channels - COLOURS
+    backbone = Backbone(network, int(network.num_features), (*mean, *[0.0] * extra), (*std, *[1.0] * extra))
+    for size in sizes:
+        _try_size(backbone, name, size)
+    return backbone
+
+
+def _create(name: str, download: bool, size: Size, channels: int, own_pooling: bool = False) -> Any:
+    if name in OWN:
+        return OWN[name](channels)
+    import timm  # noqa: PLC0415  (seconds to import)
+
+    if known := find_checkpoint(name):
+        # Without a download the hub is not asked: the network alone is timm's.
+        of_timm = known.layout == "timm" and known.repository
+        name = f"{HUB}{known.repository}" if download and of_timm else known.architecture or name
+    if not name.startswith(HUB) and not timm.is_model(name):
+        close = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
+        raise WhalebenchError(
+            f"backbone '{name}' is not a network of timm {timm.__version__}: "
+            + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
+        )
+    foreign = known is not None and known.layout == "miewid"
+    wanted: dict[str, Any] = {"pretrained": download and not foreign, "num_classes": 0}
+    if not own_pooling:
+        wanted["global_pool"] = ""
+    if channels != COLOURS:
+        wanted["in_chans"] = channels
+    try:
+        # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.
+        try:
+            network = timm.create_model(name, **wanted, img_size=size)
+        except TypeError:
+            network = timm.create_model(name, **wanted)
+        if download and foreign and known is not None:
+            load_file(network, network, hub_file(known.repository))
+        return network
+    except Exception as error:
+        if not download:
+            what = f"{size[0]} x {size[1]} px" + (f" in {channels} channels" if channels != COLOURS else "")
+            raise WhalebenchError(f"backbone '{name}' cannot be built for {what}: {error}") from error
+        raise MissingError(
+            f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
+            f"the network connection, or give pretrained=none, or the path of a safetensors file."
+        ) from error
+
+
+def _with_channels(colours: nn.Module, name: str, size: Size, channels: int, own_pooling: bool) -> Any:
+    """The network with more channels than colours, weights of zero behind them, else the same weights."""
+    # What is drawn here is thrown away: whatever is drawn next shall not depend on the channels.
+    with torch.random.fork_rng(devices=[]):
+        network = _create(name, False, size, channels, own_pooling)
+    own, old = network.state_dict(), colours.state_dict()
+    try:
+        network.load_state_dict({key: with_zeros(old[key], own[key]) for key in own})
+    except (KeyError, ValueError) as error:
+        raise WhalebenchError(
+            f"backbone '{name}' cannot see {channels} channels ({error}): set another backbone."
+        ) from error
+    return network
+
+
+def _try_size(backbone: Backbone, name: str, size: Size) -> None:
+    """Some networks take a size when they are built and refuse it in use: nothing is learned before that."""
+    try:
+        with torch.inference_mode():
+            backbone.eval()(torch.zeros(1, backbone.get_buffer("mean").shape[1], *size))
+    except (AssertionError, RuntimeError) as error:
+        raise WhalebenchError(
+            f"backbone '{name}' cannot see photos of {size[0]} x {size[1]} px ({error}): set another size."
+        ) from error
+    backbone.train()

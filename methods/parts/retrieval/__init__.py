@@ -1,0 +1,1 @@
+"""Retrieval: the gallery, and the search for what is nearest in it."""

@@ -1,0 +1,1 @@
+"""Training: its configuration, its loop, and what of it is kept."""

@@ -1,0 +1,137 @@
+"""What a training can be told: the fields of every method that trains a network on photos."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from whalebench.methods.method import PartConfig, Search
+from whalebench.methods.parts.networks.narrow_resnet import NARROW_RESNET
+from whalebench.methods.parts.training.averaging import Average
+from whalebench.methods.parts.transforms.augment import STRENGTHS, Augmentation, Strength
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def _read_size(value: object) -> object:
+    """Height and width from 80x128 or 96, as it is typed; other types are left to be refused."""
+    if not isinstance(value, str | int):
+        return value
+    parts = str(value).lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise ValueError("write height x width as 80x128, or one number for a square")
+    return (int(parts[0]), int(parts[-1]))
+
+
+PhotoSize = Annotated[
+    tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]],
+    BeforeValidator(_read_size),
+]
+"""Height and width in pixels; typed as 80x128, or 96 for a square."""
+
+GridSize = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]], BeforeValidator(_read_size)
+]
+"""Rows and columns; typed as 2x3, or 2 for a square."""
+
+
+class TrainingConfig(PartConfig):
+    """Fields of every method that trains a network on photos."""
+
+    backbone: str = NARROW_RESNET
+    """Any timm network by name; narrow_resnet10, small and quick to train from scratch on a processor; or one
+    of the Right Whale system's: lau_vgg19, lau_vgg19_thin, lau_vgg19_wide, lau_resnet19, 31, 37, 49 or 67."""
+    pretrained: str = "none"
+    """Weights to start from: none, timm (downloaded), efficientnet-lite0, or a safetensors file."""
+    size: PhotoSize = (80, 128)
+    """Height x width in pixels, as 80x128 or 96; photos are resized to it whatever their aspect."""
+    epochs: Annotated[int, Field(ge=0)] = 30
+    """Passes over the training photos; 0 leaves the network as it starts."""
+    small_size: PhotoSize = (64, 96)
+    """Size in the first small_epochs: progressive resizing."""
+    small_epochs: Annotated[int, Field(ge=0)] = 0
+    """How many of the epochs are at small_size; 0 for `size` throughout."""
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Photos in one step."""
+    learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 4e-3
+    """Of AdamW at its peak, after warm-up."""
+    head_rate: Annotated[float, Field(gt=0), Search(0.5, 20.0, log=True)] = 1.0
+    """Factor on the learning rate of everything that is not the backbone."""
+    weight_decay: Annotated[float, Field(ge=0), Search(1e-4, 0.3, log=True)] = 0.05
+    """Of AdamW, on weight matrices only."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the running average of the weights that is used afterwards; 0 uses the last weights."""
+    average: Average = "ema"
+    """Of the weights: ema, or checkpoints, the equal average of the last epochs' with batch normalisation
+    estimated anew; then ema is not used."""
+    checkpoints: Annotated[int, Field(ge=1)] = 10
+    """How many of the last epochs average=checkpoints takes."""
+    augment: Strength = "auto"
+    """How much each photo is changed at every step: steady is heavy, but hardly moved; turned is heavy in any
+    direction; auto: steady behind a crop, which has just put the animal in its place, else heavy."""
+    precision: Precision = "auto"
+    """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
+
+    @model_validator(mode="after")
+    def _small_before_all(self) -> Self:
+        if self.small_epochs > self.epochs:
+            raise ValueError(f"small_epochs={self.small_epochs} is more than epochs={self.epochs}; lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_epochs_as_checkpoints(self) -> Self:
+        if self.average == "checkpoints" and self.checkpoints > self.epochs:
+            raise ValueError(
+                f"average=checkpoints cannot take checkpoints={self.checkpoints} of epochs={self.epochs}; "
+                f"lower checkpoints"
+            )
+        return self
+
+    def track(self) -> str:
+        """Network, start, pixels and epochs: what rows of one table share."""
+        pixels = _in_words(self.size)
+        if self.small_epochs:
+            pixels = f"{self.small_epochs} at {_in_words(self.small_size)}, then {pixels}"
+        return f"{self.backbone} {self.starting_weights()}, {self.epochs} epochs, {pixels}"
+
+    def starting_weights(self) -> str:
+        """The weights the network starts from, in words."""
+        start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
+        if Path(start).is_file():
+            with Path(start).open("rb") as file:
+                # Files of one name may hold different weights.
+                start = f"{Path(start).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+        return start
+
+    def without_download(self) -> Self:
+        """The same without weights to start from, for a network whose learned weights are at hand."""
+        return self.model_copy(update={"pretrained": "none"})
+
+    def augmentation(self) -> Augmentation:
+        """How much each photo is changed at every step."""
+        return STRENGTHS["heavy" if self.augment == "auto" else self.augment]
+
+    def first_kept(self) -> int | None:
+        """The first epoch, from 1, of those of which the best on valid is kept; None keeps the last one."""
+        return None
+
+    def size_at(self, epoch: int) -> tuple[int, int]:
+        """Height and width of the photos in an epoch counted from 0."""
+        return self.small_size if epoch < self.small_epochs else self.size
+
+    def rate_of(self, parameter: str) -> float:
+        """Factor on the learning rate of the parameter of that name."""
+        return 1.0 if "backbone" in parameter else self.head_rate
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every size the photos are needed at, that of the scores first."""
+        return (self.size, self.small_size) if self.small_epochs else (self.size,)
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} px"

@@ -1,0 +1,1 @@
+"""Transforms of whole batches as tensors: geometry, augmentation, mirror twins."""
