@@ -42,6 +42,7 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 BenchmarkOption = Annotated[str, typer.Option(help="What to measure on; `whalebench benchmarks` lists them.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 NameArgument = Annotated[str, typer.Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 HERE = Path("workspace")
 
@@ -70,7 +71,7 @@ def run(
             help="A field of the method as key=value; repeat for more. See `whalebench methods METHOD`.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Repeat a run that is finished.")] = False,
     tell: Annotated[bool, typer.Option("--progress", hidden=True)] = False,  # of use to a sweep
     as_json: JsonOption = False,
@@ -360,7 +361,7 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(help="Runs at a time; one for every two cores, or accelerator, if unsaid.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: DeviceOption = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Try again what has failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
     as_json: JsonOption = False,
@@ -416,7 +417,7 @@ def tune(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Its name; made of all that is asked if unsaid.")] = None,
     jobs: Annotated[int, typer.Option(help="Trials at a time on this machine.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: DeviceOption = "auto",
     worker: Annotated[int | None, typer.Option(hidden=True)] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,

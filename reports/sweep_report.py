@@ -29,10 +29,7 @@ def board_of(news: SweepNews, runs_folder: Path) -> Leaderboard | None:
 def sweep_report(news: SweepNews, board: Leaderboard | None, seconds: float) -> Group:
     """What `rich` prints after a sweep: tables over folds and seeds, failed cells, the wall time."""
     parts: list[RenderableType] = [render(board, folds=False)] if board else []
-    undone = [cell for cell in news.cells if cell.status in ("missing", "failed")]
-    parts += [Text(f"! {cell_name(cell)} {_why(cell)}", style="red") for cell in undone]
-    if any(cell.found for cell in undone):
-        parts.append(Text("What came to nothing before is tried again with --retry.", style="dim"))
+    parts += _undone(news)
     found = sum(cell.found for cell in news.cells)
     before = f" ({found} of them before)" if found else ""
     parts.append(Text(f"{progress_line(news)}{before}. Wall time {duration(seconds)}."))
@@ -40,15 +37,17 @@ def sweep_report(news: SweepNews, board: Leaderboard | None, seconds: float) -> 
 
 
 def plan_report(news: SweepNews, jobs: int) -> Group:
-    """What `rich` prints of a plan of which nothing is started: cells by contestant, then one by one."""
+    """What `rich` prints of a plan of which nothing is started: every cell, then counts by contestant.
+
+    The names of the runs would not fit on a line; `--json` has them.
+    """
     rows = [
         {"method": cell.contestant, "fold": cell.fold, "seed": cell.seed, "status": cell.status}
-        | {"reason": cell.reason, "run": cell.run}
         for cell in news.cells
     ]
     noun = "process" if jobs == 1 else "processes"
     said = Text(f"{progress_line(news)}. Nothing was started; there would be {jobs} {noun} at a time.")
-    return Group(table_of(rows), cell_table(news.cells), said)
+    return Group(table_of(rows), cell_table(news.cells), *_undone(news), said)
 
 
 def summary_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
@@ -68,6 +67,23 @@ def summary_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
 def board_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
     """The rows of the single runs, as `report --json` prints them."""
     return to_rows(board) if board else []
+
+
+def _undone(news: SweepNews) -> list[Text]:
+    """A line for the cells of a contestant that came to nothing for one reason."""
+    alike: dict[str, list[CellNews]] = {}
+    for cell in news.cells:
+        if cell.status in ("missing", "failed"):
+            alike.setdefault(f"{cell.contestant} {_why(cell)}", []).append(cell)
+    lines = [Text(f"! {_named(cells)} {_why(cells[0])}", style="red") for cells in alike.values()]
+    if any(cell.found for cells in alike.values() for cell in cells):
+        lines.append(Text("What came to nothing before is tried again with --retry.", style="dim"))
+    return lines
+
+
+def _named(cells: list[CellNews]) -> str:
+    more = f" (and {len(cells) - 1} more)" if len(cells) > 1 else ""
+    return cell_name(cells[0]) + more
 
 
 def _why(cell: CellNews) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.progress import SweepNews
+from whalebench.benchmarks.progress import CellNews, SweepNews
 from whalebench.benchmarks.runner import RunRequest
 from whalebench.benchmarks.sweeping import workers
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
@@ -24,6 +26,7 @@ from whalebench.benchmarks.sweeping.stopping import Interrupts, stop
 from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
 from whalebench.benchmarks.sweeping.workers import Worker
 from whalebench.benchmarks.workspace import Workspace
+from whalebench.reports.sweep_report import sweep_report
 
 TINY = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
 STAND_IN = """
@@ -330,7 +333,9 @@ def test_a_dry_run_starts_nothing(place: Workspace, cli: Callable[..., Any], sta
     answer = cli(*words, "--json", "--workspace", place.root)
     assert answer.code == 0, answer.err
     assert [cell["status"] for cell in json.loads(answer.out)["cells"]] == ["finished", "waiting"]
-    assert "Nothing was started" in cli(*words, "--workspace", place.root).out
+    shown = cli(*words, "--workspace", place.root).out
+    assert "Nothing was started" in shown
+    assert sum(line.split()[-1:] in (["finished"], ["waiting"]) for line in shown.splitlines()) == 2
 
 
 def test_the_exit_code_says_that_a_cell_failed(
@@ -345,6 +350,20 @@ def test_the_exit_code_says_that_a_cell_failed(
     assert "softmax, fold 0 seed 1: starts" in answer.err
     with pytest.raises(WhalebenchError, match="at least one process"):
         prepare(plan(1), "cpu", 0, place)
+
+
+def test_cells_that_failed_for_one_reason_share_a_line() -> None:
+    failed = [
+        CellNews("softmax", 0, seed, f"run{seed}", "failed", reason=reason)
+        for seed, reason in enumerate(("too hot", "too hot", "too cold"))
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(sweep_report(SweepNews(tuple(failed), None), None, 1.0))
+    said = [line for line in console.export_text().splitlines() if line.startswith("!")]
+    assert said == [
+        "! softmax, fold 0 seed 0 (and 1 more) failed: too hot",
+        "! softmax, fold 0 seed 2 failed: too cold",
+    ]
 
 
 def test_what_this_machine_lacks_is_no_failure_and_is_tried_again_when_asked(
