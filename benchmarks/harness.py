@@ -104,6 +104,10 @@ class RunHarness:
         """Puts back what was kept of the next training of the run; its epochs are in the curve, too."""
         self._began, self._first = time.perf_counter(), len(self._epochs)
         kept = self._unfinished.begin(parts)
+        if self._unfinished.unlike:
+            self._progress.stage(
+                f"{self._stage}, begun anew: the epochs before were {self._unfinished.unlike}"
+            )
         if kept is None:
             return 0
         self._epochs += kept["epochs"]

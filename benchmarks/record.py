@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.workspace import atomic_text
+from whalebench.benchmarks.workspace import atomic_text, flush
 
 __all__ = [
     "CURVE",
@@ -173,11 +173,12 @@ def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIO
 def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
     """Nothing; `folder` holds what `fill` wrote, all of it, or is as it was before.
 
-    `fill` gets a temporary folder beside it and must leave a record there. A run that is already there
-    is replaced with `force` only; it is moved away before it is deleted, so no half of it is ever seen.
+    `fill` gets a temporary folder beside it and must leave a record there. A run that is already there, as
+    another process may have been quicker, is replaced with `force` only; it is moved away before it is
+    deleted, so no half of it is ever seen.
     """
     if folder.exists() and not force:
-        raise WhalebenchError(f"The run {folder.name} is already there: --force repeats and replaces it.")
+        return
     mark = uuid.uuid4().hex[:8]
     temporary, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("partial", "old"))
     try:
@@ -185,10 +186,14 @@ def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False
         fill(temporary)
         if not (temporary / RECORD).is_file():
             raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
+        for file in (*temporary.rglob("*"), temporary):
+            flush(file)
         if folder.exists() and force:
             folder.rename(old)
         temporary.rename(folder)
     except OSError as error:
+        if (folder / RECORD).is_file() and not force:  # another process was quicker, just now
+            return
         message = (
             f"The run {folder.name} cannot be written ({error}): check the workspace, then run it again."
         )

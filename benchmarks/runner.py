@@ -15,6 +15,7 @@ from whalebench.benchmarks.machine import choose_device, cores, hardware, peak_m
 from whalebench.benchmarks.progress import SILENT, Progress
 from whalebench.benchmarks.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.runs.claim import claimed
 from whalebench.benchmarks.workspace import Workspace, digest_text
 from whalebench.methods.registry import configure, find_method
 
@@ -60,6 +61,7 @@ def run(
     """The record of the run; one that is finished already is read, not repeated, unless force.
 
     One that was stopped goes on from the last epochs that were kept, to the same numbers; force begins anew.
+    One that another process is at is waited for.
 
     The judge turns scores into metrics; `whalebench.reports.metrics` is the one there is. Raises
     WhalebenchError for a request that cannot be met; then no run is left behind.
@@ -72,16 +74,26 @@ def run(
     device = choose_device(request.device)
     folder = workspace.runs / run_name(request, config, benchmark, device.type)
     unfinished = workspace.cache / UNFINISHED / folder.name
-    if folder.exists() and not force:
-        progress.stage("found")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was stopped just before doing so
-        return read_record(folder)
-    from whalebench.methods.parts.identifier import behind_its_crop  # noqa: PLC0415  (imports torch)
+    with claimed(workspace, folder.name, lambda: progress.stage("wait")):
+        if folder.exists() and not force:
+            progress.stage("found")
+            # What a process left that was stopped just before doing so.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            return read_record(folder)
+        from whalebench.methods.parts.identifier import behind_its_crop  # noqa: PLC0415  (imports torch)
 
-    method = behind_its_crop(kind(config))
-    return _repeat(
-        request, method, benchmark, folder, unfinished, device, judge=judge, progress=progress, force=force
-    )
+        method = behind_its_crop(kind(config))
+        return _repeat(
+            request,
+            method,
+            benchmark,
+            folder,
+            unfinished,
+            device,
+            judge=judge,
+            progress=progress,
+            force=force,
+        )
 
 
 def _repeat(
@@ -102,7 +114,7 @@ def _repeat(
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
 
     views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
-    unfinished = Unfinished(unfinished_folder)
+    unfinished = Unfinished(unfinished_folder, device)
     if force:
         unfinished.discard()
     harness = RunHarness(request.seed, device, views, judge, progress, method.config, unfinished)
@@ -123,15 +135,15 @@ def _repeat(
         harness.stage("score")
         outcome = judge_parts(method, views, harness, judge)
     except RunFailedError as error:
-        if not len(curve := harness.curve()):
+        curve = harness.curve()
+        kept = unfinished.leave("curve.csv", curve.to_csv(index=False)) if len(curve) else None
+        if kept is None:
             raise
-        kept = unfinished.leave("curve.csv", curve.to_csv(index=False))
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
     progress.stage("write")
     facts = _facts(request, method, benchmark, views, harness)
     record = RunRecord(run=folder.name, **facts, **outcome.numbers())
-    if force or not folder.exists():  # else another process was asked for the same run and was quicker
-        write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
+    write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
     unfinished.discard()
     return read_record(folder)
 

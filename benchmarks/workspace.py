@@ -1,14 +1,16 @@
 """The one visible folder everything lives in, and how files get there whole or not at all."""
 
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.leftovers import TEMPORARY, clear_leftovers
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Workspace:
                     f"The workspace {workspace.root} cannot be written ({error.strerror or error}); "
                     "choose a folder you may write to with --workspace or WHALEBENCH_WORKSPACE."
                 ) from error
+        within = (folder for root in (workspace.benchmarks, workspace.cache) for folder in root.glob("*/"))
+        clear_leftovers((workspace.benchmarks, workspace.runs, workspace.reports, workspace.cache, *within))
         return workspace
 
 
@@ -62,7 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The block may make a file there or a folder. The suffix is kept, since some writers go by it.
     """
-    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
     _make_folder(path.parent)
     try:
         yield temporary
@@ -81,6 +85,27 @@ def atomic_text(path: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8", newline="")
         except OSError as error:
             raise _unwritable(path, error) from error
+
+
+def flush(path: Path) -> None:
+    """Nothing; what the path is named for is on the disk, and not only on its way there.
+
+    A power cut may else leave a new name with nothing behind it.
+    """
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not every system can do it with folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def share(file: Path) -> None:
+    """Nothing; whoever may read and write files in the folder of this one may do so with it.
+
+    Some writers make a file that is for its owner alone.
+    """
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def digest_text(text: str) -> str:
@@ -107,6 +132,7 @@ def _make_folder(folder: Path) -> None:
 
 def _move(temporary: Path, path: Path) -> None:
     try:
+        flush(temporary)
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error

@@ -36,6 +36,7 @@ STAGES = {
     "mirrored": "Scoring mirrored photos",
     "occlude": "Hiding parts of photos",
     "check": "Checking the method",
+    "wait": "Another process is at this run: waiting for it",
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each phase; a phase that is not here is shown by its own name."""

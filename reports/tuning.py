@@ -21,14 +21,18 @@ def with_scores(document: Document, runs_folder: Path) -> dict[str, Any]:
     """The document with `rows`, the defaults' and the tuned one's, and `lead`, tuned over the defaults.
 
     Each row has MAP@5 on valid, on test with its 95 % interval, and `shrink`, valid minus test. The lead on
-    test is paired: on the same resamples of individuals.
+    test is paired: on the same resamples of individuals. Where the defaults have no run there is no row of
+    theirs, and the lead is None.
     """
-    runs = {name: read_record(runs_folder / run) for name, run in document["runs"].items()}
-    tables = {name: read_predictions(runs_folder / run) for name, run in document["runs"].items()}
+    finished = {name: runs_folder / run for name, run in document["runs"].items() if run}
+    runs = {name: read_record(folder) for name, folder in finished.items()}
+    tables = {name: read_predictions(folder) for name, folder in finished.items()}
     rows = []
     for name, record in runs.items():
         low, high = intervals(tables[name])["map_at_5"]
         rows.append({"name": name} | _row(record, low, high, document["settings"] if name == "tuned" else []))
+    if "default" not in tables:
+        return {**document, "rows": rows, "lead": None}
     lead = paired_difference(tables["tuned"], tables["default"])
     said = {"map_at_5": lead.value, "low": _plain(lead.low), "high": _plain(lead.high)}
     return {**document, "rows": rows, "lead": said}
@@ -70,6 +74,8 @@ def tuning_report(document: Document) -> Group:
 
 def verdict(document: Document) -> str:
     """Whether tuning helped on test, in a sentence that does not say more than its interval."""
+    if document["lead"] is None:
+        return f"The defaults have no row to compare with: {document['default_failed']}"
     lead = Difference(
         document["lead"]["map_at_5"], *(_number(document["lead"][end]) for end in ("low", "high"))
     )

@@ -88,11 +88,20 @@ def test_a_run_without_a_record_is_no_run(tmp_path):
 def test_a_finished_run_is_replaced_with_force_only(tmp_path):
     write(tmp_path / "first", seed=1)
     (tmp_path / "first" / "extra").write_text("of the old run")
-    with pytest.raises(WhalebenchError, match="--force"):
-        write(tmp_path / "first", seed=2)
+    write(tmp_path / "first", seed=2)
     assert read_record(tmp_path / "first").seed == 1
     write(tmp_path / "first", seed=2, force=True)
     assert read_record(tmp_path / "first").seed == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["first", "record.json"]
+
+
+def test_of_two_processes_that_write_one_run_the_quicker_one_has_written_it(tmp_path):
+    def fill(inside):
+        write(tmp_path / "first", seed=1)
+        write_record(inside, record(seed=2))
+
+    write_run(tmp_path / "first", fill)
+    assert read_record(tmp_path / "first").seed == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["first", "record.json"]
 
 

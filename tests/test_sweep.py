@@ -19,6 +19,7 @@ from rich.console import Console
 from whalebench import WhalebenchError
 from whalebench.benchmarks.progress import CellNews, SweepNews
 from whalebench.benchmarks.runner import RunRequest
+from whalebench.benchmarks.runs.claim import claimed
 from whalebench.benchmarks.sweeping import workers
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
 from whalebench.benchmarks.sweeping.shares import Share
@@ -54,6 +55,9 @@ if what == "cores":
     say("Error: " + ",".join(map(str, sorted(os.sched_getaffinity(0)))) + " " + os.environ["OMP_NUM_THREADS"])
     sys.exit(1)
 shutil.copytree(source, target)
+if what == "late":
+    say("Error: the run cannot be written.")
+    sys.exit(1)
 """
 """What stands in for `whalebench run`: it takes as long and ends as it is told; a finished run is copied."""
 
@@ -167,6 +171,27 @@ def test_a_failed_cell_keeps_its_reason_and_is_tried_again_only_when_asked(
     assert again.cells[0].reason == first.cells[0].reason
     assert statuses(sweep(place, 1, 2, retry=True)) == ["finished", "finished"]
     assert left(place) == []
+
+
+def test_a_cell_that_another_process_finished_is_finished_though_its_own_failed(
+    place: Workspace, stand_in: Deeds
+) -> None:
+    stand_in |= {1: "late"}
+    (cell,) = sweep(place, 1).cells
+    assert (cell.status, cell.reason, cell.found) == ("finished", "", False)
+    assert left(place) == []
+
+
+def test_cells_that_someone_is_at_come_last(place: Workspace, stand_in: Deeds) -> None:
+    order: list[str] = []
+
+    def note(news: SweepNews) -> None:
+        order.extend(cell.run for cell in news.cells if cell.status == "running" and cell.run not in order)
+
+    cells, _ = prepare(plan(1, 2, 3), "cpu", 1, place)
+    with claimed(place, cells[0].run, lambda: None):
+        sweep(place, 1, 2, 3, watcher=Watcher(note))
+    assert order == [cells[1].run, cells[2].run, cells[0].run]
 
 
 def test_a_process_that_leaves_no_run_has_failed(place: Workspace, stand_in: Deeds) -> None:

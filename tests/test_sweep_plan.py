@@ -52,6 +52,18 @@ def test_what_is_no_number_is_refused_with_its_option(text: str) -> None:
         whole_numbers(text, "--seeds")
 
 
+def test_an_empty_option_is_not_taken_for_an_absent_one(tmp_path: Path) -> None:
+    assert make_plan((), file_of(tmp_path, PAPER), benchmark="").benchmark == ""  # and then not found
+    for option in ("folds", "seeds"):
+        with pytest.raises(WhalebenchError, match=f"^--{option} '' cannot be"):
+            make_plan((), file_of(tmp_path, PAPER), **{option: ""})  # type: ignore[arg-type]
+
+
+def test_a_plan_may_begin_with_the_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_text(PAPER, encoding="utf-8-sig")
+    assert make_plan((), tmp_path / "marked.toml") == make_plan((), file_of(tmp_path, PAPER))
+
+
 def test_a_plan_is_read_from_a_file(tmp_path: Path) -> None:
     found = make_plan((), file_of(tmp_path, PAPER))
     common = ("epochs=24", "pretrained=none")

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
 import pytest
 from numpy.typing import NDArray
 from optuna.trial import TrialState
+from rich.console import Console
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks import runner
 from whalebench.benchmarks.machine import choose_device
-from whalebench.benchmarks.progress import SILENT, EpochNews
+from whalebench.benchmarks.progress import SILENT, EpochNews, Silent
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.sweeping.shares import Share
 from whalebench.benchmarks.tuning import drawing, evaluate, processes, result, tally, trying, tuner, worker
 from whalebench.benchmarks.tuning.budget import Budget
 from whalebench.benchmarks.tuning.drawing import build_pruner
 from whalebench.benchmarks.tuning.evaluate import Attempt, Ground, Watch
+from whalebench.benchmarks.tuning.lease import LEASE, own_lease
 from whalebench.benchmarks.tuning.plan import Plan
 from whalebench.benchmarks.tuning.space import search_space
 from whalebench.benchmarks.tuning.storage import Kept, open_study
@@ -164,7 +169,7 @@ def test_a_worker_killed_among_four_loses_no_trial_and_none_counts_twice(
 
 def test_a_trial_is_given_up_once(plan: Plan, tmp_path: Path) -> None:
     kept, other = study_in(tmp_path), study_in(tmp_path)
-    kept.study.ask(plan.space.distributions)
+    kept.study.ask(plan.space.distributions).set_user_attr(LEASE, own_lease())
     trial = kept.study.trials[0]
     tally.give_up(kept, trial, "its worker was stopped")
     tally.give_up(other, trial, "its worker was stopped")
@@ -232,6 +237,68 @@ def test_hours_and_photos_end_a_study(plan: Plan, quick: type[Quick], tmp_path: 
     finally:
         Quick.sleeps = before
     assert 1 <= len(by_time.ended) <= 2
+
+
+def test_a_smaller_budget_on_a_study_counts_its_first_trials_only(
+    plan: Plan, quick: type[Quick], tmp_path: Path
+) -> None:
+    kept = study_in(tmp_path)
+    found = worker.work(replace(plan, budget=Budget(trials=6)), kept, SILENT)
+    assert len(found.ended) == 6
+    two = tally.within(found, Budget(trials=2))
+    assert [trial.number for trial in two.ended] == [0, 1]
+    assert (two.spent.trials, two.spent.photos) == (2, 200)
+    assert len(tally.within(found, Budget(photos=250)).ended) == 3
+    assert tally.within(found, Budget(trials=9)) == found
+    best = result.best_trial(two)
+    assert best.values[0] == max(trial.values[0] for trial in found.ended[:2])
+    facts = result.tuned_facts(two, replace(plan, budget=Budget(trials=2)), kept)
+    assert (facts["budget"], facts["spent"]["trials"]) == ("2 trials", 2)
+
+
+def test_a_trial_that_was_begun_and_never_taken_is_done_again_at_once(
+    plan: Plan, quick: type[Quick], tmp_path: Path
+) -> None:
+    kept, whole = study_in(tmp_path, STORAGES[0]), study_in(tmp_path / "whole", STORAGES[0])
+    kept.storage.create_new_trial(kept.study._study_id)  # as `ask` does before it does anything else
+    began = time.monotonic()
+    worker.work(plan, kept, SILENT)
+    worker.work(plan, whole, SILENT)
+    assert time.monotonic() - began < 30
+    assert parameters(kept) == parameters(whole)
+
+
+def test_a_trial_stopped_among_its_values_is_queued_with_all_of_them(
+    plan: Plan, quick: type[Quick], tmp_path: Path
+) -> None:
+    kept = study_in(tmp_path)
+    tally.begin_with_the_defaults(kept, plan.space)
+    name, distribution = next(iter(plan.space.distributions.items()))
+    kept.study.ask(fixed_distributions={name: distribution})
+    (running,) = tally.tally(kept.study.trials).running
+    assert set(running.params) == {name}
+    tally.give_up(kept, running, "its worker was stopped")
+    (waiting,) = tally.tally(kept.study.trials).waiting
+    assert waiting.system_attrs["fixed_params"] == plan.space.start
+
+
+def test_who_waits_for_the_trials_of_others_says_so_once(
+    plan: Plan, quick: type[Quick], tmp_path: Path
+) -> None:
+    class Notes(Silent):
+        stages: ClassVar[list[str]] = []
+
+        def stage(self, name: str) -> None:
+            self.stages.append(name)
+
+    kept = study_in(tmp_path)
+    taken = worker._begin(plan, kept, 0, 1)
+    assert taken is not None
+    ending = threading.Timer(1.0, lambda: study_in(tmp_path).study.tell(taken.number, 0.5))
+    ending.start()
+    worker.work(replace(plan, budget=Budget(trials=1)), kept, Notes())
+    ending.join()
+    assert Notes.stages == ["Waiting for trial 0 of other workers"]
 
 
 def test_a_trial_below_the_median_is_pruned_but_not_early(tmp_path: Path) -> None:
@@ -302,19 +369,37 @@ def test_another_study_of_that_name_and_a_strange_storage_are_refused(tmp_path: 
         open_study(where, "study", {"method": "arcface"}, pruner)
     with pytest.raises(WhalebenchError, match=r"storage study\.db is no place for a study"):
         open_study("study.db", "study", {}, pruner)
+    for nothing in ("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///study.db"):
+        with pytest.raises(WhalebenchError, match="would keep nothing"):
+            open_study(nothing, "study", {}, pruner)
+    for odd in "?#{}":
+        with pytest.raises(WhalebenchError, match=f"leave {re.escape(odd)} out of it"):
+            open_study(f"sqlite:///{tmp_path}/a{odd}b.db", "study", {}, pruner)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.log"]
     with pytest.raises(WhalebenchError, match=r"nosuch://me:\*\*\*@host/db cannot be opened"):
         open_study("nosuch://me:secret@host/db", "study", {}, pruner)
+
+
+def test_a_study_of_someone_else_is_left_alone(tmp_path: Path) -> None:
+    where = STORAGES[0].format(tmp_path)
+    for name, direction in (("tried", "maximize"), ("least", "minimize")):
+        study = optuna.create_study(storage=where, study_name=name, direction=direction)
+        if name == "tried":
+            study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        with pytest.raises(WhalebenchError, match="was not begun by `whalebench tune`"):
+            open_study(where, name, {"method": "softmax"}, build_pruner(1))
+        assert not study.user_attrs
 
 
 def test_importance_finds_the_field_that_matters(plan: Plan, quick: type[Quick], tmp_path: Path) -> None:
     kept = study_in(tmp_path)
     found = worker.work(replace(plan, budget=Budget(trials=14)), kept, SILENT)
-    shares = result.importance(kept.study, found, 0)
-    assert shares == result.importance(kept.study, found, 0)
+    shares = result.importance(found, 0)
+    assert shares == result.importance(found, 0)
     assert next(iter(shares)) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
     few = replace(found, ended=found.ended[:3])
-    assert result.importance(kept.study, few, 0) == {}
+    assert result.importance(few, 0) == {}
 
 
 def document(trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -394,6 +479,36 @@ def test_tune_is_interrupted_and_goes_on_and_is_told_as_json(
     assert record["tuning"]["settings"] == best["settings"]
     assert Path(said["picture"]).read_text().startswith("<svg xmlns")
     assert len(list(tiny.runs.iterdir())) == 2
+
+
+def test_defaults_that_diverge_cost_their_row_alone(
+    tiny: Workspace, tiny_settings: tuple[str, ...], quick: type[Quick], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned, run = Quick.valid_map_at_5, runner.run
+
+    def diverges(self: Quick) -> float:
+        if self.config.learning_rate == config.learning_rate:
+            raise RunFailedError("the loss became nan")
+        return learned(self)
+
+    def refuses(request: runner.RunRequest, *arguments: Any) -> Any:
+        if not request.tuning:
+            raise RunFailedError("the loss became nan")
+        return run(request, *arguments)
+
+    config = configure(find_method("softmax"), tiny_settings)
+    monkeypatch.setattr(Quick, "valid_map_at_5", diverges)
+    monkeypatch.setattr(runner, "run", refuses)
+    asked = runner.RunRequest("softmax", "tiny", settings=(*tiny_settings, "epochs=1"), device="cpu")
+    found = tuner.tune(tuner.TuneRequest(asked, Budget(trials=2)), tiny, metrics)
+    document = tuning.with_scores(found.document(), tiny.runs)
+    assert document["runs"] == {"default": None, "tuned": found.tuned.run}
+    assert [row["name"] for row in document["rows"]] == ["tuned"]
+    assert document["lead"] is None
+    assert tuning.verdict(document) == "The defaults have no row to compare with: the loss became nan"
+    console = Console(record=True, file=io.StringIO())
+    console.print(tuning.tuning_report(document))
+    assert "trial 0 failed: the loss became nan" in console.export_text()
 
 
 def test_a_worker_is_asked_by_the_words_of_the_command(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from whalebench.benchmarks.conformance.smallest import smallest_settings
 from whalebench.benchmarks.progress import EpochNews, Silent
 from whalebench.benchmarks.runner import RunRequest
 from whalebench.benchmarks.runs import unfinished
+from whalebench.benchmarks.runs.claim import claimed, is_claimed
 from whalebench.benchmarks.runs.packing import read_state, write_state
 from whalebench.benchmarks.runs.unfinished import Unfinished
 from whalebench.benchmarks.workspace import Workspace
@@ -245,6 +248,46 @@ def test_keeping_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
         kept.keep({}, last=epoch == 99)
     assert len(written) == pytest.approx(100 / 11, abs=2)
     assert written[-1] == now[0]
+
+
+def test_epochs_of_another_number_of_threads_are_left_and_that_is_said(
+    asked: RunRequest, tiny: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(asked, tiny, metrics, StopsAt(3))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    watched = StopsAt(0)
+    runner.run(asked, tiny, metrics, watched)
+    (told,) = [stage for stage in watched.stages if "begun anew" in stage]
+    assert ", not torch" in told
+    assert "64 threads, cpu" in told
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(asked: RunRequest, tiny: Workspace) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(asked, tiny, metrics, StopsAt(3))
+    (name,) = (folder.name for folder in (tiny.cache / "unfinished").iterdir())
+    watched = StopsAt(0)
+    records: list[str] = []
+    with claimed(tiny, name, lambda: None):
+        assert is_claimed(tiny, name)
+        waiting = threading.Thread(
+            target=lambda: records.append(runner.run(asked, tiny, metrics, watched).run)
+        )
+        waiting.start()
+        while "wait" not in watched.stages:
+            time.sleep(0.01)
+        assert not records
+    waiting.join()
+    assert records == [name]
+    assert not is_claimed(tiny, name)
+    assert list((tiny.cache / "claimed").iterdir()) == []
+
+
+def test_what_is_kept_may_be_read_by_whoever_may_read_its_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    write_state(tmp_path / "state.safetensors", {"one": torch.ones(1)})
+    assert (tmp_path / "state.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_killed_again_and_again_it_ends_the_same(tmp_path: Path) -> None:

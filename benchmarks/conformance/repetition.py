@@ -63,7 +63,9 @@ def goes_on(trial: OnTrial) -> str:
         while True:
             try:
                 # Everything is kept, however long it takes.
-                again = trial.learn(trial.views, StopsInSecondEpoch(), Unfinished(Path(folder), math.inf))
+                again = trial.learn(
+                    trial.views, StopsInSecondEpoch(), Unfinished(Path(folder), share=math.inf)
+                )
                 break
             except Stopped:
                 stops += 1

@@ -98,8 +98,7 @@ def _make(
     seconds = {"combine": round(time.perf_counter() - began, 2)}
     facts = who.facts() | facts_of(named, ground, combined, taken.judged, lineage) | {"seconds": seconds}
     record = RunRecord(**taken.facts(facts))
-    if force or not folder.exists():  # else another process was asked for the same and was quicker
-        write_run(folder, lambda into: _write(into, record, ground, combined, taken, lineage), force=force)
+    write_run(folder, lambda into: _write(into, record, ground, combined, taken, lineage), force=force)
 
 
 def _take(

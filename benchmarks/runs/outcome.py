@@ -22,6 +22,7 @@ from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.record import CURVE, WEIGHTS, RunRecord, write_predictions, write_record
 from whalebench.benchmarks.runs.scores_file import write_scores
 from whalebench.benchmarks.views import NEW, Answers, Views
+from whalebench.benchmarks.workspace import share
 from whalebench.methods.method import Method
 
 
@@ -114,6 +115,7 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
     save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    share(folder / WEIGHTS)
     write_record(folder, record)
 
 

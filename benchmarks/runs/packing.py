@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.workspace import atomic_path
+from whalebench.benchmarks.workspace import atomic_path, share
 
 STATE = "state"
 """What the description stands under in the file's header."""
@@ -34,6 +34,7 @@ def write_state(path: Path, state: object) -> None:
     try:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={STATE: described})
+            share(temporary)
     except (SafetensorError, WhalebenchError) as error:
         raise OSError(str(error)) from error
 

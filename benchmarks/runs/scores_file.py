@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.workspace import share
 
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
@@ -31,6 +32,7 @@ def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, hea
     save_file(
         {name: np.ascontiguousarray(v) for name, v in arrays.items()}, file, {entry: json.dumps(header)}
     )
+    share(file)
 
 
 def read_arrays(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ from whalebench.methods.method import Stateful
 
 SHARE = 0.05
 """Most of the time that may be spent on keeping; the last epoch of a training is always kept."""
+PROCESSOR = torch.device("cpu")
+GENERATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., None]]] = MappingProxyType(
+    {
+        "cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state),
+        "mps": (lambda _: torch.mps.get_rng_state(), lambda state, _: torch.mps.set_rng_state(state)),
+    }
+)
+"""By type of device: what gives the state of a device's generator, and what puts it back."""
 
 
 class Unfinished:
@@ -30,11 +38,13 @@ class Unfinished:
     threads, would not lead to the same numbers and are left alone.
     """
 
-    def __init__(self, folder: Path | None, share: float = SHARE) -> None:
-        """Without a folder nothing is kept."""
-        self.folder, self.share = folder, share
+    def __init__(self, folder: Path | None, device: torch.device = PROCESSOR, share: float = SHARE) -> None:
+        """Without a folder nothing is kept; the device is that of the trainings."""
+        self.folder, self.device, self.share = folder, device, share
         self._turn, self._quiet_until = 0, 0.0
         self._parts: dict[str, Stateful] = {}
+        self.unlike = ""
+        """What stands against going on with the present training, which was begun before; else empty."""
 
     def begin(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
         """The facts kept with the latest epoch of the next training, its parts and random states put back.
@@ -42,7 +52,7 @@ class Unfinished:
         None, and nothing is changed, where there is no such epoch. Raises WhalebenchError where what was kept
         does not fit the parts.
         """
-        self._turn, self._parts, self._quiet_until = self._turn + 1, dict(parts), 0.0
+        self._turn, self._parts, self._quiet_until, self.unlike = self._turn + 1, dict(parts), 0.0, ""
         path = self._path()
         if path is None or not path.exists():
             return None
@@ -50,17 +60,20 @@ class Unfinished:
             kept = read_state(path)
         except (OSError, ValueError, KeyError):
             return None
-        if kept["of"] != _surroundings() or kept["parts"].keys() != self._parts.keys():
+        if kept["of"] != self._surroundings():
+            self.unlike = f"kept with {kept['of']}, not {self._surroundings()}"
+            return None
+        if kept["parts"].keys() != self._parts.keys():
             return None
         try:
             for name, part in self._parts.items():
                 part.load_state_dict(kept["parts"][name])
+            self._put_back_random_states(kept["random"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             said = " ".join(str(error).split())
             raise WhalebenchError(
                 f"What was kept of this run in {self.folder} does not fit ({said}): begin anew with --force."
             ) from error
-        _put_back_random_states(kept["random"])
         facts: dict[str, Any] = kept["facts"]
         return facts
 
@@ -74,7 +87,7 @@ class Unfinished:
         if path is None or not due or math.isinf(self._quiet_until):
             return ""
         states = {name: dict(part.state_dict()) for name, part in self._parts.items()}
-        state = {"of": _surroundings(), "facts": facts, "random": _random_states(), "parts": states}
+        state = {"of": self._surroundings(), "facts": facts, "random": self._random_states(), "parts": states}
         try:
             write_state(path, state)
         except OSError as error:
@@ -85,10 +98,16 @@ class Unfinished:
         return ""
 
     def leave(self, name: str, text: str) -> Path | None:
-        """The path of a text left beside the states, for whoever looks into a run that failed."""
+        """The path of a text left beside the states, for whoever looks into a run that failed.
+
+        None where there is no folder, or no room in it.
+        """
         if self.folder is None:
             return None
-        atomic_text(self.folder / name, text)
+        try:
+            atomic_text(self.folder / name, text)
+        except WhalebenchError:
+            return None
         return self.folder / name
 
     def discard(self) -> None:
@@ -101,24 +120,23 @@ class Unfinished:
             return None
         return self.folder / f"training-{self._turn}.safetensors"
 
+    def _surroundings(self) -> str:
+        """What a training has to go on under to give the same numbers."""
+        return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {self.device.type}"
 
-def _surroundings() -> str:
-    """What a training has to go on under to give the same numbers."""
-    return json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()})
+    def _random_states(self) -> dict[str, Any]:
+        return {
+            "torch": torch.get_rng_state(),
+            "device": GENERATORS[self.device.type][0](self.device)
+            if self.device.type in GENERATORS
+            else None,
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  (plug-ins may draw from it)
+            "python": random.getstate(),
+        }
 
-
-def _random_states() -> dict[str, Any]:
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  (plug-ins may draw from it)
-        "python": random.getstate(),
-    }
-
-
-def _put_back_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    random.setstate(states["python"])
+    def _put_back_random_states(self, states: dict[str, Any]) -> None:
+        torch.set_rng_state(states["torch"])
+        if states["device"] is not None:
+            GENERATORS[self.device.type][1](states["device"], self.device)
+        np.random.set_state(states["numpy"])  # noqa: NPY002
+        random.setstate(states["python"])

@@ -44,19 +44,25 @@ def make_plan(
             "or give --plan FILE."
         )
     facts = _read(file) if file else {}
-    where = f"{file}: folds", f"{file}: seeds"
     named = _contestants(facts, settings, file) if file else contestants_of(methods, settings)
     return Plan(
         named,
-        benchmark or _word(facts.get("benchmark", "flukes"), f"{file}: benchmark"),
-        whole_numbers(folds, "--folds") if folds else _numbers(facts.get("folds", 0), where[0]),
-        whole_numbers(seeds, "--seeds") if seeds else _numbers(facts.get("seeds", 0), where[1]),
+        _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
+        _chosen(folds, facts, "folds", file),
+        _chosen(seeds, facts, "seeds", file),
     )
+
+
+def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | None) -> tuple[int, ...]:
+    """The numbers that were typed, else those of the file, else 0."""
+    if typed is not None:
+        return whole_numbers(typed, f"--{key}")
+    return _numbers(facts.get(key, 0), f"{file}: {key}")
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        facts = tomllib.loads(file.read_text(encoding="utf-8"))
+        facts = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise WhalebenchError(f"The plan {file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # not TOML, or not text

@@ -8,6 +8,7 @@ from typing import Any
 
 from whalebench.benchmarks.machine import choose_device
 from whalebench.benchmarks.progress import SILENT, Progress, SweepNews, SweepWatcher
+from whalebench.benchmarks.runs.claim import is_claimed
 from whalebench.benchmarks.sweeping.cells import DONE, Cell, cells_of, look
 from whalebench.benchmarks.sweeping.estimate import seconds_left
 from whalebench.benchmarks.sweeping.failures import forget_failure, write_failure
@@ -80,12 +81,19 @@ class Sweep:
             if worker.ended() is not None:
                 del self._running[place]
                 self._note(cell, worker)
-        waiting = (cell for cell in self.cells if cell.status == "waiting")
+        waiting = iter(self._waiting())
         for place in range(len(self._shares)):
             while place not in self._running and (following := next(waiting, None)):
                 self._start(place, following)
         self._watcher.show(self.news())
         return bool(self._running)
+
+    def _waiting(self) -> list[Cell]:
+        """The cells to be started, those that someone else is at last: most likely they will be found."""
+        cells = [cell for cell in self.cells if cell.status == "waiting"]
+        if len(self._running) == len(self._shares):
+            return []
+        return sorted(cells, key=lambda cell: is_claimed(self._workspace, cell.run))
 
     def _start(self, place: int, cell: Cell) -> None:
         """A process for the cell, unless someone else has finished it in the meantime."""
@@ -101,15 +109,17 @@ class Sweep:
 
     def _note(self, cell: Cell, worker: Worker) -> None:
         """Writes down what became of the cell whose process has ended."""
-        code, cell.now = worker.ended(), ""
+        code = worker.ended()
         if code == 0:
             forget_failure(self._workspace, cell.run)
-            look(cell, self._workspace)
-            cell.seconds, cell.found = worker.seconds(), False
-        if cell.status not in DONE:
-            cell.status, cell.seconds = "missing" if worker.missing() else "failed", worker.seconds()
-            cell.reason = cell.reason or worker.reason()
-            write_failure(self._workspace, cell.run, cell.request, cell.reason, code, cell.status)
+        look(cell, self._workspace)
+        cell.now, cell.seconds, cell.found = "", worker.seconds(), False
+        if cell.status in DONE:  # whoever has finished it
+            forget_failure(self._workspace, cell.run)
+            return
+        cell.reason = (cell.reason if code == 0 else "") or worker.reason()
+        cell.status = "missing" if worker.missing() else "failed"
+        write_failure(self._workspace, cell.run, cell.request, cell.reason, code, cell.status)
 
     def _end(self) -> None:
         """Stops what is running; what came to its end by then is kept, the rest waits for the next time."""

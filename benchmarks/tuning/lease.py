@@ -28,13 +28,14 @@ def own_lease() -> dict[str, Any]:
     return {"until": time.time() + PATIENCE, "place": _place(), "pid": pid, "born": _born(pid)}
 
 
-def has_run_out(lease: Mapping[str, Any] | None, began: float) -> bool:
+def has_run_out(lease: Mapping[str, Any] | None, began: float, *, in_turns: bool = False) -> bool:
     """Whether the worker is gone that left the lease on a trial begun then (seconds since 1970).
 
-    A trial without a lease was begun just now, or its worker died before it could leave one.
+    A trial without a lease was begun just now, or its worker died before it could leave one; where workers
+    take turns the lease is left within the turn, so that it can only be the latter.
     """
     if lease is None:
-        return time.time() - began > PATIENCE
+        return in_turns or time.time() - began > PATIENCE
     if lease["place"] == _place() and lease["born"]:
         return bool(_born(lease["pid"]) != lease["born"])
     return bool(time.time() > lease["until"])

@@ -11,7 +11,6 @@ from whalebench import RunFailedError
 from whalebench.benchmarks.tuning.tally import PHOTOS, REASON, SECONDS, SETTINGS, Tally
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.trial import FrozenTrial
 
     from whalebench.benchmarks.record import RunRecord
@@ -31,7 +30,8 @@ class Tuned:
     plan: Plan
     kept: Kept
     found: Tally
-    default: RunRecord
+    default: RunRecord | str
+    """Of the method before tuning, or why it has none."""
     tuned: RunRecord
     facts: dict[str, Any]
     """What the record of the tuned run says of the tuning."""
@@ -45,14 +45,18 @@ class Tuned:
             **self.facts,
             "storage": self.kept.where,
             "method": self.plan.kind.name,
-            "benchmark": self.default.benchmark,
-            "fold": self.default.fold,
-            "seed": self.default.seed,
+            "benchmark": self.tuned.benchmark,
+            "fold": self.tuned.fold,
+            "seed": self.tuned.seed,
             "fixed": list(self.plan.settings),
             "best": best.number,
             "trials": [trial_row(trial) for trial in self.found.ended],
-            "importance": importance(self.kept.study, self.found, self.plan.ground.seed),
-            "runs": {"default": self.default.run, "tuned": self.tuned.run},
+            "importance": importance(self.found, self.plan.ground.seed),
+            "runs": {
+                "default": None if isinstance(self.default, str) else self.default.run,
+                "tuned": self.tuned.run,
+            },
+            "default_failed": self.default if isinstance(self.default, str) else "",
             "picture": str(self.picture),
         }
 
@@ -108,18 +112,20 @@ def trial_row(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def importance(study: Study, found: Tally, seed: int) -> dict[str, float]:
+def importance(found: Tally, seed: int) -> dict[str, float]:
     """Each field's share of how much valid MAP@5 varied, by fANOVA (Hutter et al. 2014), the largest first.
 
     Empty with few complete trials, or where they all scored the same.
     """
+    import optuna  # noqa: PLC0415  (half a second to import)
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # noqa: PLC0415
     from optuna.trial import TrialState  # noqa: PLC0415
 
-    values = {trial.values[0] for trial in found.ended if trial.state == TrialState.COMPLETE}
-    complete = sum(trial.state == TrialState.COMPLETE for trial in found.ended)
-    if complete < ENOUGH or len(values) < 2:
+    complete = [trial for trial in found.ended if trial.state == TrialState.COMPLETE]
+    if len(complete) < ENOUGH or len({trial.values[0] for trial in complete}) < 2:
         return {}
+    study = optuna.create_study(direction="maximize")  # in memory: of these trials alone
+    study.add_trials(complete)
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=TREES, seed=seed)
     shares = get_param_importances(study, evaluator=evaluator, params=None, target=None, normalize=True)
     return {name: round(share, 4) for name, share in shares.items() if isfinite(share)}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.turns import CAN_LOCK, turn
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -32,7 +33,7 @@ class Kept:
     where: str
     """As it may be shown: without password."""
     lock: Path | None
-    """Of a study in a file on this machine: what workers take turns by."""
+    """Of a study in a file on this machine: what workers take turns by. None where they do not."""
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -41,7 +42,7 @@ class Kept:
         SQLite has no locked rows, so that two workers could take the same trial. The system lets go of the
         lock of a worker that is killed. Databases and journals order their writes themselves.
         """
-        with _in_turn(self.lock):
+        with turn(self.lock) if self.lock else nullcontext():
             yield
 
 
@@ -58,6 +59,7 @@ def open_study(where: str, name: str, facts: dict[str, Any], pruner: BasePruner)
     try:
         kept = _made(where, name, shown, pruner)
         if FACTS not in kept.study.user_attrs:
+            _check_new(kept.study)
             kept.study.set_user_attr(FACTS, facts)
         said = kept.study.user_attrs[FACTS]
     except WhalebenchError:
@@ -77,12 +79,22 @@ def open_study(where: str, name: str, facts: dict[str, Any], pruner: BasePruner)
     return kept
 
 
+def _check_new(study: Study) -> None:
+    """Nothing; raises WhalebenchError where someone else has begun the study for a purpose of their own."""
+    from optuna.study import StudyDirection  # noqa: PLC0415
+
+    if study.get_trials(deepcopy=False) or study.directions != [StudyDirection.MAXIMIZE]:
+        raise WhalebenchError(
+            f"study {study.study_name} was not begun by `whalebench tune`: give --study another name."
+        )
+
+
 def _made(where: str, name: str, shown: str, pruner: BasePruner) -> Kept:
     """The study, made by the first who asks for it."""
     import optuna  # noqa: PLC0415
 
     lock = _lock(where)
-    with _in_turn(lock):
+    with turn(lock) if lock else nullcontext():
         storage = _open(where)
         study = optuna.create_study(
             storage=storage,
@@ -95,29 +107,22 @@ def _made(where: str, name: str, shown: str, pruner: BasePruner) -> Kept:
     return Kept(study, storage, shown, lock)
 
 
-@contextmanager
-def _in_turn(lock: Path | None) -> Iterator[None]:
-    """A block that one process at a time is in; without a lock all are."""
-    if lock is None:
-        yield
-        return
-    try:
-        import fcntl  # noqa: PLC0415  (not on every system)
-    except ImportError:
-        yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _lock(where: str) -> Path | None:
     """Beside the file of an SQLite database; None for what can order the writes of several workers."""
-    if not where.startswith(SQLITE):
+    if not where.startswith("sqlite"):
         return None
     file = Path(where.removeprefix(SQLITE))
+    if not where.startswith(SQLITE) or file.name in ("", ":memory:"):
+        raise WhalebenchError(
+            f"storage {where} would keep nothing: give sqlite:///FILE, with three slashes and a file."
+        )
+    if odd := sorted(set("?#{}") & set(where)):
+        raise WhalebenchError(
+            f"storage {where} cannot be a database's URL: leave {' '.join(odd)} out of it, with --study, "
+            f"--storage, or --workspace."
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
-    return file.with_name(f"{file.name}.lock")
+    return file.with_name(f"{file.name}.lock") if CAN_LOCK else None
 
 
 def _open(where: str) -> BaseStorage:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from whalebench.benchmarks.tuning.budget import Spent
+from whalebench.benchmarks.tuning.budget import Budget, Spent
 from whalebench.benchmarks.tuning.lease import LEASE, has_run_out
 
 if TYPE_CHECKING:
@@ -42,14 +42,29 @@ def tally(trials: Sequence[FrozenTrial]) -> Tally:
         if not (trial.state == TrialState.FAIL and trial.user_attrs.get(LOST)):
             of_state[trial.state].append(trial)
     ended = of_state[TrialState.COMPLETE] + of_state[TrialState.PRUNED] + of_state[TrialState.FAIL]
-    spent = Spent(
+    ended.sort(key=lambda trial: trial.number)
+    running, waiting = of_state[TrialState.RUNNING], of_state[TrialState.WAITING]
+    return Tally(tuple(ended), tuple(running), tuple(waiting), _spent(ended))
+
+
+def within(found: Tally, budget: Budget) -> Tally:
+    """The trials that the budget pays for, first come, first served.
+
+    A study may hold more: it was begun with a larger budget, or several workers ended theirs together.
+    """
+    paid: tuple[FrozenTrial, ...] = ()
+    for trial in found.ended:
+        if budget.is_spent(_spent(paid)):
+            break
+        paid += (trial,)
+    return replace(found, ended=paid, spent=_spent(paid))
+
+
+def _spent(ended: Sequence[FrozenTrial]) -> Spent:
+    return Spent(
         len(ended),
         sum(trial.user_attrs.get(SECONDS, 0.0) for trial in ended),
         sum(trial.user_attrs.get(PHOTOS, 0) for trial in ended),
-    )
-    ended.sort(key=lambda trial: trial.number)
-    return Tally(
-        tuple(ended), tuple(of_state[TrialState.RUNNING]), tuple(of_state[TrialState.WAITING]), spent
     )
 
 
@@ -66,8 +81,10 @@ def give_up(kept: Kept, trial: FrozenTrial, reason: str, *, again: bool = True) 
         kept.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL, None)
     except UpdateFinishedTrialError:
         return
-    if again:
-        values = trial.params or trial.system_attrs.get("fixed_params", {})
+    # One without a lease was stopped while its values were drawn; they are drawn again, to the same ones.
+    drawn = trial.params if LEASE in trial.user_attrs else {}
+    values = trial.system_attrs.get("fixed_params", drawn)
+    if again and values:
         kept.study.enqueue_trial(dict(values), user_attrs={ORIGIN: f"trial {trial.number}"})
 
 
@@ -78,7 +95,7 @@ def reap(kept: Kept) -> None:
     for trial in kept.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         lease: dict[str, Any] | None = trial.user_attrs.get(LEASE)
-        if has_run_out(lease, began):
+        if has_run_out(lease, began, in_turns=kept.lock is not None):
             give_up(kept, trial, "its worker was stopped")
 
 

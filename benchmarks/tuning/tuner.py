@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from whalebench import WhalebenchError, __version__
+from whalebench import RunFailedError, WhalebenchError, __version__
 from whalebench.benchmarks import runner
 from whalebench.benchmarks.machine import choose_device
 from whalebench.benchmarks.progress import SILENT, Progress
@@ -19,13 +19,14 @@ from whalebench.benchmarks.tuning.plan import Plan
 from whalebench.benchmarks.tuning.result import Tuned, best_trial, tuned_facts
 from whalebench.benchmarks.tuning.space import search_space
 from whalebench.benchmarks.tuning.storage import SQLITE, Kept, open_study
-from whalebench.benchmarks.tuning.tally import SETTINGS, begin_with_the_defaults, tally
+from whalebench.benchmarks.tuning.tally import SETTINGS, begin_with_the_defaults, tally, within
 from whalebench.benchmarks.tuning.worker import work
 from whalebench.benchmarks.workspace import Workspace, digest_text
 from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.judging.selection import Judge
+    from whalebench.benchmarks.record import RunRecord
 
 STUDIES = "tuning"
 """The folder in the workspace's cache with a file for each study."""
@@ -165,12 +166,16 @@ def _shown(plan: Plan, kept: Kept, progress: Progress) -> Callable[[], None]:
 def _finish(
     request: TuneRequest, plan: Plan, kept: Kept, workspace: Workspace, judge: Judge, progress: Progress
 ) -> Tuned:
-    """The runs of the defaults and of the best trial, and everything there is to say of the study."""
-    found = tally(kept.study.get_trials(deepcopy=False))
+    """The runs of the best trial and of the defaults, and everything there is to say of the study."""
+    found = within(tally(kept.study.get_trials(deepcopy=False)), plan.budget)
     best = best_trial(found)
-    default = runner.run(request.run, workspace, judge, progress)
     facts = tuned_facts(found, plan, kept)
     wish = replace(request.run, settings=(*request.run.settings, *best.user_attrs[SETTINGS]), tuning=facts)
     tuned = runner.run(wish, workspace, judge, progress)
+    default: RunRecord | str
+    try:
+        default = runner.run(request.run, workspace, judge, progress)
+    except RunFailedError as error:  # no reason to lose what tuning came to
+        default = str(error)
     picture = workspace.reports / f"{STUDIES}-{kept.study.study_name}.svg"
     return Tuned(plan, kept, found, default, tuned, facts, picture)

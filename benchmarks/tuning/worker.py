@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whalebench.benchmarks.tuning.drawing import build_sampler
+from whalebench.benchmarks.tuning.lease import LEASE, own_lease
 from whalebench.benchmarks.tuning.tally import Tally, begin_with_the_defaults, give_up, reap, tally
 from whalebench.benchmarks.tuning.trying import Trying
 
@@ -37,6 +38,7 @@ def work(
     Trials whose worker was killed are done again. Raises WhalebenchError where the method cannot be run at
     all: for what keeps the defaults from being tried. Stopped, it returns after the trial it is at.
     """
+    awaited: set[int] = set()
     while True:
         trial = None
         with kept.turn():
@@ -49,6 +51,10 @@ def work(
             if not over and not _is_taken(plan.budget, found):
                 trial = _begin(plan, kept, len(found.ended) + len(found.running), worker)
         if trial is None:
+            running = {each.number for each in found.running}
+            if running - awaited:
+                progress.stage(f"Waiting for trial {', '.join(map(str, sorted(running)))} of other workers")
+            awaited = running
             time.sleep(POLL)
         else:
             Trying(plan, kept, trial).finish(progress)
@@ -64,6 +70,7 @@ def _begin(plan: Plan, kept: Kept, before: int, worker: int) -> Trial | None:
     """A trial with its values; None where another worker was quicker, who may be on another machine."""
     kept.study.sampler = build_sampler(plan.ground.seed, before, worker)
     trial = kept.study.ask(fixed_distributions=plan.space.distributions)
+    trial.set_user_attr(LEASE, own_lease())
     found = tally(kept.study.get_trials(deepcopy=False))
     if not _is_taken(plan.budget, found, surplus=1):
         return trial
