@@ -1,14 +1,16 @@
 """The leaderboard for the terminal, and a picture of it for a README."""
 
+from __future__ import annotations
+
 import io
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape, unescape
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -21,6 +23,8 @@ from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
 LEFT = ("method", "run")
 SVG_WIDTH = 92
+ENDLESS = 10_000
+"""The width of a window in which everything fits."""
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
 
 
@@ -39,7 +43,7 @@ def render(board: Leaderboard, *, folds: bool = True) -> Group:
             parts.append(_block(summary_block(summary, table)))
         for section in table.sections:
             lines = [(cells(row, section), row.rank == 1) for row in section.rows]
-            parts.append(_numbers(subtitle(section, table), header(section), lines))
+            parts.append(Numbers(subtitle(section, table), header(section), lines))
             parts += map(_block, section_blocks(section))
         parts += [Text(f"! {remark}", style="yellow") for remark in remarks(whole)]
         parts.append(Text())
@@ -78,20 +82,57 @@ def _tight(match: re.Match[str]) -> str:
     return f'x="{x:g}"{middle}textLength="{cell * len(shown):g}"{rest}>{escape(shown)}</text>'
 
 
-def _block(block: Block) -> RichTable:
-    return _numbers(block.title, block.header, [(row, False) for row in block.rows])
+def _block(block: Block) -> Numbers:
+    return Numbers(block.title, block.header, [(row, False) for row in block.rows])
 
 
-def _numbers(head: str, names: Sequence[str], lines: Iterable[tuple[Sequence[str], bool]]) -> RichTable:
-    """A table of texts, those lines in bold that say so."""
-    shown = RichTable(
-        title=Text(head), title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for name in names:
-        if name in LEFT:  # may wrap, so that the numbers never lose a digit in a narrow window
-            shown.add_column(name, justify="left", overflow="fold")
-        else:
-            shown.add_column(name.replace(" ", "\n", 1), justify="right", vertical="bottom", no_wrap=True)
-    for texts, first in lines:
-        shown.add_row(*map(Text, texts), style="bold" if first else "")
-    return shown
+@dataclass(frozen=True)
+class Numbers:
+    """A table of texts; in a narrow window intervals go below their numbers, the last column's first.
+
+    So names keep whole words as long as may be, and numbers never lose a digit.
+    """
+
+    head: str
+    names: Sequence[str]
+    lines: Sequence[tuple[Sequence[str], bool]]
+    """Cells, and whether they are in bold."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        endless = options.update(max_width=ENDLESS)
+        for whole in range(len(self.names), -1, -1):
+            table = self._table(whole)
+            if table.__rich_measure__(console, endless).minimum <= options.max_width:
+                break
+        yield table
+
+    def _table(self, whole: int) -> RichTable:
+        """The table, intervals on the line of their numbers in that many columns from the left."""
+        shown = RichTable(
+            title=Text(self.head),
+            title_justify="left",
+            title_style="",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        rows = [
+            [*texts[:whole], *(text.replace(" [", "\n[") for text in texts[whole:])]
+            for texts, _ in self.lines
+        ]
+        for name, *texts in zip(self.names, *rows, strict=True):
+            if name in LEFT:
+                least = _longest(" ".join([name, *texts]).split())
+                shown.add_column(name, vertical="bottom", overflow="fold", min_width=least)
+            else:
+                head = name.replace(" ", "\n", 1)
+                least = _longest("\n".join([head, *texts]).splitlines())
+                shown.add_column(head, justify="right", vertical="bottom", no_wrap=True, min_width=least)
+        for row, (_, first) in zip(rows, self.lines, strict=True):
+            shown.add_row(*map(Text, row), style="bold" if first else "")
+        return shown
+
+
+def _longest(pieces: Sequence[str]) -> int:
+    return max(map(len, pieces), default=0)
