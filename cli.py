@@ -364,6 +364,7 @@ def sweep(
     device: DeviceOption = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Try again what has failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Also write a picture of the leaderboard.")] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -372,6 +373,7 @@ def sweep(
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import sweep_report
     from whalebench.reports.sweep_view import watch_sweep
+    from whalebench.reports.terminal import render_svg
 
     wishes = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wishes)
@@ -388,6 +390,8 @@ def sweep(
     board = sweep_report.board_of(news, place.runs)
     more = {"summary": sweep_report.summary_rows(board), "rows": sweep_report.board_rows(board)}
     _show(sweeping.document() | more, sweep_report.sweep_report(news, board, sweeping.seconds), as_json)
+    if svg and board:
+        render_svg(board, svg, folds=False)
     if sweeping.stopped:
         err.print("Stopped. The same command goes on from here.", style="yellow")
         raise typer.Exit(130)

@@ -57,18 +57,18 @@ def _summed_up(table: Table) -> bool:
     return ranked <= {one.contestant for summary in table.summaries for one in summary.standings}
 
 
-def to_svg(board: Leaderboard) -> str:
-    """An SVG picture of the rendered tables that fetches nothing from the network."""
+def to_svg(board: Leaderboard, *, folds: bool = True) -> str:
+    """An SVG picture of the rendered tables that fetches nothing from the network; `folds` as in `render`."""
     console = Console(record=True, width=SVG_WIDTH, file=io.StringIO(), force_terminal=True)
-    console.print(render(board))
+    console.print(render(board, folds=folds))
     picture = console.export_svg(title="whalebench report", unique_id="whalebench")
     picture = re.sub(r"@font-face\s*\{[^}]*\}", "", picture)  # rich's fonts come from a network host
     return "\n".join(line.rstrip() for line in TEXT.sub(_tight, picture).splitlines()) + "\n"
 
 
-def render_svg(board: Leaderboard, file: Path) -> Path:
+def render_svg(board: Leaderboard, file: Path, *, folds: bool = True) -> Path:
     """The file, holding the picture."""
-    atomic_text(file, to_svg(board))
+    atomic_text(file, to_svg(board, folds=folds))
     return file
 
 
@@ -90,7 +90,7 @@ def _block(block: Block) -> Numbers:
 class Numbers:
     """A table of texts; in a narrow window intervals go below their numbers, the last column's first.
 
-    So names keep whole words as long as may be, and numbers never lose a digit.
+    So the words of names stay whole as long as may be, and numbers never lose a digit.
     """
 
     head: str
@@ -103,11 +103,15 @@ class Numbers:
         for whole in range(len(self.names), -1, -1):
             table = self._table(whole)
             if table.__rich_measure__(console, endless).minimum <= options.max_width:
-                break
-        yield table
+                yield table
+                return
+        yield self._table(0, words=False)
 
-    def _table(self, whole: int) -> RichTable:
-        """The table, intervals on the line of their numbers in that many columns from the left."""
+    def _table(self, whole: int, *, words: bool = True) -> RichTable:
+        """The table, intervals on the line of their numbers in that many columns from the left.
+
+        With `words` those of names stay whole.
+        """
         shown = RichTable(
             title=Text(self.head),
             title_justify="left",
@@ -123,7 +127,7 @@ class Numbers:
         ]
         for name, *texts in zip(self.names, *rows, strict=True):
             if name in LEFT:
-                least = _longest(" ".join([name, *texts]).split())
+                least = _longest(" ".join([name, *texts]).split()) if words else 1
                 shown.add_column(name, vertical="bottom", overflow="fold", min_width=least)
             else:
                 head = name.replace(" ", "\n", 1)

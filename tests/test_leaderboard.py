@@ -27,7 +27,7 @@ from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import NEW, judge_queries, summarize
 from whalebench.reports.page import to_html, write_html
 from whalebench.reports.summary import run_summary
-from whalebench.reports.terminal import render, render_svg, to_svg
+from whalebench.reports.terminal import Numbers, render, render_svg, to_svg
 from whalebench.reports.writers import to_csv, to_json, to_markdown, write_reports
 
 NONE_NEW = 6
@@ -308,9 +308,26 @@ def test_the_terminal_shows_every_digit_in_80_columns(tmp_path):
     board = leaderboard(tmp_path)
     text = shown(board)
     first = board.rows[0].metrics
-    assert f"{first['map_at_5']:.3f} [{first['map_at_5_low']:.2f}, {first['map_at_5_high']:.2f}]" in text
+    value = f"{first['map_at_5']:.3f}"
+    interval = f"[{first['map_at_5_low']:.2f}, {first['map_at_5_high']:.2f}]"
+    assert value in text and interval in text
+    assert f"{value} {interval}" in shown(board, 120)
     assert "2.0 min" in text and "…" not in text and max(map(len, text.splitlines())) <= 80
     assert "10,000 resamples" in text and "share a rank" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (40, ["method                    MAP@5", "happywhale-26th  0.8 [0.7, 0.9]"]),
+        (30, ["method                MAP@5", "                        0.8", "happywhale-26th  [0.7, 0.9]"]),
+        (20, ["method         MAP@5", "happywha         0.8", "le-26th   [0.7, 0.9]"]),
+    ],
+)
+def test_names_stay_whole_in_a_narrow_window_and_intervals_go_below(width, lines):
+    table = Numbers("", ("method", "MAP@5"), [(("happywhale-26th", "0.8 [0.7, 0.9]"), False)])
+    said = printed(table, width).splitlines()
+    assert [line.rstrip() for line in said if "─" not in line] == lines
 
 
 def test_runs_of_one_method_and_seed_are_told_apart_by_name(tmp_path):
