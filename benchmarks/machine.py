@@ -43,7 +43,8 @@ def cores() -> int:
 def choose_device(wish: str) -> torch.device:
     """The device of that name; auto is the first accelerator there is, else the processor.
 
-    Also settles how many threads torch takes and that its answers repeat. Raises WhalebenchError for a
+    Also settles how many threads torch takes and that its answers repeat: on a processor always, elsewhere
+    where the library has a way that does. Raises WhalebenchError for a
     device that is not here.
     """
     import torch  # noqa: PLC0415  (seconds to import)
@@ -60,7 +61,7 @@ def choose_device(wish: str) -> torch.device:
     device = torch.device(here[0] if wish == "auto" else wish)
     torch.set_num_threads(cores())
     torch.use_deterministic_algorithms(device.type == "cpu")
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     return device
 
 

@@ -108,6 +108,8 @@ def _repeat(
     progress: Progress,
     force: bool,
 ) -> RunRecord:
+    import torch  # noqa: PLC0415  (seconds to import)
+
     from whalebench.benchmarks.harness import RunHarness  # noqa: PLC0415
     from whalebench.benchmarks.runs.outcome import judge_parts, write_outcome  # noqa: PLC0415
     from whalebench.benchmarks.runs.unfinished import Unfinished  # noqa: PLC0415
@@ -140,6 +142,10 @@ def _repeat(
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
+    except torch.OutOfMemoryError as error:
+        raise RunFailedError(
+            f"the memory of {device} is too small for it: lower batch_size ({method.config.track()})."
+        ) from error
     progress.stage("write")
     facts = _facts(request, method, benchmark, views, harness)
     record = RunRecord(run=folder.name, **facts, **outcome.numbers())

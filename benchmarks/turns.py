@@ -19,7 +19,7 @@ CAN_LOCK = fcntl is not None
 
 @contextmanager
 def turn(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block that one process at a time is in; `waits` is called once where another one is in it.
+    """A block that one process at a time is in; `waits` is called where another one is in it.
 
     The system lets go of the lock of a process that is killed. The file is gone when nobody is in the block.
     """
@@ -27,7 +27,7 @@ def turn(lock: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]
         yield
         return
     while True:
-        with lock.open("a") as file:
+        with _opened(lock) as file:
             if not _taken(file):
                 waits()
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -49,6 +49,13 @@ def is_taken(lock: Path) -> bool:
             return not _taken(file)
     except FileNotFoundError:
         return False
+
+
+def _opened(lock: Path) -> IO[str]:
+    try:
+        return lock.open("a")
+    except PermissionError:  # of another user, who is in the block: to be waited for, it need not be written
+        return lock.open()
 
 
 def _taken(file: IO[str]) -> bool:

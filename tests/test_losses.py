@@ -15,8 +15,11 @@ from whalebench.methods.parts.networks.pooling import (
     EachMap,
     Flatten,
     GeM,
+    Grid,
     Pooling,
     build_pooling,
+    cell_means,
+    means_by_products,
 )
 
 
@@ -40,6 +43,26 @@ def test_softmax_is_the_plain_loop(smoothing: float) -> None:
     assert loss(features, labels).item() == pytest.approx(wanted, rel=1e-5)
     assert torch.allclose(loss.log_probabilities(features).exp().sum(dim=1), torch.ones(5))
     assert torch.equal(loss.log_probabilities(features).argmax(dim=1), torch.tensor(logits).argmax(dim=1))
+
+
+def test_logits_have_the_digits_of_float32_also_where_the_network_has_not() -> None:
+    torch.manual_seed(0)
+    loss, features = SoftmaxLoss(50, 8, dropout=0.0, label_smoothing=0.0), 20 * torch.randn(4, 8)
+    exact = loss.log_probabilities(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss.log_probabilities(features), exact)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((5, 8), (2, 3)), ((4, 6), (2, 3)), ((7, 3), (7, 1)), ((3, 2), (4, 5))]
+)
+def test_cell_means_are_the_same_by_products_and_in_low_precision(size: Grid, grid: Grid) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, *size)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(maps, grid)
+    assert torch.equal(cell_means(maps, grid), wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(means_by_products(maps, grid), wanted, atol=1e-6)
 
 
 def test_softmax_drops_features_in_training_only() -> None:

@@ -28,6 +28,7 @@ class Watched(Photos):
 
     def batch(self, indices: Any, size: Size, device: torch.device = CPU) -> Batch:
         asked.append([int(index) for index in indices])
+        assert not torch.is_autocast_enabled("cpu")  # windows are cut out at full precision
         return super().batch(indices, size, device)
 
 
@@ -55,7 +56,7 @@ class Head(nn.Module):
         self.linear = nn.Linear(4, 3)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(self.linear(features), labels)
+        return nn.functional.cross_entropy(self.linear(features.float()), labels)
 
 
 class Broken(Head):
@@ -251,6 +252,28 @@ def test_an_output_does_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> N
     assert np.allclose(together, backwards, atol=1e-5)
     assert np.allclose(together[[0, 65, 69]], alone, atol=1e-5)
     assert len(np.unique(together.round(4), axis=0)) == 70
+
+
+@pytest.mark.parametrize("average", ["ema", "checkpoints"])
+def test_the_network_alone_computes_in_low_precision(tmp_path: Path, average: str) -> None:
+    data = photos(tmp_path, 9)
+    settings = config(precision="bf16", average=average, checkpoints=2)
+    (network, _), _ = train(data, settings)
+    seen: list[torch.dtype] = []
+    network.backbone.register_forward_hook(lambda layer, pixels, output: seen.append(output.dtype))
+    assert predict(network, data, settings, CPU).dtype == np.float32
+    assert set(seen) == {torch.bfloat16}
+    assert len(asked) >= 2
+
+
+@pytest.mark.parametrize(("side", "batches"), [(16, 1), (512, 2), (4096, 3)])
+def test_large_photos_are_scored_in_small_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, batches: int
+) -> None:
+    data, network = photos(tmp_path, 20), Small().eval()
+    monkeypatch.setattr(PhotoStore, "pixels", lambda *_: np.zeros((20, 16, 16, 3), np.uint8))
+    predict(network, data, config(size=16, batch_size=8), CPU, (side, side))
+    assert len(asked) == batches
 
 
 def test_files_of_one_name_with_other_weights_are_another_track(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ class Unfinished:
 
     def _surroundings(self) -> str:
         """What a training has to go on under to give the same numbers."""
+        if self.device.type == "cuda":
+            return f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device)}"
         return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {self.device.type}"
 
     def _random_states(self) -> dict[str, Any]:

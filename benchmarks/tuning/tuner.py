@@ -117,6 +117,7 @@ def _prepare(
         "split": benchmark.split.digest,
         "fold": run.fold,
         "seed": run.seed,
+        "device": ground.device.type,
         "space": space.words(),
     }
     mark = digest_text(json.dumps(facts, sort_keys=True))[:8]

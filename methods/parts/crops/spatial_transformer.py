@@ -15,6 +15,7 @@ from whalebench.benchmarks.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.crops.finder import Finder
 from whalebench.methods.parts.crops.positions import PositionConfig, PositionNetwork
+from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize
 from whalebench.methods.parts.training.loop import train_network
 from whalebench.methods.parts.transforms.augment import Augmentation
@@ -67,8 +68,8 @@ class SpatialTransformer(nn.Module):
 
     def maps(self, pixels: Tensor) -> Tensor:
         """Maps (photos, 2, 3) from the window to the whole photo, of pixels (photos, 3, height, width)."""
-        maps: Tensor = self.choice(F.adaptive_avg_pool2d(pixels, self.look))
-        return maps
+        maps: Tensor = self.choice(cell_means(pixels, self.look))
+        return maps.float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Windows (photos, 3, height, width) of pixels (photos, 3, height, width), smaller than these."""
@@ -76,7 +77,9 @@ class SpatialTransformer(nn.Module):
             max(1, round(side * size / source))
             for side, size, source in zip(pixels.shape[-2:], self.size, self.source, strict=True)
         ]
-        grid = F.affine_grid(self.maps(pixels), [len(pixels), 1, *smaller], align_corners=False)
+        maps = self.maps(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):  # bf16 would miss by whole pixels
+            grid = F.affine_grid(maps, [len(pixels), 1, *smaller], align_corners=False)
         return F.grid_sample(pixels, grid, "bilinear", "reflection", align_corners=False)
 
 

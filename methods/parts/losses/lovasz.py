@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whalebench.methods.parts.networks.pooling import cell_means
+
 LEVELS = 0.5
 """Weight of the decoder's own masks beside the final one."""
 CROSS_ENTROPY, DICE = 0.9, 0.5
@@ -72,7 +74,7 @@ class MaskLoss(nn.Module):
 
     def _one(self, logits: Tensor, masks: Tensor) -> Tensor:
         height, width = logits.shape[-2:]
-        truth = masks if masks.shape == logits.shape else F.adaptive_avg_pool2d(masks, (height, width))
+        truth = masks if masks.shape == logits.shape else cell_means(masks, (height, width))
         if not self.warming_up:
             return lovasz_hinge(logits, truth)
         entropy = F.binary_cross_entropy_with_logits(logits.float(), truth.clamp(0, 1))

@@ -29,5 +29,9 @@ class SoftmaxLoss(nn.Module):
         return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def log_probabilities(self, features: Tensor) -> Tensor:
-        """(photos, identities) from features (photos, dimensions)."""
-        return torch.log_softmax(self.classifier(features.float()), dim=1)
+        """(photos, identities) from features (photos, dimensions), in float32 as the loss has them.
+
+        With the digits of bf16 many identities would tie.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.log_softmax(self.classifier(features.float()), dim=1)

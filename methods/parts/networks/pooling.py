@@ -16,6 +16,33 @@ EXPONENTS = (1.0, 16.0)
 """Of the generalised mean: the average, and where powers of activations up to 100 add up within float32."""
 
 
+def cell_means(maps: Tensor, grid: Grid) -> Tensor:
+    """Means (photos, channels, rows, columns) over a grid's cells, which overlap where sides do not divide.
+
+    What adaptive_avg_pool2d gives. Apple's GPUs have that for sides that divide alone, and on NVIDIA's its
+    slopes are added up in another order every time; two products with matrices are exact and the same on all.
+    """
+    if maps.device.type == "cpu":
+        return F.adaptive_avg_pool2d(maps, grid)
+    return means_by_products(maps, grid)
+
+
+def means_by_products(maps: Tensor, grid: Grid) -> Tensor:
+    """The same means as two products with matrices of shares."""
+    down, across = (_shares(side, cells).to(maps) for side, cells in zip(maps.shape[-2:], grid, strict=True))
+    with torch.autocast(maps.device.type, enabled=False):
+        return down @ maps @ across.mT
+
+
+def _shares(side: int, cells: int) -> Tensor:
+    """(cells, side): the share that each position has in the mean of each cell."""
+    shares = torch.zeros(cells, side)
+    for cell in range(cells):
+        low, high = cell * side // cells, -(-(cell + 1) * side // cells)
+        shares[cell, low:high] = 1 / (high - low)
+    return shares
+
+
 class AveragePool(nn.Module):
     """Mean over the positions of each cell of a grid, the cells side by side; one cell is global pooling."""
 
@@ -25,7 +52,7 @@ class AveragePool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(photos, channels x cells) from (photos, channels, height, width)."""
-        return F.adaptive_avg_pool2d(features.float(), self.grid).flatten(1)
+        return cell_means(features.float(), self.grid).flatten(1)
 
 
 class GeM(nn.Module):
@@ -45,7 +72,7 @@ class GeM(nn.Module):
         exponent = self.exponent.clamp(*EXPONENTS)
         powered = features.float().clamp(min=self.floor) ** exponent
         # A cell in which nothing fires is 0 from exponent 7 on, where a root has no finite slope.
-        mean = F.adaptive_avg_pool2d(powered, self.grid).clamp(min=torch.finfo(torch.float32).tiny)
+        mean = cell_means(powered, self.grid).clamp(min=torch.finfo(torch.float32).tiny)
         return mean.flatten(1) ** (1.0 / exponent)
 
 

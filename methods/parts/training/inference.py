@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,9 @@ from whalebench.methods.parts.training.config import Precision, TrainingConfig
 
 Network = TypeVar("Network", bound=nn.Module)
 
+MOST, ROOM = 64, 64 * 256 * 256
+"""Photos in one batch, and pixels of all of them together, unless more are learned from at once."""
+
 
 def predict(
     module: Callable[[Tensor], Tensor],
@@ -26,10 +30,14 @@ def predict(
     """What module makes of all photos, in order, at the size given or configured, on the CPU."""
     outputs = []
     size = size or config.size_at(config.epochs)
-    with torch.inference_mode(), autocast(config.precision, device):
-        for batch in photos.batches(size, max(64, config.batch_size), device):
+    together = max(config.batch_size, min(MOST, ROOM // (size[0] * size[1])))
+    with torch.inference_mode():
+        # Photos are read, and cut out, at full precision: a window's corners need more than bf16 has.
+        for batch in photos.batches(size, together, device):
             pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
-            outputs.append(module(pixels).float().cpu())
+            with autocast(config.precision, device):
+                made = module(pixels)
+            outputs.append(made.float().cpu())
     return torch.cat(outputs).numpy()
 
 
@@ -42,5 +50,11 @@ def ready(module: Network, device: torch.device) -> Network:
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context in which a network computes at that precision."""
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda" and _computes_in_bf16())
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+@cache
+def _computes_in_bf16() -> bool:
+    """Whether the GPU has it, and need not make it up, which is slower than fp32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -145,7 +145,8 @@ def _plain(
 ) -> Iterator[Tensor]:
     """One pass over the photos as they are, shuffled: those of one individual alone would vary too little."""
     for indices in Shuffled(len(train), config.batch_size).epoch(generator):
-        batch = train.batch(indices, config.size_at(config.epochs), device)
+        with torch.autocast(device.type, enabled=False):  # as in training: photos are cut out exactly
+            batch = train.batch(indices, config.size_at(config.epochs), device)
         yield batch.pixels.contiguous(memory_format=torch.channels_last)
 
 

@@ -107,6 +107,14 @@ class _Draw:
         drawn = torch.rand(self.count, *shape, generator=self.generator)
         return (low + (high - low) * drawn).to(self.device)
 
+    def normal(self, shape: torch.Size) -> Tensor:
+        """One a pixel, so many that an accelerator draws them itself, from a seed that is drawn here."""
+        if self.device.type == "cpu":
+            return torch.randn(shape, generator=self.generator)
+        seed = int(torch.randint(2**31, (), generator=self.generator))
+        own = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(shape, generator=own, device=self.device)
+
     def within(self, amount: float, *shape: int) -> Tensor:
         return self.uniform(-amount, amount, *shape)
 
@@ -141,7 +149,7 @@ def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
         soft = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
         pixels = torch.lerp(pixels, soft, share.reshape(-1, 1, 1, 1))
     if by.noise:
-        noise = torch.randn(pixels.shape, generator=draw.generator).to(pixels.device)
+        noise = draw.normal(pixels.shape)
         pixels = torch.addcmul(pixels, noise, draw.uniform(0.0, by.noise).reshape(-1, 1, 1, 1))
     return pixels.clamp_(0, 1)
 
