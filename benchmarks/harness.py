@@ -60,6 +60,7 @@ class RunHarness:
         Those that valid holds as well are kept back: nothing is ever fitted on what it is chosen by.
         """
         views = self._views
+        self._refuse_shared("calibration", views.valid)  # hours before it would be refused anyway
         method.learn(views.train, views.valid, self)
         if method.transductive:
             chosen_by = set(views.valid.digests)
@@ -81,13 +82,17 @@ class RunHarness:
 
     def calibrated(self, part: str, photos: Photos) -> None:
         """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""
+        self._refuse_shared(part, photos)
+        self.lineage[part] = tuple(sorted(set(photos.digests)))
+
+    def _refuse_shared(self, part: str, photos: Photos) -> None:
         for name, view in (("train", self._views.train), ("test", self._views.test)):
             if shared := set(photos.digests) & set(view.digests):
                 raise RunFailedError(
                     f"The {part} would be chosen on {len(shared)} photo(s) of {name}, first the one with "
-                    f"digest {min(shared)[:16]}: choose on photos of valid only."
+                    f"digest {min(shared)[:16]}: choose on photos of valid only. Where a published split "
+                    f"has a photo in several parts, leave it in one of them."
                 )
-        self.lineage[part] = tuple(sorted(set(photos.digests)))
 
     def adapted_to(self) -> dict[str, int]:
         """By part, how many test photos it was fitted on; only parts that were fitted on some."""

@@ -12,8 +12,9 @@ def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
     """By run: its method, followed by the settings in which the method's runs in this table differ, if any.
 
     Runs of one contestant differ in fold, seed, machine and date only. Fields that only some of the runs know
-    (those of other versions) tell nothing apart. Settings of parts (with a dot) are named only where the
-    method's own do not tell all apart: a run without a part has settings for it, too.
+    (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
+    Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
+    a part has settings for it, too.
     """
     by_method: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -21,6 +22,10 @@ def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
     names = {}
     for method, runs in by_method.items():
         settings = [_flat(run.config) for run in runs]
+        asked = dict.fromkeys(
+            key for run, own in zip(runs, settings, strict=True) if run.members for key in own
+        )
+        settings = [dict.fromkeys(asked, "none") | own for own in settings]
         shared = [key for key in settings[0] if all(key in other for other in settings)]
         differing = [key for key in shared if len({one[key] for one in settings}) > 1]
         own_keys = [key for key in differing if "." not in key]

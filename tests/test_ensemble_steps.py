@@ -273,6 +273,9 @@ def test_groups_are_read_as_published_and_as_a_table(tmp_path: Path) -> None:
     published.write_text("Id,SubId\ngroup_0,w_2 w_1\ngroup_1,w_9 w_8 w_7\n")
     table.write_text("identity,group\nw_1,x\nw_9,y\nw_2,x\nw_8,y\nw_7,y\n")
     assert read_groups(published) == read_groups(table) == (("w_1", "w_2"), ("w_7", "w_8", "w_9"))
+    whole = tmp_path / "whole.csv"
+    whole.write_text(table.read_text().rstrip() + "\nw_3,\nw_4, \nw_5,\n")
+    assert read_groups(whole) == read_groups(table)
     for text, said in (
         ("name,group\nw_1,x\n", "has the columns name, group: give `SubId`"),
         ("Id,SubId\na,w_1 w_2\nb,w_2 w_3\n", "puts w_2 into several groups"),

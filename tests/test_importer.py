@@ -14,6 +14,7 @@ from PIL import Image
 from whalebench import WhalebenchError
 from whalebench.benchmarks.catalog import read_catalog, read_facts, verify_photos
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
+from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.inspection import inspect_photos
 from whalebench.benchmarks.workspace import Workspace
 
@@ -137,6 +138,22 @@ BAD = {
         "p9.jpg,photos/p1.jpg,bob,3,-inf",
         "column tip_y, value '-inf': it is not finite",
     ),
+    "far landmark": (
+        POINT,
+        "p9.jpg,photos/p1.jpg,bob,61,3",
+        "column tip_x, value '61': .*far outside .* 40x30",
+    ),
+    "no encounter": (
+        ",encounter",
+        "p9.jpg,photos/p1.jpg,bob,NA",
+        "column encounter, value 'NA': .*names nothing",
+    ),
+    "unknown encounter": (
+        ",encounter",
+        "p9.jpg,photos/p1.jpg,bob,?",
+        r"column encounter, value '\?': .*nothing",
+    ),
+    "no viewpoint": (",viewpoint", "p9.jpg,photos/p1.jpg,bob,None", "column viewpoint, .*names nothing"),
     "half a landmark": (
         POINT,
         "p9.jpg,photos/p1.jpg,bob,3,",
@@ -325,6 +342,32 @@ def test_an_import_is_repeated_only_when_it_is_the_same(source: Path, workspace:
 def test_photos_with_equal_bytes_are_noted(source: Path, workspace: Workspace) -> None:
     (source / "photos/p3.jpg").write_bytes((source / "photos/p0.jpg").read_bytes())
     assert "very bytes of another: 1;" in import_csv(table(source, GOOD), "mine", workspace).notes[0]
+
+
+def test_one_photo_of_two_individuals_is_noted_with_their_names(source: Path, workspace: Workspace) -> None:
+    (source / "photos/p1.jpg").write_bytes((source / "photos/p0.jpg").read_bytes())
+    notes = import_csv(table(source, GOOD), "mine", workspace).notes
+    (said,) = [note for note in notes if "different individuals" in note]
+    assert "1 times, first p0.jpg of ann and p1.jpg of bob" in said
+
+
+def test_names_written_in_several_ways_are_noted(source: Path, workspace: Workspace) -> None:
+    names = ["Zo\u00eb 7", "zoe\u0308  007", "bob", "bob"]
+    lines = [f"p{index}.jpg,photos/p{index}.jpg,{name},E {index}" for index, name in enumerate(names)]
+    notes = import_csv(table(source, lines, f"{HEADER},encounter"), "mine", workspace).notes
+    (said,) = notes
+    assert said.startswith(
+        "Column identity has 1 name(s) that are written in several ways, first 'Zo\u00eb 7' and "
+    )
+
+
+def test_an_encounter_with_a_large_share_of_the_photos_is_noted() -> None:
+    rows = [
+        {"identity": f"w{index % 4}", "encounter": "E" if index < 12 else f"e{index}"} for index in range(60)
+    ]
+    (said,) = notes_on(rows, {})
+    assert said.startswith("The encounter 'E' has 12 of 60 photos, of 4 individual(s)")
+    assert notes_on(rows[3:], {}) == []
 
 
 def test_the_real_right_whales_are_imported(workspace: Workspace) -> None:

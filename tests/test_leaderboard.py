@@ -337,6 +337,15 @@ def test_runs_of_one_method_and_seed_are_told_apart_by_name(tmp_path):
     assert "wide-margin" in shown(leaderboard(tmp_path), 120)
 
 
+def test_ensembles_with_and_without_an_option_are_two_contestants(tmp_path):
+    pairs = {"method": "ensemble", "members": ["one", "two"]}
+    put(tmp_path, "plain-0", **pairs, config={"rule": "pairs"})
+    put(tmp_path, "plain-1", **pairs, config={"rule": "pairs"}, fold=1)
+    put(tmp_path, "local-0", **pairs, config={"rule": "pairs", "local_matches": True}, skill=3.0)
+    text = shown(leaderboard(tmp_path), 120)
+    assert "ensemble local_matches=true" in text and "ensemble local_matches=none" in text
+
+
 def test_marks_in_names_stay_text(tmp_path):
     put(tmp_path, "one", "a|b[bold]<script>&")
     board = leaderboard(tmp_path)

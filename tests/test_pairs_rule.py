@@ -111,7 +111,7 @@ def test_pairs_leave_a_whole_run(place: Workspace, cli: Cli) -> None:
     assert answer.code == 0, answer.err
     document = json.loads(answer.out)
     assert document["config"]["rule"] == "pairs"
-    assert set(document["config"]) == {"rule", "weights", "members"}
+    assert set(document["config"]) == {"rule", "weights", "members", "new_rule", "new_share"}
     assert document["chosen"]["trees"] in (10, 25, 50, 100, 200)
     assert document["calibration"]["train_log_loss"] < document["calibration"]["out_of_fold_log_loss"]
     arrays, lineage = read_arrays(place.runs / document["run"] / WEIGHTS, ("trees", "features"), "lineage")

@@ -34,6 +34,7 @@ class Ground:
     valid_digests: tuple[str, ...]
     """Of what the valid photos show."""
     test_digests: tuple[str, ...]
+    """Without those of photos that train holds as well, in a published split: who learned from train has."""
     valid_groups: tuple[str, ...]
     """What each valid photo was taken with: its encounter, or what the split kept together."""
     gallery: tuple[str, ...]
@@ -107,7 +108,7 @@ def find_ground(record: RunRecord, workspace: Workspace, progress: Progress = SI
         valid=answers_of(valid, identities, groups),
         test=answers_of(test, identities, groups),
         valid_digests=tuple(valid["content_digest"]),
-        test_digests=tuple(test["content_digest"]),
+        test_digests=tuple(sorted(set(test["content_digest"]) - set(train["content_digest"]))),
         valid_groups=tuple(groups[image] for image in parts.valid),
         gallery=tuple(known["identity"]),
         gallery_images=tuple(known["image"]),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, __version__
+from whalebench.benchmarks.ensembling.facts import config_of
 from whalebench.benchmarks.ensembling.members import Named, find_members
 from whalebench.benchmarks.ensembling.options import NO_OPTIONS, RULES, Options
 from whalebench.benchmarks.ensembling.rules import given_weights
@@ -92,6 +93,7 @@ def identify(request: EnsembleRequest, named: Sequence[Named]) -> Identity:
         "rule": request.rule,
         "weights": None if shares is None else shares.tolist(),
         "members": [label(one) for one in named],
+        **config_of(named).model_dump(mode="json"),
     } | request.options.settings()
     if request.then:
         config["then"] = list(request.then)

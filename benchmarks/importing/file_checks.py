@@ -5,9 +5,10 @@ import unicodedata
 from pathlib import Path
 from typing import Literal
 
-from whalebench.benchmarks.importing.table_checks import box_outside, problem
+from whalebench.benchmarks.importing.table_checks import box_outside, point_outside, problem
 from whalebench.benchmarks.importing.table_reader import TextTable
 from whalebench.benchmarks.inspection import photo_sizes
+from whalebench.benchmarks.table import landmark_names
 
 Missing = Literal["refuse", "quarantine"]
 
@@ -45,8 +46,10 @@ def absent_files(
 
 
 def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[tuple[int, str]]:
-    """The rows whose box leaves their photo, or whose mask has another size than their photo."""
-    chosen = [index for index, row in enumerate(table.rows) if row.get("x0") or masks[index]]
+    """The rows whose box or landmarks leave their photo, or whose mask has another size than their photo."""
+    points = landmark_names(table.columns)
+    columns = ("x0", *(f"{name}_x" for name in points))
+    chosen = [index for index, row in enumerate(table.rows) if masks[index] or any(map(row.get, columns))]
     sizes = photo_sizes([Path(photos[index]) for index in chosen], max_pixels=max_pixels)
     masked = [index for index in chosen if masks[index]]
     found = photo_sizes([Path(masks[index]) for index in masked], max_pixels=max_pixels)
@@ -56,9 +59,8 @@ def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: i
         if size is None:
             continue  # an unreadable photo is quarantined later, with its reason
         row = table.rows[index]
-        outside = box_outside(row, *size)
-        if outside:
-            problems.append((index, outside))
+        outside = (box_outside(row, *size), *(point_outside(row, name, *size) for name in points))
+        problems += [(index, text) for text in outside if text]
         mask_size = mask_sizes.get(index) or size
         if mask_size != size:
             text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.catalog import Catalog, build_catalog, read_catalog, write_catalog
 from whalebench.benchmarks.importing.column_checks import check_columns, number_columns
 from whalebench.benchmarks.importing.file_checks import Missing, absent_files, misfits, resolve
+from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.table_checks import check_rows, refuse
 from whalebench.benchmarks.importing.table_reader import TextTable, read_table
 from whalebench.benchmarks.inspection import MAX_PIXELS, PhotoFacts, inspect_photos
@@ -71,12 +71,7 @@ def import_csv(
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
     _check_enough(file, table, kept, quarantined)
-    notes += _twins(kept)
-    if not any(row.get("encounter") for row in table.rows):
-        notes.append(
-            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
-            "every score; name in the column encounter which photos were taken together."
-        )
+    notes += notes_on(table.rows, kept)
     frame = _frame(table, kept, photos, masks)
     stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
     folder = workspace.benchmarks / name
@@ -135,13 +130,6 @@ def _check_enough(
         raise WhalebenchError(
             f"{file} has {found}{lost}; a benchmark needs at least two; name them in the column identity."
         )
-
-
-def _twins(kept: dict[int, PhotoFacts]) -> list[str]:
-    spare = sum(times - 1 for times in Counter(fact.digest for fact in kept.values()).values())
-    return [f"Photos with the very bytes of another: {spare}; they share a group in every split."] * (
-        spare > 0
-    )
 
 
 def _frame(

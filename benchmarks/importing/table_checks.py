@@ -15,6 +15,8 @@ Row = dict[str, str]
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
 NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
+NOTHING = {"#n/a", "nan", "none", "null", "na", "n/a"}
+NO_ENCOUNTER = {"unknown", "unk", "?", "-"}
 SHOWN = 20
 
 
@@ -45,6 +47,16 @@ def box_outside(row: Row, width: int, height: int) -> str:
         if not least - 0.5 <= float(row[column]) <= most + 0.5:
             text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
             return problem(column, row[column], text)
+    return ""
+
+
+def point_outside(row: Row, name: str, width: int, height: int) -> str:
+    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
+    for axis, side in (("x", width), ("y", height)):
+        value = row.get(f"{name}_{axis}", "")
+        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
+            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
+            return problem(f"{name}_{axis}", value, text)
     return ""
 
 
@@ -97,6 +109,10 @@ def _text_problems(row: Row) -> Iterator[str]:
     if row["identity"].casefold() in (NOBODY | set(NOT_A_NUMBER)):
         text = "this is no individual's name; leave the cell empty when it is none of the catalog's"
         yield problem("identity", row["identity"], text)
+    for column in ("encounter", "viewpoint", "species"):
+        if row.get(column, "").casefold() in NOTHING | (NO_ENCOUNTER if column == "encounter" else set()):
+            text = "this names nothing, and photos that share it would count as one; leave the cell empty"
+            yield problem(column, row[column], text)
     if row.get("split", "") not in ("", *PARTS):
         yield problem("split", row["split"], "it is not train, valid or test; write one of them")
     if row.get("date") and not is_date(row["date"]):

@@ -60,7 +60,8 @@ def read_groups(file: Path) -> Groups:
     if "SubId" in table:
         groups = [tuple(sorted(set(names.split()))) for names in table["SubId"]]
     elif {"identity", "group"} <= set(table):
-        groups = [tuple(sorted(set(part["identity"]))) for _, part in table.groupby("group")]
+        grouped = table[table["group"].str.strip() != ""].groupby("group")
+        groups = [tuple(sorted(set(part["identity"]))) for _, part in grouped]
     else:
         raise WhalebenchError(
             f"{file} has the columns {', '.join(map(str, table))}: give `SubId` with names in a row, or "

@@ -57,4 +57,4 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 @cache
 def _computes_in_bf16() -> bool:
     """Whether the GPU has it, and need not make it up, which is slower than fp32."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
