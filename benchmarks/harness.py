@@ -60,7 +60,6 @@ class RunHarness:
         Those that valid holds as well are kept back: nothing is ever fitted on what it is chosen by.
         """
         views = self._views
-        self._refuse_shared("calibration", views.valid)  # hours before it would be refused anyway
         method.learn(views.train, views.valid, self)
         if method.transductive:
             chosen_by = set(views.valid.digests)
@@ -82,10 +81,11 @@ class RunHarness:
 
     def calibrated(self, part: str, photos: Photos) -> None:
         """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""
-        self._refuse_shared(part, photos)
+        self.refuse_shared(part, photos)
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
-    def _refuse_shared(self, part: str, photos: Photos) -> None:
+    def refuse_shared(self, part: str, photos: Photos) -> None:
+        """Nothing; raises RunFailedError where photos to choose something on are of train or of test."""
         for name, view in (("train", self._views.train), ("test", self._views.test)):
             if shared := set(photos.digests) & set(view.digests):
                 raise RunFailedError(

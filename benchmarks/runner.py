@@ -111,6 +111,7 @@ def _repeat(
     import torch  # noqa: PLC0415  (seconds to import)
 
     from whalebench.benchmarks.harness import RunHarness  # noqa: PLC0415
+    from whalebench.benchmarks.judging.judgement import CALIBRATION  # noqa: PLC0415
     from whalebench.benchmarks.runs.outcome import judge_parts, write_outcome  # noqa: PLC0415
     from whalebench.benchmarks.runs.unfinished import Unfinished  # noqa: PLC0415
     from whalebench.benchmarks.views import fold_views  # noqa: PLC0415
@@ -127,6 +128,7 @@ def _repeat(
         record = RunRecord(run=folder.name, **facts)
         write_run(folder, lambda into: write_record(into, record), force=force)
         return read_record(folder)
+    harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
     harness.stage("decode")
     for size in method.sizes():
         benchmark.store.pixels(size, progress.advance, cores())

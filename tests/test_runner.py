@@ -302,6 +302,11 @@ def test_a_leak_through_calibration_is_refused(
         return replace(views, valid=photos, valid_answers=views.test_answers)
 
     monkeypatch.setattr("whalebench.benchmarks.views.fold_views", leaking)
+
+    def learning(*_: Any) -> None:
+        raise AssertionError("it is said before anything is learned")
+
+    monkeypatch.setattr("whalebench.benchmarks.harness.RunHarness.teach", learning)
     with pytest.raises(WhalebenchError, match=rf"calibration would be chosen on \d+ photo\(s\) of {part}"):
         run(tiny)
     assert run_folders(tiny) == []
