@@ -96,7 +96,6 @@ def _precisions(grid: Grid, folds: tuple[int, ...]) -> Floats:
 
 def _standing(name: str, grid: Grid, drawn: Floats, rank: int | None, lead: Difference | None) -> Standing:
     by_fold = [[mean(table["average_precision_at_5"]) for table in seeds.values()] for seeds in grid.values()]
-    variances = [np.var(values, ddof=1) for values in by_fold if len(values) > 1]
     return Standing(
         rank=rank,
         contestant=name,
@@ -104,11 +103,22 @@ def _standing(name: str, grid: Grid, drawn: Floats, rank: int | None, lead: Diff
         map_at_5=float(drawn[0]),
         low=interval(drawn).low,
         high=interval(drawn).high,
-        seed_spread=float(np.sqrt(np.mean(variances))) if variances else np.nan,
+        seed_spread=pooled_spread(by_fold),
         top_1=_mean_of(grid, "top_1"),
         log_loss=_mean_of(grid, "log_loss"),
         lead=lead,
     )
+
+
+def pooled_spread(by_fold: Sequence[Sequence[float]]) -> float:
+    """The standard deviation between values of one fold, over all folds; NaN where no fold has two.
+
+    >>> pooled_spread([[0.0, 2.0, 4.0], [1.0, 1.0], [5.0]]) == (8 / 3) ** 0.5
+    True
+    """
+    free = sum(len(values) - 1 for values in by_fold)
+    squares = sum(float(np.var(values)) * len(values) for values in by_fold)
+    return float(np.sqrt(squares / free)) if free else np.nan
 
 
 def _mean_of(grid: Grid, key: str) -> float:
