@@ -66,6 +66,7 @@ class Happywhale26thConfig(ArcFaceRecipeConfig):
         | {
             "backbone": "narrow_resnet10+narrow_resnet10",
             "epochs": "15",
+            "augment": "steady",
             "grid": "2x3",
             "head": {"scale": "20", "margin": "0.3", "margin_warm_up": "0.4"},
             "gallery": {"rule": "knn_max", "neighbours": "100"},

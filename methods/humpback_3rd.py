@@ -52,6 +52,7 @@ class Humpback3rdConfig(ArcFaceRecipeConfig):
             "size": "320",
             "epochs": "300",
             "learning_rate": "0.0005",
+            "augment": "heavy",
             "dimensions": "512",
             "head": {"scale": "65", "margin": "0.5", "flip_identities": "true"},
             "aligner": {
@@ -66,6 +67,7 @@ class Humpback3rdConfig(ArcFaceRecipeConfig):
         "small": COMMON
         | {
             "epochs": "15",
+            "augment": "steady",
             "checkpoints": "4",
             "versions": "1",
             "head": {"scale": "20", "margin": "0.3", "margin_warm_up": "0.4", "flip_identities": "true"},

@@ -67,6 +67,7 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
             "learning_rate": "0.003",
             "dropout": "0.2",
             "grid": "1",
+            "augment": "heavy",
         },
     }
 
@@ -89,7 +90,7 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
         """The configuration of each network."""
         own = {name: getattr(self, name) for name in SoftmaxConfig.model_fields}
         # The crop is cut once for all of them.
-        own |= {"crop": "none", "oracle": False}
+        own |= {"crop": "none", "oracle": False, "augment": self.strength()}
         return [SoftmaxConfig.model_validate(own | {"backbone": name}) for name in self.backbone.split("+")]
 
 

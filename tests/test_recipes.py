@@ -90,6 +90,16 @@ def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
     assert len(fold_views(load_benchmark("tiny", tiny), 0).test) == len(scores)
 
 
+@pytest.mark.parametrize("name", ["humpback-3rd", "happywhale-26th", "right-whale-2nd"])
+def test_members_see_photos_as_changed_as_behind_the_recipes_own_crop(name: str) -> None:
+    """The crop is cut before them, so that they do not know of it: auto would be heavy to them."""
+    for settings in ((), ("scale=small",), ("scale=small", "augment=auto"), ("scale=small", "augment=light")):
+        config = configure(find_method(name), settings)
+        assert all(one.augmentation() == config.augmentation() for one in config.members())
+    auto = configure(find_method(name), ("scale=small", "augment=auto"))
+    assert {one.augment for one in auto.members()} == {"steady"}
+
+
 def test_one_landmark_is_not_enough_to_align(tiny: Workspace) -> None:
     settings = (*SETTINGS, "aligner.epochs=1", "aligner.size=32")
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)

@@ -127,18 +127,17 @@ class Unfinished:
         return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {self.device.type}"
 
     def _random_states(self) -> dict[str, Any]:
+        own = GENERATORS.get(self.device.type)
         return {
             "torch": torch.get_rng_state(),
-            "device": GENERATORS[self.device.type][0](self.device)
-            if self.device.type in GENERATORS
-            else None,
+            "device": own[0](self.device) if own else None,
             "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  (plug-ins may draw from it)
             "python": random.getstate(),
         }
 
     def _put_back_random_states(self, states: dict[str, Any]) -> None:
         torch.set_rng_state(states["torch"])
-        if states["device"] is not None:
-            GENERATORS[self.device.type][1](states["device"], self.device)
+        if own := GENERATORS.get(self.device.type):
+            own[1](states["device"], self.device)
         np.random.set_state(states["numpy"])  # noqa: NPY002
         random.setstate(states["python"])

@@ -56,7 +56,5 @@ class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
     def members(self) -> list[ArcFaceConfig]:
         """The configuration of each network; the crop is cut once for all of them."""
         whole = self.as_arcface()
-        names = self.backbone.split("+")
-        return [
-            whole.model_copy(update={"backbone": name, "crop": "none", "oracle": False}) for name in names
-        ]
+        seen = {"crop": "none", "oracle": False, "augment": self.strength()}
+        return [whole.model_copy(update=seen | {"backbone": name}) for name in self.backbone.split("+")]

@@ -18,7 +18,7 @@ from whalebench.methods.parts.ensembles.cycles import InCycles
 from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
 from whalebench.methods.parts.retrieval.gallery import GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
-from whalebench.methods.parts.transforms.augment import STRENGTHS, Augmentation
+from whalebench.methods.parts.transforms.augment import STRENGTHS, Augmentation, Strength
 
 CropName = Literal["none", "box", "mask", "aligned", "window"]
 
@@ -136,9 +136,13 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
 
         What is turned and shifted after it has been aligned was aligned for nothing.
         """
-        if self.augment == "auto" and self.crop != "none":
-            return STRENGTHS["steady"]
-        return super().augmentation()
+        return STRENGTHS[self.strength()]
+
+    def strength(self) -> Strength:
+        """How much photos are changed, auto resolved: what a recipe hands to members that see its crop."""
+        if self.augment != "auto":
+            return self.augment
+        return "heavy" if self.crop == "none" else "steady"
 
     def finder(self) -> Finder | None:
         """What finds the animal, or None where the whole photo is seen."""
