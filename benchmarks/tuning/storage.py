@@ -114,7 +114,7 @@ def _lock(where: str) -> Path | None:
     file = Path(where.removeprefix(SQLITE))
     if not where.startswith(SQLITE) or file.name in ("", ":memory:"):
         raise WhalebenchError(
-            f"storage {where} would keep nothing: give sqlite:///FILE, with three slashes and a file."
+            f"storage {where} is no file to keep a study in: give sqlite:///FILE, with three slashes."
         )
     if odd := sorted(set("?#{}") & set(where)):
         raise WhalebenchError(
