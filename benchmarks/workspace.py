@@ -55,8 +55,9 @@ class Workspace:
                     f"The workspace {workspace.root} cannot be written ({error.strerror or error}); "
                     "choose a folder you may write to with --workspace or WHALEBENCH_WORKSPACE."
                 ) from error
-        within = (folder for root in (workspace.benchmarks, workspace.cache) for folder in root.glob("*/"))
-        clear_leftovers((workspace.benchmarks, workspace.runs, workspace.reports, workspace.cache, *within))
+        outer = (workspace.benchmarks, workspace.cache)
+        within = (inner for folder in outer if not folder.is_symlink() for inner in folder.glob("*/"))
+        clear_leftovers((*outer, workspace.reports, *within), workspace.runs)
         return workspace
 
 
