@@ -18,11 +18,11 @@ import typer
 from rich.console import Console
 
 from whalebench import MissingError, RunFailedError, WhalebenchError, __version__
-from whalebench.benchmarks.ensembling.options import Rule
+from whalebench.benchmarks.ensembles.options import Rule
 
 if TYPE_CHECKING:
-    from whalebench.benchmarks.progress import Progress
-    from whalebench.benchmarks.workspace import Workspace
+    from whalebench.benchmarks.core.progress import Progress
+    from whalebench.benchmarks.core.workspace import Workspace
 
 HELP = "Which approach identifies individual animals best, by how much, and how sure that is."
 
@@ -78,8 +78,9 @@ def run(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Learn on one fold, score its test photos, and keep the record."""
-    from whalebench.benchmarks import runner
-    from whalebench.reports import metrics, summary
+    from whalebench.benchmarks.running import runner
+    from whalebench.reports import run_report as summary
+    from whalebench.reports.metrics import summary as metrics
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     place = _open(workspace)
@@ -124,9 +125,9 @@ def explain(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Show where a run looks, and what is left of its score without background, without animal, mirrored."""
-    from whalebench.benchmarks import explain as explaining
-    from whalebench.reports import metrics
-    from whalebench.reports.diagnosis import explain_report
+    from whalebench.benchmarks.explaining import explain as explaining
+    from whalebench.reports.metrics import summary as metrics
+    from whalebench.reports.run_report import explain_report
 
     place = _open(workspace)
     with _progress(as_json) as progress:
@@ -175,8 +176,8 @@ def check(
 ) -> None:
     """Try whether a method keeps what every method promises, on a few drawn photos; 1 if it does not."""
     from whalebench.benchmarks.conformance.suite import check_method
-    from whalebench.reports import metrics
     from whalebench.reports.listing import table_of
+    from whalebench.reports.metrics import summary as metrics
 
     with _progress(as_json) as progress:
         found = check_method(method, tuple(settings or ()), metrics, progress)
@@ -369,10 +370,10 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
-    from whalebench.benchmarks.sweeping.plan_file import make_plan
+    from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import sweep_report
-    from whalebench.reports.sweep_view import watch_sweep
+    from whalebench.reports.progress import watch_sweep
     from whalebench.reports.terminal import render_svg
 
     wishes = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
@@ -427,10 +428,12 @@ def tune(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Look for better settings by their score on valid, then score the best and the defaults on test once."""
-    from whalebench.benchmarks.runner import RunRequest
+    from whalebench.benchmarks.running.runner import RunRequest
     from whalebench.benchmarks.tuning import tuner
-    from whalebench.benchmarks.tuning.budget import read_budget
-    from whalebench.reports import metrics, tuning, tuning_picture
+    from whalebench.benchmarks.tuning.space import read_budget
+    from whalebench.reports import figures as tuning_picture
+    from whalebench.reports import tuning
+    from whalebench.reports.metrics import summary as metrics
 
     asked = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     request = tuner.TuneRequest(asked, read_budget(trials, budget), storage, study, jobs)
@@ -485,12 +488,12 @@ def ensemble(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Combine finished runs of one fold, from their stored scores, and keep what comes of it as a run."""
-    from whalebench.benchmarks.ensembling import ensemble as ensembling
-    from whalebench.benchmarks.ensembling.identity import EnsembleRequest
-    from whalebench.benchmarks.ensembling.options import Options
-    from whalebench.benchmarks.ensembling.steps.duplicates import read_groups
-    from whalebench.reports import metrics
-    from whalebench.reports.ensemble import ensemble_document, ensemble_report
+    from whalebench.benchmarks.ensembles import ensemble as ensembling
+    from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
+    from whalebench.benchmarks.ensembles.heuristics import read_groups
+    from whalebench.benchmarks.ensembles.options import Options
+    from whalebench.reports.metrics import summary as metrics
+    from whalebench.reports.run_report import ensemble_document, ensemble_report
 
     groups = read_groups(duplicates) if duplicates else ()
     options = Options(pca, local_matches, hours)
@@ -523,7 +526,7 @@ def _fail(sentence: str, code: int, debug: bool, what: str = "Error") -> None:
 
 
 def _open(workspace: Path) -> Workspace:
-    from whalebench.benchmarks.workspace import Workspace
+    from whalebench.benchmarks.core.workspace import Workspace
 
     return Workspace.open(workspace)
 
@@ -531,7 +534,7 @@ def _open(workspace: Path) -> Workspace:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress]:
     """Progress on stderr, so that stdout holds results only; nothing at all for --json off a terminal."""
-    from whalebench.benchmarks.progress import SILENT
+    from whalebench.benchmarks.core.progress import SILENT
     from whalebench.reports.progress import watch
 
     if quiet and not err.is_terminal:
@@ -550,8 +553,8 @@ def _show(document: Any, shown: Any, as_json: bool) -> None:
 
 
 def _write_guide(file: Path) -> None:
-    from whalebench.benchmarks.guide import guide_sections
-    from whalebench.benchmarks.workspace import atomic_text
+    from whalebench.benchmarks.core.workspace import atomic_text
+    from whalebench.benchmarks.overview import guide_sections
     from whalebench.reports.guide import methods_page
 
     atomic_text(file, methods_page(guide_sections()))

@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
-from whalebench.benchmarks.machine import cores
-from whalebench.benchmarks.progress import SILENT, Progress
-from whalebench.benchmarks.store import PhotoStore
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
+from whalebench.benchmarks.core.machine import cores
+from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.store import Split, committed_stem, read_split, write_split
 
@@ -118,7 +118,7 @@ def make_split(
 
 def _draw_flukes(folder: Path, progress: Progress) -> None:
     """Leaves the drawn benchmark in the folder; what is already there of this version stays."""
-    from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes  # noqa: PLC0415
+    from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes
 
     source = f"drawn by whalebench, drawing version {DRAWING_VERSION}"
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.inspection import MAX_PIXELS, open_photo, pixel_limit
-from whalebench.benchmarks.workspace import atomic_path
+from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.core.workspace import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 

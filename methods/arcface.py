@@ -11,22 +11,21 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Search
+from whalebench.methods.parts.augment import with_twins
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.losses.heads import (
+from whalebench.methods.parts.losses.margins import (
     HeadConfig,
     Heads,
+    MarginLoss,
     build_heads,
     build_identity_head,
     photos_by_species,
 )
-from whalebench.methods.parts.losses.margins import MarginLoss
-from whalebench.methods.parts.retrieval.search import nearest_photo_scores, normalise
-from whalebench.methods.parts.training.inference import predict
-from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
 from whalebench.methods.parts.training.samplers import Sampler
-from whalebench.methods.parts.transforms.twins import with_twins
+from whalebench.methods.parts.training.trainer import predict, train_network
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 """Shares of the gallery's photos among which valid chooses."""

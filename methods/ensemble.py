@@ -12,15 +12,20 @@ from scipy.special import softmax
 from torch import Tensor
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, MethodConfig
-from whalebench.methods.parts.ensembles.ensemble import Ensemble
-from whalebench.methods.parts.ensembles.joining import Scores, Shares, share_choices, temperature_of
-from whalebench.methods.parts.ensembles.named_harness import NamedHarness
-from whalebench.methods.parts.ensembles.voting import TIE, votes
+from whalebench.methods.parts.cycles import NamedHarness
+from whalebench.methods.parts.ensemble import (
+    TIE,
+    Ensemble,
+    Scores,
+    Shares,
+    share_choices,
+    temperature_of,
+    votes,
+)
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.retrieval.gallery import Gallery, GalleryConfig
-from whalebench.methods.parts.retrieval.search import normalise
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
 from whalebench.methods.registry import configure, fields_of, find_method
 
 

@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from whalebench.benchmarks.photos import Photos, Size
+from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method
-from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
+from whalebench.methods.parts.cycles import ScheduleConfig
 from whalebench.methods.parts.identifier import IdentifierConfig
 from whalebench.methods.parts.networks.backbones import build_backbone
-from whalebench.methods.parts.networks.checkpoints import find_checkpoint
 from whalebench.methods.parts.networks.pooling import build_pooling
-from whalebench.methods.parts.networks.pretrained import hub_file, miewid_neck
-from whalebench.methods.parts.retrieval.gallery import Gallery, GalleryConfig
-from whalebench.methods.parts.retrieval.search import normalise
+from whalebench.methods.parts.networks.weights import find_checkpoint, hub_file, miewid_neck
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
-from whalebench.methods.parts.training.inference import predict, ready
+from whalebench.methods.parts.training.trainer import predict, ready
 
 NETWORK = "network."
 """What stands before the names of the network's weights."""

@@ -13,8 +13,7 @@ batch normalisation follows the linear layer. Fewer candidates are not filled up
 every individual has a score. The weights of the last steps' average are kept, not those of least loss.
 
 At scale=full the author's 32 photos of 768 px in a batch take some 80 GiB of a GPU with its largest network;
-`--set batch_size=8` makes do with a quarter.
-"""
+`--set batch_size=8` makes do with a quarter."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.arcface import ArcFace
 from whalebench.methods.method import Harness
-from whalebench.methods.parts.arcface_recipe import ArcFaceRecipeConfig
-from whalebench.methods.parts.ensembles.ensemble import Ensemble
-from whalebench.methods.parts.retrieval.gallery import Gallery
+from whalebench.methods.parts.ensemble import Ensemble
+from whalebench.methods.parts.recipe import ArcFaceRecipeConfig
+from whalebench.methods.parts.retrieval import Gallery
 
 THREE = "tf_efficientnet_b6.ns_jft_in1k+tf_efficientnetv2_l.in21k+eca_nfnet_l2.ra3_in1k"
 """The networks of the author's last ensemble, by timm's names for their weights."""

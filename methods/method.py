@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from whalebench.benchmarks.photos import Photos
+    from whalebench.benchmarks.core.checkpoint import Stateful
+    from whalebench.benchmarks.core.photos import Photos
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,6 @@ class Located:
     """(photos, height, width) of any one size, over the whole photo; in [0, 1], 1 on the animal."""
     fallback: NDArray[np.bool_] | None = None
     """(photos,) where the whole photo was used instead, because what was found made no sense."""
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Something that changes while a method learns: networks, optimizers, and samplers that remember."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that changes, in dicts and lists of tensors, arrays, numbers and words."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Takes up what `state_dict` gave."""
 
 
 class Harness(Protocol):

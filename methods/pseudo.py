@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Photos, Size
+from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.methods.parts.ensembles.named_harness import NamedHarness
+from whalebench.methods.parts.cycles import NamedHarness
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.training.mixing import mixed
+from whalebench.methods.parts.training.samplers import mixed
 from whalebench.methods.registry import configure_inner, find_method
 
 HALVES = ("half_a", "half_b")

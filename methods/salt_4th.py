@@ -12,8 +12,7 @@ SGD from .01 to .001 after ten epochs by another loss. Each epoch of the tail is
 fifth. The models of ten folds voted on the same photos there; here a fold has test photos of its own. Nothing
 is mirrored, because the sides of an animal differ. The rules for neighbouring tiles of the mosaic have no
 counterpart, and the published voting let every model judge every photo, where each was meant to judge the
-half that it had not learned from.
-"""
+half that it had not learned from."""
 
 from __future__ import annotations
 

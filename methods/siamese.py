@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.pairs.pair_head import best_pair_scores
-from whalebench.methods.parts.pairs.pair_losses import Form, Likeness, PairHeadLoss, PairLoss, build_pair_loss
-from whalebench.methods.parts.pairs.pair_mining import Similarity
-from whalebench.methods.parts.pairs.pair_sampler import PairSampler
-from whalebench.methods.parts.retrieval.gallery import GalleryConfig
-from whalebench.methods.parts.training.inference import predict, ready
-from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.losses.pair_losses import (
+    Form,
+    Likeness,
+    PairHeadLoss,
+    PairLoss,
+    best_pair_scores,
+    build_pair_loss,
+)
+from whalebench.methods.parts.retrieval import GalleryConfig
+from whalebench.methods.parts.training.pair_sampler import PairSampler, Similarity
+from whalebench.methods.parts.training.trainer import predict, ready, train_network
 
 LOSS = "loss."
 """What stands before the names of the pair head's weights."""

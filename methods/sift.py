@@ -12,13 +12,20 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Photos, Size
+from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method, MethodConfig, Search
-from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
+from whalebench.methods.parts.cycles import ScheduleConfig
 from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_crop
-from whalebench.methods.parts.matching.keypoints import Motion, hours_of, require_opencv
-from whalebench.methods.parts.matching.lightglue import require_lightglue
-from whalebench.methods.parts.matching.pairs import PairGallery, photos_of, reordered, shortlisted
+from whalebench.methods.parts.keypoints import (
+    Motion,
+    PairGallery,
+    hours_of,
+    photos_of,
+    reordered,
+    require_lightglue,
+    require_opencv,
+    shortlisted,
+)
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
 from whalebench.methods.registry import configure_inner, find_method
 

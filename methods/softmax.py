@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.identifier import IdentifierConfig
-from whalebench.methods.parts.losses.softmax_loss import LabelSmoothing, SoftmaxLoss
+from whalebench.methods.parts.losses.margins import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import Pooling, build_pooling
-from whalebench.methods.parts.retrieval.search import normalise
+from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.parts.training.config import GridSize
-from whalebench.methods.parts.training.inference import predict, ready
-from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.training.trainer import predict, ready, train_network
 
 
 class SoftmaxConfig(IdentifierConfig):

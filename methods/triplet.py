@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.losses.metric_losses import MetricLossConfig
-from whalebench.methods.parts.losses.mined_loss import MetricLoss, build_metric_loss
-from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.losses.metric_losses import MetricLoss, MetricLossConfig, build_metric_loss
 from whalebench.methods.parts.training.samplers import PKSampler, Singles
+from whalebench.methods.parts.training.trainer import train_network
 
 LOSS = "loss."
 """What stands before the names of the loss's weights."""

@@ -1,4 +1,7 @@
-"""Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks."""
+"""Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks.
+
+Who competes in a table: methods, told apart by the settings in which their runs differ.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -6,15 +9,68 @@ from difflib import get_close_matches
 from math import isnan, nan
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from whalebench import WhalebenchError
-from whalebench.benchmarks.record import RunRecord, read_runs
-from whalebench.reports.board import Leaderboard, Row, Section, Table
-from whalebench.reports.contestants import contestants
-from whalebench.reports.location import histograms
-from whalebench.reports.metrics import NEW
-from whalebench.reports.over_folds import summaries
-from whalebench.reports.reading import Judged, of_the_same_photos, read_judged
-from whalebench.reports.statistics import distributions, interval, shared_ranks
+from whalebench.benchmarks.core.record import RunRecord, read_runs
+from whalebench.reports.board import Leaderboard, Row, Section, Table, histograms
+from whalebench.reports.metrics.resampling import distributions, interval, shared_ranks
+from whalebench.reports.metrics.summary import NEW
+from whalebench.reports.over_folds import Judged, of_the_same_photos, read_judged, summaries
+
+
+def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run: its method, followed by the settings in which the method's runs in this table differ, if any.
+
+    Runs of one contestant differ in fold, seed, machine and date only. Fields that only some of the runs know
+    (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
+    Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
+    a part has settings for it, too.
+    """
+    by_method: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_method[record.method].append(record)
+    names = {}
+    for method, runs in by_method.items():
+        settings = [_flat(run.config) for run in runs]
+        asked = dict.fromkeys(
+            key for run, own in zip(runs, settings, strict=True) if run.members for key in own
+        )
+        settings = [dict.fromkeys(asked, "none") | own for own in settings]
+        shared = [key for key in settings[0] if all(key in other for other in settings)]
+        differing = [key for key in shared if len({one[key] for one in settings}) > 1]
+        own_keys = [key for key in differing if "." not in key]
+        if _told_apart(settings, own_keys) == _told_apart(settings, differing):
+            differing = own_keys
+        for run, own in zip(runs, settings, strict=True):
+            names[run.run] = " ".join([method, *(f"{key}={own[key]}" for key in differing)])
+    return names
+
+
+def _told_apart(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
+    return len({tuple(one[key] for key in keys) for one in settings})
+
+
+def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
+    """The fields of a configuration as they are typed after --set, nested ones with a dot."""
+    fields: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            fields |= _flat(value, f"{before}{key}.")
+        else:
+            fields[before + key] = _typed(value)
+    return fields
+
+
+def _typed(value: JsonValue) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case list():
+            return "x".join(map(_typed, value))
+    return str(value)
 
 
 def leaderboard(

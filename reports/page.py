@@ -4,14 +4,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from whalebench.benchmarks.record import atomic_text
-from whalebench.reports.blocks import Block, summary_block
+from whalebench.benchmarks.core.record import atomic_text
+from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
 from whalebench.reports.board import Leaderboard, Row, Section, Table
-from whalebench.reports.notes import notes
-from whalebench.reports.plots import Mark, forest, histogram_svg
-from whalebench.reports.reliability_picture import TITLE as RELIABILITY
-from whalebench.reports.reliability_picture import reliability_svg
-from whalebench.reports.section_blocks import section_blocks
+from whalebench.reports.figures import TITLE as RELIABILITY
+from whalebench.reports.figures import Mark, forest, histogram_svg, reliability_svg
 from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
 NAMES = ("method", "run")

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from whalebench.benchmarks.progress import CellNews, SweepNews
+from whalebench.benchmarks.core.progress import CellNews, SweepNews
 from whalebench.reports.board import Leaderboard
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.listing import table_of
-from whalebench.reports.sweep_view import cell_name, cell_table, progress_line
+from whalebench.reports.progress import cell_name, cell_table, progress_line
 from whalebench.reports.terminal import render
 from whalebench.reports.wording import duration
 from whalebench.reports.writers import to_rows

@@ -14,11 +14,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from whalebench.benchmarks.record import atomic_text
-from whalebench.reports.blocks import Block, summary_block
+from whalebench.benchmarks.core.record import atomic_text
+from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
 from whalebench.reports.board import Leaderboard, Table
-from whalebench.reports.notes import notes
-from whalebench.reports.section_blocks import section_blocks
 from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
 LEFT = ("method", "run")

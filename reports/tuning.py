@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from whalebench.benchmarks.record import RunRecord, read_predictions, read_record
+from whalebench.benchmarks.core.record import RunRecord, read_predictions, read_record
 from whalebench.reports.listing import facts_table, table_of
-from whalebench.reports.statistics import Difference, intervals, paired_difference
+from whalebench.reports.metrics.resampling import Difference, intervals, paired_difference
 from whalebench.reports.wording import between, duration, number
 
 Document = Mapping[str, Any]

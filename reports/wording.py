@@ -3,7 +3,7 @@
 from math import isnan
 
 from whalebench.reports.board import Row, Section, Table
-from whalebench.reports.resampling import RESAMPLES
+from whalebench.reports.metrics.resampling import RESAMPLES
 
 METRICS = {
     "map_at_5": "MAP@5",

@@ -8,12 +8,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from whalebench.benchmarks.record import atomic_text
-from whalebench.reports.blocks import Block, summary_block
+from whalebench.benchmarks.core.record import atomic_text
+from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
 from whalebench.reports.board import Leaderboard, Row
-from whalebench.reports.notes import notes
 from whalebench.reports.page import to_html
-from whalebench.reports.section_blocks import section_blocks
 from whalebench.reports.terminal import to_svg
 from whalebench.reports.wording import cells, header, remarks, subtitle, title
 

@@ -1,8 +1,13 @@
-"""What a split is: which photo is tested, validated on or learned from, in each fold."""
+"""What a split is: which photo is tested, validated on or learned from, in each fold.
+
+The numbers of a split: how many photos and individuals are where, and who is always or never known.
+
+What must be true of every split, checked when it is proposed and again when it is read.
+"""
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,7 +15,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.workspace import digest_text
+from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.workspace import digest_text
+from whalebench.splits.dealing import Group, group_photos, lone_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
 
@@ -100,3 +107,109 @@ def column_digests(table: pd.DataFrame) -> dict[str, str]:
     """A short digest of each column that counts in a catalog's table, to tell later which one changed."""
     counted = sorted(set(table.columns) - {"image", "path", "mask", "file_digest"})
     return {column: digest_text("\n".join(map(repr, table[column].tolist())))[:12] for column in counted}
+
+
+def count_split(
+    table: pd.DataFrame, catalog: Catalog, groups: tuple[Group, ...], singles: str
+) -> dict[str, Any]:
+    """The counts of a split, as its sidecar keeps them.
+
+    `new` counts the photos of a valid or test part whose individual is not in the train part. Individuals
+    of one encounter are those that appear in a single group; those of a single photo are among them.
+    """
+    identities = catalog.table["identity"]
+    photos = identities[identities != ""].value_counts()
+    lone = sorted(lone_identities(groups))
+    fold_of = dict(zip(table["image"].tolist(), table["fold"].tolist(), strict=True))
+    tested = catalog.table["image"].map(fold_of) >= 0
+    lone_tested = set(identities[tested & identities.isin(lone)].tolist())
+    return {
+        "photos": len(table),
+        "individuals": len(catalog.identities),
+        "new_photos": int((identities == "").sum()),
+        "groups": len(groups),
+        "singles_rule": singles,
+        "single_photo_individuals": int((photos == 1).sum()),
+        "one_encounter_individuals": len(lone),
+        "one_encounter_photos": int(identities.isin(lone).sum()),
+        "one_encounter_individuals_always_in_train": len(lone) - len(lone_tested),
+        "one_encounter_individuals_tested_as_new": len(lone_tested),
+        "never_tested_photos": int((~tested).sum()),
+        "folds": [_count_fold(table, catalog, fold) for fold in sorted(set(fold_of.values()) - {-1})],
+    }
+
+
+def _count_fold(table: pd.DataFrame, catalog: Catalog, fold: int) -> dict[str, Any]:
+    parts = fold_parts(table, fold)
+    identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
+    known = {identity_of[image] for image in parts.train} - {""}
+    counts: dict[str, Any] = {"fold": fold}
+    for part in Parts._fields:
+        names = [identity_of[image] for image in getattr(parts, part)]
+        counts[part] = {
+            "photos": len(names),
+            "individuals": len(set(names) - {""}),
+            "new": sum(name not in known for name in names),
+        }
+    return counts
+
+
+def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]) -> None:
+    """Nothing when the table is a fair split of the catalog; else an error with the first broken rule.
+
+    A published split is kept as it is: its test may hold unknown individuals and cut through groups.
+    """
+    problem = next(_problems(table, catalog, protocol, parameters), "")
+    if problem:
+        remedy = (
+            "correct the column split"
+            if protocol == "published"
+            else "take fewer folds, the other rule for individuals of one encounter (singles), or more photos"
+        )
+        raise WhalebenchError(f"The photos of {catalog.name} cannot be split this way: {problem}; {remedy}.")
+
+
+def straddling(table: pd.DataFrame) -> tuple[str, ...]:
+    """The groups with photos in different folds or valid parts, sorted."""
+    places = table.groupby("group")[["fold", "valid"]].nunique()
+    return tuple(sorted(places.index[(places > 1).any(axis=1)].tolist()))
+
+
+def _problems(
+    table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]
+) -> Iterator[str]:
+    if table["image"].tolist() != catalog.table["image"].tolist():
+        yield "it does not hold each photo of the catalog exactly once"
+        return
+    groups = group_photos(catalog.table)
+    group_of = {image: group.name for group in groups for image in group.images}
+    if table["group"].tolist() != [group_of[image] for image in table["image"]]:
+        yield "its groups are not those of the catalog's encounters and duplicates"
+    cut = straddling(table)
+    if cut and protocol != "published":
+        yield f"the group of {cut[0]} is cut in two"
+    if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
+        yield "a photo is in the test and the valid part of one fold"
+    folds = range(int(parameters["folds"]))
+    if not {*table["fold"].tolist(), *table["valid"].tolist()} <= {-1, *folds}:
+        yield f"it has other folds than {', '.join(map(str, folds))}"
+    identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
+    lone = lone_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
+    must_know = () if protocol == "published" else ("valid", "test")
+    for fold in folds:
+        yield from _fold_problems(fold_parts(table, fold), fold, identity_of, lone, must_know)
+
+
+def _fold_problems(
+    parts: Parts, fold: int, identity_of: dict[str, str], lone: frozenset[str], must_know: tuple[str, ...]
+) -> Iterator[str]:
+    known = {identity_of[image] for image in parts.train}
+    for part in Parts._fields:
+        images = getattr(parts, part)
+        if not images:
+            yield f"the {part} part of fold {fold} is empty"
+        unknown = sorted({identity_of[image] for image in images} - known - lone - {""})
+        if unknown and part in must_know:
+            yield f"{unknown[0]} is in the {part} part of fold {fold} but not in its train part"
+    if len(known - {""}) < 2:
+        yield f"the train part of fold {fold} holds fewer than two individuals"

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.catalog import Catalog
-from whalebench.benchmarks.workspace import atomic_text, digest_text
-from whalebench.splits.checks import check_split
-from whalebench.splits.split import COLUMNS, Parts, Split, column_digests, make_table, table_text
+from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.workspace import atomic_text, digest_text
+from whalebench.splits.split import COLUMNS, Parts, Split, check_split, column_digests, make_table, table_text
 
 __all__ = ["Parts", "Split", "committed_stem", "read_split", "write_split"]
 

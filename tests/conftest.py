@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.workspace import Workspace
 
 # Networks this small learn more slowly on several threads than on one, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -70,7 +70,7 @@ def _alone() -> Iterator[None]:
     """No workspace from outside, and one thread (see above)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WHALEBENCH_WORKSPACE", raising=False)
-        patch.setattr("whalebench.benchmarks.machine.cores", lambda: 1)
+        patch.setattr("whalebench.benchmarks.core.machine.cores", lambda: 1)
         yield
 
 
@@ -87,9 +87,9 @@ def tiny(tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The same with one finished run, made once, for tests that change nothing in it but runs and caches."""
-    from whalebench.benchmarks import runner
     from whalebench.benchmarks.importing.importer import import_csv
-    from whalebench.reports import metrics
+    from whalebench.benchmarks.running import runner
+    from whalebench.reports.metrics import summary as metrics
 
     folder = tmp_path_factory.mktemp("shared")
     workspace = Workspace.open(folder / "workspace")

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.conformance.ground import draw_ground
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.progress import Silent
-from whalebench.benchmarks.runner import RunRequest
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.conformance.suite import smallest_settings
+from whalebench.benchmarks.conformance.trial import draw_ground
+from whalebench.benchmarks.core.progress import Silent
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.registry import find_method, method_names
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 COMPARED = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
 UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
@@ -95,7 +95,8 @@ def kill_runs(method: str, kills: int, workspace: Workspace, rng: random.Random)
 def _begin(request: RunRequest, workspace: Workspace) -> BaseProcess:
     """A process that runs it; its modules are loaded already, so that kills hit the work."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["whalebench.benchmarks.harness", "timm", "whalebench.tests.kills"])
+    harness = "whalebench.benchmarks.running.harness"
+    context.set_forkserver_preload([harness, "timm", "whalebench.tests.kills"])
     process = context.Process(target=_run, args=(request, workspace))
     process.start()
     return process

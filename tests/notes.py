@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from whalebench.benchmarks.photos import Photos
-from whalebench.methods.method import Epoch, Stateful
+from whalebench.benchmarks.core.checkpoint import Stateful
+from whalebench.benchmarks.core.photos import Photos
+from whalebench.methods.method import Epoch
 
 
 @dataclass

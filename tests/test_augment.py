@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from whalebench.benchmarks.photos import Batch
-from whalebench.methods.parts.transforms.augment import STRENGTHS, Augmentation, _affine, _Draw, augment
-from whalebench.methods.parts.transforms.geometry import invert, warp
+from whalebench.benchmarks.core.photos import Batch
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation, _affine, _Draw, augment
+from whalebench.methods.parts.geometry import invert, warp
 
 HEIGHT, WIDTH = 48, 64
 MOVES = replace(Augmentation(), rotation=20, shear=12, scale=0.15, stretch=0.15, shift=0.06)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from whalebench.benchmarks.photos import Photos
-from whalebench.benchmarks.store import PhotoStore
+from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.methods.parts.training.averaging import (
     Checkpoints,
     LastWeights,
@@ -20,7 +20,7 @@ from whalebench.methods.parts.training.averaging import (
     build_average,
 )
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.training.trainer import train_network
 from whalebench.tests.notes import Notes
 
 PHOTOS, EPOCHS = 12, 5

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
 from whalebench.methods.parts.networks.backbones import LITE0, OWN, Backbone, build_backbone
-from whalebench.methods.parts.networks.narrow_resnet import NarrowResNet
-from whalebench.methods.parts.networks.pretrained import with_zeros
+from whalebench.methods.parts.networks.own import NarrowResNet
+from whalebench.methods.parts.networks.weights import with_zeros
 
 SIZE = (64, 64)
 WITH_MASK = (

@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.judging import calibrating
-from whalebench.benchmarks.judging.answers import NEW, Answers
-from whalebench.benchmarks.judging.calibrating import best_epsilon, choose_calibration
-from whalebench.benchmarks.judging.calibration import AS_GIVEN, Calibration, calibration_of
-from whalebench.benchmarks.judging.judgement import Judgement, judge_scores
+from whalebench.benchmarks.running import calibration as calibrating
+from whalebench.benchmarks.running.calibration import (
+    AS_GIVEN,
+    Calibration,
+    best_epsilon,
+    calibration_of,
+    choose_calibration,
+)
+from whalebench.benchmarks.running.evaluation import Judgement, judge_scores
+from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
 Scores = NDArray[np.float32]

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.catalog import (
+from whalebench.benchmarks.core.catalog import (
     build_catalog,
     read_catalog,
     read_facts,
     verify_photos,
     write_catalog,
 )
-from whalebench.benchmarks.workspace import Workspace, atomic_path, atomic_text, digest_file
+from whalebench.benchmarks.core.workspace import Workspace, atomic_path, atomic_text, digest_file
 
 
 def rows(folder: Path, photos: int = 6) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def test_only_touched_photos_are_hashed_again(tmp_path: Path, monkeypatch: pytes
         hashed.append(path.name)
         return digest_file(path)
 
-    monkeypatch.setattr("whalebench.benchmarks.verification.digest_file", spy)
+    monkeypatch.setattr("whalebench.benchmarks.core.catalog.digest_file", spy)
     verify_photos(catalog, tmp_path)
     assert hashed == []
     os.utime(tmp_path / "photos" / "p3.jpg", ns=(1, 1))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from whalebench import __version__
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.workspace import Workspace
 
 Cli = Callable[..., Any]
 CALL = "import sys; sys.argv[0] = 'whalebench'; from whalebench.cli import main; "
@@ -212,7 +212,7 @@ def test_the_workspace_may_come_from_the_environment(
 def test_a_terminal_sees_a_bar_that_moves() -> None:
     from rich.console import Console
 
-    from whalebench.benchmarks.progress import EpochNews
+    from whalebench.benchmarks.core.progress import EpochNews
     from whalebench.reports.progress import watch
 
     screen = io.StringIO()
@@ -230,7 +230,7 @@ def test_a_terminal_sees_a_bar_that_moves() -> None:
 def test_a_file_gets_plain_lines() -> None:
     from rich.console import Console
 
-    from whalebench.benchmarks.progress import EpochNews
+    from whalebench.benchmarks.core.progress import EpochNews
     from whalebench.reports.progress import watch
 
     file = io.StringIO()
@@ -246,7 +246,7 @@ def test_a_file_gets_plain_lines() -> None:
 def test_a_missing_library_makes_doctor_fail(
     shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from whalebench.benchmarks import machine
+    from whalebench.benchmarks.core import machine
 
     real = machine.version
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whalebench.reports.conformal import candidate_sets, conformal_threshold
-from whalebench.reports.metrics import NEW, judge_queries, set_threshold, summarize
-from whalebench.reports.statistics import intervals
+from whalebench.reports.metrics.calibration import candidate_sets, conformal_threshold
+from whalebench.reports.metrics.resampling import intervals
+from whalebench.reports.metrics.summary import NEW, judge_queries, set_threshold, summarize
 
 NAMES = ["ann", "bob", "cas"]
 

@@ -15,16 +15,21 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.ground import Ground, draw_ground
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.conformance.suite import CHECKS, Conformance, check_method, conform
-from whalebench.benchmarks.photos import UNKNOWN, Photos
-from whalebench.benchmarks.views import fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.conformance.suite import (
+    CHECKS,
+    Conformance,
+    check_method,
+    conform,
+    smallest_settings,
+)
+from whalebench.benchmarks.conformance.trial import Ground, draw_ground
+from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.running.folds import fold_views
 from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.registry import configure, find_method, method_names
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "mean_colour.py"
 EXEMPT: dict[tuple[str, str], str] = {}

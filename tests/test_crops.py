@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from whalebench.benchmarks.photos import Annotations, Photos
-from whalebench.benchmarks.store import PhotoStore, Size
+from whalebench.benchmarks.core.photos import Annotations, Photos
+from whalebench.benchmarks.core.store import PhotoStore, Size
 from whalebench.methods.method import Harness, Located, Method, MethodConfig
-from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
-from whalebench.methods.parts.crops.cropping import Cropping
-from whalebench.methods.parts.crops.finder import Finder, Windows, annotated_values, whole_where
-from whalebench.methods.parts.crops.fixed_window import FixedWindow
-from whalebench.methods.parts.crops.lens import Crop
+from whalebench.methods.parts.crops.aligner import FLUKE, RIGHT_WHALE, Aligner, AlignerConfig, build_reference
+from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow
+from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, annotated_values, whole_where
 from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, LocalizerConfig
-from whalebench.methods.parts.crops.reference import FLUKE, RIGHT_WHALE, build_reference
+from whalebench.methods.parts.geometry import box_windows, identity_maps, move
 from whalebench.methods.parts.identifier import CropName
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.transforms.geometry import box_windows, identity_maps, move
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.tests.notes import Notes
 

@@ -12,24 +12,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.ground import Ground, draw_ground
-from whalebench.benchmarks.conformance.learning import is_judged, is_restored
-from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
-from whalebench.benchmarks.conformance.repetition import goes_on
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.harness import RunHarness
-from whalebench.benchmarks.photos import Photos
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.conformance.declaration import is_judged, is_restored
+from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.suite import smallest_settings
+from whalebench.benchmarks.conformance.trial import Ground, Learned, OnTrial, draw_ground
+from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Epoch, Harness
-from whalebench.methods.parts.ensembles.carrying import CarryingHarness
-from whalebench.methods.parts.ensembles.cycles import InCycles, voted
-from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
+from whalebench.methods.parts.cycles import CarryingHarness, InCycles, ScheduleConfig, voted
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.retrieval.search import nearest_photo_scores, normalise
-from whalebench.methods.parts.training.state import KeptGenerator, KeptOptimizer
+from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
+from whalebench.methods.parts.training.trainer import KeptGenerator, KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.notes import Notes
 
 
@@ -122,7 +119,7 @@ def test_the_track_names_the_cycles() -> None:
 def test_the_margin_is_there_at_once_where_it_does_not_grow(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from whalebench.methods.parts.losses.heads import Heads
+    from whalebench.methods.parts.losses.margins import Heads
 
     shares: list[float] = []
     monkeypatch.setattr(Heads, "set_share", lambda self, share: shares.append(share))

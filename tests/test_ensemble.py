@@ -16,30 +16,31 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.ensembling import shortlist as shortlisting
-from whalebench.benchmarks.ensembling.ensemble import Ensemble, ensemble
-from whalebench.benchmarks.ensembling.ground import Ground, find_ground
-from whalebench.benchmarks.ensembling.identity import EnsembleRequest
-from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.judging.judgement import judge_scores
-from whalebench.benchmarks.judging.selection import PLAIN
-from whalebench.benchmarks.record import (
+from whalebench.benchmarks.core.record import (
     RECORD,
+    SCORES,
     WEIGHTS,
     RunRecord,
+    read_arrays,
     read_predictions,
     read_record,
+    write_arrays,
     write_predictions,
     write_record,
+    write_scores,
 )
+from whalebench.benchmarks.core.workspace import Workspace, digest_text
+from whalebench.benchmarks.ensembles import stacking as shortlisting
+from whalebench.benchmarks.ensembles.ensemble import Ensemble, EnsembleRequest, ensemble
+from whalebench.benchmarks.ensembles.members import Ground, find_ground
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark, make_split
-from whalebench.benchmarks.runs.restored import restore_run
-from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays, write_arrays, write_scores
-from whalebench.benchmarks.workspace import Workspace, digest_text
-from whalebench.reports import metrics
-from whalebench.reports.ensemble import ensemble_document, verdicts
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.evaluation import PLAIN, judge_scores
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.reports.leaderboard import leaderboard
+from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.run_report import ensemble_document, verdicts
 
 Cli = Callable[..., Any]
 ARCFACE = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8", "dimensions=8")

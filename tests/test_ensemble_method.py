@@ -13,17 +13,17 @@ from safetensors.torch import load, save
 from scipy.special import log_softmax
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.ensembling.mixing import vote_scores
-from whalebench.benchmarks.photos import UNKNOWN
+from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles.fusion import vote_scores
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.runner import RunRequest, run
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.ensemble import EnsembleConfig, Ensembled
-from whalebench.methods.parts.ensembles.joining import share_choices, temperature_of
-from whalebench.methods.parts.networks.checkpoints import pretraining
-from whalebench.methods.parts.retrieval.search import normalise
-from whalebench.reports import metrics
+from whalebench.methods.parts.ensemble import share_choices, temperature_of
+from whalebench.methods.parts.networks.weights import pretraining
+from whalebench.methods.parts.retrieval import normalise
+from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.notes import Notes
 
 SMALL = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8"

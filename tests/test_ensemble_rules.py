@@ -10,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.ensembling import mixing
-from whalebench.benchmarks.ensembling.mixing import energies, familiarity, mean_scores, vote_scores
-from whalebench.benchmarks.ensembling.pooling import Evidence, product_scores
-from whalebench.benchmarks.ensembling.shortlist import full_scores, shortlist
-from whalebench.benchmarks.ensembling.weighing import fit_weights, mixed_log_loss
-from whalebench.methods.parts.ensembles.voting import TIE, best_columns
+from whalebench.benchmarks.ensembles import fusion as mixing
+from whalebench.benchmarks.ensembles.fusion import (
+    energies,
+    familiarity,
+    fit_weights,
+    mean_scores,
+    mixed_log_loss,
+    vote_scores,
+)
+from whalebench.benchmarks.ensembles.rules import Evidence, product_scores
+from whalebench.benchmarks.ensembles.stacking import full_scores, shortlist
+from whalebench.methods.parts.ensemble import TIE, best_columns
 
 TEMPERATURES = [0.1, 1.0, 3.0]
 

@@ -15,31 +15,32 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.ensembling import mixing
-from whalebench.benchmarks.ensembling.ground import Ground, find_ground
-from whalebench.benchmarks.ensembling.identity import EnsembleRequest
-from whalebench.benchmarks.ensembling.steps import neighbourhoods, reciprocal
-from whalebench.benchmarks.ensembling.steps.balance import Balance
-from whalebench.benchmarks.ensembling.steps.bursts import Bursts
-from whalebench.benchmarks.ensembling.steps.duplicates import Duplicates, read_groups
-from whalebench.benchmarks.ensembling.steps.expansion import Expansion, ExpansionTogether
-from whalebench.benchmarks.ensembling.steps.reciprocal import one_by_one, together
-from whalebench.benchmarks.ensembling.steps.registry import STEPS
-from whalebench.benchmarks.ensembling.steps.sight import Sight, look
-from whalebench.benchmarks.ensembling.steps.sizes import Sizes
-from whalebench.benchmarks.ensembling.steps.step import Gallery, Queries, Step
-from whalebench.benchmarks.ensembling.steps.taking import WITHOUT, choose_setting, take_steps
+from whalebench.benchmarks.core.record import (
+    SCORES,
+    WEIGHTS,
+    read_arrays,
+    read_predictions,
+    read_record,
+    write_arrays,
+    write_scores,
+)
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles import fusion as mixing
+from whalebench.benchmarks.ensembles import reranking as neighbourhoods
+from whalebench.benchmarks.ensembles import reranking as reciprocal
+from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
+from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes, read_groups
+from whalebench.benchmarks.ensembles.members import Ground, find_ground
+from whalebench.benchmarks.ensembles.reranking import Expansion, ExpansionTogether, one_by_one, together
+from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step
+from whalebench.benchmarks.ensembles.steps import STEPS, WITHOUT, Sight, choose_setting, look, take_steps
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.judging.answers import NEW
-from whalebench.benchmarks.judging.judgement import judge_scores
-from whalebench.benchmarks.judging.selection import PLAIN
-from whalebench.benchmarks.record import WEIGHTS, read_predictions, read_record
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays, write_arrays, write_scores
-from whalebench.benchmarks.workspace import Workspace
-from whalebench.reports import metrics
-from whalebench.reports.ensemble import ensemble_document
-from whalebench.reports.statistics import paired_difference
+from whalebench.benchmarks.running.evaluation import PLAIN, judge_scores
+from whalebench.benchmarks.running.folds import NEW
+from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.metrics.resampling import paired_difference
+from whalebench.reports.run_report import ensemble_document
 from whalebench.tests.test_ensemble import combine, make_run
 
 Cli = Callable[..., Any]

@@ -21,24 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.explain import explain
-from whalebench.benchmarks.explaining import shortcuts
-from whalebench.benchmarks.explaining.altered import (
-    Mirror,
-    Occluded,
-    PaintedOver,
-    mirrored,
-    without_animal,
-    without_background,
-)
-from whalebench.benchmarks.explaining.choosing import choose_photos
-from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
-from whalebench.benchmarks.explaining.regions import Regions, find_regions
-from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.judging.calibration import AS_GIVEN, Calibration
-from whalebench.benchmarks.photos import Annotations, Photos
-from whalebench.benchmarks.record import (
+from whalebench.benchmarks.core.photos import Annotations, Photos
+from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
     RECORD,
     WEIGHTS,
@@ -46,12 +30,27 @@ from whalebench.benchmarks.record import (
     read_diagnosis,
     write_diagnosis,
 )
-from whalebench.benchmarks.runs import restored
-from whalebench.benchmarks.runs.restored import find_run, restore_run
-from whalebench.benchmarks.store import PhotoStore
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.explaining import explain as shortcuts
+from whalebench.benchmarks.explaining.altered import (
+    Mirror,
+    Occluded,
+    PaintedOver,
+    Regions,
+    find_regions,
+    mirrored,
+    without_animal,
+    without_background,
+)
+from whalebench.benchmarks.explaining.explain import choose_photos, explain
+from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
+from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.running import restored, runner
+from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration
+from whalebench.benchmarks.running.restored import find_run, restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 SIZE = (30, 40)
 Cli = Callable[..., Any]
@@ -439,7 +438,7 @@ def test_a_run_is_explained_from_end_to_end(
     def refuse(*_: object) -> Diagnosis:
         raise AssertionError("diagnosed again")
 
-    monkeypatch.setattr("whalebench.benchmarks.explain.diagnose", refuse)
+    monkeypatch.setattr("whalebench.benchmarks.explaining.explain.diagnose", refuse)
     image = pd.read_parquet(shared_tiny.runs / network_run / "predictions.parquet")["image"].iloc[3]
     chosen = ("--image", image, "--image", image, "--box", 0.5, "--out", tmp_path / "one.jpg", "--json")
     again = cli("explain", shared_tiny.runs / network_run, *chosen, *place)

@@ -14,25 +14,23 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.ensembling import feature_stacking
-from whalebench.benchmarks.ensembling.classifiers import (
+from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays, read_record, write_scores
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles import feature_stacking
+from whalebench.benchmarks.ensembles.feature_stacking import (
     CLASSIFIERS,
+    Known,
     LogisticFeatures,
     Projection,
     TreeFeatures,
 )
-from whalebench.benchmarks.ensembling.feature_stacking import Known
-from whalebench.benchmarks.ensembling.ground import Ground, find_ground
-from whalebench.benchmarks.ensembling.members import find_members, read_members
-from whalebench.benchmarks.ensembling.mixing import log_softmax
-from whalebench.benchmarks.ensembling.options import Options
-from whalebench.benchmarks.ensembling.rules import combine as by_rule
+from whalebench.benchmarks.ensembles.fusion import log_softmax
+from whalebench.benchmarks.ensembles.members import Ground, find_ground, find_members, read_members
+from whalebench.benchmarks.ensembles.options import Options
+from whalebench.benchmarks.ensembles.rules import combine as by_rule
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.record import WEIGHTS, read_record
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays, write_scores
-from whalebench.benchmarks.workspace import Workspace
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.test_ensemble import combine, make_run
 
 Cli = Callable[..., Any]

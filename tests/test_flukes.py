@@ -15,7 +15,7 @@ from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes, flukes_ro
 from whalebench.benchmarks.flukes.integers import Stream, uniform
 from whalebench.benchmarks.flukes.paint import paint
 from whalebench.benchmarks.flukes.population import plan_photos
-from whalebench.benchmarks.flukes.pose import LANDMARKS, pose
+from whalebench.benchmarks.flukes.view import LANDMARKS, pose
 
 SMALL = 60
 SCENES = "52909924b14a60a83068f119f8fa37fa885abf140f080cf874a677a9dbe69d61"

@@ -12,19 +12,20 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks import runner
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.frozen import Frozen, FrozenConfig
-from whalebench.methods.parts.networks import backbones, checkpoints
+from whalebench.methods.parts.networks import backbones
+from whalebench.methods.parts.networks import weights as checkpoints
 from whalebench.methods.parts.networks.backbones import build_backbone
-from whalebench.methods.parts.networks.checkpoints import KNOWN, MEGADESCRIPTOR_DATA, Checkpoint, pretraining
-from whalebench.methods.parts.retrieval.search import nearest_photo_scores, normalise
+from whalebench.methods.parts.networks.weights import KNOWN, MEGADESCRIPTOR_DATA, Checkpoint, pretraining
+from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
 from whalebench.methods.softmax import SoftmaxConfig
-from whalebench.reports import metrics
 from whalebench.reports.leaderboard import leaderboard
+from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.writers import to_markdown, to_rows
 from whalebench.tests.notes import Notes
 

@@ -14,15 +14,21 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.photos import UNKNOWN
+from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import fold_views
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
 from whalebench.methods.parts.embedder import Embedder
-from whalebench.methods.parts.retrieval.centres import robust_centre
-from whalebench.methods.parts.retrieval.gallery import Gallery, GalleryConfig, Rule
-from whalebench.methods.parts.retrieval.search import FLOOR, normalise, top_k
+from whalebench.methods.parts.retrieval import (
+    FLOOR,
+    Gallery,
+    GalleryConfig,
+    Rule,
+    normalise,
+    robust_centre,
+    top_k,
+)
 
 IDENTITIES, ABSENT = 8, 5
 
@@ -144,7 +150,7 @@ def test_faiss_without_neighbours_is_refused() -> None:
 
 
 def test_faiss_that_is_missing_is_missed_before_anything_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whalebench.methods.parts.retrieval.faiss_search.find_spec", lambda name: None)
+    monkeypatch.setattr("whalebench.methods.parts.retrieval.find_spec", lambda name: None)
     config = ArcFaceConfig(gallery=GalleryConfig(rule="knn_max", search="faiss"))
     with pytest.raises(WhalebenchError, match=r"install whalebench\[faiss\], or set search=exact"):
         ArcFace(config)
@@ -181,7 +187,7 @@ def faiss(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("faiss")
 @pytest.mark.parametrize("k", [1, 20, 500])
 def test_faiss_finds_the_neighbours_that_exact_search_finds(k: int) -> None:
-    from whalebench.methods.parts.retrieval.faiss_search import faiss_top_k
+    from whalebench.methods.parts.retrieval import faiss_top_k
 
     rng = np.random.default_rng(4)
     query, gallery = (rng.normal(size=(rows, 16)).astype(np.float32) for rows in (7, 300))

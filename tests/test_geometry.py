@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whalebench.benchmarks.photos import Batch
-from whalebench.methods.parts.transforms.geometry import (
+from whalebench.benchmarks.core.photos import Batch
+from whalebench.methods.parts.geometry import (
     affine_maps,
     box_windows,
     compose,

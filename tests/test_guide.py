@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from whalebench.benchmarks.conformance.suite import CHECKS
-from whalebench.benchmarks.guide import guide_sections
-from whalebench.benchmarks.overview import field_rows
+from whalebench.benchmarks.overview import field_rows, guide_sections
 from whalebench.methods.registry import fields_of, find_method, method_names
 from whalebench.reports.guide import anchor, methods_page
 

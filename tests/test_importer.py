@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.catalog import read_catalog, read_facts, verify_photos
-from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
-from whalebench.benchmarks.importing.notes import notes_on
-from whalebench.benchmarks.inspection import inspect_photos
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.catalog import read_catalog, read_facts, verify_photos
+from whalebench.benchmarks.core.store import inspect_photos
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.importing.importer import ImportResult, import_csv, notes_on, read_quarantine
 
 HEADER = "image,path,identity"
 GOOD = [f"p{index}.jpg,photos/p{index}.jpg,{name}" for index, name in enumerate(["ann", "bob", "ann", ""])]

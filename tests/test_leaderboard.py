@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.record import (
+from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
     Diagnosis,
     RunRecord,
@@ -24,9 +24,9 @@ from whalebench.benchmarks.record import (
     write_run,
 )
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.metrics import NEW, judge_queries, summarize
+from whalebench.reports.metrics.summary import NEW, judge_queries, summarize
 from whalebench.reports.page import to_html, write_html
-from whalebench.reports.summary import run_summary
+from whalebench.reports.run_report import run_summary
 from whalebench.reports.terminal import Numbers, render, render_svg, to_svg
 from whalebench.reports.writers import to_csv, to_json, to_markdown, write_reports
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from whalebench.benchmarks import leftovers
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core import workspace as leftovers
+from whalebench.benchmarks.core.workspace import Workspace
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whalebench.benchmarks.judging.location import box_iou, judge_location, location_summary
-from whalebench.benchmarks.photos import Annotations, Photos
-from whalebench.benchmarks.store import PhotoStore
+from whalebench.benchmarks.core.photos import Annotations, Photos
+from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.running.outcome import box_iou, judge_location, location_summary
 from whalebench.methods.method import Located
 
 NAN = np.nan

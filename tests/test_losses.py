@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from whalebench.methods.parts.losses.softmax_loss import SoftmaxLoss
+from whalebench.methods.parts.losses.margins import SoftmaxLoss
 from whalebench.methods.parts.networks.pooling import (
     AveragePool,
     EachMap,

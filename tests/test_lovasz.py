@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from whalebench.methods.parts.losses.lovasz import LEVELS, MaskLoss, dice_loss, jaccard_steps, lovasz_hinge
+from whalebench.methods.parts.crops.segmenter import LEVELS, MaskLoss, dice_loss, jaccard_steps, lovasz_hinge
 
 
 def jaccard_loss(wrong: set[int], animal: set[int]) -> float:

@@ -9,8 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from whalebench.methods.parts.losses.heads import HeadConfig, Heads
-from whalebench.methods.parts.losses.margins import Margin, MarginLoss, adacos, fixed_adacos, margins_by_size
+from whalebench.methods.parts.losses.margins import (
+    HeadConfig,
+    Heads,
+    Margin,
+    MarginLoss,
+    adacos,
+    fixed_adacos,
+    margins_by_size,
+)
 
 IDENTITIES, DIMENSIONS, SCALE = 6, 5, 12.0
 MARGINS = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
 from whalebench.methods.method import Method
-from whalebench.methods.parts.crops.lens import Crop
+from whalebench.methods.parts.augment import with_twins
+from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.embedder import Embedder
-from whalebench.methods.parts.losses.heads import Heads
-from whalebench.methods.parts.networks.encoder import Encoder
-from whalebench.methods.parts.retrieval.search import normalise
-from whalebench.methods.parts.transforms.geometry import identity_maps
-from whalebench.methods.parts.transforms.twins import with_twins
+from whalebench.methods.parts.geometry import identity_maps
+from whalebench.methods.parts.losses.margins import Heads
+from whalebench.methods.parts.networks.backbones import Encoder
+from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes

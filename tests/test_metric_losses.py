@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.losses.metric_losses import MARGINS, MINED, LossName, MetricLossConfig
-from whalebench.methods.parts.losses.mined_loss import MetricLoss, RememberingLoss, build_metric_loss
-from whalebench.methods.parts.losses.miners import MinerName, build_miner
+from whalebench.methods.parts.losses.metric_losses import (
+    MARGINS,
+    MINED,
+    LossName,
+    MetricLoss,
+    MetricLossConfig,
+    MinerName,
+    RememberingLoss,
+    build_metric_loss,
+    build_miner,
+)
 from whalebench.methods.registry import configure
 from whalebench.methods.triplet import Triplet
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
-from whalebench.reports.metrics import (
+from whalebench.reports.metrics.summary import (
     NEW,
     average_precision_at_r,
     cmc,
@@ -290,7 +290,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch):
     truth = [names[column] for column in rng.integers(30, size=40)]
     scores, vectors = rng.integers(0, 9, (40, 30)), rng.normal(size=(40, 8)).astype(np.float32)
     whole = judge(scores, truth, names, 4.0), average_precision_at_r(vectors, truth, vectors, truth)
-    monkeypatch.setattr("whalebench.reports.ranking.BLOCK_CELLS", 70)
+    monkeypatch.setattr("whalebench.reports.metrics.ranking.BLOCK_CELLS", 70)
     pd.testing.assert_frame_equal(judge(scores, truth, names, 4.0), whole[0], check_exact=True)
     np.testing.assert_allclose(average_precision_at_r(vectors, truth, vectors, truth), whole[1], rtol=1e-12)
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.explaining.shortcuts import diagnose
-from whalebench.benchmarks.record import RunRecord, read_predictions
-from whalebench.benchmarks.runs.restored import restore_run
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.record import RunRecord, read_predictions
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.explaining.explain import diagnose
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
-from whalebench.reports import metrics
-from whalebench.reports.averages import balanced_mean, geometric_mean
-from whalebench.reports.metrics import NEW
-from whalebench.reports.open_set import baks, baus, detection_rate, normalised_accuracy
+from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.metrics.open_set import baks, baus, detection_rate, normalised_accuracy
+from whalebench.reports.metrics.ranking import balanced_mean, geometric_mean
+from whalebench.reports.metrics.summary import NEW
 
 
 def run(workspace: Workspace, *settings: str) -> RunRecord:

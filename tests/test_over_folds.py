@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whalebench.benchmarks.record import RunRecord
-from whalebench.reports import resampling
-from whalebench.reports.over_folds import summaries
-from whalebench.reports.reading import Judged
+from whalebench.benchmarks.core.record import RunRecord
+from whalebench.reports.metrics import resampling
+from whalebench.reports.over_folds import Judged, summaries
 
 KEY = "average_precision_at_5"
 FOLDS = {0: 30, 1: 50, 2: 41}

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.pairs.pair_mining import (
+from whalebench.methods.parts.training.pair_sampler import (
     NegativePairs,
+    PairSampler,
     Places,
     Similarity,
     assigned_pairs,
     matching_pairs,
     noise_amplitude,
 )
-from whalebench.methods.parts.pairs.pair_sampler import PairSampler
 
 NONE = np.zeros((0, 2), np.int64)
 LABELS = np.array([3, 0, 0, 1, 3, 2, 2, 2, 3, 5, 3, 4, 0, 4], np.int64)

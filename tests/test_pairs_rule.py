@@ -18,23 +18,34 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import MissingError, WhalebenchError
-from whalebench.benchmarks.catalog import Catalog
-from whalebench.benchmarks.ensembling import local, pairing
-from whalebench.benchmarks.ensembling.combined import Combined
-from whalebench.benchmarks.ensembling.ground import Ground, find_ground
-from whalebench.benchmarks.ensembling.local import LocalMatches
-from whalebench.benchmarks.ensembling.members import Member, find_members, read_members
-from whalebench.benchmarks.ensembling.options import RULES, Options
-from whalebench.benchmarks.ensembling.pairing import NEAREST, Pairs, nearest
-from whalebench.benchmarks.ensembling.rules import combine as by_rule
-from whalebench.benchmarks.ensembling.taken import day_of, differences, taken_of
+from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.record import RECORD, WEIGHTS, read_arrays, read_record, write_arrays
+from whalebench.benchmarks.core.workspace import Workspace, digest_text
+from whalebench.benchmarks.ensembles import pairs as local
+from whalebench.benchmarks.ensembles import pairs as pairing
+from whalebench.benchmarks.ensembles.members import (
+    Combined,
+    Ground,
+    Member,
+    find_ground,
+    find_members,
+    read_members,
+)
+from whalebench.benchmarks.ensembles.options import RULES, Options
+from whalebench.benchmarks.ensembles.pairs import (
+    NEAREST,
+    LocalMatches,
+    Pairs,
+    day_of,
+    differences,
+    nearest,
+    taken_of,
+)
+from whalebench.benchmarks.ensembles.rules import combine as by_rule
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.record import RECORD, WEIGHTS, read_record
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.runs.scores_file import read_arrays, write_arrays
-from whalebench.benchmarks.workspace import Workspace, digest_text
-from whalebench.methods.parts.matching import keypoints
-from whalebench.reports import metrics
+from whalebench.methods.parts import keypoints
+from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.test_ensemble import change_record, combine, make_run
 
 Cli = Callable[..., Any]
@@ -223,8 +234,8 @@ def test_days_are_those_of_dates_that_name_one() -> None:
 
 def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
-    from whalebench.benchmarks.views import fold_views
-    from whalebench.methods.parts.matching.pairs import PairGallery, photos_of
+    from whalebench.benchmarks.running.folds import fold_views
+    from whalebench.methods.parts.keypoints import PairGallery, photos_of
     from whalebench.methods.sift import SiftConfig
 
     ground, _ = standing(place, "one", "two")
@@ -416,7 +427,7 @@ def test_pairs_that_say_nothing_are_not_believed(place: Workspace) -> None:
 
 
 def test_blocks_change_no_pair(template: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from whalebench.benchmarks.ensembling import mixing
+    from whalebench.benchmarks.ensembles import fusion as mixing
 
     ground, members = standing(template, "one", "plain", "two")
     at_once = Pairs(members, ground, Options()).gather("test")

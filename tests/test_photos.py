@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from whalebench.benchmarks.photos import UNKNOWN, Annotations, Photos
-from whalebench.benchmarks.store import PhotoStore
+from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, Photos
+from whalebench.benchmarks.core.store import PhotoStore
 
 COUNT = 7
 SIZE = (20, 40)

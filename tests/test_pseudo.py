@@ -13,30 +13,34 @@ import pytest
 import torch
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.conformance.ground import Ground, draw_ground
-from whalebench.benchmarks.conformance.on_trial import OnTrial
-from whalebench.benchmarks.conformance.repetition import goes_on
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.explain import explain
-from whalebench.benchmarks.harness import RunHarness
-from whalebench.benchmarks.photos import CPU, UNKNOWN, Photos
-from whalebench.benchmarks.progress import SILENT
-from whalebench.benchmarks.record import RunRecord
+from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.suite import smallest_settings
+from whalebench.benchmarks.conformance.trial import Ground, OnTrial, draw_ground
+from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
+from whalebench.benchmarks.core.progress import SILENT
+from whalebench.benchmarks.core.record import SCORES, RunRecord, read_arrays
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.explaining.explain import explain
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.runs import restored
-from whalebench.benchmarks.runs.restored import restore_run
-from whalebench.benchmarks.runs.scores_file import SCORES, read_arrays
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running import restored, runner
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods import pseudo, registry
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.methods.parts.pairs.pair_sampler import PairSampler
-from whalebench.methods.parts.training.mixing import MixedPhotos, Mixing, mixed, mixing
-from whalebench.methods.parts.training.samplers import PKSampler, Sampler, Shuffled
+from whalebench.methods.parts.training.pair_sampler import PairSampler
+from whalebench.methods.parts.training.samplers import (
+    MixedPhotos,
+    Mixing,
+    PKSampler,
+    Sampler,
+    Shuffled,
+    mixed,
+    mixing,
+)
 from whalebench.methods.pseudo import Pseudo, PseudoConfig, two_halves
 from whalebench.methods.registry import configure
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 SIZE = (10, 12)
 NETWORK = "backbone=test_resnet,size=32,epochs=1,batch_size=8"
@@ -354,7 +358,7 @@ def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(views: Vi
     scores = Nearest(MethodConfig())
     harness.teach(scores)
     valid, test = (scores.score(photos.bare()) for photos in (views.valid, views.test))
-    from whalebench.benchmarks.judging.judgement import judge_scores
+    from whalebench.benchmarks.running.evaluation import judge_scores
 
     answers = {"valid": views.valid_answers, "test": views.test_answers}
     judged = judge_scores(

@@ -14,27 +14,24 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.ground import Ground, draw_ground
-from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
-from whalebench.benchmarks.harness import RunHarness
-from whalebench.benchmarks.photos import CPU
-from whalebench.benchmarks.runner import RunRequest, run
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.conformance.trial import Ground, Learned, OnTrial, draw_ground
+from whalebench.benchmarks.core.photos import CPU
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.happywhale_26th import Happywhale26th
-from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd
+from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
 from whalebench.methods.method import Epoch, Method
-from whalebench.methods.parts.crops.landmark_views import upright, views_of
-from whalebench.methods.parts.crops.lens import Crop
-from whalebench.methods.parts.networks.checkpoints import pretraining
-from whalebench.methods.parts.retrieval.search import cosines, normalise
-from whalebench.methods.parts.stages import frequent_classes
-from whalebench.methods.parts.training.drawing import OneOfEach, Oversampled
-from whalebench.methods.parts.training.snapshot import Snapshot
-from whalebench.methods.parts.transforms.geometry import affine_maps, identity_maps, invert, move
-from whalebench.methods.playground_resnet18 import PlaygroundResnet18
+from whalebench.methods.parts.crops.finder import Crop
+from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
+from whalebench.methods.parts.networks.weights import pretraining
+from whalebench.methods.parts.retrieval import cosines, normalise
+from whalebench.methods.parts.training.samplers import OneOfEach, Oversampled
+from whalebench.methods.parts.training.trainer import Snapshot
+from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "epochs=1", "batch_size=8")
 ONE = ("scale=small", "backbone=test_resnet", "size=32", "epochs=1", "batch_size=8")
@@ -76,7 +73,7 @@ def test_the_defaults_shown_are_those_of_the_recipe(cli: Callable[..., Any]) -> 
 def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
     """The score of the recipe rests on networks that were trained on the same crops."""
     from whalebench.benchmarks.registry import load_benchmark
-    from whalebench.benchmarks.views import fold_views
+    from whalebench.benchmarks.running.folds import fold_views
 
     settings = (*SETTINGS, "crop=box", "localizer.epochs=1", "localizer.size=32")
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)

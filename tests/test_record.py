@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.record import (
+from whalebench.benchmarks.core.record import (
     RunRecord,
     read_predictions,
     read_record,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whalebench.reports.metrics import NEW, calibration_error, judge_queries, reliability
-from whalebench.reports.reliability import reliability_of
+from whalebench.reports.metrics.calibration import reliability_of
+from whalebench.reports.metrics.summary import NEW, calibration_error, judge_queries, reliability
 
 
 def slow_error(confidence, right, bins):

@@ -7,15 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.photos import UNKNOWN
-from whalebench.methods.parts.retrieval.search import (
-    FLOOR,
-    GRID,
-    nearest_photo_scores,
-    normalise,
-    on_grid,
-    top_k,
-)
+from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.methods.parts.retrieval import FLOOR, GRID, nearest_photo_scores, normalise, on_grid, top_k
 
 Case = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 

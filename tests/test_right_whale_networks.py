@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whalebench.methods.parts.networks.backbones import OWN, build_backbone
-from whalebench.methods.parts.networks.right_whale_networks import RIGHT_WHALE_NETWORKS, ResidualBlock
+from whalebench.methods.parts.networks.own import RIGHT_WHALE_NETWORKS, ResidualBlock
 
 SIZE = (64, 64)
 

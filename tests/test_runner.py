@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.photos import Photos
-from whalebench.benchmarks.record import CURVE, PREDICTIONS, RECORD, WEIGHTS, RunRecord, read_runs
+from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.record import CURVE, PREDICTIONS, RECORD, WEIGHTS, RunRecord, read_runs
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.runner import RunRequest
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.method import Method, MethodConfig
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 KEYS = {"map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r"}
 
@@ -301,12 +301,12 @@ def test_a_leak_through_calibration_is_refused(
         photos = {"train": views.train, "test": views.test}[part]
         return replace(views, valid=photos, valid_answers=views.test_answers)
 
-    monkeypatch.setattr("whalebench.benchmarks.views.fold_views", leaking)
+    monkeypatch.setattr("whalebench.benchmarks.running.folds.fold_views", leaking)
 
     def learning(*_: Any) -> None:
         raise AssertionError("it is said before anything is learned")
 
-    monkeypatch.setattr("whalebench.benchmarks.harness.RunHarness.teach", learning)
+    monkeypatch.setattr("whalebench.benchmarks.running.harness.RunHarness.teach", learning)
     with pytest.raises(WhalebenchError, match=rf"calibration would be chosen on \d+ photo\(s\) of {part}"):
         run(tiny)
     assert run_folders(tiny) == []

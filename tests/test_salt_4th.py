@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whalebench.benchmarks.conformance.ground import draw_ground
-from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.conformance.suite import smallest_settings
+from whalebench.benchmarks.conformance.trial import Learned, OnTrial, draw_ground
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.parts.crops.cropping import Cropping
-from whalebench.methods.parts.crops.lens import Crop
-from whalebench.methods.parts.ensembles.cycles import InCycles, voted
+from whalebench.methods.parts.crops.finder import Crop
+from whalebench.methods.parts.cycles import InCycles, voted
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.salt_4th import Salt4th
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 
 def configured(*settings: str) -> Any:

@@ -12,20 +12,24 @@ import torch
 from PIL import Image
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.judging.location import box_iou, judge_location
-from whalebench.benchmarks.photos import Photos
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.outcome import box_iou, judge_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located, Method
-from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig, mask_boxes
+from whalebench.methods.parts.crops.segmenter import (
+    MaskLoss,
+    MaskNetwork,
+    Segmenter,
+    SegmenterConfig,
+    SpatialAndChannelExcitation,
+    mask_boxes,
+)
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.losses.lovasz import MaskLoss
-from whalebench.methods.parts.networks.backbones import build_backbone
-from whalebench.methods.parts.networks.decoder import MaskNetwork, SpatialAndChannelExcitation
-from whalebench.methods.parts.networks.encoder import build_encoder
+from whalebench.methods.parts.networks.backbones import build_backbone, build_encoder
 from whalebench.methods.registry import configure
 from whalebench.tests.notes import Notes
 
@@ -131,7 +135,7 @@ def test_an_encoder_starts_from_learned_weights() -> None:
 
 
 def test_a_network_that_keeps_its_stages_to_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from whalebench.methods.parts.networks.narrow_resnet import NarrowResNet
+    from whalebench.methods.parts.networks.own import NarrowResNet
 
     monkeypatch.delattr(NarrowResNet, "forward_intermediates")
     with pytest.raises(WhalebenchError, match="'narrow_resnet10' does not hand out its stages"):

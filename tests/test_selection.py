@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.judging.calibration import AS_GIVEN
-from whalebench.benchmarks.judging.selection import (
-    choose_threshold,
-    curve_of_new,
-    share_warnings,
-)
-from whalebench.benchmarks.views import NEW, Answers
+from whalebench.benchmarks.running.calibration import AS_GIVEN
+from whalebench.benchmarks.running.evaluation import choose_threshold, curve_of_new, share_warnings
+from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
 

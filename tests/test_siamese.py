@@ -10,19 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.photos import UNKNOWN
+from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import NEW, Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts.pairs import pair_head
-from whalebench.methods.parts.pairs.pair_head import (
+from whalebench.benchmarks.running.folds import NEW, Views, fold_views
+from whalebench.methods.parts.losses import pair_losses as pair_head
+from whalebench.methods.parts.losses.pair_losses import (
     FLOOR,
+    ContrastivePairs,
     PairHead,
+    PairHeadLoss,
     best_pair_scores,
     logits_among,
     pair_logits,
 )
-from whalebench.methods.parts.pairs.pair_losses import ContrastivePairs, PairHeadLoss
 from whalebench.methods.registry import configure
 from whalebench.methods.siamese import Siamese
 from whalebench.tests.notes import Notes

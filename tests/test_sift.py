@@ -13,20 +13,22 @@ import torch
 from safetensors.torch import load, save
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.methods.parts import keypoints
+from whalebench.methods.parts import keypoints as lightglue
 from whalebench.methods.parts.identifier import behind_its_crop
-from whalebench.methods.parts.matching import keypoints, lightglue
-from whalebench.methods.parts.matching.keypoints import (
+from whalebench.methods.parts.keypoints import (
     Keypoints,
+    LightGlue,
     count_inliers,
     find_keypoints,
     match,
+    reordered,
     rooted,
+    shortlisted,
 )
-from whalebench.methods.parts.matching.lightglue import LightGlue
-from whalebench.methods.parts.matching.pairs import reordered, shortlisted
 from whalebench.methods.sift import Sift, SiftConfig
 from whalebench.tests.notes import Notes
 

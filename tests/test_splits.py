@@ -14,11 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.catalog import Catalog, build_catalog
-from whalebench.splits.checks import check_split
-from whalebench.splits.groups import group_photos
+from whalebench.benchmarks.core.catalog import Catalog, build_catalog
+from whalebench.splits.dealing import group_photos
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import Split, make_table, table_text
+from whalebench.splits.split import Split, check_split, make_table, table_text
 from whalebench.splits.store import committed_stem, read_split, write_split
 
 GOLDEN = Path(__file__).parent / "golden" / "split.csv"
@@ -154,7 +153,7 @@ def test_neither_the_hash_seed_nor_the_process_counts(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     rows().to_parquet(file)
     code = (
-        "import sys, pandas; from whalebench.benchmarks.catalog import build_catalog;"
+        "import sys, pandas; from whalebench.benchmarks.core.catalog import build_catalog;"
         "from whalebench.splits.protocols import propose_split;"
         "print(propose_split(build_catalog(pandas.read_parquet(sys.argv[1]), 'x'), folds=3).digest)"
     )

@@ -13,21 +13,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.ground import draw_ground
-from whalebench.benchmarks.conformance.on_trial import Learned, OnTrial
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.photos import CPU
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.conformance.suite import smallest_settings
+from whalebench.benchmarks.conformance.trial import Learned, OnTrial, draw_ground
+from whalebench.benchmarks.core.photos import CPU
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.method import MethodConfig
-from whalebench.methods.parts.ensembles.stacked_features import (
+from whalebench.methods.registry import configure, find_method
+from whalebench.methods.right_whale_2nd import (
     PUBLISHED,
     STRENGTHS,
     FeatureRegression,
+    RightWhale2nd,
     choose_regression,
 )
-from whalebench.methods.registry import configure, find_method
-from whalebench.methods.right_whale_2nd import RightWhale2nd
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 
 Part = tuple[NDArray[np.float32], NDArray[np.int64]]
 

@@ -5,10 +5,16 @@ import pandas as pd
 import pytest
 
 from whalebench import WhalebenchError
-from whalebench.reports import resampling
-from whalebench.reports.metrics import NEW, judge_queries, summarize
-from whalebench.reports.score_draws import KEYS
-from whalebench.reports.statistics import distributions, interval, intervals, paired_difference, shared_ranks
+from whalebench.reports.metrics import resampling
+from whalebench.reports.metrics.resampling import (
+    KEYS,
+    distributions,
+    interval,
+    intervals,
+    paired_difference,
+    shared_ranks,
+)
+from whalebench.reports.metrics.summary import NEW, judge_queries, summarize
 
 
 def queries(number=200, individuals=40, skill=1.5, seed=0, new=0.2):
@@ -70,7 +76,7 @@ def test_every_draw_is_the_metric_of_the_drawn_queries():
 def test_blocks_of_draws_end_to_end(monkeypatch):
     table = queries(60, 12)
     whole = distributions([table], 300)[0]
-    monkeypatch.setattr("whalebench.reports.ranking.BLOCK_CELLS", 500)
+    monkeypatch.setattr("whalebench.reports.metrics.ranking.BLOCK_CELLS", 500)
     monkeypatch.setattr(resampling, "RESAMPLES_OF_SCORES", 100)
     for key, values in distributions([table], 300)[0].items():
         assert len(values) == (101 if key in KEYS else 301)

@@ -13,30 +13,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.harness import RunHarness
+from whalebench.benchmarks.core.photos import CPU, Batch, Photos
+from whalebench.benchmarks.core.progress import SILENT
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.photos import CPU, Batch, Photos
-from whalebench.benchmarks.progress import SILENT
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
-from whalebench.methods.parts.crops.spatial_transformer import (
+from whalebench.methods.parts.geometry import invert, move, warp
+from whalebench.methods.parts.training.trainer import build_optimizer
+from whalebench.methods.registry import configure
+from whalebench.methods.softmax import Softmax
+from whalebench.methods.stn import (
     CORNERS,
     SpatialTransformer,
+    Stn,
     TransformerConfig,
     WindowNetwork,
     WindowRegression,
     annotated_windows,
     learn_windows,
 )
-from whalebench.methods.parts.training.optimizer import build_optimizer
-from whalebench.methods.parts.transforms.geometry import invert, move, warp
-from whalebench.methods.registry import configure
-from whalebench.methods.softmax import Softmax
-from whalebench.methods.stn import Stn
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.notes import Notes
 
 SMALL = TransformerConfig(backbone="test_resnet", size=(32, 32), epochs=1, batch_size=8)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks import store as store_module
-from whalebench.benchmarks.store import PhotoStore, decode
+from whalebench.benchmarks.core import store as store_module
+from whalebench.benchmarks.core.store import PhotoStore, decode
 
 Make = Callable[..., PhotoStore]
 

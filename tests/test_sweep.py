@@ -17,16 +17,13 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.progress import CellNews, SweepNews
-from whalebench.benchmarks.runner import RunRequest
-from whalebench.benchmarks.runs.claim import claimed
+from whalebench.benchmarks.core.progress import CellNews, SweepNews
+from whalebench.benchmarks.core.workspace import Workspace, claimed
+from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.benchmarks.sweeping import workers
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
-from whalebench.benchmarks.sweeping.shares import Share
-from whalebench.benchmarks.sweeping.stopping import Interrupts, stop
 from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-from whalebench.benchmarks.sweeping.workers import Worker
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.sweeping.workers import Interrupts, Share, Worker, stop
 from whalebench.reports.sweep_report import sweep_report
 
 TINY = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")

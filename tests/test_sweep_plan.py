@@ -10,13 +10,12 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.progress import CellNews, SweepNews
-from whalebench.benchmarks.sweeping.estimate import seconds_left
-from whalebench.benchmarks.sweeping.plan import Contestant, Plan, contestants_of, whole_numbers
-from whalebench.benchmarks.sweeping.plan_file import make_plan
-from whalebench.benchmarks.sweeping.shares import deal
+from whalebench.benchmarks.core.progress import CellNews, SweepNews
+from whalebench.benchmarks.sweeping.plan import Contestant, Plan, contestants_of, make_plan, whole_numbers
+from whalebench.benchmarks.sweeping.sweep import seconds_left
+from whalebench.benchmarks.sweeping.workers import deal
 from whalebench.methods.registry import configure, find_method, method_names
-from whalebench.reports.sweep_view import LiveSweep, PlainSweep, progress_line
+from whalebench.reports.progress import LiveSweep, PlainSweep, progress_line
 
 PAPER = """
 benchmark = "whales"

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import CPU, Batch, Photos
-from whalebench.benchmarks.store import PhotoStore, Size
+from whalebench.benchmarks.core.photos import CPU, Batch, Photos
+from whalebench.benchmarks.core.store import PhotoStore, Size
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.training.inference import predict
-from whalebench.methods.parts.training.loop import train_network
+from whalebench.methods.parts.training.trainer import predict, train_network
 from whalebench.tests.notes import Notes
 
 SCORES = np.zeros((1, 2), np.float32)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.views import NEW, Views, fold_views
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running.folds import NEW, Views, fold_views
 from whalebench.methods.registry import configure
 from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes

@@ -23,22 +23,26 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.machine import choose_device
-from whalebench.benchmarks.progress import SILENT, EpochNews, Silent
+from whalebench.benchmarks.core.machine import choose_device
+from whalebench.benchmarks.core.progress import SILENT, EpochNews, Silent
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.sweeping.shares import Share
-from whalebench.benchmarks.tuning import drawing, evaluate, processes, result, tally, trying, tuner, worker
-from whalebench.benchmarks.tuning.budget import Budget
-from whalebench.benchmarks.tuning.drawing import build_pruner
-from whalebench.benchmarks.tuning.evaluate import Attempt, Ground, Watch
-from whalebench.benchmarks.tuning.lease import LEASE, own_lease
-from whalebench.benchmarks.tuning.plan import Plan
-from whalebench.benchmarks.tuning.space import search_space
-from whalebench.benchmarks.tuning.storage import Kept, open_study
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.sweeping import workers as processes
+from whalebench.benchmarks.sweeping.workers import Share
+from whalebench.benchmarks.tuning import study as drawing
+from whalebench.benchmarks.tuning import study as tally
+from whalebench.benchmarks.tuning import tuner, worker
+from whalebench.benchmarks.tuning import tuner as result
+from whalebench.benchmarks.tuning import worker as evaluate
+from whalebench.benchmarks.tuning import worker as trying
+from whalebench.benchmarks.tuning.space import Budget, search_space
+from whalebench.benchmarks.tuning.study import LEASE, Kept, build_pruner, open_study, own_lease
+from whalebench.benchmarks.tuning.worker import Attempt, Ground, Plan, Watch
 from whalebench.methods.registry import configure, find_method
-from whalebench.reports import metrics, tuning, tuning_picture
+from whalebench.reports import figures as tuning_picture
+from whalebench.reports import tuning
+from whalebench.reports.metrics import summary as metrics
 
 STORAGES = ("sqlite:///{}/study.db", "journal:{}/study.log")
 

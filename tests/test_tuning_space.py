@@ -12,9 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.overview import field_rows
-from whalebench.benchmarks.tuning import lease
-from whalebench.benchmarks.tuning.budget import Budget, Spent, read_budget
-from whalebench.benchmarks.tuning.space import search_space
+from whalebench.benchmarks.tuning import study as lease
+from whalebench.benchmarks.tuning.space import Budget, Spent, read_budget, search_space
 from whalebench.methods.registry import configure, find_method, method_names
 
 SCALED = {"playground-resnet18", "happywhale-26th", "humpback-3rd", "right-whale-2nd"}

@@ -16,22 +16,19 @@ import torch
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.conformance.ground import Ground, draw_ground
-from whalebench.benchmarks.conformance.on_trial import OnTrial
-from whalebench.benchmarks.conformance.repetition import goes_on
-from whalebench.benchmarks.conformance.smallest import smallest_settings
-from whalebench.benchmarks.progress import EpochNews, Silent
-from whalebench.benchmarks.runner import RunRequest
-from whalebench.benchmarks.runs import unfinished
-from whalebench.benchmarks.runs.claim import claimed, is_claimed
-from whalebench.benchmarks.runs.packing import read_state, write_state
-from whalebench.benchmarks.runs.unfinished import Unfinished
-from whalebench.benchmarks.workspace import Workspace
-from whalebench.methods.parts.training import loop
-from whalebench.methods.parts.training.state import KeptOptimizer
+from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.suite import smallest_settings
+from whalebench.benchmarks.conformance.trial import Ground, OnTrial, draw_ground
+from whalebench.benchmarks.core import checkpoint as unfinished
+from whalebench.benchmarks.core.checkpoint import Unfinished, read_state, write_state
+from whalebench.benchmarks.core.progress import EpochNews, Silent
+from whalebench.benchmarks.core.workspace import Workspace, claimed, is_claimed
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.runner import RunRequest
+from whalebench.methods.parts.training import trainer as loop
+from whalebench.methods.parts.training.trainer import KeptOptimizer
 from whalebench.methods.registry import configure, find_method
-from whalebench.reports import metrics
+from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.kills import kill_runs
 
 PREDICTIONS = ("predictions.parquet", "scores.safetensors", "weights.safetensors")

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from whalebench import RunFailedError
-from whalebench.benchmarks import runner
-from whalebench.benchmarks.photos import Photos
-from whalebench.benchmarks.record import read_record
-from whalebench.benchmarks.runner import RunRequest
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.record import read_record
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.method import Method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports import metrics
-from whalebench.reports.progress import _said
-from whalebench.reports.summary import run_summary
+from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.progress import _stage_words as _said
+from whalebench.reports.run_report import run_summary
 
 
 @dataclass

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.catalog import build_catalog
-from whalebench.benchmarks.photos import UNKNOWN
+from whalebench.benchmarks.core.catalog import build_catalog
+from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
-from whalebench.benchmarks.store import PhotoStore
-from whalebench.benchmarks.views import NEW, fold_views
+from whalebench.benchmarks.running.folds import NEW, fold_views
 from whalebench.splits.split import Split, make_table, table_digest
 
 # image: identity, encounter group, and the part of fold 0 it is in

@@ -14,10 +14,11 @@ from PIL import Image
 
 from whalebench.benchmarks.flukes.paint import paint
 from whalebench.benchmarks.flukes.population import Plan, plan_photos
-from whalebench.benchmarks.flukes.pose import LANDMARKS, pose
+from whalebench.benchmarks.flukes.view import LANDMARKS, pose
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 SPECIES = "Megaptera novaeangliae"
 
@@ -65,7 +66,7 @@ def _drawers(workers: int) -> Executor:
 
 
 def _table(plans: list[Plan]) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415 - the module must load quickly
+    import pandas as pd
 
     table = pd.DataFrame([_row(plan) for plan in plans])
     return table.sort_values("image", ignore_index=True)

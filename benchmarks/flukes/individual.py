@@ -1,10 +1,20 @@
-"""An individual: all that stays the same from one photo of a whale to the next, in whole thousandths."""
+"""An individual: all that stays the same from one photo of a whale to the next, in whole thousandths.
+
+The outline of a flat fluke: its trailing edge above, its leading edge and peduncle below.
+
+The underside of a fluke: how light each place of it is, pigment, scars and barnacles together.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from whalebench.benchmarks.flukes.integers import Stream
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from whalebench.benchmarks.flukes.integers import Stream, uniform
 
 Mark = tuple[int, ...]
 
@@ -73,7 +83,7 @@ def draw_individual(name: str) -> Individual:
         coarse=stream.between(5, 11),
         soft=stream.between(40, 220),
         tone=stream.between(720, 950),
-        blotches=tuple(_blotch(stream) for _ in range(stream.between(3, 9))),
+        blotches=tuple(_draw_blotch(stream) for _ in range(stream.between(3, 9))),
         scars=_scars(stream, white),
         barnacles=_barnacles(stream),
     )
@@ -106,7 +116,7 @@ def _nick(stream: Stream) -> Mark:
     return stream.between(90, 960), stream.between(10, 26) + depth // 4, depth, stream.between(-500, 500)
 
 
-def _blotch(stream: Stream) -> Mark:
+def _draw_blotch(stream: Stream) -> Mark:
     place = stream.between(-950, 950), stream.between(0, 1000)
     radii = stream.between(30, 200), stream.between(60, 350)
     gain = stream.between(500, 1600) * (1 if stream.chance(560) else -1)
@@ -140,3 +150,163 @@ def _barnacles(stream: Stream) -> tuple[Mark, ...]:
 
 def _barnacle(stream: Stream, x: int, y: int) -> Mark:
     return x, y, stream.between(7, 20), stream.between(0, 1)
+
+
+Array = NDArray[np.float64]
+
+SPAN = np.linspace(-1.0, 1.0, 1281)
+"""Places across the fluke, from the left tip (-1) over the notch (0) to the right tip (1)."""
+
+_OUT = SPAN[SPAN.size // 2 :]
+"""Places along one wing, from the notch to its tip."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Edges of a fluke over SPAN, in half widths above the notch."""
+
+    top: Array
+    """The trailing edge: S-curved, scalloped and nicked."""
+    low: Array
+    """The leading edge with the peduncle, which goes down into the water."""
+    lead: Array
+    """The leading edge of the wings alone."""
+
+
+@lru_cache(maxsize=16)
+def outline_of(individual: Individual) -> Outline:
+    """The outline of an individual's fluke, flat and straight before the eye."""
+    depth, width = individual.notch_depth / 1000, individual.notch_width / 1000
+    left, right = _trailing(individual.left), _trailing(individual.right)
+    top = np.concatenate([left[::-1], right[1:]])
+    top += depth * (1 - np.exp(-np.abs(SPAN) / width))
+    chord = individual.chord / 1000
+    left, right = _leading(individual.left, chord, top[0]), _leading(individual.right, chord, top[-1])
+    lead = np.minimum(np.concatenate([left[::-1], right[1:]]), top)
+    stock = np.exp(-((np.abs(SPAN) / (individual.peduncle / 1000)) ** 3))
+    return Outline(top, lead - 1.1 * stock, lead)
+
+
+def _trailing(wing: Wing) -> Array:
+    edge = wing.sweep / 1000 * _OUT + wing.bump / 1000 * np.sin(np.pi * np.minimum(_OUT * 1.08, 1.0)) ** 1.3
+    edge += wing.hook / 1000 * np.clip((_OUT - 0.8) / 0.2, 0, 1) ** 2
+    edge += _scallops(wing)
+    for place, width, depth, lean in wing.nicks:
+        offset = (_OUT - place / 1000) / (width / 1000)
+        offset = offset / (1 + lean / 1000 * np.sign(offset))
+        edge -= depth / 1000 * np.clip(1.15 - np.abs(offset), 0, 1) ** 0.8
+    return edge
+
+
+def _scallops(wing: Wing) -> Array:
+    """Small teeth of the trailing edge, coarse and fine, strongest in the middle of the wing."""
+    coarse, fine = uniform(wing.seed, 23), uniform(wing.seed + 1, 71)
+    knots = np.linspace(0, 1, coarse.size), np.linspace(0, 1, fine.size)
+    teeth = 2.2 * np.interp(_OUT, knots[0], coarse) + np.interp(_OUT, knots[1], fine) - 1.6
+    return wing.scallop / 1000 * teeth * np.sin(np.pi * np.clip(_OUT, 0.02, 0.98)) ** 0.5
+
+
+def _leading(wing: Wing, chord: float, tip: float) -> Array:
+    rise = -chord * (1 - _OUT ** (wing.power / 1000)) + (tip - wing.drop / 1000) * _OUT**2
+    corner = _OUT**wing.tip
+    return rise * (1 - corner) + tip * corner
+
+
+Image32 = NDArray[np.float32]
+
+COLUMNS, ROWS = 512, 128
+"""The texture's size: columns from tip to tip, rows from the trailing edge (top) to the leading edge."""
+
+
+@lru_cache(maxsize=4)
+def texture(individual: Individual) -> Image32:
+    """Lightness in [0, 1] over the fluke, ROWS x COLUMNS."""
+    white = _white(individual)
+    fine = smooth(individual.pattern + 9, 64, 128)
+    skin = 0.05 + individual.tone / 1000 * white * (0.9 + 0.12 * (fine - 0.5)) + 0.03 * fine
+    return _marked(individual, skin.astype(np.float32))
+
+
+def smooth(seed: int, rows: int, columns: int, shape: tuple[int, int] = (ROWS, COLUMNS)) -> Image32:
+    """Smooth noise in [0, 1]: a grid of rows x columns random values, enlarged to `shape`."""
+    grid = Image.fromarray(uniform(seed, rows, columns))
+    return np.asarray(grid.resize(shape[::-1], Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
+
+
+def _white(individual: Individual) -> Image32:
+    """The share of white at each place: from borders, patches and noise, partly the same on both wings."""
+    x = np.linspace(-1, 1, COLUMNS, dtype=np.float32)[None, :]
+    y = np.linspace(1, 0, ROWS, dtype=np.float32)[:, None]  # 1 at the trailing edge
+    out = np.abs(x)
+    wings = (individual.left, individual.right)
+    white, centre, trailing, leading, end = (
+        np.where(x < 0, *(np.float32(getattr(wing, field) / 1000) for wing in wings))
+        for field in ("white", "centre", "trailing", "leading", "end")
+    )
+    field = 1.1 * white + 0.25
+    field = field - 1.6 * np.exp(-((out / (0.05 + centre)) ** 2)) * (1.1 - white)
+    field = (
+        field - 1.8 * np.exp(-(1 - y) / (0.015 + 0.4 * trailing)) - 1.5 * np.exp(-y / (0.015 + 0.4 * leading))
+    )
+    field = field - 1.6 * np.exp(-(1 - out) / (0.02 + end))
+    field = field + 1.7 * (_clouds(individual) - 0.5)
+    for blotch in individual.blotches:
+        field = field + _blotch(blotch, x, y)
+    return np.asarray(0.5 + 0.5 * np.tanh(field * (500 / individual.soft)), dtype=np.float32)
+
+
+def _clouds(individual: Individual) -> Image32:
+    seed, columns, share = individual.pattern, individual.coarse, individual.mirrored / 1000
+    both = smooth(seed, 3, columns) + 0.5 * smooth(seed + 1, 8, 3 * columns)
+    both = (both + both[:, ::-1]) / 2
+    own = smooth(seed + 2, 3, columns) + 0.5 * smooth(seed + 3, 8, 3 * columns)
+    rough = smooth(seed + 4, 40, 160) - 0.5
+    return np.asarray((share * both + (1 - share) * own) / 1.5 + 0.35 * rough, dtype=np.float32)
+
+
+def _blotch(blotch: Mark, x: Image32, y: Image32) -> Image32:
+    place_x, place_y, along, across, turn, gain = blotch
+    dx, dy = x - (place_x / 1000), (y - (place_y / 1000)) * 0.5
+    cos, sin = float(np.cos(np.radians(turn))), float(np.sin(np.radians(turn)))
+    far = ((dx * cos + dy * sin) / (along / 1000)) ** 2 + ((dy * cos - dx * sin) / (across / 2000)) ** 2
+    return np.asarray(gain / 1000 * np.exp(-(far**2)), dtype=np.float32)
+
+
+def _marked(individual: Individual, skin: Image32) -> Image32:
+    """The skin with scars and barnacles drawn over it, at twice the size and then reduced."""
+    big = Image.fromarray(skin).resize((2 * COLUMNS, 2 * ROWS), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(big)
+    for scar in individual.scars:
+        _scar(pen, individual, scar)
+    for x, y, radius, ring in individual.barnacles:
+        left, upper = _place(individual, x / 1000, y / 1000)
+        wide, high = radius / 1000 * COLUMNS, radius / 1000 * COLUMNS * _squeeze(individual, x / 1000)
+        box = (left - wide, upper - high, left + wide, upper + high)
+        pen.ellipse(box, outline=0.1 if ring else 0.62, fill=None if ring else 0.14, width=2)
+    return np.asarray(big.resize((COLUMNS, ROWS), Image.Resampling.BOX), dtype=np.float32)
+
+
+def _scar(pen: ImageDraw.ImageDraw, individual: Individual, scar: Mark) -> None:
+    x, y, turn, length, bend, width, tone = scar
+    angle = np.radians(turn)
+    steps = np.linspace(-0.5, 0.5, 9)
+    points = []
+    for step in steps:
+        along, aside = step * length / 1000, bend / 1000 * step * step * length / 250
+        px = x / 1000 + along * np.cos(angle) - aside * np.sin(angle)
+        dy = along * np.sin(angle) + aside * np.cos(angle)
+        points.append(_place(individual, px, y / 1000, float(dy)))
+    level = 0.08 if tone < 0 else 0.45 + 0.45 * tone / 1000
+    pen.line(points, fill=level, width=max(1, round(width / 1000 * COLUMNS / 2)))
+
+
+def _place(individual: Individual, x: float, y: float, rise: float = 0.0) -> tuple[float, float]:
+    """Pixel of the doubled texture for a place across (-1 to 1), a share of the chord and a rise above."""
+    return (x + 1) * COLUMNS, (1 - y) * 2 * ROWS - rise * COLUMNS * _squeeze(individual, x)
+
+
+def _squeeze(individual: Individual, x: float) -> float:
+    """Rows of texture for a length that takes one column, at a place across."""
+    outline = outline_of(individual)
+    at = int(np.clip((x + 1) / 2 * (SPAN.size - 1), 0, SPAN.size - 1))
+    return float(2 * ROWS / COLUMNS / max(0.15, outline.top[at] - outline.lead[at]))

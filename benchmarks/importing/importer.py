@@ -1,9 +1,16 @@
-"""Anyone's photos become a benchmark: a table is read, everything is checked, every photo is decoded."""
+"""Anyone's photos become a benchmark: a table is read, everything is checked, every photo is decoded.
+
+What someone should know of a table that can be used: sentences on what looks like a slip.
+"""
+
+from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +18,96 @@ from typing import NamedTuple
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.catalog import Catalog, build_catalog, read_catalog, write_catalog
-from whalebench.benchmarks.importing.column_checks import check_columns, number_columns
-from whalebench.benchmarks.importing.file_checks import Missing, absent_files, misfits, resolve
-from whalebench.benchmarks.importing.notes import notes_on
-from whalebench.benchmarks.importing.table_checks import check_rows, refuse
+from whalebench.benchmarks.core.catalog import (
+    OPTIONAL_TEXT,
+    Catalog,
+    build_catalog,
+    read_catalog,
+    write_catalog,
+    write_stamps,
+)
+from whalebench.benchmarks.core.store import MAX_PIXELS, PhotoFacts, inspect_photos
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text
+from whalebench.benchmarks.importing.checks import (
+    Missing,
+    Row,
+    absent_files,
+    check_columns,
+    check_rows,
+    misfits,
+    number_columns,
+    refuse,
+    resolve,
+)
 from whalebench.benchmarks.importing.table_reader import TextTable, read_table
-from whalebench.benchmarks.inspection import MAX_PIXELS, PhotoFacts, inspect_photos
-from whalebench.benchmarks.table import OPTIONAL_TEXT
-from whalebench.benchmarks.verification import write_stamps
-from whalebench.benchmarks.workspace import Workspace, atomic_text
+
+NAMED = ("identity", "encounter", "viewpoint", "species")
+"""Columns in which one name may have been written in two ways."""
+LARGE, LARGE_SHARE = 10, 0.1
+"""Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""
+
+
+def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
+    """A sentence for each thing that is odd of the rows, of which those in `kept` have usable photos."""
+    return [*_twins(rows, kept), *_written_in_two_ways(rows), *_encounters(rows)]
+
+
+def _twins(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
+    by_digest: dict[str, list[Row]] = defaultdict(list)
+    for index, fact in kept.items():
+        by_digest[fact.digest].append(rows[index])
+    notes = []
+    if spare := sum(len(same) - 1 for same in by_digest.values()):
+        notes.append(f"Photos with the very bytes of another: {spare}; they share a group in every split.")
+    torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
+    if torn:
+        said = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
+        notes.append(
+            f"The very same photo is said to show different individuals {len(torn)} times, first {said}: "
+            f"correct the column identity."
+        )
+    return notes
+
+
+def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    for column in NAMED:
+        alike: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            alike[_spoken(row.get(column, ""))].add(row.get(column, ""))
+        twice = [sorted(names) for names in alike.values() if len(names) > 1]
+        if twice:
+            said = " and ".join(map(repr, twice[0]))
+            notes.append(
+                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {said}, "
+                f"which count as different ones: write them alike if they are not."
+            )
+    return notes
+
+
+def _spoken(name: str) -> str:
+    """The name without what is easily mistyped: capitals, blanks, leading zeros, how accents are coded."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return re.sub(r"\b0+(?=\d)", "", plain)
+
+
+def _encounters(rows: Sequence[Row]) -> list[str]:
+    sizes = Counter(row.get("encounter", "") for row in rows)
+    sizes.pop("", None)
+    if not sizes:
+        return [
+            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
+            "every score; name in the column encounter which photos were taken together."
+        ]
+    name, size = sizes.most_common(1)[0]
+    if size < max(LARGE, LARGE_SHARE * len(rows)):
+        return []
+    shown = len({row["identity"] for row in rows if row.get("encounter") == name} - {""})
+    return [
+        f"The encounter {name!r} has {size} of {len(rows)} photos, of {shown} individual(s), and no fold "
+        f"cuts through it: leave the cell empty where nobody knows which photos were taken together."
+    ]
+
 
 Progress = Callable[[int, int], None]
 

@@ -1,10 +1,20 @@
-"""What a sweep is to run: contestants, folds and seeds of one benchmark, as typed on the command line."""
+"""What a sweep is to run: contestants, folds and seeds of one benchmark, as typed on the command line.
+
+A plan as a small TOML file, kept with a paper; what is typed beside it wins over it.
+
+It has `benchmark`, `folds`, `seeds`, the `settings` of every method, and a part `[[methods]]` with `name` and
+`settings` for each; docs/reproducing.md shows one.
+"""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from whalebench import WhalebenchError
 from whalebench.methods.parts.recipe import RecipeConfig
@@ -74,3 +84,117 @@ def contestants_of(
 
 def _is_recipe(name: str) -> bool:
     return issubclass(find_method(name).Config, RecipeConfig)
+
+
+KEYS = ("benchmark", "folds", "methods", "seeds", "settings")
+METHOD_KEYS = ("name", "settings")
+
+
+def make_plan(
+    methods: Iterable[str],
+    file: Path | None = None,
+    *,
+    benchmark: str | None = None,
+    folds: str | None = None,
+    seeds: str | None = None,
+    settings: tuple[str, ...] = (),
+) -> Plan:
+    """The plan of a command line: of these methods, or of a file, whatever else is given winning over it.
+
+    Raises WhalebenchError for methods beside a file, for neither, and for a file that is no plan.
+    """
+    methods = tuple(methods)
+    if methods and file:
+        raise WhalebenchError(
+            f"Methods ({', '.join(methods)}) and the plan {file} cannot both be: the plan names its own; "
+            f"leave out one of the two."
+        )
+    if not methods and not file:
+        raise WhalebenchError(
+            "There is no method to sweep: name some, as `whalebench sweep arcface softmax`, write all, "
+            "or give --plan FILE."
+        )
+    facts = _read(file) if file else {}
+    named = _contestants(facts, settings, file) if file else contestants_of(methods, settings)
+    return Plan(
+        named,
+        _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
+        _chosen(folds, facts, "folds", file),
+        _chosen(seeds, facts, "seeds", file),
+    )
+
+
+def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | None) -> tuple[int, ...]:
+    """The numbers that were typed, else those of the file, else 0."""
+    if typed is not None:
+        return whole_numbers(typed, f"--{key}")
+    return _numbers(facts.get(key, 0), f"{file}: {key}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        facts = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise WhalebenchError(f"The plan {file} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # not TOML, or not text
+        raise WhalebenchError(f"The plan {file} is not TOML ({error}): mend that line.") from error
+    _check_keys(facts, KEYS, str(file))
+    return facts
+
+
+def _contestants(facts: Mapping[str, Any], more: tuple[str, ...], file: Path) -> tuple[Contestant, ...]:
+    common = _settings(facts.get("settings", {}), f"{file}: settings")
+    tables = facts.get("methods")
+    if not isinstance(tables, list) or not tables or not all(isinstance(one, dict) for one in tables):
+        raise WhalebenchError(
+            f'The plan {file} names no methods: write a part [[methods]] with name = "arcface" for each.'
+        )
+    found: list[Contestant] = []
+    for number, table in enumerate(tables, start=1):
+        where = f"{file}, method {number}"
+        _check_keys(table, METHOD_KEYS, where)
+        name = _word(table.get("name", ""), f"{where}: name")
+        own = _settings(table.get("settings", {}), f"{where}: settings")
+        found += contestants_of([name], (*common, *own), more)
+    return tuple(found)
+
+
+def _check_keys(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            close = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(keys)}."
+            raise WhalebenchError(f"{where} has an unknown key '{key}': {hint}")
+
+
+def _word(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise WhalebenchError(f'{where} cannot be {value!r}: write a name in quotes, as "flukes".')
+    return value
+
+
+def _numbers(value: object, where: str) -> tuple[int, ...]:
+    """The numbers of a number, of a list of them, or of a text such as "0-4"."""
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(one, bool) or not isinstance(one, int | str) for one in values):
+        raise WhalebenchError(f'{where} cannot be {value!r}: write "0-4", 3 or [0, 2].')
+    return whole_numbers(",".join(map(str, values)), where)
+
+
+def _settings(table: object, where: str, before: str = "") -> tuple[str, ...]:
+    """The fields of a table as key=value, those of a table within it with a dot."""
+    if not isinstance(table, dict):
+        raise WhalebenchError(f"{where} cannot be {table!r}: write {{ key = value, ... }}.")
+    found: list[str] = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found += _settings(value, where, f"{before}{key}.")
+        elif isinstance(value, str | int | float):
+            typed = str(value).lower() if isinstance(value, bool) else str(value)
+            found.append(f"{before}{key}={typed}")
+        else:
+            raise WhalebenchError(
+                f"{where}: {before}{key} cannot be {value!r}: "
+                f'write it as it is typed after --set, as "64x96".'
+            )
+    return tuple(found)

@@ -1,22 +1,206 @@
-"""The loop of a sweep: cells to free shares of the machine, and what became of them."""
+"""The loop of a sweep: cells to free shares of the machine, and what became of them.
+
+How long a sweep will still take, by what its finished cells took.
+
+Why a cell failed, kept beside the runs until it succeeds: a failed run itself leaves nothing.
+
+The cells of a plan, checked before the first one starts, and what became of each so far.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from whalebench.benchmarks.machine import choose_device
-from whalebench.benchmarks.progress import SILENT, Progress, SweepNews, SweepWatcher
-from whalebench.benchmarks.runs.claim import is_claimed
-from whalebench.benchmarks.sweeping.cells import DONE, Cell, cells_of, look
-from whalebench.benchmarks.sweeping.estimate import seconds_left
-from whalebench.benchmarks.sweeping.failures import forget_failure, write_failure
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.machine import choose_device
+from whalebench.benchmarks.core.progress import (
+    SILENT,
+    CellNews,
+    CellStatus,
+    Progress,
+    SweepNews,
+    SweepWatcher,
+)
+from whalebench.benchmarks.core.record import read_record
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_claimed
+from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.running.runner import RunRequest, check_seed, run_name
 from whalebench.benchmarks.sweeping.plan import Plan
-from whalebench.benchmarks.sweeping.shares import Share, shares
-from whalebench.benchmarks.sweeping.stopping import PAUSE, Interrupts, stop
-from whalebench.benchmarks.sweeping.workers import Worker
-from whalebench.benchmarks.workspace import Workspace
+from whalebench.benchmarks.sweeping.workers import PAUSE, Interrupts, Share, Worker, shares, stop
+from whalebench.methods.registry import configure, find_method
+
+if TYPE_CHECKING:
+    import torch
+
+
+def seconds_left(cells: Sequence[CellNews], jobs: int) -> float | None:
+    """Seconds until the last cell ends with so many at a time; None where none has finished to go by.
+
+    A cell is taken to need the mean of the finished ones of its contestant, else of all.
+    """
+    finished = [cell for cell in cells if cell.status == "finished" and cell.seconds is not None]
+    open_cells = [cell for cell in cells if cell.status in ("waiting", "running")]
+    if not open_cells:
+        return 0.0
+    if not finished:
+        return None
+    left = [_left(cell, finished) for cell in open_cells]
+    longest = max(left)
+    return max(longest, sum(left) / jobs)
+
+
+def _left(cell: CellNews, finished: Sequence[CellNews]) -> float:
+    own = [one for one in finished if one.contestant == cell.contestant] or finished
+    needed = sum(one.seconds or 0.0 for one in own) / len(own)
+    return max(needed - (cell.seconds or 0.0), 0.0) if cell.status == "running" else needed
+
+
+def read_failure(workspace: Workspace, run: str) -> tuple[CellStatus, str] | None:
+    """What the last try of this run came to, failed or missing, and why; None where it left no word."""
+    try:
+        facts = json.loads(_file(workspace, run).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or one that cannot be read: then the run is simply tried again
+        return None
+    if not isinstance(facts, dict) or not facts.get("reason"):
+        return None
+    return "missing" if facts.get("status") == "missing" else "failed", str(facts["reason"])
+
+
+def write_failure(
+    workspace: Workspace,
+    run: str,
+    request: RunRequest,
+    reason: str,
+    code: int | None,
+    status: CellStatus = "failed",
+) -> None:
+    """Nothing; `cache/failed/RUN.json` says what was asked for, why it failed, and with which exit code."""
+    facts = {
+        "run": run,
+        "status": status,
+        "method": request.method,
+        "settings": list(request.settings),
+        "benchmark": request.benchmark,
+        "fold": request.fold,
+        "seed": request.seed,
+        "reason": reason,
+        "exit_code": code,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    atomic_text(_file(workspace, run), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def forget_failure(workspace: Workspace, run: str) -> None:
+    """Nothing; there is no word of a failure any more."""
+    _file(workspace, run).unlink(missing_ok=True)
+
+
+def _file(workspace: Workspace, run: str) -> Path:
+    return workspace.cache / "failed" / f"{run}.json"
+
+
+DONE: tuple[CellStatus, ...] = ("finished", "unfit")
+
+
+@dataclass
+class Cell:
+    """One run of a plan, and where it stands."""
+
+    request: RunRequest
+    run: str
+    """The name of its folder, whether it is there or not."""
+    contestant: str
+    """The method with what is set of it and not of all."""
+    status: CellStatus = "waiting"
+    reason: str = ""
+    """Why it failed, does not fit, or what is missing."""
+    seconds: float | None = None
+    """Wall time so far, and in the end; None where it has not been started."""
+    found: bool = False
+    """It was finished, or had failed, before this sweep."""
+    now: str = ""
+    """What it is doing, while it is running."""
+
+    def news(self) -> CellNews:
+        """What there is to show of it."""
+        return CellNews(
+            contestant=self.contestant,
+            fold=self.request.fold,
+            seed=self.request.seed,
+            run=self.run,
+            status=self.status,
+            reason=self.reason,
+            now=self.now,
+            seconds=self.seconds,
+            found=self.found,
+        )
+
+    def document(self) -> dict[str, object]:
+        """The cell as `sweep --json` prints it."""
+        request = self.request
+        return {
+            "method": request.method,
+            "settings": list(request.settings),
+            "benchmark": request.benchmark,
+            "fold": request.fold,
+            "seed": request.seed,
+            "status": self.status,
+            "found": self.found,
+            "run": self.run,
+            "reason": self.reason,
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+        }
+
+
+def cells_of(
+    plan: Plan, device: torch.device, asked: str, workspace: Workspace, progress: Progress = SILENT
+) -> tuple[Cell, ...]:
+    """The cells of a plan, each run once, with one seed of every fold before the next seed.
+
+    `asked` is the device as it was typed. Raises WhalebenchError for a method, setting, fold, seed or
+    benchmark that is not there; the benchmark is drawn and split here, so that no two processes do it.
+    """
+    configured = [
+        (one, configure(find_method(one.method), one.settings)) for one in dict.fromkeys(plan.contestants)
+    ]
+    for seed in plan.seeds:
+        check_seed(seed)
+    benchmark = load_benchmark(plan.benchmark, workspace, progress, propose=True)
+    for fold in plan.folds:
+        benchmark.split.parts(fold)
+    common = set[str].intersection(*(set(one.settings) for one in plan.contestants))
+    cells: dict[str, Cell] = {}
+    for seed, fold, (one, config) in product(plan.seeds, plan.folds, configured):
+        request = RunRequest(one.method, plan.benchmark, fold, seed, one.settings, asked)
+        run = run_name(request, config, benchmark, device.type)
+        own = [setting for setting in one.settings if setting not in common]
+        cells.setdefault(run, Cell(request, run, " ".join([one.method, *own])))
+    for cell in cells.values():
+        look(cell, workspace)
+    return tuple(cells.values())
+
+
+def look(cell: Cell, workspace: Workspace) -> None:
+    """Nothing; the cell is finished, unfit, missing or failed as the workspace says, else waiting."""
+    folder = workspace.runs / cell.run
+    failed = read_failure(workspace, cell.run)
+    cell.status, cell.reason, cell.found = (*failed, True) if failed else ("waiting", "", False)
+    if not folder.exists():
+        return
+    try:
+        record = read_record(folder)
+    except WhalebenchError as error:
+        cell.status, cell.reason, cell.found = "failed", str(error), True
+        return
+    cell.status, cell.reason, cell.found = "unfit" if record.unfit else "finished", record.unfit, True
+    cell.seconds = sum(record.seconds.values())
 
 
 def prepare(

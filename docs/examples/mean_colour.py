@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from whalebench.benchmarks.photos import Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Method, MethodConfig
 
 

@@ -13,16 +13,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.photos import Photos, Size
+from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.identifier import IdentifierConfig
-from whalebench.methods.parts.networks.backbones import Backbone, build_backbone
-from whalebench.methods.parts.networks.encoder import Encoder, build_encoder
+from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
-from whalebench.methods.parts.retrieval.gallery import Gallery, GalleryConfig
-from whalebench.methods.parts.retrieval.search import normalise
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
 from whalebench.methods.parts.training.config import GridSize, PhotoSize
-from whalebench.methods.parts.training.inference import predict, ready
+from whalebench.methods.parts.training.trainer import predict, ready
 
 NETWORK = "network."
 """What stands before the names of the network's weights."""

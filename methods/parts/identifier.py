@@ -6,19 +6,17 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from whalebench.benchmarks.photos import Size
+from whalebench.benchmarks.core.photos import Size
 from whalebench.methods.method import FieldValue, Method, MethodConfig
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength
 from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
-from whalebench.methods.parts.crops.cropping import Cropping
+from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, WindowSides
 from whalebench.methods.parts.crops.finder import Finder
-from whalebench.methods.parts.crops.fixed_window import FixedWindow, WindowSides
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
-from whalebench.methods.parts.ensembles.cycles import InCycles
-from whalebench.methods.parts.ensembles.schedule import ScheduleConfig
-from whalebench.methods.parts.retrieval.gallery import GalleryConfig
+from whalebench.methods.parts.cycles import InCycles, ScheduleConfig
+from whalebench.methods.parts.retrieval import GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
-from whalebench.methods.parts.transforms.augment import STRENGTHS, Augmentation, Strength
 
 CropName = Literal["none", "box", "mask", "aligned", "window"]
 

@@ -1,23 +1,134 @@
-"""What finds the animal in a photo before it is identified: localizer, aligner and segmenter alike."""
+"""What finds the animal in a photo before it is identified: localizer, aligner and segmenter alike.
+
+A network that answers with positions: what localizer and aligner have in common.
+
+The crop as a lens: a window of each photo, cut out of it batch by batch, on the device.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from whalebench.benchmarks.photos import CPU, Photos, Size
+from whalebench.benchmarks.core.photos import CPU, Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.crops.lens import Background
+from whalebench.methods.parts.geometry import Outside, box_windows, warp
+from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.training.inference import ready
-from whalebench.methods.parts.transforms.geometry import box_windows
+from whalebench.methods.parts.training.trainer import ready
+
+
+class PositionConfig(TrainingConfig):
+    """Fields of a network that answers with positions."""
+
+    width: Annotated[int, Field(ge=1)] = 64
+    """Channels between the backbone and the votes."""
+
+
+class PositionNetwork(nn.Module):
+    """Every cell of the last feature map votes for where each point is; the votes are weighed and averaged.
+
+    A vote is an offset from the cell itself, so what was learned in one place holds in all others; a dense
+    layer over the whole map would have to learn each place by itself.
+    """
+
+    def __init__(self, config: PositionConfig, points: int) -> None:
+        super().__init__()
+        self.points = points
+        self.backbone = build_backbone(config.backbone, config.pretrained, *config.sizes())
+        self.neck = nn.Sequential(
+            nn.Conv2d(self.backbone.channels, config.width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(config.width),
+            nn.ReLU(inplace=True),
+        )
+        self.votes = nn.Conv2d(config.width, 4 * points, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Points (photos, points, 2) in frame units, float32, from pixels (photos, 3, height, width)."""
+        votes = self.votes(self.neck(self.backbone(pixels))).float()
+        height, width = votes.shape[-2:]
+        weights, offsets = votes.unflatten(1, (2, self.points, 2)).flatten(-2).unbind(1)
+        across = (torch.arange(width, device=pixels.device) + 0.5) / width * 2 - 1
+        down = (torch.arange(height, device=pixels.device) + 0.5) / height * 2 - 1
+        cells = torch.stack([across.repeat(height), down.repeat_interleave(width)])
+        points: Tensor = (weights.softmax(dim=-1) * (cells + offsets)).sum(dim=-1)
+        return points
+
+
+Background = Literal["kept", "blurred", "removed"]
+
+BLUR = 1 / 16
+"""Side of the mean that blurs a background, as a share of the photo's longer side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A lens that shows one window of each photo, its background kept, blurred or removed."""
+
+    windows: Tensor
+    """(photos, 2, 3), maps from the whole photo to the window, both in frame units."""
+    source: Size
+    """Height and width at which whole photos are read to cut windows out of them."""
+    masks: NDArray[np.uint8] | None = None
+    """(photos, height, width) over whole photos, 255 on the animal; needed for what follows."""
+    background: Background = "kept"
+    mask_channel: bool = False
+    """Whether the mask is shown as a fourth channel."""
+    outside: Outside = "reflection"
+    """What is seen where the photo has ended."""
+
+    def select(self, indices: NDArray[np.int64]) -> Crop:
+        """The crop of the photos at some places, in that order."""
+        masks = None if self.masks is None else self.masks[indices]
+        return replace(self, windows=self.windows[torch.from_numpy(indices)], masks=masks)
+
+    def look(self, behind: Photos, indices: NDArray[np.int64], size: Size, device: torch.device) -> Batch:
+        """The windows of the photos at some places, resized to size; annotations are cut with the pixels."""
+        batch = behind.batch(indices, self.source, device)
+        if self.masks is not None:
+            batch = self._with_mask(batch, self.masks[indices])
+        windows = self.windows[torch.from_numpy(indices)].to(device, torch.float32)
+        # A bilinear sample sees two source pixels each way; where more go into one, several are averaged.
+        finer = max(1, math.ceil(max(self.source[0] / size[0], self.source[1] / size[1]) / 2))
+        seen = warp(batch, windows, (size[0] * finer, size[1] * finer), self.outside)
+        return _coarser(seen, finer) if finer > 1 else seen
+
+    def _with_mask(self, batch: Batch, masks: NDArray[np.uint8]) -> Batch:
+        found = torch.from_numpy(masks)[:, None].to(batch.pixels.device).float().div_(255)
+        mask = F.interpolate(found, batch.pixels.shape[-2:], mode="bilinear", align_corners=False)
+        pixels = batch.pixels
+        if self.background != "kept":
+            pixels = torch.lerp(_backdrop(pixels, self.background), pixels, mask)
+        return replace(batch, pixels=torch.cat([pixels, mask], dim=1) if self.mask_channel else pixels)
+
+
+def _backdrop(pixels: Tensor, background: Background) -> Tensor:
+    """What stands where the animal is not: its photo blurred, or its photo's mean colour."""
+    if background == "removed":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+    side = max(1, round(max(pixels.shape[-2:]) * BLUR)) // 2 * 2 + 1
+    blurred = F.avg_pool2d(pixels, side, stride=1, padding=side // 2, count_include_pad=False)
+    return F.avg_pool2d(blurred, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def _coarser(batch: Batch, factor: int) -> Batch:
+    """The batch with factor x factor pixels averaged into one."""
+    masks = None if batch.masks is None else F.avg_pool2d(batch.masks, factor)
+    boxes = None if batch.boxes is None else batch.boxes / factor
+    landmarks = None if batch.landmarks is None else batch.landmarks / factor
+    pixels = F.avg_pool2d(batch.pixels, factor)
+    return replace(batch, pixels=pixels, boxes=boxes, landmarks=landmarks, masks=masks)
+
 
 NETWORK = "network."
 """What the names of the network's weights begin with."""

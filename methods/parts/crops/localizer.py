@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from whalebench.benchmarks.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.crops.finder import Finder, Windows, annotated_values, windows_round
-from whalebench.methods.parts.crops.positions import PositionConfig, PositionNetwork
+from whalebench.methods.parts.augment import Augmentation
+from whalebench.methods.parts.crops.finder import (
+    Finder,
+    PositionConfig,
+    PositionNetwork,
+    Windows,
+    annotated_values,
+    windows_round,
+)
+from whalebench.methods.parts.geometry import to_frame_units
 from whalebench.methods.parts.training.config import PhotoSize
-from whalebench.methods.parts.training.inference import predict
-from whalebench.methods.parts.training.loop import train_network
-from whalebench.methods.parts.transforms.augment import Augmentation
-from whalebench.methods.parts.transforms.geometry import to_frame_units
+from whalebench.methods.parts.training.trainer import predict, train_network
 
 BoxLoss = Literal["smooth_l1", "giou"]
 
@@ -112,7 +117,7 @@ class BoxRegression(nn.Module):
         if self.kind == "smooth_l1":
             # Centre and size, as the winners' localizer had them, and the unit is half a photo.
             return nn.functional.smooth_l1_loss(_centre_and_size(found), _centre_and_size(boxes), beta=0.1)
-        from torchvision.ops import generalized_box_iou_loss  # noqa: PLC0415  (slow to import)
+        from torchvision.ops import generalized_box_iou_loss
 
         loss: Tensor = generalized_box_iou_loss(found, boxes, reduction="mean")
         return loss

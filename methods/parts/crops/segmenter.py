@@ -1,26 +1,185 @@
-"""Finds the animal's mask, and the box that the mask fills."""
+"""Finds the animal's mask, and the box that the mask fills.
+
+The Lovász hinge: intersection over union as a loss, and how a segmenter learns by it.
+
+A U-Net: an encoder's maps put together again, from coarse to fine, until every pixel has its answer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from whalebench.benchmarks.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.crops.finder import Finder, Windows, windows_round
-from whalebench.methods.parts.crops.lens import Background
-from whalebench.methods.parts.losses.lovasz import MaskLoss
-from whalebench.methods.parts.networks.decoder import MaskNetwork
-from whalebench.methods.parts.networks.encoder import build_encoder
+from whalebench.methods.parts.augment import Augmentation
+from whalebench.methods.parts.crops.finder import Background, Finder, Windows, windows_round
+from whalebench.methods.parts.networks.backbones import Encoder, build_encoder
+from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
-from whalebench.methods.parts.training.inference import predict
-from whalebench.methods.parts.training.loop import train_network
-from whalebench.methods.parts.transforms.augment import Augmentation
+from whalebench.methods.parts.training.trainer import predict, train_network
+
+LEVELS = 0.5
+"""Weight of the decoder's own masks beside the final one."""
+CROSS_ENTROPY, DICE = 0.9, 0.5
+"""Weights of the two losses of the warm-up."""
+
+
+def lovasz_hinge(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean over photos of the Lovász hinge of logits (photos, ...) against masks of the same shape.
+
+    A logit above 0 says animal; a mask of 0.5 and more is animal. The loss is the Lovász extension of one
+    minus the intersection over union, applied to hinge errors: 0 where every logit is right by 1 and more.
+    A photo without animal costs its worst error. (Berman, Rannen Triki and Blaschko, 2018.)
+
+    >>> animal = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    >>> lovasz_hinge(torch.tensor([[2.0, 3.0, -2.0, -3.0]]), animal).item()  # everything is right
+    0.0
+    >>> lovasz_hinge(torch.tensor([[2.0, -1.0, -2.0, -3.0]]), animal).item()  # half the animal is missed
+    1.0
+    """
+    truth = (masks.flatten(1) >= 0.5).float()
+    errors = 1 - logits.float().flatten(1) * (2 * truth - 1)
+    ordered, order = errors.sort(dim=1, descending=True)
+    return (F.relu(ordered) * jaccard_steps(truth.gather(1, order))).sum(dim=1).mean()
+
+
+def jaccard_steps(truth: Tensor) -> Tensor:
+    """What each pixel adds to one minus the IoU when the pixels (photos, pixels) become wrong in this order.
+
+    truth is 1 on the animal and 0 elsewhere.
+    """
+    animal = truth.sum(dim=1, keepdim=True)
+    shared = animal - truth.cumsum(dim=1)
+    united = animal + (1 - truth).cumsum(dim=1)
+    return torch.diff(1 - shared / united, dim=1, prepend=torch.zeros_like(animal))
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean over photos of one minus the Dice coefficient of probabilities and masks, one pixel softer."""
+    found, truth = logits.float().sigmoid().flatten(1), masks.flatten(1)
+    shared = (found * truth).sum(dim=1)
+    return (1 - (2 * shared + 1) / (found.sum(dim=1) + truth.sum(dim=1) + 1)).mean()
+
+
+class MaskLoss(nn.Module):
+    """The loss of the final mask and, at half the weight, of what every level of the decoder says.
+
+    As the fourth of the TGS salt challenge: cross-entropy and Dice to warm up, because the Lovász hinge is
+    slow from scratch, then the hinge. There half the weight was on a second mask, learned where a photo is
+    not empty, beside a small loss of empty or not. Photos that a segmenter learns from all show the animal:
+    that second mask would be the first and the other head would have nothing to learn. So the half goes to
+    the levels of the decoder, whose supervision was the point of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warming_up = True
+
+    def forward(self, outputs: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """Loss of logits (photos, 1, height, width), the final ones first, under masks in [0, 1]."""
+        final, *levels = (self._one(logits, masks) for logits in outputs)
+        return final + LEVELS * torch.stack(levels).mean() if levels else final
+
+    def _one(self, logits: Tensor, masks: Tensor) -> Tensor:
+        height, width = logits.shape[-2:]
+        truth = masks if masks.shape == logits.shape else cell_means(masks, (height, width))
+        if not self.warming_up:
+            return lovasz_hinge(logits, truth)
+        entropy = F.binary_cross_entropy_with_logits(logits.float(), truth.clamp(0, 1))
+        return CROSS_ENTROPY * entropy + DICE * dice_loss(logits, truth)
+
+
+class MaskNetwork(nn.Module):
+    """Encoder, U-Net decoder (Ronneberger et al., 2015) and hypercolumn, as the fourth of TGS salt had it."""
+
+    def __init__(self, encoder: Encoder, width: int, dropout: float) -> None:
+        """width is the number of channels of every level; dropout the share of the hypercolumn's left out."""
+        super().__init__()
+        self.encoder = encoder
+        fine_to_coarse = encoder.channels
+        inputs = [fine_to_coarse[-1], *(width + skip for skip in fine_to_coarse[-2::-1])]
+        self.levels = nn.ModuleList(Level(channels, width) for channels in inputs)
+        self.own_masks = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in inputs)
+        self.mask = nn.Sequential(
+            nn.Dropout2d(dropout),
+            nn.Conv2d(width * len(inputs), width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 1, 1),
+        )
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Logits (photos, 1, height, width) of pixels (photos, 3, height, width), and in training more:
+        behind them what each level of the decoder says at its own resolution, coarse to fine."""
+        coarse, *skips = reversed(self.encoder(pixels))
+        found = [self.levels[0](coarse)]
+        for level, skip in zip(list(self.levels)[1:], skips, strict=True):
+            found.append(level(torch.cat([_resized(found[-1], skip), skip], dim=1)))
+        # The hypercolumn (Hariharan et al., 2015): every level has its say in every pixel.
+        column = torch.cat([_resized(features, found[-1]) for features in found], dim=1)
+        logits = _resized(self.mask(column), pixels)
+        if not self.training:
+            return [logits]
+        return [logits, *(own(features) for own, features in zip(self.own_masks, found, strict=True))]
+
+
+class Level(nn.Module):
+    """Two 3 x 3 convolutions and concurrent spatial and channel squeeze and excitation."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+        self.excitation = SpatialAndChannelExcitation(channels_out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The level's feature map."""
+        excited: Tensor = self.excitation(self.convolutions(features))
+        return excited
+
+
+class SpatialAndChannelExcitation(nn.Module):
+    """scSE (Roy, Navab and Wachinger, 2018): what matters is turned up, by place and by channel."""
+
+    def __init__(self, channels: int, reduction: int = 2) -> None:
+        super().__init__()
+        inside = max(1, channels // reduction)
+        self.by_channel = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, inside, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inside, channels, 1),
+            nn.Sigmoid(),
+        )
+        self.by_place = nn.Sequential(nn.Conv2d(channels, 1, 1, bias=False), nn.Sigmoid())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (photos, channels, height, width) times the sum of both factors."""
+        weighted: Tensor = features * (self.by_channel(features) + self.by_place(features))
+        return weighted
+
+
+def _resized(features: Tensor, like: Tensor) -> Tensor:
+    """Features (photos, channels, h, w) at the resolution of another map."""
+    if features.shape[-2:] == like.shape[-2:]:
+        return features
+    return F.interpolate(features, like.shape[-2:], mode="bilinear", align_corners=False)
+
 
 BLOCK = 256
 """Annotated masks read at a time."""
@@ -129,7 +288,7 @@ def mask_boxes(masks: NDArray[np.float32]) -> NDArray[np.float32]:
 
     In shares of the frame; NaN where nothing reaches 0.5. What is not connected is a splash or a neighbour.
     """
-    from scipy.ndimage import find_objects, label  # noqa: PLC0415
+    from scipy.ndimage import find_objects, label
 
     boxes = np.full((len(masks), 4), np.nan, np.float32)
     height, width = masks.shape[1:]

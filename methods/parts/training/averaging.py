@@ -42,7 +42,7 @@ class RunningAverage(LastWeights):
 
     def __init__(self, both: nn.ModuleList, decay: float) -> None:
         super().__init__(both)
-        from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  (seconds to import)
+        from timm.utils.model_ema import ModelEmaV3
 
         self.average = ModelEmaV3(both, decay=decay, use_warmup=True)
         self.kept = self.average.module
@@ -70,14 +70,14 @@ class Checkpoints(LastWeights):
 
     def __init__(self, both: nn.ModuleList, epochs: int, checkpoints: int) -> None:
         super().__init__(both)
-        from torch.optim.swa_utils import AveragedModel  # noqa: PLC0415
+        from torch.optim.swa_utils import AveragedModel
 
         self.epochs, self.first = epochs, epochs - checkpoints + 1
         self.average = AveragedModel(both)
 
     def after_epoch(self, number: int, plain: Iterable[Tensor]) -> None:
         """Adds the weights to the average; after the last epoch the average is what is kept."""
-        from torch.optim.swa_utils import update_bn  # noqa: PLC0415
+        from torch.optim.swa_utils import update_bn
 
         if number >= self.first:
             self.average.update_parameters(self.both)

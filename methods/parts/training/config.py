@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from whalebench.methods.method import PartConfig, Search
-from whalebench.methods.parts.networks.narrow_resnet import NARROW_RESNET
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength
+from whalebench.methods.parts.networks.own import NARROW_RESNET
 from whalebench.methods.parts.training.averaging import Average
-from whalebench.methods.parts.transforms.augment import STRENGTHS, Augmentation, Strength
 
 Precision = Literal["auto", "fp32", "bf16"]
 

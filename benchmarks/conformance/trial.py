@@ -1,0 +1,222 @@
+"""A method on trial: built, taught and asked as a run would, as often as the checks need it.
+
+The benchmark in miniature that `whalebench check` tries methods on: 39 drawn photos, and the same bare.
+
+Four individuals with seven photos, two with one (in train), and photos of *new* individuals in train, valid
+and test. Photos differ in shape; boxes, landmarks and masks lack here and there; species are named.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from whalebench.benchmarks.core.checkpoint import Unfinished
+from whalebench.benchmarks.core.photos import CPU, Photos, Size
+from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.running.evaluation import Judge
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.methods.method import Method, MethodConfig
+from whalebench.methods.parts.identifier import behind_its_crop
+
+PHOTOS = {
+    **{name: {"train": 4, "valid": 1, "test": 2} for name in ("ada", "bea", "cid", "dot")},
+    **{name: {"train": 1} for name in ("one", "uno")},
+    "nobody": {"train": 3, "valid": 2, "test": 3},
+    "stranger": {"test": 1},
+}
+"""Photos by individual and part; "nobody" stands for individuals without a name."""
+SHAPES = ((64, 96), (96, 64), (80, 80))
+"""Heights and widths in pixels, by turns."""
+GAPS = {"box": 3, "tip": 4, "mask": 5}
+"""Every so many photos this annotation is missing."""
+
+
+@dataclass(frozen=True)
+class WatchedStore(PhotoStore):
+    """A store that notes at which sizes it is asked for photos."""
+
+    asked: set[Size] = field(default_factory=set, compare=False)
+
+    def pixels(self, size: Size, *further: Any) -> NDArray[np.uint8]:
+        """As of every store."""
+        self.asked.add(size)
+        return super().pixels(size, *further)
+
+
+class Ground(NamedTuple):
+    """Where a method is tried."""
+
+    annotated: Benchmark
+    plain: Benchmark
+    """The same photos with nothing annotated."""
+    blank: Benchmark
+    """The same photos and annotations as `annotated`, but for the test photos: all of them are grey."""
+
+
+def draw_ground(workspace: Workspace) -> Ground:
+    """The benchmarks, drawn into the workspace; the same pixels every time."""
+    rows = _draw(workspace.cache / "drawn")
+    annotations = {"x0", "y0", "x1", "y1", "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species"}
+    bare = [{key: value for key, value in row.items() if key not in annotations} for row in rows]
+    annotated = _imported(rows, "trial", workspace)
+    test = set(annotated.split.parts(0).test)
+    grey = str(workspace.cache / "drawn" / "grey.png")
+    table, store = annotated.catalog.table, annotated.store
+    paths = [grey if image in test else path for image, path in zip(table["image"], store.paths, strict=True)]
+    # What is kept of decoded photos goes by their digests, which are left as they are: another folder.
+    altered = replace(store, paths=tuple(paths), cache=store.cache.with_name("grey"), _open={})
+    return Ground(annotated, _imported(bare, "trial-plain", workspace), replace(annotated, store=altered))
+
+
+def _imported(rows: list[dict[str, Any]], name: str, workspace: Workspace) -> Benchmark:
+    file = workspace.cache / "drawn" / f"{name}.csv"
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    import_csv(file, name, workspace)
+    return load_benchmark(name, workspace, propose=True)
+
+
+def _draw(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the table, its photos and masks in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", SHAPES[0][::-1], (128, 128, 128)).save(folder / "grey.png")
+    rng = np.random.default_rng(7)
+    rows: list[dict[str, Any]] = []
+    for place, (individual, parts) in enumerate(PHOTOS.items()):
+        pattern = rng.integers(0, 256, (6, 8, 3))
+        for part, count in parts.items():
+            for _ in range(count):
+                if individual == "nobody":
+                    pattern = rng.integers(0, 256, (6, 8, 3))
+                facts = {"identity": individual.replace("nobody", ""), "split": part}
+                facts |= {"species": ("humpback", "fin")[place % 2]}
+                rows.append(_draw_one(folder, len(rows), pattern, rng) | facts)
+    return rows
+
+
+def _draw_one(
+    folder: Path, number: int, pattern: NDArray[np.int64], rng: np.random.Generator
+) -> dict[str, Any]:
+    """One photo, an ellipse with the pattern on noise, and what is annotated on it."""
+    height, width = SHAPES[number % len(SHAPES)]
+    high, wide = int(height * rng.uniform(0.5, 0.7)), int(width * rng.uniform(0.5, 0.7))
+    top, left = int(rng.integers(0, height - high)), int(rng.integers(0, width - wide))
+    animal = Image.fromarray(pattern.astype(np.uint8)).resize((wide, high), Image.Resampling.NEAREST)
+    down, across = np.mgrid[-1 : 1 : high * 1j, -1 : 1 : wide * 1j]
+    pixels, mask = rng.normal(90, 20, (height, width, 3)), np.zeros((height, width), np.uint8)
+    inside = down**2 + across**2 <= 1
+    mask[top : top + high, left : left + wide][inside] = 255
+    pixels[mask > 0] = np.asarray(animal)[inside] + rng.normal(0, 10, (int(inside.sum()), 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
+    Image.fromarray(mask).save(folder / f"{number:02d}-mask.png")
+    values: dict[str, Any] = {"image": f"{number:02d}", "path": f"{number:02d}.png", "encounter": f"{number}"}
+    values |= {"mask": f"{number:02d}-mask.png"}
+    values |= {"x0": left, "y0": top, "x1": left + wide, "y1": top + high}
+    values |= {"tip_x": left + wide - 2, "tip_y": top + high // 2, "notch_x": left + 2, "notch_y": top + 2}
+    if number % GAPS["box"] == 1:
+        values |= dict.fromkeys(("x0", "y0", "x1", "y1"), "")
+    if number % GAPS["tip"] == 1:
+        values |= dict.fromkeys(("tip_x", "tip_y"), "")
+    if number % GAPS["mask"] == 1:
+        values["mask"] = ""
+    return values
+
+
+TOLERANCE = 1e-4
+"""How far apart scores may lie that should be equal, as a share of their spread: sums are rounded."""
+
+
+class Broken(Exception):
+    """What a method promised and did not keep, in one sentence."""
+
+
+class DoesNotApply(Exception):
+    """Why a check says nothing of a method, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A method that has learned, and what it told the harness."""
+
+    method: Method
+    harness: RunHarness
+    views: Views
+
+    def scores(self, part: str = "valid") -> NDArray[np.float32]:
+        """Its scores (photos, identities) of train's known photos, valid or test, as a run asks for them."""
+        return np.asarray(self.method.score(self.views.queries()[part]))
+
+
+class OnTrial:
+    """The method with its configuration, where it is tried, and what became of its learning."""
+
+    learned: Learned | None = None
+    """After `learns`, unless that failed."""
+
+    def __init__(
+        self, name: str, kind: type[Method], config: MethodConfig, ground: Ground, judge: Judge
+    ) -> None:
+        self.name, self.kind, self.config, self.ground, self.judge = name, kind, config, ground, judge
+        self.asked: set[Size] = set()
+        """Sizes at which photos of `views` were asked for so far."""
+        self.views = watched(self.views_of(ground.annotated), self.asked)
+
+    def views_of(self, benchmark: Benchmark) -> Views:
+        """What the method may see of the benchmark's only fold."""
+        return fold_views(benchmark, 0, oracle=self.config.sees_annotations())
+
+    def build(self, config: MethodConfig | None = None) -> Method:
+        """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
+        return behind_its_crop(self.kind(config or self.config))
+
+    def learn(
+        self, views: Views, progress: Progress = SILENT, unfinished: Unfinished | None = None
+    ) -> Learned:
+        """The method after learning from the views; always with the same seed.
+
+        With a folder of what is `unfinished`, it goes on from there and is kept there.
+        """
+        method = self.build()
+        harness = RunHarness(0, CPU, views, self.judge, progress, unfinished=unfinished)
+        harness.seed_everything()
+        harness.stage("learn")
+        harness.teach(method)
+        return Learned(method, harness, views)
+
+    def after_learning(self) -> Learned:
+        """What `learns` left behind."""
+        if self.learned is None:
+            raise DoesNotApply("It has not learned.")
+        return self.learned
+
+
+def watched(views: Views, asked: set[Size]) -> Views:
+    """The same views on a store of their own, which adds to `asked` the sizes it is asked for."""
+
+    def watch(photos: Photos) -> Photos:
+        kept = {name: getattr(photos.store, name) for name in ("cache", "paths", "digests", "mask_paths")}
+        return replace(photos, store=WatchedStore(**kept, asked=asked))
+
+    train, valid, test = (watch(photos) for photos in (views.train, views.valid, views.test))
+    return replace(views, train=train, valid=valid, test=test)
+
+
+def apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """How far apart two tables lie at most, as a share of the spread of the first; infinite for NaN."""
+    spread = max(float(np.ptp(one)), 1e-6)
+    distance = float(np.abs(one.astype(np.float64) - other).max()) / spread
+    return distance if np.isfinite(distance) else float("inf")

@@ -1,0 +1,150 @@
+"""The machine a run is on: device, threads, versions, memory.
+
+How much memory is free, as far as the system says.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whalebench import WhalebenchError, __version__
+
+if TYPE_CHECKING:
+    import torch
+
+
+MEMINFO = Path("/proc/meminfo")
+LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+"""What a container may use and does use."""
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping, of the machine or the container; None where nobody says."""
+    free = [bytes_ for bytes_ in (_of_machine(), _of_container()) if bytes_ is not None]
+    return min(free) if free else None
+
+
+def _of_machine() -> int | None:
+    try:
+        lines = MEMINFO.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _of_container() -> int | None:
+    try:
+        # "max" where there is no limit, which is no number either.
+        return int(LIMIT.read_text(encoding="utf-8")) - int(USED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-metric-learning",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "lightgbm",
+    "optuna",
+    "pillow",
+)
+"""Whose versions a number may depend on."""
+
+CORES = "WHALEBENCH_CORES"
+"""The environment variable that keeps a process to so many cores."""
+
+
+def cores() -> int:
+    """How many processor cores this process may use: all it is given, or fewer if WHALEBENCH_CORES says."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A sweep shares the machine between its runs, also where a process cannot be kept to some cores.
+    wish = os.environ.get(CORES, "")
+    return min(given, int(wish)) if wish.isdecimal() and int(wish) else given
+
+
+def choose_device(wish: str) -> torch.device:
+    """The device of that name; auto is the first accelerator there is, else the processor.
+
+    Also settles how many threads torch takes and that its answers repeat: on a processor always, elsewhere
+    where the library has a way that does. Raises WhalebenchError for a
+    device that is not here.
+    """
+    import torch
+
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here = [f"cuda:{index}" for index in range(torch.cuda.device_count())] + ["cuda", *here]
+    elif torch.backends.mps.is_available():
+        here = ["mps", *here]
+    if wish != "auto" and wish not in here:
+        raise WhalebenchError(
+            f"device '{wish}' is not on this machine: choose one of {', '.join(sorted(here))}, or auto."
+        )
+    device = torch.device(here[0] if wish == "auto" else wish)
+    torch.set_num_threads(cores())
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Version by name of this tool, Python and the libraries; "absent" for one that is not installed."""
+    return {"whalebench": __version__, "python": platform.python_version()} | {
+        name: _version(name) for name in LIBRARIES
+    }
+
+
+def hardware(device: str) -> dict[str, str | int]:
+    """The machine in words: system, processor, cores and the device in use."""
+    facts: dict[str, str | int] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores(),
+        "device": device,
+    }
+    return facts | _accelerator(device)
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory this process has held so far, in MiB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+
+
+def _accelerator(device: str) -> dict[str, str | int]:
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    peak = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return {"accelerator": torch.cuda.get_device_name(device), "accelerator_peak_mb": peak}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

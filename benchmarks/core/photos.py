@@ -1,0 +1,181 @@
+"""The view of a benchmark that a method learns from: pixels always, labels and annotations where it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whalebench.benchmarks.core.store import PhotoStore, Size
+
+__all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "Lens", "Photos", "Size"]
+
+CPU = torch.device("cpu")
+UNKNOWN = -1
+"""The label of a photo whose individual is none of `identities`: a *new* one."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some photos as tensors on one device, and what is annotated on them in the same frame.
+
+    Positions are in pixels of the batch's frame, x to the right and y down, the corner of the first pixel
+    at 0. What is not annotated is NaN; what is hidden or does not exist is None.
+    """
+
+    pixels: Tensor
+    """(photos, 3, height, width), float32 in [0, 1]; through a lens perhaps the mask as a fourth channel."""
+    labels: Tensor | None = None
+    """(photos,), int64 indices into `identities`, UNKNOWN for *new*."""
+    boxes: Tensor | None = None
+    """(photos, 4), x0, y0, x1, y1."""
+    landmarks: Tensor | None = None
+    """(photos, landmarks, 2), x, y."""
+    masks: Tensor | None = None
+    """(photos, 1, height, width), float32 in [0, 1], 1 on the animal."""
+    species: Tensor | None = None
+    """(photos,), int64, UNKNOWN where not named."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Boxes, landmarks and masks of all photos of a catalog, as shares of a photo's width and height."""
+
+    boxes: NDArray[np.float32]
+    """(photos, 4), NaN where not annotated."""
+    landmarks: NDArray[np.float32]
+    """(photos, landmarks, 2), NaN where not annotated."""
+    landmark_names: tuple[str, ...]
+    has_mask: NDArray[np.bool_]
+    """(photos,)"""
+
+
+class Lens(Protocol):
+    """What stands between stored photos and who looks at them: a crop, an occlusion, a mirror."""
+
+    def select(self, indices: NDArray[np.int64]) -> Lens:
+        """The lens for the photos at some places, in that order."""
+
+    def look(self, behind: Photos, indices: NDArray[np.int64], size: Size, device: torch.device) -> Batch:
+        """Some of the photos behind the lens, as seen through it, at that size on that device."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Some photos of one benchmark, as one party of a run may see them.
+
+    Train and valid photos carry labels and annotations; test photos carry neither, except annotations in a
+    run marked *oracle*.
+    """
+
+    images: tuple[str, ...]
+    """The photos' ids."""
+    digests: tuple[str, ...]
+    """What each photo shows: the lineage of anything fitted on it."""
+    identities: tuple[str, ...]
+    """The individuals a score has columns for: those known in train."""
+    store: PhotoStore
+    rows: NDArray[np.int64]
+    """Each photo's row in the store."""
+    shapes: NDArray[np.int64]
+    """(photos, 2), height and width in pixels of the photos as they were taken."""
+    labels: NDArray[np.int64] | None = None
+    """(photos,) indices into `identities`, UNKNOWN for *new*; None where hidden."""
+    annotations: Annotations | None = None
+    """Of the whole catalog, read at `rows`; None where hidden."""
+    lens: Lens | None = None
+    """Through which the photos are seen, and the photos behind it."""
+    behind: Photos | None = None
+    species: NDArray[np.int64] | None = None
+    """(photos,) places among the sorted species of the fold's train part, UNKNOWN where it is none of them;
+    None where hidden, as labels are, or where train names none."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Photos:
+        """The photos at some places, in that order."""
+        chosen = np.asarray(indices, np.int64)
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in chosen),
+            digests=tuple(self.digests[i] for i in chosen),
+            rows=self.rows[chosen],
+            shapes=self.shapes[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            lens=None if self.lens is None else self.lens.select(chosen),
+            behind=None if self.behind is None else self.behind.select(chosen),
+            species=None if self.species is None else self.species[chosen],
+        )
+
+    def known(self) -> Photos:
+        """The photos whose individual is one of `identities`; raises ValueError where labels are hidden."""
+        if self.labels is None:
+            raise ValueError("labels of these photos are hidden")
+        return self.select(np.flatnonzero(self.labels != UNKNOWN))
+
+    def bare(self) -> Photos:
+        """The same photos without labels and annotations: all there is to score by."""
+        return self.unlabelled().labelled()
+
+    def labelled(self) -> Photos:
+        """The same photos without annotations, for methods that look at none."""
+        behind = None if self.behind is None else self.behind.labelled()
+        return replace(self, annotations=None, behind=behind)
+
+    def unlabelled(self) -> Photos:
+        """The same photos without labels and species."""
+        behind = None if self.behind is None else self.behind.unlabelled()
+        return replace(self, labels=None, behind=behind, species=None)
+
+    def through(self, lens: Lens) -> Photos:
+        """The same photos seen through a lens; one lens can stand before another."""
+        return replace(self, lens=lens, behind=self)
+
+    def batch(
+        self, indices: NDArray[np.int64] | Sequence[int], size: Size, device: torch.device = CPU
+    ) -> Batch:
+        """The photos at some places as one batch on the device, resized to size (height, width)."""
+        chosen = np.asarray(indices, np.int64)
+        if self.lens is not None and self.behind is not None:
+            return self.lens.look(self.behind, chosen, size, device)
+        rows = self.rows[chosen]
+        pixels = _to_float(self.store.pixels(size)[rows], device).permute(0, 3, 1, 2)
+        labels, species = (
+            None if values is None else torch.from_numpy(values[chosen]).to(device)
+            for values in (self.labels, self.species)
+        )
+        if self.annotations is None:
+            return Batch(pixels, labels, species=species)
+        height, width = size
+        boxes = torch.from_numpy(self.annotations.boxes[rows]) * torch.tensor([width, height] * 2)
+        landmarks = torch.from_numpy(self.annotations.landmarks[rows]) * torch.tensor([width, height])
+        masks = None
+        if self.annotations.has_mask.any():
+            masks = _to_float(self.store.masks(size)[rows], device)[:, None]
+        return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species)
+
+    def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:
+        """All photos in order; pixels only, because this is the road to a score."""
+        bare = self.bare()
+        for start in range(0, len(self), batch_size):
+            yield bare.batch(np.arange(start, min(start + batch_size, len(self))), size, device)
+
+
+def _to_float(array: NDArray[np.uint8], device: torch.device) -> Tensor:
+    # Bytes travel to the device, a quarter of what floats would be.
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device).to(torch.float32).div_(255.0)

@@ -1,0 +1,341 @@
+"""The record of a run: one folder, written whole or not at all, read by everything in `reports/`.
+
+The file of a run's scores: those of valid and test, and the embeddings, for fusing runs; without torch.
+
+Finished runs by name; without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite, nan
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, flush, share
+
+SCORES = "scores.safetensors"
+"""Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
+
+
+def write_scores(
+    folder: Path, arrays: Mapping[str, NDArray[np.float32]], names: Mapping[str, Sequence[str]]
+) -> None:
+    """Nothing; the arrays stand in the folder, with what their rows and columns are in the header."""
+    write_arrays(folder / SCORES, arrays, "names", names)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, header: Any) -> None:
+    """Nothing; the file holds the arrays, and in its header under that entry what can be said as JSON."""
+    from safetensors.numpy import save_file
+
+    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
+    save_file(
+        {name: np.ascontiguousarray(v) for name, v in arrays.items()}, file, {entry: json.dumps(header)}
+    )
+    share(file)
+
+
+def read_arrays(
+    file: Path, wanted: Sequence[str], entry: str
+) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+    """Those of the wanted arrays that a safetensors file of a run has, and an entry of its header.
+
+    Raises WhalebenchError for a file that cannot be read, or whose header lacks the entry.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as opened:
+            there = set(opened.keys())
+            arrays = {name: opened.get_tensor(name) for name in wanted if name in there}
+            return arrays, json.loads(opened.metadata()[entry])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}): repeat the run with --force.") from error
+
+
+__all__ = [
+    "CURVE",
+    "DIAGNOSIS",
+    "LATER",
+    "PREDICTIONS",
+    "RECORD",
+    "SCHEMA_VERSION",
+    "VARIANTS",
+    "WEIGHTS",
+    "Diagnosis",
+    "RunRecord",
+    "Runs",
+    "atomic_text",
+    "read_diagnosis",
+    "read_predictions",
+    "read_record",
+    "read_runs",
+    "write_diagnosis",
+    "write_predictions",
+    "write_record",
+    "write_run",
+]
+
+SCHEMA_VERSION = 1
+METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
+"""The metrics that every record has, None where undefined."""
+RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
+LATER = ("probability", "confidence", "set_size_95", "covered_95")
+"""Columns of the predictions that runs made before there were candidate sets lack."""
+VARIANTS = "variants.parquet"
+"""The per-query tables of an ensemble before and after each step, one after the other."""
+DIAGNOSIS = "diagnosis.json"
+"""Written beside the record by `whalebench explain`, and gone when the run is repeated."""
+
+
+def plain(value: object) -> Any:
+    """The value as JSON can hold it: NaN and infinity become None, tuples lists, numpy and paths plain.
+
+    Done when a record is built, so that a record and what is read back from its file are equal.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+Values = Annotated[dict[str, JsonValue], BeforeValidator(plain)]
+Numbers = Annotated[dict[str, float | None], BeforeValidator(plain)]
+Number = Annotated[float | None, BeforeValidator(plain)]
+
+
+class RunRecord(BaseModel):
+    """What one run was and what came of it; every undefined number is None, and null in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    """Name of the run's folder."""
+    method: str
+    config: Values
+    """The resolved configuration of the method."""
+    benchmark: str
+    catalog_digest: str
+    split_digest: str
+    fold: int
+    seed: int
+    track: str
+    """What is held equal between the rows of one table, in words."""
+    oracle: bool = False
+    """Annotated boxes or landmarks of test photos were used."""
+    transductive: bool = False
+    """Test photos were scored with the help of other test photos."""
+    created: str
+    """ISO 8601, UTC."""
+    environment: Values
+    """Versions of Python and of the libraries."""
+    hardware: Values
+    seconds: dict[str, float]
+    """Wall-clock seconds by phase."""
+    photos_per_second: Number = None
+    peak_memory_mb: Number = None
+    counts: dict[str, int]
+    chosen: Values = {}
+    """What was chosen on valid: fusion weight, thresholds of *new* and of candidate sets, temperature."""
+    calibration: Values = {}
+    """Of valid and test, log loss as the scores are given and as calibrated; of test also the expected
+    calibration error and what it is made of."""
+    new_curve: Values = {}
+    """What some fifty thresholds of *new* are worth on valid: lists of numbers, one a threshold."""
+    lineage: Values = {}
+    """By part of the method: on how many photos it was fitted, and the digest of theirs."""
+    pretraining: Values = {}
+    """By known checkpoint that the method starts from: licence, data, and whether the benchmark was seen."""
+    location: Values = {}
+    """By valid and test: how well boxes, landmarks or masks were found, and how many photos fell back."""
+    unfit: str = ""
+    """What the benchmark lacks for this method; then nothing was learned and there are no metrics."""
+    metrics: Numbers
+    """On test."""
+    valid_metrics: Numbers
+    variants: Values = {}
+    """Other ways to score with what was learned, by name: each its `metrics` and `valid_metrics`."""
+    cmc: list[float]
+    """Share of known test photos whose individual is among the first 1, 2, ... 20 candidates."""
+    warnings: list[str] = []
+    tuning: Values = {}
+    """How its fields were tuned: the study, its budget, what it spent, and what it chose; empty where not."""
+    members: list[str] = []
+    """The runs that an ensemble is made of; empty for a run that looked at photos itself."""
+
+
+class Diagnosis(BaseModel):
+    """What a run's score is owed to: the animal, what is round it, the side it is seen from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    map_at_5: Numbers
+    """test; mirrored; annotated: photos whose animal is annotated; without_background, without_animal: those
+    photos, painted over; chance: of the answers without the animal, see `chance`."""
+    chance: Numbers
+    """By the same keys: MAP@5 of the same answers given to the wrong photos, the mean over all pairings."""
+    photos: dict[str, int]
+    """test: photos judged; mask, box, landmarks: by what their animal is annotated; none: left out."""
+    region: str
+    """What the animal was painted over by: mask, box, landmarks, several of these, or none."""
+    reason: str = ""
+    """Why numbers are missing; empty where none are."""
+    created: str
+    """ISO 8601, UTC."""
+
+
+class Runs(NamedTuple):
+    """The finished runs of a folder, and a sentence for each folder that could not be read as one."""
+
+    records: list[RunRecord]
+    problems: list[str]
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Nothing; the record stands in the folder as strict JSON (no NaN)."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    atomic_text(folder / RECORD, text + "\n")
+
+
+def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIONS) -> None:
+    """Nothing; the per-query table stands in the folder, the same bytes for the same table."""
+    queries.to_parquet(folder / name, index=False)
+
+
+def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
+    """Nothing; `folder` holds what `fill` wrote, all of it, or is as it was before.
+
+    `fill` gets a temporary folder beside it and must leave a record there. A run that is already there, as
+    another process may have been quicker, is replaced with `force` only; it is moved away before it is
+    deleted, so no half of it is ever seen.
+    """
+    if folder.exists() and not force:
+        return
+    mark = uuid.uuid4().hex[:8]
+    temporary, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("partial", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        if not (temporary / RECORD).is_file():
+            raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
+        for file in (*temporary.rglob("*"), temporary):
+            flush(file)
+        if folder.exists() and force:
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        if (folder / RECORD).is_file() and not force:  # another process was quicker, just now
+            return
+        message = (
+            f"The run {folder.name} cannot be written ({error}): check the workspace, then run it again."
+        )
+        raise WhalebenchError(message) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not folder.exists():  # stopped between the two moves
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of one run, under the name its folder has today (folders get copied and renamed)."""
+    record = _read(folder / RECORD, RunRecord, "repeat the run with --force")
+    return record.model_copy(update={"run": folder.name})
+
+
+def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
+    """Nothing; the diagnosis stands beside the record of the run it is about."""
+    text = json.dumps(diagnosis.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    atomic_text(folder / DIAGNOSIS, text + "\n")
+
+
+def read_diagnosis(folder: Path) -> Diagnosis | None:
+    """The diagnosis of one run, or None where nobody has asked for one."""
+    file = folder / DIAGNOSIS
+    if not file.exists():
+        return None
+    return _read(file, Diagnosis, f"make it again with `whalebench explain {folder.name} --force`")
+
+
+Document = TypeVar("Document", RunRecord, Diagnosis)
+
+
+def _read(file: Path, kind: type[Document], remedy: str) -> Document:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
+            written = content.get("schema_version")
+            message = (
+                f"{file} has schema version {written}, this whalebench reads {SCHEMA_VERSION}: {remedy}."
+            )
+            raise WhalebenchError(message)
+        return kind.model_validate(content)
+    except OSError as error:
+        raise WhalebenchError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise WhalebenchError(f"{file} is damaged at {where} ({first['msg']}): {remedy}.") from error
+    except ValueError as error:  # not JSON, or not text
+        raise WhalebenchError(f"{file} is not JSON ({error}): {remedy}.") from error
+
+
+def read_runs(runs_folder: Path) -> Runs:
+    """The records of all finished runs in name order; a damaged run is a problem told, not an error.
+
+    Names with a leading dot are runs being written, or left by a crash: no run stands there.
+    """
+    records, problems = [], []
+    folders = sorted(runs_folder.iterdir()) if runs_folder.is_dir() else []
+    for folder in folders:
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
+            records.append(read_record(folder))
+        except WhalebenchError as error:
+            problems.append(str(error))
+    return Runs(records, problems)
+
+
+def read_predictions(folder: Path, name: str = PREDICTIONS) -> pd.DataFrame:
+    """The per-query table of one run, one row a test photo; columns that older runs lack are NaN."""
+    file = folder / name
+    try:
+        queries = pd.read_parquet(file)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        message = f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
+        raise WhalebenchError(message) from error
+    return queries.assign(**{name: nan for name in LATER if name not in queries})
+
+
+def find_run(name: str, workspace: Workspace) -> Path:
+    """The folder of the run of that name in the workspace, or the folder itself where its path is given."""
+    if name and (workspace.runs / name).is_dir():
+        return workspace.runs / name
+    if (Path(name) / RECORD).is_file():
+        return Path(name).absolute()
+    names = sorted(file.parent.name for file in workspace.runs.glob(f"*/{RECORD}"))
+    names = [known for known in names if not known.startswith(".")]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else "`whalebench report --json` lists the runs."
+    if not names:
+        hint = "there are no runs; begin with `whalebench run METHOD`."
+    raise WhalebenchError(f"There is no run '{name}' in {workspace.runs}: {hint}")

@@ -1,0 +1,1 @@
+"""Ensembles of finished runs: their scores fused, stacked and post-processed."""

@@ -1,0 +1,294 @@
+"""Why a run scores as it does: where it looks, and what is left of its score without background or animal.
+
+Which test photos of a run are worth looking at.
+
+What a score is owed to: MAP@5 on test photos without background, without animal, and mirrored.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.machine import cores
+from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.record import (
+    Diagnosis,
+    find_run,
+    read_diagnosis,
+    read_predictions,
+    write_diagnosis,
+)
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.explaining.altered import (
+    Regions,
+    find_regions,
+    mirrored,
+    without_animal,
+    without_background,
+)
+from whalebench.benchmarks.explaining.occlusion import HeatPhoto, Occlusion, check_picture, draw_heat, occlude
+from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, calibration_of
+from whalebench.benchmarks.running.evaluation import Judge
+from whalebench.benchmarks.running.folds import NEW
+from whalebench.benchmarks.running.restored import Restored, restore_run
+
+
+def choose_photos(queries: pd.DataFrame, count: int) -> list[int]:
+    """Rows of so many test photos, half of them wrong if so many are, each half spread over its ranks.
+
+    Photos of known individuals come first; *new* ones only where none is known.
+    """
+    known = queries[queries["truth"] != NEW]
+    ordered = (known if len(known) else queries).sort_values(["rank", "log_loss", "image"], kind="stable")
+    right = ordered.index[ordered["rank"] <= 1]
+    wrong = ordered.index[~(ordered["rank"] <= 1)]
+    of_wrong = min(len(wrong), max(count // 2, count - len(right)))
+    halves = [(right, min(len(right), count - of_wrong)), (wrong, of_wrong)]
+    places = [
+        half[np.linspace(0, len(half) - 1, number).round().astype(int)] for half, number in halves if number
+    ]
+    return [int(row) for half in places for row in half]
+
+
+def named_photos(images: Sequence[str], queries: pd.DataFrame, catalog: Catalog) -> list[int]:
+    """Rows of the test photos of these names, each once; raises WhalebenchError for any other name."""
+    place = {image: row for row, image in enumerate(queries["image"])}
+    first = next(iter(place))
+    for image in images:
+        if image in place:
+            continue
+        if image in set(catalog.table["image"]):
+            raise WhalebenchError(
+                f"Photo '{image}' is no test photo of this run, so it was not identified: choose one "
+                f"that is, such as '{first}'."
+            )
+        close = difflib.get_close_matches(image, list(place), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"the test photos begin with '{first}'."
+        raise WhalebenchError(f"There is no photo '{image}' in {catalog.name}: {hint}")
+    return [place[image] for image in dict.fromkeys(images)]
+
+
+SMALL: Size = (64, 96)
+"""Height and width at which the mean background is taken for a method that names no size."""
+KINDS = ("mask", "box", "landmarks")
+CANDIDATES = tuple(f"candidate_{place}" for place in range(1, 6))
+
+
+def diagnose(restored: Restored, judge: Judge, progress: Progress = SILENT) -> Diagnosis:
+    """MAP@5 of a run on altered test photos, judged by the very code path that judged test.
+
+    Photos whose animal is not annotated are left out where it, or what is round it, is painted over.
+    """
+    test = restored.views.queries()["test"]
+    regions = find_regions(restored.views.annotated["test"])
+    shown = np.flatnonzero(regions.kinds != "none")
+    _decode_masks(restored, regions, progress)
+    judged = {"test": _judge(restored, judge, np.arange(len(test)), restored.scores)}
+    if len(shown):
+        judged["annotated"] = judged["test"].iloc[shown]
+    altered = _altered(test, regions, shown, (*restored.method.sizes(), SMALL)[0])
+    for done, (name, (indices, photos)) in enumerate(altered.items()):
+        progress.stage(name)
+        judged[name] = _judge(restored, judge, indices, restored.method.score(photos))
+        progress.advance(done + 1, len(altered))
+    chances = {name: chance(queries) for name, queries in judged.items()}
+    blind = chances.get("without_animal", chances["test"])
+    scores = {name: judge.summarize(queries)["map_at_5"] for name, queries in judged.items()}
+    missing = dict.fromkeys(("annotated", "without_background", "without_animal"))
+    counts = {kind: int((regions.kinds == kind).sum()) for kind in (*KINDS, "none")}
+    return Diagnosis(
+        map_at_5=missing | scores | {"chance": blind},
+        chance=missing | chances,
+        photos={"test": len(test)} | counts,
+        region=" or ".join(kind for kind in KINDS if counts[kind]) or "none",
+        reason=""
+        if len(shown)
+        else "no test photo has a mask, a box or two landmarks to say where the animal is",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def chance(queries: pd.DataFrame) -> float:
+    """MAP@5 of the same answers given to the wrong photos: the mean over all pairings of answers and truths.
+
+    What somebody gets who does not look at the photos but knows which answers are worth giving. Where *new*
+    is often the answer and often the truth, this is far above one in so many individuals.
+    """
+    count = Counter(queries["truth"])
+    share = {name: number / len(queries) for name, number in count.items()}
+    places = [queries[column].map(share).fillna(0.0) / (rank + 1) for rank, column in enumerate(CANDIDATES)]
+    return float(sum(place.mean() for place in places))
+
+
+def _altered(
+    test: Photos, regions: Regions, shown: NDArray[np.int64], size: Size
+) -> dict[str, tuple[NDArray[np.int64], Photos]]:
+    """By name of the alteration: which test photos, and how the method sees them."""
+    altered = {"mirrored": (np.arange(len(test)), mirrored(test))}
+    if len(shown):
+        seen, where = test.select(shown), regions.select(shown)
+        altered["without_background"] = (shown, without_background(seen, where, size))
+        altered["without_animal"] = (shown, without_animal(seen, where))
+    return altered
+
+
+def _judge(restored: Restored, judge: Judge, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
+    """One row a photo, as when the run was judged: its calibration, its threshold of *new*."""
+    answers, chosen = restored.views.test_answers, restored.record.chosen
+    values = np.asarray(scores, np.float32)
+    threshold = chosen.get("new_threshold")
+    return judge.judge_queries(
+        images=[answers.images[index] for index in indices],
+        truth=[answers.truth[index] for index in indices],
+        clusters=[answers.clusters[index] for index in indices],
+        identities=restored.views.train.identities,
+        scores=values,
+        probabilities=calibration(restored).probabilities(values),
+        new_scores=-values.max(axis=1),
+        new_threshold=None if threshold is None else float(str(threshold)),
+        new_rule=restored.method.config.new_rule,
+    )
+
+
+def calibration(restored: Restored) -> Calibration:
+    """What the run chose on valid to make probabilities by."""
+    return calibration_of(restored.record.chosen) or AS_GIVEN
+
+
+def _decode_masks(restored: Restored, regions: Regions, progress: Progress) -> None:
+    """Nothing; masks are in the store at every size the method asks for, and whoever waits sees why."""
+    if (regions.kinds == "mask").any():
+        progress.stage("decode")
+        for size in restored.method.sizes():
+            restored.benchmark.store.masks(size, progress.advance, cores())
+
+
+MOST_PHOTOS = 64
+SMALLEST_BOX, LARGEST_BOX = 0.04, 0.5
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `whalebench explain` found."""
+
+    run: str
+    diagnosis: Diagnosis
+    picture: Path
+    shown: list[dict[str, Any]]
+    """One row a photo of the picture."""
+
+    def document(self) -> dict[str, Any]:
+        """The same as one JSON document."""
+        found = {"run": self.run, **self.diagnosis.model_dump(mode="json")}
+        return found | {"picture": str(self.picture), "shown": self.shown}
+
+
+def explain(
+    run: str,
+    workspace: Workspace,
+    judge: Judge,
+    progress: Progress = SILENT,
+    *,
+    photos: int = 8,
+    images: Sequence[str] = (),
+    box: float = 0.15,
+    out: Path | None = None,
+    force: bool = False,
+) -> Explanation:
+    """The diagnosis of a run, kept beside its record, and a picture of where it looks.
+
+    The picture shows `images`, or so many known test photos from the best to the worst ranked, half of them
+    wrong; its box hides `box` of a photo's width and height at a time. A diagnosis that is there is read, not
+    repeated, unless force. Raises WhalebenchError for what cannot be explained.
+    """
+    _check(photos, box)
+    folder = find_run(run, workspace)
+    picture = out or workspace.reports / f"explain-{folder.name}.png"
+    check_picture(picture)
+    restored = restore_run(run, workspace, progress)
+    _refuse_transductive(restored)
+    queries, catalog = read_predictions(folder), restored.benchmark.catalog
+    chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
+    diagnosis = None if force else read_diagnosis(folder)
+    if diagnosis is None:
+        diagnosis = diagnose(restored, judge, progress)
+        write_diagnosis(folder, diagnosis)
+    progress.stage("occlude")
+    rows, drawn = [], []
+    for index in chosen:
+        row, photo = _explain_photo(restored, queries.iloc[index], index, box)
+        rows.append(row)
+        drawn.append(photo)
+        progress.advance(len(rows), len(chosen))
+    draw_heat(drawn, picture, f"{restored.record.run}: red where hiding the photo costs, blue where it helps")
+    return Explanation(restored.record.run, diagnosis, picture, rows)
+
+
+def _explain_photo(
+    restored: Restored, query: pd.Series[Any], index: int, box: float
+) -> tuple[dict[str, Any], HeatPhoto]:
+    """A row of the answer and one of the picture."""
+    views, table = restored.views, restored.benchmark.catalog.table
+    identities, truth = views.train.identities, str(query["truth"])
+    # A new individual has no column: then it is asked what speaks for the best candidate.
+    followed = int(restored.scores[index].argmax()) if truth == NEW else identities.index(truth)
+    found = occlude(
+        restored.method,
+        views.queries()["test"].select([index]),
+        followed,
+        calibration(restored),
+        side=box,
+        region=find_regions(views.annotated["test"].select([index])),
+    )
+    row = {
+        "image": str(query["image"]),
+        "truth": truth,
+        "rank": None if np.isnan(query["rank"]) else int(query["rank"]),
+        "followed": identities[followed],
+        "largest_drop": found.largest,
+        "on_animal": found.on_animal,
+        "animal": found.animal,
+    }
+    height, width = (int(side) for side in views.test.shapes[index])
+    path = str(table["path"].iloc[views.test.rows[index]])
+    rank = "unranked" if row["rank"] is None else f"rank {row['rank']}"
+    title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
+    return row, HeatPhoto(path, (height, width), found.heat, title, _in_words(found))
+
+
+def _in_words(found: Occlusion) -> str:
+    """What matters in a photo."""
+    said = f"hiding one place costs up to {found.largest:.2f} of log probability"
+    if found.on_animal is None or found.animal is None:
+        return said
+    return f"{said}; {found.on_animal:.0%} of what matters is on the animal, {found.animal:.0%} of the photo"
+
+
+def _refuse_transductive(restored: Restored) -> None:
+    if restored.method.transductive:
+        raise WhalebenchError(
+            f"{restored.record.method} scores photos with the help of the others, so none can be altered "
+            f"alone: explain a run that is not transductive."
+        )
+
+
+def _check(photos: int, box: float) -> None:
+    if not 1 <= photos <= MOST_PHOTOS:
+        raise WhalebenchError(f"--photos {photos} cannot be shown: give a number from 1 to {MOST_PHOTOS}.")
+    if not SMALLEST_BOX <= box <= LARGEST_BOX:
+        raise WhalebenchError(
+            f"--box {box} cannot slide: give a share of a photo's side from {SMALLEST_BOX} to {LARGEST_BOX}."
+        )

@@ -1,0 +1,184 @@
+"""From scores to probabilities, for every method alike: a temperature and an epsilon.
+
+What a calibration is chosen by: the log loss of the known photos of valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whalebench.benchmarks.running.folds import NEW, Answers
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become probabilities; the default is the softmax of the scores as the method gives them."""
+
+    temperature: float = 1.0
+    """What the scores are divided by. Log probabilities divided by it are probabilities to the power of one
+    over it."""
+    epsilon: float = 0.0
+    """The share of each row that all individuals get alike: for those that a method is sure not to see."""
+
+    def probabilities(self, scores: NDArray[np.float32]) -> Floats:
+        """Rows of probabilities (photos, identities), one in all, in the order of the scores."""
+        rows = powers(scores, self.temperature)
+        rows *= (1 - self.epsilon) / rows.sum(axis=1, keepdims=True)
+        rows += self.epsilon / rows.shape[1]
+        return rows
+
+    def chosen(self) -> dict[str, float | None]:
+        """What a record says was chosen on valid."""
+        return {"temperature": self.temperature, "epsilon": self.epsilon}
+
+
+AS_GIVEN = Calibration()
+"""Of scores that nobody has calibrated. That of cosines is nearly uniform."""
+
+
+def calibration_of(chosen: Mapping[str, object]) -> Calibration | None:
+    """The calibration that a record's `chosen` names; None where it names none. Old ones have no epsilon."""
+    temperature, epsilon = chosen.get("temperature"), chosen.get("epsilon", 0.0)
+    if not isinstance(temperature, int | float) or not isinstance(epsilon, int | float):
+        return None
+    return Calibration(float(temperature), float(epsilon)) if temperature > 0 and 0 <= epsilon < 1 else None
+
+
+def powers(scores: NDArray[np.float32], temperature: float) -> Floats:
+    """exp((score - best of its row) / temperature) of scores (photos, identities); the best ones are 1."""
+    rows = scores.astype(np.float64)  # worked on in place: there may be 5,000 x 5,000 of them
+    rows -= rows.max(axis=1, keepdims=True)
+    rows /= temperature
+    np.exp(rows, out=rows)
+    return rows
+
+
+STEP = 0.5
+TRIED = tuple(float(logarithm) for logarithm in np.arange(-7, 5 + STEP, STEP))
+"""Logarithms of the temperatures that are tried first, to see beside which one the best is."""
+CLOSE = 1e-3
+"""How close to the logarithm of the best temperature is close enough."""
+GLANCE = 500
+"""Photos of valid, about, that they are tried on; the close look is at all."""
+LEAST, MOST = 1e-9, 0.5
+"""The smallest epsilon besides 0, and the largest."""
+BLOCK_CELLS = 2_000_000
+"""Scores that are worked on at a time: 16 MB as float64."""
+
+
+def choose_calibration(
+    scores: NDArray[np.float32], answers: Answers, identities: Sequence[str]
+) -> Calibration:
+    """The calibration of scores (photos, identities) under which the known photos have the least log loss.
+
+    As if one photo more had been known and answered wrong, so that a handful of right ones makes nobody sure.
+    The temperature and the epsilon must each lower the log loss by more than chance would: over all photos by
+    half the logarithm of their number (Schwarz, 1978). Else scores stay as given.
+    """
+    column = {identity: place for place, identity in enumerate(identities)}
+    rows = np.array([row for row, truth in enumerate(answers.truth) if truth != NEW], np.int64)
+    if not len(rows):
+        return AS_GIVEN
+    known = _Known(scores, rows, np.array([column[answers.truth[row]] for row in rows]))
+    few, chances = known.few(), cache(known.chances)
+    glanced = {tried: few.chances(float(np.exp(tried))) for tried in TRIED}
+
+    def cost(found: Calibration) -> float:
+        numbers = (found.temperature != AS_GIVEN.temperature) + (found.epsilon > 0)
+        loss = _log_loss(chances(found.temperature), found.epsilon, len(identities))
+        return loss * (len(rows) + 1) + numbers * float(np.log(len(rows))) / 2
+
+    fitted = [_least(chances, glanced, len(identities), with_epsilon=each) for each in (False, True)]
+    alone = replace(AS_GIVEN, epsilon=best_epsilon(chances(AS_GIVEN.temperature), len(identities)))
+    return min((AS_GIVEN, alone, *fitted), key=cost)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The known photos among those scored, and one more that stands for a wrong answer."""
+
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    own: NDArray[np.int64]
+    """The column of each row's truth."""
+
+    def few(self) -> _Known:
+        """Of many photos some, evenly spread."""
+        every = max(1, len(self.rows) // GLANCE)
+        return replace(self, rows=self.rows[::every], own=self.own[::every])
+
+    def chances(self, temperature: float) -> Floats:
+        """The softmax probability of each truth (rows + 1,), in blocks that take little memory.
+
+        That of the wrong answer is what the others leave beside their best individual, on average.
+        """
+        found, left = np.empty(len(self.rows) + 1), 0.0
+        step = max(1, BLOCK_CELLS // self.scores.shape[1])
+        for start in range(0, len(self.rows), step):
+            part = slice(start, min(start + step, len(self.rows)))
+            block = powers(self.scores[self.rows[part]], temperature)
+            total = block.sum(axis=1)
+            found[part] = block[np.arange(len(block)), self.own[part]] / total
+            left += float((1 - 1 / total).sum())
+        found[-1] = left / len(self.rows) / (self.scores.shape[1] - 1)
+        return found
+
+
+def _least(
+    chances: Callable[[float], Floats],
+    glanced: Mapping[float, Floats],
+    identities: int,
+    *,
+    with_epsilon: bool,
+) -> Calibration:
+    """The calibration with the least log loss, begun beside the best of the temperatures glanced at.
+
+    The best epsilon of each temperature is found exactly, so that one number is searched.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def epsilon(own: Floats) -> float:
+        return best_epsilon(own, identities) if with_epsilon else 0.0
+
+    def loss(own: Floats) -> float:
+        return _log_loss(own, epsilon(own), identities)
+
+    near = min(glanced, key=lambda tried: loss(glanced[tried]))
+    bounds = (near - STEP, near + STEP)
+
+    def loss_at(tried: float) -> float:
+        return loss(chances(float(np.exp(tried))))
+
+    found = minimize_scalar(loss_at, bounds=bounds, method="bounded", options={"xatol": CLOSE})
+    temperature = float(np.exp(min(near, float(found.x), key=loss_at)))
+    return Calibration(temperature, epsilon(chances(temperature)))
+
+
+def best_epsilon(own: Floats, identities: int) -> float:
+    """The epsilon with the least log loss, given the probability of each photo's truth (photos,) without it.
+
+    The log loss is convex in it: either it rises from 0 on, or there is one place where it is level.
+    """
+    from scipy.optimize import brentq
+
+    def slope(epsilon: float) -> float:
+        return float(((own - 1 / identities) / _mixed(own, epsilon, identities)).mean())
+
+    if slope(LEAST) >= 0:
+        return 0.0
+    return MOST if slope(MOST) <= 0 else float(brentq(slope, LEAST, MOST, xtol=1e-9))
+
+
+def _mixed(own: Floats, epsilon: float, identities: int) -> Floats:
+    return (1 - epsilon) * own + epsilon / identities
+
+
+def _log_loss(own: Floats, epsilon: float, identities: int) -> float:
+    return float(-np.log(np.clip(_mixed(own, epsilon, identities), 1e-15, None)).mean())

@@ -1,0 +1,264 @@
+"""Scores of valid and test judged: what is chosen on valid, and what the judge says; without torch.
+
+What the harness asks a judge, and the threshold of *new* it chooses on valid for every method alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whalebench import RunFailedError
+from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, choose_calibration
+from whalebench.benchmarks.running.folds import NEW, Answers
+from whalebench.methods.method import MethodConfig, NewRule
+
+THRESHOLDS = 101
+"""How many thresholds valid is asked about, spread over the scores of its best candidates."""
+SHOWN = 2
+"""Every how manieth of them is in the record's curve."""
+EQUAL = 1e-12
+"""By how much MAP@5 may differ by rounding alone."""
+PLAIN = MethodConfig()
+"""Of a method that says nothing of *new*."""
+
+
+class Judge(Protocol):
+    """Whoever turns scores into numbers; `reports.metrics` is the one there is."""
+
+    def judge_queries(
+        self,
+        *,
+        images: Sequence[str],
+        truth: Sequence[str],
+        clusters: Sequence[str],
+        identities: Sequence[str],
+        scores: NDArray[Any],
+        probabilities: NDArray[Any],
+        new_scores: NDArray[Any],
+        new_threshold: float | None,
+        new_rule: NewRule = "column",
+        set_threshold: float | None = None,
+        embeddings_precision: NDArray[Any] | None = None,
+    ) -> pd.DataFrame:
+        """One row a query with the value of every metric."""
+
+    def set_threshold(self, queries: pd.DataFrame) -> float | None:
+        """The least probability in a set that holds the truth with 95 % certainty; None: too few queries."""
+
+    def reliability(self, queries: pd.DataFrame) -> dict[str, list[float]]:
+        """`confidence`, `accuracy` and `count` of known queries, in bins by confidence."""
+
+    def calibration_error(self, bins: Mapping[str, Sequence[float]]) -> float:
+        """Expected calibration error of such bins."""
+
+    def means_by_threshold(
+        self,
+        *,
+        truth: Sequence[str],
+        identities: Sequence[str],
+        scores: NDArray[Any],
+        new_thresholds: Sequence[float | None],
+        new_rule: NewRule = "column",
+    ) -> dict[str, list[float]]:
+        """`map_at_5`, `map_at_5_known`, `map_at_5_new` and `called_new` under each threshold of *new*."""
+
+    def summarize(self, queries: pd.DataFrame) -> dict[str, float]:
+        """Every metric by its key."""
+
+    def cmc(self, queries: pd.DataFrame) -> list[float]:
+        """Share of known queries found among the first 1, 2, ... 20 candidates."""
+
+    def average_precision_at_r(
+        self,
+        query: NDArray[Any],
+        query_labels: NDArray[Any],
+        gallery: NDArray[Any],
+        gallery_labels: NDArray[Any],
+    ) -> NDArray[np.float64]:
+        """Of each query's gallery ranking, cut at the number of its individual's photos."""
+
+
+def choose_threshold(
+    judge: Judge,
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig = PLAIN,
+) -> tuple[float | None, float]:
+    """The threshold of *new* with the best MAP@5 on valid, and that MAP@5, at the share of *new* to expect.
+
+    The threshold is None, and *new* no candidate, where valid has no new photo to choose by. Of equally good
+    thresholds the middle one is taken.
+    """
+    candidates: list[float | None] = [None]
+    if NEW in answers.truth:
+        candidates = [*_thresholds(scores)]
+    results = _means(judge, scores, answers, identities, config, candidates)["map_at_5_adjusted"]
+    ties = [place for place, value in enumerate(results) if value >= max(results) - EQUAL]
+    middle = ties[len(ties) // 2]
+    return candidates[middle], results[middle]
+
+
+def curve_of_new(
+    judge: Judge,
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig,
+    chosen: float | None,
+) -> dict[str, list[float]]:
+    """What some fifty thresholds of *new*, the chosen one among them, are worth on valid, in their order.
+
+    Lists of one length: `threshold`, and what `means_by_threshold` says with `map_at_5_adjusted`, which is at
+    the share of *new* to expect. Empty where *new* is no candidate.
+    """
+    if chosen is None:
+        return {}
+    thresholds = sorted({*_thresholds(scores)[::SHOWN], chosen})
+    return {"threshold": thresholds} | _means(judge, scores, answers, identities, config, thresholds)
+
+
+def share_warnings(answers: Answers, config: MethodConfig) -> list[str]:
+    """What a reader should know where the share of *new* to expect could not be kept to; else nothing."""
+    new = answers.truth.count(NEW)
+    if config.new_share is None or 0 < new < len(answers.truth):
+        return []
+    head = f"new_share={config.new_share:g} was not used: valid has no"
+    if new:
+        return [f"{head} known photo to weigh the new ones against, so the threshold rests on those alone."]
+    return [
+        f"{head} new photo to choose a threshold by, so new is no candidate; a split made with --singles new "
+        "has some."
+    ]
+
+
+def _thresholds(scores: NDArray[np.float32]) -> list[float]:
+    """Between the scores of valid's best candidates, and beyond both ends."""
+    best = np.unique(scores.max(axis=1).astype(np.float64))
+    between = np.concatenate([[best[0] - 1e-3], (best[1:] + best[:-1]) / 2, [best[-1] + 1e-3]])
+    return [float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))]
+
+
+def _means(
+    judge: Judge,
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig,
+    thresholds: Sequence[float | None],
+) -> dict[str, list[float]]:
+    """What the judge says of each threshold, and MAP@5 as if the share of *new* were the one to expect.
+
+    share * new + (1 - share) * known, as Happywhale's 26th chose; as valid is where no share is given, or
+    where valid has one kind of photos only.
+    """
+    means = judge.means_by_threshold(
+        truth=answers.truth,
+        identities=identities,
+        scores=scores,
+        new_thresholds=thresholds,
+        new_rule=config.new_rule,
+    )
+    share, adjusted = config.new_share, means["map_at_5"]
+    if share is not None and 0 < answers.truth.count(NEW) < len(answers.truth):
+        kinds = zip(means["map_at_5_new"], means["map_at_5_known"], strict=True)
+        adjusted = [share * new + (1 - share) * known for new, known in kinds]
+    return means | {"map_at_5_adjusted": adjusted}
+
+
+CALIBRATION = "calibration"
+"""The part of the lineage that says which photos everything in `Judgement.chosen` was chosen on."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good the scores of a run are, and what was chosen on valid to say so."""
+
+    queries: pd.DataFrame
+    """One row a test photo."""
+    chosen: dict[str, float | None]
+    """Temperature and epsilon, the thresholds of *new* and of candidate sets; None where there is none."""
+    metrics: dict[str, float]
+    valid_metrics: dict[str, float]
+    cmc: list[float]
+    calibration: dict[str, Any]
+    """What the calibration changed; see docs/record.md."""
+    new_curve: dict[str, list[float]]
+
+
+def judge_scores(
+    judge: Judge,
+    identities: Sequence[str],
+    scores: Mapping[str, NDArray[np.float32]],
+    answers: Mapping[str, Answers],
+    config: MethodConfig,
+    precisions: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Judgement:
+    """The judgement of scores (photos, identities) by `valid` and `test`: chosen on valid, applied to both.
+
+    `precisions`, where there are embeddings, are the average precision at R of each photo by part. Raises
+    RunFailedError where a photo is in both parts.
+    """
+    _refuse_shared(answers)
+    valid, known = scores["valid"], answers["valid"]
+    calibration = choose_calibration(valid, known, identities)
+    threshold, _ = choose_threshold(judge, valid, known, identities, config)
+
+    def queries(part: str, how: Calibration, least: float | None = None) -> pd.DataFrame:
+        return judge.judge_queries(
+            images=answers[part].images,
+            truth=answers[part].truth,
+            clusters=answers[part].clusters,
+            identities=identities,
+            scores=scores[part],
+            probabilities=how.probabilities(scores[part]),
+            new_scores=-scores[part].max(axis=1),
+            new_threshold=threshold,
+            new_rule=config.new_rule,
+            set_threshold=least,
+            embeddings_precision=(precisions or {}).get(part),
+        )
+
+    on_valid = queries("valid", calibration)
+    least = judge.set_threshold(on_valid)
+    judged = queries("test", calibration, least)
+    as_given = {part: queries(part, AS_GIVEN) for part in ("valid", "test")}
+    judged.insert(1, "identity", pd.Series(answers["test"].identities, dtype="str"))
+    return Judgement(
+        queries=judged,
+        chosen=calibration.chosen() | {"new_threshold": threshold, "set_threshold_95": least},
+        metrics=judge.summarize(judged),
+        valid_metrics=judge.summarize(on_valid),
+        cmc=judge.cmc(judged),
+        calibration=_changed(judge, as_given, {"valid": on_valid, "test": judged}),
+        new_curve=curve_of_new(judge, valid, known, identities, config, threshold),
+    )
+
+
+def _changed(
+    judge: Judge, before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
+    """Log loss of both parts before and after calibration, of test also its error and the bins of that."""
+    found: dict[str, Any] = {}
+    for when, queries in (("before", before), ("after", after)):
+        for part, table in queries.items():
+            found[f"{part}_log_loss_{when}"] = judge.summarize(table)["log_loss"]
+        bins = judge.reliability(queries["test"])
+        found[f"test_ece_{when}"] = judge.calibration_error(bins)
+        found[f"reliability_{when}"] = bins
+    return found
+
+
+def _refuse_shared(answers: Mapping[str, Answers]) -> None:
+    """Nothing; what is chosen on valid must not be chosen by an answer to test."""
+    if shared := set(answers["valid"].images) & set(answers["test"].images):
+        raise RunFailedError(
+            f"{len(shared)} photo(s) are in valid and in test, first {min(shared)}, so that calibration and "
+            f"thresholds would be chosen by answers to test: make the split again."
+        )

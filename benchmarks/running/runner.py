@@ -1,0 +1,216 @@
+"""One run: a method on one fold of a benchmark, from frozen photos to a record that is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whalebench import RunFailedError, WhalebenchError, __version__
+from whalebench.benchmarks.core.machine import choose_device, cores, hardware, peak_memory_mb, versions
+from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
+from whalebench.benchmarks.core.workspace import Workspace, claimed, digest_text
+from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.methods.registry import configure, find_method
+
+if TYPE_CHECKING:
+    import torch
+
+    from whalebench.benchmarks.running.evaluation import Judge
+    from whalebench.benchmarks.running.folds import Views
+    from whalebench.benchmarks.running.harness import RunHarness
+    from whalebench.methods.method import Method, MethodConfig
+
+
+UNFINISHED = "unfinished"
+"""The folder in the workspace's cache with one folder for each run that was begun and is not written."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is asked for: together with the catalog and the split it determines every number."""
+
+    method: str
+    benchmark: str = "flukes"
+    fold: int = 0
+    seed: int = 0
+    settings: tuple[str, ...] = ()
+    """Fields of the method as key=value."""
+    device: str = "auto"
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """How the settings were tuned, for the record; with `budget`, which makes it a track of its own."""
+
+    def track(self, config: MethodConfig) -> str:
+        """What is held equal, the budget of tuning with it."""
+        return config.track() + (f", tuned with {self.tuning['budget']}" if self.tuning else "")
+
+
+def run(
+    request: RunRequest,
+    workspace: Workspace,
+    judge: Judge,
+    progress: Progress = SILENT,
+    *,
+    force: bool = False,
+) -> RunRecord:
+    """The record of the run; one that is finished already is read, not repeated, unless force.
+
+    One that was stopped goes on from the last epochs that were kept, to the same numbers; force begins anew.
+    One that another process is at is waited for.
+
+    The judge turns scores into metrics; `whalebench.reports.metrics.summary` is the one there is. Raises
+    WhalebenchError for a request that cannot be met; then no run is left behind.
+    """
+    kind = find_method(request.method)
+    config = configure(kind, request.settings)
+    check_seed(request.seed)
+    benchmark = load_benchmark(request.benchmark, workspace, progress, propose=True)
+    benchmark.split.parts(request.fold)
+    device = choose_device(request.device)
+    folder = workspace.runs / run_name(request, config, benchmark, device.type)
+    unfinished = workspace.cache / UNFINISHED / folder.name
+    with claimed(workspace, folder.name, lambda: progress.stage("wait")):
+        if folder.exists() and not force:
+            progress.stage("found")
+            # What a process left that was stopped just before doing so.
+            shutil.rmtree(unfinished, ignore_errors=True)
+            return read_record(folder)
+        from whalebench.methods.parts.identifier import behind_its_crop
+
+        method = behind_its_crop(kind(config))
+        return _repeat(
+            request,
+            method,
+            benchmark,
+            folder,
+            unfinished,
+            device,
+            judge=judge,
+            progress=progress,
+            force=force,
+        )
+
+
+def _repeat(
+    request: RunRequest,
+    method: Method,
+    benchmark: Benchmark,
+    folder: Path,
+    unfinished_folder: Path,
+    device: torch.device,
+    *,
+    judge: Judge,
+    progress: Progress,
+    force: bool,
+) -> RunRecord:
+    import torch
+
+    from whalebench.benchmarks.core.checkpoint import Unfinished
+    from whalebench.benchmarks.running.evaluation import CALIBRATION
+    from whalebench.benchmarks.running.folds import fold_views
+    from whalebench.benchmarks.running.harness import RunHarness
+    from whalebench.benchmarks.running.outcome import judge_parts, write_outcome
+
+    views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
+    unfinished = Unfinished(unfinished_folder, device)
+    if force:
+        unfinished.discard()
+    harness = RunHarness(request.seed, device, views, judge, progress, method.config, unfinished)
+    if lacking := method.unfit(views.train, views.test):
+        facts = _facts(request, method, benchmark, views, harness)
+        facts |= {"unfit": f"{benchmark.name} has no {lacking}", "cmc": []}
+        facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
+        record = RunRecord(run=folder.name, **facts)
+        write_run(folder, lambda into: write_record(into, record), force=force)
+        return read_record(folder)
+    harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
+    harness.stage("decode")
+    for size in method.sizes():
+        benchmark.store.pixels(size, progress.advance, cores())
+    harness.seed_everything()
+    try:
+        harness.stage("learn")
+        harness.teach(method)
+        harness.stage("score")
+        outcome = judge_parts(method, views, harness, judge)
+    except RunFailedError as error:
+        curve = harness.curve()
+        kept = unfinished.leave("curve.csv", curve.to_csv(index=False)) if len(curve) else None
+        if kept is None:
+            raise
+        raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
+    except torch.OutOfMemoryError as error:
+        raise RunFailedError(
+            f"the memory of {device} is too small for it: lower batch_size ({method.config.track()})."
+        ) from error
+    progress.stage("write")
+    facts = _facts(request, method, benchmark, views, harness)
+    record = RunRecord(run=folder.name, **facts, **outcome.numbers())
+    write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
+    unfinished.discard()
+    return read_record(folder)
+
+
+def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str) -> str:
+    """The run's folder: readable, and another one whenever anything that determines the numbers is."""
+    everything = [
+        __version__,
+        request.method,
+        config.model_dump(mode="json"),
+        request.track(config),
+        benchmark.catalog.digest,
+        benchmark.split.digest,
+        request.fold,
+        request.seed,
+        device,
+    ]
+    mark = digest_text(json.dumps(everything, sort_keys=True))[:8]
+    return f"{request.method}-{benchmark.name}-fold{request.fold}-seed{request.seed}-{mark}"
+
+
+def _facts(
+    request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
+) -> dict[str, Any]:
+    """Everything a record says besides how good the run is."""
+    from whalebench.benchmarks.running.evaluation import share_warnings
+    from whalebench.methods.parts.networks.weights import pretraining
+
+    of_share = share_warnings(views.valid_answers, method.config)
+    return {
+        "method": request.method,
+        "config": method.config.model_dump(mode="json"),
+        "benchmark": benchmark.name,
+        "catalog_digest": benchmark.catalog.digest,
+        "split_digest": benchmark.split.digest,
+        "fold": request.fold,
+        "seed": request.seed,
+        "track": request.track(method.config),
+        "oracle": views.oracle,
+        "transductive": method.transductive,
+        "pretraining": pretraining(method.config, benchmark.name, benchmark.dataset),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": versions(),
+        "hardware": hardware(str(harness.device)),
+        "seconds": harness.seconds(),
+        "photos_per_second": harness.photos_per_second(),
+        "peak_memory_mb": peak_memory_mb(),
+        "counts": views.counts(),
+        "chosen": harness.chosen,
+        "lineage": {
+            part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
+            for part, digests in harness.lineage.items()
+        },
+        "warnings": [*benchmark.split.warnings, *views.warnings(), *of_share, *harness.warnings],
+        "tuning": dict(request.tuning),
+    }
+
+
+def check_seed(seed: int) -> None:
+    """Nothing; raises WhalebenchError for a seed that some generator would not take."""
+    if not 0 <= seed < 2**31:
+        raise WhalebenchError(f"seed {seed} cannot be: give a whole number from 0 to {2**31 - 1}.")

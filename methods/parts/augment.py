@@ -1,0 +1,212 @@
+"""Augmentation of whole batches as tensors: one warp and one recolouring, drawn anew for every photo.
+
+Library transforms draw once a batch or work photo by photo; here every photo of a batch gets its own draw
+and the batch stays on the device. Boxes, landmarks and masks go through the same warp.
+
+Mirror twins: each photo of an individual, mirrored, is a photo of another one (Humpback 2019, 3rd).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.methods.parts.geometry import Outside, affine_maps, warp
+
+
+@dataclass(frozen=True, eq=False)
+class MirrorTwins:
+    """A lens that mirrors some photos and says that they show the twin; no annotations."""
+
+    mirrored: NDArray[np.bool_]
+    """(photos,)"""
+    identities: int
+    """How much higher the label of a twin is."""
+    axis: int = -1
+    """Of pixels (photos, channels, height, width), along which photos are mirrored."""
+
+    def select(self, indices: NDArray[np.int64]) -> MirrorTwins:
+        """The lens for the photos at some places, in that order."""
+        return replace(self, mirrored=self.mirrored[indices])
+
+    def look(self, behind: Photos, indices: NDArray[np.int64], size: Size, device: torch.device) -> Batch:
+        """The photos at some places, some of them mirrored."""
+        batch = behind.batch(indices, size, device)
+        mirrored = torch.from_numpy(self.mirrored[indices]).to(device)
+        pixels = torch.where(mirrored[:, None, None, None], batch.pixels.flip(self.axis), batch.pixels)
+        labels = None if batch.labels is None else batch.labels + self.identities * mirrored
+        return Batch(pixels, labels, species=batch.species)
+
+
+def with_twins(known: Photos, axis: int = -1) -> Photos:
+    """Labelled photos as they are, and then all of them mirrored, as of twice as many identities."""
+    assert known.labels is not None
+    photos, identities = len(known), len(known.identities)
+    twice = known.select(np.tile(np.arange(photos), 2))
+    lens = MirrorTwins(np.repeat([False, True], photos), identities, axis)
+    return replace(
+        twice.labelled().through(lens),
+        identities=(*known.identities, *(f"{identity} mirrored" for identity in known.identities)),
+        labels=np.concatenate([known.labels, known.labels + identities]),
+    )
+
+
+Strength = Literal["auto", "none", "light", "steady", "heavy", "turned"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a photo may be changed; every amount is drawn uniformly from minus to plus its range."""
+
+    rotation: float = 0.0
+    """Degrees."""
+    shear: float = 0.0
+    """Degrees."""
+    scale: float = 0.0
+    """Natural logarithm of the zoom."""
+    stretch: float = 0.0
+    """Natural logarithm of the aspect."""
+    shift: float = 0.0
+    """Share of the photo's size."""
+    brightness: float = 0.0
+    """Added, on [0, 1]."""
+    contrast: float = 0.0
+    """Natural logarithm of the factor."""
+    saturation: float = 0.0
+    """Share by which colours move towards grey or away from it."""
+    tint: float = 0.0
+    """Added to each channel by itself."""
+    grey: float = 0.0
+    """Share of photos that lose their colour."""
+    blur: float = 0.0
+    """Share of photos that are blurred, by up to a 3 x 3 mean."""
+    noise: float = 0.0
+    """Largest standard deviation of the noise."""
+    erase: float = 0.0
+    """Share of photos of which one rectangle, 2 to 20 % of the area, is filled with one colour."""
+    mirror: float = 0.0
+    """Share of photos mirrored left to right."""
+    upset: float = 0.0
+    """Share of photos mirrored upside down."""
+    hide: float = 0.0
+    """Share of photos whose fourth channel is blanked."""
+    outside: Outside = "reflection"
+    """What is seen where the photo has ended."""
+
+
+STRENGTHS: dict[Strength, Augmentation] = {
+    "none": Augmentation(),
+    "light": Augmentation(rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.08, contrast=0.12),
+    "steady": Augmentation(
+        rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.15, contrast=0.35,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,
+    ),
+    "heavy": Augmentation(
+        rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,
+    ),
+    "turned": Augmentation(
+        rotation=180, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
+        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, hide=0.5,
+    ),
+}  # fmt: skip
+
+
+def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch:
+    """The batch with every photo changed by its own draw; labels stay, positions move with the pixels.
+
+    The generator lives on the CPU whatever the batch's device, so that a seed means the same draw on every
+    machine.
+    """
+    if by == Augmentation(outside=by.outside):
+        return batch
+    draw = _Draw(len(batch.pixels), generator, batch.pixels.device)
+    height, width = batch.pixels.shape[-2:]
+    moved = warp(batch, _affine(by, draw, width / height), outside=by.outside)
+    colour, mask = moved.pixels[:, :3], moved.pixels[:, 3:]
+    colour = _erase(_recolour(colour, by, draw), by, draw)
+    if mask.shape[1]:
+        hidden = draw.happens(by.hide)[:, None, None, None]
+        colour = torch.cat([colour, mask.masked_fill(hidden, 0.0)], dim=1)
+    return replace(moved, pixels=colour)
+
+
+class _Draw:
+    """Uniform draws, one a photo, from a CPU generator."""
+
+    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
+        self.count, self.generator, self.device = count, generator, device
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        drawn = torch.rand(self.count, *shape, generator=self.generator)
+        return (low + (high - low) * drawn).to(self.device)
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        """One a pixel, so many that an accelerator draws them itself, from a seed that is drawn here."""
+        if self.device.type == "cpu":
+            return torch.randn(shape, generator=self.generator)
+        seed = int(torch.randint(2**31, (), generator=self.generator))
+        own = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(shape, generator=own, device=self.device)
+
+    def within(self, amount: float, *shape: int) -> Tensor:
+        return self.uniform(-amount, amount, *shape)
+
+    def happens(self, share: float) -> Tensor:
+        return self.uniform(0.0, 1.0) < share
+
+
+def _affine(by: Augmentation, draw: _Draw, aspect: float) -> Tensor:
+    """(photos, 2, 3) for a frame of this width to height: scale and stretch, shear, rotation, then shift."""
+    angle, shear = draw.within(math.radians(by.rotation)), draw.within(math.radians(by.shear))
+    zoom, stretch = draw.within(by.scale), draw.within(by.stretch)
+    across, down = torch.exp(zoom + stretch / 2), torch.exp(zoom - stretch / 2)
+    if by.mirror:
+        across = torch.where(draw.happens(by.mirror), -across, across)
+    if by.upset:
+        down = torch.where(draw.happens(by.upset), -down, down)
+    return affine_maps(angle, shear, across, down, draw.within(2 * by.shift, 2), aspect)
+
+
+def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
+    """Contrast about the photo's mean, saturation, brightness and tint as one colour matrix; blur, noise."""
+    each = (-1, 1, 1)
+    factor = torch.exp(draw.within(by.contrast)).reshape(each)
+    keep = ((1 + draw.within(by.saturation)) * ~draw.happens(by.grey)).reshape(each)
+    identity, third = torch.eye(3, device=draw.device), torch.full((3, 3), 1 / 3, device=draw.device)
+    matrix = factor * (keep * identity + (1 - keep) * third)
+    mean = pixels.mean(dim=(1, 2, 3)).reshape(each)
+    offset = mean * (1 - factor) + draw.within(by.brightness).reshape(each) + draw.within(by.tint, 3, 1)
+    pixels = torch.baddbmm(offset, matrix, pixels.flatten(2)).reshape(pixels.shape)
+    if by.blur:
+        share = draw.uniform(0.0, 1.0) * draw.happens(by.blur)
+        soft = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+        pixels = torch.lerp(pixels, soft, share.reshape(-1, 1, 1, 1))
+    if by.noise:
+        noise = draw.normal(pixels.shape)
+        pixels = torch.addcmul(pixels, noise, draw.uniform(0.0, by.noise).reshape(-1, 1, 1, 1))
+    return pixels.clamp_(0, 1)
+
+
+def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
+    if not by.erase:
+        return pixels
+    height, width = pixels.shape[-2:]
+    area, aspect = draw.uniform(0.02, 0.2), torch.exp(draw.within(math.log(2.5)))
+    tall, wide = torch.sqrt(area / aspect), torch.sqrt(area * aspect)
+    middle = draw.uniform(0.0, 1.0, 2)
+    down = (torch.arange(height, device=pixels.device) + 0.5) / height
+    across = (torch.arange(width, device=pixels.device) + 0.5) / width
+    inside = ((down[None] - middle[:, :1]).abs() < tall[:, None] / 2)[:, :, None] & (
+        (across[None] - middle[:, 1:]).abs() < wide[:, None] / 2
+    )[:, None, :]
+    inside &= draw.happens(by.erase)[:, None, None]
+    return torch.where(inside[:, None], draw.uniform(0.0, 1.0, 3)[:, :, None, None], pixels)

@@ -1,1 +1,0 @@
-"""Ensembles: several networks of one run, members or cycles, that answer together."""

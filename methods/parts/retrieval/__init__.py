@@ -1,1 +1,0 @@
-"""Retrieval: the gallery, and the search for what is nearest in it."""

@@ -1,0 +1,337 @@
+"""The training loop every network shares: one seed, one optimizer, averaged weights.
+
+The optimizer: AdamW, a linear warm-up and a cosine to zero.
+
+The snapshot: the weights of the epoch that was best on valid.
+
+What a training has to take up again to go on as if it had never stopped, besides its network.
+
+Inference: what a network makes of photos, at the precision it was trained in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from whalebench import RunFailedError
+from whalebench.benchmarks.core.checkpoint import Stateful
+from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.methods.method import Epoch, Harness
+from whalebench.methods.parts.augment import augment
+from whalebench.methods.parts.training.averaging import build_average
+from whalebench.methods.parts.training.config import Precision, TrainingConfig
+from whalebench.methods.parts.training.samplers import Sampler, Shuffled, mixing
+
+
+def build_optimizer(
+    both: nn.ModuleList, config: TrainingConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then a cosine."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in both.named_parameters():
+        # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
+        groups.setdefault((config.rate_of(name), parameter.ndim > 1), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * rate,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+            for (rate, decayed), parameters in groups.items()
+        ],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=next(both.parameters()).device.type in ("cpu", "cuda"),
+    )
+    rising = max(1, round(config.warm_up * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class Snapshot:
+    """Keeps a copy of the best weights so far, of equally good ones the first."""
+
+    def __init__(self, first: int | None = 1) -> None:
+        """Only epochs from the first on are looked at, none where there is no first one."""
+        self.first = first
+        self.best = 0
+        """The best epoch, from 1; 0 where none was offered."""
+        self._value = float("-inf")
+        self._weights: dict[str, Tensor] = {}
+
+    def takes(self, epoch: int) -> bool:
+        """Whether the epoch of that number, from 1, may be the best."""
+        return self.first is not None and epoch >= self.first
+
+    def offer(self, epoch: int, value: float, module: nn.Module) -> None:
+        """Takes note of the module as it is after the epoch, which is worth so much on valid."""
+        if value > self._value:
+            self.best, self._value = epoch, value
+            self._weights = {name: each.detach().clone() for name, each in module.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights so far, and how good they are."""
+        return {"best": self.best, "value": self._value, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.best, self._value, self._weights = state["best"], state["value"], state["weights"]
+
+    def put_back(self, module: nn.Module) -> None:
+        """Gives the module the best weights; leaves it alone where no epoch was offered."""
+        if self.best:
+            module.load_state_dict(self._weights)
+
+
+class KeptOptimizer:
+    """The state of an optimizer, put back in the memory layout of its parameters.
+
+    By itself torch leaves it in the layout it was stored in, which fused steps do not check.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the optimizer says of itself."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.optimizer.load_state_dict(state)
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if value.shape == parameter.shape:
+                    values[name] = torch.empty_like(parameter).copy_(value)
+
+
+class KeptGenerator:
+    """The state of a generator of random numbers."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.generator.set_state(state["state"])
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+MOST, ROOM = 64, 64 * 256 * 256
+"""Photos in one batch, and pixels of all of them together, unless more are learned from at once."""
+
+
+def predict(
+    module: Callable[[Tensor], Tensor],
+    photos: Photos,
+    config: TrainingConfig,
+    device: torch.device,
+    size: Size | None = None,
+) -> NDArray[np.float32]:
+    """What module makes of all photos, in order, at the size given or configured, on the CPU."""
+    outputs = []
+    size = size or config.size_at(config.epochs)
+    together = max(config.batch_size, min(MOST, ROOM // (size[0] * size[1])))
+    with torch.inference_mode():
+        # Photos are read, and cut out, at full precision: a window's corners need more than bf16 has.
+        for batch in photos.batches(size, together, device):
+            pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+            with autocast(config.precision, device):
+                made = module(pixels)
+            outputs.append(made.float().cpu())
+    return torch.cat(outputs).numpy()
+
+
+def ready(module: Network, device: torch.device) -> Network:
+    """The module on the device, as `predict` wants it: in evaluation mode, its convolutions channels last."""
+    module.to(device)
+    module.to(memory_format=torch.channels_last)
+    return module.eval()
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a network computes at that precision."""
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda" and _computes_in_bf16())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+@cache
+def _computes_in_bf16() -> bool:
+    """Whether the GPU has it, and need not make it up, which is slower than fp32."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+NOTHING: Mapping[str, Stateful] = MappingProxyType({})
+OPTIMIZER, GROUPS = "optimizer", "param_groups"
+OF_ONE_TRAINING = ("average", "schedule", "snapshot")
+"""Parts that begin anew in a training that goes on from where another one ended; so do the groups of the
+optimizer, in which the learning rate is."""
+
+CLIP = 10.0
+"""Longest gradient of one step."""
+
+
+Loss = TypeVar("Loss", bound=nn.Module)
+
+
+def train_network(
+    network: Network,
+    loss: Loss,
+    train: Photos,
+    config: TrainingConfig,
+    harness: Harness,
+    validate: Callable[[Network, Loss], NDArray[np.float32] | None],
+    before_step: Callable[[Loss, float], None] | None = None,
+    *,
+    target: Callable[[Batch], object] = lambda batch: batch.labels,
+    artefact: str = "network",
+    sampler: Sampler | None = None,
+    validate_every: int = 1,
+    also: Mapping[str, Stateful] = NOTHING,
+) -> tuple[Network, Loss]:
+    """Network and loss as they stand after training (their average as configured), in evaluation mode.
+
+    Where the configuration keeps the best epoch they stand as after that one, whose number is written down.
+    network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
+    (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
+    valid photos, once after every epoch, or after every so many and the last, or None; before_step may change
+    the loss by the share of training that is done. The photos go to the harness as the lineage of the
+    artefact; the sampler says which are seen together, every photo once an epoch unless given; those with
+    guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
+    validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the
+    loss is no longer finite.
+    """
+    order = mixing(sampler or Shuffled(len(train), config.batch_size), train)
+    trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
+    snapshot = Snapshot(config.first_kept())
+    harness.fitted(artefact, train)
+    done = harness.resume(trainer.parts() | {"snapshot": snapshot} | dict(also))
+    for number in range(done + 1, config.epochs + 1):
+        started = time.perf_counter()
+        mean, rate, photos = trainer.epoch(number, train, before_step, target)
+        seconds = time.perf_counter() - started
+        kept = trainer.average.kept.eval()
+        watched = number % validate_every == 0 or number == config.epochs
+        scores = validate(cast(Network, kept[0]), cast(Loss, kept[1])) if watched else None
+        if scores is not None and snapshot.takes(number):
+            snapshot.offer(number, harness.valid_map_at_5(scores), kept)
+        harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
+    kept = trainer.average.kept.eval()
+    if snapshot.best:
+        snapshot.put_back(kept)
+        harness.choose(f"{artefact}_epoch", snapshot.best)
+    return cast(Network, kept[0]), cast(Loss, kept[1])
+
+
+class _Trainer:
+    """Everything that changes while a network is trained."""
+
+    def __init__(self, both: nn.ModuleList, order: Sampler, config: TrainingConfig, harness: Harness) -> None:
+        self.both, self.order, self.config = ready(both, harness.device), order, config
+        self.average = build_average(
+            both, config.average, epochs=config.epochs, decay=config.ema, checkpoints=config.checkpoints
+        )
+        self.steps = order.steps * config.epochs
+        self.optimizer, self.schedule = build_optimizer(both, config, self.steps)
+        self.generator = torch.Generator().manual_seed(harness.seed)
+        self.device = harness.device
+
+    def parts(self) -> dict[str, Stateful]:
+        """What is kept after an epoch, by name."""
+        parts: dict[str, Stateful] = {
+            "network_and_loss": self.both,
+            "average": self.average,
+            OPTIMIZER: KeptOptimizer(self.optimizer),
+            "schedule": self.schedule,
+            "generator": KeptGenerator(self.generator),
+        }
+        return parts | ({"sampler": self.order} if isinstance(self.order, Stateful) else {})
+
+    def epoch(
+        self,
+        number: int,
+        train: Photos,
+        before_step: Callable[[Any, float], None] | None,
+        target: Callable[[Batch], object],
+    ) -> tuple[float, float, int]:
+        """The mean loss over photos, the last learning rate and the photos of that epoch, from 1."""
+        config, done = self.config, (number - 1) * self.order.steps
+        self.both.train()
+        values, photos = [], 0
+        for step, indices in enumerate(self.order.epoch(self.generator), done):
+            if before_step:
+                before_step(self.both[1], step / self.steps)
+            batch = train.batch(indices, config.size_at(number - 1), self.device)
+            rate = float(self.schedule.get_last_lr()[0])
+            changed = augment(batch, config.augmentation(), self.generator)
+            value = _step(self.both, changed.pixels, target(changed), config, self.optimizer)
+            self.schedule.step()
+            self.average.after_step(step + 1)
+            values.append(value * len(indices))
+            photos += len(indices)
+        mean = _mean_loss(values, photos, number, rate)
+        with autocast(config.precision, self.device):
+            self.average.after_epoch(number, _plain(train, config, self.device, self.generator))
+        return mean, rate, photos
+
+
+def _plain(
+    train: Photos, config: TrainingConfig, device: torch.device, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """One pass over the photos as they are, shuffled: those of one individual alone would vary too little."""
+    for indices in Shuffled(len(train), config.batch_size).epoch(generator):
+        with torch.autocast(device.type, enabled=False):  # as in training: photos are cut out exactly
+            batch = train.batch(indices, config.size_at(config.epochs), device)
+        yield batch.pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _step(
+    both: nn.ModuleList,
+    pixels: Tensor,
+    target: object,
+    config: TrainingConfig,
+    optimizer: torch.optim.Optimizer,
+) -> Tensor:
+    network, loss = both
+    with autocast(config.precision, pixels.device):
+        output = network(pixels.contiguous(memory_format=torch.channels_last))
+    value: Tensor = loss(output, target)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(both.parameters(), CLIP)
+    optimizer.step()
+    return value.detach()
+
+
+def _mean_loss(values: list[Tensor], photos: int, epoch: int, rate: float) -> float:
+    """The mean over photos of the losses of the steps; raises RunFailedError naming a step that has none."""
+    each = torch.stack(values)
+    broken = torch.nonzero(~each.isfinite())
+    if len(broken):
+        step = int(broken[0])
+        raise RunFailedError(
+            f"the loss became {float(each[step])} in step {step + 1} of epoch {epoch}, at learning rate "
+            f"{rate:.2g}: lower learning_rate, raise warm_up, or set precision=fp32."
+        )
+    return float(each.sum()) / photos

@@ -1,1 +1,0 @@
-"""Transforms of whole batches as tensors: geometry, augmentation, mirror twins."""

@@ -1,0 +1,136 @@
+"""Who comes first: exact candidates and ranks from a score matrix, in row blocks, ties by name.
+
+Columns are handed over in name order, so "the first of equals" is the first by name. *New* is a candidate
+like any other: by rule `column` with the same score in every row, the threshold; by rule `second` (26th place
+of Happywhale) first where the best score is below the threshold, else second. An identity with exactly that
+score ranks before it.
+
+Averages, the same in whatever order: undefined values are left out, and of none at all the mean is NaN.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of the values that are defined, the same in whatever order; NaN if none is.
+
+    >>> mean([1.0, math.nan, 0.0])
+    0.5
+    """
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
+    """The mean over groups of the mean of their values: each group weighs the same, however large.
+
+    >>> balanced_mean([1.0, 1.0, 0.0, 0.0], ["a", "a", "a", "b"])
+    0.3333333333333333
+    """
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    for value, group in zip(values, groups, strict=True):
+        members[group].append(value)
+    return mean(mean(own) for own in members.values())
+
+
+def geometric_mean(first: float, second: float) -> float:
+    """The square root of the product of two shares, 0 where either is 0; NaN where either is undefined.
+
+    >>> geometric_mean(0.25, 1.0), geometric_mean(0.25, math.nan)
+    (0.5, nan)
+    """
+    return math.sqrt(first * second)
+
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+NewRule = Literal["column", "second"]
+
+NEW = "new"
+CANDIDATES = 5
+BLOCK_CELLS = 4_000_000  # 32 MB of float64: the memory a block takes, not what it says
+
+
+def average_precision_at_k(rank: float, k: int = CANDIDATES) -> float:
+    """1 / rank where the one right candidate is among the first k, else 0 (also where rank is NaN).
+
+    >>> [average_precision_at_k(rank) for rank in (1.0, 2.0, 5.0, 6.0, np.nan)]
+    [1.0, 0.5, 0.2, 0.0, 0.0]
+    """
+    return 1 / rank if rank <= k else 0.0
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices that cover all rows, each about `BLOCK_CELLS` cells large."""
+    step = max(1, BLOCK_CELLS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+
+
+def best_columns(scores: Floats) -> Integers:
+    """Columns of the (at most five) highest scores of each row, best first, (rows, min(5, columns)).
+
+    Five passes of argmax: it returns the first of equals, which partial sorting does not promise.
+    """
+    left = np.maximum(scores, np.finfo(np.float64).min)  # so that -inf can mean "taken"
+    rows = np.arange(len(left))
+    best = np.empty((len(left), min(CANDIDATES, left.shape[1])), dtype=np.int64)
+    for place in range(best.shape[1]):
+        best[:, place] = left.argmax(axis=1)
+        left[rows, best[:, place]] = -np.inf
+    return best
+
+
+def identities_before_new(scores: Floats, threshold: float, rule: NewRule) -> Integers:
+    """How many identities stand before *new*, (rows,), of scores (rows, columns).
+
+    >>> scores = np.array([[0.9, 0.8, 0.1], [0.4, 0.3, 0.2]])
+    >>> [identities_before_new(scores, 0.5, rule).tolist() for rule in ("column", "second")]
+    [[2, 0], [1, 0]]
+    """
+    reach: Integers = (scores >= threshold).sum(axis=1)
+    return np.minimum(reach, 1) if rule == "second" else reach
+
+
+def insert_new(
+    columns: Integers, scores: Floats, threshold: float | None, rule: NewRule
+) -> tuple[Integers, Floats]:
+    """The first five candidates with *new* (column -1) among them, and their scores, both (rows, <= 5).
+
+    The score of *new* is the threshold, but never below that of the candidate after it.
+    """
+    if threshold is None:
+        return columns, scores
+    before = identities_before_new(scores, threshold, rule)[:, None]
+    places = np.arange(min(CANDIDATES, scores.shape[1] + 1))
+    source = np.minimum(places - (places > before), scores.shape[1] - 1)
+    own = np.take_along_axis(scores, source, axis=1)
+    after = np.take_along_axis(scores, np.minimum(before, scores.shape[1] - 1), axis=1)
+    of_new = np.where(before < scores.shape[1], np.maximum(after, threshold), threshold)
+    is_new = places == before
+    found = np.where(is_new, -1, np.take_along_axis(columns, source, axis=1))
+    return found, np.where(is_new, of_new, own)
+
+
+def rank_of_truth(
+    scores: Floats, truth: Integers, threshold: float | None, rule: NewRule = "column"
+) -> Floats:
+    """1-based rank of the true column of each row (-1 is *new*) among all candidates.
+
+    NaN where the truth is *new* and *new* is no candidate.
+    """
+    known = truth >= 0
+    column = np.where(known, truth, 0)[:, None]
+    own = np.take_along_axis(scores, column, axis=1)
+    tied_before = (scores == own) & (np.arange(scores.shape[1]) < column)
+    rank: Floats = 1 + ((scores > own) | tied_before).sum(axis=1).astype(np.float64)
+    if threshold is None:
+        return np.where(known, rank, np.nan)
+    before = identities_before_new(scores, threshold, rule)
+    return np.where(known, rank + (rank > before), before + 1.0)

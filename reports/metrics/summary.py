@@ -1,0 +1,159 @@
+"""What every number means: one row a query, float64, undefined is NaN; averages come last.
+
+The runner hands test and valid to the same two verbs, `judge_queries` and `summarize`; the leaderboard
+resamples the rows the first one returns. Nothing here reads, writes or prints.
+
+Quality of an embedding as such, before any head, threshold or fusion.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whalebench import WhalebenchError
+from whalebench.reports.metrics.calibration import calibration_error, reliability, set_metrics, set_threshold
+from whalebench.reports.metrics.evaluation import judge_queries, means_by_threshold
+from whalebench.reports.metrics.open_set import open_set_metrics
+from whalebench.reports.metrics.ranking import NEW, Floats, average_precision_at_k, mean, row_blocks
+
+
+def average_precision_at_r(
+    embeddings_query: NDArray[np.floating],
+    labels_query: Sequence[str] | NDArray[Any],
+    embeddings_gallery: NDArray[np.floating],
+    labels_gallery: Sequence[str] | NDArray[Any],
+) -> Floats:
+    """Average precision at R of each query by cosine; NaN where the gallery has no photo of its individual.
+
+    R is the number of gallery photos of the query's individual; the precision at each right place among the
+    nearest R, summed and divided by R ("A Metric Learning Reality Check", Musgrave et al. 2020). Of equally
+    near photos the earlier in the gallery is first. Embeddings (n, d) and (m, d), any length but finite;
+    labels are names or numbers, both of one kind.
+
+    >>> gallery = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0]])
+    >>> average_precision_at_r(np.array([[1.0, 0.0]]), ["a"], gallery, ["a", "b", "a", "b"]).tolist()
+    [0.5]
+    """
+    query, gallery = _unit(embeddings_query, "query"), _unit(embeddings_gallery, "gallery")
+    labels = np.concatenate([np.asarray(labels_query), np.asarray(labels_gallery)])
+    codes = np.unique(labels, return_inverse=True)[1]
+    codes_query, codes_gallery = codes[: len(labels_query)], codes[len(labels_query) :]
+    if len(codes_query) != len(query) or len(codes_gallery) != len(gallery):
+        raise WhalebenchError("Embeddings and labels differ in number: hand over one label a row.")
+    relevant = np.bincount(codes_gallery, minlength=len(codes) + 1)[codes_query]
+    result = np.full(len(query), np.nan)
+    for block in row_blocks(len(query), len(gallery)):
+        similarities = query[block] @ gallery.T
+        for place in np.flatnonzero(relevant[block] > 0):
+            row = block.start + place
+            nearest = _nearest(similarities[place], int(relevant[row]))
+            result[row] = _mean_precision(codes_gallery[nearest] == codes_query[row])
+    return result
+
+
+def _nearest(similarities: Floats, number: int) -> NDArray[np.int64]:
+    """Places of the `number` highest similarities, best first, the earlier of equals first."""
+    last = np.partition(similarities, len(similarities) - number)[len(similarities) - number]
+    near = np.flatnonzero(similarities >= last)  # more than `number` when the last place is shared
+    return near[np.argsort(-similarities[near], kind="stable")][:number]
+
+
+def _mean_precision(right: NDArray[np.bool_]) -> float:
+    """Sum of the precision at each right place, divided by the number of places."""
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    return float((precision * right).sum() / len(right))
+
+
+def _unit(embeddings: NDArray[np.floating], name: str) -> Floats:
+    """Rows of length one in float64; a row of zeros stays zero, as near to everything as to nothing."""
+    values = np.asarray(embeddings, dtype=np.float64)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise WhalebenchError(
+            f"The {name} embeddings are not a finite (photos, numbers) array: check the network."
+        )
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    unit: Floats = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+    return unit
+
+
+__all__ = [
+    "NEW",
+    "accuracy_new",
+    "area_under_roc",
+    "average_precision_at_k",
+    "average_precision_at_r",
+    "balanced_accuracy",
+    "calibration_error",
+    "cmc",
+    "judge_queries",
+    "mean",
+    "means_by_threshold",
+    "open_set_metrics",
+    "reliability",
+    "set_metrics",
+    "set_threshold",
+    "summarize",
+]
+
+
+def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Share of (positive, negative) pairs where the positive scores higher, ties half; NaN without a pair.
+
+    >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+    0.875
+    """
+    if not len(positive) or not len(negative):
+        return math.nan
+    ordered = np.sort(negative)
+    below, up_to = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
+    return float((below.sum() + up_to.sum()) / (2 * len(positive) * len(negative)))
+
+
+def balanced_accuracy(said_new: NDArray[np.bool_], is_new: NDArray[np.bool_]) -> float:
+    """Mean of the share of *new* photos called new and of known photos not called new; NaN without both.
+
+    >>> balanced_accuracy(np.array([True, False, False]), np.array([True, True, False]))
+    0.75
+    """
+    if is_new.all() or not is_new.any():
+        return math.nan
+    return float((said_new[is_new].mean() + (~said_new[~is_new]).mean()) / 2)
+
+
+def accuracy_new(queries: pd.DataFrame) -> float:
+    """Balanced accuracy of "the first candidate is *new*"; NaN where *new* was no candidate."""
+    is_new = (queries["truth"] == NEW).to_numpy()
+    if queries["rank"].isna().any():  # a new photo without a rank: *new* was no candidate
+        return math.nan
+    return balanced_accuracy((queries["candidate_1"] == NEW).to_numpy(), is_new)
+
+
+def summarize(queries: pd.DataFrame) -> dict[str, float]:
+    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
+    is_new = (queries["truth"] == NEW).to_numpy()
+    precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
+    return (
+        {
+            "map_at_5": mean(precision),
+            "top_1": mean(queries["top_1"]),
+            "top_5": mean(queries["top_5"]),
+            "log_loss": mean(queries["log_loss"]),
+            "auroc_new": area_under_roc(new_score[is_new], new_score[~is_new]),
+            "map_at_r": mean(queries["average_precision_at_r"]),
+            "accuracy_new": accuracy_new(queries),
+            "map_at_5_known": mean(precision[~is_new]),
+            "map_at_5_new": mean(precision[is_new]),
+        }
+        | open_set_metrics(queries)
+        | set_metrics(queries)
+    )
+
+
+def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
+    """Share of known queries with the truth among the first 1, 2, ... `ranks`; empty if none is known."""
+    rank = queries.loc[queries["truth"] != NEW, "rank"].to_numpy()
+    return [float((rank <= place).mean()) for place in range(1, ranks + 1)] if len(rank) else []

@@ -1,0 +1,298 @@
+"""What one run came to, in a few lines.
+
+What each step of an ensemble is worth: its scores with it and without it, on the same photos.
+
+What an ensemble came to beside its members, on the same photos.
+
+What a run's score is owed to, in a few lines.
+"""
+
+from collections.abc import Sequence
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from whalebench.benchmarks.core.record import VARIANTS, Diagnosis, RunRecord, read_predictions, read_record
+from whalebench.reports.listing import facts_table, table_of
+from whalebench.reports.metrics.resampling import (
+    Difference,
+    Distributions,
+    difference,
+    distributions,
+    interval,
+    intervals,
+)
+from whalebench.reports.wording import (
+    CANDIDATES,
+    METRICS,
+    UNDEFINED,
+    between,
+    candidates,
+    duration,
+    number,
+    percent,
+    with_interval,
+)
+
+Row = dict[str, Any]
+KEYS = ("map_at_5", "log_loss")
+"""The metrics in which a step is held against the state before it."""
+
+
+def step_rows(record: RunRecord, folder: Path) -> list[Row]:
+    """A row for the scores without any step and one after each, empty where the run has no steps.
+
+    A row has `step`, `transductive`, `chosen`, `unfit`, `valid_map_at_5`, `map_at_5` with `_low` and `_high`,
+    `log_loss`, and `leads` over the row before it: by metric `value`, `low`, `high`, paired.
+    """
+    if not record.variants:
+        return []
+    tables = dict(iter(read_predictions(folder, VARIANTS).groupby("variant", sort=False)))
+    drawn = dict(zip(tables, distributions([*tables.values()]), strict=True))
+    rows, before = [], None
+    for name, said in record.variants.items():
+        assert isinstance(said, dict)
+        now = drawn.get(name)
+        rows.append({"step": name} | said | _numbers(now, before))
+        before = now or before
+    return rows
+
+
+def step_blocks(rows: Sequence[Row]) -> list[Table | Text]:
+    """What `rich` prints of the rows; nothing where there are none."""
+    if not rows:
+        return []
+    legend = "Gained: in MAP@5 over the row above, on the same photos. Settings were chosen on valid."
+    return [table_of([_step_cells(row) for row in rows], "Step by step"), Text(legend, style="dim")]
+
+
+def _numbers(now: Distributions | None, before: Distributions | None) -> Row:
+    if now is None:
+        return dict.fromkeys(("map_at_5", "map_at_5_low", "map_at_5_high", "log_loss")) | {"leads": {}}
+    low, high = interval(now["map_at_5"])
+    own = {key: float(now[key][0]) for key in KEYS} | {"map_at_5_low": low, "map_at_5_high": high}
+    leads = {key: difference(now[key], before[key])._asdict() for key in KEYS} if before else {}
+    return plain(own) | {"leads": {key: plain(lead) for key, lead in leads.items()}}
+
+
+def _step_cells(row: Row) -> dict[str, str]:
+    kind = "transductive" if row["transductive"] else "inductive"
+    return {
+        "step": row["step"],
+        "": "does not fit" if row["unfit"] else kind if row["leads"] else "",
+        "valid MAP@5": number(row["valid_metrics"]["map_at_5"]),
+        "MAP@5": number(row["map_at_5"]),
+        "gained": _lead(**row["leads"]["map_at_5"]) if row["leads"] else "",
+        "log loss": number(row["log_loss"]),
+    }
+
+
+def _lead(value: float | None, low: float | None, high: float | None) -> str:
+    value, low, high = (nan if one is None else one for one in (value, low, high))
+    return between(value, low, high)
+
+
+def plain(numbers: dict[str, float]) -> dict[str, float | None]:
+    """The numbers as JSON can hold them: None where they are undefined."""
+    return {key: None if isnan(value) else float(value) for key, value in numbers.items()}
+
+
+Document = dict[str, Any]
+LEADS = {"map_at_5": "MAP@5", "log_loss": "log loss"}
+"""The metrics in which the ensemble is held against its best member; of log loss, the lower is the better."""
+
+
+def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) -> Document:
+    """The record, a row for each member, the ensemble, and each step, and leads over the best member.
+
+    The best member is that with the highest MAP@5 on test, which favours the member: the ensemble did not
+    know. The leads are paired, on the same draws of individuals.
+    """
+    folders = [*members, folder]
+    drawn = distributions([read_predictions(place) for place in folders])
+    records = [*(read_record(place) for place in members), record]
+    rows = [_row(one, values) for one, values in zip(records, drawn, strict=True)]
+    best = max(range(len(members)), key=lambda place: _merit(drawn[place]))
+    leads = {key: plain(difference(drawn[-1][key], drawn[best][key])._asdict()) for key in LEADS}
+    found = {"rows": rows, "best_member": records[best].run, "leads": leads}
+    return record.model_dump(mode="json") | found | {"steps": step_rows(record, folder)}
+
+
+def ensemble_report(document: Document, folder: str) -> Group:
+    """What `rich` prints of the document."""
+    chosen, calibration = document["chosen"], document["calibration"]
+    trained, aside = (calibration.get(f"{key}_log_loss") for key in ("train", "out_of_fold"))
+    losses = f"{number(trained)} of photos learned from, {number(aside)} of photos set aside"
+    facts = {
+        "rule": document["config"]["rule"],
+        "chosen on valid": " ".join(f"{key}={_said(chosen[key])}" for key in chosen),
+        "log loss on valid": "" if trained is None else losses,
+        "time": duration(sum(document["seconds"].values())),
+        "record": folder,
+    }
+    title = "ensemble on {benchmark}, fold {fold}, seed {seed}".format_map(document)
+    notes = [Text(f"! {warning}", style="yellow") for warning in document["warnings"]]
+    rows = [_member_cells(row) for row in document["rows"]]
+    verdict = map(Text, verdicts(document))
+    return Group(facts_table(facts, title), *notes, table_of(rows), *verdict, *step_blocks(document["steps"]))
+
+
+def verdicts(document: Document) -> list[str]:
+    """Whether the ensemble is better than its best member, a sentence each metric, no more than is sure."""
+    said = []
+    for key, name in LEADS.items():
+        found = {end: nan if value is None else value for end, value in document["leads"][key].items()}
+        lead = Difference(**found)
+        if key == "log_loss":
+            lead = Difference(-lead.value, -lead.high, -lead.low)
+        if isnan(lead.value):
+            continue
+        shown = between(lead.value, lead.low, lead.high)
+        if lead.differs:
+            word = "better" if lead.value > 0 else "worse"
+            said.append(f"{name}: {word} than its best member by {shown} on the same photos.")
+        else:
+            said.append(f"{name}: not to be told apart from its best member, better by {shown}.")
+    return said
+
+
+def _row(record: RunRecord, values: Distributions) -> Document:
+    low, high = interval(values["map_at_5"])
+    own = {key: values[key][0] for key in ("map_at_5", "top_1", "log_loss")}
+    numbers = own | {"map_at_5_low": low, "map_at_5_high": high}
+    return {"run": record.run, "method": record.method, "track": record.track} | plain(numbers)
+
+
+def _member_cells(row: Document) -> dict[str, str]:
+    value, low, high = (nan if row[key] is None else row[key] for key in _ENDS)
+    return {
+        "": row["method"],
+        "MAP@5": between(value, low, high),
+        "top-1": number(row["top_1"]),
+        "log loss": number(row["log_loss"]),
+        "run": row["run"],
+    }
+
+
+_ENDS = ("map_at_5", "map_at_5_low", "map_at_5_high")
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(f"{one:.3g}" for one in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
+
+
+def _merit(values: Distributions) -> tuple[float, float]:
+    """MAP@5, and of equally good runs the log loss."""
+    return float(values["map_at_5"][0]), -float(np.nan_to_num(values["log_loss"][0]))
+
+
+NAMES = {
+    "test": "as they are",
+    "annotated": "those with an annotated animal",
+    "without_background": "without background",
+    "without_animal": "without the animal",
+    "mirrored": "mirrored",
+}
+
+
+def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any]], picture: str) -> Group:
+    """What `rich` prints of an explanation: the score on altered photos, the photos shown, the picture."""
+    rows = [
+        {"test photos": name, "MAP@5": _cell(diagnosis.map_at_5, key), "chance": _cell(diagnosis.chance, key)}
+        for key, name in NAMES.items()
+        if key != "annotated" or diagnosis.photos.get("none")  # else they are all the test photos
+    ]
+    photos = [
+        {
+            "photo": row["image"],
+            "truth": row["truth"],
+            "rank": row["rank"],
+            "largest drop": number(row["largest_drop"], 2),
+            "on the animal": _percent(row["on_animal"]),
+            "animal": _percent(row["animal"]),
+        }
+        for row in shown
+    ]
+    counts = ", ".join(f"{kind} {count}" for kind, count in diagnosis.photos.items() if count)
+    notes = [Text(f"! {diagnosis.reason}", style="yellow")] if diagnosis.reason else []
+    hint = "Without the animal the score should be at chance, or the background gives the individual away."
+    return Group(
+        table_of(rows, f"{run}: MAP@5 on altered test photos"),
+        facts_table({"photos": counts, "picture": picture}),
+        *notes,
+        table_of(photos, "Where it looks: what hiding a part costs, in nats"),
+        Text(hint, style="dim"),
+    )
+
+
+def _cell(values: dict[str, float | None], key: str) -> str:
+    value = values.get(key)
+    return UNDEFINED if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.0%}"
+
+
+def run_summary(record: RunRecord, runs_folder: Path) -> Group:
+    """What `rich` prints after a run: scores with their intervals or why there are none; the record."""
+    facts = {"does not fit": record.unfit} if record.unfit else _scores(record, runs_folder)
+    facts["finished"] = record.created
+    facts["record"] = str(runs_folder / record.run)
+    title = f"{record.method} on {record.benchmark}, fold {record.fold}, seed {record.seed}"
+    notes = [Text(f"! {warning}", style="yellow") for warning in record.warnings]
+    hint = Text("Compare runs: whalebench report. Repeat this one: add --force.", style="dim")
+    return Group(facts_table(facts, title), *_variants(record), *notes, hint)
+
+
+def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:
+    ends = intervals(read_predictions(runs_folder / record.run))
+    metrics = {key: float("nan") if value is None else value for key, value in record.metrics.items()}
+    for key, (low, high) in ends.items():
+        metrics |= {f"{key}_low": low, f"{key}_high": high}
+    facts = {name: with_interval(metrics, key) for key, name in METRICS.items()}
+    facts[CANDIDATES] = candidates(metrics)
+    facts["valid MAP@5"] = number(record.valid_metrics["map_at_5"])
+    facts |= {f"found in {part}": _found(record.location.get(part)) for part in ("test", "valid")}
+    facts["time"] = duration(sum(record.seconds.values()))
+    return facts
+
+
+def _variants(record: RunRecord) -> list[Table]:
+    """The run and other ways to score what it learned, one below the other; nothing where there are none."""
+    if not record.variants:
+        return []
+    whole = {"metrics": record.metrics, "valid_metrics": record.valid_metrics}
+    ways: dict[str, Any] = {"this run": whole, **record.variants}
+    rows = []
+    for name, said in ways.items():
+        test, valid = said["metrics"], said["valid_metrics"]
+        on_test = {METRICS[key]: number(test.get(key)) for key in ("map_at_5", "top_1", "log_loss")}
+        on_valid = {f"valid {METRICS[key]}": number(valid.get(key)) for key in ("map_at_5", "log_loss")}
+        rows.append({"": name} | on_test | on_valid)
+    return [table_of(rows)]
+
+
+def _found(said: Any) -> str:
+    """How well the animals of one part were found, on one line; empty where it was not looked for them."""
+    if not isinstance(said, dict):
+        return ""
+    parts = [
+        f"{name} {number(said[f'{key}_mean'], 2)} mean"
+        for key, name in (("box_iou", "box IoU"), ("mask_iou", "mask IoU"))
+        if f"{key}_mean" in said
+    ]
+    if "landmark_error_median" in said:
+        median, most = (percent(said[f"landmark_error_{end}"]) for end in ("median", "p90"))
+        pixels = number(said.get("landmark_pixels_median"), 1)
+        parts.append(f"landmark error {median} median ({pixels} pixels), {most} p90")
+    if "fallback" in said:
+        parts.append(f"{said['fallback']} of {said['photos']} photos fell back to the whole photo")
+    return "; ".join(parts)
