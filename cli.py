@@ -80,12 +80,11 @@ def run(
     """Learn on one fold, score its test photos, and keep the record."""
     from whalebench.benchmarks.running import runner
     from whalebench.reports import run_report as summary
-    from whalebench.reports.metrics import summary as metrics
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     place = _open(workspace)
     with _progress(as_json and not tell) as progress:
-        record = runner.run(request, place, metrics, progress, force=force)
+        record = runner.run(request, place, progress, force=force)
     _show(record.model_dump(mode="json"), summary.run_summary(record, place.runs), as_json)
 
 
@@ -126,7 +125,6 @@ def explain(
 ) -> None:
     """Show where a run looks, and what is left of its score without background, without animal, mirrored."""
     from whalebench.benchmarks.explaining import explain as explaining
-    from whalebench.reports.metrics import summary as metrics
     from whalebench.reports.run_report import explain_report
 
     place = _open(workspace)
@@ -134,7 +132,6 @@ def explain(
         found = explaining.explain(
             run,
             place,
-            metrics,
             progress,
             photos=photos,
             images=image or (),
@@ -177,10 +174,9 @@ def check(
     """Try whether a method keeps what every method promises, on a few drawn photos; 1 if it does not."""
     from whalebench.benchmarks.conformance.suite import check_method
     from whalebench.reports.listing import table_of
-    from whalebench.reports.metrics import summary as metrics
 
     with _progress(as_json) as progress:
-        found = check_method(method, tuple(settings or ()), metrics, progress)
+        found = check_method(method, tuple(settings or ()), progress)
     document = found.document()
     _show(document, table_of(document["checks"], f"{method} is checked"), as_json)
     if not found.passed:
@@ -433,16 +429,15 @@ def tune(
     from whalebench.benchmarks.tuning.space import read_budget
     from whalebench.reports import figures as tuning_picture
     from whalebench.reports import tuning
-    from whalebench.reports.metrics import summary as metrics
 
     asked = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     request = tuner.TuneRequest(asked, read_budget(trials, budget), storage, study, jobs)
     place = _open(workspace)
     if worker is not None:
-        return tuner.join(request, worker, place, metrics)
+        return tuner.join(request, worker, place)
     try:
         with _progress(as_json) as progress:
-            found = tuner.tune(request, place, metrics, progress)
+            found = tuner.tune(request, place, progress)
     except tuner.Interrupted as stopped:
         err.print(f"Stopped. {stopped}", style="yellow", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -492,7 +487,6 @@ def ensemble(
     from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
     from whalebench.benchmarks.ensembles.heuristics import read_groups
     from whalebench.benchmarks.ensembles.options import Options
-    from whalebench.reports.metrics import summary as metrics
     from whalebench.reports.run_report import ensemble_document, ensemble_report
 
     groups = read_groups(duplicates) if duplicates else ()
@@ -500,7 +494,7 @@ def ensemble(
     request = EnsembleRequest(tuple(runs), rule, weights, options, tuple(then or ()), groups)
     place = _open(workspace)
     with _progress(as_json) as progress:
-        made = ensembling.ensemble(request, place, metrics, progress, force=force)
+        made = ensembling.ensemble(request, place, progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)
     _show(document, ensemble_report(document, str(made.folder)), as_json)
 

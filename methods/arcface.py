@@ -74,12 +74,12 @@ class ArcFace(EmbeddingMethod):
     Config = ArcFaceConfig
     config: ArcFaceConfig
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """Species, where they are to be told apart and train does not name two."""
         kinds = np.count_nonzero(photos_by_species(train.known()))
         if self.config.species_weight and kinds < 2:
             return "second species" if kinds else "species"
-        return super().unfit(train, queries)
+        return super().missing_requirement(train, queries)
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """Trains on the photos of known individuals; the weight of the gallery is chosen on valid."""

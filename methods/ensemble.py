@@ -24,7 +24,7 @@ from whalebench.methods.parts.ensemble import (
     temperature_of,
     votes,
 )
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
 from whalebench.methods.registry import configure, fields_of, find_method
 
@@ -103,14 +103,14 @@ class Ensembled(Ensemble):
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__(config)
         pairs = zip(config.names(), config.within(), strict=True)
-        self.members = [behind_its_crop(find_method(name)(member)) for name, member in pairs]
+        self.members = [build_method(find_method(name)(member)) for name, member in pairs]
         self.shares: Shares = (1 / len(self.members),) * len(self.members)
         self.temperatures = (1.0,) * len(self.members)
         self.gallery = Gallery(GalleryConfig())
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """What the first member lacks that lacks something."""
-        return next(filter(None, (member.unfit(train, queries) for member in self.members)), "")
+        return next(filter(None, (member.missing_requirement(train, queries) for member in self.members)), "")
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """The members learn; temperatures and shares are chosen on valid."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method
 from whalebench.methods.parts.cycles import ScheduleConfig
-from whalebench.methods.parts.identifier import IdentifierConfig
+from whalebench.methods.parts.identifier import NetworkMethodConfig
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
 from whalebench.methods.parts.networks.weights import find_checkpoint, hub_file, miewid_neck
@@ -27,7 +27,7 @@ NETWORK = "network."
 """What stands before the names of the network's weights."""
 
 
-class FrozenConfig(IdentifierConfig):
+class FrozenConfig(NetworkMethodConfig):
     """Fields of `frozen`; those on training have no effect on the network, only on what finds a crop."""
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"

@@ -32,12 +32,12 @@ from torch import Tensor
 
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
-from whalebench.methods.parts.crops.finder import Crop, windows_round
+from whalebench.methods.parts.crops.finder import Crop, windows_around
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.geometry import affine_maps, compose, invert, move
 from whalebench.methods.parts.recipe import ArcFaceRecipeConfig
 from whalebench.methods.parts.retrieval import robust_centre
-from whalebench.methods.parts.training.samplers import OneOfEach, Sampler
+from whalebench.methods.parts.training.samplers import RandomViewSampler, Sampler
 
 SMALLEST = 0.05
 """Where an upright window has a side below this share of the photo's, the whole photo is seen instead."""
@@ -74,7 +74,7 @@ def upright(windows: Tensor) -> Tensor:
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=windows.dtype)
     places = move(corners.expand(len(windows), 4, 2), invert(windows))
     ends = torch.cat([places.amin(dim=1), places.amax(dim=1)], dim=1).clamp(-1, 1)
-    return windows_round(((ends + 1) / 2).float().numpy(), 0.0, SMALLEST).maps.to(windows.dtype)
+    return windows_around(((ends + 1) / 2).float().numpy(), 0.0, SMALLEST).maps.to(windows.dtype)
 
 
 def _displacements(versions: int) -> Tensor:
@@ -158,7 +158,7 @@ class HalfAligned(ArcFace):
         seen, _ = super().to_learn_from(aligned_and_upright(known))
         # Rows are sides (mirrored or not) of kinds (aligned, upright) of photos.
         kinds = np.arange(len(seen)).reshape(-1, 2, len(known)).swapaxes(1, 2).reshape(-1, 2)
-        return seen, OneOfEach(kinds, self.config.batch_size)
+        return seen, RandomViewSampler(kinds, self.config.batch_size)
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1: the trimmed mean of each photo's views."""

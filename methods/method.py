@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
@@ -182,10 +183,21 @@ class Method(ABC):
     transductive: ClassVar[bool] = False
     """Whether a photo's score depends on other test photos; such runs have tables of their own."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Takes the hook of methods written for version 0.1, `unfit`, for the one it is called today."""
+        super().__init_subclass__(**options)
+        if "unfit" in vars(cls):
+            warnings.warn(
+                f"{cls.__qualname__}.unfit() is called missing_requirement() now.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.missing_requirement = vars(cls)["unfit"]  # type: ignore[method-assign]
+
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """What the photos lack that it cannot do without, as "boxes"; empty where it fits."""
         del train, queries
         return ""

@@ -16,7 +16,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts.cycles import NamedHarness
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.training.samplers import mixed
 from whalebench.methods.registry import configure_inner, find_method
 
@@ -104,9 +104,9 @@ class Pseudo(Method):
         self.learned: dict[str, tuple[str, ...]] = {}
         """By half, the digests of its photos."""
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """What the method that learns lacks."""
-        return self.first.unfit(train, queries)
+        return self.first.missing_requirement(train, queries)
 
     def sizes(self) -> tuple[Size, ...]:
         """Those of the method that learns."""
@@ -185,7 +185,7 @@ class Pseudo(Method):
 
     def _fresh(self) -> Method:
         """The method before it has learned."""
-        return behind_its_crop(find_method(self.config.of)(self.config.inner()))
+        return build_method(find_method(self.config.of)(self.config.inner()))
 
     def _guesses(self, unlabelled: Photos, harness: Harness) -> Photos:
         """The photos whose best candidate is probable enough, labelled as of that individual."""

@@ -16,14 +16,14 @@ from whalebench.methods.method import FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.losses.pair_losses import (
     Form,
-    Likeness,
     PairHeadLoss,
     PairLoss,
+    Similarity,
     best_pair_scores,
     build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.pair_sampler import PairSampler, Similarity
+from whalebench.methods.parts.training.pair_sampler import PairSampler, SimilarityFunction
 from whalebench.methods.parts.training.trainer import predict, ready, train_network
 
 LOSS = "loss."
@@ -100,7 +100,7 @@ class Siamese(EmbeddingMethod):
     Config = SiameseConfig
     config: SiameseConfig
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """Pairs of one kind or the other, where train has none."""
         del queries
         labels = train.known().labels
@@ -115,7 +115,7 @@ class Siamese(EmbeddingMethod):
         self.device = harness.device
         harness.stage("train")
         network, loss = self.build_network(config), self._loss().to(harness.device)
-        likeness = Likeness(loss)
+        likeness = Similarity(loss)
         sampler = self._sampler(known, likeness if config.assigns() else None)
         harness.choose("individuals_with_one_photo", sampler.single_identities)
 
@@ -192,7 +192,7 @@ class Siamese(EmbeddingMethod):
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
 
-    def _sampler(self, known: Photos, similarity: Similarity | None) -> PairSampler:
+    def _sampler(self, known: Photos, similarity: SimilarityFunction | None) -> PairSampler:
         config = self.config
         assert known.labels is not None
         return PairSampler(

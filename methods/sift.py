@@ -15,7 +15,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method, MethodConfig, Search
 from whalebench.methods.parts.cycles import ScheduleConfig
-from whalebench.methods.parts.identifier import IdentifierConfig, behind_its_crop
+from whalebench.methods.parts.identifier import NetworkMethodConfig, build_method
 from whalebench.methods.parts.keypoints import (
     Motion,
     PairGallery,
@@ -33,7 +33,7 @@ BY = "by."
 """What stands before the names of the other method's weights."""
 
 
-class SiftConfig(IdentifierConfig):
+class SiftConfig(NetworkMethodConfig):
     """Fields of `sift`; those on training are only for what finds a crop."""
 
     size: PhotoSize = (256, 384)
@@ -82,7 +82,7 @@ class SiftConfig(IdentifierConfig):
             raise ValueError("by=sift would re-order its own answer; set another method, as by=arcface")
         if inner is not None and inner.inner() is not None:
             raise ValueError(f"by={self.by} has a method within itself; set one without, as by=arcface")
-        if isinstance(inner, IdentifierConfig) and inner.crop != "none" and self.crop != "none":
+        if isinstance(inner, NetworkMethodConfig) and inner.crop != "none" and self.crop != "none":
             raise ValueError(f"crop={self.crop} and the crop={inner.crop} of {self.by} would crop twice")
         return self
 
@@ -130,11 +130,11 @@ class Sift(Method):
             require_lightglue()
         super().__init__(config)
         inner = config.inner()
-        self.by = None if inner is None else behind_its_crop(find_method(config.by)(inner))
+        self.by = None if inner is None else build_method(find_method(config.by)(inner))
         if self.by is not None:
             self.transductive = self.by.transductive  # type: ignore[misc]
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """What the other method lacks; raises WhalebenchError where the comparison would take too long."""
         gallery = len(train.known())
         pairs = len(queries) * gallery
@@ -147,7 +147,7 @@ class Sift(Method):
                 f"{gallery:,} of the gallery), about {hours:.1f} hours and as much for every other part: set "
                 f"by=arcface with a short shortlist, fewer keypoints, or hours={int(hours) + 1}."
             )
-        return "" if self.by is None else self.by.unfit(train, queries)
+        return "" if self.by is None else self.by.missing_requirement(train, queries)
 
     def sizes(self) -> tuple[Size, ...]:
         """The size that key points are looked for in, and those of the other method."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Method, Search
-from whalebench.methods.parts.identifier import IdentifierConfig
+from whalebench.methods.parts.identifier import NetworkMethodConfig
 from whalebench.methods.parts.losses.margins import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import Pooling, build_pooling
@@ -23,7 +23,7 @@ from whalebench.methods.parts.training.config import GridSize
 from whalebench.methods.parts.training.trainer import predict, ready, train_network
 
 
-class SoftmaxConfig(IdentifierConfig):
+class SoftmaxConfig(NetworkMethodConfig):
     """Fields of `softmax`."""
 
     pooling: Pooling = "average"

@@ -224,11 +224,11 @@ class Stn(Softmax):
     """The transformer's network as it was taught, where it was."""
     network: TransformedBackbone
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """The annotations to start from that train lacks."""
         teacher = self.config.teacher()
         if teacher is None:
-            return super().unfit(train, queries)
+            return super().missing_requirement(train, queries)
         if not teacher.annotated(train).any():
             return teacher.needs
         return "" if len(annotated_windows(teacher, train)) else f"{teacher.needs} that give a window"

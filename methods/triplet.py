@@ -62,7 +62,7 @@ class Triplet(EmbeddingMethod):
     Config = TripletConfig
     config: TripletConfig
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """Two photos of one individual, where train has them nowhere and none is to be repeated."""
         del queries
         labels = train.known().labels

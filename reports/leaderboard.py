@@ -137,9 +137,9 @@ def _missing(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str
     folds = set[int]().union(*done.values())
     notes = []
     for name, own in sorted(done.items()):
-        if lacking := sorted(folds - own):
-            noun = "fold" if len(lacking) == 1 else "folds"
-            notes.append(f"{name} has no finished run on {noun} {', '.join(map(str, lacking))}.")
+        if missing := sorted(folds - own):
+            noun = "fold" if len(missing) == 1 else "folds"
+            notes.append(f"{name} has no finished run on {noun} {', '.join(map(str, missing))}.")
     return notes
 
 

@@ -72,9 +72,9 @@ def read_judged(folder: Path, record: RunRecord) -> Judged:
 
 def _problem(queries: pd.DataFrame, record: RunRecord) -> str:
     """Why the per-query table is not to be trusted; empty where it is."""
-    lacking = sorted(COLUMNS - set(queries.columns))
-    if lacking or not len(queries) or queries["image"].duplicated().any():
-        what = f"lack {', '.join(lacking)}" if lacking else "are empty or hold a photo twice"
+    missing = sorted(COLUMNS - set(queries.columns))
+    if missing or not len(queries) or queries["image"].duplicated().any():
+        what = f"lack {', '.join(missing)}" if missing else "are empty or hold a photo twice"
         return f"The predictions of {record.run} {what}: repeat the run with --force."
     for key, value in summarize(queries).items():
         said = record.metrics.get(key, value)

@@ -89,12 +89,11 @@ def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The same with one finished run, made once, for tests that change nothing in it but runs and caches."""
     from whalebench.benchmarks.importing.importer import import_csv
     from whalebench.benchmarks.running import runner
-    from whalebench.reports.metrics import summary as metrics
 
     folder = tmp_path_factory.mktemp("shared")
     workspace = Workspace.open(folder / "workspace")
     import_csv(draw_source(folder / "source"), "tiny", workspace)
-    runner.run(runner.RunRequest("softmax", "tiny", settings=TINY_NETWORK, device="cpu"), workspace, metrics)
+    runner.run(runner.RunRequest("softmax", "tiny", settings=TINY_NETWORK, device="cpu"), workspace)
     return workspace
 
 

@@ -26,7 +26,6 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.registry import find_method, method_names
-from whalebench.reports.metrics import summary as metrics
 
 COMPARED = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
 UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
@@ -106,7 +105,7 @@ def _run(request: RunRequest, workspace: Workspace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    runner.run(request, workspace, metrics, Listening(workspace.cache / "told"))
+    runner.run(request, workspace, Listening(workspace.cache / "told"))
 
 
 def _bytes(folder: Path) -> list[bytes]:

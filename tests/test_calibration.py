@@ -20,7 +20,7 @@ from whalebench.benchmarks.running.calibration import (
     calibration_of,
     choose_calibration,
 )
-from whalebench.benchmarks.running.evaluation import Judgement, judge_scores
+from whalebench.benchmarks.running.evaluation import Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
 from whalebench.reports.metrics import summary as metrics
@@ -73,9 +73,9 @@ def some(seed: int, photos: int = 60) -> tuple[Scores, list[str]]:
     return scores, truth
 
 
-def judged(valid: tuple[Scores, list[str]], test: tuple[Scores, list[str]]) -> Judgement:
+def judged(valid: tuple[Scores, list[str]], test: tuple[Scores, list[str]]) -> Evaluation:
     truths = {"valid": answers(valid[1], "v"), "test": answers(test[1], "t")}
-    return judge_scores(metrics, IDENTITIES, {"valid": valid[0], "test": test[0]}, truths, MethodConfig())
+    return evaluate_scores(IDENTITIES, {"valid": valid[0], "test": test[0]}, truths, MethodConfig())
 
 
 def test_probabilities_are_rows_that_sum_to_one() -> None:
@@ -260,9 +260,9 @@ def test_a_photo_in_both_parts_is_refused() -> None:
     other = replace(answers(truth, "q"), images=("p3", *answers(truth, "q").images[1:]))
     parts = {"valid": scores, "test": scores}
     with pytest.raises(RunFailedError, match=r"60 photo\(s\) are in valid and in test, first p0"):
-        judge_scores(metrics, IDENTITIES, parts, {"valid": shared, "test": shared}, MethodConfig())
+        evaluate_scores(IDENTITIES, parts, {"valid": shared, "test": shared}, MethodConfig())
     with pytest.raises(RunFailedError, match=r"1 photo\(s\) .*, first p3"):
-        judge_scores(metrics, IDENTITIES, parts, {"valid": shared, "test": other}, MethodConfig())
+        evaluate_scores(IDENTITIES, parts, {"valid": shared, "test": other}, MethodConfig())
 
 
 def test_sets_of_test_are_by_valid_and_valid_has_none_of_its_own() -> None:

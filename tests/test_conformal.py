@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from whalebench.reports.metrics.calibration import candidate_sets, conformal_threshold
 from whalebench.reports.metrics.resampling import intervals
-from whalebench.reports.metrics.summary import NEW, judge_queries, set_threshold, summarize
+from whalebench.reports.metrics.summary import NEW, evaluate_queries, set_threshold, summarize
 
 NAMES = ["ann", "bob", "cas"]
 
@@ -62,7 +62,7 @@ def test_the_order_of_equals_does_not_matter_and_no_list_is_empty():
 
 
 def judged(probabilities, truth, least):
-    return judge_queries(
+    return evaluate_queries(
         images=[f"photo {row}" for row in range(len(truth))],
         truth=truth,
         clusters=[f"{name} {row // 3}" for row, name in enumerate(truth)],

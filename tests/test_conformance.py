@@ -29,7 +29,6 @@ from whalebench.benchmarks.running.folds import fold_views
 from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.registry import configure, find_method, method_names
-from whalebench.reports.metrics import summary as metrics
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "mean_colour.py"
 EXEMPT: dict[tuple[str, str], str] = {}
@@ -57,7 +56,7 @@ def check(ground: Ground) -> Callable[[Any], dict[str, tuple[str, str]]]:
     """What is found of a method class, by check: the result and the sentence."""
 
     def call(kind: Any) -> dict[str, tuple[str, str]]:
-        found = conform(kind.name, kind, (), ground, metrics)
+        found = conform(kind.name, kind, (), ground)
         return {finding.check: (finding.result, finding.said) for finding in found.findings}
 
     return call
@@ -78,7 +77,7 @@ def failures(found: Conformance) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_keeps_its_promises(name: str, ground: Ground) -> None:
-    found = conform(name, find_method(name), (), ground, metrics)
+    found = conform(name, find_method(name), (), ground)
     wrong = {check: said for check, said in failures(found).items() if (name, check) not in EXEMPT}
     assert wrong == {}
     # A method that is never tried is no method that is in order.
@@ -89,7 +88,7 @@ def test_every_method_keeps_its_promises(name: str, ground: Ground) -> None:
 @pytest.mark.parametrize("oracle", ["false", "true"])
 def test_a_method_behind_a_crop_keeps_them_too(crop: str, oracle: str, ground: Ground) -> None:
     settings = (f"crop={crop}", f"oracle={oracle}")
-    found = conform("arcface", find_method("arcface"), settings, ground, metrics)
+    found = conform("arcface", find_method("arcface"), settings, ground)
     assert failures(found) == {}
     said = {each.check: each.said for each in found.findings}
     assert "there are no " in said["no annotations"]
@@ -97,7 +96,7 @@ def test_a_method_behind_a_crop_keeps_them_too(crop: str, oracle: str, ground: G
 
 
 def test_the_example_keeps_them_all(installed: None) -> None:
-    found = check_method("mean-colour", (), metrics)
+    found = check_method("mean-colour", ())
     assert [each.check for each in found.findings] == list(CHECKS)
     # It has no epochs to be stopped between.
     assert {each.check for each in found.findings if each.result != "passed"} == {"goes on"}
@@ -343,7 +342,7 @@ def _score_together(self: Any, photos: Photos) -> Any:
 def test_a_method_that_lacks_something_is_not_tried(
     check: Callable[[Any], dict[str, tuple[str, str]]],
 ) -> None:
-    found = check(broken(unfit=lambda self, train, queries: "sonograms"))
+    found = check(broken(missing_requirement=lambda self, train, queries: "sonograms"))
     assert found["learns"] == (
         "not applicable",
         "It asks for sonograms, which the photos it is tried on lack.",

@@ -363,9 +363,9 @@ def test_a_transductive_method_adapts_to_the_windows_that_are_found(photos: Phot
 
 def test_what_lacks_annotations_does_not_fit(photos: Photos) -> None:
     without = photos.select([5])
-    assert cropped(oracle=False).unfit(photos, without) == ""
-    assert cropped(oracle=False).unfit(without, photos) == "boxes"
-    assert cropped(oracle=True).unfit(photos, without) == "boxes of test photos"
+    assert cropped(oracle=False).missing_requirement(photos, without) == ""
+    assert cropped(oracle=False).missing_requirement(without, photos) == "boxes"
+    assert cropped(oracle=True).missing_requirement(photos, without) == "boxes of test photos"
 
 
 def test_a_finder_is_restored_without_the_weights_it_started_from(photos: Photos) -> None:

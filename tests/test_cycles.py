@@ -15,18 +15,17 @@ from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.conformance.declaration import is_judged, is_restored
 from whalebench.benchmarks.conformance.scoring import goes_on
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, Learned, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Ground, Learned, Trial, draw_ground
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Epoch, Harness
-from whalebench.methods.parts.cycles import CarryingHarness, InCycles, ScheduleConfig, voted
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.cycles import CarryingHarness, ScheduleConfig, SnapshotEnsemble, voted
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
 from whalebench.methods.parts.training.trainer import KeptGenerator, KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.notes import Notes
 
 
@@ -35,9 +34,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return draw_ground(Workspace.open(tmp_path_factory.mktemp("cycles") / "workspace"))
 
 
-def on_trial(ground: Ground, name: str, *settings: str) -> OnTrial:
+def on_trial(ground: Ground, name: str, *settings: str) -> Trial:
     kind = find_method(name)
-    return OnTrial(name, kind, configure(kind, smallest_settings(kind, settings)), ground, metrics)
+    return Trial(name, kind, configure(kind, smallest_settings(kind, settings)), ground)
 
 
 def learn(ground: Ground, name: str, *settings: str) -> Learned:
@@ -243,7 +242,7 @@ def test_the_best_epoch_of_the_tail_is_kept_and_the_next_cycle_begins_at_the_end
     trial = on_trial(ground, "softmax", "schedule.cycles=2", "schedule.tail=0.8", "epochs=10", "ema=0")
     method, notes = trial.build(), Scripted({2: 0.9, 5: 0.5, 7: 0.7})
     method.learn(trial.views.train, trial.views.valid, notes)
-    assert isinstance(method, InCycles)
+    assert isinstance(method, SnapshotEnsemble)
     assert len(notes.asked) == 2 * (4 + 1)  # epochs 2 to 5 of each cycle, and the cycle as it stands
     assert notes.chosen["cycle_1.network_epoch"] == 3
     assert notes.chosen["cycle_2.network_epoch"] == 3
@@ -266,7 +265,7 @@ def test_a_single_training_has_a_tail_where_it_is_asked_for(ground: Ground) -> N
 
 def test_cycles_answer_by_their_mean_and_are_shown_alone(learned: Learned) -> None:
     method, test = learned.method, learned.views.queries()["test"]
-    assert isinstance(method, InCycles)
+    assert isinstance(method, SnapshotEnsemble)
     each = [member.score(test) for member in method.members]
     assert np.ptp(np.stack(each), axis=0).max() > 1e-3
     assert np.allclose(method.score(test), np.mean(each, axis=0), atol=1e-6)
@@ -283,10 +282,10 @@ def test_cycles_answer_by_their_mean_and_are_shown_alone(learned: Learned) -> No
 
 def test_embeddings_of_cycles_are_averaged_and_compared_by_the_gallery(learned: Learned) -> None:
     given, views = learned.method, learned.views
-    assert isinstance(given, InCycles)
+    assert isinstance(given, SnapshotEnsemble)
     config = given.config.model_copy(update={"schedule": ScheduleConfig(cycles=3, joined="embeddings")})
-    method = behind_its_crop(type(given.members[0])(config))
-    assert isinstance(method, InCycles)
+    method = build_method(type(given.members[0])(config))
+    assert isinstance(method, SnapshotEnsemble)
     monkey: Any = method
     monkey.members = [Told(member) for member in given.members]
     method.learn(views.train, views.valid, learned.harness)

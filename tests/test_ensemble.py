@@ -36,7 +36,7 @@ from whalebench.benchmarks.ensembles.members import Ground, find_ground
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark, make_split
 from whalebench.benchmarks.running import runner
-from whalebench.benchmarks.running.evaluation import PLAIN, judge_scores
+from whalebench.benchmarks.running.evaluation import PLAIN, evaluate_scores
 from whalebench.benchmarks.running.restored import restore_run
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import summary as metrics
@@ -103,7 +103,7 @@ def make_run(
         weights = {"gallery": embedded.pop("gallery"), "labels": ground.gallery_labels}
     scores = random_scores(ground, quality, seed)
     answers = {"valid": ground.valid, "test": ground.test}
-    judged = judge_scores(metrics, ground.identities, scores, answers, PLAIN)
+    judged = evaluate_scores(ground.identities, scores, answers, PLAIN)
     none = {"metrics": judged.metrics, "valid_metrics": judged.valid_metrics, "cmc": judged.cmc}
     none["chosen"] = dict(judged.chosen)
     none["lineage"] = {
@@ -134,7 +134,7 @@ def random_scores(ground: Ground, quality: float, seed: int) -> dict[str, NDArra
 
 
 def combine(workspace: Workspace, *runs: str, force: bool = False, **asked: Any) -> Ensemble:
-    return ensemble(EnsembleRequest(runs, **asked), workspace, metrics, force=force)
+    return ensemble(EnsembleRequest(runs, **asked), workspace, force=force)
 
 
 def change_record(folder: Path, **fields: Any) -> None:
@@ -462,7 +462,7 @@ def test_real_runs_are_put_side_by_side(shared_tiny: Workspace, tmp_path: Path) 
     """What a real embedding method keeps is enough for knn; the weights are those of the members' cosines."""
     for seed in (0, 1):
         request = runner.RunRequest("arcface", "tiny", seed=seed, settings=ARCFACE, device="cpu")
-        runner.run(request, shared_tiny, metrics)
+        runner.run(request, shared_tiny)
     runs = [folder.name for folder in shared_tiny.runs.glob("arcface-tiny-*")]
     runs = [name for name in runs if read_record(shared_tiny.runs / name).config["dimensions"] == 8]
     made = combine(shared_tiny, *runs, rule="knn", weights="1,3")

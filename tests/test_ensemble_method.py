@@ -23,7 +23,6 @@ from whalebench.methods.ensemble import EnsembleConfig, Ensembled
 from whalebench.methods.parts.ensemble import share_choices, temperature_of
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.retrieval import normalise
-from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.notes import Notes
 
 SMALL = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8"
@@ -164,8 +163,8 @@ def test_members_without_embeddings_have_no_gallery(views: Views) -> None:
 
 def test_what_a_member_lacks_the_whole_lacks(views: Views) -> None:
     method = Ensembled(EnsembleConfig(members="softmax+arcface", member_settings="species_weight=0.5"))
-    assert method.unfit(views.train, views.test) == "species"
-    assert Ensembled(EnsembleConfig()).unfit(views.train, views.test) == ""
+    assert method.missing_requirement(views.train, views.test) == "species"
+    assert Ensembled(EnsembleConfig()).missing_requirement(views.train, views.test) == ""
 
 
 def test_members_work_behind_crops_and_twice(tiny: Workspace) -> None:
@@ -173,7 +172,7 @@ def test_members_work_behind_crops_and_twice(tiny: Workspace) -> None:
         f"{SMALL.rpartition(',')[0]},localizer.epochs=1,localizer.size=32,localizer.backbone=test_resnet"
     )
     request = ("members=bbox+softmax+softmax", f"member_settings={settings}")
-    record = run(RunRequest("ensemble", "tiny", settings=request, device="cpu"), tiny, metrics)
+    record = run(RunRequest("ensemble", "tiny", settings=request, device="cpu"), tiny)
     parts = {"bbox.localizer", "bbox.network", "softmax.network", "softmax-2.network"}
     assert set(record.lineage) == parts | {"calibration"}
     assert record.chosen["share_0_bbox"] is not None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from whalebench.benchmarks.ensembles import fusion as mixing
 from whalebench.benchmarks.ensembles.fusion import (
     energies,
-    familiarity,
+    energy_score,
     fit_weights,
     mean_scores,
     mixed_log_loss,
@@ -191,8 +191,8 @@ def test_familiarity_of_equal_members_is_what_each_says() -> None:
     scores = drawn(members=1)[0]
     once = energies([scores], [0.5])
     twice = energies([scores, scores], [0.5, 0.5])
-    alone = familiarity(once, once, np.ones(1))
+    alone = energy_score(once, once, np.ones(1))
     np.testing.assert_allclose(alone, once[:, 0] - once.mean())
-    np.testing.assert_allclose(familiarity(twice, twice, np.array([0.3, 0.7])), alone)
+    np.testing.assert_allclose(energy_score(twice, twice, np.array([0.3, 0.7])), alone)
     slow = np.log(np.exp(scores.astype(np.float64) / 0.5).sum(axis=1))
     np.testing.assert_allclose(once[:, 0], slow)

@@ -36,9 +36,8 @@ from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step
 from whalebench.benchmarks.ensembles.steps import STEPS, WITHOUT, Sight, choose_setting, look, take_steps
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import make_split
-from whalebench.benchmarks.running.evaluation import PLAIN, judge_scores
+from whalebench.benchmarks.running.evaluation import PLAIN, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW
-from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.metrics.resampling import paired_difference
 from whalebench.reports.run_report import ensemble_document
 from whalebench.tests.test_ensemble import combine, make_run
@@ -333,10 +332,10 @@ def test_what_does_not_fit_says_why() -> None:
         (Balance, {"scores": queries.scores[:, :1]}, {}, "one individual only"),
     ):
         shown = replace(queries, **view)
-        assert said in kind(replace(gallery, **others)).unfit(shown, shown)
-        assert kind(gallery).unfit(queries, queries) == ""
+        assert said in kind(replace(gallery, **others)).missing_requirement(shown, shown)
+        assert kind(gallery).missing_requirement(queries, queries) == ""
     same = np.full((9, 2), 30)
-    assert "one size, 30 x 30" in Sizes(some_gallery(sizes=np.full((12, 2), 30))).unfit(
+    assert "one size, 30 x 30" in Sizes(some_gallery(sizes=np.full((12, 2), 30))).missing_requirement(
         *[replace(queries, sizes=same)] * 2
     )
 
@@ -405,8 +404,7 @@ def test_the_answers_to_test_change_nothing_but_its_metrics(
     seen = replace(seen, photos=photos, gallery=gallery)
     other = replace(ground.test, truth=ground.test.truth[::-1], identities=ground.test.identities[::-1])
     first, second = (
-        take_steps((name,), dict(scores), seen, one, metrics, PLAIN)
-        for one in (ground, replace(ground, test=other))
+        take_steps((name,), dict(scores), seen, one, PLAIN) for one in (ground, replace(ground, test=other))
     )
     assert first.states[-1].unfit == ""
     assert first.states[-1].chosen == second.states[-1].chosen
@@ -423,7 +421,7 @@ class Shift(Step):
     transductive = False
     settings: ClassVar[tuple[Mapping[str, float], ...]] = ({"at": 0}, {"at": 1}, {"at": 1.5}, {"at": 2})
 
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         return ""
 
     def scores(self, queries: Queries, setting: Any) -> NDArray[np.float32]:
@@ -439,7 +437,7 @@ def test_settings_are_those_that_are_best_on_valid(
     truth = (*(ground.identities[1],) * 3, *(NEW,) * (len(ground.valid.truth) - 3))
     changed = replace(ground, valid=replace(ground.valid, truth=truth))
     valid = seen.queries("valid", scores["valid"], 1.0, 1.0)
-    chosen = choose_setting(Shift(seen.gallery), valid, changed, metrics, PLAIN)
+    chosen = choose_setting(Shift(seen.gallery), valid, changed, PLAIN)
     assert chosen == {"at": 1}  # 1.5 is as good, and later
 
 
@@ -463,8 +461,7 @@ def test_one_run_with_a_step_is_an_ensemble_that_shows_both(place: Workspace) ->
     tables = dict(iter(read_predictions(made.folder, "variants.parquet").groupby("variant")))
     arrays, _ = read_arrays(made.folder / SCORES, ("valid_scores", "test_scores"), "names")
     ground = find_ground(record, place)
-    judged = judge_scores(
-        metrics,
+    judged = evaluate_scores(
         ground.identities,
         {part: arrays[f"{part}_scores"] for part in ("valid", "test")},
         {"valid": ground.valid, "test": ground.test},

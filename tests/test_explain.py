@@ -132,7 +132,7 @@ def planted(folder: Path, where: str, *, boxes: bool = True) -> tuple[Workspace,
     workspace = Workspace.open(folder / "workspace")
     import_csv(draw_planted(folder / "source", where, boxes=boxes), "planted", workspace)
     request = runner.RunRequest("pixels", "planted", device="cpu")
-    return workspace, runner.run(request, workspace, metrics).run
+    return workspace, runner.run(request, workspace).run
 
 
 # --- the three numbers
@@ -141,7 +141,7 @@ def planted(folder: Path, where: str, *, boxes: bool = True) -> tuple[Workspace,
 @pytest.mark.parametrize("where", ["background", "animal"])
 def test_a_planted_shortcut_is_found_and_its_absence_too(tmp_path: Path, where: str) -> None:
     workspace, run = planted(tmp_path, where)
-    found = explain(run, workspace, metrics, photos=1, box=0.5).diagnosis
+    found = explain(run, workspace, photos=1, box=0.5).diagnosis
     scores, chance = found.map_at_5, found.chance
     tells, hides = f"without_{where}", "without_background" if where == "animal" else "without_animal"
     assert scores["test"] > 0.9  # type: ignore[operator]
@@ -157,7 +157,7 @@ def test_a_planted_shortcut_is_found_and_its_absence_too(tmp_path: Path, where: 
 
 def test_photos_without_any_region_leave_numbers_out_with_the_reason(tmp_path: Path) -> None:
     workspace, run = planted(tmp_path, "animal", boxes=False)
-    explanation = explain(run, workspace, metrics, photos=2, box=0.5)
+    explanation = explain(run, workspace, photos=2, box=0.5)
     found = explanation.diagnosis
     assert found.map_at_5["without_background"] is None
     assert found.map_at_5["without_animal"] is None
@@ -567,7 +567,7 @@ def test_a_run_that_is_not_what_it_was_is_refused(
     (copy / "test_digests.json").write_text(json.dumps(digests))
     damage(copy)
     with pytest.raises(WhalebenchError) as caught:
-        explain(str(copy), shared_tiny, metrics)
+        explain(str(copy), shared_tiny)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -579,13 +579,13 @@ def test_a_transductive_run_is_not_explained(
 
     monkeypatch.setattr(Softmax, "transductive", True)
     with pytest.raises(WhalebenchError, match="softmax scores photos with the help of the others"):
-        explain(network_run, shared_tiny, metrics)
+        explain(network_run, shared_tiny)
 
 
 def test_a_method_that_cannot_be_restored_is_told(shared_tiny: Workspace) -> None:
-    run = runner.run(runner.RunRequest("forgetful", "tiny", device="cpu"), shared_tiny, metrics).run
+    run = runner.run(runner.RunRequest("forgetful", "tiny", device="cpu"), shared_tiny).run
     with pytest.raises(WhalebenchError, match="forgetful cannot be restored from its weights"):
-        explain(run, shared_tiny, metrics)
+        explain(run, shared_tiny)
     shutil.rmtree(shared_tiny.runs / run)
 
 
@@ -594,10 +594,10 @@ def test_a_run_behind_a_crop_is_explained(tiny: Workspace, settings: tuple[str, 
     small = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8")
     finder = ("localizer.backbone=test_resnet", "localizer.size=32", "localizer.epochs=1")
     request = runner.RunRequest("softmax", "tiny", settings=(*small, *finder, *settings), device="cpu")
-    record = runner.run(request, tiny, metrics)
+    record = runner.run(request, tiny)
     back = restore_run(record.run, tiny)
     assert back.views.oracle == back.record.oracle == ("oracle=true" in settings)
-    found = explain(record.run, tiny, metrics, photos=1, box=0.5)
+    found = explain(record.run, tiny, photos=1, box=0.5)
     assert found.diagnosis.map_at_5["without_animal"] is not None
     assert found.shown[0]["on_animal"] is None or 0 <= found.shown[0]["on_animal"] <= 1
 

@@ -30,7 +30,6 @@ from whalebench.benchmarks.ensembles.options import Options
 from whalebench.benchmarks.ensembles.rules import combine as by_rule
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import make_split
-from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.test_ensemble import combine, make_run
 
 Cli = Callable[..., Any]
@@ -154,7 +153,7 @@ def test_valid_is_scored_by_what_was_learned_without_it(template: Workspace) -> 
     truth[photo] = ground.identities[identity]
     lied = replace(ground, valid=replace(ground.valid, truth=tuple(truth)))
     # The same parts, and the same mean: what differs is what the classifier is told of the photo.
-    mean = by_rule("mean", members, ground, np.full(2, 0.5), metrics, 0)
+    mean = by_rule("mean", members, ground, np.full(2, 0.5), 0)
     both = [
         feature_stacking.stack_features(members, one, mean, LogisticFeatures, 0, None)
         for one in (ground, lied)
@@ -216,7 +215,7 @@ def test_individuals_met_once_are_too_few(template: Workspace) -> None:
         seen.add(truth)
     alone = replace(ground, valid=replace(ground.valid, truth=tuple(once)))
     with pytest.raises(WhalebenchError, match="none of them in two encounters"):
-        by_rule("logistic-features", members, alone, None, metrics, 0)
+        by_rule("logistic-features", members, alone, None, 0)
 
 
 def test_trees_and_memory_are_counted_first(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ from whalebench.methods.parts.networks.weights import KNOWN, MEGADESCRIPTOR_DATA
 from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.writers import to_markdown, to_rows
 from whalebench.tests.notes import Notes
 
@@ -230,7 +229,7 @@ def test_a_row_that_was_seen_in_pretraining_is_marked(
     save_file(timm.create_model("test_resnet", num_classes=0, global_pool="").state_dict(), file)
     for settings in (tiny_settings, (*tiny_settings, f"pretrained={file}")):
         request = runner.RunRequest("softmax", "heads", settings=(*settings, "epochs=0"), device="cpu")
-        record = runner.run(request, tiny, metrics)
+        record = runner.run(request, tiny)
     assert record.pretraining["MegaDescriptor-T-224"]["seen"] == "NOAARightWhale"  # type: ignore[index, call-overload]
     board = leaderboard(tiny.runs)
     seen = {row["run"]: row["seen"] for row in to_rows(board)}

@@ -16,9 +16,9 @@ from whalebench.methods.parts.geometry import (
     compose,
     fit_affine,
     fit_similarity,
-    flattens,
     identity_maps,
     invert,
+    is_degenerate,
     move,
     warp,
 )
@@ -149,9 +149,9 @@ def test_two_points_are_met_by_turn_zoom_and_shift(angle: float, zoom: float, x:
 )
 def test_maps_that_are_of_no_use(linear: list[list[float]], useless: bool) -> None:
     forward = torch.cat([torch.tensor(linear), torch.zeros(2, 1)], dim=1)[None]
-    assert flattens(forward).tolist() == [useless]
+    assert is_degenerate(forward).tolist() == [useless]
 
 
 def test_points_in_one_place_give_a_map_of_no_use() -> None:
     points = torch.full((1, 2, 2), 0.3, dtype=torch.float64)
-    assert flattens(fit_similarity(points, torch.tensor([[0.1, 0.0], [0.5, 0.0]]))).tolist() == [True]
+    assert is_degenerate(fit_similarity(points, torch.tensor([[0.1, 0.0], [0.5, 0.0]]))).tolist() == [True]

@@ -24,7 +24,7 @@ from whalebench.benchmarks.core.record import (
     write_run,
 )
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.metrics.summary import NEW, judge_queries, summarize
+from whalebench.reports.metrics.summary import NEW, evaluate_queries, summarize
 from whalebench.reports.page import to_html, write_html
 from whalebench.reports.run_report import run_summary
 from whalebench.reports.terminal import Numbers, render, render_svg, to_svg
@@ -42,7 +42,7 @@ def put(runs, name, method="arcface", skill=2.0, queries=60, found=None, least=N
     columns, is_new = fixed.integers(20, size=queries), fixed.random(queries) < 0.2
     scores = rng.normal(size=(queries, 20))
     scores[np.arange(queries)[~is_new], columns[~is_new]] += skill
-    table = judge_queries(
+    table = evaluate_queries(
         images=[f"photo_{row}" for row in range(queries)],
         truth=[NEW if one else names[column] for one, column in zip(is_new, columns, strict=True)],
         clusters=[f"{'sea' if one else ''}{column}" for one, column in zip(is_new, columns, strict=True)],

@@ -7,7 +7,7 @@ import pytest
 
 from whalebench.benchmarks.core.photos import Annotations, Photos
 from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.benchmarks.running.outcome import box_iou, judge_location, location_summary
+from whalebench.benchmarks.running.outcome import box_iou, evaluate_location, location_summary
 from whalebench.methods.method import Located
 
 NAN = np.nan
@@ -40,7 +40,7 @@ def test_landmark_errors_are_in_pixels_and_in_shares_of_the_largest_distance() -
     """3-4-5: 6 pixels across and 8 down is 10; the landmarks are 100 pixels apart."""
     truth = [[[0.2, 0.5], [0.7, 0.5]], [[NAN, NAN], [0.7, 0.5]]]
     found = np.array([[[0.23, 0.58], [0.7, 0.5]], [[0.2, 0.5], [0.7, 0.5]]], np.float32)
-    judged = judge_location(Located(landmarks=found), photos([[NAN] * 4] * 2, truth))
+    judged = evaluate_location(Located(landmarks=found), photos([[NAN] * 4] * 2, truth))
     assert judged["landmark_pixels"].tolist()[0] == pytest.approx(5.0, abs=1e-4)
     assert judged["landmark_error"].tolist()[0] == pytest.approx(0.05, abs=1e-5)
     assert judged.loc[1].isna().all()
@@ -50,6 +50,6 @@ def test_a_summary_counts_photos_and_fallbacks() -> None:
     located = Located(
         boxes=np.array([[0, 0, 1, 1], [0, 0, 0.5, 1]], np.float32), fallback=np.array([True, False])
     )
-    judged = judge_location(located, photos([[0, 0, 1, 1]] * 2, [[[NAN, NAN]]] * 2))
+    judged = evaluate_location(located, photos([[0, 0, 1, 1]] * 2, [[[NAN, NAN]]] * 2))
     assert location_summary(judged) == {"photos": 2, "box_iou_mean": 0.75, "fallback": 1}
     assert list(judged) == ["box_iou", "fallback"]

@@ -207,19 +207,19 @@ def test_a_restored_method_scores_as_the_one_that_learned(
 ) -> None:
     from safetensors.torch import load, save
 
-    from whalebench.methods.parts.identifier import behind_its_crop
+    from whalebench.methods.parts.identifier import build_method
 
     views = fold_views(load_benchmark("tiny", shared_tiny), 0, oracle="oracle=true" in more)
     kind, shown = find_method(name), views.queries()["test"]
     torch.manual_seed(0)
-    method = behind_its_crop(kind(configure(kind, (*tiny_settings, *more))))
+    method = build_method(kind(configure(kind, (*tiny_settings, *more))))
     method.learn(views.train, views.valid, Notes())
     weights = {key: value.contiguous().clone() for key, value in method.weights().items()}
     # As `restore_run` does it: the configuration from the record, the weights from their file.
     config = kind.Config.model_validate(json.loads(method.config.model_dump_json()))
     assert config == method.config
     torch.manual_seed(1)
-    again = behind_its_crop(kind(config))
+    again = build_method(kind(config))
     again.restore(load(save(weights)), views.train.identities, torch.device("cpu"))
     assert np.allclose(again.score(shown), method.score(shown), atol=1e-5)
     assert np.allclose(again.embed(shown), method.embed(shown), atol=1e-5)  # type: ignore[arg-type]
@@ -357,10 +357,10 @@ def test_the_species_head_needs_species_and_changes_what_is_learned(
     asked, spared = (kind(configure(kind, each)) for each in (settings, tiny_settings))
     told = with_species(views)
     one = replace(views.train, species=np.zeros(len(views.train), np.int64))
-    assert asked.unfit(views.train, views.test) == "species"
-    assert asked.unfit(one, views.test) == "second species"
-    assert asked.unfit(told.train, told.test) == ""
-    assert spared.unfit(views.train, views.test) == ""
+    assert asked.missing_requirement(views.train, views.test) == "species"
+    assert asked.missing_requirement(one, views.test) == "second species"
+    assert asked.missing_requirement(told.train, told.test) == ""
+    assert spared.missing_requirement(views.train, views.test) == ""
     with_head, without = (learn("arcface", told, each)[0].weights() for each in (settings, tiny_settings))
     assert set(with_head) == set(without)
     assert not torch.equal(with_head["network.linear.weight"], without["network.linear.weight"])

@@ -13,7 +13,7 @@ from whalebench.reports.metrics.summary import (
     NEW,
     average_precision_at_r,
     cmc,
-    judge_queries,
+    evaluate_queries,
     means_by_threshold,
     summarize,
 )
@@ -32,7 +32,7 @@ def judge(
     **more,
 ):
     scores = np.asarray(scores, dtype=float)
-    return judge_queries(
+    return evaluate_queries(
         images=[f"photo_{row}" for row in range(len(scores))],
         truth=truth,
         clusters=truth if clusters is None else clusters,
@@ -348,7 +348,7 @@ def test_what_cannot_be_judged_is_refused_with_a_sentence(change, words):
 
 def test_a_photo_judged_twice_is_refused():
     with pytest.raises(WhalebenchError, match="twice"):
-        judge_queries(
+        evaluate_queries(
             images=["p", "p"],
             truth=["a", "a"],
             clusters=["a", "a"],

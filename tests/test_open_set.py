@@ -17,7 +17,6 @@ from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
-from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.metrics.open_set import baks, baus, detection_rate, normalised_accuracy
 from whalebench.reports.metrics.ranking import balanced_mean, geometric_mean
 from whalebench.reports.metrics.summary import NEW
@@ -25,7 +24,7 @@ from whalebench.reports.metrics.summary import NEW
 
 def run(workspace: Workspace, *settings: str) -> RunRecord:
     chosen = ("backbone=test_resnet", "size=32", "epochs=0", *settings)
-    return runner.run(runner.RunRequest("softmax", "tiny", settings=chosen, device="cpu"), workspace, metrics)
+    return runner.run(runner.RunRequest("softmax", "tiny", settings=chosen, device="cpu"), workspace)
 
 
 def test_an_individual_with_many_photos_weighs_no_more_than_one_with_few() -> None:
@@ -98,7 +97,7 @@ def test_rule_second_holds_from_valid_to_the_predictions(shared_tiny: Workspace)
 def test_what_a_score_rests_on_is_judged_by_the_rule_of_the_run(shared_tiny: Workspace) -> None:
     restored = restore_run(run(shared_tiny, "new_rule=second").run, shared_tiny)
     below_all = restored.record.model_copy(update={"chosen": {"new_threshold": -1e9}})
-    found = diagnose(replace(restored, record=below_all), metrics).map_at_5["test"]
+    found = diagnose(replace(restored, record=below_all)).map_at_5["test"]
     expected = []
     for row, truth in zip(restored.scores, restored.views.test_answers.truth, strict=True):
         ranked = [restored.views.train.identities[column] for column in np.argsort(-row, kind="stable")]

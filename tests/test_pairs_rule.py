@@ -45,7 +45,6 @@ from whalebench.benchmarks.ensembles.rules import combine as by_rule
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import make_split
 from whalebench.methods.parts import keypoints
-from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.test_ensemble import change_record, combine, make_run
 
 Cli = Callable[..., Any]
@@ -351,23 +350,23 @@ def test_neither_torch_nor_opencv_is_loaded_unasked(place: Workspace) -> None:
 def test_the_answers_to_test_change_nothing_but_metrics(template: Workspace, rule: str) -> None:
     """Nor does whom test photos show in the catalog, nor encounters, even where they say who it is."""
     ground, members = standing(template, *EMBEDDED)
-    first = everything(by_rule(rule, members, ground, None, metrics, 0))
+    first = everything(by_rule(rule, members, ground, None, 0))
     table = ground.benchmark.catalog.table
     tested = table["image"].isin(ground.test.images)
     names = table["identity"].where(~tested, "somebody else")
     lied = altered(ground, identity=names, encounter=table["identity"])
     wrong = replace(ground.test, truth=ground.test.truth[::-1], identities=ground.test.identities[::-1])
     assert wrong.truth != ground.test.truth
-    assert everything(by_rule(rule, members, replace(lied, test=wrong), None, metrics, 0)) == first
+    assert everything(by_rule(rule, members, replace(lied, test=wrong), None, 0)) == first
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("vote", "knn")])
 def test_the_answers_to_valid_change_what_is_learned(template: Workspace, rule: str) -> None:
     """So that the test before this one can fail."""
     ground, members = standing(template, *EMBEDDED)
-    first = everything(by_rule(rule, members, ground, None, metrics, 0))
+    first = everything(by_rule(rule, members, ground, None, 0))
     wrong = replace(ground.valid, truth=ground.valid.truth[::-1])
-    assert everything(by_rule(rule, members, replace(ground, valid=wrong), None, metrics, 0)) != first
+    assert everything(by_rule(rule, members, replace(ground, valid=wrong), None, 0)) != first
 
 
 @pytest.mark.parametrize("rule", ["pairs", "logistic-features", "lightgbm-features"])

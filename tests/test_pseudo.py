@@ -15,7 +15,7 @@ import torch
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.conformance.scoring import goes_on
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Ground, Trial, draw_ground
 from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
 from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.record import SCORES, RunRecord, read_arrays
@@ -136,7 +136,7 @@ def finished(shared_tiny: Workspace) -> RunRecord:
 def run(workspace: Workspace, method: str = "pseudo", *settings: str, **asked: Any) -> RunRecord:
     own = ("of=nearest", *settings) if method != "nearest" else settings
     request = runner.RunRequest(method, "tiny", 0, 0, own, "cpu")
-    return runner.run(request, workspace, metrics, **asked)
+    return runner.run(request, workspace, **asked)
 
 
 def lineage_of(workspace: Workspace, record: RunRecord) -> dict[str, set[str]]:
@@ -152,9 +152,9 @@ def scores_of(workspace: Workspace, record: RunRecord) -> dict[str, Any]:
 
 def taught(views: Views, *settings: str, seed: int = 0) -> tuple[Pseudo, RunHarness]:
     config = configure(Pseudo, settings)
-    method, harness = Pseudo(config), RunHarness(seed, CPU, views, metrics, SILENT, config)
+    method, harness = Pseudo(config), RunHarness(seed, CPU, views, SILENT, config)
     harness.seed_everything()
-    harness.teach(method)
+    harness.fit(method)
     return method, harness
 
 
@@ -354,14 +354,14 @@ def test_only_photos_as_sure_as_asked_for_are_learned_from(
 
 
 def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(views: Views) -> None:
-    harness = RunHarness(0, CPU, views, metrics, SILENT)
+    harness = RunHarness(0, CPU, views, SILENT)
     scores = Nearest(MethodConfig())
-    harness.teach(scores)
+    harness.fit(scores)
     valid, test = (scores.score(photos.bare()) for photos in (views.valid, views.test))
-    from whalebench.benchmarks.running.evaluation import judge_scores
+    from whalebench.benchmarks.running.evaluation import evaluate_scores
 
     answers = {"valid": views.valid_answers, "test": views.test_answers}
-    judged = judge_scores(
+    judged = evaluate_scores(
         metrics, views.train.identities, {"valid": valid, "test": test}, answers, MethodConfig()
     )
     found = harness.confidence(valid, test)
@@ -394,13 +394,13 @@ def test_a_finished_run_is_restored_and_knows_who_must_not_score_what(
     assert isinstance(back.method, Pseudo)
     assert back.method.variants(back.views.test) == {}
     with pytest.raises(WhalebenchError, match="pseudo scores photos with the help of the others"):
-        explain(finished.run, shared_tiny, metrics)
+        explain(finished.run, shared_tiny)
 
 
 def test_the_scores_without_pseudo_labels_are_at_hand(views: Views) -> None:
     method, _ = taught(views, "of=nearest")
     plain, _ = Nearest(MethodConfig()), None
-    RunHarness(0, CPU, views, metrics, SILENT).teach(plain)
+    RunHarness(0, CPU, views, SILENT).fit(plain)
     (name,) = found = method.variants(views.test)
     assert name == "without pseudo-labels"
     assert np.array_equal(found[name], plain.score(views.test))
@@ -418,14 +418,14 @@ def test_a_valid_photo_taken_for_a_pseudo_labelled_one_ends_the_run(shared_tiny:
 
 
 def test_test_photos_are_lent_to_nobody_but_a_transductive_method_after_it_learned(views: Views) -> None:
-    harness = RunHarness(0, CPU, views, metrics, SILENT)
+    harness = RunHarness(0, CPU, views, SILENT)
     asked = []
 
     class Inductive(Nearest):
         def adapt(self, unlabelled: Photos, harness: Harness) -> None:
             asked.append(unlabelled)
 
-    harness.teach(Inductive(MethodConfig()))
+    harness.fit(Inductive(MethodConfig()))
     assert asked == []
     with pytest.raises(RunFailedError, match=r"outside train of this fold.*fit every part on train only\."):
         harness.fitted("network", views.test)
@@ -437,7 +437,7 @@ def test_test_photos_are_lent_to_nobody_but_a_transductive_method_after_it_learn
             harness.fitted("network", views.test)
 
     with pytest.raises(RunFailedError, match="outside train"):
-        RunHarness(0, CPU, views, metrics, SILENT).teach(Early(MethodConfig()))
+        RunHarness(0, CPU, views, SILENT).fit(Early(MethodConfig()))
     assert asked == []
 
     class Late(Inductive):
@@ -447,9 +447,9 @@ def test_test_photos_are_lent_to_nobody_but_a_transductive_method_after_it_learn
             harness.fitted("more", unlabelled)
             harness.fitted("worse", views.valid)
 
-    harness = RunHarness(0, CPU, views, metrics, SILENT)
+    harness = RunHarness(0, CPU, views, SILENT)
     with pytest.raises(RunFailedError, match=r"worse was fitted on .* or on the test photos that adapt\(\)"):
-        harness.teach(Late(MethodConfig()))
+        harness.fit(Late(MethodConfig()))
     assert harness.adapted_to() == {"more": len(set(views.test.digests))}
 
 
@@ -457,7 +457,7 @@ def test_what_is_lent_is_bare_and_nothing_that_valid_holds(views: Views) -> None
     twin = views.valid.digests[0]
     doubled = replace(views, test=replace(views.test, digests=(twin, *views.test.digests[1:])))
     config = configure(Pseudo, ["of=nearest", "confidence=0.01"])
-    RunHarness(0, CPU, doubled, metrics, SILENT, config).teach(Hasty(config))
+    RunHarness(0, CPU, doubled, SILENT, config).fit(Hasty(config))
     shown = Hasty.shown
     assert shown.images == views.test.images[1:]
     assert shown.labels is None
@@ -498,7 +498,7 @@ def test_new_is_where_the_method_within_has_it() -> None:
 def test_it_does_not_fit_where_the_method_within_does_not(ground: Ground) -> None:
     views = fold_views(ground.plain, 0)
     method = Pseudo(configure(Pseudo, ["of_settings=crop=box"]))
-    assert method.unfit(views.train, views.test) == "boxes"
+    assert method.missing_requirement(views.train, views.test) == "boxes"
 
 
 # Around networks
@@ -547,7 +547,7 @@ def test_behind_a_crop_the_finder_learns_from_annotated_train_photos_alone(views
 
 def test_stopped_in_any_of_its_trainings_it_ends_the_same(ground: Ground, sure: None) -> None:
     settings = smallest_settings(Pseudo, ("of_settings=epochs=2",))
-    trial = OnTrial("pseudo", Pseudo, configure(Pseudo, settings), ground, metrics)
+    trial = Trial("pseudo", Pseudo, configure(Pseudo, settings), ground)
     trial.learned = trial.learn(trial.views)
     assert goes_on(trial) == "Stopped 5 time(s) and taken up again, it gives the same scores."
     curve = trial.learned.harness.curve()

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.trial import Ground, Learned, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Ground, Learned, Trial, draw_ground
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
@@ -26,12 +26,11 @@ from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.retrieval import cosines, normalise
-from whalebench.methods.parts.training.samplers import OneOfEach, Oversampled
+from whalebench.methods.parts.training.samplers import Oversampled, RandomViewSampler
 from whalebench.methods.parts.training.trainer import Snapshot
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports.metrics import summary as metrics
 
 SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "epochs=1", "batch_size=8")
 ONE = ("scale=small", "backbone=test_resnet", "size=32", "epochs=1", "batch_size=8")
@@ -76,7 +75,7 @@ def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
     from whalebench.benchmarks.running.folds import fold_views
 
     settings = (*SETTINGS, "crop=box", "localizer.epochs=1", "localizer.size=32")
-    record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)
+    record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny)
     assert record.track.startswith("test_resnet+narrow_resnet10 from scratch, 1 epochs, 32 x 32 px")
     assert set(record.lineage) == {"localizer", "network", "final", "calibration"}
     assert list(record.variants) == ["mean of the networks"]
@@ -99,7 +98,7 @@ def test_members_see_photos_as_changed_as_behind_the_recipes_own_crop(name: str)
 
 def test_one_landmark_is_not_enough_to_align(tiny: Workspace) -> None:
     settings = (*SETTINGS, "aligner.epochs=1", "aligner.size=32")
-    record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny, metrics)
+    record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny)
     assert record.unfit == "tiny has no second landmark"
     assert set(record.metrics.values()) == {None}
     assert record.lineage == {}
@@ -110,8 +109,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return draw_ground(Workspace.open(tmp_path_factory.mktemp("recipes") / "workspace"))
 
 
-def on_trial(kind: type[Method], ground: Ground, *settings: str) -> OnTrial:
-    return OnTrial(kind.name, kind, configure(kind, (*RECIPES[kind], *settings)), ground, metrics)
+def on_trial(kind: type[Method], ground: Ground, *settings: str) -> Trial:
+    return Trial(kind.name, kind, configure(kind, (*RECIPES[kind], *settings)), ground)
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +352,7 @@ def test_rare_individuals_are_drawn_again() -> None:
 
 
 def test_one_view_of_each_photo_is_drawn() -> None:
-    sampler, generator = OneOfEach(np.arange(40).reshape(20, 2), 6), torch.Generator().manual_seed(0)
+    sampler, generator = RandomViewSampler(np.arange(40).reshape(20, 2), 6), torch.Generator().manual_seed(0)
     epochs = [np.concatenate(sampler.epoch(generator)) for _ in range(30)]
     assert sampler.steps == 4
     assert all(sorted(photos // 2) == list(range(20)) for photos in epochs)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench.reports.metrics.calibration import reliability_of
-from whalebench.reports.metrics.summary import NEW, calibration_error, judge_queries, reliability
+from whalebench.reports.metrics.summary import NEW, calibration_error, evaluate_queries, reliability
 
 
 def slow_error(confidence, right, bins):
@@ -58,7 +58,7 @@ def test_probabilities_that_are_right_have_a_small_error_and_others_a_large_one(
 
 def test_it_is_the_best_individual_of_known_photos_that_counts():
     """The second photo is called new, but its best individual is right; the third has no right individual."""
-    table = judge_queries(
+    table = evaluate_queries(
         images=["a", "b", "c"],
         truth=["ann", "bob", NEW],
         clusters=["1", "2", "3"],

@@ -24,7 +24,6 @@ from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.method import Method, MethodConfig
-from whalebench.reports.metrics import summary as metrics
 
 KEYS = {"map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r"}
 
@@ -102,7 +101,7 @@ def run(
     force: bool = False,
 ) -> RunRecord:
     request = RunRequest(method, "tiny", 0, seed, settings, "cpu")
-    return runner.run(request, workspace, metrics, force=force)
+    return runner.run(request, workspace, force=force)
 
 
 def bytes_of(workspace: Workspace, record: RunRecord) -> bytes:
@@ -413,7 +412,7 @@ def test_a_finished_run_is_not_found_when_a_photo_was_changed(tiny: Workspace, p
 )
 def test_what_cannot_be_asked_for(tiny: Workspace, plain: None, request_: RunRequest, sentence: str) -> None:
     with pytest.raises(WhalebenchError, match=sentence):
-        runner.run(request_, tiny, metrics)
+        runner.run(request_, tiny)
     assert run_folders(tiny) == []
 
 
@@ -423,7 +422,7 @@ def test_a_fold_of_its_own_settings_is_a_run_of_its_own(tiny: Workspace, plain: 
         run(tiny, settings=("share=0.5",)).run,
         run(tiny, settings=("share=0.25",)).run,
         run(tiny, seed=3).run,
-        runner.run(RunRequest("plain", "tiny", fold=1), tiny, metrics).run,
+        runner.run(RunRequest("plain", "tiny", fold=1), tiny).run,
     }
     assert len(names) == 4
 

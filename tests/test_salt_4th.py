@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Learned, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_ground
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.parts.crops.cropping import Cropping
 from whalebench.methods.parts.crops.finder import Crop
-from whalebench.methods.parts.cycles import InCycles, voted
+from whalebench.methods.parts.cycles import SnapshotEnsemble, voted
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.salt_4th import Salt4th
-from whalebench.reports.metrics import summary as metrics
 
 
 def configured(*settings: str) -> Any:
@@ -23,14 +22,14 @@ def configured(*settings: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> OnTrial:
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     kind = find_method("salt-4th")
     ground = draw_ground(Workspace.open(tmp_path_factory.mktemp("salt") / "workspace"))
-    return OnTrial(kind.name, kind, configure(kind, smallest_settings(kind)), ground, metrics)
+    return Trial(kind.name, kind, configure(kind, smallest_settings(kind)), ground)
 
 
 @pytest.fixture(scope="module")
-def learned(trial: OnTrial) -> Learned:
+def learned(trial: Trial) -> Learned:
     return trial.learn(trial.views)
 
 
@@ -47,7 +46,7 @@ def test_the_scales() -> None:
     assert configured("scale=small", "confidence=0.9").inner() == small.inner()
 
 
-def test_what_the_suite_tries_has_all_its_cycles(trial: OnTrial) -> None:
+def test_what_the_suite_tries_has_all_its_cycles(trial: Trial) -> None:
     within: Any = trial.config.inner()  # type: ignore[union-attr]
     assert (within.schedule.cycles, within.schedule.joined) == (3, "votes")
     assert (within.epochs, within.segmenter.epochs, within.backbone) == (3, 1, "test_resnet")
@@ -59,7 +58,7 @@ def test_the_animal_alone_is_seen_in_cycles_that_vote_in_every_training(learned:
     assert set(method.models) == {"half_a", "half_b"}
     for each in (method.first, *method.models.values()):
         assert isinstance(each, Cropping)
-        assert isinstance(each.inner, InCycles)
+        assert isinstance(each.inner, SnapshotEnsemble)
         seen = each._cropped(test)[0]
         assert isinstance(seen.lens, Crop)
         assert seen.lens.background == "removed"

@@ -17,7 +17,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
-from whalebench.benchmarks.running.outcome import box_iou, judge_location
+from whalebench.benchmarks.running.outcome import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located, Method
 from whalebench.methods.parts.crops.segmenter import (
@@ -28,7 +28,7 @@ from whalebench.methods.parts.crops.segmenter import (
     SpatialAndChannelExcitation,
     mask_boxes,
 )
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.networks.backbones import build_backbone, build_encoder
 from whalebench.methods.registry import configure
 from whalebench.tests.notes import Notes
@@ -162,7 +162,7 @@ def test_it_finds_masks_and_boxes_in_photos_never_seen(learned: Segmenter, views
     assert located.boxes is not None
     assert located.masks.shape == (len(views.test), *SIZE)
     assert 0 <= located.masks.min() < located.masks.max() <= 1
-    judged = judge_location(located, views.annotated["test"])
+    judged = evaluate_location(located, views.annotated["test"])
     assert judged["mask_iou"].mean() > 0.7
     truth = learned.read(views.annotated["test"]).boxes
     assert truth is not None
@@ -246,7 +246,7 @@ def test_windows_have_their_margin_and_fall_back_where_nothing_is_found(views: V
 def built(settings: Sequence[str]) -> Method:
     torch.manual_seed(0)
     small = ("size=32", "epochs=1", "batch_size=8", "segmenter.size=48x64", "segmenter.epochs=1")
-    return behind_its_crop(Mask(configure(Mask, (*small, "segmenter.batch_size=8", *settings))))
+    return build_method(Mask(configure(Mask, (*small, "segmenter.batch_size=8", *settings))))
 
 
 @pytest.mark.parametrize("settings", [(), ("segmenter.channel=true", "segmenter.background=blurred")])
@@ -254,7 +254,7 @@ def test_the_method_learns_from_masks_of_train_and_comes_back_the_same(
     settings: Sequence[str], views: Views
 ) -> None:
     method, notes = built(settings), Notes()
-    assert method.unfit(views.train, views.test) == ""
+    assert method.missing_requirement(views.train, views.test) == ""
     method.learn(views.train, views.valid, notes)
     assert notes.stages[:2] == ["segmenter", "crop"]
     masked = {image for image in views.train.images if int(image) >= UNMASKED}
@@ -296,4 +296,4 @@ def test_where_nothing_is_found_the_whole_photo_is_seen(views: Views) -> None:
 
 def test_a_benchmark_without_masks_does_not_fit(shared_tiny: Workspace) -> None:
     tiny = fold_views(load_benchmark("tiny", shared_tiny, propose=True), 0)
-    assert built(()).unfit(tiny.train, tiny.test) == "masks"
+    assert built(()).missing_requirement(tiny.train, tiny.test) == "masks"

@@ -31,7 +31,7 @@ def separable() -> tuple[NDArray[np.float32], list[str]]:
 
 def test_the_threshold_separates_what_can_be_separated() -> None:
     scores, truth = separable()
-    threshold, map_at_5 = choose_threshold(metrics, scores, answers(truth), IDENTITIES)
+    threshold, map_at_5 = choose_threshold(scores, answers(truth), IDENTITIES)
     assert threshold is not None
     assert 0.4 < threshold < 0.8
     assert map_at_5 == 1.0
@@ -44,7 +44,7 @@ def test_the_threshold_is_as_good_as_any() -> None:
     scores[[name != NEW for name in truth]] += 0.5
 
     def value(threshold: float) -> float:
-        queries = metrics.judge_queries(
+        queries = metrics.evaluate_queries(
             images=[f"p{row}" for row in range(60)],
             truth=truth,
             clusters=truth,
@@ -56,7 +56,7 @@ def test_the_threshold_is_as_good_as_any() -> None:
         )
         return metrics.summarize(queries)["map_at_5"]
 
-    threshold, map_at_5 = choose_threshold(metrics, scores, answers(truth), IDENTITIES)
+    threshold, map_at_5 = choose_threshold(scores, answers(truth), IDENTITIES)
     assert threshold is not None
     assert map_at_5 == pytest.approx(value(threshold))
     # Between neighbours in order nothing changes, so these are all the thresholds there are.
@@ -67,14 +67,14 @@ def test_the_threshold_is_as_good_as_any() -> None:
 
 def test_without_new_photos_new_is_no_candidate() -> None:
     scores, truth = separable()
-    threshold, map_at_5 = choose_threshold(metrics, scores[:4], answers(truth[:4]), IDENTITIES)
+    threshold, map_at_5 = choose_threshold(scores[:4], answers(truth[:4]), IDENTITIES)
     assert threshold is None
     assert map_at_5 == 1.0
 
 
 def test_equal_scores_have_a_threshold_too() -> None:
     truth = ["ann", NEW, NEW]
-    threshold, map_at_5 = choose_threshold(metrics, np.zeros((3, 6), np.float32), answers(truth), IDENTITIES)
+    threshold, map_at_5 = choose_threshold(np.zeros((3, 6), np.float32), answers(truth), IDENTITIES)
     assert threshold is not None
     assert map_at_5 > 0.6
 
@@ -93,7 +93,6 @@ def test_the_fewer_new_photos_are_expected_the_lower_the_threshold(rule: str) ->
     scores, truth = overlapping()
     found = [
         choose_threshold(
-            metrics,
             scores,
             answers(truth),
             IDENTITIES,
@@ -112,8 +111,8 @@ def test_the_fewer_new_photos_are_expected_the_lower_the_threshold(rule: str) ->
 
 def test_the_share_that_valid_has_changes_nothing() -> None:
     scores, truth = overlapping()
-    plain = choose_threshold(metrics, scores, answers(truth), IDENTITIES)
-    shared = choose_threshold(metrics, scores, answers(truth), IDENTITIES, MethodConfig(new_share=0.5))
+    plain = choose_threshold(scores, answers(truth), IDENTITIES)
+    shared = choose_threshold(scores, answers(truth), IDENTITIES, MethodConfig(new_share=0.5))
     assert shared[0] == plain[0]
     assert shared[1] == pytest.approx(plain[1])
 
@@ -121,7 +120,7 @@ def test_the_share_that_valid_has_changes_nothing() -> None:
 def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
     scores, truth = overlapping()
     config = MethodConfig(new_share=0.8, new_rule="second")
-    threshold, value = choose_threshold(metrics, scores, answers(truth), IDENTITIES, config)
+    threshold, value = choose_threshold(scores, answers(truth), IDENTITIES, config)
     # Four times as many new photos as known ones: each new one four times.
     rows = [row for row, name in enumerate(truth) for _ in range(4 if name == NEW else 1)]
     many = metrics.means_by_threshold(
@@ -132,7 +131,7 @@ def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
         new_rule="second",
     )
     assert many["map_at_5"] == [pytest.approx(value)]
-    curve = curve_of_new(metrics, scores, answers(truth), IDENTITIES, config, threshold)
+    curve = curve_of_new(scores, answers(truth), IDENTITIES, config, threshold)
     assert curve["map_at_5_adjusted"][curve["threshold"].index(threshold)] == value  # type: ignore[arg-type]
     assert curve["map_at_5"] != curve["map_at_5_adjusted"]
 
@@ -144,6 +143,6 @@ def test_a_share_that_cannot_be_kept_to_is_told() -> None:
     assert "no new photo to choose a threshold by, so new is no candidate" in share_warnings(known, config)[0]
     assert "no known photo" in share_warnings(new, config)[0]
     scores = np.eye(1, 6, dtype=np.float32)
-    assert choose_threshold(metrics, scores, known, IDENTITIES, config) == (None, 1.0)
-    assert choose_threshold(metrics, scores, new, IDENTITIES, config)[1] == 1.0
-    assert curve_of_new(metrics, scores, known, IDENTITIES, config, None) == {}
+    assert choose_threshold(scores, known, IDENTITIES, config) == (None, 1.0)
+    assert choose_threshold(scores, new, IDENTITIES, config)[1] == 1.0
+    assert curve_of_new(scores, known, IDENTITIES, config, None) == {}

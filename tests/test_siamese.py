@@ -222,9 +222,9 @@ def test_an_identity_with_one_photo_neither_crashes_nor_vanishes(views: Views) -
     assert np.allclose(method.score(few.train)[0, 0], 1, atol=1e-5)
     assert len(notes.lineage["gallery"]) == len(few.train)
     alone = known.select([int(np.flatnonzero(known.labels == label)[0]) for label in range(6)])
-    assert "two train photos" in method.unfit(alone, views.test)
-    assert "two individuals" in method.unfit(known.select([first]), views.test)
-    assert method.unfit(few.train, views.test) == ""
+    assert "two train photos" in method.missing_requirement(alone, views.test)
+    assert "two individuals" in method.missing_requirement(known.select([first]), views.test)
+    assert method.missing_requirement(few.train, views.test) == ""
 
 
 def test_the_pair_head_sees_every_look_at_a_photo(views: Views) -> None:

@@ -18,7 +18,7 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.parts import keypoints
 from whalebench.methods.parts import keypoints as lightglue
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.keypoints import (
     Keypoints,
     LightGlue,
@@ -169,7 +169,7 @@ def test_a_restored_one_scores_the_same(settings: dict[str, Any], views: Views) 
 
 def test_it_works_on_crops(shared_tiny: Workspace) -> None:
     views = fold_views(load_benchmark("tiny", shared_tiny), 0, oracle=True)
-    method = behind_its_crop(Sift(SiftConfig(**SMALL, crop="box", oracle=True)))
+    method = build_method(Sift(SiftConfig(**SMALL, crop="box", oracle=True)))
     method.learn(views.train, views.valid, Notes())
     assert method.score(views.test).max() > 0
 
@@ -177,8 +177,8 @@ def test_it_works_on_crops(shared_tiny: Workspace) -> None:
 def test_too_many_pairs_are_refused_with_an_estimate(views: Views) -> None:
     method = Sift(SiftConfig(**SMALL, hours=1e-7))
     with pytest.raises(WhalebenchError, match=r"pairs of photos .* about 0.0 hours .* set by=arcface"):
-        method.unfit(views.train, views.test)
-    assert Sift(SiftConfig(**SMALL)).unfit(views.train, views.test) == ""
+        method.missing_requirement(views.train, views.test)
+    assert Sift(SiftConfig(**SMALL)).missing_requirement(views.train, views.test) == ""
 
 
 @pytest.mark.parametrize(

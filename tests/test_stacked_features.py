@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Learned, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_ground
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.method import MethodConfig
@@ -26,7 +26,6 @@ from whalebench.methods.right_whale_2nd import (
     RightWhale2nd,
     choose_regression,
 )
-from whalebench.reports.metrics import summary as metrics
 
 Part = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -86,7 +85,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     settings = ("crop=none", "backbone=test_resnet+narrow_resnet10", "epochs=2")
     ground = draw_ground(Workspace.open(tmp_path_factory.mktemp("final") / "workspace"))
     config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, settings))
-    trial = OnTrial(RightWhale2nd.name, RightWhale2nd, config, ground, metrics)
+    trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
     return trial.learn(trial.views)
 
 

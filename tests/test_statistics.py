@@ -14,7 +14,7 @@ from whalebench.reports.metrics.resampling import (
     paired_difference,
     shared_ranks,
 )
-from whalebench.reports.metrics.summary import NEW, judge_queries, summarize
+from whalebench.reports.metrics.summary import NEW, evaluate_queries, summarize
 
 
 def queries(number=200, individuals=40, skill=1.5, seed=0, new=0.2):
@@ -24,7 +24,7 @@ def queries(number=200, individuals=40, skill=1.5, seed=0, new=0.2):
     columns, is_new = fixed.integers(individuals, size=number), fixed.random(number) < new
     scores = rng.normal(size=(number, individuals))
     scores[np.arange(number)[~is_new], columns[~is_new]] += skill
-    return judge_queries(
+    return evaluate_queries(
         images=[f"photo_{row}" for row in range(number)],
         truth=[NEW if one else names[column] for one, column in zip(is_new, columns, strict=True)],
         clusters=[f"encounter_{c % 9}" if one else names[c] for one, c in zip(is_new, columns, strict=True)],

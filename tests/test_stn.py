@@ -36,7 +36,6 @@ from whalebench.methods.stn import (
     annotated_windows,
     learn_windows,
 )
-from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.notes import Notes
 
 SMALL = TransformerConfig(backbone="test_resnet", size=(32, 32), epochs=1, batch_size=8)
@@ -69,7 +68,7 @@ def views(shared_tiny: Workspace, tmp_path_factory: pytest.TempPathFactory) -> V
 
 
 def harness(views: Views, seed: int = 0) -> RunHarness:
-    made = RunHarness(seed, CPU, views, metrics, SILENT)
+    made = RunHarness(seed, CPU, views, SILENT)
     made.seed_everything()
     return made
 
@@ -148,8 +147,8 @@ def test_annotated_windows_are_those_of_the_aligner(views: Views) -> None:
     for place, found in zip(IN_ORDER, landmarks.swapaxes(0, 1), strict=True):
         there = first + place[0] * (right - first) + place[1] * (below - first)
         assert np.allclose(there, found, atol=1e-5)
-    lacking = np.isnan(views.train.annotations.landmarks[views.train.rows]).any(axis=(1, 2))
-    assert len(shown) == (~lacking).sum()
+    missing = np.isnan(views.train.annotations.landmarks[views.train.rows]).any(axis=(1, 2))
+    assert len(shown) == (~missing).sum()
 
 
 def test_annotated_windows_are_those_of_the_localizer(views: Views) -> None:
@@ -295,11 +294,11 @@ def test_a_start_that_nobody_annotated_is_answered(views: Views, shared_tiny: Wo
     assert said is not None
     silent = replace(said, boxes=np.nan * said.boxes, landmarks=np.nan * said.landmarks)
     bare = replace(views.train, annotations=silent)
-    for start, lacking in (("free", ""), ("boxes", "boxes"), ("landmarks", "landmarks")):
+    for start, missing in (("free", ""), ("boxes", "boxes"), ("landmarks", "landmarks")):
         method = Stn(configure(Stn, (*POINTS, f"start={start}")))
-        assert method.unfit(views.train, views.test) == ""
-        assert method.unfit(bare, views.test) == lacking
+        assert method.missing_requirement(views.train, views.test) == ""
+        assert method.missing_requirement(bare, views.test) == missing
     # One landmark says where, but neither how large nor how turned.
     tiny = fold_views(load_benchmark("tiny", shared_tiny, propose=True), 0)
     one = Stn(configure(Stn, ("start=landmarks",)))
-    assert one.unfit(tiny.train, tiny.test) == "landmarks that give a window"
+    assert one.missing_requirement(tiny.train, tiny.test) == "landmarks that give a window"

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.progress import CellNews, SweepNews
-from whalebench.benchmarks.core.workspace import Workspace, claimed
+from whalebench.benchmarks.core.workspace import Workspace, run_lock
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.benchmarks.sweeping import workers
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
@@ -189,7 +189,7 @@ def test_cells_that_someone_is_at_come_last(place: Workspace, stand_in: Deeds) -
         order.extend(cell.run for cell in news.cells if cell.status == "running" and cell.run not in order)
 
     cells, _ = prepare(plan(1, 2, 3), "cpu", 1, place)
-    with claimed(place, cells[0].run, lambda: None):
+    with run_lock(place, cells[0].run, lambda: None):
         sweep(place, 1, 2, 3, watcher=Watcher(note))
     assert order == [cells[1].run, cells[2].run, cells[0].run]
 

@@ -137,9 +137,9 @@ def test_photos_seen_more_or_less_often_are_another_track() -> None:
 
 def test_it_does_not_fit_where_no_individual_has_two_photos(views: Views) -> None:
     few = with_singles(views, len(views.train.identities)).train
-    assert "two train photos" in Triplet(configure(Triplet, SMALL)).unfit(few, views.test)  # type: ignore[arg-type]
+    assert "two train photos" in Triplet(configure(Triplet, SMALL)).missing_requirement(few, views.test)  # type: ignore[arg-type]
     for train, settings in ((views.train, SMALL), (few, (*SMALL, "singles=repeat"))):
-        assert Triplet(configure(Triplet, settings)).unfit(train, views.test) == ""  # type: ignore[arg-type]
+        assert Triplet(configure(Triplet, settings)).missing_requirement(train, views.test) == ""  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

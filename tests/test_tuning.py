@@ -42,14 +42,13 @@ from whalebench.benchmarks.tuning.worker import Attempt, Ground, Plan, Watch
 from whalebench.methods.registry import configure, find_method
 from whalebench.reports import figures as tuning_picture
 from whalebench.reports import tuning
-from whalebench.reports.metrics import summary as metrics
 
 STORAGES = ("sqlite:///{}/study.db", "journal:{}/study.log")
 
 
 @pytest.fixture
 def ground(shared_tiny: Workspace) -> Ground:
-    return Ground(load_benchmark("tiny", shared_tiny), 0, 0, choose_device("cpu"), metrics)
+    return Ground(load_benchmark("tiny", shared_tiny), 0, 0, choose_device("cpu"))
 
 
 @pytest.fixture
@@ -353,7 +352,7 @@ def test_a_trial_never_reads_test_and_says_what_the_record_says_of_valid(
         return pixels
 
     request = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
-    record = runner.run(request, shared_tiny, metrics)
+    record = runner.run(request, shared_tiny)
     monkeypatch.setattr(type(ground.benchmark.store), "pixels", guarded)
     told = Watch(SILENT, tuner.Unmoved())
     attempt = Attempt(kind, configure(kind, tiny_settings), ground, told)
@@ -504,7 +503,7 @@ def test_defaults_that_diverge_cost_their_row_alone(
     monkeypatch.setattr(Quick, "valid_map_at_5", diverges)
     monkeypatch.setattr(runner, "run", refuses)
     asked = runner.RunRequest("softmax", "tiny", settings=(*tiny_settings, "epochs=1"), device="cpu")
-    found = tuner.tune(tuner.TuneRequest(asked, Budget(trials=2)), tiny, metrics)
+    found = tuner.tune(tuner.TuneRequest(asked, Budget(trials=2)), tiny)
     document = tuning.with_scores(found.document(), tiny.runs)
     assert document["runs"] == {"default": None, "tuned": found.tuned.run}
     assert [row["name"] for row in document["rows"]] == ["tuned"]

@@ -18,17 +18,16 @@ from torch import nn
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.conformance.scoring import goes_on
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Ground, Trial, draw_ground
 from whalebench.benchmarks.core import checkpoint as unfinished
-from whalebench.benchmarks.core.checkpoint import Unfinished, read_state, write_state
+from whalebench.benchmarks.core.checkpoint import CheckpointStore, read_state, write_state
 from whalebench.benchmarks.core.progress import EpochNews, Silent
-from whalebench.benchmarks.core.workspace import Workspace, claimed, is_claimed
+from whalebench.benchmarks.core.workspace import Workspace, is_run_locked, run_lock
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.parts.training import trainer as loop
 from whalebench.methods.parts.training.trainer import KeptOptimizer
 from whalebench.methods.registry import configure, find_method
-from whalebench.reports.metrics import summary as metrics
 from whalebench.tests.kills import kill_runs
 
 PREDICTIONS = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
@@ -59,7 +58,7 @@ def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, grou
     if not any(setting.startswith("epochs=") for setting in settings):
         settings.append("epochs=3")
     config = configure(kind, smallest_settings(kind, settings))
-    trial = OnTrial(name, kind, config, ground, metrics)
+    trial = Trial(name, kind, config, ground)
     trial.learned = trial.learn(trial.views)
     assert goes_on(trial).startswith("Stopped")
 
@@ -137,15 +136,15 @@ def contents(workspace: Workspace, run: str) -> list[bytes]:
 
 
 def test_a_stopped_run_is_no_run_and_goes_on(tiny: Workspace, asked: RunRequest) -> None:
-    whole = runner.run(asked, tiny, metrics)
+    whole = runner.run(asked, tiny)
     first, curve = contents(tiny, whole.run), (tiny.runs / whole.run / "curve.csv").read_text()
     with pytest.raises(KeyboardInterrupt):
-        runner.run(asked, tiny, metrics, StopsAt(3), force=True)
+        runner.run(asked, tiny, StopsAt(3), force=True)
     assert [path.suffix for path in kept_in(tiny)] == [".safetensors"]
     assert contents(tiny, whole.run) == first  # the finished run stands until another is whole
     (tiny.runs / whole.run).rename(tiny.root / "before")
     watched = StopsAt(0)
-    again = runner.run(asked, tiny, metrics, watched)
+    again = runner.run(asked, tiny, watched)
     assert any("taken up after epoch" in stage for stage in watched.stages)
     assert contents(tiny, again.run) == first
     timeless = [line.split(",")[:6] for line in curve.splitlines()]
@@ -156,9 +155,9 @@ def test_a_stopped_run_is_no_run_and_goes_on(tiny: Workspace, asked: RunRequest)
 
 def test_force_begins_anew(tiny: Workspace, asked: RunRequest) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runner.run(asked, tiny, metrics, StopsAt(3))
+        runner.run(asked, tiny, StopsAt(3))
     watched = StopsAt(0)
-    runner.run(asked, tiny, metrics, watched, force=True)
+    runner.run(asked, tiny, watched, force=True)
     assert not any("taken up" in stage for stage in watched.stages)
 
 
@@ -176,23 +175,23 @@ def test_what_cannot_be_taken_up_is_left_alone(
     spoil: Callable[[Path], None], tiny: Workspace, asked: RunRequest
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runner.run(asked, tiny, metrics, StopsAt(3))
+        runner.run(asked, tiny, StopsAt(3))
     (path,) = kept_in(tiny)
     spoil(path)
     watched = StopsAt(0)
-    runner.run(asked, tiny, metrics, watched)
+    runner.run(asked, tiny, watched)
     assert not any("taken up" in stage for stage in watched.stages)
 
 
 def test_what_does_not_fit_is_named(tiny: Workspace, asked: RunRequest) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runner.run(asked, tiny, metrics, StopsAt(3))
+        runner.run(asked, tiny, StopsAt(3))
     (path,) = kept_in(tiny)
     state = read_state(path)
     state["parts"]["network_and_loss"].popitem()
     write_state(path, state)
     with pytest.raises(WhalebenchError, match=r"does not fit .*begin anew with --force"):
-        runner.run(asked, tiny, metrics)
+        runner.run(asked, tiny)
 
 
 def test_a_loss_that_is_no_number_leaves_the_epochs_before(
@@ -207,7 +206,7 @@ def test_a_loss_that_is_no_number_leaves_the_epochs_before(
     calls: list[int] = []
     monkeypatch.setattr(loop, "_step", spoilt)
     with pytest.raises(RunFailedError, match=r"became nan in step .*kept in .*curve\.csv"):
-        runner.run(asked, tiny, metrics)
+        runner.run(asked, tiny)
     named = {path.name: path for path in kept_in(tiny)}
     assert named.keys() == {"curve.csv", "training-1.safetensors"}
     assert len(named["curve.csv"].read_text().splitlines()) > 1
@@ -222,7 +221,7 @@ def test_without_room_to_keep_anything_a_run_goes_on(
 
     monkeypatch.setattr(unfinished, "write_state", full)
     watched = StopsAt(0)
-    record = runner.run(asked, tiny, metrics, watched)
+    record = runner.run(asked, tiny, watched)
     assert (tiny.runs / record.run / "record.json").is_file()
     told = [stage for stage in watched.stages if "No space left" in stage]
     assert len(told) == 1
@@ -238,7 +237,7 @@ def test_keeping_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
 
     written: list[float] = []
     monkeypatch.setattr(unfinished, "write_state", slow_write)
-    kept = Unfinished(tmp_path / "run", share=0.1)
+    kept = CheckpointStore(tmp_path / "run", share=0.1)
     kept.begin({"network": nn.Linear(1, 1)})
     for epoch in range(100):
         now[0] += 1.0
@@ -251,10 +250,10 @@ def test_epochs_of_another_number_of_threads_are_left_and_that_is_said(
     asked: RunRequest, tiny: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runner.run(asked, tiny, metrics, StopsAt(3))
+        runner.run(asked, tiny, StopsAt(3))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     watched = StopsAt(0)
-    runner.run(asked, tiny, metrics, watched)
+    runner.run(asked, tiny, watched)
     (told,) = [stage for stage in watched.stages if "begun anew" in stage]
     assert ", not torch" in told
     assert "64 threads, cpu" in told
@@ -262,22 +261,20 @@ def test_epochs_of_another_number_of_threads_are_left_and_that_is_said(
 
 def test_a_run_that_another_process_is_at_is_waited_for(asked: RunRequest, tiny: Workspace) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runner.run(asked, tiny, metrics, StopsAt(3))
+        runner.run(asked, tiny, StopsAt(3))
     (name,) = (folder.name for folder in (tiny.cache / "unfinished").iterdir())
     watched = StopsAt(0)
     records: list[str] = []
-    with claimed(tiny, name, lambda: None):
-        assert is_claimed(tiny, name)
-        waiting = threading.Thread(
-            target=lambda: records.append(runner.run(asked, tiny, metrics, watched).run)
-        )
+    with run_lock(tiny, name, lambda: None):
+        assert is_run_locked(tiny, name)
+        waiting = threading.Thread(target=lambda: records.append(runner.run(asked, tiny, watched).run))
         waiting.start()
         while "wait" not in watched.stages:
             time.sleep(0.01)
         assert not records
     waiting.join()
     assert records == [name]
-    assert not is_claimed(tiny, name)
+    assert not is_run_locked(tiny, name)
     assert list((tiny.cache / "claimed").iterdir()) == []
 
 

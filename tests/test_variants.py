@@ -19,7 +19,6 @@ from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.method import Method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.progress import _stage_words as _said
 from whalebench.reports.run_report import run_summary
 
@@ -34,7 +33,7 @@ class Ran:
 
 def ran(tiny: Workspace, settings: tuple[str, ...]) -> Ran:
     request = RunRequest("softmax", "tiny", settings=settings, device="cpu")
-    record = runner.run(request, tiny, metrics)
+    record = runner.run(request, tiny)
     console = Console(width=160, record=True, file=StringIO())
     console.print(run_summary(record, tiny.runs))
     return Ran(record, console.export_text())

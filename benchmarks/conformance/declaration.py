@@ -15,20 +15,20 @@ import torch
 from pydantic import BaseModel
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.trial import TOLERANCE, Broken, DoesNotApply, Learned, OnTrial, apart
+from whalebench.benchmarks.conformance.trial import TOLERANCE, Broken, DoesNotApply, Learned, Trial, apart
 from whalebench.benchmarks.core.photos import CPU, UNKNOWN
 from whalebench.benchmarks.running.evaluation import CALIBRATION
 from whalebench.benchmarks.running.folds import Views
-from whalebench.benchmarks.running.outcome import judge_parts
+from whalebench.benchmarks.running.outcome import evaluate_parts
 from whalebench.methods.method import MethodConfig, Search
 from whalebench.methods.registry import configure, fields_of
 
 
-def learns(trial: OnTrial) -> str:
+def learns(trial: Trial) -> str:
     """It learns beside photos of *new* individuals and individuals with one photo, and changes none."""
     views = trial.views
-    if lacking := trial.build().unfit(views.train, views.test):
-        raise DoesNotApply(f"It asks for {lacking}, which the photos it is tried on lack.")
+    if missing := trial.build().missing_requirement(views.train, views.test):
+        raise DoesNotApply(f"It asks for {missing}, which the photos it is tried on lack.")
     try:
         trial.learned = trial.learn(views)
     except Exception as error:
@@ -39,16 +39,16 @@ def learns(trial: OnTrial) -> str:
     return f"It learned {counts['identities']} individuals from {counts['train_photos']} photos."
 
 
-def is_judged(trial: OnTrial) -> str:
+def is_judged(trial: Trial) -> str:
     """What it gives goes through the harness like the outcome of a run."""
     learned = trial.after_learning()
-    outcome = judge_parts(learned.method, learned.views, learned.harness, trial.judge)
+    outcome = evaluate_parts(learned.method, learned.views, learned.harness)
     return (
         f"MAP@5 on {len(outcome.queries)} test photos: {outcome.metrics['map_at_5']:.3f}, which says little."
     )
 
 
-def tells_its_lineage(trial: OnTrial) -> str:
+def tells_its_lineage(trial: Trial) -> str:
     """Every part says which photos it was fitted on; the harness has refused any that it must not be."""
     harness = trial.after_learning().harness
     # What was chosen on valid the harness has written down itself.
@@ -63,7 +63,7 @@ def tells_its_lineage(trial: OnTrial) -> str:
     return f"Fitted on {'train and bare test photos, none of valid' if adapted else 'train only'}: {parts}."
 
 
-def is_restored(trial: OnTrial) -> str:
+def is_restored(trial: Trial) -> str:
     """weights() through a file, restore() into a new one: the same scores."""
     from safetensors.torch import load, save
 
@@ -86,7 +86,7 @@ def is_restored(trial: OnTrial) -> str:
     return f"Restored from its weights ({len(stored)} stored by name) it scores the same."
 
 
-def declares_its_sizes(trial: OnTrial) -> str:
+def declares_its_sizes(trial: Trial) -> str:
     """Photos are asked for at the sizes that were decoded before the clock started."""
     learned = trial.after_learning()
     learned.scores("test")
@@ -97,7 +97,7 @@ def declares_its_sizes(trial: OnTrial) -> str:
     return "All photo sizes it asks for are named by sizes()."
 
 
-def _trouble(trial: OnTrial) -> str:
+def _trouble(trial: Trial) -> str:
     """The kind of train photos without which it can learn, or nothing."""
     views = trial.views
     others = {
@@ -137,7 +137,7 @@ LEARNING_CHECKS = {
 """What each check is called."""
 
 
-def names_itself(trial: OnTrial) -> str:
+def names_itself(trial: Trial) -> str:
     """It has the name it is installed under, a line on what it does, and a source."""
     kind = trial.kind
     for fact in ("name", "summary", "source"):
@@ -151,7 +151,7 @@ def names_itself(trial: OnTrial) -> str:
     return f"{kind.summary} ({kind.source})."
 
 
-def describes_its_fields(trial: OnTrial) -> str:
+def describes_its_fields(trial: Trial) -> str:
     """Every field, and every part's field, has a docstring."""
     named = list(_all_fields(trial.kind.Config))
     silent = [name for name, description in named if not (description or "").strip()]
@@ -160,7 +160,7 @@ def describes_its_fields(trial: OnTrial) -> str:
     return f"All {len(named)} fields are described."
 
 
-def configures(trial: OnTrial) -> str:
+def configures(trial: Trial) -> str:
     """Frozen, strict about unknown fields, the same when it is read back from a record; search ranges fit."""
     kind = trial.kind.Config
     if not (isinstance(kind, type) and issubclass(kind, MethodConfig)):
@@ -177,7 +177,7 @@ def configures(trial: OnTrial) -> str:
     return "Frozen, strict, and the same when it is read back from a record."
 
 
-def says_its_track(trial: OnTrial) -> str:
+def says_its_track(trial: Trial) -> str:
     """One line on what is held equal."""
     track = trial.config.track()
     if not isinstance(track, str) or not track.strip() or "\n" in track:
@@ -189,7 +189,7 @@ def says_its_track(trial: OnTrial) -> str:
     return f"Its track: {track}."
 
 
-def _refuse_range(trial: OnTrial, name: str, mark: Search) -> None:
+def _refuse_range(trial: Trial, name: str, mark: Search) -> None:
     if not mark.low < mark.high or (mark.log and mark.low <= 0):
         raise Broken(f"The search range of {name} is empty ({mark.low:g} to {mark.high:g}): mend it.")
     for value in (mark.low, mark.high):

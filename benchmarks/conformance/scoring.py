@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.conformance.trial import TOLERANCE, Broken, DoesNotApply, OnTrial, apart
-from whalebench.benchmarks.core.checkpoint import Unfinished
+from whalebench.benchmarks.conformance.trial import TOLERANCE, Broken, DoesNotApply, Trial, apart
+from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochNews, Silent
 
 
-def repeats_itself(trial: OnTrial) -> str:
+def repeats_itself(trial: Trial) -> str:
     """The same seed gives the same scores, to the last bit."""
     first, again = trial.after_learning().scores(), trial.learn(trial.views).scores()
     if not np.array_equal(first, again):
@@ -30,7 +30,7 @@ def repeats_itself(trial: OnTrial) -> str:
     return "Learned again with the same seed, it gives the same scores."
 
 
-def does_not_peek(trial: OnTrial) -> str:
+def does_not_peek(trial: Trial) -> str:
     """What it learns does not change with the pixels of test photos, unless it says that it saw them."""
     learned = trial.after_learning()
     if parts := learned.harness.adapted_to():
@@ -47,22 +47,22 @@ def does_not_peek(trial: OnTrial) -> str:
     return "With grey test photos it learns the same."
 
 
-def answers_without_annotations(trial: OnTrial) -> str:
+def answers_without_annotations(trial: Trial) -> str:
     """Where nothing is annotated it says what it lacks, or does without."""
     views = trial.views_of(trial.ground.plain)
-    if lacking := trial.build().unfit(views.train, views.test):
-        return f"Where nothing is annotated it says that there are no {lacking}."
+    if missing := trial.build().missing_requirement(views.train, views.test):
+        return f"Where nothing is annotated it says that there are no {missing}."
     try:
         trial.learn(views).scores()
     except Exception as error:
         raise Broken(
-            f"Where nothing is annotated it stops with {type(error).__name__} ({error}): have unfit() say "
+            f"Where nothing is annotated it stops with {type(error).__name__} ({error}): have missing_requirement() say "
             "what it lacks."
         ) from error
     return "Where nothing is annotated it does without."
 
 
-def goes_on(trial: OnTrial) -> str:
+def goes_on(trial: Trial) -> str:
     """Stopped in every epoch but the first, and taken up each time, it ends with the same scores."""
     whole, stops = trial.after_learning(), 0
     with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:
@@ -70,7 +70,7 @@ def goes_on(trial: OnTrial) -> str:
             try:
                 # Everything is kept, however long it takes.
                 again = trial.learn(
-                    trial.views, StopsInSecondEpoch(), Unfinished(Path(folder), share=math.inf)
+                    trial.views, StopsInSecondEpoch(), CheckpointStore(Path(folder), share=math.inf)
                 )
                 break
             except Stopped:
@@ -116,7 +116,7 @@ REPEAT_CHECKS = {
 """What each check is called."""
 
 
-def scores_have_their_shape(trial: OnTrial) -> str:
+def scores_have_their_shape(trial: Trial) -> str:
     """float32 (photos, identities), finite, and not the same for every photo."""
     learned = trial.after_learning()
     for part, photos in learned.views.queries().items():
@@ -127,7 +127,7 @@ def scores_have_their_shape(trial: OnTrial) -> str:
     return f"score() gives float32 {scores.shape} for {len(photos)} photos, all finite."
 
 
-def embeddings_have_their_shape(trial: OnTrial) -> str:
+def embeddings_have_their_shape(trial: Trial) -> str:
     """float32 (photos, dimensions), finite, the same for a photo among others and alone."""
     method, photos = trial.after_learning().method, trial.after_learning().views.queries()["valid"]
     embeddings = method.embed(photos)
@@ -140,7 +140,7 @@ def embeddings_have_their_shape(trial: OnTrial) -> str:
     return f"embed() gives float32 {embeddings.shape} for {len(photos)} photos, all finite."
 
 
-def scores_each_photo_by_itself(trial: OnTrial) -> str:
+def scores_each_photo_by_itself(trial: Trial) -> str:
     """A photo's scores do not depend on the photos beside it, on their order, or on chance."""
     method, photos = trial.after_learning().method, trial.after_learning().views.queries()["test"]
     if method.transductive:
@@ -159,7 +159,7 @@ def scores_each_photo_by_itself(trial: OnTrial) -> str:
     return "Scored in another order, among fewer and alone, photos get the same scores."
 
 
-def needs_no_labels(trial: OnTrial) -> str:
+def needs_no_labels(trial: Trial) -> str:
     """Bare photos get the scores of photos with labels and annotations: what tests hide is not read."""
     learned = trial.after_learning()
     valid = learned.views.valid
@@ -171,7 +171,7 @@ def needs_no_labels(trial: OnTrial) -> str:
     return "Bare photos get the scores of photos with labels and annotations."
 
 
-def keeps_individuals_of_one_photo(trial: OnTrial) -> str:
+def keeps_individuals_of_one_photo(trial: Trial) -> str:
     """Individuals with one photo in train have scores that vary from photo to photo, like others'."""
     learned = trial.after_learning()
     known = learned.views.train.known()
@@ -188,7 +188,7 @@ def keeps_individuals_of_one_photo(trial: OnTrial) -> str:
     return f"Individuals with one photo ({names}) are scored like others."
 
 
-def leaves_photos_as_they_are(trial: OnTrial) -> str:
+def leaves_photos_as_they_are(trial: Trial) -> str:
     """Labels, places and annotations are after learning and scoring what they were."""
     fresh = trial.views_of(trial.ground.annotated)
     learned = trial.after_learning()

@@ -15,10 +15,9 @@ from typing import Any, Literal
 from whalebench import WhalebenchError
 from whalebench.benchmarks.conformance.declaration import DECLARATION_CHECKS, LEARNING_CHECKS, learns
 from whalebench.benchmarks.conformance.scoring import REPEAT_CHECKS, SCORING_CHECKS
-from whalebench.benchmarks.conformance.trial import Broken, DoesNotApply, Ground, OnTrial, draw_ground
+from whalebench.benchmarks.conformance.trial import Broken, DoesNotApply, Ground, Trial, draw_ground
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.running.evaluation import Judge
 from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, fields_of, find_method
 
@@ -76,7 +75,7 @@ def _possible(method: type[Method], settings: Sequence[str]) -> bool:
 
 
 Result = Literal["passed", "failed", "not applicable"]
-Check = Callable[[OnTrial], str]
+Check = Callable[[Trial], str]
 """The sentence of a check that is passed; Broken for one that is not, DoesNotApply for one that cannot be."""
 CHECKS: dict[str, Check] = {
     **DECLARATION_CHECKS,
@@ -120,9 +119,7 @@ class Conformance:
         }  # fmt: skip
 
 
-def check_method(
-    name: str, settings: Sequence[str], judge: Judge, progress: Progress = SILENT
-) -> Conformance:
+def check_method(name: str, settings: Sequence[str], progress: Progress = SILENT) -> Conformance:
     """What came of all checks of the installed method of that name, under the smallest settings it takes.
 
     What is set wins over what makes it quick. Raises WhalebenchError for an unknown name or setting.
@@ -132,7 +129,7 @@ def check_method(
     with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:
         progress.stage("check")
         ground = draw_ground(Workspace.open(Path(folder)))
-        return conform(name, kind, settings, ground, judge, progress)
+        return conform(name, kind, settings, ground, progress)
 
 
 def conform(
@@ -140,12 +137,11 @@ def conform(
     kind: type[Method],
     settings: Sequence[str],
     ground: Ground,
-    judge: Judge,
     progress: Progress = SILENT,
 ) -> Conformance:
     """What came of all checks of a method on the ground; on the processor, where a seed settles all."""
     chosen = smallest_settings(kind, settings)
-    trial = OnTrial(name, kind, configure(kind, chosen), ground, judge)
+    trial = Trial(name, kind, configure(kind, chosen), ground)
     findings = []
     for what, check in CHECKS.items():
         findings.append(_find(what, check, trial))
@@ -153,7 +149,7 @@ def conform(
     return Conformance(name, chosen, tuple(findings))
 
 
-def _find(what: str, check: Check, trial: OnTrial) -> Finding:
+def _find(what: str, check: Check, trial: Trial) -> Finding:
     try:
         return Finding(what, "passed", check(trial))
     except DoesNotApply as reason:

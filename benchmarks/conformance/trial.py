@@ -17,18 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from whalebench.benchmarks.core.checkpoint import Unfinished
+from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.photos import CPU, Photos, Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
-from whalebench.benchmarks.running.evaluation import Judge
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Method, MethodConfig
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 
 PHOTOS = {
     **{name: {"train": 4, "valid": 1, "test": 2} for name in ("ada", "bea", "cid", "dot")},
@@ -161,16 +160,14 @@ class Learned:
         return np.asarray(self.method.score(self.views.queries()[part]))
 
 
-class OnTrial:
+class Trial:
     """The method with its configuration, where it is tried, and what became of its learning."""
 
     learned: Learned | None = None
     """After `learns`, unless that failed."""
 
-    def __init__(
-        self, name: str, kind: type[Method], config: MethodConfig, ground: Ground, judge: Judge
-    ) -> None:
-        self.name, self.kind, self.config, self.ground, self.judge = name, kind, config, ground, judge
+    def __init__(self, name: str, kind: type[Method], config: MethodConfig, ground: Ground) -> None:
+        self.name, self.kind, self.config, self.ground = name, kind, config, ground
         self.asked: set[Size] = set()
         """Sizes at which photos of `views` were asked for so far."""
         self.views = watched(self.views_of(ground.annotated), self.asked)
@@ -181,20 +178,20 @@ class OnTrial:
 
     def build(self, config: MethodConfig | None = None) -> Method:
         """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
-        return behind_its_crop(self.kind(config or self.config))
+        return build_method(self.kind(config or self.config))
 
     def learn(
-        self, views: Views, progress: Progress = SILENT, unfinished: Unfinished | None = None
+        self, views: Views, progress: Progress = SILENT, unfinished: CheckpointStore | None = None
     ) -> Learned:
         """The method after learning from the views; always with the same seed.
 
         With a folder of what is `unfinished`, it goes on from there and is kept there.
         """
         method = self.build()
-        harness = RunHarness(0, CPU, views, self.judge, progress, unfinished=unfinished)
+        harness = RunHarness(0, CPU, views, progress, unfinished=unfinished)
         harness.seed_everything()
         harness.stage("learn")
-        harness.teach(method)
+        harness.fit(method)
         return Learned(method, harness, views)
 
     def after_learning(self) -> Learned:

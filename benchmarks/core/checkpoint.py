@@ -128,7 +128,7 @@ class Stateful(Protocol):
         """Takes up what `state_dict` gave."""
 
 
-class Unfinished:
+class CheckpointStore:
     """The folder of one unfinished run: a file for each of its trainings, whole or absent.
 
     It is deleted when the run is written; states of another version of torch, or of other processor

@@ -282,14 +282,14 @@ def _unwritable(path: Path, error: OSError) -> WhalebenchError:
     )
 
 
-def claimed(workspace: Workspace, run: str, waits: Callable[[], None]) -> AbstractContextManager[None]:
+def run_lock(workspace: Workspace, run: str, waits: Callable[[], None]) -> AbstractContextManager[None]:
     """A block in which no other process of this machine is at the run; `waits` is called where one is."""
     lock = _lock(workspace, run)
     lock.parent.mkdir(exist_ok=True)
     return turn(lock, waits)
 
 
-def is_claimed(workspace: Workspace, run: str) -> bool:
+def is_run_locked(workspace: Workspace, run: str) -> bool:
     """Whether a process is at the run right now."""
     return is_taken(_lock(workspace, run))
 

@@ -49,7 +49,7 @@ from whalebench.benchmarks.ensembles.members import (
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Options
 from whalebench.benchmarks.ensembles.rules import combine, given_weights
 from whalebench.benchmarks.ensembles.steps import STEPS, Taken, check_steps, look, take_steps
-from whalebench.benchmarks.running.evaluation import CALIBRATION, Judge, Judgement
+from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation
 from whalebench.methods.method import MethodConfig
 
 STACKER = "stacker"
@@ -77,7 +77,7 @@ def facts_of(
     named: Sequence[Named],
     ground: Ground,
     combined: Combined,
-    judged: Judgement,
+    judged: Evaluation,
     lineage: dict[str, list[str]],
 ) -> dict[str, Any]:
     """Everything a record says besides what tells it apart from others."""
@@ -235,7 +235,6 @@ class Ensemble:
 def ensemble(
     request: EnsembleRequest,
     workspace: Workspace,
-    judge: Judge,
     progress: Progress = SILENT,
     *,
     force: bool = False,
@@ -252,7 +251,7 @@ def ensemble(
     if folder.exists() and not force:
         progress.stage("found")
     else:
-        _make(request, who, named, folder, workspace, judge, progress, force=force)
+        _make(request, who, named, folder, workspace, progress, force=force)
     return Ensemble(read_record(folder), folder, [member.folder for member in named])
 
 
@@ -262,7 +261,6 @@ def _make(
     named: Sequence[Named],
     folder: Path,
     workspace: Workspace,
-    judge: Judge,
     progress: Progress,
     *,
     force: bool,
@@ -273,13 +271,11 @@ def _make(
     progress.stage("read")
     members = list(read_members(named, ground))
     progress.stage("combine")
-    combined = combine(
-        request.rule, members, ground, request.shares(), judge, who.seed, request.options, progress
-    )
+    combined = combine(request.rule, members, ground, request.shares(), who.seed, request.options, progress)
     lineage = lineage_of(members, ground, combined)
     del members  # their scores are as large as those that are judged now
     progress.stage("judge")
-    taken = _take(request, named, ground, combined, judge)
+    taken = _take(request, named, ground, combined)
     combined = replace(combined, valid=taken.scores["valid"], test=taken.scores["test"])
     progress.stage("write")
     seconds = {"combine": round(time.perf_counter() - began, 2)}
@@ -288,15 +284,13 @@ def _make(
     write_run(folder, lambda into: _write(into, record, ground, combined, taken, lineage), force=force)
 
 
-def _take(
-    request: EnsembleRequest, named: Sequence[Named], ground: Ground, combined: Combined, judge: Judge
-) -> Taken:
+def _take(request: EnsembleRequest, named: Sequence[Named], ground: Ground, combined: Combined) -> Taken:
     """The request's steps taken with what was combined; judged in any case."""
     weights: Any = combined.chosen.get("weights", [1 / len(named)] * len(named))
     looking = any(STEPS[name].looks_at_embeddings for name in request.then)
     sight = look(ground, named, weights, request.groups, embeddings=looking) if request.then else None
     scores = {"valid": combined.valid, "test": combined.test}
-    return take_steps(request.then, scores, sight, ground, judge, config_of(named))
+    return take_steps(request.then, scores, sight, ground, config_of(named))
 
 
 def _write(

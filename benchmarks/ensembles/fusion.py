@@ -55,7 +55,7 @@ def energies(scores: Sequence[Scores], temperatures: Sequence[float]) -> Floats:
     return found
 
 
-def familiarity(of: Floats, valid: Floats, weights: Floats) -> Floats:
+def energy_score(of: Floats, valid: Floats, weights: Floats) -> Floats:
     """(photos,) the weighted mean of the members' energies `of` (photos, members), each in the same unit.
 
     The unit is the spread that a member's energies have on `valid`, times the mean spread: what is made of
@@ -114,14 +114,14 @@ class Mixture:
     def valid(self, weights: Floats) -> Scores:
         """Scores (valid photos, identities) under weights (members,); not of votes also (photos, members)."""
         mixed = self.mix([member.valid for member in self.members], self.temperatures, weights)
-        mixed += familiarity(self.energies, self.energies, _shares(weights)).astype(np.float32)[:, None]
+        mixed += energy_score(self.energies, self.energies, _shares(weights)).astype(np.float32)[:, None]
         return mixed
 
     def test(self, weights: Floats) -> Scores:
         """Scores (test photos, identities) under weights (members,)."""
         scores = [member.test for member in self.members]
         mixed = self.mix(scores, self.temperatures, weights)
-        familiar = familiarity(energies(scores, self.temperatures), self.energies, _shares(weights))
+        familiar = energy_score(energies(scores, self.temperatures), self.energies, _shares(weights))
         mixed += familiar.astype(np.float32)[:, None]
         return mixed
 

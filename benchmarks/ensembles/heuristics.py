@@ -32,7 +32,7 @@ class Balance(Step):
     transductive = True
     settings = tuple({"gap": gap, "many": many} for gap, many in product((0.1, 0.3, 0.5), (3.0, 2.0, 1.0)))
 
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """A second individual."""
         del valid
         return "" if test.scores.shape[1] > 1 else "there is one individual only"
@@ -63,7 +63,7 @@ class Bursts(Step):
     name = "bursts"
     transductive = True
 
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Encounters of several test photos."""
         del valid
         named = [encounter for encounter in test.encounters if encounter]
@@ -94,7 +94,7 @@ class Sizes(Step):
     transductive = False
     settings = ({"gap": 0.05}, {"gap": 0.1}, {"gap": 0.3}, {"gap": 0.5})
 
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Sizes in the catalog that differ."""
         every = np.concatenate([self.gallery.sizes, valid.sizes, test.sizes])
         if not every.all():
@@ -130,7 +130,7 @@ class Duplicates(Step):
     name = "duplicates"
     transductive = False
 
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """A group of which two names are known in the fold."""
         del valid, test
         return "" if self.gallery.groups else "no group of duplicates has two individuals known in this fold"

@@ -35,7 +35,7 @@ from whalebench.benchmarks.ensembles.members import Combined, Embeddings, Ground
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, Options
 from whalebench.benchmarks.ensembles.pairs import Pairs
 from whalebench.benchmarks.ensembles.stacking import LEARNERS, Candidates, stack
-from whalebench.benchmarks.running.evaluation import Judge
+from whalebench.reports.metrics.evaluation import means_by_threshold
 
 MOST = 2_000
 """Photos of valid, about, that powers are found on: a few numbers need no more."""
@@ -194,7 +194,6 @@ def combine(
     members: Sequence[Member],
     ground: Ground,
     given: Floats | None,
-    judge: Judge,
     seed: int,
     options: Options = NO_OPTIONS,
     progress: Progress = SILENT,
@@ -208,10 +207,10 @@ def combine(
     if rule in LEARNERS:
         return stack(Candidates(members), ground, LEARNERS[rule], seed)
     if rule in CLASSIFIERS:
-        mean = _mean(members, ground, judge, seed)
+        mean = _mean(members, ground, seed)
         return stack_features(members, ground, mean, CLASSIFIERS[rule], seed, options.pca)
     if rule == "mean" and given is None and len(members) > 1:
-        return _mean(members, ground, judge, seed)
+        return _mean(members, ground, seed)
     if rule == "product" and given is None and len(members) > 1:
         return pool(members, ground, seed)
     weights = np.full(len(members), 1 / len(members)) if given is None else given
@@ -223,7 +222,7 @@ def combine(
     return Combined(valid, test, {"weights": weights.tolist()})
 
 
-def _mean(members: Sequence[Member], ground: Ground, judge: Judge, seed: int) -> Combined:
+def _mean(members: Sequence[Member], ground: Ground, seed: int) -> Combined:
     """The mean with weights by log loss on valid; equal ones, unless those are better on photos set aside.
 
     Better is a lower log loss and no lower MAP@5. Then valid's scores are by weights found without it.
@@ -241,7 +240,7 @@ def _mean(members: Sequence[Member], ground: Ground, judge: Judge, seed: int) ->
     weights = fit_weights(own[known])
     losses = [float(mixed_log_loss(own, each)[known].mean()) for each in (weights, aside, equal)]
     fitted = mixed.valid(aside)
-    better = losses[1] < losses[2] and _map_at_5(fitted, ground, judge) >= _map_at_5(plain, ground, judge)
+    better = losses[1] < losses[2] and _map_at_5(fitted, ground) >= _map_at_5(plain, ground)
     chosen = weights if better else equal
     return Combined(
         valid=fitted if better else plain,
@@ -253,9 +252,9 @@ def _mean(members: Sequence[Member], ground: Ground, judge: Judge, seed: int) ->
     )
 
 
-def _map_at_5(scores: Scores, ground: Ground, judge: Judge) -> float:
+def _map_at_5(scores: Scores, ground: Ground) -> float:
     """On the known photos of valid."""
-    found = judge.means_by_threshold(
+    found = means_by_threshold(
         truth=ground.valid.truth, identities=ground.identities, scores=scores, new_thresholds=[None]
     )
     return found["map_at_5_known"][0]

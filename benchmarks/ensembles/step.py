@@ -89,7 +89,7 @@ class Step(ABC):
         self.gallery = gallery
 
     @abstractmethod
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Why it cannot be taken, as "no photo sizes in the catalog"; empty where it can."""
 
     @abstractmethod
@@ -109,7 +109,7 @@ class MixedStep(Step):
         super().__init__(gallery)
         self._last: tuple[Queries, dict[str, float], Scores] | None = None
 
-    def unfit(self, valid: Queries, test: Queries) -> str:
+    def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Embeddings of the gallery, and two photos in it."""
         del valid, test
         if self.gallery.embeddings is None:

@@ -29,7 +29,7 @@ from whalebench.benchmarks.ensembles.reranking import (
     ReciprocalTogether,
 )
 from whalebench.benchmarks.ensembles.step import Gallery, Queries, Setting, Step
-from whalebench.benchmarks.running.evaluation import EQUAL, Judge, Judgement, choose_threshold, judge_scores
+from whalebench.benchmarks.running.evaluation import EQUAL, Evaluation, choose_threshold, evaluate_scores
 from whalebench.methods.method import MethodConfig
 
 STEPS: dict[str, type[Step]] = {
@@ -126,7 +126,7 @@ class State:
     """What the scores came to after a step, or before the first."""
 
     name: str
-    judged: Judgement
+    judged: Evaluation
     transductive: bool = False
     chosen: Setting = field(default_factory=dict)
     unfit: str = ""
@@ -149,7 +149,7 @@ class Taken:
     states: tuple[State, ...]
 
     @property
-    def judged(self) -> Judgement:
+    def judged(self) -> Evaluation:
         """The last state's."""
         return self.states[-1].judged
 
@@ -182,7 +182,6 @@ def take_steps(
     scores: Parts,
     sight: Sight | None,
     ground: Ground,
-    judge: Judge,
     config: MethodConfig,
 ) -> Taken:
     """What the steps make of the scores; a step that does not fit is passed over and says why.
@@ -191,29 +190,29 @@ def take_steps(
     test is scored once; temperature and threshold are chosen after each step as for every run.
     """
     answers = {"valid": ground.valid, "test": ground.test}
-    states = [State(WITHOUT, judge_scores(judge, ground.identities, scores, answers, config))]
+    states = [State(WITHOUT, evaluate_scores(ground.identities, scores, answers, config))]
     for name in names:
         assert sight is not None
         before, unit = states[-1].judged, _unit(scores["valid"])
         temperature = before.chosen["temperature"] or 1.0
         valid, test = (sight.queries(part, scores[part], temperature, unit) for part in answers)
         step = STEPS[name](sight.gallery)
-        if reason := step.unfit(valid, test):
+        if reason := step.missing_requirement(valid, test):
             states.append(State(name, before, unfit=reason))
             continue
-        chosen = choose_setting(step, valid, ground, judge, config)
+        chosen = choose_setting(step, valid, ground, config)
         scores = {"valid": step.scores(valid, chosen), "test": step.scores(test, chosen)}
-        judged = judge_scores(judge, ground.identities, scores, answers, config)
+        judged = evaluate_scores(ground.identities, scores, answers, config)
         states.append(State(name, judged, step.transductive, chosen))
     return Taken(scores, tuple(states))
 
 
-def choose_setting(step: Step, valid: Queries, ground: Ground, judge: Judge, config: MethodConfig) -> Setting:
+def choose_setting(step: Step, valid: Queries, ground: Ground, config: MethodConfig) -> Setting:
     """The setting of the step's grid with the best MAP@5 on valid; of equally good ones the first."""
     best, highest = step.settings[0], float("-inf")
     for setting in step.settings if len(step.settings) > 1 else ():
         scores = step.scores(valid, setting)
-        worth = choose_threshold(judge, scores, ground.valid, ground.identities, config)[1]
+        worth = choose_threshold(scores, ground.valid, ground.identities, config)[1]
         if worth > highest + EQUAL:
             best, highest = setting, worth
     return best

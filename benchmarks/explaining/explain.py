@@ -41,9 +41,10 @@ from whalebench.benchmarks.explaining.altered import (
 )
 from whalebench.benchmarks.explaining.occlusion import HeatPhoto, Occlusion, check_picture, draw_heat, occlude
 from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, calibration_of
-from whalebench.benchmarks.running.evaluation import Judge
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.restored import Restored, restore_run
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.summary import summarize
 
 
 def choose_photos(queries: pd.DataFrame, count: int) -> list[int]:
@@ -87,7 +88,7 @@ KINDS = ("mask", "box", "landmarks")
 CANDIDATES = tuple(f"candidate_{place}" for place in range(1, 6))
 
 
-def diagnose(restored: Restored, judge: Judge, progress: Progress = SILENT) -> Diagnosis:
+def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
     """MAP@5 of a run on altered test photos, judged by the very code path that judged test.
 
     Photos whose animal is not annotated are left out where it, or what is round it, is painted over.
@@ -96,17 +97,17 @@ def diagnose(restored: Restored, judge: Judge, progress: Progress = SILENT) -> D
     regions = find_regions(restored.views.annotated["test"])
     shown = np.flatnonzero(regions.kinds != "none")
     _decode_masks(restored, regions, progress)
-    judged = {"test": _judge(restored, judge, np.arange(len(test)), restored.scores)}
+    judged = {"test": _judge(restored, np.arange(len(test)), restored.scores)}
     if len(shown):
         judged["annotated"] = judged["test"].iloc[shown]
     altered = _altered(test, regions, shown, (*restored.method.sizes(), SMALL)[0])
     for done, (name, (indices, photos)) in enumerate(altered.items()):
         progress.stage(name)
-        judged[name] = _judge(restored, judge, indices, restored.method.score(photos))
+        judged[name] = _judge(restored, indices, restored.method.score(photos))
         progress.advance(done + 1, len(altered))
     chances = {name: chance(queries) for name, queries in judged.items()}
     blind = chances.get("without_animal", chances["test"])
-    scores = {name: judge.summarize(queries)["map_at_5"] for name, queries in judged.items()}
+    scores = {name: summarize(queries)["map_at_5"] for name, queries in judged.items()}
     missing = dict.fromkeys(("annotated", "without_background", "without_animal"))
     counts = {kind: int((regions.kinds == kind).sum()) for kind in (*KINDS, "none")}
     return Diagnosis(
@@ -145,12 +146,12 @@ def _altered(
     return altered
 
 
-def _judge(restored: Restored, judge: Judge, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
+def _judge(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
     """One row a photo, as when the run was judged: its calibration, its threshold of *new*."""
     answers, chosen = restored.views.test_answers, restored.record.chosen
     values = np.asarray(scores, np.float32)
     threshold = chosen.get("new_threshold")
-    return judge.judge_queries(
+    return evaluate_queries(
         images=[answers.images[index] for index in indices],
         truth=[answers.truth[index] for index in indices],
         clusters=[answers.clusters[index] for index in indices],
@@ -199,7 +200,6 @@ class Explanation:
 def explain(
     run: str,
     workspace: Workspace,
-    judge: Judge,
     progress: Progress = SILENT,
     *,
     photos: int = 8,
@@ -224,7 +224,7 @@ def explain(
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
     diagnosis = None if force else read_diagnosis(folder)
     if diagnosis is None:
-        diagnosis = diagnose(restored, judge, progress)
+        diagnosis = diagnose(restored, progress)
         write_diagnosis(folder, diagnosis)
     progress.stage("occlude")
     rows, drawn = [], []

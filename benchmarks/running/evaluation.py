@@ -1,13 +1,10 @@
-"""Scores of valid and test judged: what is chosen on valid, and what the judge says; without torch.
-
-What the harness asks a judge, and the threshold of *new* it chooses on valid for every method alike.
-"""
+"""Scores of valid and test evaluated: what is chosen on valid, applied to both; without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +13,10 @@ from numpy.typing import NDArray
 from whalebench import RunFailedError
 from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, choose_calibration
 from whalebench.benchmarks.running.folds import NEW, Answers
-from whalebench.methods.method import MethodConfig, NewRule
+from whalebench.methods.method import MethodConfig
+from whalebench.reports.metrics.calibration import calibration_error, reliability, set_threshold
+from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
+from whalebench.reports.metrics.summary import cmc, summarize
 
 THRESHOLDS = 101
 """How many thresholds valid is asked about, spread over the scores of its best candidates."""
@@ -28,64 +28,7 @@ PLAIN = MethodConfig()
 """Of a method that says nothing of *new*."""
 
 
-class Judge(Protocol):
-    """Whoever turns scores into numbers; `reports.metrics` is the one there is."""
-
-    def judge_queries(
-        self,
-        *,
-        images: Sequence[str],
-        truth: Sequence[str],
-        clusters: Sequence[str],
-        identities: Sequence[str],
-        scores: NDArray[Any],
-        probabilities: NDArray[Any],
-        new_scores: NDArray[Any],
-        new_threshold: float | None,
-        new_rule: NewRule = "column",
-        set_threshold: float | None = None,
-        embeddings_precision: NDArray[Any] | None = None,
-    ) -> pd.DataFrame:
-        """One row a query with the value of every metric."""
-
-    def set_threshold(self, queries: pd.DataFrame) -> float | None:
-        """The least probability in a set that holds the truth with 95 % certainty; None: too few queries."""
-
-    def reliability(self, queries: pd.DataFrame) -> dict[str, list[float]]:
-        """`confidence`, `accuracy` and `count` of known queries, in bins by confidence."""
-
-    def calibration_error(self, bins: Mapping[str, Sequence[float]]) -> float:
-        """Expected calibration error of such bins."""
-
-    def means_by_threshold(
-        self,
-        *,
-        truth: Sequence[str],
-        identities: Sequence[str],
-        scores: NDArray[Any],
-        new_thresholds: Sequence[float | None],
-        new_rule: NewRule = "column",
-    ) -> dict[str, list[float]]:
-        """`map_at_5`, `map_at_5_known`, `map_at_5_new` and `called_new` under each threshold of *new*."""
-
-    def summarize(self, queries: pd.DataFrame) -> dict[str, float]:
-        """Every metric by its key."""
-
-    def cmc(self, queries: pd.DataFrame) -> list[float]:
-        """Share of known queries found among the first 1, 2, ... 20 candidates."""
-
-    def average_precision_at_r(
-        self,
-        query: NDArray[Any],
-        query_labels: NDArray[Any],
-        gallery: NDArray[Any],
-        gallery_labels: NDArray[Any],
-    ) -> NDArray[np.float64]:
-        """Of each query's gallery ranking, cut at the number of its individual's photos."""
-
-
 def choose_threshold(
-    judge: Judge,
     scores: NDArray[np.float32],
     answers: Answers,
     identities: Sequence[str],
@@ -99,14 +42,13 @@ def choose_threshold(
     candidates: list[float | None] = [None]
     if NEW in answers.truth:
         candidates = [*_thresholds(scores)]
-    results = _means(judge, scores, answers, identities, config, candidates)["map_at_5_adjusted"]
+    results = _means(scores, answers, identities, config, candidates)["map_at_5_adjusted"]
     ties = [place for place, value in enumerate(results) if value >= max(results) - EQUAL]
     middle = ties[len(ties) // 2]
     return candidates[middle], results[middle]
 
 
 def curve_of_new(
-    judge: Judge,
     scores: NDArray[np.float32],
     answers: Answers,
     identities: Sequence[str],
@@ -121,7 +63,7 @@ def curve_of_new(
     if chosen is None:
         return {}
     thresholds = sorted({*_thresholds(scores)[::SHOWN], chosen})
-    return {"threshold": thresholds} | _means(judge, scores, answers, identities, config, thresholds)
+    return {"threshold": thresholds} | _means(scores, answers, identities, config, thresholds)
 
 
 def share_warnings(answers: Answers, config: MethodConfig) -> list[str]:
@@ -146,19 +88,18 @@ def _thresholds(scores: NDArray[np.float32]) -> list[float]:
 
 
 def _means(
-    judge: Judge,
     scores: NDArray[np.float32],
     answers: Answers,
     identities: Sequence[str],
     config: MethodConfig,
     thresholds: Sequence[float | None],
 ) -> dict[str, list[float]]:
-    """What the judge says of each threshold, and MAP@5 as if the share of *new* were the one to expect.
+    """What each threshold is worth, and MAP@5 as if the share of *new* were the one to expect.
 
     share * new + (1 - share) * known, as Happywhale's 26th chose; as valid is where no share is given, or
     where valid has one kind of photos only.
     """
-    means = judge.means_by_threshold(
+    means = means_by_threshold(
         truth=answers.truth,
         identities=identities,
         scores=scores,
@@ -173,11 +114,11 @@ def _means(
 
 
 CALIBRATION = "calibration"
-"""The part of the lineage that says which photos everything in `Judgement.chosen` was chosen on."""
+"""The part of the lineage that says which photos everything in `Evaluation.chosen` was chosen on."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """How good the scores of a run are, and what was chosen on valid to say so."""
 
     queries: pd.DataFrame
@@ -192,14 +133,13 @@ class Judgement:
     new_curve: dict[str, list[float]]
 
 
-def judge_scores(
-    judge: Judge,
+def evaluate_scores(
     identities: Sequence[str],
     scores: Mapping[str, NDArray[np.float32]],
     answers: Mapping[str, Answers],
     config: MethodConfig,
     precisions: Mapping[str, NDArray[np.float64]] | None = None,
-) -> Judgement:
+) -> Evaluation:
     """The judgement of scores (photos, identities) by `valid` and `test`: chosen on valid, applied to both.
 
     `precisions`, where there are embeddings, are the average precision at R of each photo by part. Raises
@@ -208,10 +148,10 @@ def judge_scores(
     _refuse_shared(answers)
     valid, known = scores["valid"], answers["valid"]
     calibration = choose_calibration(valid, known, identities)
-    threshold, _ = choose_threshold(judge, valid, known, identities, config)
+    threshold, _ = choose_threshold(valid, known, identities, config)
 
     def queries(part: str, how: Calibration, least: float | None = None) -> pd.DataFrame:
-        return judge.judge_queries(
+        return evaluate_queries(
             images=answers[part].images,
             truth=answers[part].truth,
             clusters=answers[part].clusters,
@@ -226,31 +166,29 @@ def judge_scores(
         )
 
     on_valid = queries("valid", calibration)
-    least = judge.set_threshold(on_valid)
+    least = set_threshold(on_valid)
     judged = queries("test", calibration, least)
     as_given = {part: queries(part, AS_GIVEN) for part in ("valid", "test")}
     judged.insert(1, "identity", pd.Series(answers["test"].identities, dtype="str"))
-    return Judgement(
+    return Evaluation(
         queries=judged,
         chosen=calibration.chosen() | {"new_threshold": threshold, "set_threshold_95": least},
-        metrics=judge.summarize(judged),
-        valid_metrics=judge.summarize(on_valid),
-        cmc=judge.cmc(judged),
-        calibration=_changed(judge, as_given, {"valid": on_valid, "test": judged}),
-        new_curve=curve_of_new(judge, valid, known, identities, config, threshold),
+        metrics=summarize(judged),
+        valid_metrics=summarize(on_valid),
+        cmc=cmc(judged),
+        calibration=_changed(as_given, {"valid": on_valid, "test": judged}),
+        new_curve=curve_of_new(valid, known, identities, config, threshold),
     )
 
 
-def _changed(
-    judge: Judge, before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]
-) -> dict[str, Any]:
+def _changed(before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Log loss of both parts before and after calibration, of test also its error and the bins of that."""
     found: dict[str, Any] = {}
     for when, queries in (("before", before), ("after", after)):
         for part, table in queries.items():
-            found[f"{part}_log_loss_{when}"] = judge.summarize(table)["log_loss"]
-        bins = judge.reliability(queries["test"])
-        found[f"test_ece_{when}"] = judge.calibration_error(bins)
+            found[f"{part}_log_loss_{when}"] = summarize(table)["log_loss"]
+        bins = reliability(queries["test"])
+        found[f"test_ece_{when}"] = calibration_error(bins)
         found[f"reliability_{when}"] = bins
     return found
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.core.checkpoint import Stateful, Unfinished
+from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochNews, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
-from whalebench.benchmarks.running.evaluation import PLAIN, Judge, choose_threshold
+from whalebench.benchmarks.running.evaluation import PLAIN, choose_threshold
 from whalebench.benchmarks.running.folds import Views
 from whalebench.methods.method import Epoch, Method, MethodConfig
 
@@ -31,10 +31,9 @@ class RunHarness:
         seed: int,
         device: torch.device,
         views: Views,
-        judge: Judge,
         progress: Progress,
         config: MethodConfig = PLAIN,
-        unfinished: Unfinished | None = None,
+        unfinished: CheckpointStore | None = None,
     ) -> None:
         """Without `unfinished` nothing is kept of it while it learns."""
         self.seed, self.device = seed, device
@@ -45,8 +44,8 @@ class RunHarness:
         """What the method says that a reader of its scores should know."""
         self._lent: frozenset[str] = frozenset()
         """Digests of the test photos that the method was handed to adapt to."""
-        self._views, self._judge, self._progress, self._config = views, judge, progress, config
-        self._unfinished = unfinished or Unfinished(None)
+        self._views, self._progress, self._config = views, progress, config
+        self._unfinished = unfinished or CheckpointStore(None)
         self._epochs: list[dict[str, Any]] = []
         self._first = 0
         """Rows of the curve before the present training."""
@@ -54,7 +53,7 @@ class RunHarness:
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._since = "", time.perf_counter()
 
-    def teach(self, method: Method) -> None:
+    def fit(self, method: Method) -> None:
         """The method learns; one that says it is transductive is then handed the bare test photos, too.
 
         Those that valid holds as well are kept back: nothing is ever fitted on what it is chosen by.
@@ -158,7 +157,7 @@ class RunHarness:
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""
         answers, identities = self._views.valid_answers, self._views.train.identities
-        return choose_threshold(self._judge, scores, answers, identities, self._config)[1]
+        return choose_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
@@ -166,7 +165,7 @@ class RunHarness:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
         answers, identities = self._views.valid_answers, self._views.train.identities
         calibration = choose_calibration(valid_scores, answers, identities)
-        threshold = choose_threshold(self._judge, valid_scores, answers, identities, self._config)[0]
+        threshold = choose_threshold(valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
         return np.where(called_new, 0.0, calibration.probabilities(scores).max(axis=1))
 

@@ -1,4 +1,4 @@
-"""What came of a run: scores of valid and test, what the judge says of them, and their files.
+"""What came of a run: scores of valid and test, how good they are, and their files.
 
 How well a method found the animals: its boxes, landmarks and masks against the annotated ones.
 """
@@ -28,17 +28,18 @@ from whalebench.benchmarks.core.record import (
     write_scores,
 )
 from whalebench.benchmarks.core.workspace import share
-from whalebench.benchmarks.running.evaluation import CALIBRATION, Judge, judge_scores
+from whalebench.benchmarks.running.evaluation import CALIBRATION, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers, Views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Located, Method
+from whalebench.reports.metrics.summary import average_precision_at_r
 
 Floats = NDArray[np.float64]
 COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "fallback")
 """Of the per-query table, where a method locates and the photos are annotated."""
 
 
-def judge_location(located: Located, annotated: Photos) -> pd.DataFrame:
+def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
     """One row a photo: box_iou, landmark_error, landmark_pixels, mask_iou, fallback, as far as they exist.
 
     landmark_pixels is the mean distance between found and annotated landmarks in pixels of the photo as it
@@ -150,7 +151,7 @@ class Outcome:
         }
 
 
-def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge) -> Outcome:
+def evaluate_parts(method: Method, views: Views, harness: RunHarness) -> Outcome:
     """The outcome of a method that has learned: calibration and thresholds by valid, then test is judged.
 
     Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
@@ -162,11 +163,11 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
     answers = {"valid": views.valid_answers, "test": views.test_answers}
     embeddings = _embeddings(method, shown)
     precisions = {
-        part: _precision_at_r(judge, embeddings, part, answers[part], views.train)
+        part: _precision_at_r(embeddings, part, answers[part], views.train)
         for part in (answers if embeddings else ())
     }
     identities = views.train.identities
-    found = judge_scores(judge, identities, scores, answers, method.config, precisions)
+    found = evaluate_scores(identities, scores, answers, method.config, precisions)
     for name, value in found.chosen.items():
         harness.choose(name, value)
     located = _located(method, views)
@@ -177,7 +178,7 @@ def judge_parts(method: Method, views: Views, harness: RunHarness, judge: Judge)
         queries=queries,
         metrics=found.metrics,
         valid_metrics=found.valid_metrics,
-        variants=_variants(method, views, judge),
+        variants=_variants(method, views),
         cmc=found.cmc,
         location={part: location_summary(table) for part, table in located.items()},
         calibration=found.calibration,
@@ -223,7 +224,7 @@ def _checked(method: Method, given: NDArray[np.float32], photos: Photos) -> NDAr
     return scores
 
 
-def _variants(method: Method, views: Views, judge: Judge) -> dict[str, dict[str, dict[str, float]]]:
+def _variants(method: Method, views: Views) -> dict[str, dict[str, dict[str, float]]]:
     """How good its other scores are, each by what valid says of it, as for its own."""
     shown = views.queries()
     given = {part: method.variants(shown[part]) for part in ("valid", "test")}
@@ -231,7 +232,7 @@ def _variants(method: Method, views: Views, judge: Judge) -> dict[str, dict[str,
     judged = {}
     for name in given["test"]:
         scores = {part: _checked(method, found[name], shown[part]) for part, found in given.items()}
-        judgement = judge_scores(judge, views.train.identities, scores, answers, method.config)
+        judgement = evaluate_scores(views.train.identities, scores, answers, method.config)
         judged[name] = {"metrics": judgement.metrics, "valid_metrics": judgement.valid_metrics}
     return judged
 
@@ -242,7 +243,7 @@ def _located(method: Method, views: Views) -> dict[str, pd.DataFrame]:
     for part, annotated in views.annotated.items():
         located = None if views.oracle else method.locate(views.queries()[part])
         if located is not None:
-            judged[part] = judge_location(located, annotated)
+            judged[part] = evaluate_location(located, annotated)
     return judged
 
 
@@ -258,10 +259,10 @@ def _embeddings(method: Method, shown: dict[str, Photos]) -> dict[str, NDArray[n
 
 
 def _precision_at_r(
-    judge: Judge, embeddings: dict[str, NDArray[np.float32]], part: str, answers: Answers, train: Photos
+    embeddings: dict[str, NDArray[np.float32]], part: str, answers: Answers, train: Photos
 ) -> NDArray[np.float64]:
     label = {identity: place for place, identity in enumerate(train.identities)}
     wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
     gallery_labels = train.known().labels
     assert gallery_labels is not None
-    return judge.average_precision_at_r(embeddings[part], wanted, embeddings["train"], gallery_labels)
+    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], gallery_labels)

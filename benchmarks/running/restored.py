@@ -19,7 +19,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.method import Method
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.registry import find_method
 
 TOLERANCE = 1e-3
@@ -91,7 +91,7 @@ def _same_benchmark(record: RunRecord, workspace: Workspace, progress: Progress)
 def _method(record: RunRecord) -> Method:
     kind = find_method(record.method)
     try:
-        return behind_its_crop(kind(kind.Config.model_validate(record.config)))
+        return build_method(kind(kind.Config.model_validate(record.config)))
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its fields"
         raise WhalebenchError(

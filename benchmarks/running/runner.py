@@ -14,14 +14,13 @@ from whalebench import RunFailedError, WhalebenchError, __version__
 from whalebench.benchmarks.core.machine import choose_device, cores, hardware, peak_memory_mb, versions
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
-from whalebench.benchmarks.core.workspace import Workspace, claimed, digest_text
+from whalebench.benchmarks.core.workspace import Workspace, digest_text, run_lock
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
     import torch
 
-    from whalebench.benchmarks.running.evaluation import Judge
     from whalebench.benchmarks.running.folds import Views
     from whalebench.benchmarks.running.harness import RunHarness
     from whalebench.methods.method import Method, MethodConfig
@@ -53,7 +52,6 @@ class RunRequest:
 def run(
     request: RunRequest,
     workspace: Workspace,
-    judge: Judge,
     progress: Progress = SILENT,
     *,
     force: bool = False,
@@ -63,8 +61,7 @@ def run(
     One that was stopped goes on from the last epochs that were kept, to the same numbers; force begins anew.
     One that another process is at is waited for.
 
-    The judge turns scores into metrics; `whalebench.reports.metrics.summary` is the one there is. Raises
-    WhalebenchError for a request that cannot be met; then no run is left behind.
+    Raises WhalebenchError for a request that cannot be met; then no run is left behind.
     """
     kind = find_method(request.method)
     config = configure(kind, request.settings)
@@ -74,15 +71,15 @@ def run(
     device = choose_device(request.device)
     folder = workspace.runs / run_name(request, config, benchmark, device.type)
     unfinished = workspace.cache / UNFINISHED / folder.name
-    with claimed(workspace, folder.name, lambda: progress.stage("wait")):
+    with run_lock(workspace, folder.name, lambda: progress.stage("wait")):
         if folder.exists() and not force:
             progress.stage("found")
             # What a process left that was stopped just before doing so.
             shutil.rmtree(unfinished, ignore_errors=True)
             return read_record(folder)
-        from whalebench.methods.parts.identifier import behind_its_crop
+        from whalebench.methods.parts.identifier import build_method
 
-        method = behind_its_crop(kind(config))
+        method = build_method(kind(config))
         return _repeat(
             request,
             method,
@@ -90,7 +87,6 @@ def run(
             folder,
             unfinished,
             device,
-            judge=judge,
             progress=progress,
             force=force,
         )
@@ -104,26 +100,25 @@ def _repeat(
     unfinished_folder: Path,
     device: torch.device,
     *,
-    judge: Judge,
     progress: Progress,
     force: bool,
 ) -> RunRecord:
     import torch
 
-    from whalebench.benchmarks.core.checkpoint import Unfinished
+    from whalebench.benchmarks.core.checkpoint import CheckpointStore
     from whalebench.benchmarks.running.evaluation import CALIBRATION
     from whalebench.benchmarks.running.folds import fold_views
     from whalebench.benchmarks.running.harness import RunHarness
-    from whalebench.benchmarks.running.outcome import judge_parts, write_outcome
+    from whalebench.benchmarks.running.outcome import evaluate_parts, write_outcome
 
     views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
-    unfinished = Unfinished(unfinished_folder, device)
+    unfinished = CheckpointStore(unfinished_folder, device)
     if force:
         unfinished.discard()
-    harness = RunHarness(request.seed, device, views, judge, progress, method.config, unfinished)
-    if lacking := method.unfit(views.train, views.test):
+    harness = RunHarness(request.seed, device, views, progress, method.config, unfinished)
+    if missing := method.missing_requirement(views.train, views.test):
         facts = _facts(request, method, benchmark, views, harness)
-        facts |= {"unfit": f"{benchmark.name} has no {lacking}", "cmc": []}
+        facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
         facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
         record = RunRecord(run=folder.name, **facts)
         write_run(folder, lambda into: write_record(into, record), force=force)
@@ -135,9 +130,9 @@ def _repeat(
     harness.seed_everything()
     try:
         harness.stage("learn")
-        harness.teach(method)
+        harness.fit(method)
         harness.stage("score")
-        outcome = judge_parts(method, views, harness, judge)
+        outcome = evaluate_parts(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
         kept = unfinished.leave("curve.csv", curve.to_csv(index=False)) if len(curve) else None

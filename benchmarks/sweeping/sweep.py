@@ -29,7 +29,7 @@ from whalebench.benchmarks.core.progress import (
     SweepWatcher,
 )
 from whalebench.benchmarks.core.record import read_record
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_claimed
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, run_name
 from whalebench.benchmarks.sweeping.plan import Plan
@@ -277,7 +277,7 @@ class Sweep:
         cells = [cell for cell in self.cells if cell.status == "waiting"]
         if len(self._running) == len(self._shares):
             return []
-        return sorted(cells, key=lambda cell: is_claimed(self._workspace, cell.run))
+        return sorted(cells, key=lambda cell: is_run_locked(self._workspace, cell.run))
 
     def _start(self, place: int, cell: Cell) -> None:
         """A process for the cell, unless someone else has finished it in the meantime."""

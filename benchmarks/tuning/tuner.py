@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from whalebench.benchmarks.core.record import RunRecord
-    from whalebench.benchmarks.running.evaluation import Judge
     from whalebench.benchmarks.tuning.study import Kept
     from whalebench.benchmarks.tuning.worker import Plan
 
@@ -193,19 +192,19 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with what there is to say of the trials so far."""
 
 
-def tune(request: TuneRequest, workspace: Workspace, judge: Judge, progress: Progress = SILENT) -> Tuned:
+def tune(request: TuneRequest, workspace: Workspace, progress: Progress = SILENT) -> Tuned:
     """The tuned method beside its defaults, each scored on test once; a study that was stopped goes on.
 
     Raises WhalebenchError for a request that cannot be met, RunFailedError where no trial came to an end, and
     Interrupted after Ctrl-C.
     """
-    plan, kept, where = _prepare(request, workspace, judge, progress)
+    plan, kept, where = _prepare(request, workspace, progress)
     try:
         if request.jobs == 1:
             work(plan, kept, progress)
         else:
             _together(request, plan, kept, where, workspace, progress)
-        return _finish(request, plan, kept, workspace, judge, progress)
+        return _finish(request, plan, kept, workspace, progress)
     except KeyboardInterrupt as error:
         done = len(tally(kept.study.get_trials(deepcopy=False)).ended)
         raise Interrupted(
@@ -214,19 +213,15 @@ def tune(request: TuneRequest, workspace: Workspace, judge: Judge, progress: Pro
         ) from error
 
 
-def join(
-    request: TuneRequest, number: int, workspace: Workspace, judge: Judge, progress: Progress = SILENT
-) -> None:
+def join(request: TuneRequest, number: int, workspace: Workspace, progress: Progress = SILENT) -> None:
     """Nothing; this process was one of several workers on the study until its budget was spent."""
     from whalebench.benchmarks.sweeping.workers import is_orphan
 
-    plan, kept, _ = _prepare(request, workspace, judge, progress)
+    plan, kept, _ = _prepare(request, workspace, progress)
     work(plan, kept, progress, worker=number, stopped=is_orphan)
 
 
-def _prepare(
-    request: TuneRequest, workspace: Workspace, judge: Judge, progress: Progress
-) -> tuple[Plan, Kept, str]:
+def _prepare(request: TuneRequest, workspace: Workspace, progress: Progress) -> tuple[Plan, Kept, str]:
     """What the workers do, the study, and its storage as it is opened; everything is checked."""
     run = request.run
     kind = find_method(run.method)
@@ -236,7 +231,7 @@ def _prepare(
         raise WhalebenchError(f"--jobs {request.jobs} cannot be: at least one process has to work.")
     benchmark = load_benchmark(run.benchmark, workspace, progress, propose=True)
     benchmark.split.parts(run.fold)
-    ground = Ground(benchmark, run.fold, run.seed, choose_device(run.device), judge)
+    ground = Ground(benchmark, run.fold, run.seed, choose_device(run.device))
     Attempt(kind, config, ground, Watch(progress, Unmoved()))  # refuses a method that does not fit
     facts = {
         "version": __version__,
@@ -294,18 +289,16 @@ def _shown(plan: Plan, kept: Kept, progress: Progress) -> Callable[[], None]:
     return look
 
 
-def _finish(
-    request: TuneRequest, plan: Plan, kept: Kept, workspace: Workspace, judge: Judge, progress: Progress
-) -> Tuned:
+def _finish(request: TuneRequest, plan: Plan, kept: Kept, workspace: Workspace, progress: Progress) -> Tuned:
     """The runs of the best trial and of the defaults, and everything there is to say of the study."""
     found = within(tally(kept.study.get_trials(deepcopy=False)), plan.budget)
     best = best_trial(found)
     facts = tuned_facts(found, plan, kept)
     wish = replace(request.run, settings=(*request.run.settings, *best.user_attrs[SETTINGS]), tuning=facts)
-    tuned = runner.run(wish, workspace, judge, progress)
+    tuned = runner.run(wish, workspace, progress)
     default: RunRecord | str
     try:
-        default = runner.run(request.run, workspace, judge, progress)
+        default = runner.run(request.run, workspace, progress)
     except RunFailedError as error:  # no reason to lose what tuning came to
         default = str(error)
     picture = workspace.reports / f"{STUDIES}-{kept.study.study_name}.svg"

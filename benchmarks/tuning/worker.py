@@ -38,7 +38,7 @@ from whalebench.benchmarks.tuning.study import (
     reap,
     tally,
 )
-from whalebench.methods.parts.identifier import behind_its_crop
+from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.registry import configure
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     from whalebench.benchmarks.core.progress import Progress
     from whalebench.benchmarks.registry import Benchmark
-    from whalebench.benchmarks.running.evaluation import Judge
     from whalebench.benchmarks.tuning.space import Budget, Space
     from whalebench.benchmarks.tuning.study import Kept
     from whalebench.methods.method import Method, MethodConfig
@@ -62,7 +61,6 @@ class Ground:
     fold: int
     seed: int
     device: torch.device
-    judge: Judge
 
 
 class Told(Protocol):
@@ -106,16 +104,16 @@ class Attempt:
 
     def __init__(self, kind: type[Method], config: MethodConfig, ground: Ground, watch: Progress) -> None:
         """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
-        self.method, self.ground, self.watch = behind_its_crop(kind(config)), ground, watch
+        self.method, self.ground, self.watch = build_method(kind(config)), ground, watch
         self.views = without_test(fold_views(ground.benchmark, ground.fold, oracle=config.sees_annotations()))
         name = ground.benchmark.name
-        if lacking := self.method.unfit(self.views.train, self.views.valid):
-            raise WhalebenchError(f"{kind.name} does not fit: {name} has no {lacking}.")
+        if missing := self.method.missing_requirement(self.views.train, self.views.valid):
+            raise WhalebenchError(f"{kind.name} does not fit: {name} has no {missing}.")
         if not len(self.views.valid):
             raise WhalebenchError(
                 f"fold {ground.fold} of {name} has no valid photos: there is nothing to tune by."
             )
-        self.harness = RunHarness(ground.seed, ground.device, self.views, ground.judge, watch, config)
+        self.harness = RunHarness(ground.seed, ground.device, self.views, watch, config)
 
     def valid_map_at_5(self) -> float:
         """MAP@5 on valid after learning, with the best threshold of *new* there."""
@@ -138,7 +136,7 @@ def without_test(views: Views) -> Views:
     return replace(views, test=views.test.select([]), test_answers=nothing, annotated={})
 
 
-class Trying:
+class TrialRunner:
     """A trial that this worker has taken."""
 
     def __init__(self, plan: Plan, kept: Kept, trial: Trial) -> None:
@@ -258,7 +256,7 @@ def work(
             awaited = running
             time.sleep(POLL)
         else:
-            Trying(plan, kept, trial).finish(progress)
+            TrialRunner(plan, kept, trial).finish(progress)
 
 
 def _is_taken(budget: Budget, found: Tally, surplus: int = 0) -> bool:

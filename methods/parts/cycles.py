@@ -161,7 +161,7 @@ BEST = "best_cycle"
 """The name of the best cycle's place among the weights, and of its number in the record."""
 
 
-class InCycles(Ensemble):
+class SnapshotEnsemble(Ensemble):
     """The method it is given, once for each cycle of its schedule.
 
     Each learns what its own configuration says, networks and optimizers as the one before left them at its

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, Search
-from whalebench.methods.parts.identifier import IdentifierConfig
+from whalebench.methods.parts.identifier import NetworkMethodConfig
 from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
@@ -26,7 +26,7 @@ NETWORK = "network."
 """What stands before the names of the network's weights."""
 
 
-class EmbedderConfig(IdentifierConfig):
+class EmbedderConfig(NetworkMethodConfig):
     """Fields of every method that embeds photos and compares them with a gallery."""
 
     pooling: Pooling | Flattening = "gem"

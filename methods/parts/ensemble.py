@@ -95,9 +95,9 @@ class Ensemble(Method):
 
     members: Sequence[Method]
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """What the members lack; they ask for the same."""
-        return self.members[0].unfit(train, queries)
+        return self.members[0].missing_requirement(train, queries)
 
     def sizes(self) -> tuple[Size, ...]:
         """Every size that a member asks for."""

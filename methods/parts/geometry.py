@@ -111,7 +111,7 @@ def box_windows(boxes: Tensor) -> Tensor:
 def fit_affine(points: Tensor, targets: Tensor) -> Tensor:
     """Maps (photos, 2, 3) that bring points (photos, n, 2) nearest to targets (n, 2), least squares, n >= 3.
 
-    The answer of points on one line is not unique and of no use; see `flattens`.
+    The answer of points on one line is not unique and of no use; see `is_degenerate`.
     """
     ones = torch.ones_like(points[..., :1])
     wanted = targets.to(points).expand(len(points), -1, -1)
@@ -137,7 +137,7 @@ def fit_similarity(points: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([linear, shift[:, :, None]], dim=2)
 
 
-def flattens(forward: Tensor, largest: float = 100.0) -> Tensor:
+def is_degenerate(forward: Tensor, largest: float = 100.0) -> Tensor:
     """Which maps (photos,) are of no use: not finite, mirrored, or stretching more than `largest` times."""
     linear = forward[:, :, :2]
     finite = forward.flatten(1).isfinite().all(dim=1)

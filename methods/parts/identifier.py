@@ -14,14 +14,14 @@ from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, Windo
 from whalebench.methods.parts.crops.finder import Finder
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
-from whalebench.methods.parts.cycles import InCycles, ScheduleConfig
+from whalebench.methods.parts.cycles import ScheduleConfig, SnapshotEnsemble
 from whalebench.methods.parts.retrieval import GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
 
 CropName = Literal["none", "box", "mask", "aligned", "window"]
 
 
-class IdentifierConfig(TrainingConfig, MethodConfig):
+class NetworkMethodConfig(TrainingConfig, MethodConfig):
     """Fields of every method that trains a network to tell individuals apart."""
 
     crop: CropName = "none"
@@ -160,14 +160,14 @@ class IdentifierConfig(TrainingConfig, MethodConfig):
         return {"box": self.localizer, "aligned": self.aligner, "mask": self.segmenter}.get(self.crop)
 
 
-def behind_its_crop(method: Method) -> Method:
+def build_method(method: Method) -> Method:
     """The method itself, or in cycles and on crops where its configuration asks for them."""
     config = method.config
-    if not isinstance(config, IdentifierConfig):
+    if not isinstance(config, NetworkMethodConfig):
         return method
     if config.schedule.cycles > 1:
         cycles = [type(method)(config.in_cycle(number)) for number in range(config.schedule.cycles)]
-        method = InCycles(method, cycles, config.schedule.joined, config.cycle_gallery())
+        method = SnapshotEnsemble(method, cycles, config.schedule.joined, config.cycle_gallery())
     finder = config.finder()
     if finder is None:
         return method

@@ -32,7 +32,7 @@ CLIP = 1e-15  # Kaggle's: a certain and wrong answer costs 34.5, not infinity
 NONE = -2  # column of "no further candidate"; -1 is *new*
 
 
-class _Judged(NamedTuple):
+class _Evaluated(NamedTuple):
     """What the blocks fill: candidates (queries, 5) as columns, their scores, and numbers a query."""
 
     candidates: Integers
@@ -44,7 +44,7 @@ class _Judged(NamedTuple):
     covered: Floats
 
 
-def judge_queries(
+def evaluate_queries(
     *,
     images: Sequence[str],
     truth: Sequence[str],
@@ -78,9 +78,9 @@ def judge_queries(
     for rows in row_blocks(*shape):
         block = np.take(scores[rows], order, axis=1).astype(np.float64, copy=False)
         _check_scores(block, images[rows])
-        _judge_block(judged, rows, block, columns[rows], new_threshold, new_rule)
+        _evaluate_block(judged, rows, block, columns[rows], new_threshold, new_rule)
         block = np.take(probabilities[rows], order, axis=1).astype(np.float64, copy=False)
-        _judge_probabilities(judged, rows, _shares(block, images[rows]), columns[rows], set_threshold)
+        _evaluate_probabilities(judged, rows, _shares(block, images[rows]), columns[rows], set_threshold)
     table = _table(images, truth, clusters, names, judged)
     if embeddings_precision is None:
         embeddings_precision = np.full(len(images), np.nan)
@@ -94,14 +94,14 @@ def _columns_of(truth: Sequence[str], names: list[str]) -> Integers:
     return np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
 
 
-def _empty(number: int) -> _Judged:
+def _empty(number: int) -> _Evaluated:
     candidates = np.full((number, CANDIDATES), NONE, dtype=np.int64)
-    numbers = (np.full(number, np.nan) for _ in range(len(_Judged._fields) - 2))
-    return _Judged(candidates, np.full((number, CANDIDATES), np.nan), *numbers)
+    numbers = (np.full(number, np.nan) for _ in range(len(_Evaluated._fields) - 2))
+    return _Evaluated(candidates, np.full((number, CANDIDATES), np.nan), *numbers)
 
 
-def _judge_block(
-    judged: _Judged, rows: slice, scores: Floats, truth: Integers, threshold: float | None, rule: NewRule
+def _evaluate_block(
+    judged: _Evaluated, rows: slice, scores: Floats, truth: Integers, threshold: float | None, rule: NewRule
 ) -> None:
     """Nothing; the rows' candidates, scores and ranks are filled in."""
     best = best_columns(scores)
@@ -130,8 +130,8 @@ def _shares(probabilities: Floats, images: Sequence[str]) -> Floats:
     return shares
 
 
-def _judge_probabilities(
-    judged: _Judged, rows: slice, shares: Floats, truth: Integers, threshold: float | None
+def _evaluate_probabilities(
+    judged: _Evaluated, rows: slice, shares: Floats, truth: Integers, threshold: float | None
 ) -> None:
     """Nothing; what the rows' probabilities say is filled in, NaN where the truth is *new* (-1)."""
     known, column = truth >= 0, np.maximum(truth, 0)[:, None]
@@ -144,7 +144,7 @@ def _judge_probabilities(
 
 
 def _table(
-    images: Sequence[str], truth: Sequence[str], clusters: Sequence[str], names: list[str], judged: _Judged
+    images: Sequence[str], truth: Sequence[str], clusters: Sequence[str], names: list[str], judged: _Evaluated
 ) -> pd.DataFrame:
     """The per-query table in the column order of predictions.parquet, up to what the scores alone say."""
     labels = np.asarray([*names, "", NEW], dtype=object)[judged.candidates]  # NONE and -1 count from the end
@@ -225,7 +225,7 @@ def means_by_threshold(
     """By threshold MAP@5 of all, of known and of *new* photos, and the share of photos called *new*.
 
     The keys are `map_at_5`, `map_at_5_known`, `map_at_5_new` and `called_new`; NaN where there are no such
-    photos. The same that `judge_queries` and `summarize` say: a threshold moves a known truth back by one
+    photos. The same that `evaluate_queries` and `summarize` say: a threshold moves a known truth back by one
     place at most, and a *new* one stands behind scores of which only the five best count.
     """
     scores = matrix(scores, (len(truth), len(identities)), "scores")

@@ -1,6 +1,6 @@
 """What every number means: one row a query, float64, undefined is NaN; averages come last.
 
-The runner hands test and valid to the same two verbs, `judge_queries` and `summarize`; the leaderboard
+The runner hands test and valid to the same two verbs, `evaluate_queries` and `summarize`; the leaderboard
 resamples the rows the first one returns. Nothing here reads, writes or prints.
 
 Quality of an embedding as such, before any head, threshold or fusion.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.reports.metrics.calibration import calibration_error, reliability, set_metrics, set_threshold
-from whalebench.reports.metrics.evaluation import judge_queries, means_by_threshold
+from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
 from whalebench.reports.metrics.open_set import open_set_metrics
 from whalebench.reports.metrics.ranking import NEW, Floats, average_precision_at_k, mean, row_blocks
 
@@ -89,7 +89,7 @@ __all__ = [
     "balanced_accuracy",
     "calibration_error",
     "cmc",
-    "judge_queries",
+    "evaluate_queries",
     "mean",
     "means_by_threshold",
     "open_set_metrics",

@@ -34,8 +34,8 @@ from whalebench.methods.parts.geometry import (
     compose,
     fit_affine,
     fit_similarity,
-    flattens,
     invert,
+    is_degenerate,
     move,
     to_frame_units,
 )
@@ -212,10 +212,10 @@ class Aligner(Finder):
         values = annotated_values(photos, "landmarks").reshape(len(photos), -1)
         return np.asarray(np.isfinite(values).any(axis=1))
 
-    def lacking(self, photos: Photos) -> str:
+    def missing(self, photos: Photos) -> str:
         """Landmarks, or a second one: there is no turning round a single point."""
         names = photos.annotations.landmark_names if photos.annotations else ()
-        return super().lacking(photos) or ("second landmark" if len(names) < 2 else "")
+        return super().missing(photos) or ("second landmark" if len(names) < 2 else "")
 
     def prepare(self, train: Photos) -> None:
         """Fixes where landmarks belong."""
@@ -270,7 +270,7 @@ class Aligner(Finder):
         unsaid = ~landmarks.isfinite().flatten(1).all(dim=1)
         landmarks = torch.where(unsaid[:, None, None], 0.0, landmarks)
         maps = self._reference().maps(landmarks, torch.from_numpy(photos.shapes).double())
-        bad = unsaid | flattens(maps)
+        bad = unsaid | is_degenerate(maps)
         eye = torch.eye(2, 3, dtype=maps.dtype)
         bad |= _share_inside(torch.where(bad[:, None, None], eye, maps)) < self.config.inside
         return whole_where(bad.numpy(), maps)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import Harness, Located, Method
-from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, windows_round
+from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, windows_around
 from whalebench.methods.parts.training.config import TrainingConfig
 
 
@@ -74,7 +74,7 @@ class FixedWindow(Finder):
         """That window of each photo."""
         del photos
         assert located.boxes is not None
-        return windows_round(located.boxes, margin=0.0, smallest=0.0)
+        return windows_around(located.boxes, margin=0.0, smallest=0.0)
 
     def sizes(self) -> tuple[Size, ...]:
         """None: it does not look."""
@@ -98,13 +98,13 @@ class Cropping(Method):
         self.inner, self.finder, self.read_at, self.oracle = inner, finder, read_at, oracle
         self._seen: dict[tuple[object, ...], tuple[Photos, Located]] = {}
 
-    def unfit(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: Photos, queries: Photos) -> str:
         """The annotations that train lacks, or the queries of an oracle; else what the method lacks."""
-        if lacking := self.finder.lacking(train):
-            return lacking
-        if self.oracle and (lacking := self.finder.lacking(queries)):
-            return f"{lacking} of test photos"
-        return self.inner.unfit(train, queries)
+        if missing := self.finder.missing(train):
+            return missing
+        if self.oracle and (missing := self.finder.missing(queries)):
+            return f"{missing} of test photos"
+        return self.inner.missing_requirement(train, queries)
 
     def sizes(self) -> tuple[Size, ...]:
         """The whole photos that windows are cut from, and those the finder looks at."""
@@ -178,9 +178,9 @@ class Cropping(Method):
     def _annotated(self, photos: Photos) -> tuple[Photos, Located]:
         """By annotation where there is one; else as found, or the whole photo in an oracle's run."""
         located = self.finder.read(photos)
-        lacking = np.flatnonzero(_unsaid(located))
-        if len(lacking) and not self.oracle:
-            located = _filled(located, self.finder.locate(photos.select(lacking).bare()), lacking)
+        missing = np.flatnonzero(_unsaid(located))
+        if len(missing) and not self.oracle:
+            located = _filled(located, self.finder.locate(photos.select(missing).bare()), missing)
         return self._through(photos, located)
 
     def _through(self, photos: Photos, located: Located) -> tuple[Photos, Located]:
@@ -202,12 +202,12 @@ def _unsaid(located: Located) -> NDArray[np.bool_]:
     return np.asarray(np.any(missing, axis=0))
 
 
-def _filled(located: Located, found: Located, lacking: NDArray[np.int64]) -> Located:
+def _filled(located: Located, found: Located, missing: NDArray[np.int64]) -> Located:
     """What is annotated, and in photos that lack something what was found there, value by value."""
     kept = {}
     for name, values in vars(located).items():
         if values is not None:
             kept[name] = values.copy()
             guess = getattr(found, name)
-            kept[name][lacking] = np.where(np.isnan(values[lacking]), guess, values[lacking])
+            kept[name][missing] = np.where(np.isnan(values[missing]), guess, values[missing])
     return Located(**kept)

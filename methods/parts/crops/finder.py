@@ -167,7 +167,7 @@ class Finder(ABC):
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Which photos (photos,) carry something that it learns from."""
 
-    def lacking(self, photos: Photos) -> str:
+    def missing(self, photos: Photos) -> str:
         """What photos lack to learn from or to be read, as "boxes"; empty where there is enough."""
         return "" if self.annotated(photos).any() else self.needs
 
@@ -221,7 +221,7 @@ def whole_where(bad: NDArray[np.bool_], maps: Tensor) -> Windows:
     return Windows(torch.where(torch.from_numpy(bad)[:, None, None], eye, maps), bad)
 
 
-def windows_round(boxes: NDArray[np.float32], margin: float, smallest: float) -> Windows:
+def windows_around(boxes: NDArray[np.float32], margin: float, smallest: float) -> Windows:
     """The windows of boxes (photos, 4; shares of the photo), widened on each side by margin times their side.
 
     The whole photo where a box is NaN, or a side not longer than the share `smallest` of the photo's.

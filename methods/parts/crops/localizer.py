@@ -20,7 +20,7 @@ from whalebench.methods.parts.crops.finder import (
     PositionNetwork,
     Windows,
     annotated_values,
-    windows_round,
+    windows_around,
 )
 from whalebench.methods.parts.geometry import to_frame_units
 from whalebench.methods.parts.training.config import PhotoSize
@@ -97,7 +97,7 @@ class Localizer(Finder):
     def windows(self, located: Located, photos: Photos) -> Windows:
         """The box with its margin; the whole photo where the box is too small to be one."""
         assert located.boxes is not None
-        return windows_round(located.boxes, self.config.margin, self.config.smallest)
+        return windows_around(located.boxes, self.config.margin, self.config.smallest)
 
     def sizes(self) -> tuple[Size, ...]:
         """The sizes at which it looks at whole photos."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.augment import Augmentation
-from whalebench.methods.parts.crops.finder import Background, Finder, Windows, windows_round
+from whalebench.methods.parts.crops.finder import Background, Finder, Windows, windows_around
 from whalebench.methods.parts.networks.backbones import Encoder, build_encoder
 from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
@@ -269,7 +269,7 @@ class Segmenter(Finder):
     def windows(self, located: Located, photos: Photos) -> Windows:
         """The mask's box with its margin; the whole photo where it is too small to be an animal."""
         assert located.boxes is not None
-        return windows_round(located.boxes, self.config.margin, self.config.smallest)
+        return windows_around(located.boxes, self.config.margin, self.config.smallest)
 
     def sizes(self) -> tuple[Size, ...]:
         """The sizes at which it looks at whole photos."""

@@ -165,7 +165,7 @@ class PairHeadLoss(nn.Module):
 PairLoss = ContrastivePairs | PairHeadLoss
 
 
-class Likeness:
+class Similarity:
     """How alike photos were when they were last embedded, while loss and network learn on."""
 
     def __init__(self, loss: PairLoss) -> None:

@@ -17,7 +17,7 @@ from whalebench import WhalebenchError
 
 Places = NDArray[np.int64]
 """Photos, as places among the training photos."""
-Similarity = Callable[[Places], NDArray[np.float64]]
+SimilarityFunction = Callable[[Places], NDArray[np.float64]]
 """From photos (n,) to how alike they are (n, n), in [0, 1]."""
 STEPS = ((10, 1000.0), (60, 100.0), (150, 1.0), (200, 0.5), (250, 0.25))
 """Until which of the 250 published epochs which noise; the second is where it falls from 100 towards 1."""
@@ -75,7 +75,9 @@ class NegativePairs:
     number of photos; the author of the kernel named this the way to larger data.
     """
 
-    def __init__(self, labels: NDArray[np.int64], block: int, similarity: Similarity | None = None) -> None:
+    def __init__(
+        self, labels: NDArray[np.int64], block: int, similarity: SimilarityFunction | None = None
+    ) -> None:
         """labels (photos,) are identities; without a similarity pairs are random throughout."""
         self.labels, self.block, self.similarity = labels, block, similarity
         self._blocks: list[Places] = []
@@ -135,7 +137,7 @@ class PairSampler:
         epochs: int,
         block: int,
         views: int = 1,
-        similarity: Similarity | None = None,
+        similarity: SimilarityFunction | None = None,
     ) -> None:
         """labels (photos,) are identities; in an epoch a photo is seen views times, on average.
 

@@ -143,7 +143,7 @@ def _deal(groups: list[Places], owners: Places, batches: int) -> list[list[int]]
     return dealt
 
 
-class OneOfEach:
+class RandomViewSampler:
     """Every photo once an epoch, shuffled, each time in one of its views, all of which are equally likely."""
 
     def __init__(self, views: Places, batch_size: int) -> None:
