@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
@@ -47,9 +46,8 @@ def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -
     if name == EMBEDDED:
         _draw_flukes(folder, progress)
     elif name not in benchmark_names(workspace):
-        close = difflib.get_close_matches(name, benchmark_names(workspace), n=1)
         how = "import one with `whalebench data import csv FILE --name NAME`."
-        hint = f"did you mean '{close[0]}'?" if close else how
+        hint = did_you_mean(name, benchmark_names(workspace), how)
         raise WhalebenchError(f"There is no benchmark '{name}' in {workspace.root}: {hint}")
     try:
         catalog = read_catalog(folder)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Search
 from whalebench.methods.parts.augment import with_twins
@@ -23,7 +24,7 @@ from whalebench.methods.parts.losses.margins import (
     build_identity_head,
     photos_by_species,
 )
-from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
+from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.samplers import Sampler
 from whalebench.methods.parts.training.trainer import predict, train_network
 

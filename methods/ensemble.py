@@ -12,6 +12,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, MethodConfig
 from whalebench.methods.parts.cycles import NamedHarness
@@ -25,7 +26,7 @@ from whalebench.methods.parts.ensemble import (
     votes,
 )
 from whalebench.methods.parts.identifier import build_method
-from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import FieldValue, Harness, Method
 from whalebench.methods.parts.cycles import ScheduleConfig
@@ -19,7 +20,7 @@ from whalebench.methods.parts.identifier import NetworkMethodConfig
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
 from whalebench.methods.parts.networks.weights import find_checkpoint, hub_file, miewid_neck
-from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
 from whalebench.methods.parts.training.trainer import predict, ready
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
 from whalebench.methods.method import Method, MethodConfig
 
 GROUP = "whalebench.methods"
@@ -26,7 +25,7 @@ def find_method(name: str) -> type[Method]:
     """The method of that name; raises WhalebenchError with a suggestion for an unknown one."""
     points = _entry_points()
     if name not in points:
-        hint = _suggestion(name, sorted(points))
+        hint = did_you_mean(name, sorted(points), f"there are {', '.join(sorted(points))}.")
         raise WhalebenchError(
             f"There is no method '{name}': {hint} (A new one is known once its package is installed again.)"
         )
@@ -84,7 +83,9 @@ def _check_field(method: type[Method], key: str) -> None:
     fields = sorted(name for name, _ in fields_of(method.Config))
     if key not in fields:
         inside = [name for name in fields if name.startswith(f"{key}.")]
-        hint = f"write one of {', '.join(inside)}." if inside else _suggestion(key, fields)
+        hint = did_you_mean(key, fields, f"there are {', '.join(fields)}.")
+        if inside:
+            hint = f"write one of {', '.join(inside)}."
         raise WhalebenchError(f"'{method.name}' has no field '{key}': {hint}")
 
 
@@ -98,11 +99,6 @@ def _entry_points() -> dict[str, EntryPoint]:
             )
         found[point.name] = point
     return found
-
-
-def _suggestion(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names)}."
 
 
 def _sentence(method: type[Method], error: ValidationError) -> str:

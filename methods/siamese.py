@@ -23,7 +23,7 @@ from whalebench.methods.parts.losses.pair_losses import (
     build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.pair_sampler import PairSampler, SimilarityFunction
+from whalebench.methods.parts.training.pair_sampler import PairSampler, PairSimilarity
 from whalebench.methods.parts.training.trainer import predict, ready, train_network
 
 LOSS = "loss."
@@ -192,7 +192,7 @@ class Siamese(EmbeddingMethod):
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
 
-    def _sampler(self, known: Photos, similarity: SimilarityFunction | None) -> PairSampler:
+    def _sampler(self, known: Photos, similarity: PairSimilarity | None) -> PairSampler:
         config = self.config
         assert known.labels is not None
         return PairSampler(

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.identifier import NetworkMethodConfig
 from whalebench.methods.parts.losses.margins import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import Pooling, build_pooling
-from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.parts.training.config import GridSize
 from whalebench.methods.parts.training.trainer import predict, ready, train_network
 

@@ -5,13 +5,12 @@ Who competes in a table: methods, told apart by the settings in which their runs
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from math import isnan, nan
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.record import RunRecord, read_runs
 from whalebench.reports.board import Leaderboard, Row, Section, Table, histograms
 from whalebench.reports.metrics.resampling import distributions, interval, shared_ranks
@@ -96,8 +95,7 @@ def _nothing(folder: Path, benchmark: str | None, records: list[RunRecord], prob
     """Why there is no row, and what to type."""
     there = sorted({record.benchmark for record in records})
     if there:
-        near = get_close_matches(str(benchmark), there, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are runs of {', '.join(there)}."
+        hint = did_you_mean(str(benchmark), there, f"there are runs of {', '.join(there)}.")
         return f"There is no finished run of benchmark {benchmark!r}: {hint}"
     damaged = f" ({len(problems)} damaged: {problems[0]})" if problems else ""
     return f"There is no finished run in {folder}{damaged}: type `whalebench run arcface --fold 0` first."

@@ -16,13 +16,14 @@ from whalebench.benchmarks.conformance.declaration import is_judged, is_restored
 from whalebench.benchmarks.conformance.scoring import goes_on
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Ground, Learned, Trial, draw_ground
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Epoch, Harness
 from whalebench.methods.parts.cycles import CarryingHarness, ScheduleConfig, SnapshotEnsemble, voted
 from whalebench.methods.parts.identifier import build_method
-from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
+from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.trainer import KeptGenerator, KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax

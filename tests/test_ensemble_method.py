@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from scipy.special import log_softmax
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.fusion import vote_scores
@@ -22,7 +23,6 @@ from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.ensemble import EnsembleConfig, Ensembled
 from whalebench.methods.parts.ensemble import share_choices, temperature_of
 from whalebench.methods.parts.networks.weights import pretraining
-from whalebench.methods.parts.retrieval import normalise
 from whalebench.tests.notes import Notes
 
 SMALL = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.ensembles import fusion as mixing
 from whalebench.benchmarks.ensembles.fusion import (
     energies,
@@ -21,7 +22,7 @@ from whalebench.benchmarks.ensembles.fusion import (
 )
 from whalebench.benchmarks.ensembles.rules import Evidence, product_scores
 from whalebench.benchmarks.ensembles.stacking import full_scores, shortlist
-from whalebench.methods.parts.ensemble import TIE, best_columns
+from whalebench.methods.parts.ensemble import TIE
 
 TEMPERATURES = [0.1, 1.0, 3.0]
 
@@ -110,7 +111,7 @@ def test_votes_are_reciprocal_ranks_of_the_first_twenty() -> None:
 def test_best_columns_are_the_first_of_a_stable_sort(identities: int) -> None:
     scores = drawn(identities=identities)[0]
     slow = np.argsort(-scores, axis=1, kind="stable")[:, :20]
-    np.testing.assert_array_equal(best_columns(scores, 20), slow)
+    np.testing.assert_array_equal(top_columns(scores, 20), slow)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
@@ -22,7 +23,7 @@ from whalebench.methods.parts.networks import backbones
 from whalebench.methods.parts.networks import weights as checkpoints
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.weights import KNOWN, MEGADESCRIPTOR_DATA, Checkpoint, pretraining
-from whalebench.methods.parts.retrieval import nearest_photo_scores, normalise
+from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.writers import to_markdown, to_rows

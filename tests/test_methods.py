@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
@@ -22,7 +23,6 @@ from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.geometry import identity_maps
 from whalebench.methods.parts.losses.margins import Heads
 from whalebench.methods.parts.networks.backbones import Encoder
-from whalebench.methods.parts.retrieval import normalise
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes

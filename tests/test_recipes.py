@@ -15,6 +15,7 @@ from torch import nn
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.conformance.trial import Ground, Learned, Trial, draw_ground
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
@@ -25,7 +26,7 @@ from whalebench.methods.method import Epoch, Method
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
 from whalebench.methods.parts.networks.weights import pretraining
-from whalebench.methods.parts.retrieval import cosines, normalise
+from whalebench.methods.parts.retrieval import cosines
 from whalebench.methods.parts.training.samplers import Oversampled, RandomViewSampler
 from whalebench.methods.parts.training.trainer import Snapshot
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import UNKNOWN
-from whalebench.methods.parts.retrieval import FLOOR, GRID, nearest_photo_scores, normalise, on_grid, top_k
+from whalebench.methods.parts.retrieval import FLOOR, GRID, nearest_photo_scores, on_grid, top_k
 
 Case = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 

@@ -56,8 +56,8 @@ def answers_without_annotations(trial: Trial) -> str:
         trial.learn(views).scores()
     except Exception as error:
         raise Broken(
-            f"Where nothing is annotated it stops with {type(error).__name__} ({error}): have missing_requirement() say "
-            "what it lacks."
+            f"Where nothing is annotated it stops with {type(error).__name__} ({error}): have "
+            "missing_requirement() say what it lacks."
         ) from error
     return "Where nothing is annotated it does without."
 

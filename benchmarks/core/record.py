@@ -7,7 +7,6 @@ Finished runs by name; without torch.
 
 from __future__ import annotations
 
-import difflib
 import json
 import shutil
 import uuid
@@ -21,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, flush, share
 
 SCORES = "scores.safetensors"
@@ -334,8 +333,7 @@ def find_run(name: str, workspace: Workspace) -> Path:
         return Path(name).absolute()
     names = sorted(file.parent.name for file in workspace.runs.glob(f"*/{RECORD}"))
     names = [known for known in names if not known.startswith(".")]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else "`whalebench report --json` lists the runs."
+    hint = did_you_mean(name, names, "`whalebench report --json` lists the runs.")
     if not names:
         hint = "there are no runs; begin with `whalebench run METHOD`."
     raise WhalebenchError(f"There is no run '{name}' in {workspace.runs}: {hint}")

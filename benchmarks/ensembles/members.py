@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import columns_of, normalise
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_run, read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace, digest_text
@@ -62,13 +63,13 @@ class Ground:
     @cached_property
     def own(self) -> NDArray[np.int64]:
         """(valid photos,) the column of each one's individual, -1 where it is new."""
-        column = {identity: place for place, identity in enumerate(self.identities)}
+        column = columns_of(self.identities)
         return np.array([column.get(truth, -1) for truth in self.valid.truth], np.int64)
 
     @cached_property
     def gallery_labels(self) -> NDArray[np.int64]:
         """(known photos of train,) the column of each one's individual."""
-        column = {identity: place for place, identity in enumerate(self.identities)}
+        column = columns_of(self.identities)
         return np.array([column[identity] for identity in self.gallery], np.int64)
 
     def folds(self, seed: int, clusters: Sequence[str] | None = None) -> NDArray[np.int64]:
@@ -338,7 +339,7 @@ def side_of(member: Member, ground: Ground) -> Side | None:
     gallery = arrays[GALLERY]
     if not valid.shape[1:] == test.shape[1:] == gallery.shape[1:]:
         return None
-    return Side(*(normalised(each) for each in (valid, test, gallery)))
+    return Side(*(normalise(each) for each in (valid, test, gallery)))
 
 
 def embeddings_of(member: Member, part: str) -> Embeddings | None:
@@ -363,10 +364,3 @@ def _refuse_other_gallery(member: Member, labels: NDArray[np.int64], ground: Gro
             f"The gallery of {member.name} is not, or does not say that it is, one embedding a known train "
             f"photo, so it cannot be put beside another: leave that run out, or use --rule mean."
         )
-
-
-def normalised(embeddings: Embeddings) -> Embeddings:
-    """The embeddings (photos, dimensions) at length 1; one of length 0 stays."""
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    found: Embeddings = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return found

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from whalebench.benchmarks.core.arrays import normalise, top_columns
 from whalebench.benchmarks.ensembles.fusion import Scores, blocks
-from whalebench.benchmarks.ensembles.members import normalised
 from whalebench.benchmarks.ensembles.step import MixedStep, Queries, Setting
-from whalebench.methods.parts.ensemble import best_columns
 
 Sparse = Any
 """A scipy.sparse.csr_array; its stubs know no shapes."""
@@ -117,10 +116,10 @@ class Expansion(MixedStep):
             cosines = own[rows] @ pool.T
             if self.transductive:  # nobody is a neighbour of itself
                 cosines[np.arange(len(cosines)), len(gallery) + np.arange(rows.start, rows.stop)] = -np.inf
-            near = best_columns(cosines, int(setting["neighbours"]))
+            near = top_columns(cosines, int(setting["neighbours"]))
             weights = np.maximum(np.take_along_axis(cosines, near, 1), 0) ** np.float32(setting["alpha"])
             expanded = own[rows] + np.einsum("qn,qnd->qd", weights, pool[near])
-            found[rows] = self.gallery.nearest(normalised(expanded) @ gallery.T)
+            found[rows] = self.gallery.nearest(normalise(expanded) @ gallery.T)
         return found
 
 
@@ -223,7 +222,7 @@ def _nearest(queries: Embeddings, pool: Embeddings, count: int, *, itself: bool 
         lowest = cosines.min(axis=1)
         if itself:
             cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = 2.0  # above all others
-        columns = best_columns(cosines, count)
+        columns = top_columns(cosines, count)
         found.append(Near(columns, np.take_along_axis(cosines, columns, 1), lowest))
     return Near(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 

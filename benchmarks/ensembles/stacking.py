@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.machine import cores, free_memory
 from whalebench.benchmarks.ensembles.fusion import Floats, Scores, blocks, log_probabilities
 from whalebench.benchmarks.ensembles.members import Combined, Ground, Member
-from whalebench.methods.parts.ensemble import best_columns
 
 Hits = NDArray[np.bool_]
 
@@ -212,7 +212,7 @@ def shortlist(
     called = members or [f"member {place}" for place in range(len(scores))]
     photos, columns, features = [], [], []
     for rows in blocks(len(scores[0]), scores[0].shape[1]):
-        best = [best_columns(one[rows], LENGTH) for one in scores]
+        best = [top_columns(one[rows], LENGTH) for one in scores]
         candidate = np.zeros(scores[0][rows].shape, np.bool_)
         for found in best:
             np.put_along_axis(candidate, found, True, 1)

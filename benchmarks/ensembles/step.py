@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.ensembles.fusion import Floats, Scores, blocks, log_probabilities
-from whalebench.methods.parts.ensemble import best_columns
 
 Setting = Mapping[str, float]
 """The parameters of a step by name."""
@@ -68,7 +68,7 @@ class Queries:
                 np.take_along_axis(np.exp(log_probabilities(self.scores[rows], self.temperature)), best, 1),
             )
             for rows in blocks(*self.scores.shape)
-            for best in [best_columns(self.scores[rows], LEADERS)]
+            for best in [top_columns(self.scores[rows], LEADERS)]
         ]
         columns, chances = zip(*found, strict=True)
         return np.concatenate(columns), np.concatenate(chances)

@@ -7,7 +7,6 @@ What steps are shown of a fold: photos without their answers, and the gallery.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nan
@@ -17,11 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
+from whalebench.benchmarks.core.arrays import columns_of, normalise
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays
 from whalebench.benchmarks.ensembles.fusion import Scores
 from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Groups, Sizes
-from whalebench.benchmarks.ensembles.members import Ground, Named, normalised
+from whalebench.benchmarks.ensembles.members import Ground, Named
 from whalebench.benchmarks.ensembles.reranking import (
     Expansion,
     ExpansionTogether,
@@ -51,8 +51,7 @@ def check_steps(names: Sequence[str], *, duplicates: bool) -> None:
     """Nothing; raises WhalebenchError for an unknown step, one given twice, and duplicates without a file."""
     for name in names:
         if name not in STEPS:
-            close = difflib.get_close_matches(name, STEPS, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(STEPS)}."
+            hint = did_you_mean(name, STEPS, f"choose from {', '.join(STEPS)}.")
             raise WhalebenchError(f"There is no step '{name}': {hint}")
         if names.count(name) > 1:
             raise WhalebenchError(f"The step {name} is given twice: name each once.")
@@ -86,7 +85,7 @@ def look(
     ground: Ground, named: Sequence[Named], weights: Sequence[float], groups: Groups, *, embeddings: bool
 ) -> Sight:
     """What steps are shown of the ground; of members' embeddings nothing unless they are asked for."""
-    column = {identity: place for place, identity in enumerate(ground.identities)}
+    column = columns_of(ground.identities)
     labels = ground.gallery_labels
     order = np.argsort(labels, kind="stable")
     parts = _side_by_side(named, weights, labels) if embeddings else {}
@@ -111,8 +110,8 @@ def _side_by_side(named: Sequence[Named], weights: Sequence[float], labels: NDAr
         if weight > 0 and seen["test_embeddings"].shape[1:] == kept["gallery"].shape[1:]:
             parts = {"gallery": kept["gallery"], **{name.split("_")[0]: each for name, each in seen.items()}}
             for part, each in parts.items():
-                found[part].append(normalised(each) * np.float32(np.sqrt(weight)))
-    return {part: normalised(np.hstack(each)) for part, each in found.items() if each}
+                found[part].append(normalise(each) * np.float32(np.sqrt(weight)))
+    return {part: normalise(np.hstack(each)) for part, each in found.items() if each}
 
 
 WITHOUT = "without"

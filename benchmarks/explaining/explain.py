@@ -7,7 +7,6 @@ What a score is owed to: MAP@5 on test photos without background, without animal
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.photos import Photos, Size
@@ -76,8 +75,7 @@ def named_photos(images: Sequence[str], queries: pd.DataFrame, catalog: Catalog)
                 f"Photo '{image}' is no test photo of this run, so it was not identified: choose one "
                 f"that is, such as '{first}'."
             )
-        close = difflib.get_close_matches(image, list(place), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"the test photos begin with '{first}'."
+        hint = did_you_mean(image, place, f"the test photos begin with '{first}'.")
         raise WhalebenchError(f"There is no photo '{image}' in {catalog.name}: {hint}")
     return [place[image] for image in dict.fromkeys(images)]
 

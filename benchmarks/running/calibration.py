@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.running.folds import NEW, Answers
 
 Floats = NDArray[np.float64]
@@ -82,7 +83,7 @@ def choose_calibration(
     The temperature and the epsilon must each lower the log loss by more than chance would: over all photos by
     half the logarithm of their number (Schwarz, 1978). Else scores stay as given.
     """
-    column = {identity: place for place, identity in enumerate(identities)}
+    column = columns_of(identities)
     rows = np.array([row for row, truth in enumerate(answers.truth) if truth != NEW], np.int64)
     if not len(rows):
         return AS_GIVEN

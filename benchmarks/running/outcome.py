@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.record import (
     CURVE,
@@ -261,7 +262,7 @@ def _embeddings(method: Method, shown: dict[str, Photos]) -> dict[str, NDArray[n
 def _precision_at_r(
     embeddings: dict[str, NDArray[np.float32]], part: str, answers: Answers, train: Photos
 ) -> NDArray[np.float64]:
-    label = {identity: place for place, identity in enumerate(train.identities)}
+    label = columns_of(train.identities)
     wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
     gallery_labels = train.known().labels
     assert gallery_labels is not None

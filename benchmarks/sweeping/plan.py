@@ -8,7 +8,6 @@ It has `benchmark`, `folds`, `seeds`, the `settings` of every method, and a part
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.registry import find_method, method_names
 
@@ -162,8 +161,7 @@ def _contestants(facts: Mapping[str, Any], more: tuple[str, ...], file: Path) ->
 def _check_keys(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in keys:
-            close = difflib.get_close_matches(key, keys, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(keys)}."
+            hint = did_you_mean(key, keys, f"there are {', '.join(keys)}.")
             raise WhalebenchError(f"{where} has an unknown key '{key}': {hint}")
 
 

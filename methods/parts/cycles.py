@@ -21,11 +21,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import RunFailedError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Epoch, Harness, Located, Method, PartConfig
 from whalebench.methods.parts.ensemble import TIE, Ensemble, votes
-from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.trainer import GROUPS, OF_ONE_TRAINING, OPTIMIZER
 
 Joined = Literal["scores", "embeddings", "votes"]

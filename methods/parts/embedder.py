@@ -13,12 +13,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos, Size
 from whalebench.methods.method import Harness, Method, Search
 from whalebench.methods.parts.identifier import NetworkMethodConfig
 from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
-from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, normalise
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import GridSize, PhotoSize
 from whalebench.methods.parts.training.trainer import predict, ready
 

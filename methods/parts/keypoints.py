@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whalebench import MissingError, RunFailedError
+from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.photos import CPU, Photos, Size
 
 Motion = Literal["similarity", "homography"]
@@ -214,9 +215,8 @@ def photos_of(photos: Photos, config: PairConfig) -> list[Keypoints]:
 
 def shortlisted(scores: NDArray[np.float32], length: int) -> NDArray[np.bool_]:
     """Where (queries, identities) the best so many identities of each query are; ties go to the first."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :length]
     chosen = np.zeros(scores.shape, np.bool_)
-    np.put_along_axis(chosen, order, True, axis=1)
+    np.put_along_axis(chosen, top_columns(scores, length), True, axis=1)
     return chosen
 
 

@@ -13,7 +13,7 @@ Search by faiss, an extra: for galleries of millions of photos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import MissingError, RunFailedError
+from whalebench.benchmarks.core.arrays import blocks, normalise, top_columns
 from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.methods.method import PartConfig
 
@@ -33,13 +34,6 @@ GRID = 2.0**26
 """Steps from 0 to 1; a sum of products of such steps needs 53 bits as long as it is below 2."""
 BLOCK, GALLERY_BLOCK = 512, 16384
 """Queries and gallery photos that are compared at a time: 64 MiB of cosines, and a few copies of them."""
-
-
-def normalise(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The embeddings at length 1; a zero vector stays zero."""
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    normal: NDArray[np.float32] = (embeddings / np.maximum(length, 1e-12)).astype(np.float32)
-    return normal
 
 
 def check_finite(embeddings: NDArray[np.float32]) -> None:
@@ -81,8 +75,8 @@ def nearest_photo_scores(
     known = np.flatnonzero(labels != UNKNOWN)
     order = known[np.argsort(labels[known], kind="stable")]
     scores = np.full((len(query), identities), FLOOR, np.float32)
-    for rows in _blocks(len(query), block):
-        for columns in _blocks(len(order), gallery_block):
+    for rows in blocks(len(query), block):
+        for columns in blocks(len(order), gallery_block):
             part = order[columns]
             present, starts = np.unique(labels[part], return_index=True)
             nearest = np.maximum.reduceat(cosines(query[rows], gallery[part]), starts, axis=1)
@@ -106,37 +100,18 @@ def top_k(
     check_finite(gallery)
     k = min(k, len(gallery))
     indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
-    for rows in _blocks(len(query), block):
+    for rows in blocks(len(query), block):
         found, kept = np.zeros((len(query[rows]), 0), np.int64), np.zeros((len(query[rows]), 0))
-        for columns in _blocks(len(gallery), gallery_block):
+        for columns in blocks(len(gallery), gallery_block):
             here = np.broadcast_to(
                 np.arange(columns.start, columns.stop), (len(found), columns.stop - columns.start)
             )
             # Photos kept so far stand first, and they come from earlier rows: places break ties as rows do.
             found, kept = np.hstack([found, here]), np.hstack([kept, cosines(query[rows], gallery[columns])])
-            best = _largest(kept, k)
+            best = top_columns(kept, k)
             found, kept = np.take_along_axis(found, best, 1), np.take_along_axis(kept, best, 1)
         indices[rows], nearest[rows] = found, kept
     return indices, nearest
-
-
-def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Columns (rows, k) of the k largest values of each row, in falling order, of equal ones the first."""
-    k = min(k, values.shape[1])
-    if not k:
-        return np.zeros((len(values), 0), np.int64)
-    last = -np.partition(-values, k - 1, axis=1)[:, k - 1 : k]
-    above, equal = values > last, values == last
-    missing = k - above.sum(axis=1, keepdims=True)
-    taken = above | (equal & (np.cumsum(equal, axis=1) <= missing))
-    columns = np.nonzero(taken)[1].reshape(len(values), k)
-    order = np.argsort(-np.take_along_axis(values, columns, 1), axis=1, kind="stable")
-    return np.take_along_axis(columns, order, 1)
-
-
-def _blocks(length: int, size: int) -> Iterator[slice]:
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
 
 
 NEAR = 0.5

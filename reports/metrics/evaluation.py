@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.reports.metrics.calibration import candidate_sets
 from whalebench.reports.metrics.ranking import (
     CANDIDATES,
@@ -90,7 +91,7 @@ def evaluate_queries(
 
 def _columns_of(truth: Sequence[str], names: list[str]) -> Integers:
     """The column of each true name, -1 for *new*."""
-    place = {name: column for column, name in enumerate(names)}
+    place = columns_of(names)
     return np.asarray([place.get(name, -1) for name in truth], dtype=np.int64)
 
 

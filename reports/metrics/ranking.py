@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.arrays import blocks
+
 
 def mean(values: Iterable[float]) -> float:
     """The mean of the values that are defined, the same in whatever order; NaN if none is.
@@ -68,9 +70,7 @@ def average_precision_at_k(rank: float, k: int = CANDIDATES) -> float:
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     """Slices that cover all rows, each about `BLOCK_CELLS` cells large."""
-    step = max(1, BLOCK_CELLS // max(1, columns))
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
+    return blocks(rows, max(1, BLOCK_CELLS // max(1, columns)))
 
 
 def best_columns(scores: Floats) -> Integers:

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.reports.metrics.calibration import calibration_error, reliability, set_metrics, set_threshold
 from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
 from whalebench.reports.metrics.open_set import open_set_metrics
@@ -50,16 +51,9 @@ def average_precision_at_r(
         similarities = query[block] @ gallery.T
         for place in np.flatnonzero(relevant[block] > 0):
             row = block.start + place
-            nearest = _nearest(similarities[place], int(relevant[row]))
+            nearest = top_columns(similarities[place, None], int(relevant[row]))[0]
             result[row] = _mean_precision(codes_gallery[nearest] == codes_query[row])
     return result
-
-
-def _nearest(similarities: Floats, number: int) -> NDArray[np.int64]:
-    """Places of the `number` highest similarities, best first, the earlier of equals first."""
-    last = np.partition(similarities, len(similarities) - number)[len(similarities) - number]
-    near = np.flatnonzero(similarities >= last)  # more than `number` when the last place is shared
-    return near[np.argsort(-similarities[near], kind="stable")][:number]
 
 
 def _mean_precision(right: NDArray[np.bool_]) -> float:

@@ -17,7 +17,7 @@ from whalebench import WhalebenchError
 
 Places = NDArray[np.int64]
 """Photos, as places among the training photos."""
-SimilarityFunction = Callable[[Places], NDArray[np.float64]]
+PairSimilarity = Callable[[Places], NDArray[np.float64]]
 """From photos (n,) to how alike they are (n, n), in [0, 1]."""
 STEPS = ((10, 1000.0), (60, 100.0), (150, 1.0), (200, 0.5), (250, 0.25))
 """Until which of the 250 published epochs which noise; the second is where it falls from 100 towards 1."""
@@ -76,7 +76,7 @@ class NegativePairs:
     """
 
     def __init__(
-        self, labels: NDArray[np.int64], block: int, similarity: SimilarityFunction | None = None
+        self, labels: NDArray[np.int64], block: int, similarity: PairSimilarity | None = None
     ) -> None:
         """labels (photos,) are identities; without a similarity pairs are random throughout."""
         self.labels, self.block, self.similarity = labels, block, similarity
@@ -137,7 +137,7 @@ class PairSampler:
         epochs: int,
         block: int,
         views: int = 1,
-        similarity: SimilarityFunction | None = None,
+        similarity: PairSimilarity | None = None,
     ) -> None:
         """labels (photos,) are identities; in an epoch a photo is seen views times, on average.
 
