@@ -50,9 +50,12 @@ def plan_report(news: SweepNews, jobs: int) -> Group:
     return Group(table_of(rows), cell_table(news.cells), *_undone(news), said)
 
 
-def summary_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
-    """One dictionary a contestant over folds and seeds, best first; undefined numbers are None."""
-    return [
+def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]:
+    """`summary`, one dictionary a contestant over folds and seeds, best first, and `rows`, one a run.
+
+    Rows are as `report --json` prints them; undefined numbers are None.
+    """
+    summary = [
         _plain(
             {"benchmark": table.benchmark, "track": table.track, "folds": list(summary.folds)}
             | asdict(one)
@@ -62,11 +65,7 @@ def summary_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
         for summary in table.summaries
         for one in summary.standings
     ]
-
-
-def board_rows(board: Leaderboard | None) -> list[dict[str, Any]]:
-    """The rows of the single runs, as `report --json` prints them."""
-    return to_rows(board) if board else []
+    return {"summary": summary, "rows": to_rows(board) if board else []}
 
 
 def _undone(news: SweepNews) -> list[Text]:
