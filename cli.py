@@ -179,7 +179,9 @@ def benchmarks(
     from whalebench.reports.listing import table_of
 
     if sheet and not name:
-        raise WhalebenchError("--sheet needs a benchmark: `whalebench benchmarks flukes --sheet FILE`.")
+        raise WhalebenchError(
+            "--sheet needs the name of a benchmark: `whalebench benchmarks NAME --sheet FILE`."
+        )
     if name:
         return _show_catalog(name, workspace, as_json, sheet)
     rows = overview.benchmark_rows(_open(workspace))
@@ -392,9 +394,8 @@ def ensemble(
     groups = read_groups(duplicates) if duplicates else ()
     options = Options(pca, local_matches, hours)
     request = ensembles.EnsembleRequest(tuple(runs), rule, weights, options, tuple(then or ()), groups)
-    place = _open(workspace)
     with console.progress_shown(quiet=as_json) as progress:
-        made = ensembles.ensemble(request, place, progress, force=force)
+        made = ensembles.ensemble(request, _open(workspace), progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)
     console.show(document, ensemble_report(document, str(made.folder)), as_json)
 
