@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs bench kills clean
+.PHONY: demo test lint check format docs bench golden kills clean
 
 demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
 	$(BIN)/whalebench run arcface --fold 0
@@ -11,11 +11,12 @@ demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the lead
 test: .venv/dev  ## the tests
 	$(BIN)/python -m pytest
 
-check: .venv/dev  ## the one gate: format, lint, types, tests
+lint: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test  ## the one gate
 
 format: .venv/dev  ## format and mend what can be mended
 	$(BIN)/ruff format .
@@ -24,9 +25,12 @@ format: .venv/dev  ## format and mend what can be mended
 docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
 
-bench: $(BIN)/whalebench  ## the numbers of the README, on five folds of flukes (an hour of one core)
+bench: golden  ## the numbers of the README, on five folds of flukes (an hour of one core)
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
 	$(BIN)/whalebench sweep softmax bbox aligned arcface --folds 0-4
+
+golden: .venv/dev  ## does every method still give the bytes it gave? The first time they are noted
+	OMP_NUM_THREADS=1 $(BIN)/python tests/golden_runs.py workspace/golden.json
 
 kills: .venv/dev  ## every method that trains, killed thirty times: does it end as if it had not been?
 	$(BIN)/python tests/kills.py --kills 30

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,3 +109,21 @@ def test_nothing_generic_lands_beside_the_package(
         " if util.find_spec(name)])"
     )
     assert python(code, tmp_path, installed).split() == []
+
+
+def test_the_package_of_the_page_installs_and_its_method_is_there(
+    installed: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """docs/add-a-method.md, followed to the letter, beside the installed wheel."""
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    toml, code = (
+        re.search(rf"^```{kind}\n(.*?)^```$", page, flags=re.S | re.M) for kind in ("toml", "python")
+    )
+    assert toml and code
+    (tmp_path / "pyproject.toml").write_text(toml[1], encoding="utf-8")
+    (tmp_path / "mean_colour.py").write_text(code[1], encoding="utf-8")
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
+    call(sys.executable, "-m", "pip", "install", *options, "--target", installed[0], tmp_path, cwd=tmp_path)
+    command = "import sys; sys.argv[0] = 'whalebench'; from whalebench.cli import main; main()"
+    fields = json.loads(python(command, tmp_path, installed, "methods", "mean-colour", "--json"))
+    assert "bins" in {row["field"] for row in fields}
