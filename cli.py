@@ -142,9 +142,8 @@ def methods(
 
     if markdown:
         from whalebench.benchmarks.core.workspace import atomic_text
-        from whalebench.reports.guide import methods_page
 
-        atomic_text(markdown, methods_page(overview.guide_sections()))
+        atomic_text(markdown, overview.methods_page())
         return console.show_written(markdown)
     rows = overview.field_rows(name) if name else overview.method_rows()
     return console.show(rows, table_of(rows, f"{name}: fields for --set" if name else "Methods"), as_json)
@@ -272,10 +271,10 @@ def split_verify(name: NameArgument, as_json: JsonOption = False, workspace: Wor
 @app.command()
 def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Show what this machine has, and say what is missing."""
-    from whalebench.benchmarks import overview
+    from whalebench.benchmarks.core.machine import doctor_rows
     from whalebench.reports.listing import table_of
 
-    rows = overview.doctor_rows(_open(workspace))
+    rows = doctor_rows(_open(workspace).root)
     console.show(rows, table_of(rows, "This machine"), as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
@@ -303,23 +302,22 @@ def sweep(
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import sweep_report, terminal
-    from whalebench.reports.progress import watch_sweep
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = _open(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
-    with watch_sweep(console.err, quiet=as_json) as watcher:
-        sweeping = Sweep(cells, shares, place, watcher)
+    with sweep_report.watch_sweep(console.err, quiet=as_json) as show:
+        sweeping = Sweep(cells, shares, place, show)
         if not dry_run:
             sweeping.run(retry=retry)
-    news = sweeping.news()
+    state = sweeping.state()
     if dry_run:
-        return console.show(sweeping.document(), sweep_report.plan_report(news, len(shares)), as_json)
-    board = sweep_report.board_of(news, place.runs)
+        return console.show(sweeping.document(), sweep_report.plan_report(state, len(shares)), as_json)
+    board = sweep_report.board_of(cells, place.runs)
     document = sweeping.document() | sweep_report.board_document(board)
-    console.show(document, sweep_report.sweep_report(news, board, sweeping.seconds), as_json)
+    console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
         terminal.render_svg(board, svg, folds=False)
     if sweeping.stopped:
@@ -359,11 +357,11 @@ def tune(
     request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
     place = _open(workspace)
     if worker is not None:
-        return tuner.join(request, worker, place)
+        return tuner.Tuner(request, place).work(worker)
     try:
         with console.progress_shown(quiet=as_json) as progress:
-            tuned = tuner.tune(request, place, progress)
-    except tuner.Interrupted as interrupted:
+            tuned = tuner.Tuner(request, place, progress).tune()
+    except tuner.TuningInterrupted as interrupted:
         console.stopped(str(interrupted))
         raise typer.Exit(130) from None
     document = tuning.with_scores(tuned.document(), place.runs)

@@ -1,13 +1,10 @@
-"""What there is, as plain rows for whoever shows it: benchmarks, methods, splits, this machine.
-
-Every method and every field of its configuration, each field once: where the class that declares it is.
-"""
+"""What there is to list: benchmarks, catalogs, splits, methods; and the page of all methods and fields."""
 
 from __future__ import annotations
 
 import inspect
-import shutil
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -17,11 +14,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from whalebench.benchmarks.core.catalog import Catalog, read_facts
-from whalebench.benchmarks.core.machine import hardware, versions
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import benchmark_names
-from whalebench.methods.method import Choice, Method, Search
+from whalebench.methods.method import Choice, Search
 from whalebench.methods.registry import configure, fields_of, find_method, method_names
 from whalebench.splits.store import Split
 
@@ -99,164 +95,173 @@ def field_rows(name: str) -> list[Row]:
     """A row a field of the method: its default, what may be given, where tuning looks, what it means."""
     method = find_method(name)
     defaults = configure(method, ()).model_dump(mode="json")
-    return [field_row(field, info, _default(defaults, field)) for field, info in fields_of(method.Config)]
+    return [
+        field_row(field, info, reduce(lambda part, key: part[key], field.split("."), defaults))
+        for field, info in fields_of(method.Config)
+    ]
 
 
 def field_row(field: str, info: FieldInfo, default: Any) -> Row:
     """The row of one field, its default given as JSON has it."""
     search = next((mark for mark in info.metadata if isinstance(mark, Search | Choice)), None)
-    kind = getattr(info.annotation, "__name__", "")
-    values = _words(info.annotation)
     return {
         "field": field,
-        "type": " | ".join(values) if values else kind,
+        "type": " | ".join(_literals(info.annotation)) or getattr(info.annotation, "__name__", ""),
         "default": default,
-        "search": _searched(search) if search else "",
+        "search": _search_words(search) if search else "",
         "meaning": " ".join((info.description or "").split()),
     }
 
 
-def _searched(mark: Search | Choice) -> str:
+def _search_words(mark: Search | Choice) -> str:
     if isinstance(mark, Choice):
         return ", ".join(mark.values)
     return f"{mark.low:g} to {mark.high:g}{' (log)' if mark.log else ''}"
 
 
-def _words(kind: Any) -> list[str]:
+def _literals(annotation: Any) -> list[str]:
     """The values that a Literal allows, or several of them put together."""
-    if get_origin(kind) is Literal:
-        return [str(value) for value in get_args(kind)]
-    parts = [_words(part) for part in get_args(kind)] if get_origin(kind) in (Union, UnionType) else []
-    return [word for part in parts for word in part]
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    return [value for part in get_args(annotation) for value in _literals(part)]
 
 
-def _default(defaults: Row, field: str) -> Any:
-    """The default of a field, or of a part's field after its name and a dot."""
-    return reduce(lambda group, name: group[name], field.split("."), defaults)
+HEAD = """# Methods and their fields
 
+Written by `whalebench methods --markdown docs/methods.md` from the methods themselves; a test fails when it
+is stale. A field is set as `--set field=value`, that of a part after the name of the field that holds it and
+a dot (`--set localizer.epochs=20`). [add-a-method.md](add-a-method.md) says how to add a method.
+"""
+SHARED = """## Shared fields
 
-def doctor_rows(workspace: Workspace) -> list[Row]:
-    """What this machine has, and whether it is enough."""
-    free = shutil.disk_usage(workspace.root).free / 2**30
-    facts: Row = {**versions(), **hardware("auto"), "workspace": str(workspace.root)}
-    del facts["device"]
-    rows = [_doctor_row(key, value, value != "absent", "pip install it") for key, value in facts.items()]
-    rows.append(_doctor_row("free disk", f"{free:.1f} GiB", free > 1, "free at least 1 GiB"))
-    return [*rows, _accelerator_row(), _vision_row()]
+What methods have in common, each said once; a method with another default says so in its own table.
+"""
+PARTS = """## Parts
 
-
-def _doctor_row(what: str, found: object, ok: bool, remedy: str) -> Row:
-    return {"what": what, "found": found, "ok": ok, "remedy": "" if ok else remedy}
-
-
-def _accelerator_row() -> Row:
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        return _doctor_row("torch", f"does not start: {error}", False, "pip install --force-reinstall torch")
-    found = "none: runs on the processor"
-    if torch.cuda.is_available():
-        found = torch.cuda.get_device_name(0)
-    elif torch.backends.mps.is_available():
-        found = "Apple MPS"
-    return _doctor_row("accelerator", found, True, "")
-
-
-def _vision_row() -> Row:
-    try:
-        from torchvision.transforms.v2 import functional  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        # The usual reason: a torch and a torchvision that were not made for each other.
-        remedy = "install both with one pip command and no version"
-        return _doctor_row("torchvision with torch", str(error), False, remedy)
-    return _doctor_row("torchvision with torch", "works", True, "")
-
-
-OWN = "whalebench."
+Configurations within a configuration: their fields are set after the name of the field that holds them.
+"""
+PACKAGE = "whalebench."
 """How the modules of this package begin; methods of other packages are not in the guide."""
 
+Config = type[BaseModel]
 
-def guide_sections() -> dict[str, list[Row]]:
-    """Sections by kind: "methods", "shared" (fields of several), "parts" (set after a name and a dot).
 
-    A section has title, summary, fields and titles of the sections whose fields it has, too; a method's also
-    source, published and, for a recipe, what it sets at each scale.
+def methods_page() -> str:
+    """The page of this package's methods and their fields as Markdown, each field where it is declared.
+
+    A table of methods comes first, then a section for each method, for each class that several inherit from,
+    and for each part.
     """
-    every = [find_method(name) for name in method_names()]
-    methods = [method for method in every if method.__module__.startswith(OWN)]
-    titles: dict[type[BaseModel], str] = {method.Config: method.name for method in methods}
-    whole = {kind for method in methods for kind in _family(method.Config)}
-    shared = sorted(whole - set(titles), key=lambda kind: (len(kind.__mro__), kind.__name__))
-    titles |= {kind: f"{_noun(kind)} (shared)" for kind in shared}
-    parts = sorted(_parts(whole) - set(titles), key=lambda kind: kind.__name__)
-    titles |= {kind: f"{_noun(kind)} (part)" for kind in parts}
-    return {
-        "methods": [_method(method, titles) for method in methods],
-        "shared": [_section(kind, titles) for kind in shared],
-        "parts": [_section(kind, titles) for kind in parts],
-    }
+    methods = [method for method in map(find_method, method_names()) if method.__module__.startswith(PACKAGE)]
+    titles: dict[Config, str] = {method.Config: method.name for method in methods}
+    inherited = {config for method in methods for config in _declaring(method.Config)}
+    shared = sorted(inherited - set(titles), key=lambda config: (len(config.__mro__), config.__name__))
+    titles |= {config: f"{_noun(config)} (shared)" for config in shared}
+    parts = sorted(_parts(inherited) - set(titles), key=lambda config: config.__name__)
+    titles |= {config: f"{_noun(config)} (part)" for config in parts}
+    rows = [(_link(each.name), each.summary, each.source, each.published) for each in methods]
+    blocks = [HEAD, _table(("method", "what it does", "paper or system", "was said to score"), rows)]
+    blocks += [_section(method.Config, titles, f"## `{method.name}`", method.summary) for method in methods]
+    for configs, head in ((shared, SHARED), (parts, PARTS)):
+        blocks += [head, *(_section(config, titles, f"### {titles[config]}") for config in configs)]
+    return "\n".join(blocks)
 
 
-def _method(method: type[Method], titles: Mapping[type[BaseModel], str]) -> Row:
-    scales = getattr(method.Config, "scales", {})
-    facts = {"summary": method.summary, "source": method.source, "published": method.published}
-    at_scale = {scale: _flat(values) for scale, values in scales.items()}
-    return _section(method.Config, titles) | facts | {"title": method.name, "scales": at_scale}
+def _section(config: Config, titles: Mapping[Config, str], heading: str, summary: str = "") -> str:
+    """Heading, summary, links to inherited fields, what a recipe sets, and the table of declared fields."""
+    summary = (summary or (inspect.getdoc(config) or "").split("\n")[0]).rstrip(".")
+    blocks = [heading, f"{summary[:1].upper()}{summary[1:]}."]
+    if parents := _declaring(config)[1:]:
+        blocks.append(f"Also the fields of {', '.join(_link(titles[parent]) for parent in parents)}.")
+    for scale, values in getattr(config, "scales", {}).items():
+        settings = " ".join(f"`{name}={value}`" for name, value in _flat(values).items())
+        blocks.append(f"At `scale={scale}`: {settings or 'the defaults'}.")
+    declared = [name for name in inspect.get_annotations(config) if name in config.model_fields]
+    rows = [_field_cells(name, config.model_fields[name], titles) for name in declared]
+    if rows:
+        blocks.append(_table(("field", "default", "values", "meaning"), rows).rstrip())
+    return "\n\n".join(blocks) + "\n"
 
 
-def _section(kind: type[BaseModel], titles: Mapping[type[BaseModel], str]) -> Row:
-    own = [name for name in inspect.get_annotations(kind) if name in kind.model_fields]
-    return {
-        "title": titles[kind],
-        "summary": (inspect.getdoc(kind) or "").split("\n")[0],
-        "also": [titles[parent] for parent in _family(kind)[1:]],
-        "fields": [_field(name, kind.model_fields[name], titles) for name in own],
-    }
-
-
-def _field(name: str, info: FieldInfo, titles: Mapping[type[BaseModel], str]) -> Row:
+def _field_cells(name: str, info: FieldInfo, titles: Mapping[Config, str]) -> tuple[str, ...]:
+    """Name, default, allowed values or where tuning looks, and meaning; of a part, a link to its fields."""
     default = info.get_default(call_default_factory=True)
-    part = type(default) if isinstance(default, BaseModel) else None
-    if part is None:
-        return field_row(name, info, to_jsonable_python(default)) | {"part": ""}
-    # Of a part only what is not its own default is said.
-    usual, here = (to_jsonable_python(each) for each in (part(), default))
-    differs = {key: value for key, value in here.items() if value != usual[key]}
-    return field_row(name, info, differs) | {"part": titles[part]}
+    row = field_row(name, info, to_jsonable_python(default))
+    if isinstance(default, BaseModel):
+        # Of a part only what is not its own default is said.
+        usual = to_jsonable_python(type(default)())
+        differs = {key: value for key, value in row["default"].items() if value != usual[key]}
+        shown = " ".join(f"`{key}={_typed(value)}`" for key, value in differs.items())
+        values = _link(titles[type(default)])
+    else:
+        shown = "" if default in (None, "") else f"`{_typed(row['default'])}`"
+        words = ", ".join(f"`{word}`" for word in row["type"].split(" | ")) if " | " in row["type"] else ""
+        tuned = f"tuned in {row['search']}" if row["search"] else ""
+        values = "; ".join(filter(None, (words, tuned)))
+    return f"`{name}`", shown, values, row["meaning"]
 
 
-def _family(kind: type[BaseModel]) -> list[type[BaseModel]]:
-    """The class and its parents, as far as they declare fields."""
-    parents = [parent for parent in kind.__mro__ if issubclass(parent, BaseModel)]
+def _declaring(config: Config) -> list[Config]:
+    """The class and those of its parents that declare fields."""
     return [
         parent
-        for parent in parents
-        if parent is kind or set(inspect.get_annotations(parent)) & set(parent.model_fields)
+        for parent in config.__mro__
+        if issubclass(parent, BaseModel)
+        and (parent is config or set(inspect.get_annotations(parent)) & set(parent.model_fields))
     ]
 
 
-def _parts(kinds: Iterable[type[BaseModel]]) -> set[type[BaseModel]]:
+def _parts(configs: Iterable[Config]) -> set[Config]:
     """The configurations that are fields of these, with their parents; those within parts, too."""
-    found: set[type[BaseModel]] = set()
-    waiting = list(kinds)
+    parts: set[Config] = set()
+    waiting = list(configs)
     while waiting:
         for info in waiting.pop().model_fields.values():
-            kind = info.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in found:
-                new = set(_family(kind)) - found
-                found |= new
+            part = info.annotation
+            if isinstance(part, type) and issubclass(part, BaseModel) and part not in parts:
+                new = set(_declaring(part)) - parts
+                parts |= new
                 waiting += new
-    return found
+    return parts
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Values by the names that are typed, those of parts after a name and a dot."""
     flat: dict[str, str] = {}
     for name, value in values.items():
-        more = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: str(value)}
-        flat |= more
+        is_part = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if is_part else {prefix + name: str(value)}
     return flat
 
 
-def _noun(kind: type[BaseModel]) -> str:
-    return kind.__name__.removesuffix("Config")
+def _noun(config: Config) -> str:
+    return config.__name__.removesuffix("Config")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(cell.replace('|', '&#124;') or '–' for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _link(title: str) -> str:
+    """A link to the heading of that title.
+
+    >>> _link("Training (shared)")
+    '[Training (shared)](#training-shared)'
+    """
+    anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    return f"[{title}](#{anchor})"
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line.
+
+    >>> [_typed(value) for value in ([80, 128], True, 0.5)]
+    ['80x128', 'true', '0.5']
+    """
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

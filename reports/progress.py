@@ -1,147 +1,18 @@
-"""Progress of a run as a person likes to watch it: a live bar on a terminal, plain lines elsewhere.
-
-A sweep as a person likes to watch it: a live table on a terminal, a line for each change elsewhere.
-"""
+"""Progress of a run as a person likes to watch it: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isnan
-from typing import Self
 
-from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
-from rich.text import Text
+from rich import progress as bars
+from rich.console import Console
 
-from whalebench.benchmarks.core.progress import CellNews, EpochNews, SweepNews
-from whalebench.reports.wording import UNDEFINED, duration
-
-OFTEN = 0.25
-"""Seconds between two drawings of the live table."""
-
-
-def watch_sweep(console: Console, *, quiet: bool = False) -> LiveSweep | PlainSweep:
-    """A display that fits the console; use it in a `with` block. A quiet one says nothing off a terminal."""
-    return LiveSweep(console) if console.is_terminal else PlainSweep(None if quiet else console)
-
-
-class LiveSweep:
-    """A table that is drawn anew, a row a contestant."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, transient=True, auto_refresh=False)
-        self._last = 0.0
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def show(self, news: SweepNews) -> None:
-        """The table as it is now, a few times a second."""
-        if time.monotonic() - self._last >= OFTEN:
-            self._last = time.monotonic()
-            self._live.update(Group(cell_table(news.cells), Text(progress_line(news))), refresh=True)
-
-
-class PlainSweep:
-    """A line for each cell that starts or ends; none without a console."""
-
-    def __init__(self, console: Console | None) -> None:
-        self._console = console
-        self._before: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def show(self, news: SweepNews) -> None:
-        """What has changed since the last time."""
-        for cell in news.cells:
-            before = self._before.get(cell.run, cell.status if cell.found else "waiting")
-            self._before[cell.run] = cell.status
-            if self._console and cell.status != before:
-                line = f"{cell_name(cell)}: {_cell_words(cell)}"
-                end = f" ({progress_line(news)})" if cell.status != "running" else ""
-                self._console.print(line + end, highlight=False, markup=False, soft_wrap=True)
-
-
-def cell_table(cells: Iterable[CellNews]) -> Table:
-    """A row a contestant: how many of its cells are done, running, waiting, failed, and what it does now."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("method", overflow="fold")
-    for name in ("done", "running", "waiting", "failed"):
-        table.add_column(name, justify="right")
-    table.add_column("now", overflow="ellipsis", no_wrap=True)
-    for name, own in _by_contestant(cells).items():
-        count = counts(own)
-        now = [f"{_place(cell)}: {cell.now}" for cell in own if cell.status == "running"]
-        table.add_row(Text(name), *(str(number) for number in count.values()), Text("\n".join(now)))
-    return table
-
-
-def counts(cells: Iterable[CellNews]) -> dict[str, int]:
-    """How many cells are done, running, waiting and failed.
-
-    One that does not fit, or lacks something of this machine, is done.
-    """
-    number = Counter(cell.status for cell in cells)
-    done = number["finished"] + number["unfit"] + number["missing"]
-    return {"done": done} | {name: number[name] for name in ("running", "waiting", "failed")}
-
-
-def progress_line(news: SweepNews) -> str:
-    """How far a sweep is, in a line: cells by what became of them, and the time left."""
-    count = counts(news.cells)
-    parts = [f"{count['done']} of {len(news.cells)} done"]
-    parts += [f"{count[name]} {name}" for name in ("running", "waiting", "failed") if count[name]]
-    if count["running"] or count["waiting"]:
-        left = UNDEFINED if news.seconds_left is None else f"about {duration(news.seconds_left)}"
-        parts.append(f"time left {left}")
-    return ", ".join(parts)
-
-
-def cell_name(cell: CellNews) -> str:
-    """The contestant, fold and seed of a cell in words."""
-    return f"{cell.contestant}, {_place(cell)}"
-
-
-def _place(cell: CellNews) -> str:
-    return f"fold {cell.fold} seed {cell.seed}"
-
-
-def _cell_words(cell: CellNews) -> str:
-    """What became of a cell, in a few words."""
-    match cell.status:
-        case "finished":
-            return "found finished" if cell.found else f"finished in {duration(cell.seconds or 0.0)}"
-        case "unfit":
-            return f"does not fit: {cell.reason}"
-        case "missing":
-            return f"missing here: {cell.reason}"
-        case "failed":
-            return f"failed: {cell.reason}"
-        case "running":
-            return "starts"
-    return "stopped"
-
-
-def _by_contestant(cells: Iterable[CellNews]) -> dict[str, list[CellNews]]:
-    found: dict[str, list[CellNews]] = {}
-    for cell in cells:
-        found.setdefault(cell.contestant, []).append(cell)
-    return found
-
+from whalebench.benchmarks.core.progress import EpochSummary, Progress
+from whalebench.reports.wording import duration
 
 STAGES = {
     "draw": "Drawing flukes",
@@ -172,48 +43,45 @@ STAGES = {
 """What is shown for each phase; a phase that is not here is shown by its own name."""
 
 
-def watch(console: Console) -> LiveProgress | PlainProgress:
-    """A progress display that fits the console; use it in a `with` block."""
-    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+@contextmanager
+def watch(console: Console) -> Iterator[Progress]:
+    """A block in which progress is shown as fits the console."""
+    if not console.is_terminal:
+        yield PlainProgress(console)
+        return
+    columns = (
+        bars.TextColumn("[bold]{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[note]}"),
+    )
+    with bars.Progress(*columns, console=console, transient=True) as bar:
+        yield LiveProgress(bar)
 
 
 class LiveProgress:
     """One line that moves, and a line that stays for each epoch."""
 
-    def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def __init__(self, bar: bars.Progress) -> None:
+        self._bar = bar
+        self._task: bars.TaskID | None = None
 
     def stage(self, name: str) -> None:
-        """A new bar, without length until the first piece is done."""
+        """Shows a new bar, without length until the first piece is done."""
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(_stage_words(name), total=None, note="")
 
     def advance(self, done: int, total: int) -> None:
-        """The bar at its new length."""
+        """Moves the bar."""
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
 
-    def epoch(self, news: EpochNews) -> None:
-        """The bar one epoch further, with the newest numbers beside it."""
+    def epoch(self, summary: EpochSummary) -> None:
+        """Prints the epoch's numbers, and moves the bar by an epoch."""
         if self._task is not None:
-            self._bar.console.print(_line(news), highlight=False)
-            self._bar.update(self._task, completed=news.number, total=news.of, note=_left(news))
+            self._bar.console.print(_epoch_words(summary), highlight=False)
+            self._bar.update(self._task, completed=summary.number, total=summary.of, note=_time_left(summary))
 
 
 class PlainProgress:
@@ -222,26 +90,20 @@ class PlainProgress:
     def __init__(self, console: Console) -> None:
         self._console, self._stage, self._last = console, "", 0.0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
     def stage(self, name: str) -> None:
-        """The phase's name on a line of its own."""
+        """Prints the phase's name."""
         self._stage, self._last = _stage_words(name), time.monotonic()
         self._console.print(self._stage, highlight=False)
 
     def advance(self, done: int, total: int) -> None:
-        """How far the phase is, every ten seconds."""
+        """Prints how far the phase is, every ten seconds."""
         if time.monotonic() - self._last >= 10:
             self._last = time.monotonic()
             self._console.print(f"{self._stage}: {done} of {total}", highlight=False)
 
-    def epoch(self, news: EpochNews) -> None:
-        """The epoch's numbers."""
-        self._console.print(f"{_line(news)}  {_left(news)}", highlight=False)
+    def epoch(self, summary: EpochSummary) -> None:
+        """Prints the epoch's numbers."""
+        self._console.print(f"{_epoch_words(summary)}  {_time_left(summary)}", highlight=False)
 
 
 def _stage_words(name: str) -> str:
@@ -253,13 +115,13 @@ def _stage_words(name: str) -> str:
     return f"{STAGES.get(parts[2], parts[2])}, {which}"
 
 
-def _line(news: EpochNews) -> str:
-    score = "" if isnan(news.valid_map_at_5) else f"valid MAP@5 {news.valid_map_at_5:.3f}  "
-    return (
-        f"epoch {news.number}/{news.of}  loss {news.loss:.3f}  {score}{news.photos_per_second:.0f} photos/s"
-    )
+def _epoch_words(summary: EpochSummary) -> str:
+    words = [f"epoch {summary.number}/{summary.of}", f"loss {summary.loss:.3f}"]
+    if not isnan(summary.valid_map_at_5):
+        words.append(f"valid MAP@5 {summary.valid_map_at_5:.3f}")
+    return "  ".join([*words, f"{summary.photos_per_second:.0f} photos/s"])
 
 
-def _left(news: EpochNews) -> str:
-    """Said by the harness: a bar's own estimate forgets epochs longer than half a minute."""
-    return f"{duration(news.seconds_left)} left"
+def _time_left(summary: EpochSummary) -> str:
+    """As the harness estimates it: a bar's own estimate forgets epochs longer than half a minute."""
+    return f"{duration(summary.seconds_left)} left"

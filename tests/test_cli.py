@@ -212,7 +212,7 @@ def test_the_workspace_may_come_from_the_environment(
 def test_a_terminal_sees_a_bar_that_moves() -> None:
     from rich.console import Console
 
-    from whalebench.benchmarks.core.progress import EpochNews
+    from whalebench.benchmarks.core.progress import EpochSummary
     from whalebench.reports.progress import watch
 
     screen = io.StringIO()
@@ -220,8 +220,7 @@ def test_a_terminal_sees_a_bar_that_moves() -> None:
         progress.stage("decode")
         progress.advance(3, 7)
         progress.stage("train")
-        progress.epoch(EpochNews(2, 5, 1.25, 0.5, 321.0, 60.0))
-        progress._bar.refresh()  # type: ignore[union-attr]
+        progress.epoch(EpochSummary(2, 5, 1.25, 0.5, 321.0, 60.0))
     assert all(
         part in screen.getvalue() for part in ("Training", "2/5", "loss 1.250", "MAP@5 0.500", "321 photos/s")
     )
@@ -230,14 +229,14 @@ def test_a_terminal_sees_a_bar_that_moves() -> None:
 def test_a_file_gets_plain_lines() -> None:
     from rich.console import Console
 
-    from whalebench.benchmarks.core.progress import EpochNews
+    from whalebench.benchmarks.core.progress import EpochSummary
     from whalebench.reports.progress import watch
 
     file = io.StringIO()
     with watch(Console(file=file, width=150)) as progress:
         progress.stage("train")
         progress.advance(1, 9)
-        progress.epoch(EpochNews(2, 5, 1.25, float("nan"), 321.0, 60.0))
+        progress.epoch(EpochSummary(2, 5, 1.25, float("nan"), 321.0, 60.0))
     assert file.getvalue().splitlines()[0] == "Training"
     assert len(file.getvalue().splitlines()) == 2
     assert "epoch 2/5  loss 1.250" in file.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -17,60 +18,57 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.progress import CellNews, SweepNews
+from whalebench.benchmarks.core.progress import CellState, SweepState
 from whalebench.benchmarks.core.workspace import Workspace, run_lock
+from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest
-from whalebench.benchmarks.sweeping import workers
+from whalebench.benchmarks.running.workers import Share, Worker, WorkerPool, command_arguments
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
 from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-from whalebench.benchmarks.sweeping.workers import Interrupts, Share, Worker, stop
 from whalebench.reports.sweep_report import sweep_report
 
 TINY = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
 STAND_IN = """
-import os, shutil, signal, sys, time
-what, source, target = sys.argv[1:]
+import json, os, shutil, signal, sys, time
+roles, source, targets = map(json.loads, sys.argv[1:4])
+words = sys.argv[4:]
+seed = words[words.index("--seed") + 1]
+role = roles.get(seed, "finish")
 def say(line): print(line, file=sys.stderr, flush=True)
-say("Training")
+say(f"Training in process {os.getpid()}")
 say("epoch 1/2  loss 0.5")
-if what == "fail":
+if role == "fail":
     say("Error: the loss is not a number: lower the learning rate.")
     sys.exit(1)
-if what == "lack":
+if role == "lack":
     say("Missing: weights cannot be had from the hub: check the network connection.")
     sys.exit(1)
-if what == "nothing":
+if role == "nothing":
     sys.exit(0)
-if what == "long":
+if role == "long":
     time.sleep(60)
-if what == "deaf":
+if role == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     say("deaf now")
     time.sleep(60)
-if what == "cores":
+if role == "cores":
     say("Error: " + ",".join(map(str, sorted(os.sched_getaffinity(0)))) + " " + os.environ["OMP_NUM_THREADS"])
     sys.exit(1)
-shutil.copytree(source, target)
-if what == "late":
+if "--force" in words:
+    shutil.rmtree(targets[seed])
+shutil.copytree(source, targets[seed])
+if role == "late":
     say("Error: the run cannot be written.")
     sys.exit(1)
 """
-"""What stands in for `whalebench run`: it takes as long and ends as it is told; a finished run is copied."""
+"""What stands in for the command line: it plays the role of its seed; a finished run is copied."""
 
-Deeds = dict[int, str]
+Roles = dict[int, str]
 """By seed, what the process does."""
 
 
-class Watcher:
-    """Remembers what it was shown, and does something at each showing."""
-
-    def __init__(self, act: Callable[[SweepNews], None] = lambda news: None) -> None:
-        self.act, self.seen = act, list[SweepNews]()
-
-    def show(self, news: SweepNews) -> None:
-        self.seen.append(news)
-        self.act(news)
+Show = Callable[[SweepState], None]
 
 
 @pytest.fixture
@@ -85,19 +83,18 @@ def place(shared_tiny: Workspace) -> Iterator[Workspace]:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> Deeds:
-    """What the process of each seed does: fill it in."""
-    deeds: Deeds = {}
-    (cell,), _ = prepare(plan(0), "cpu", 1, place)
-    finished = place.runs / cell.run
+def play(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> Callable[[Roles], None]:
+    """Says which roles the processes of a sweep play from now on; any other seed finishes."""
+    cells, _ = prepare(plan(0, 1, 2, 3), "cpu", 1, place)
+    runs = {cell.seed: str(place.runs / cell.run) for cell in cells}
 
-    def command(request: RunRequest, workspace: Workspace, *, force: bool = False) -> list[str]:
-        cells, _ = prepare(plan(request.seed), "cpu", 1, workspace)
-        words = deeds.get(request.seed, "finish"), str(finished), str(workspace.runs / cells[0].run)
-        return [sys.executable, "-I", "-S", "-c", STAND_IN, *words]
+    def cast(roles: Roles) -> None:
+        facts = (roles, runs[0], runs)
+        program = (sys.executable, "-I", "-S", "-c", STAND_IN, *map(json.dumps, facts))
+        monkeypatch.setattr(workers, "PROGRAM", program)
 
-    monkeypatch.setattr(workers, "command", command)
-    return deeds
+    cast({})
+    return cast
 
 
 def plan(*seeds: int) -> Plan:
@@ -105,12 +102,22 @@ def plan(*seeds: int) -> Plan:
 
 
 def sweep(
-    place: Workspace, *seeds: int, watcher: Watcher | None = None, jobs: int = 1, retry: bool = False
+    place: Workspace, *seeds: int, show: Show = lambda state: None, jobs: int = 1, retry: bool = False
 ) -> Sweep:
     cells, shares = prepare(plan(*seeds), "cpu", jobs, place)
-    found = Sweep(cells, shares, place, watcher or Watcher())
-    found.run(retry=retry)
-    return found
+    sweeping = Sweep(cells, shares, place, show)
+    sweeping.run(retry=retry)
+    return sweeping
+
+
+def start(pool: WorkerPool, place: Workspace) -> Worker:
+    return pool.start(command_arguments("run", RunRequest("softmax", "tiny", seed=1), place))
+
+
+def process_of(cell: CellState) -> int | None:
+    """The number of the process that is in an epoch of the cell."""
+    told = re.fullmatch(r"Training in process (\d+), epoch 1/2", cell.activity)
+    return int(told[1]) if told else None
 
 
 def statuses(one: Sweep) -> list[str]:
@@ -158,84 +165,80 @@ def test_one_command_runs_what_is_missing_and_prints_the_leaderboard(
 
 
 def test_a_failed_cell_keeps_its_reason_and_is_tried_again_only_when_asked(
-    place: Workspace, stand_in: Deeds
+    place: Workspace, play: Callable[[Roles], None]
 ) -> None:
-    stand_in |= {1: "fail"}
+    play({1: "fail"})
     assert statuses(first := sweep(place, 1, 2)) == ["failed", "finished"]
     assert first.cells[0].reason == "the loss is not a number: lower the learning rate."
     assert left(place) == [first.cells[0].reason]
-    stand_in.clear()
+    play({})
     again = sweep(place, 1, 2)
     assert statuses(again) == ["failed", "finished"]
-    assert [cell.found for cell in again.cells] == [True, True]
+    assert [cell.ended_before for cell in again.cells] == [True, True]
     assert again.cells[0].reason == first.cells[0].reason
     assert statuses(sweep(place, 1, 2, retry=True)) == ["finished", "finished"]
     assert left(place) == []
 
 
 def test_a_cell_that_another_process_finished_is_finished_though_its_own_failed(
-    place: Workspace, stand_in: Deeds
+    place: Workspace, play: Callable[[Roles], None]
 ) -> None:
-    stand_in |= {1: "late"}
+    play({1: "late"})
     (cell,) = sweep(place, 1).cells
-    assert (cell.status, cell.reason, cell.found) == ("finished", "", False)
+    assert (cell.status, cell.reason, cell.ended_before) == ("finished", "", False)
     assert left(place) == []
 
 
-def test_cells_that_someone_is_at_come_last(place: Workspace, stand_in: Deeds) -> None:
+def test_cells_that_someone_is_at_come_last(place: Workspace, play: Callable[[Roles], None]) -> None:
     order: list[str] = []
 
-    def note(news: SweepNews) -> None:
-        order.extend(cell.run for cell in news.cells if cell.status == "running" and cell.run not in order)
+    def note(state: SweepState) -> None:
+        order.extend(cell.run for cell in state.cells if cell.status == "running" and cell.run not in order)
 
     cells, _ = prepare(plan(1, 2, 3), "cpu", 1, place)
     with run_lock(place, cells[0].run, lambda: None):
-        sweep(place, 1, 2, 3, watcher=Watcher(note))
+        sweep(place, 1, 2, 3, show=note)
     assert order == [cells[1].run, cells[2].run, cells[0].run]
 
 
-def test_a_process_that_leaves_no_run_has_failed(place: Workspace, stand_in: Deeds) -> None:
-    stand_in |= {1: "nothing"}
+def test_a_process_that_leaves_no_run_has_failed(place: Workspace, play: Callable[[Roles], None]) -> None:
+    play({1: "nothing"})
     (cell,) = sweep(place, 1).cells
     assert cell.status == "failed"
     assert "exit code 0, without a record" in cell.reason
 
 
-def test_a_killed_process_is_a_failed_cell_and_the_others_go_on(place: Workspace, stand_in: Deeds) -> None:
-    stand_in |= {1: "long"}
+def test_a_killed_process_is_a_failed_cell_and_the_others_go_on(
+    place: Workspace, play: Callable[[Roles], None]
+) -> None:
+    play({1: "long"})
 
-    def kill(news: SweepNews) -> None:
-        if news.cells[0].now == "Training, epoch 1/2":
-            (_, worker), *_ = running._running.values()
-            os.kill(worker.pid, signal.SIGKILL)
+    def kill(state: SweepState) -> None:
+        if process := process_of(state.cells[0]):
+            os.kill(process, signal.SIGKILL)
 
-    cells, shares = prepare(plan(1, 2), "cpu", 1, place)
-    running = Sweep(cells, shares, place, Watcher(kill))
-    running.run()
-    assert statuses(running) == ["failed", "finished"]
-    assert cells[0].reason == "killed by signal 9: out of memory?"
-    assert left(place) == [cells[0].reason]
+    killed = sweep(place, 1, 2, show=kill)
+    assert statuses(killed) == ["failed", "finished"]
+    assert killed.cells[0].reason == "killed by signal 9: out of memory?"
+    assert left(place) == [killed.cells[0].reason]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_and_the_same_command_goes_on(
-    place: Workspace, stand_in: Deeds, number: signal.Signals
+    place: Workspace, play: Callable[[Roles], None], number: signal.Signals
 ) -> None:
-    stand_in |= {1: "long"}
+    play({1: "long"})
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
     asked: list[int] = []
 
-    def interrupt(news: SweepNews) -> None:
-        if news.cells[0].now == "Training, epoch 1/2" and not asked:
-            (_, worker), *_ = stopped._running.values()
-            asked.append(worker.pid)
+    def interrupt(state: SweepState) -> None:
+        if not asked and (process := process_of(state.cells[0])):
+            asked.append(process)
             os.kill(os.getpid(), number)
 
-    cells, shares = prepare(plan(1, 2), "cpu", 1, place)
-    stopped = Sweep(cells, shares, place, Watcher(interrupt))
     try:
-        stopped.run()
+        stopped = sweep(place, 1, 2, show=interrupt)
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.stopped
@@ -243,79 +246,78 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     assert left(place) == []
     with pytest.raises(ProcessLookupError):
         os.kill(asked[0], 0)
-    stand_in.clear()
+    play({})
     assert statuses(sweep(place, 1, 2)) == ["finished", "finished"]
 
 
-def test_a_process_that_does_not_listen_is_killed(place: Workspace, stand_in: Deeds) -> None:
-    stand_in |= {1: "deaf"}
-    worker = Worker(RunRequest("softmax", "tiny", seed=1), place, Share(1), force=False)
-    while worker.now != "deaf now":
-        assert worker.ended() is None
-        time.sleep(0.02)
-    stop([worker], Interrupts(), patience=0.2)
-    assert worker.ended() == -signal.SIGKILL
+def test_a_process_that_does_not_listen_is_killed(place: Workspace, play: Callable[[Roles], None]) -> None:
+    play({1: "deaf"})
+    with WorkerPool([Share(1)]) as pool:
+        worker = start(pool, place)
+        while worker.activity != "deaf now":
+            assert worker.exit_code() is None
+            time.sleep(0.02)
+        assert not pool.has_room()
+        pool.stop(patience=0.2)
+    assert worker.exit_code() == -signal.SIGKILL
+    assert pool.has_room()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not dealt out here")
-def test_a_process_is_on_the_cores_of_its_share_alone(place: Workspace, stand_in: Deeds) -> None:
-    stand_in |= {1: "cores"}
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not shared out here")
+def test_a_process_is_on_the_cores_of_its_share_alone(
+    place: Workspace, play: Callable[[Roles], None]
+) -> None:
+    play({1: "cores"})
     ours = os.sched_getaffinity(0)
     one = max(ours)
-    worker = Worker(RunRequest("softmax", "tiny", seed=1), place, Share(1, (one,)), force=False)
-    while worker.ended() is None:
-        time.sleep(0.02)
+    with WorkerPool([Share(1, (one,))]) as pool:
+        worker = start(pool, place)
+        while pool.running():
+            time.sleep(0.02)
     assert worker.reason() == f"{one} 1"
     assert os.sched_getaffinity(0) == ours
 
 
-def test_what_someone_else_finished_meanwhile_is_not_repeated(place: Workspace, stand_in: Deeds) -> None:
+def test_what_someone_else_finished_meanwhile_is_not_repeated(
+    place: Workspace, play: Callable[[Roles], None]
+) -> None:
     cells, shares = prepare(plan(1, 2), "cpu", 1, place)
     (cell,), _ = prepare(plan(0), "cpu", 1, place)
     finished = place.runs / cell.run
-    late = Sweep(cells, shares, place, Watcher())
+    late = Sweep(cells, shares, place, lambda state: None)
     for cell in cells:
         shutil.copytree(finished, place.runs / cell.run)
-    stand_in |= {1: "fail", 2: "fail"}
+    play({1: "fail", 2: "fail"})
     late.run()
-    assert [(cell.status, cell.found) for cell in cells] == [("finished", True)] * 2
+    assert [(cell.status, cell.ended_before) for cell in cells] == [("finished", True)] * 2
 
 
-def test_a_run_that_is_damaged_is_failed_and_may_be_tried_again(place: Workspace, stand_in: Deeds) -> None:
-    cells, _ = prepare(plan(1), "cpu", 1, place)
-    folder = place.runs / cells[0].run
+def test_a_run_that_is_damaged_is_failed_and_may_be_tried_again(
+    place: Workspace, play: Callable[[Roles], None]
+) -> None:
+    (cell,), _ = prepare(plan(1), "cpu", 1, place)
+    folder = place.runs / cell.run
     folder.mkdir()
     (folder / "record.json").write_text("{", encoding="utf-8")
     (cell,) = sweep(place, 1).cells
     assert cell.status == "failed" and "is not JSON" in cell.reason
-    words = workers_command(cell.request, place, force=True)
-    assert words[-1] == "--force"
+    assert statuses(sweep(place, 1, retry=True)) == ["finished"]  # over what is there
 
 
-def test_an_error_of_the_watcher_leaves_no_process(place: Workspace, stand_in: Deeds) -> None:
-    stand_in |= {1: "long"}
-    cells, shares = prepare(plan(1), "cpu", 1, place)
-    pids: list[int] = []
+def test_an_error_of_the_watcher_leaves_no_process(place: Workspace, play: Callable[[Roles], None]) -> None:
+    play({1: "long"})
+    processes: list[int] = []
 
-    def broken(news: SweepNews) -> None:
-        pids.extend(worker.pid for _, worker in sweeping._running.values())
-        if pids:
+    def broken(state: SweepState) -> None:
+        if process := process_of(state.cells[0]):
+            processes.append(process)
             raise ZeroDivisionError
 
-    sweeping = Sweep(cells, shares, place, Watcher(broken))
     with pytest.raises(ZeroDivisionError):
-        sweeping.run()
+        sweep(place, 1, show=broken)
     with pytest.raises(ProcessLookupError):
-        os.kill(pids[0], 0)
+        os.kill(processes[0], 0)
     assert threading.current_thread() is threading.main_thread()
-
-
-def workers_command(request: RunRequest, place: Workspace, *, force: bool) -> list[str]:
-    """What `workers.command` is where it is not replaced."""
-    return COMMAND(request, place, force=force)
-
-
-COMMAND = workers.command
 
 
 def test_everything_is_checked_before_the_first_cell_starts(
@@ -340,8 +342,10 @@ def test_everything_is_checked_before_the_first_cell_starts(
     assert sorted(place.runs.iterdir()) == before
 
 
-def test_a_dry_run_starts_nothing(place: Workspace, cli: Callable[..., Any], stand_in: Deeds) -> None:
-    stand_in |= {1: "fail"}
+def test_a_dry_run_starts_nothing(
+    place: Workspace, cli: Callable[..., Any], play: Callable[[Roles], None]
+) -> None:
+    play({1: "fail"})
     settings = [f"--set={setting}" for setting in TINY]
     words = (
         "sweep",
@@ -364,9 +368,9 @@ def test_a_dry_run_starts_nothing(place: Workspace, cli: Callable[..., Any], sta
 
 
 def test_the_exit_code_says_that_a_cell_failed(
-    place: Workspace, cli: Callable[..., Any], stand_in: Deeds
+    place: Workspace, cli: Callable[..., Any], play: Callable[[Roles], None]
 ) -> None:
-    stand_in |= {1: "fail"}
+    play({1: "fail"})
     settings = [f"--set={setting}" for setting in TINY]
     words = ("sweep", "softmax", "--benchmark", "tiny", "--seeds", "0-1", "--device", "cpu", *settings)
     answer = cli(*words, "--workspace", place.root)
@@ -379,11 +383,11 @@ def test_the_exit_code_says_that_a_cell_failed(
 
 def test_cells_that_failed_for_one_reason_share_a_line() -> None:
     failed = [
-        CellNews("softmax", 0, seed, f"run{seed}", "failed", reason=reason)
+        CellState("softmax", 0, seed, f"run{seed}", "failed", reason=reason)
         for seed, reason in enumerate(("too hot", "too hot", "too cold"))
     ]
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(sweep_report(SweepNews(tuple(failed), None), None, 1.0))
+    console.print(sweep_report(SweepState(tuple(failed), None), None, 1.0))
     said = [line for line in console.export_text().splitlines() if line.startswith("!")]
     assert said == [
         "! softmax, fold 0 seed 0 (and 1 more) failed: too hot",
@@ -392,15 +396,15 @@ def test_cells_that_failed_for_one_reason_share_a_line() -> None:
 
 
 def test_what_this_machine_lacks_is_no_failure_and_is_tried_again_when_asked(
-    place: Workspace, stand_in: Deeds
+    place: Workspace, play: Callable[[Roles], None]
 ) -> None:
-    stand_in |= {3: "lack"}
+    play({3: "lack"})
     first = sweep(place, 3)
     assert statuses(first) == ["missing"]
     assert first.failed() == []
     assert first.cells[0].reason.startswith("weights cannot be had")
     again = sweep(place, 3)
-    assert (statuses(again), again.cells[0].found) == (["missing"], True)
-    stand_in |= {3: "finish"}
+    assert (statuses(again), again.cells[0].ended_before) == (["missing"], True)
+    play({3: "finish"})
     assert statuses(sweep(place, 3, retry=True)) == ["finished"]
     assert left(place) == []

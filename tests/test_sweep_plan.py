@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.progress import CellNews, SweepNews
+from whalebench.benchmarks.core.progress import CellState, SweepState
+from whalebench.benchmarks.running.workers import divide
 from whalebench.benchmarks.sweeping.plan import Contestant, Plan, contestants_of, make_plan, whole_numbers
 from whalebench.benchmarks.sweeping.sweep import seconds_left
-from whalebench.benchmarks.sweeping.workers import deal
 from whalebench.methods.registry import configure, find_method, method_names
-from whalebench.reports.progress import LiveSweep, PlainSweep, progress_line
+from whalebench.reports.sweep_report import progress_line, watch_sweep
 
 PAPER = """
 benchmark = "whales"
@@ -139,7 +139,7 @@ def test_all_is_every_method_with_recipes_at_the_small_scale() -> None:
 def test_cores_are_dealt_out_evenly(
     jobs: int, count: int, cores: list[tuple[int, ...]], threads: int
 ) -> None:
-    dealt = deal(jobs, count, range(count), ())
+    dealt = divide(jobs, count, range(count), ())
     assert [share.cores for share in dealt] == cores
     for share in dealt:
         environment = share.environment()
@@ -148,13 +148,13 @@ def test_cores_are_dealt_out_evenly(
 
 
 def test_accelerators_are_dealt_out_one_by_one() -> None:
-    dealt = deal(3, 8, (), ("2", "GPU-5f"))
+    dealt = divide(3, 8, (), ("2", "GPU-5f"))
     assert [share.environment()["CUDA_VISIBLE_DEVICES"] for share in dealt] == ["2", "GPU-5f", "2"]
     assert [share.cores for share in dealt] == [()] * 3
 
 
-def cell(name: str, status: str, seconds: float | None = None, seed: int = 0, **more: object) -> CellNews:
-    return CellNews(name, 0, seed, f"{name}-{seed}", status, seconds=seconds, **more)  # type: ignore[arg-type]
+def cell(name: str, status: str, seconds: float | None = None, seed: int = 0, **more: object) -> CellState:
+    return CellState(name, 0, seed, f"{name}-{seed}", status, seconds=seconds, **more)  # type: ignore[arg-type]
 
 
 def test_the_time_left_goes_by_finished_cells_of_the_same_method() -> None:
@@ -167,10 +167,10 @@ def test_the_time_left_goes_by_finished_cells_of_the_same_method() -> None:
     assert seconds_left(finished, 1) == 0
 
 
-NEWS = SweepNews(
+STATE = SweepState(
     (
         cell("arcface", "finished", 61.0),
-        cell("arcface", "running", 5.0, 1, now="Training, epoch 3/24"),
+        cell("arcface", "running", 5.0, 1, activity="Training, epoch 3/24"),
         cell("sift", "unfit", 1.0, reason="tiny has no masks"),
         cell("sift", "failed", 1.0, 1, reason="no [bold]luck[/bold]."),
         cell("stn", "waiting"),
@@ -181,19 +181,19 @@ NEWS = SweepNews(
 
 def test_the_live_table_says_how_many_and_what_is_done_now() -> None:
     text = io.StringIO()
-    with LiveSweep(Console(file=text, force_terminal=True, width=100, color_system=None)) as watcher:
-        watcher.show(NEWS)
+    with watch_sweep(Console(file=text, force_terminal=True, width=100, color_system=None)) as show:
+        show(STATE)
     shown = text.getvalue()
     assert "fold 0 seed 1: Training, epoch 3/24" in shown
     assert "2 of 5 done, 1 running, 1 waiting, 1 failed, time left about 2.5 min" in shown
-    assert progress_line(NEWS) in shown
+    assert progress_line(STATE) in shown
 
 
 def test_plain_lines_tell_each_change_once() -> None:
     text = io.StringIO()
-    with PlainSweep(Console(file=text, width=60)) as watcher:
-        watcher.show(NEWS)
-        watcher.show(NEWS)
+    with watch_sweep(Console(file=text, width=60)) as show:
+        show(STATE)
+        show(STATE)
     lines = text.getvalue().splitlines()
     assert [line.split(" (")[0] for line in lines] == [
         "arcface, fold 0 seed 0: finished in 61 s",
@@ -201,8 +201,10 @@ def test_plain_lines_tell_each_change_once() -> None:
         "sift, fold 0 seed 0: does not fit: tiny has no masks",
         "sift, fold 0 seed 1: failed: no [bold]luck[/bold].",
     ]
-    with PlainSweep(None) as silent:
-        silent.show(NEWS)
+    quiet = io.StringIO()
+    with watch_sweep(Console(file=quiet), quiet=True) as show:
+        show(STATE)
+    assert not quiet.getvalue()
 
 
 def test_the_plan_that_the_page_shows_is_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,51 +25,40 @@ from rich.console import Console
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.machine import choose_device
-from whalebench.benchmarks.core.progress import SILENT, EpochNews, Silent
+from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Silent
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running import runner
-from whalebench.benchmarks.sweeping import workers as processes
-from whalebench.benchmarks.sweeping.workers import Share
-from whalebench.benchmarks.tuning import study as drawing
-from whalebench.benchmarks.tuning import study as tally
-from whalebench.benchmarks.tuning import tuner, worker
-from whalebench.benchmarks.tuning import tuner as result
-from whalebench.benchmarks.tuning import worker as evaluate
-from whalebench.benchmarks.tuning import worker as trying
-from whalebench.benchmarks.tuning.space import Budget, search_space
-from whalebench.benchmarks.tuning.study import LEASE, Kept, build_pruner, open_study, own_lease
-from whalebench.benchmarks.tuning.worker import Attempt, Ground, Plan, Watch
+from whalebench.benchmarks.running import runner, workers
+from whalebench.benchmarks.running.folds import fold_views
+from whalebench.benchmarks.tuning import space, tuner, worker
+from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_space
+from whalebench.benchmarks.tuning.study import LEASE, StudyHandle, TrialSummary, new_lease, open_study
+from whalebench.benchmarks.tuning.worker import TrialContext, TrialProgress, TrialRun, run_trials
 from whalebench.methods.registry import configure, find_method
-from whalebench.reports import figures as tuning_picture
-from whalebench.reports import tuning
+from whalebench.reports import figures, tuning
 
 STORAGES = ("sqlite:///{}/study.db", "journal:{}/study.log")
 
 
 @pytest.fixture
-def ground(shared_tiny: Workspace) -> Ground:
-    return Ground(load_benchmark("tiny", shared_tiny), 0, 0, choose_device("cpu"))
+def context(shared_tiny: Workspace, tiny_settings: tuple[str, ...]) -> TrialContext:
+    settings, method = (*tiny_settings, "epochs=1"), find_method("softmax")
+    benchmark = load_benchmark("tiny", shared_tiny)
+    fields = search_space(method, settings)
+    return TrialContext(method, settings, fields, Budget(trials=4), benchmark, 0, 0, choose_device("cpu"))
 
 
-@pytest.fixture
-def plan(ground: Ground, tiny_settings: tuple[str, ...]) -> Plan:
-    settings = (*tiny_settings, "epochs=1")
-    kind = find_method("softmax")
-    return Plan(kind, settings, search_space(kind, settings), Budget(trials=4), ground)
-
-
-def study_in(folder: Path, where: str = STORAGES[1], epochs: int = 1) -> Kept:
+def study_in(folder: Path, where: str = STORAGES[1], epochs: int = 1) -> StudyHandle:
     return open_study(where.format(folder), "study", {"method": "softmax"}, build_pruner(epochs))
 
 
 class Quick:
-    """Stands for an attempt: its value is its learning rate, after so many photos."""
+    """Stands for the run of a trial: its value is its learning rate, after so many photos."""
 
     sleeps = 0.0
 
-    def __init__(self, kind: Any, config: Any, ground: Ground, watch: Any) -> None:
-        del kind, ground, watch
+    def __init__(self, context: TrialContext, config: Any, progress: Any) -> None:
+        del context, progress
         self.config = config
 
     def valid_map_at_5(self) -> float:
@@ -81,40 +71,40 @@ class Quick:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> type[Quick]:
-    monkeypatch.setattr(trying, "Attempt", Quick)
+    monkeypatch.setattr(worker, "TrialRun", Quick)
     monkeypatch.setattr(worker, "POLL", 0.05)
     return Quick
 
 
-def parameters(kept: Kept) -> list[dict[str, Any]]:
-    return [trial.params for trial in tally.tally(kept.study.trials).ended]
+def parameters(handle: StudyHandle) -> list[dict[str, Any]]:
+    return [trial.params for trial in handle.summary().ended]
 
 
 def test_one_worker_tries_the_same_twice_the_defaults_first(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "RANDOM_TRIALS", 3)
-    plan = replace(plan, budget=Budget(trials=6))
+    monkeypatch.setattr(space, "RANDOM_TRIALS", 3)
+    context = replace(context, budget=Budget(trials=6))
     studies = [study_in(tmp_path / name) for name in ("one", "two")]
-    for kept in studies:
-        worker.work(plan, kept, SILENT)
+    for handle in studies:
+        run_trials(context, handle, SILENT)
     first, second = map(parameters, studies)
     assert first == second
-    assert first[0] == plan.space.start
+    assert first[0] == context.space.start
     assert len({trial["learning_rate"] for trial in first}) == 6
     other = study_in(tmp_path / "three")
-    worker.work(replace(plan, ground=replace(plan.ground, seed=1)), other, SILENT)
+    run_trials(replace(context, seed=1), other, SILENT)
     assert parameters(other)[1:] != first[1:]
 
 
 @pytest.mark.parametrize("where", STORAGES)
 def test_a_study_that_was_interrupted_goes_on_as_if_it_had_not_been(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(drawing, "RANDOM_TRIALS", 2)
-    plan = replace(plan, budget=Budget(trials=5))
-    whole, kept = study_in(tmp_path / "whole"), study_in(tmp_path / "parts", where)
-    worker.work(plan, whole, SILENT)
+    monkeypatch.setattr(space, "RANDOM_TRIALS", 2)
+    context = replace(context, budget=Budget(trials=5))
+    whole, handle = study_in(tmp_path / "whole"), study_in(tmp_path / "parts", where)
+    run_trials(context, whole, SILENT)
     calls = 0
 
     def stopped_now_and_then(self: Quick) -> float:
@@ -127,62 +117,59 @@ def test_a_study_that_was_interrupted_goes_on_as_if_it_had_not_been(
     monkeypatch.setattr(Quick, "valid_map_at_5", stopped_now_and_then)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            worker.work(plan, study_in(tmp_path / "parts", where), SILENT)
-    worker.work(plan, study_in(tmp_path / "parts", where), SILENT)
-    assert parameters(kept) == parameters(whole)
-    assert len(kept.study.trials) == 7
+            run_trials(context, study_in(tmp_path / "parts", where), SILENT)
+    run_trials(context, study_in(tmp_path / "parts", where), SILENT)
+    assert parameters(handle) == parameters(whole)
+    assert len(handle.study.trials) == 7
 
 
 @pytest.mark.parametrize("where", STORAGES)
 def test_a_worker_killed_among_four_loses_no_trial_and_none_counts_twice(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    context: TrialContext, quick: type[Quick], tmp_path: Path, where: str
 ) -> None:
-    monkeypatch.setattr(Quick, "sleeps", 0.3)
-    plan = replace(plan, budget=Budget(trials=7))
-    kept = study_in(tmp_path, where)
-    context = multiprocessing.get_context("fork")  # workers of their own, without importing torch again
+    context = replace(context, budget=Budget(trials=7))
+    handle = study_in(tmp_path, where)
+    fork = multiprocessing.get_context("fork")  # workers of their own, without importing torch again
 
     def start(number: int) -> None:
-        worker.work(plan, study_in(tmp_path, where), SILENT, worker=number)
+        Quick.sleeps = 0.0 if number else 600.0  # the first one is at its trial until it is killed
+        run_trials(context, study_in(tmp_path, where), SILENT, worker=number)
 
-    workers = [context.Process(target=start, args=(number,)) for number in range(4)]
-    for each in workers:
+    workers = [fork.Process(target=start, args=(number,)) for number in range(4)]
+    workers[0].start()
+    until = time.monotonic() + 60
+    while not (trials := [each for each in handle.summary().running if LEASE in each.user_attrs]):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    (victim,) = trials
+    for each in workers[1:]:
         each.start()
-    victim, until = None, time.monotonic() + 30
-    while victim is None and time.monotonic() < until:
-        for trial in kept.study.get_trials(states=(TrialState.RUNNING,)):
-            pid = trial.user_attrs.get("lease", {}).get("pid")
-            if trial.number > 0 and trial.params and any(each.pid == pid for each in workers):
-                victim = trial
-                os.kill(pid, signal.SIGKILL)
-                break
-        time.sleep(0.005)
-    assert victim is not None
+    workers[0].kill()
     for each in workers:
         each.join(timeout=60)
     assert sorted(each.exitcode for each in workers) == [-signal.SIGKILL, 0, 0, 0]
-    found = tally.tally(kept.study.trials)
+    found = handle.summary()
     assert len(found.ended) == 7
     assert not found.running
-    states = {trial.number: trial.state for trial in kept.study.trials}
+    states = {trial.number: trial.state for trial in handle.study.trials}
     assert states[victim.number] == TrialState.FAIL
     assert [trial.params for trial in found.ended].count(victim.params) == 1
-    assert [trial.params for trial in found.ended].count(plan.space.start) == 1
+    assert [trial.params for trial in found.ended].count(context.space.start) == 1
 
 
-def test_a_trial_is_given_up_once(plan: Plan, tmp_path: Path) -> None:
-    kept, other = study_in(tmp_path), study_in(tmp_path)
-    kept.study.ask(plan.space.distributions).set_user_attr(LEASE, own_lease())
-    trial = kept.study.trials[0]
-    tally.give_up(kept, trial, "its worker was stopped")
-    tally.give_up(other, trial, "its worker was stopped")
-    found = tally.tally(kept.study.trials)
+def test_a_trial_is_given_up_once(context: TrialContext, tmp_path: Path) -> None:
+    handle, other = study_in(tmp_path), study_in(tmp_path)
+    handle.study.ask(context.space.distributions).set_user_attr(LEASE, new_lease())
+    trial = handle.study.trials[0]
+    handle.abandon(trial, "its worker was stopped")
+    other.abandon(trial, "its worker was stopped")
+    found = handle.summary()
     assert (len(found.ended), len(found.running), len(found.waiting)) == (0, 0, 1)
-    assert other.study.ask(plan.space.distributions).params == trial.params
+    assert other.study.ask(context.space.distributions).params == trial.params
 
 
 def test_trials_that_fail_are_kept_with_their_reason_and_are_not_fatal(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = iter([None, RunFailedError("the loss became nan"), ValueError("odd"), None])
 
@@ -192,101 +179,101 @@ def test_trials_that_fail_are_kept_with_their_reason_and_are_not_fatal(
         return 0.5
 
     monkeypatch.setattr(Quick, "valid_map_at_5", fails)
-    kept = study_in(tmp_path)
-    found = worker.work(plan, kept, SILENT)
-    rows = [result.trial_row(trial) for trial in found.ended]
+    handle = study_in(tmp_path)
+    found = run_trials(context, handle, SILENT)
+    rows = [tuner.trial_row(trial) for trial in found.ended]
     assert [row["state"] for row in rows] == ["complete", "fail", "fail", "complete"]
     assert [row["reason"] for row in rows] == ["", "the loss became nan", "ValueError: odd", ""]
     assert (found.spent.trials, found.spent.photos) == (4, 400)
-    assert result.best_trial(found).number == 0
-    facts = result.tuned_facts(found, plan, kept)
+    assert found.best().number == 0
+    facts = tuner.tuning_facts(found, context, handle)
     assert facts["spent"]["failed"] == 2
     assert facts["budget"] == "4 trials"
 
 
 def test_defaults_that_cannot_be_tried_are_fatal_and_are_tried_again(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(self: Quick) -> float:
         raise WhalebenchError("backbone 'none' is not known")
 
-    kept = study_in(tmp_path)
+    handle = study_in(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(WhalebenchError, match="is not known"):
         patch.setattr(Quick, "valid_map_at_5", refuses)
-        worker.work(plan, kept, SILENT)
-    assert not tally.tally(kept.study.trials).ended
-    worker.work(plan, kept, SILENT)
-    assert parameters(kept)[0] == plan.space.start
+        run_trials(context, handle, SILENT)
+    assert not handle.summary().ended
+    run_trials(context, handle, SILENT)
+    assert parameters(handle)[0] == context.space.start
 
 
 def test_no_trial_that_ends_is_a_failed_run(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverges(self: Quick) -> float:
         raise RunFailedError("the loss became nan")
 
     monkeypatch.setattr(Quick, "valid_map_at_5", diverges)
-    found = worker.work(plan, study_in(tmp_path), SILENT)
+    found = run_trials(context, study_in(tmp_path), SILENT)
     with pytest.raises(RunFailedError, match="none of 4 trials came to an end: the loss became nan"):
-        result.best_trial(found)
+        found.best()
 
 
-def test_hours_and_photos_end_a_study(plan: Plan, quick: type[Quick], tmp_path: Path) -> None:
-    by_photos = worker.work(replace(plan, budget=Budget(photos=250)), study_in(tmp_path / "a"), SILENT)
+def test_hours_and_photos_end_a_study(context: TrialContext, quick: type[Quick], tmp_path: Path) -> None:
+    by_photos = run_trials(replace(context, budget=Budget(photos=250)), study_in(tmp_path / "a"), SILENT)
     assert by_photos.spent.photos == 300
     Quick.sleeps, before = 0.06, Quick.sleeps
     try:
-        by_time = worker.work(replace(plan, budget=Budget(seconds=0.1)), study_in(tmp_path / "b"), SILENT)
+        by_time = run_trials(replace(context, budget=Budget(seconds=0.1)), study_in(tmp_path / "b"), SILENT)
     finally:
         Quick.sleeps = before
     assert 1 <= len(by_time.ended) <= 2
 
 
 def test_a_smaller_budget_on_a_study_counts_its_first_trials_only(
-    plan: Plan, quick: type[Quick], tmp_path: Path
+    context: TrialContext, quick: type[Quick], tmp_path: Path
 ) -> None:
-    kept = study_in(tmp_path)
-    found = worker.work(replace(plan, budget=Budget(trials=6)), kept, SILENT)
+    handle = study_in(tmp_path)
+    found = run_trials(replace(context, budget=Budget(trials=6)), handle, SILENT)
     assert len(found.ended) == 6
-    two = tally.within(found, Budget(trials=2))
+    two = found.within(Budget(trials=2))
     assert [trial.number for trial in two.ended] == [0, 1]
     assert (two.spent.trials, two.spent.photos) == (2, 200)
-    assert len(tally.within(found, Budget(photos=250)).ended) == 3
-    assert tally.within(found, Budget(trials=9)) == found
-    best = result.best_trial(two)
+    assert len(found.within(Budget(photos=250)).ended) == 3
+    assert found.within(Budget(trials=9)) == found
+    best = two.best()
     assert best.values[0] == max(trial.values[0] for trial in found.ended[:2])
-    facts = result.tuned_facts(two, replace(plan, budget=Budget(trials=2)), kept)
+    facts = tuner.tuning_facts(two, replace(context, budget=Budget(trials=2)), handle)
     assert (facts["budget"], facts["spent"]["trials"]) == ("2 trials", 2)
 
 
 def test_a_trial_that_was_begun_and_never_taken_is_done_again_at_once(
-    plan: Plan, quick: type[Quick], tmp_path: Path
+    context: TrialContext, quick: type[Quick], tmp_path: Path
 ) -> None:
-    kept, whole = study_in(tmp_path, STORAGES[0]), study_in(tmp_path / "whole", STORAGES[0])
-    kept.storage.create_new_trial(kept.study._study_id)  # as `ask` does before it does anything else
+    handle, whole = study_in(tmp_path, STORAGES[0]), study_in(tmp_path / "whole", STORAGES[0])
+    handle.storage.create_new_trial(handle.study._study_id)  # as `ask` does before it does anything else
     began = time.monotonic()
-    worker.work(plan, kept, SILENT)
-    worker.work(plan, whole, SILENT)
+    run_trials(context, handle, SILENT)
+    run_trials(context, whole, SILENT)
     assert time.monotonic() - began < 30
-    assert parameters(kept) == parameters(whole)
+    assert parameters(handle) == parameters(whole)
 
 
 def test_a_trial_stopped_among_its_values_is_queued_with_all_of_them(
-    plan: Plan, quick: type[Quick], tmp_path: Path
+    context: TrialContext, quick: type[Quick], tmp_path: Path
 ) -> None:
-    kept = study_in(tmp_path)
-    tally.begin_with_the_defaults(kept, plan.space)
-    name, distribution = next(iter(plan.space.distributions.items()))
-    kept.study.ask(fixed_distributions={name: distribution})
-    (running,) = tally.tally(kept.study.trials).running
+    handle = study_in(tmp_path)
+    handle.enqueue_defaults(context.space)
+    name, distribution = next(iter(context.space.distributions.items()))
+    handle.study.ask(fixed_distributions={name: distribution})
+    (running,) = handle.summary().running
     assert set(running.params) == {name}
-    tally.give_up(kept, running, "its worker was stopped")
-    (waiting,) = tally.tally(kept.study.trials).waiting
-    assert waiting.system_attrs["fixed_params"] == plan.space.start
+    handle.abandon(running, "its worker was stopped")
+    (waiting,) = handle.summary().waiting
+    assert waiting.system_attrs["fixed_params"] == context.space.start
 
 
 def test_who_waits_for_the_trials_of_others_says_so_once(
-    plan: Plan, quick: type[Quick], tmp_path: Path
+    context: TrialContext, quick: type[Quick], tmp_path: Path
 ) -> None:
     class Notes(Silent):
         stages: ClassVar[list[str]] = []
@@ -294,37 +281,34 @@ def test_who_waits_for_the_trials_of_others_says_so_once(
         def stage(self, name: str) -> None:
             self.stages.append(name)
 
-    kept = study_in(tmp_path)
-    taken = worker._begin(plan, kept, 0, 1)
-    assert taken is not None
+    handle = study_in(tmp_path)
+    handle.enqueue_defaults(context.space)
+    taken = handle.study.ask(context.space.distributions)
+    taken.set_user_attr(LEASE, new_lease())
     ending = threading.Timer(1.0, lambda: study_in(tmp_path).study.tell(taken.number, 0.5))
     ending.start()
-    worker.work(replace(plan, budget=Budget(trials=1)), kept, Notes())
+    run_trials(replace(context, budget=Budget(trials=1)), handle, Notes())
     ending.join()
     assert Notes.stages == ["Waiting for trial 0 of other workers"]
 
 
 def test_a_trial_below_the_median_is_pruned_but_not_early(tmp_path: Path) -> None:
-    kept = study_in(tmp_path, epochs=9)
+    handle = study_in(tmp_path, epochs=9)
     for number in range(5):
-        trial = kept.study.ask()
+        trial = handle.study.ask()
         for epoch in range(1, 10):
             trial.report(0.9 if number < 4 else 0.1, epoch)
             assert trial.should_prune() == (number == 4 and epoch > 3), (number, epoch)
-        kept.study.tell(trial, 0.9)
+        handle.study.tell(trial, 0.9)
 
 
 def test_steps_rise_over_two_trainings_and_leave_out_what_is_not_validated() -> None:
     told: list[tuple[int, float]] = []
 
-    class Told:
-        def score(self, step: int, map_at_5: float) -> None:
-            told.append((step, map_at_5))
-
-    watch = Watch(SILENT, Told())
+    watch = TrialProgress(SILENT, lambda step, map_at_5: told.append((step, map_at_5)))
     nan = float("nan")
     for number, score in [(1, nan), (2, nan), (1, 0.1), (2, nan), (3, 0.2), (1, 0.3), (2, 0.4)]:
-        watch.epoch(EpochNews(number, 3, 1.0, score, 1.0, 0.0))
+        watch.epoch(EpochSummary(number, 3, 1.0, score, 1.0, 0.0))
     assert told == [(1, 0.1), (3, 0.2), (4, 0.3), (5, 0.4)]
 
 
@@ -339,12 +323,15 @@ class Guarded(np.ndarray[Any, Any]):
 
 
 def test_a_trial_never_reads_test_and_says_what_the_record_says_of_valid(
-    ground: Ground, shared_tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    context: TrialContext,
+    shared_tiny: Workspace,
+    tiny_settings: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kind, images = find_method("softmax"), ground.benchmark.catalog.table["image"].tolist()
-    rows = {images.index(image) for image in ground.benchmark.split.parts(0).test}
+    benchmark, images = context.benchmark, context.benchmark.catalog.table["image"].tolist()
+    rows = {images.index(image) for image in benchmark.split.parts(0).test}
     assert rows
-    whole = type(ground.benchmark.store).pixels
+    whole = type(benchmark.store).pixels
 
     def guarded(self: Any, *arguments: Any) -> NDArray[Any]:
         pixels = np.asarray(whole(self, *arguments)).view(Guarded)
@@ -353,15 +340,14 @@ def test_a_trial_never_reads_test_and_says_what_the_record_says_of_valid(
 
     request = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
     record = runner.run(request, shared_tiny)
-    monkeypatch.setattr(type(ground.benchmark.store), "pixels", guarded)
-    told = Watch(SILENT, tuner.Unmoved())
-    attempt = Attempt(kind, configure(kind, tiny_settings), ground, told)
-    assert attempt.valid_map_at_5() == record.valid_metrics["map_at_5"]
-    assert attempt.photos() == 2 * record.counts["train_known_photos"]
-    assert not attempt.views.test_answers.truth
-    assert len(attempt.views.test) == 0
+    monkeypatch.setattr(type(benchmark.store), "pixels", guarded)
+    trial_run = TrialRun(context, configure(context.method, tiny_settings), SILENT)
+    assert trial_run.valid_map_at_5() == record.valid_metrics["map_at_5"]
+    assert trial_run.photos() == 2 * record.counts["train_known_photos"]
+    assert not trial_run.views.test_answers.truth
+    assert len(trial_run.views.test) == 0
     with pytest.raises(AssertionError):
-        evaluate.fold_views(ground.benchmark, 0).test.batch([0], (32, 32))
+        fold_views(benchmark, 0).test.batch([0], (32, 32))
 
 
 def test_another_study_of_that_name_and_a_strange_storage_are_refused(tmp_path: Path) -> None:
@@ -394,15 +380,19 @@ def test_a_study_of_someone_else_is_left_alone(tmp_path: Path) -> None:
         assert not study.user_attrs
 
 
-def test_importance_finds_the_field_that_matters(plan: Plan, quick: type[Quick], tmp_path: Path) -> None:
-    kept = study_in(tmp_path)
-    found = worker.work(replace(plan, budget=Budget(trials=14)), kept, SILENT)
-    shares = result.importance(found, 0)
-    assert shares == result.importance(found, 0)
+def test_importance_finds_the_field_that_matters(context: TrialContext) -> None:
+    fields, rng = context.space.distributions, np.random.default_rng(0)
+    trials = []
+    for _ in range(14):
+        rates = {name: float(rng.uniform(field.low, field.high)) for name, field in fields.items()}
+        value = rates["learning_rate"]
+        trials.append(optuna.trial.create_trial(params=rates, distributions=fields, value=value))
+    found = TrialSummary(tuple(trials))
+    shares = tuner.importance(found, 0)
+    assert shares == tuner.importance(found, 0)
     assert next(iter(shares)) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
-    few = replace(found, ended=found.ended[:3])
-    assert result.importance(few, 0) == {}
+    assert tuner.importance(TrialSummary(found.ended[:3]), 0) == {}
 
 
 def document(trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -421,7 +411,7 @@ def test_the_picture_has_a_mark_a_trial_and_a_bar_a_field() -> None:
         trial(2, "fail", None, ["dropout=0.9"]),
         trial(3, "complete", 0.6, ["dropout=0.1"]),
     ]
-    drawn = tuning_picture.tuning_svg(document(trials))
+    drawn = figures.tuning_svg(document(trials))
     counts = {
         name: drawn.count(f'class="{name}"') for name in ("complete", "pruned", "fail", "bar", "default")
     }
@@ -453,16 +443,16 @@ def test_tune_is_interrupted_and_goes_on_and_is_told_as_json(
     settings = [f"--set={setting}" for setting in (*tiny_settings, "epochs=1")]
     words = ["tune", "softmax", "--benchmark", "tiny", *settings, "--trials", "2", "--device", "cpu"]
     words += ["--workspace", tiny.root]
-    learned, whole = 0, Attempt.valid_map_at_5
+    learned, whole = 0, TrialRun.valid_map_at_5
 
-    def stopped_in_the_second(self: Attempt) -> float:
+    def stopped_in_the_second(self: TrialRun) -> float:
         nonlocal learned
         learned += 1
         if learned == 2:
             raise KeyboardInterrupt
         return whole(self)
 
-    monkeypatch.setattr(Attempt, "valid_map_at_5", stopped_in_the_second)
+    monkeypatch.setattr(TrialRun, "valid_map_at_5", stopped_in_the_second)
     answer = cli(*words)
     assert answer.code == 130
     assert "Stopped. 1 trial of 2 trials are in study softmax-tiny-fold0-seed0-" in answer.err
@@ -503,7 +493,7 @@ def test_defaults_that_diverge_cost_their_row_alone(
     monkeypatch.setattr(Quick, "valid_map_at_5", diverges)
     monkeypatch.setattr(runner, "run", refuses)
     asked = runner.RunRequest("softmax", "tiny", settings=(*tiny_settings, "epochs=1"), device="cpu")
-    found = tuner.tune(tuner.TuneRequest(asked, Budget(trials=2)), tiny)
+    found = tuner.Tuner(tuner.TuneRequest(asked, Budget(trials=2)), tiny).tune()
     document = tuning.with_scores(found.document(), tiny.runs)
     assert document["runs"] == {"default": None, "tuned": found.tuned.run}
     assert [row["name"] for row in document["rows"]] == ["tuned"]
@@ -524,7 +514,7 @@ def test_a_worker_is_asked_by_the_words_of_the_command(
     run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
     request = tuner.TuneRequest(run, Budget(trials=3, seconds=3600.0), jobs=2)
     where = STORAGES[0].format(tmp_path)
-    assert cli(*request.words("named", where, shared_tiny), "--worker", "1").code == 0
+    assert cli(*request.arguments("named", where, shared_tiny), "--worker", "1").code == 0
     study = optuna.load_study(study_name="named", storage=where)
     assert [each.state for each in study.trials] == [TrialState.COMPLETE] * 3
 
@@ -549,18 +539,32 @@ def test_wrong_use_is_a_sentence(
 
 
 def test_a_worker_whose_command_was_killed_begins_no_further_trial(
-    plan: Plan, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(processes.PARENT, str(os.getppid()))
-    assert not processes.is_orphan()
-    monkeypatch.setenv(processes.PARENT, "1234567")
-    found = worker.work(plan, study_in(tmp_path), SILENT, stopped=processes.is_orphan)
+    monkeypatch.setenv(workers.PARENT, str(os.getppid()))
+    assert not workers.is_orphan()
+    monkeypatch.setenv(workers.PARENT, "1234567")
+    found = run_trials(context, study_in(tmp_path), SILENT, stopped=workers.is_orphan)
     assert not found.ended
 
 
-def test_workers_that_all_fail_say_why(tmp_path: Path) -> None:
-    looks: list[None] = []
-    words = ["tune", "sofmax", "--workspace", str(tmp_path)]
-    with pytest.raises(WhalebenchError, match=r"^There is no method 'sofmax': did you mean 'softmax'\?"):
-        processes.work_together(words, [Share(1), Share(1)], lambda: looks.append(None))
-    assert looks
+def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(
+    tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*tiny_settings, "epochs=1")
+    request = tuner.TuneRequest(
+        runner.RunRequest("softmax", "tiny", settings=settings, device="cpu"), Budget(trials=2), jobs=2
+    )
+    fails = "import sys; sys.stderr.write('Error: the disk is full.\\n'); sys.exit({})"
+    for code, kind in ((1, RunFailedError), (2, WhalebenchError)):
+        monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", fails.format(code)))
+        with pytest.raises(WhalebenchError, match=r"^the disk is full\.$") as caught:
+            tuner.Tuner(request, tiny).tune()
+        assert type(caught.value) is kind
+    monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"))
+    (database,) = (tiny.cache / "tuning").glob("*.db")
+    interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    interrupt.start()
+    with pytest.raises(tuner.TuningInterrupted, match=f"0 trials of 2 trials are in study {database.stem}"):
+        tuner.Tuner(request, tiny).tune()
+    interrupt.join()

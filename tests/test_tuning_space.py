@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.overview import field_rows
-from whalebench.benchmarks.tuning import study as lease
+from whalebench.benchmarks.tuning import study
 from whalebench.benchmarks.tuning.space import Budget, Spent, read_budget, search_space
 from whalebench.methods.registry import configure, find_method, method_names
 
@@ -120,24 +120,24 @@ def test_the_limit_that_is_reached_first_ends_a_study() -> None:
 
 
 def test_a_lease_ends_with_its_process_and_elsewhere_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, own = time.time(), lease.own_lease()
+    now, own = time.time(), study.new_lease()
     assert own["pid"] == os.getpid()
-    assert not lease.has_run_out(own | {"until": 0}, now)  # slow, but alive
+    assert not study.is_stale(own | {"until": 0}, now)  # slow, but alive
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
         child.wait()
-    assert lease.has_run_out(own | {"pid": child.pid}, now)
-    assert lease.has_run_out(own | {"born": "1"}, now)  # another process has its number now
+    assert study.is_stale(own | {"pid": child.pid}, now)
+    assert study.is_stale(own | {"born": "1"}, now)  # another process has its number now
     far = own | {"place": "another machine"}
-    assert not lease.has_run_out(far, now)
-    monkeypatch.setattr(time, "time", lambda: now + lease.PATIENCE + 1)
-    assert lease.has_run_out(far, now)
-    assert not lease.has_run_out(None, now + 5)
-    assert lease.has_run_out(None, now)
+    assert not study.is_stale(far, now)
+    monkeypatch.setattr(time, "time", lambda: now + study.LEASE_SECONDS + 1)
+    assert study.is_stale(far, now)
+    assert not study.is_stale(None, now + 5)
+    assert study.is_stale(None, now)
 
 
 def test_a_lease_is_renewed_until_the_block_ends() -> None:
     told: list[dict[str, object]] = []
-    with lease.kept_alive(told.append, beat=0.01):
+    with study.heartbeat(told.append, interval=0.01):
         until = time.monotonic() + 5
         while len(told) < 3 and time.monotonic() < until:
             time.sleep(0.01)

@@ -21,7 +21,7 @@ from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Ground, Trial, draw_ground
 from whalebench.benchmarks.core import checkpoint as unfinished
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, read_state, write_state
-from whalebench.benchmarks.core.progress import EpochNews, Silent
+from whalebench.benchmarks.core.progress import EpochSummary, Silent
 from whalebench.benchmarks.core.workspace import Workspace, is_run_locked, run_lock
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest
@@ -117,8 +117,8 @@ class StopsAt(Silent):
     def stage(self, name: str) -> None:
         self.stages.append(name)
 
-    def epoch(self, news: EpochNews) -> None:
-        if news.number == self.number:
+    def epoch(self, summary: EpochSummary) -> None:
+        if summary.number == self.number:
             raise KeyboardInterrupt
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whalebench.benchmarks.conformance.trial import TOLERANCE, Broken, DoesNotApply, Trial, apart
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.benchmarks.core.progress import EpochNews, Silent
+from whalebench.benchmarks.core.progress import EpochSummary, Silent
 
 
 def repeats_itself(trial: Trial) -> str:
@@ -99,9 +99,9 @@ class StopsInSecondEpoch(Silent):
 
     epochs = 0
 
-    def epoch(self, news: EpochNews) -> None:
+    def epoch(self, summary: EpochSummary) -> None:
         """Stopped at the second one."""
-        del news
+        del summary
         self.epochs += 1
         if self.epochs == 2:
             raise Stopped

@@ -1,49 +1,19 @@
-"""The machine a run is on: device, threads, versions, memory.
-
-How much memory is free, as far as the system says.
-"""
+"""The machine a run is on: device, cores, versions, memory, and whether it is enough."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whalebench import WhalebenchError, __version__
 
 if TYPE_CHECKING:
     import torch
-
-
-MEMINFO = Path("/proc/meminfo")
-LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-"""What a container may use and does use."""
-
-
-def free_memory() -> int | None:
-    """Bytes that can be had without swapping, of the machine or the container; None where nobody says."""
-    free = [bytes_ for bytes_ in (_of_machine(), _of_container()) if bytes_ is not None]
-    return min(free) if free else None
-
-
-def _of_machine() -> int | None:
-    try:
-        lines = MEMINFO.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return None
-
-
-def _of_container() -> int | None:
-    try:
-        # "max" where there is no limit, which is no number either.
-        return int(LIMIT.read_text(encoding="utf-8")) - int(USED.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
 
 LIBRARIES = (
     "torch",
@@ -62,22 +32,24 @@ LIBRARIES = (
 
 CORES = "WHALEBENCH_CORES"
 """The environment variable that keeps a process to so many cores."""
+MEMINFO = Path("/proc/meminfo")
+LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+"""What a container may use and does use."""
 
 
 def cores() -> int:
     """How many processor cores this process may use: all it is given, or fewer if WHALEBENCH_CORES says."""
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A sweep shares the machine between its runs, also where a process cannot be kept to some cores.
-    wish = os.environ.get(CORES, "")
-    return min(given, int(wish)) if wish.isdecimal() and int(wish) else given
+    limit = os.environ.get(CORES, "")
+    return min(given, int(limit)) if limit.isdecimal() and int(limit) else given
 
 
-def choose_device(wish: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device of that name; auto is the first accelerator there is, else the processor.
 
     Also settles how many threads torch takes and that its answers repeat: on a processor always, elsewhere
-    where the library has a way that does. Raises WhalebenchError for a
-    device that is not here.
+    where the library has a way that does. Raises WhalebenchError for a device that is not here.
     """
     import torch
 
@@ -86,11 +58,11 @@ def choose_device(wish: str) -> torch.device:
         here = [f"cuda:{index}" for index in range(torch.cuda.device_count())] + ["cuda", *here]
     elif torch.backends.mps.is_available():
         here = ["mps", *here]
-    if wish != "auto" and wish not in here:
+    if name != "auto" and name not in here:
         raise WhalebenchError(
-            f"device '{wish}' is not on this machine: choose one of {', '.join(sorted(here))}, or auto."
+            f"device '{name}' is not on this machine: choose one of {', '.join(sorted(here))}, or auto."
         )
-    device = torch.device(here[0] if wish == "auto" else wish)
+    device = torch.device(here[0] if name == "auto" else name)
     torch.set_num_threads(cores())
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
@@ -112,7 +84,12 @@ def hardware(device: str) -> dict[str, str | int]:
         "cores": cores(),
         "device": device,
     }
-    return facts | _accelerator(device)
+    if device.startswith("cuda"):
+        import torch
+
+        facts["accelerator"] = torch.cuda.get_device_name(device)
+        facts["accelerator_peak_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return facts
 
 
 def peak_memory_mb() -> float | None:
@@ -126,13 +103,63 @@ def peak_memory_mb() -> float | None:
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
 
 
-def _accelerator(device: str) -> dict[str, str | int]:
-    if not device.startswith("cuda"):
-        return {}
-    import torch
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping, of the machine or the container; None where nobody says."""
+    free = (_free_of_machine(), _free_of_container())
+    return min((size for size in free if size is not None), default=None)
 
-    peak = round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return {"accelerator": torch.cuda.get_device_name(device), "accelerator_peak_mb": peak}
+
+def _free_of_machine() -> int | None:
+    try:
+        lines = MEMINFO.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _free_of_container() -> int | None:
+    try:
+        # "max" where there is no limit, which is no number either.
+        return int(LIMIT.read_text(encoding="utf-8")) - int(USED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def doctor_rows(workspace: Path) -> list[dict[str, Any]]:
+    """What this machine has for work in the workspace, and what to do where it is not enough."""
+    facts: dict[str, Any] = {**versions(), **hardware("auto"), "workspace": str(workspace)}
+    del facts["device"]
+    rows = [_doctor_row(what, value, value != "absent", "pip install it") for what, value in facts.items()]
+    free = shutil.disk_usage(workspace).free / 2**30
+    rows.append(_doctor_row("free disk", f"{free:.1f} GiB", free > 1, "free at least 1 GiB"))
+    return [*rows, _torch_row(), _torchvision_row()]
+
+
+def _doctor_row(what: str, value: object, is_enough: bool, remedy: str) -> dict[str, Any]:
+    return {"what": what, "found": value, "ok": is_enough, "remedy": "" if is_enough else remedy}
+
+
+def _torch_row() -> dict[str, Any]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return _doctor_row("torch", f"does not start: {error}", False, "pip install --force-reinstall torch")
+    accelerator = "none: runs on the processor"
+    if torch.cuda.is_available():
+        accelerator = torch.cuda.get_device_name(0)
+    elif torch.backends.mps.is_available():
+        accelerator = "Apple MPS"
+    return _doctor_row("accelerator", accelerator, True, "")
+
+
+def _torchvision_row() -> dict[str, Any]:
+    try:
+        from torchvision.transforms.v2 import functional  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        # The usual reason: a torch and a torchvision that were not made for each other.
+        remedy = "install both with one pip command and no version"
+        return _doctor_row("torchvision with torch", str(error), False, remedy)
+    return _doctor_row("torchvision with torch", "works", True, "")
 
 
 def _version(name: str) -> str:

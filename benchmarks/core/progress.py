@@ -1,14 +1,15 @@
-"""What the library tells whoever watches; it never prints by itself."""
+"""What the library tells whoever watches it work; it never prints by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
-class EpochNews:
-    """What there is to show after an epoch."""
+class EpochSummary:
+    """How a training stands after an epoch."""
 
     number: int
     """From 1."""
@@ -30,21 +31,21 @@ class Progress(Protocol):
     def advance(self, done: int, total: int) -> None:
         """So many pieces of the phase are done."""
 
-    def epoch(self, news: EpochNews) -> None:
+    def epoch(self, summary: EpochSummary) -> None:
         """An epoch of training has ended."""
 
 
 class Silent:
-    """Watches without a word."""
+    """A watcher that shows nothing."""
 
     def stage(self, name: str) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
     def advance(self, done: int, total: int) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
-    def epoch(self, news: EpochNews) -> None:
-        """Nothing."""
+    def epoch(self, summary: EpochSummary) -> None:
+        """Shows nothing."""
 
 
 SILENT = Silent()
@@ -55,37 +56,31 @@ CellStatus = Literal["waiting", "running", "finished", "unfit", "missing", "fail
 or a download; failed: the run went wrong. The last two are tried again when asked."""
 
 
-@dataclass(frozen=True)
-class CellNews:
-    """What there is to show of one cell of a sweep."""
+@dataclass
+class CellState:
+    """One cell of a sweep, a contestant on one fold with one seed, and how it stands."""
 
     contestant: str
-    """The method with what is set of it and not of all."""
+    """The method, with the settings that not all contestants have."""
     fold: int
     seed: int
     run: str
-    status: CellStatus
+    """The name of its run, whether that is there or not."""
+    status: CellStatus = "waiting"
     reason: str = ""
     """Why it failed, does not fit, or what is missing."""
-    now: str = ""
+    activity: str = ""
     """What it is doing, while it is running."""
     seconds: float | None = None
-    """So far, or that it took; None where it has not been started."""
-    found: bool = False
-    """It was finished, or had failed, before this sweep."""
+    """Wall time so far, and in the end; None where it has not been started."""
+    ended_before: bool = False
+    """It had finished or failed before this sweep."""
 
 
 @dataclass(frozen=True)
-class SweepNews:
-    """What there is to show of a sweep."""
+class SweepState:
+    """How a sweep stands."""
 
-    cells: tuple[CellNews, ...]
+    cells: Sequence[CellState]
     seconds_left: float | None
     """None where nothing has finished to go by."""
-
-
-class SweepWatcher(Protocol):
-    """A watcher of a sweep."""
-
-    def show(self, news: SweepNews) -> None:
-        """How the sweep stands now; called several times a second."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whalebench import RunFailedError
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.benchmarks.core.progress import EpochNews, Progress
+from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_threshold
 from whalebench.benchmarks.running.folds import Views
@@ -149,7 +149,7 @@ class RunHarness:
         self._epochs.append(row)
         spent = time.perf_counter() - self._began
         left = (epoch.of - epoch.number) * spent / epoch.number
-        self._progress.epoch(EpochNews(epoch.number, epoch.of, epoch.loss, score, speed, left))
+        self._progress.epoch(EpochSummary(epoch.number, epoch.of, epoch.loss, score, speed, left))
         facts = {"epochs": self._epochs[self._first :], "chosen": self.chosen, "seconds": spent}
         if reason := self._unfinished.keep(facts, last=epoch.number == epoch.of):
             self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")

@@ -1,1 +1,1 @@
-"""What `sweep` is made of: a plan of cells, their state, the processes that run them, and the loop."""
+"""Sweeps: a plan of methods, folds and seeds, and the loop that runs its cells as processes."""

@@ -1,9 +1,8 @@
-"""What a sweep is to run: contestants, folds and seeds of one benchmark, as typed on the command line.
+"""What a sweep is to run: contestants, folds and seeds of one benchmark, as typed or from a plan file.
 
-A plan as a small TOML file, kept with a paper; what is typed beside it wins over it.
-
-It has `benchmark`, `folds`, `seeds`, the `settings` of every method, and a part `[[methods]]` with `name` and
-`settings` for each; docs/reproducing.md shows one.
+A plan file is TOML and is kept with a paper; what is typed beside it wins. It has `benchmark`, `folds`,
+`seeds`, the `settings` of every method, and a part `[[methods]]` with `name` and `settings` for each;
+docs/reproducing.md shows one.
 """
 
 from __future__ import annotations
@@ -19,15 +18,17 @@ from whalebench import WhalebenchError, did_you_mean
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.registry import find_method, method_names
 
-EVERY = "all"
+ALL = "all"
 """Stands for every installed method, recipes at the scale of a laptop."""
-MOST = 10_000
+MAX_NUMBERS = 10_000
 """So many folds or seeds at most: more is a slip of the keyboard."""
+KEYS = ("benchmark", "folds", "methods", "seeds", "settings")
+METHOD_KEYS = ("name", "settings")
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A method with what is set of it."""
+    """A method with its settings."""
 
     method: str
     settings: tuple[str, ...] = ()
@@ -42,51 +43,6 @@ class Plan:
     benchmark: str = "flukes"
     folds: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """The numbers of a text such as 0-4 or 0,2,5-7, each once, in its order.
-
-    Raises WhalebenchError, naming the option, for anything else.
-
-    >>> whole_numbers("3,0-2,1", "--folds")
-    (3, 0, 1, 2)
-    """
-    numbers: dict[int, None] = {}
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d{1,10})(?:\s*-\s*(\d{1,10}))?\s*", part, re.ASCII)
-        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if low > high:
-            raise WhalebenchError(
-                f"{option} '{text}' cannot be: write numbers and ranges from low to high, as 0-4 or 0,2."
-            )
-        if high - low >= MOST:
-            raise WhalebenchError(f"{option} '{text}' are more than {MOST:,}: write fewer.")
-        numbers |= dict.fromkeys(range(low, high + 1))
-    return tuple(numbers)
-
-
-def contestants_of(
-    methods: Iterable[str], settings: Iterable[str] = (), more: Iterable[str] = ()
-) -> tuple[Contestant, ...]:
-    """The contestants of that name with those settings; `all` becomes every installed method.
-
-    What is in `more` wins over a recipe's small scale, which is set for `all` only, and over settings.
-    """
-    found = []
-    for method in methods:
-        for name in method_names() if method == EVERY else (method,):
-            scale = ("scale=small",) if method == EVERY and _is_recipe(name) else ()
-            found.append(Contestant(name, (*scale, *settings, *more)))
-    return tuple(found)
-
-
-def _is_recipe(name: str) -> bool:
-    return issubclass(find_method(name).Config, RecipeConfig)
-
-
-KEYS = ("benchmark", "folds", "methods", "seeds", "settings")
-METHOD_KEYS = ("name", "settings")
 
 
 def make_plan(
@@ -114,17 +70,51 @@ def make_plan(
             "or give --plan FILE."
         )
     facts = _read(file) if file else {}
-    named = _contestants(facts, settings, file) if file else contestants_of(methods, settings)
     return Plan(
-        named,
+        _contestants(facts, settings, file) if file else contestants_of(methods, settings),
         _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
         _chosen(folds, facts, "folds", file),
         _chosen(seeds, facts, "seeds", file),
     )
 
 
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """The numbers of a text such as 0-4 or 0,2,5-7, each once, in its order.
+
+    Raises WhalebenchError, naming the option, for anything else.
+
+    >>> whole_numbers("3,0-2,1", "--folds")
+    (3, 0, 1, 2)
+    """
+    numbers: dict[int, None] = {}
+    for part in text.split(","):
+        span = re.fullmatch(r"\s*(\d{1,10})(?:\s*-\s*(\d{1,10}))?\s*", part, re.ASCII)
+        low, high = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
+        if low > high:
+            raise WhalebenchError(
+                f"{option} '{text}' cannot be: write numbers and ranges from low to high, as 0-4 or 0,2."
+            )
+        if high - low >= MAX_NUMBERS:
+            raise WhalebenchError(f"{option} '{text}' are more than {MAX_NUMBERS:,}: write fewer.")
+        numbers |= dict.fromkeys(range(low, high + 1))
+    return tuple(numbers)
+
+
+def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tuple[Contestant, ...]:
+    """The contestants of these names with these settings; `all` becomes every installed method.
+
+    Of `all`, recipes are at their small scale unless the settings say another.
+    """
+    contestants = []
+    for method in methods:
+        for name in method_names() if method == ALL else (method,):
+            is_small = method == ALL and issubclass(find_method(name).Config, RecipeConfig)
+            contestants.append(Contestant(name, (*(["scale=small"] if is_small else ()), *settings)))
+    return tuple(contestants)
+
+
 def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | None) -> tuple[int, ...]:
-    """The numbers that were typed, else those of the file, else 0."""
+    """The folds or seeds that were typed, else those of the file, else 0."""
     if typed is not None:
         return whole_numbers(typed, f"--{key}")
     return _numbers(facts.get(key, 0), f"{file}: {key}")
@@ -141,21 +131,21 @@ def _read(file: Path) -> dict[str, Any]:
     return facts
 
 
-def _contestants(facts: Mapping[str, Any], more: tuple[str, ...], file: Path) -> tuple[Contestant, ...]:
+def _contestants(facts: Mapping[str, Any], typed: tuple[str, ...], file: Path) -> tuple[Contestant, ...]:
     common = _settings(facts.get("settings", {}), f"{file}: settings")
     tables = facts.get("methods")
-    if not isinstance(tables, list) or not tables or not all(isinstance(one, dict) for one in tables):
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise WhalebenchError(
             f'The plan {file} names no methods: write a part [[methods]] with name = "arcface" for each.'
         )
-    found: list[Contestant] = []
+    contestants: list[Contestant] = []
     for number, table in enumerate(tables, start=1):
         where = f"{file}, method {number}"
         _check_keys(table, METHOD_KEYS, where)
         name = _word(table.get("name", ""), f"{where}: name")
-        own = _settings(table.get("settings", {}), f"{where}: settings")
-        found += contestants_of([name], (*common, *own), more)
-    return tuple(found)
+        special = _settings(table.get("settings", {}), f"{where}: settings")
+        contestants += contestants_of([name], (*common, *special, *typed))
+    return tuple(contestants)
 
 
 def _check_keys(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
@@ -174,25 +164,25 @@ def _word(value: object, where: str) -> str:
 def _numbers(value: object, where: str) -> tuple[int, ...]:
     """The numbers of a number, of a list of them, or of a text such as "0-4"."""
     values = value if isinstance(value, list) else [value]
-    if not values or any(isinstance(one, bool) or not isinstance(one, int | str) for one in values):
+    if not values or any(isinstance(each, bool) or not isinstance(each, int | str) for each in values):
         raise WhalebenchError(f'{where} cannot be {value!r}: write "0-4", 3 or [0, 2].')
     return whole_numbers(",".join(map(str, values)), where)
 
 
-def _settings(table: object, where: str, before: str = "") -> tuple[str, ...]:
+def _settings(table: object, where: str, prefix: str = "") -> tuple[str, ...]:
     """The fields of a table as key=value, those of a table within it with a dot."""
     if not isinstance(table, dict):
         raise WhalebenchError(f"{where} cannot be {table!r}: write {{ key = value, ... }}.")
-    found: list[str] = []
+    settings: list[str] = []
     for key, value in table.items():
         if isinstance(value, dict):
-            found += _settings(value, where, f"{before}{key}.")
+            settings += _settings(value, where, f"{prefix}{key}.")
         elif isinstance(value, str | int | float):
             typed = str(value).lower() if isinstance(value, bool) else str(value)
-            found.append(f"{before}{key}={typed}")
+            settings.append(f"{prefix}{key}={typed}")
         else:
             raise WhalebenchError(
-                f"{where}: {before}{key} cannot be {value!r}: "
+                f"{where}: {prefix}{key} cannot be {value!r}: "
                 f'write it as it is typed after --set, as "64x96".'
             )
-    return tuple(found)
+    return tuple(settings)

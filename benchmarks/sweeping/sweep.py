@@ -1,149 +1,53 @@
-"""The loop of a sweep: cells to free shares of the machine, and what became of them.
+"""A sweep: the cells of a plan, each a run in a process of its own, and what became of them.
 
-How long a sweep will still take, by what its finished cells took.
-
-Why a cell failed, kept beside the runs until it succeeds: a failed run itself leaves nothing.
-
-The cells of a plan, checked before the first one starts, and what became of each so far.
+Everything is checked before the first cell starts. A failed run leaves nothing behind, so why it failed is
+kept in the workspace's cache until the run succeeds.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import choose_device
-from whalebench.benchmarks.core.progress import (
-    SILENT,
-    CellNews,
-    CellStatus,
-    Progress,
-    SweepNews,
-    SweepWatcher,
-)
+from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, run_name
+from whalebench.benchmarks.running.workers import (
+    PAUSE,
+    Share,
+    Worker,
+    WorkerPool,
+    command_arguments,
+    share_machine,
+)
 from whalebench.benchmarks.sweeping.plan import Plan
-from whalebench.benchmarks.sweeping.workers import PAUSE, Interrupts, Share, Worker, shares, stop
 from whalebench.methods.registry import configure, find_method
 
-if TYPE_CHECKING:
-    import torch
 
-
-def seconds_left(cells: Sequence[CellNews], jobs: int) -> float | None:
-    """Seconds until the last cell ends with so many at a time; None where none has finished to go by.
-
-    A cell is taken to need the mean of the finished ones of its contestant, else of all.
-    """
-    finished = [cell for cell in cells if cell.status == "finished" and cell.seconds is not None]
-    open_cells = [cell for cell in cells if cell.status in ("waiting", "running")]
-    if not open_cells:
-        return 0.0
-    if not finished:
-        return None
-    left = [_left(cell, finished) for cell in open_cells]
-    longest = max(left)
-    return max(longest, sum(left) / jobs)
-
-
-def _left(cell: CellNews, finished: Sequence[CellNews]) -> float:
-    own = [one for one in finished if one.contestant == cell.contestant] or finished
-    needed = sum(one.seconds or 0.0 for one in own) / len(own)
-    return max(needed - (cell.seconds or 0.0), 0.0) if cell.status == "running" else needed
-
-
-def read_failure(workspace: Workspace, run: str) -> tuple[CellStatus, str] | None:
-    """What the last try of this run came to, failed or missing, and why; None where it left no word."""
-    try:
-        facts = json.loads(_file(workspace, run).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or one that cannot be read: then the run is simply tried again
-        return None
-    if not isinstance(facts, dict) or not facts.get("reason"):
-        return None
-    return "missing" if facts.get("status") == "missing" else "failed", str(facts["reason"])
-
-
-def write_failure(
-    workspace: Workspace,
-    run: str,
-    request: RunRequest,
-    reason: str,
-    code: int | None,
-    status: CellStatus = "failed",
-) -> None:
-    """Nothing; `cache/failed/RUN.json` says what was asked for, why it failed, and with which exit code."""
-    facts = {
-        "run": run,
-        "status": status,
-        "method": request.method,
-        "settings": list(request.settings),
-        "benchmark": request.benchmark,
-        "fold": request.fold,
-        "seed": request.seed,
-        "reason": reason,
-        "exit_code": code,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    atomic_text(_file(workspace, run), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-
-
-def forget_failure(workspace: Workspace, run: str) -> None:
-    """Nothing; there is no word of a failure any more."""
-    _file(workspace, run).unlink(missing_ok=True)
-
-
-def _file(workspace: Workspace, run: str) -> Path:
-    return workspace.cache / "failed" / f"{run}.json"
-
-
-DONE: tuple[CellStatus, ...] = ("finished", "unfit")
-
-
-@dataclass
-class Cell:
-    """One run of a plan, and where it stands."""
+@dataclass(kw_only=True)
+class Cell(CellState):
+    """One cell of a sweep with the run that it asks for."""
 
     request: RunRequest
-    run: str
-    """The name of its folder, whether it is there or not."""
-    contestant: str
-    """The method with what is set of it and not of all."""
-    status: CellStatus = "waiting"
-    reason: str = ""
-    """Why it failed, does not fit, or what is missing."""
-    seconds: float | None = None
-    """Wall time so far, and in the end; None where it has not been started."""
-    found: bool = False
-    """It was finished, or had failed, before this sweep."""
-    now: str = ""
-    """What it is doing, while it is running."""
 
-    def news(self) -> CellNews:
-        """What there is to show of it."""
-        return CellNews(
-            contestant=self.contestant,
-            fold=self.request.fold,
-            seed=self.request.seed,
-            run=self.run,
-            status=self.status,
-            reason=self.reason,
-            now=self.now,
-            seconds=self.seconds,
-            found=self.found,
-        )
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an answer: a score, or that the method does not fit."""
+        return self.status in ("finished", "unfit")
 
-    def document(self) -> dict[str, object]:
-        """The cell as `sweep --json` prints it."""
+    def facts(self) -> dict[str, Any]:
+        """What it asks for, as JSON says it."""
         request = self.request
         return {
             "method": request.method,
@@ -151,103 +55,141 @@ class Cell:
             "benchmark": request.benchmark,
             "fold": request.fold,
             "seed": request.seed,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The cell as `sweep --json` prints it."""
+        return self.facts() | {
             "status": self.status,
-            "found": self.found,
+            "found": self.ended_before,
             "run": self.run,
             "reason": self.reason,
             "seconds": None if self.seconds is None else round(self.seconds, 1),
         }
 
 
-def cells_of(
-    plan: Plan, device: torch.device, asked: str, workspace: Workspace, progress: Progress = SILENT
-) -> tuple[Cell, ...]:
-    """The cells of a plan, each run once, with one seed of every fold before the next seed.
+class FailureLog:
+    """Why runs failed: a file for each in the workspace's `cache/failed`, until it succeeds."""
 
-    `asked` is the device as it was typed. Raises WhalebenchError for a method, setting, fold, seed or
-    benchmark that is not there; the benchmark is drawn and split here, so that no two processes do it.
+    def __init__(self, workspace: Workspace) -> None:
+        self._folder = workspace.cache / "failed"
+
+    def read(self, run: str) -> tuple[CellStatus, str] | None:
+        """What the last try of the run came to, failed or missing, and why; None where nothing is known."""
+        try:
+            facts = json.loads(self._file(run).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or one that cannot be read: then the run is simply tried again
+            return None
+        if not isinstance(facts, dict) or not facts.get("reason"):
+            return None
+        return "missing" if facts.get("status") == "missing" else "failed", str(facts["reason"])
+
+    def write(self, cell: Cell, exit_code: int | None) -> None:
+        """Keeps what the cell asked for, why it failed, and the exit code."""
+        facts = {"run": cell.run, "status": cell.status} | cell.facts()
+        facts |= {"reason": cell.reason, "exit_code": exit_code}
+        facts["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        atomic_text(self._file(cell.run), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+    def forget(self, run: str) -> None:
+        """Removes what is kept of the run."""
+        self._file(run).unlink(missing_ok=True)
+
+    def _file(self, run: str) -> Path:
+        return self._folder / f"{run}.json"
+
+
+def prepare(
+    plan: Plan, device: str, jobs: int | None, workspace: Workspace, progress: Progress = SILENT
+) -> tuple[tuple[Cell, ...], tuple[Share, ...]]:
+    """The cells of a plan, one seed of every fold before the next seed; and the shares of the machine.
+
+    Raises WhalebenchError for a device, method, setting, fold, seed or benchmark that is not there. The
+    benchmark is drawn and split here, so that no two processes do it. A run that two contestants ask for is
+    one cell.
     """
+    chosen = choose_device(device)
+    shares = share_machine(jobs, chosen, device)
     configured = [
-        (one, configure(find_method(one.method), one.settings)) for one in dict.fromkeys(plan.contestants)
+        (each, configure(find_method(each.method), each.settings)) for each in dict.fromkeys(plan.contestants)
     ]
     for seed in plan.seeds:
         check_seed(seed)
     benchmark = load_benchmark(plan.benchmark, workspace, progress, propose=True)
     for fold in plan.folds:
         benchmark.split.parts(fold)
-    common = set[str].intersection(*(set(one.settings) for one in plan.contestants))
+    common = set[str].intersection(*(set(each.settings) for each in plan.contestants))
     cells: dict[str, Cell] = {}
-    for seed, fold, (one, config) in product(plan.seeds, plan.folds, configured):
-        request = RunRequest(one.method, plan.benchmark, fold, seed, one.settings, asked)
-        run = run_name(request, config, benchmark, device.type)
-        own = [setting for setting in one.settings if setting not in common]
-        cells.setdefault(run, Cell(request, run, " ".join([one.method, *own])))
+    for seed, fold, (contestant, config) in product(plan.seeds, plan.folds, configured):
+        request = RunRequest(contestant.method, plan.benchmark, fold, seed, contestant.settings, device)
+        run = run_name(request, config, benchmark, chosen.type)
+        special = [setting for setting in contestant.settings if setting not in common]
+        name = " ".join([contestant.method, *special])
+        cells.setdefault(run, Cell(name, fold, seed, run, request=request))
     for cell in cells.values():
-        look(cell, workspace)
-    return tuple(cells.values())
+        update_status(cell, workspace)
+    return tuple(cells.values()), shares
 
 
-def look(cell: Cell, workspace: Workspace) -> None:
-    """Nothing; the cell is finished, unfit, missing or failed as the workspace says, else waiting."""
+def update_status(cell: Cell, workspace: Workspace) -> None:
+    """Sets what the workspace says of the cell: finished, unfit, missing or failed, else waiting."""
     folder = workspace.runs / cell.run
-    failed = read_failure(workspace, cell.run)
-    cell.status, cell.reason, cell.found = (*failed, True) if failed else ("waiting", "", False)
+    failure = FailureLog(workspace).read(cell.run)
+    cell.status, cell.reason, cell.ended_before = (*failure, True) if failure else ("waiting", "", False)
     if not folder.exists():
         return
+    cell.ended_before = True
     try:
         record = read_record(folder)
     except WhalebenchError as error:
-        cell.status, cell.reason, cell.found = "failed", str(error), True
+        cell.status, cell.reason = "failed", str(error)
         return
-    cell.status, cell.reason, cell.found = "unfit" if record.unfit else "finished", record.unfit, True
+    cell.status, cell.reason = "unfit" if record.unfit else "finished", record.unfit
     cell.seconds = sum(record.seconds.values())
 
 
-def prepare(
-    plan: Plan, asked: str, jobs: int | None, workspace: Workspace, progress: Progress = SILENT
-) -> tuple[tuple[Cell, ...], tuple[Share, ...]]:
-    """The checked cells of a plan on the device asked for, and a share of the machine for each job."""
-    device = choose_device(asked)
-    dealt = shares(jobs, device, asked)
-    return cells_of(plan, device, asked, workspace, progress), dealt
-
-
 class Sweep:
-    """Cells run as processes, one on each share of the machine at a time."""
+    """Runs cells as processes, one on each share of the machine at a time.
+
+    `show` is called several times a second with how the sweep stands.
+    """
 
     def __init__(
-        self, cells: Sequence[Cell], shares: Sequence[Share], workspace: Workspace, watcher: SweepWatcher
+        self,
+        cells: Sequence[Cell],
+        shares: Sequence[Share],
+        workspace: Workspace,
+        show: Callable[[SweepState], None],
     ) -> None:
         self.cells, self.seconds, self.stopped = cells, 0.0, False
-        self._shares, self._workspace, self._watcher = shares, workspace, watcher
-        self._running: dict[int, tuple[Cell, Worker]] = {}
-        """By the place of the share they have."""
-        self._interrupts = Interrupts()
+        self._workspace, self._show = workspace, show
+        self._failures, self._pool = FailureLog(workspace), WorkerPool(shares)
+        self._running: dict[str, tuple[Cell, Worker]] = {}
+        """By the name of the run."""
 
     def run(self, *, retry: bool = False) -> None:
-        """Nothing; each waiting cell has been run, failed ones too with retry, unless it was stopped before.
+        """Runs each waiting cell, failed ones too with retry, until Ctrl-C or SIGTERM.
 
-        Ctrl-C and SIGTERM stop it: `stopped` says so, and what its processes had finished is kept.
+        Then `stopped` is true, and what its processes had finished is kept.
         """
-        since = time.monotonic()
+        started = time.monotonic()
         for cell in self.cells:
-            if cell.status in DONE:
-                forget_failure(self._workspace, cell.run)  # of a try before it was run by hand
+            if cell.is_done:
+                self._failures.forget(cell.run)  # of a try before it was run by hand
             elif retry and cell.status in ("missing", "failed"):
-                cell.status, cell.reason, cell.found = "waiting", "", False
-        with self._interrupts.listening():
+                cell.status, cell.reason, cell.ended_before = "waiting", "", False
+        with self._pool:
             try:
-                while self._step() and not self._interrupts.count:
+                while self._step() and not self._pool.interrupts:
                     time.sleep(PAUSE)
             finally:  # on an error too, no process stays behind
                 self._end()
-        self.seconds = time.monotonic() - since
-        self._watcher.show(self.news())
+        self.seconds = time.monotonic() - started
+        self._show(self.state())
 
-    def news(self) -> SweepNews:
-        """What there is to show now."""
-        cells = tuple(cell.news() for cell in self.cells)
-        return SweepNews(cells, seconds_left(cells, len(self._shares)))
+    def state(self) -> SweepState:
+        """How the sweep stands now."""
+        return SweepState(self.cells, seconds_left(self.cells, len(self._pool.shares)))
 
     def failed(self) -> list[Cell]:
         """The cells that have failed, in this sweep or before it."""
@@ -255,63 +197,84 @@ class Sweep:
 
     def document(self) -> dict[str, Any]:
         """The sweep as `sweep --json` prints it, without its leaderboard."""
-        facts = {"seconds": round(self.seconds, 1), "jobs": len(self._shares), "stopped": self.stopped}
+        facts = {"seconds": round(self.seconds, 1), "jobs": len(self._pool.shares), "stopped": self.stopped}
         return facts | {"cells": [cell.document() for cell in self.cells]}
 
     def _step(self) -> bool:
-        """Whether anything is running, after ended cells are noted and waiting ones are started."""
-        for place, (cell, worker) in list(self._running.items()):
-            cell.now, cell.seconds = worker.now, worker.seconds()
-            if worker.ended() is not None:
-                del self._running[place]
-                self._note(cell, worker)
-        waiting = iter(self._waiting())
-        for place in range(len(self._shares)):
-            while place not in self._running and (following := next(waiting, None)):
-                self._start(place, following)
-        self._watcher.show(self.news())
+        """Closes cells whose process has ended, starts waiting ones, and says whether any is running."""
+        for cell, worker in list(self._running.values()):
+            cell.activity, cell.seconds = worker.activity, worker.seconds()
+            if not worker.is_running():
+                del self._running[cell.run]
+                self._close(cell, worker)
+        while self._pool.has_room() and (following := self._next()):
+            self._start(following)
+        self._show(self.state())
         return bool(self._running)
 
-    def _waiting(self) -> list[Cell]:
-        """The cells to be started, those that someone else is at last: most likely they will be found."""
-        cells = [cell for cell in self.cells if cell.status == "waiting"]
-        if len(self._running) == len(self._shares):
-            return []
-        return sorted(cells, key=lambda cell: is_run_locked(self._workspace, cell.run))
+    def _next(self) -> Cell | None:
+        """A waiting cell, those that another process is at last: most likely they will be found finished."""
+        waiting = (cell for cell in self.cells if cell.status == "waiting")
+        return min(waiting, key=lambda cell: is_run_locked(self._workspace, cell.run), default=None)
 
-    def _start(self, place: int, cell: Cell) -> None:
-        """A process for the cell, unless someone else has finished it in the meantime."""
-        look(cell, self._workspace)
-        if cell.status in DONE:
+    def _start(self, cell: Cell) -> None:
+        """Starts a process for the cell, unless another one has finished it in the meantime."""
+        update_status(cell, self._workspace)
+        if cell.is_done:
             return
+        arguments = command_arguments("run", cell.request, self._workspace)
         # What is there now and is not whole stands in the way of a run.
-        force = (self._workspace.runs / cell.run).exists()
-        worker = Worker(cell.request, self._workspace, self._shares[place], force=force)
-        self._running[place] = cell, worker
-        cell.status, cell.reason, cell.found, cell.seconds = "running", "", False, 0.0
-        cell.now = worker.now
+        force = ["--force"] if (self._workspace.runs / cell.run).exists() else []
+        worker = self._pool.start([*arguments, "--json", "--progress", *force])
+        self._running[cell.run] = cell, worker
+        cell.status, cell.reason, cell.ended_before = "running", "", False
+        cell.seconds, cell.activity = 0.0, worker.activity
 
-    def _note(self, cell: Cell, worker: Worker) -> None:
-        """Writes down what became of the cell whose process has ended."""
-        code = worker.ended()
+    def _close(self, cell: Cell, worker: Worker) -> None:
+        """Sets what became of the cell whose process has ended, and keeps why it failed."""
+        code = worker.exit_code()
         if code == 0:
-            forget_failure(self._workspace, cell.run)
-        look(cell, self._workspace)
-        cell.now, cell.seconds, cell.found = "", worker.seconds(), False
-        if cell.status in DONE:  # whoever has finished it
-            forget_failure(self._workspace, cell.run)
+            self._failures.forget(cell.run)
+        update_status(cell, self._workspace)
+        cell.activity, cell.seconds, cell.ended_before = "", worker.seconds(), False
+        if cell.is_done:  # whoever has finished it
+            self._failures.forget(cell.run)
             return
         cell.reason = (cell.reason if code == 0 else "") or worker.reason()
-        cell.status = "missing" if worker.missing() else "failed"
-        write_failure(self._workspace, cell.run, cell.request, cell.reason, code, cell.status)
+        cell.status = "missing" if worker.is_missing() else "failed"
+        self._failures.write(cell, code)
 
     def _end(self) -> None:
         """Stops what is running; what came to its end by then is kept, the rest waits for the next time."""
-        self.stopped = bool(self._interrupts.count)
-        stop([worker for _, worker in self._running.values()], self._interrupts)
+        self.stopped = bool(self._pool.interrupts)
+        self._pool.stop()
         for cell, worker in self._running.values():
-            if worker.ended() == 0:
-                self._note(cell, worker)
+            if worker.exit_code() == 0:
+                self._close(cell, worker)
             else:
-                cell.status, cell.now, cell.seconds = "waiting", "", None
+                cell.status, cell.activity, cell.seconds = "waiting", "", None
         self._running.clear()
+
+
+def seconds_left(cells: Sequence[CellState], jobs: int) -> float | None:
+    """Seconds until the last cell ends with so many at a time; None where none has finished to go by.
+
+    A cell is taken to need the mean of the finished ones of its contestant, else of all.
+    """
+    remaining = [cell for cell in cells if cell.status in ("waiting", "running")]
+    if not remaining:
+        return 0.0
+    taken: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.status == "finished" and cell.seconds is not None:
+            taken.setdefault(cell.contestant, []).append(cell.seconds)
+    if not taken:
+        return None
+    overall = fmean(seconds for group in taken.values() for seconds in group)
+
+    def left(cell: CellState) -> float:
+        needed = fmean(taken[cell.contestant]) if cell.contestant in taken else overall
+        return max(needed - (cell.seconds or 0.0), 0.0) if cell.status == "running" else needed
+
+    each = [left(cell) for cell in remaining]
+    return max(*each, sum(each) / jobs)

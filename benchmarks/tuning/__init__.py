@@ -1,1 +1,1 @@
-"""Tuning a method by what it scores on valid: the space, the budget, the workers, and their study."""
+"""Tuning a method by what it scores on valid: the search, the study, its workers, and what comes of it."""

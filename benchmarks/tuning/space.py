@@ -1,7 +1,4 @@
-"""Where tuning looks: the fields of a method with a range or words beside them, as Optuna wants them.
-
-What tuning may cost: trials, hours of work, or photos learned from; and what it has cost so far.
-"""
+"""How tuning searches: the fields and their ranges, what it may cost, and Optuna's sampler and pruner."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic.fields import FieldInfo
 
 from whalebench import WhalebenchError
@@ -18,18 +16,91 @@ from whalebench.methods.registry import configure, fields_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
 
-
+DIGITS = 4
+"""Significant digits of a value that is tried: more make no difference, and these can be typed."""
 TRIALS = 20
-"""Where nothing is said."""
+"""The budget where none is given."""
 HOUR = 3600.0
 UNITS = {"h": HOUR, "min": 60.0, "m": 60.0, "s": 1.0}
 THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
+RANDOM_TRIALS = 8
+"""Trials, the defaults among them, before the sampler goes by what they scored."""
+BEFORE_PRUNING = 4
+"""Trials that a median is of, at least."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The fields that are tuned."""
+
+    distributions: dict[str, BaseDistribution]
+    start: dict[str, FieldValue]
+    """The values that the fields have, or stand for, before tuning."""
+
+    def settings(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """The values as key=value, those left out that are as before tuning: none for the defaults."""
+        return tuple(
+            f"{name}={_typed(value)}" for name, value in parameters.items() if value != self.start[name]
+        )
+
+    def words(self) -> dict[str, str]:
+        """Each field's range or words, as a person reads them."""
+        return {name: _describe(distribution) for name, distribution in self.distributions.items()}
+
+
+def search_space(method: type[Method], settings: Sequence[str]) -> Space:
+    """Where tuning looks for the fields that are not among the settings (key=value).
+
+    A range is widened to hold the value before tuning; a field that is off, as 0 of a logarithmic range,
+    stays off. Raises WhalebenchError where nothing is left.
+    """
+    tunable = configure(method, settings).tunable()
+    fixed = {setting.partition("=")[0] for setting in settings}
+    fields = dict(fields_of(method.Config))
+    distributions = {
+        name: distribution
+        for name, value in sorted(tunable.items())
+        if name not in fixed and (distribution := _distribution(fields[name], value)) is not None
+    }
+    if not distributions:
+        reason = "every field with a search range is set" if tunable else "no field has a search range"
+        raise WhalebenchError(
+            f"'{method.name}' has nothing to tune: {reason}; see `whalebench methods {method.name}`."
+        )
+    return Space(distributions, {name: tunable[name] for name in distributions})
+
+
+def _distribution(field: FieldInfo, start: FieldValue) -> BaseDistribution | None:
+    from optuna import distributions
+
+    mark = next(mark for mark in field.metadata if isinstance(mark, Search | Choice))
+    if isinstance(mark, Choice):
+        return distributions.CategoricalDistribution(list(dict.fromkeys([*mark.values, str(start)])))
+    number = float(start)
+    if mark.log and number <= 0:
+        return None
+    low, high = min(mark.low, number), max(mark.high, number)
+    if field.annotation is int:
+        return distributions.IntDistribution(int(low), int(high), log=mark.log, step=1)
+    return distributions.FloatDistribution(low, high, log=mark.log, step=None)
+
+
+def _typed(value: FieldValue) -> str:
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+
+
+def _describe(distribution: Any) -> str:
+    if hasattr(distribution, "choices"):
+        return ", ".join(map(str, distribution.choices))
+    return f"{distribution.low:g} to {distribution.high:g}{' (log)' if distribution.log else ''}"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What the finished trials of a study came to."""
+    """What the ended trials of a study cost."""
 
     trials: int = 0
     seconds: float = 0.0
@@ -52,20 +123,23 @@ class Budget:
         >>> Budget(trials=20, seconds=7200).words(), Budget(photos=500_000).words()
         ('20 trials, 2 h', '500,000 photos')
         """
-        said = [] if self.trials is None else [f"{self.trials} trial{'s' if self.trials > 1 else ''}"]
-        said += [] if self.seconds is None else [_duration(self.seconds)]
-        said += [] if self.photos is None else [f"{self.photos:,} photos"]
-        return ", ".join(said)
+        limits = [] if self.trials is None else [f"{self.trials} trial{'s' if self.trials > 1 else ''}"]
+        limits += [] if self.seconds is None else [_duration(self.seconds)]
+        limits += [] if self.photos is None else [f"{self.photos:,} photos"]
+        return ", ".join(limits)
 
     def is_spent(self, spent: Spent) -> bool:
         """Whether no further trial may begin."""
-        limits = ((self.trials, spent.trials), (self.seconds, spent.seconds), (self.photos, spent.photos))
-        return any(limit is not None and cost >= limit for limit, cost in limits)
+        return any(cost >= limit for cost, limit in self._limits(spent))
 
     def share(self, spent: Spent) -> float:
         """How much of it is spent, from 0 to 1."""
-        limits = ((self.trials, spent.trials), (self.seconds, spent.seconds), (self.photos, spent.photos))
-        return min(1.0, max(cost / limit for limit, cost in limits if limit is not None))
+        return min(1.0, max(cost / limit for cost, limit in self._limits(spent)))
+
+    def _limits(self, spent: Spent) -> list[tuple[float, float]]:
+        """What was spent of each thing that is limited, and the limit."""
+        pairs = ((spent.trials, self.trials), (spent.seconds, self.seconds), (spent.photos, self.photos))
+        return [(cost, limit) for cost, limit in pairs if limit is not None]
 
 
 def read_budget(trials: int | None, text: str | None) -> Budget:
@@ -77,15 +151,15 @@ def read_budget(trials: int | None, text: str | None) -> Budget:
         raise WhalebenchError(f"--trials {trials} is no budget: give at least 1, the defaults.")
     if text is None:
         return Budget(trials=TRIALS if trials is None else trials)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|k|M|)(?:\s*photos)?", text.strip())
-    amount = float(found[1]) if found else 0.0
-    if not found or not amount or (found[2] in UNITS and text.rstrip().endswith("photos")):
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|k|M|)(?:\s*photos)?", text.strip())
+    amount, unit = (float(parts[1]), parts[2]) if parts else (0.0, "")
+    if not amount or (unit in UNITS and text.rstrip().endswith("photos")):
         raise WhalebenchError(
             f"--budget {text} cannot be read: write hours or minutes as 2h or 90m, or photos as 500k."
         )
-    if found[2] in UNITS:
-        return Budget(trials, seconds=amount * UNITS[found[2]])
-    return Budget(trials, photos=max(1, round(amount * THOUSANDS[found[2]])))
+    if unit in UNITS:
+        return Budget(trials, seconds=amount * UNITS[unit])
+    return Budget(trials, photos=max(1, round(amount * THOUSANDS[unit])))
 
 
 def _duration(seconds: float) -> str:
@@ -94,72 +168,36 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
 
 
-DIGITS = 4
-"""Significant digits of a value that is tried: more make no difference, and these can be typed."""
+def build_sampler(seed: int, trials: int, worker: int = 0) -> BaseSampler:
+    """TPE (Bergstra et al. 2011; multivariate: Falkner et al. 2018), seeded anew for each trial of a worker.
 
-
-@dataclass(frozen=True)
-class Space:
-    """The fields that are tuned."""
-
-    distributions: dict[str, BaseDistribution]
-    start: dict[str, FieldValue]
-    """The values that the fields have, or stand for, before tuning."""
-
-    def settings(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """The values as key=value, those left out that are as before tuning: none for the defaults."""
-        return tuple(
-            f"{name}={_typed(value)}" for name, value in parameters.items() if value != self.start[name]
-        )
-
-    def words(self) -> dict[str, str]:
-        """Each field's range or words, as a person reads them."""
-        return {name: _words(found) for name, found in self.distributions.items()}
-
-
-def search_space(method: type[Method], settings: Sequence[str]) -> Space:
-    """Where tuning looks for the fields that are not among the settings (key=value).
-
-    A range is widened to hold the value before tuning; a field that is off, as 0 of a logarithmic range,
-    stays off. Raises WhalebenchError where nothing is left.
+    So the trials do not depend on whether a study was stopped and went on. The constant liar keeps workers
+    from trying the same place at once.
     """
-    config = configure(method, settings)
-    fixed = {setting.partition("=")[0] for setting in settings}
-    fields = dict(fields_of(method.Config))
-    distributions: dict[str, BaseDistribution] = {}
-    start: dict[str, FieldValue] = {}
-    for name, value in sorted(config.tunable().items()):
-        found = None if name in fixed else _distribution(fields[name], value)
-        if found is not None:
-            distributions[name], start[name] = found, value
-    if not distributions:
-        left = "every field with a search range is set" if config.tunable() else "no field has a search range"
-        raise WhalebenchError(
-            f"'{method.name}' has nothing to tune: {left}; see `whalebench methods {method.name}`."
-        )
-    return Space(distributions, start)
+    from optuna.samplers import TPESampler
+
+    state = np.random.SeedSequence([seed, trials, worker]).generate_state(1)
+    return TPESampler(
+        n_startup_trials=RANDOM_TRIALS,
+        n_ei_candidates=24,
+        seed=int(state[0]),
+        multivariate=True,
+        group=False,
+        constant_liar=True,
+    )
 
 
-def _distribution(field: FieldInfo, start: FieldValue) -> BaseDistribution | None:
-    from optuna import distributions
+def build_pruner(epochs: int) -> BasePruner:
+    """Ends a trial that after an epoch scores less on valid than the median of those before, after as many.
 
-    mark = next(mark for mark in field.metadata if isinstance(mark, Search | Choice))
-    if isinstance(mark, Choice):
-        return distributions.CategoricalDistribution(list(dict.fromkeys([*mark.values, str(start)])))
-    number = float(start)
-    if mark.log and number <= 0:
-        return None
-    low, high = min(mark.low, number), max(mark.high, number)
-    if field.annotation is int:
-        return distributions.IntDistribution(int(low), int(high), log=mark.log, step=1)
-    return distributions.FloatDistribution(low, high, log=mark.log, step=None)
+    Not in the first third of the epochs, in which a low learning rate looks worse than it is.
+    """
+    from optuna.pruners import MedianPruner
 
-
-def _typed(value: FieldValue) -> str:
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
-
-
-def _words(distribution: Any) -> str:
-    if hasattr(distribution, "choices"):
-        return ", ".join(map(str, distribution.choices))
-    return f"{distribution.low:g} to {distribution.high:g}{' (log)' if distribution.log else ''}"
+    # Its steps are counted from 0, epochs from 1.
+    return MedianPruner(
+        n_startup_trials=BEFORE_PRUNING,
+        n_warmup_steps=epochs // 3 + 1,
+        interval_steps=1,
+        n_min_trials=BEFORE_PRUNING,
+    )

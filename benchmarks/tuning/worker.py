@@ -1,11 +1,4 @@
-"""A worker of a study: takes a trial, learns, says what came of it, until the budget is spent.
-
-What a configuration is worth: it learns on train and is scored on valid, as test would be.
-
-One trial from its values to its end: scored, pruned, failed with a reason, or given up.
-
-What the workers of one study do, and where they find it.
-"""
+"""A worker of a study: takes trials, each learned on train and scored on valid, until the budget is spent."""
 
 from __future__ import annotations
 
@@ -13,30 +6,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.machine import cores
-from whalebench.benchmarks.core.progress import EpochNews, Progress
-from whalebench.benchmarks.running.folds import Answers, Views, fold_views
+from whalebench.benchmarks.core.progress import EpochSummary, Progress
+from whalebench.benchmarks.running.folds import Answers, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import score_photos
+from whalebench.benchmarks.tuning.space import Budget, Space, build_sampler
 from whalebench.benchmarks.tuning.study import (
     LEASE,
     PHOTOS,
     REASON,
     SECONDS,
     SETTINGS,
-    Tally,
-    begin_with_the_defaults,
-    build_sampler,
-    give_up,
-    kept_alive,
-    own_lease,
-    reap,
-    tally,
+    StudyHandle,
+    TrialSummary,
+    heartbeat,
+    new_lease,
 )
 from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.registry import configure
@@ -44,82 +34,177 @@ from whalebench.methods.registry import configure
 if TYPE_CHECKING:
     import torch
     from optuna import Trial
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import TrialState
 
-    from whalebench.benchmarks.core.progress import Progress
     from whalebench.benchmarks.registry import Benchmark
-    from whalebench.benchmarks.tuning.space import Budget, Space
-    from whalebench.benchmarks.tuning.study import Kept
     from whalebench.methods.method import Method, MethodConfig
+
+POLL = 1.0
+"""Seconds from one look for work to the next, while others do the last trials."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """On what configurations are tried."""
+class TrialContext:
+    """What all trials of a study have in common."""
 
+    method: type[Method]
+    settings: tuple[str, ...]
+    """Fields that are not tuned, as key=value."""
+    space: Space
+    budget: Budget
     benchmark: Benchmark
     fold: int
     seed: int
     device: torch.device
 
 
-class Told(Protocol):
-    """Whoever is told what a trial scores on valid while it learns, and may end it by an exception."""
+def run_trials(
+    context: TrialContext,
+    handle: StudyHandle,
+    progress: Progress,
+    *,
+    worker: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> TrialSummary:
+    """Runs trials until the budget is spent and no other worker is at one, and says what became of them.
 
-    def score(self, step: int, map_at_5: float) -> None:
-        """MAP@5 on valid after so many epochs."""
+    Trials whose worker was killed are done again. Raises WhalebenchError where the method cannot be run at
+    all: for what keeps the defaults from being tried. Stopped, it returns after the trial it is at.
+    """
+    announced: set[int] = set()
+    while True:
+        trial = None
+        with handle.exclusive():
+            handle.requeue_stale()
+            handle.enqueue_defaults(context.space)
+            trials = handle.summary()
+            is_over = context.budget.is_spent(trials.spent)
+            if stopped() or (is_over and not trials.running):
+                return trials
+            if not is_over and not _is_allotted(context.budget, trials):
+                trial = _begin(context, handle, len(trials.ended) + len(trials.running), worker)
+        if trial is not None:
+            TrialRunner(context, handle, trial).run(progress)
+            continue
+        awaited = {each.number for each in trials.running}
+        if awaited - announced:
+            progress.stage(f"Waiting for trial {', '.join(map(str, sorted(awaited)))} of other workers")
+        announced = awaited
+        time.sleep(POLL)
 
 
-class Watch:
-    """Shows the work as ever, and passes on what the epochs score on valid."""
+def _is_allotted(budget: Budget, trials: TrialSummary, surplus: int = 0) -> bool:
+    """Whether enough trials have ended or are under way."""
+    begun = len(trials.ended) + len(trials.running) - surplus
+    return budget.trials is not None and begun >= budget.trials
 
-    def __init__(self, progress: Progress, told: Told) -> None:
-        self._progress, self._told = progress, told
-        self._before = self._last = 0
 
-    def stage(self, name: str) -> None:
-        """The next phase, shown."""
-        self._progress.stage(name)
+def _begin(context: TrialContext, handle: StudyHandle, before: int, worker: int) -> Trial | None:
+    """A trial with its values; None where another worker was quicker, who may be on another machine."""
+    handle.study.sampler = build_sampler(context.seed, before, worker)
+    trial = handle.study.ask(fixed_distributions=context.space.distributions)
+    trial.set_user_attr(LEASE, new_lease())
+    if not _is_allotted(context.budget, handle.summary(), surplus=1):
+        return trial
+    handle.abandon(trial, "there was no need of it", requeue_drawn=False)
+    time.sleep(np.random.default_rng().uniform(0, POLL))  # else the same two would meet again and again
+    return None
 
-    def advance(self, done: int, total: int) -> None:
-        """The pieces done, shown."""
-        self._progress.advance(done, total)
 
-    def epoch(self, news: EpochNews) -> None:
-        """The epoch, shown and passed on where it was validated, which those of a finder are not.
+class TrialRunner:
+    """Runs a trial that this worker has taken, and tells the study how it ended."""
 
-        Epochs are counted on where a method trains twice, so that steps rise.
+    def __init__(self, context: TrialContext, handle: StudyHandle, trial: Trial) -> None:
+        self._context, self._handle, self._trial = context, handle, trial
+        self._settings = context.space.settings(trial.params)
+        self._attributes: dict[str, Any] = {SETTINGS: list(self._settings), PHOTOS: 0}
+
+    def run(self, progress: Progress) -> None:
+        """Runs the trial until it is scored, pruned, or failed for a reason that the study keeps.
+
+        What keeps the defaults from being tried at all is raised, but not that they did not learn. Nothing is
+        said of a trial that was given to another meanwhile, because this machine was silent for long.
         """
-        self._progress.epoch(news)
-        if isnan(news.valid_map_at_5):
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        started = time.perf_counter()
+        try:
+            with heartbeat(lambda lease: self._trial.set_user_attr(LEASE, lease)):
+                value, state = self._outcome(progress)
+            self._attributes[SECONDS] = round(time.perf_counter() - started, 2)
+            for name, attribute in self._attributes.items():
+                self._trial.set_user_attr(name, attribute)
+            self._handle.study.tell(self._trial, value, state)
+        except UpdateFinishedTrialError:
             return
-        if self._before + news.number <= self._last:
-            self._before = self._last
-        self._last = self._before + news.number
-        self._told.score(self._last, news.valid_map_at_5)
+        except BaseException as error:  # Ctrl-C, too
+            self._handle.abandon(self._trial, str(error) or "it was interrupted")
+            raise
+
+    def _outcome(self, progress: Progress) -> tuple[float | None, TrialState]:
+        """MAP@5 on valid if it came to that, and how the trial ended."""
+        from optuna import TrialPruned
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        try:
+            return self._score(progress), TrialState.COMPLETE
+        except TrialPruned:
+            return None, TrialState.PRUNED
+        except UpdateFinishedTrialError:
+            raise
+        except Exception as error:
+            if not self._settings and not isinstance(error, RunFailedError):
+                raise
+            name = "" if isinstance(error, WhalebenchError) else f"{type(error).__name__}: "
+            self._attributes[REASON] = f"{name}{error}"
+            return None, TrialState.FAIL
+
+    def _score(self, progress: Progress) -> float:
+        """MAP@5 on valid of the trial's configuration."""
+        context = self._context
+        progress.stage(f"Trial {self._trial.number}: {' '.join(self._settings) or 'the defaults'}")
+        config = configure(context.method, (*context.settings, *self._settings))
+        run = TrialRun(context, config, TrialProgress(progress, self._report))
+        try:
+            return run.valid_map_at_5()
+        finally:
+            self._attributes[PHOTOS] = run.photos()
+
+    def _report(self, step: int, map_at_5: float) -> None:
+        """Tells the study; raises TrialPruned where MAP@5 on valid is too little after so many epochs."""
+        from optuna import TrialPruned
+
+        self._trial.report(map_at_5, step)
+        if self._settings and self._trial.should_prune():  # the defaults are to be known in any case
+            raise TrialPruned
 
 
-class Attempt:
-    """One configuration on trial."""
+class TrialRun:
+    """One configuration that learns on train and is scored on valid, as test would be."""
 
-    def __init__(self, kind: type[Method], config: MethodConfig, ground: Ground, watch: Progress) -> None:
+    def __init__(self, context: TrialContext, config: MethodConfig, progress: Progress) -> None:
         """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
-        self.method, self.ground, self.watch = build_method(kind(config)), ground, watch
-        self.views = without_test(fold_views(ground.benchmark, ground.fold, oracle=config.sees_annotations()))
-        name = ground.benchmark.name
+        self.benchmark, self.progress = context.benchmark, progress
+        self.method = build_method(context.method(config))
+        views = fold_views(self.benchmark, context.fold, oracle=config.sees_annotations())
+        nothing = Answers((), (), (), ())
+        # Neither photos nor answers of test are in them.
+        self.views = replace(views, test=views.test.select([]), test_answers=nothing, annotated={})
+        name = self.benchmark.name
         if missing := self.method.missing_requirement(self.views.train, self.views.valid):
-            raise WhalebenchError(f"{kind.name} does not fit: {name} has no {missing}.")
+            raise WhalebenchError(f"{context.method.name} does not fit: {name} has no {missing}.")
         if not len(self.views.valid):
             raise WhalebenchError(
-                f"fold {ground.fold} of {name} has no valid photos: there is nothing to tune by."
+                f"fold {context.fold} of {name} has no valid photos: there is nothing to tune by."
             )
-        self.harness = RunHarness(ground.seed, ground.device, self.views, watch, config)
+        self.harness = RunHarness(context.seed, context.device, self.views, progress, config)
 
     def valid_map_at_5(self) -> float:
         """MAP@5 on valid after learning, with the best threshold of *new* there."""
         self.harness.stage("decode")
         for size in self.method.sizes():
-            self.ground.benchmark.store.pixels(size, self.watch.advance, cores())
+            self.benchmark.store.pixels(size, self.progress.advance, cores())
         self.harness.seed_everything()
         self.harness.stage("learn")
         self.method.learn(self.views.train, self.views.valid, self.harness)
@@ -130,150 +215,23 @@ class Attempt:
         return int(self.harness.curve()["photos"].sum())
 
 
-def without_test(views: Views) -> Views:
-    """The views with nothing of test in them: neither photos nor answers."""
-    nothing = Answers((), (), (), ())
-    return replace(views, test=views.test.select([]), test_answers=nothing, annotated={})
+class TrialProgress:
+    """Passes progress on, and reports MAP@5 on valid of each epoch to a function that may end the trial."""
 
+    def __init__(self, progress: Progress, report: Callable[[int, float], None]) -> None:
+        self.stage, self.advance = progress.stage, progress.advance
+        self._progress, self._report = progress, report
+        self._before = self._last = 0
 
-class TrialRunner:
-    """A trial that this worker has taken."""
+    def epoch(self, summary: EpochSummary) -> None:
+        """Shows the epoch, and reports it where it was validated, which those of a finder are not.
 
-    def __init__(self, plan: Plan, kept: Kept, trial: Trial) -> None:
-        self._plan, self._kept, self._trial = plan, kept, trial
-        self._settings = plan.space.settings(trial.params)
-        self._said: dict[str, Any] = {SETTINGS: list(self._settings), PHOTOS: 0}
-
-    def finish(self, progress: Progress) -> None:
-        """Nothing; the trial has ended, with a value, pruned, or with the reason why it failed.
-
-        What keeps the defaults from being tried at all is raised, but not that they did not learn. Nothing is
-        said of a trial that was given to another meanwhile, because this machine was silent for long.
+        Epochs are counted on where a method trains twice, so that steps rise.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        started = time.perf_counter()
-        try:
-            with kept_alive(lambda lease: self._trial.set_user_attr(LEASE, lease)):
-                value, state = self._ended(progress)
-            self._said[SECONDS] = round(time.perf_counter() - started, 2)
-            for name, said in self._said.items():
-                self._trial.set_user_attr(name, said)
-            self._kept.study.tell(self._trial, value, state)
-        except UpdateFinishedTrialError:
+        self._progress.epoch(summary)
+        if isnan(summary.valid_map_at_5):
             return
-        except BaseException as error:  # Ctrl-C, too
-            give_up(self._kept, self._frozen(), str(error) or "it was interrupted")
-            raise
-
-    def score(self, step: int, map_at_5: float) -> None:
-        """Nothing, or TrialPruned where MAP@5 on valid is too little after so many epochs."""
-        from optuna import TrialPruned
-
-        self._trial.report(map_at_5, step)
-        if self._settings and self._trial.should_prune():  # the defaults are to be known in any case
-            raise TrialPruned
-
-    def _ended(self, progress: Progress) -> tuple[float | None, TrialState]:
-        """MAP@5 on valid if it came to that, and how the trial ended."""
-        from optuna import TrialPruned
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        try:
-            return self._learned(progress), TrialState.COMPLETE
-        except TrialPruned:
-            return None, TrialState.PRUNED
-        except UpdateFinishedTrialError:
-            raise
-        except Exception as error:
-            if not self._settings and not isinstance(error, RunFailedError):
-                raise
-            name = "" if isinstance(error, WhalebenchError) else f"{type(error).__name__}: "
-            self._said[REASON] = f"{name}{error}"
-            return None, TrialState.FAIL
-
-    def _learned(self, progress: Progress) -> float:
-        plan = self._plan
-        progress.stage(f"Trial {self._trial.number}: {' '.join(self._settings) or 'the defaults'}")
-        config = configure(plan.kind, (*plan.settings, *self._settings))
-        attempt = Attempt(plan.kind, config, plan.ground, Watch(progress, self))
-        try:
-            return attempt.valid_map_at_5()
-        finally:
-            self._said[PHOTOS] = attempt.photos()
-
-    def _frozen(self) -> FrozenTrial:
-        trials = self._kept.study.get_trials(deepcopy=False)
-        return next(each for each in trials if each.number == self._trial.number)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the workers of one study do."""
-
-    kind: type[Method]
-    settings: tuple[str, ...]
-    """Fields that are not tuned, as key=value."""
-    space: Space
-    budget: Budget
-    ground: Ground
-
-
-POLL = 1.0
-"""Seconds from one look for work to the next, while others do the last trials."""
-
-
-def work(
-    plan: Plan,
-    kept: Kept,
-    progress: Progress,
-    *,
-    worker: int = 0,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Tally:
-    """What has become of the trials when the budget is spent and nobody is at work any more.
-
-    Trials whose worker was killed are done again. Raises WhalebenchError where the method cannot be run at
-    all: for what keeps the defaults from being tried. Stopped, it returns after the trial it is at.
-    """
-    awaited: set[int] = set()
-    while True:
-        trial = None
-        with kept.turn():
-            reap(kept)
-            begin_with_the_defaults(kept, plan.space)
-            found = tally(kept.study.get_trials(deepcopy=False))
-            over = plan.budget.is_spent(found.spent)
-            if stopped() or (over and not found.running):
-                return found
-            if not over and not _is_taken(plan.budget, found):
-                trial = _begin(plan, kept, len(found.ended) + len(found.running), worker)
-        if trial is None:
-            running = {each.number for each in found.running}
-            if running - awaited:
-                progress.stage(f"Waiting for trial {', '.join(map(str, sorted(running)))} of other workers")
-            awaited = running
-            time.sleep(POLL)
-        else:
-            TrialRunner(plan, kept, trial).finish(progress)
-
-
-def _is_taken(budget: Budget, found: Tally, surplus: int = 0) -> bool:
-    """Whether enough trials have ended or are under way."""
-    begun = len(found.ended) + len(found.running) - surplus
-    return budget.trials is not None and begun >= budget.trials
-
-
-def _begin(plan: Plan, kept: Kept, before: int, worker: int) -> Trial | None:
-    """A trial with its values; None where another worker was quicker, who may be on another machine."""
-    kept.study.sampler = build_sampler(plan.ground.seed, before, worker)
-    trial = kept.study.ask(fixed_distributions=plan.space.distributions)
-    trial.set_user_attr(LEASE, own_lease())
-    found = tally(kept.study.get_trials(deepcopy=False))
-    if not _is_taken(plan.budget, found, surplus=1):
-        return trial
-    own = next(each for each in found.running if each.number == trial.number)
-    give_up(kept, own, "there was no need of it", again="fixed_params" in own.system_attrs)
-    time.sleep(np.random.default_rng().uniform(0, POLL))  # who meets again, meets for ever
-    return None
+        if self._before + summary.number <= self._last:
+            self._before = self._last
+        self._last = self._before + summary.number
+        self._report(self._last, summary.valid_map_at_5)

@@ -1,0 +1,298 @@
+"""Worker processes of the command line, each on its own share of the machine, and the pool that ends them.
+
+A sweep and a study with several workers start the commands that a person would type. The pool gives each
+process its cores and accelerator, reads on its stderr what it is doing and why it failed, and stops all of
+them after Ctrl-C or an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.machine import CORES
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.running.runner import RunRequest
+
+if TYPE_CHECKING:
+    import torch
+
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What the numerical libraries take their number of threads from."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PARENT = "WHALEBENCH_PARENT"
+"""The environment variable that tells a worker which process started it."""
+PROGRAM = (sys.executable, "-m", "whalebench.cli")
+"""What starts the command line."""
+PAUSE = 0.1
+"""Seconds from one look at the workers to the next."""
+PATIENCE = 10.0
+"""Seconds that workers get to save what they can, after SIGINT and again after SIGTERM."""
+LAST_LINES = 20
+"""How many lines of a worker's stderr are kept, in case it fails."""
+EPOCH = re.compile(r"epoch \d+/\d+")
+ERROR, MISSING = "Error: ", "Missing: "
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker may use of the machine."""
+
+    threads: int
+    cores: tuple[int, ...] = ()
+    """The numbers of its own cores; empty where the system does not let us say."""
+    accelerator: str = ""
+    """The one that it sees, as CUDA_VISIBLE_DEVICES has it; empty: whatever there is."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that keep a process to its share."""
+        variables = dict.fromkeys((*THREADS, CORES), str(self.threads))
+        return variables | ({VISIBLE: self.accelerator} if self.accelerator else {})
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """A block in which this thread is on the cores of the share, and so is a process that it starts."""
+        if not self.cores:
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.cores)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+def check_jobs(jobs: int) -> None:
+    """Raises WhalebenchError for a number of workers that is none."""
+    if jobs < 1:
+        raise WhalebenchError(f"--jobs {jobs} cannot be: at least one process has to work.")
+
+
+def share_machine(jobs: int | None, device: torch.device, requested: str) -> tuple[Share, ...]:
+    """A share for each of so many workers, on the device that was chosen for the requested name.
+
+    Unless given, there is one for each accelerator, or for every two cores. Raises WhalebenchError for none.
+    """
+    if jobs is not None:
+        check_jobs(jobs)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    count = len(cores) or os.cpu_count() or 1
+    accelerators = _accelerators(device, requested)
+    jobs = jobs or (len(accelerators) or 1 if device.type != "cpu" else max(1, count // 2))
+    return divide(jobs, count, cores, accelerators)
+
+
+def divide(jobs: int, count: int, cores: Sequence[int], accelerators: Sequence[str]) -> tuple[Share, ...]:
+    """Equal shares of `count` cores, numbered `cores` where known; more workers than cores share them.
+
+    >>> [share.cores for share in divide(2, 5, range(5), ())]
+    [(0, 1), (2, 3)]
+    """
+    # As many threads each, so that a run's numbers do not depend on the share it happened to get.
+    threads = max(1, count // jobs)
+    return tuple(
+        Share(
+            threads,
+            tuple(cores[(job * threads + thread) % count] for thread in range(threads)) if cores else (),
+            accelerators[job % len(accelerators)] if accelerators else "",
+        )
+        for job in range(jobs)
+    )
+
+
+def _accelerators(device: torch.device, requested: str) -> list[str]:
+    """The accelerators to share out; none where one was named, or where there are none to choose from."""
+    if device.type != "cuda" or requested not in ("auto", "cuda"):
+        return []
+    import torch
+
+    visible = [name for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return visible[:count] if visible else [str(index) for index in range(count)]
+
+
+def command_arguments(command: str, request: RunRequest, workspace: Workspace) -> list[str]:
+    """The arguments of a command such as `run` that is given all that the request says."""
+    return [
+        *(command, request.method, "--benchmark", request.benchmark),
+        *("--fold", str(request.fold), "--seed", str(request.seed)),
+        *(f"--set={setting}" for setting in request.settings),
+        *("--device", request.device, "--workspace", str(workspace.root)),
+    ]
+
+
+class Worker:
+    """A process of the command line; what it says on stderr is read as it goes."""
+
+    def __init__(self, arguments: Sequence[str], share: Share) -> None:
+        self.activity = self._stage = "starting"
+        """What it is doing, for a person to read."""
+        self._started = time.monotonic()
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        with share.pinned():
+            self._process = subprocess.Popen(  # noqa: S603  (a list of words, no shell)
+                [*PROGRAM, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_environment(share),
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                # Ctrl-C at the terminal is for the first process alone, which passes it on.
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def exit_code(self) -> int | None:
+        """The exit code, minus the number of the signal that killed it, or None while it runs."""
+        if not self.is_running():
+            self._reader.join(timeout=5)  # what it said last is the reason
+        return self._process.returncode
+
+    def seconds(self) -> float:
+        """How long it has been running, or ran."""
+        return time.monotonic() - self._started
+
+    def reason(self) -> str:
+        """Why it failed, in a sentence."""
+        code = self._process.returncode
+        if code < 0:
+            hint = ": out of memory?" if -code == signal.SIGKILL else ""
+            return f"killed by signal {-code}{hint}"
+        if errors := [line for line in self._lines if line.startswith((ERROR, MISSING))]:
+            return errors[-1].partition(": ")[2]
+        last = f", its last words: {self._lines[-1]}" if self._lines else ""
+        return f"ended with exit code {code}, without a record or a reason{last}"
+
+    def is_missing(self) -> bool:
+        """Whether it failed because this machine lacks a package or a download."""
+        return any(line.startswith(MISSING) for line in self._lines)
+
+    def send(self, number: int) -> None:
+        """Sends the signal to the process and to those that it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def wait(self) -> None:
+        """Returns when the process has ended."""
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None  # it is a pipe, see above
+        with self._process.stderr as lines:
+            for line in filter(None, map(str.strip, lines)):
+                self._lines.append(line)
+                self.activity = self._describe(line)
+
+    def _describe(self, line: str) -> str:
+        """What a line of progress says, an epoch after its stage."""
+        if epoch := EPOCH.match(line):
+            return f"{self._stage}, {epoch[0]}"
+        self._stage = line.split(":", maxsplit=1)[0]
+        return line
+
+
+def _environment(share: Share) -> dict[str, str]:
+    """The environment with the share, and without what makes plain lines anything else."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    plain = {"COLUMNS": "1000", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+    return kept | share.environment() | plain
+
+
+def is_orphan() -> bool:
+    """Whether this process is a worker whose parent was killed."""
+    # The parent's number comes with the environment: it may be gone before a worker can look who it is.
+    return PARENT in os.environ and os.environ[PARENT] != str(os.getppid())
+
+
+class WorkerPool:
+    """Workers, at most one on each share of the machine; none of them outlives the pool's `with` block.
+
+    In the block Ctrl-C and SIGTERM are only counted, so that none comes between the start of a process and
+    its entry here. One that the system was told to ignore (as by `nohup`) is still ignored.
+    """
+
+    def __init__(self, shares: Sequence[Share]) -> None:
+        self.shares = shares
+        self.interrupts = 0
+        """How often this process was asked to stop."""
+        self._workers: dict[int, Worker] = {}
+        """The newest worker on each share, by the share's place."""
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may say what a signal does
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def start(self, arguments: Sequence[str]) -> Worker:
+        """A new worker on the first free share."""
+        busy = self.running()
+        place = next(place for place in range(len(self.shares)) if self._workers.get(place) not in busy)
+        self._workers[place] = Worker(arguments, self.shares[place])
+        return self._workers[place]
+
+    def has_room(self) -> bool:
+        """Whether a share is free."""
+        return len(self.running()) < len(self.shares)
+
+    def running(self) -> list[Worker]:
+        """The workers that have not ended."""
+        return [worker for worker in self._workers.values() if worker.is_running()]
+
+    def stop(self, patience: float = PATIENCE) -> None:
+        """Ends every worker: by SIGINT, or SIGTERM later, or SIGKILL at the very end.
+
+        One more Ctrl-C while they are waited for kills them at once.
+        """
+        before = self.interrupts
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._send(number)
+            until = time.monotonic() + patience
+            while self.running() and self.interrupts == before and time.monotonic() < until:
+                time.sleep(PAUSE)
+        self._send(signal.SIGKILL)
+        for worker in self._workers.values():
+            worker.wait()
+
+    def _send(self, number: int) -> None:
+        for worker in self.running():
+            worker.send(number)
+
+    def _count(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.interrupts += 1
