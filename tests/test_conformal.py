@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whalebench.reports.metrics.calibration import candidate_sets, conformal_threshold
+from whalebench.reports.metrics.calibration import candidate_sets, conformal_threshold, set_threshold
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.ranking import NEW
 from whalebench.reports.metrics.resampling import intervals
-from whalebench.reports.metrics.summary import NEW, evaluate_queries, set_threshold, summarize
+from whalebench.reports.metrics.summary import summarize
 
 NAMES = ["ann", "bob", "cas"]
 

@@ -24,7 +24,9 @@ from whalebench.benchmarks.core.record import (
     write_run,
 )
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.metrics.summary import NEW, evaluate_queries, summarize
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.ranking import NEW
+from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.page import to_html, write_html
 from whalebench.reports.run_report import run_summary
 from whalebench.reports.terminal import Numbers, render, render_svg, to_svg

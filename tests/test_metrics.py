@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
-from whalebench.reports.metrics.summary import (
-    NEW,
-    average_precision_at_r,
-    cmc,
-    evaluate_queries,
-    means_by_threshold,
-    summarize,
-)
+from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
+from whalebench.reports.metrics.ranking import NEW
+from whalebench.reports.metrics.summary import average_precision_at_r, cmc, summarize
 
 
 def judge(

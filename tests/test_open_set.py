@@ -18,8 +18,7 @@ from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
 from whalebench.reports.metrics.open_set import baks, baus, detection_rate, normalised_accuracy
-from whalebench.reports.metrics.ranking import balanced_mean, geometric_mean
-from whalebench.reports.metrics.summary import NEW
+from whalebench.reports.metrics.ranking import NEW, balanced_mean, geometric_mean
 
 
 def run(workspace: Workspace, *settings: str) -> RunRecord:

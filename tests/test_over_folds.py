@@ -82,7 +82,7 @@ def test_intervals_and_leads_are_those_of_a_slow_twin():
     runs = several(seeds=(0, 1))
     (summary,) = over(runs, 6)
     names = sorted(set(pd.concat([run.queries for run in runs])["cluster"]))
-    _, drawn = next(resampling._draws(6, len(names)))
+    _, drawn = next(resampling.cluster_counts(6, len(names)))
     counts = [dict(zip(names, row, strict=True)) for row in drawn[1:]]
     values = {name: np.array([twin(runs, name, row) for row in counts]) for name in ("aligned", "bbox")}
     for one in summary.standings:

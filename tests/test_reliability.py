@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whalebench.reports.metrics.calibration import reliability_of
-from whalebench.reports.metrics.summary import NEW, calibration_error, evaluate_queries, reliability
+from whalebench.reports.metrics.calibration import calibration_error, reliability, reliability_of
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.ranking import NEW
 
 
 def slow_error(confidence, right, bins):

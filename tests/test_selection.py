@@ -10,7 +10,8 @@ from whalebench.benchmarks.running.calibration import AS_GIVEN
 from whalebench.benchmarks.running.evaluation import choose_threshold, curve_of_new, share_warnings
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
+from whalebench.reports.metrics.summary import summarize
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
 
@@ -44,7 +45,7 @@ def test_the_threshold_is_as_good_as_any() -> None:
     scores[[name != NEW for name in truth]] += 0.5
 
     def value(threshold: float) -> float:
-        queries = metrics.evaluate_queries(
+        queries = evaluate_queries(
             images=[f"p{row}" for row in range(60)],
             truth=truth,
             clusters=truth,
@@ -54,7 +55,7 @@ def test_the_threshold_is_as_good_as_any() -> None:
             new_scores=-scores.max(axis=1),
             new_threshold=threshold,
         )
-        return metrics.summarize(queries)["map_at_5"]
+        return summarize(queries)["map_at_5"]
 
     threshold, map_at_5 = choose_threshold(scores, answers(truth), IDENTITIES)
     assert threshold is not None
@@ -123,7 +124,7 @@ def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
     threshold, value = choose_threshold(scores, answers(truth), IDENTITIES, config)
     # Four times as many new photos as known ones: each new one four times.
     rows = [row for row, name in enumerate(truth) for _ in range(4 if name == NEW else 1)]
-    many = metrics.means_by_threshold(
+    many = means_by_threshold(
         truth=[truth[row] for row in rows],
         identities=IDENTITIES,
         scores=scores[rows],

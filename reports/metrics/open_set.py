@@ -7,7 +7,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.reports.metrics.ranking import NEW, Floats, balanced_mean, geometric_mean, mean
+from whalebench.reports.metrics.ranking import (
+    Floats,
+    balanced_mean,
+    best_identity_correct,
+    first_candidate_correct,
+    geometric_mean,
+    is_new,
+    mean,
+)
 
 FALSE_ALARMS = {"dir_at_far_1": 0.01, "dir_at_far_5": 0.05, "dir_at_far_10": 0.1}
 """The detection rates that are reported, and the share of *new* photos that may raise a false alarm."""
@@ -15,28 +23,28 @@ MU = 0.5
 """How much known photos weigh in the normalised accuracy."""
 
 
-def baks(right: Sequence[float] | Floats, individuals: Sequence[str]) -> float:
+def baks(correct: Sequence[float] | Floats, individuals: Sequence[str]) -> float:
     """Balanced accuracy on known samples: the mean over individuals of the share of photos answered right.
 
-    `right` (known photos,) is 1 where the first candidate is the truth; NaN if there is none. As AnimalCLEF
+    `correct` (known photos,) is 1 where the first candidate is the truth; NaN if there is none. As AnimalCLEF
     2025 and wildlife-datasets have it.
 
     >>> baks([1.0, 1.0, 0.0], ["ann", "ann", "bob"])
     0.5
     """
-    return balanced_mean(right, individuals)
+    return balanced_mean(correct, individuals)
 
 
-def baus(called_new: Sequence[float] | Floats, individuals: Sequence[str]) -> float:
-    """Balanced accuracy on unknown samples: the mean over *new* individuals of the share called *new*.
+def baus(correct: Sequence[float] | Floats, individuals: Sequence[str]) -> float:
+    """Balanced accuracy on unknown samples: the mean over *new* individuals of the share predicted as *new*.
 
-    `called_new` (new photos,) is 1 where the first candidate is *new*; NaN if there is none. Photos that name
+    `correct` (new photos,) is 1 where the first candidate is *new*; NaN if there is none. Photos that name
     no individual count as one for each encounter.
 
     >>> baus([1.0, 0.0, 1.0], ["encounter 1", "encounter 1", "zoe"])
     0.75
     """
-    return balanced_mean(called_new, individuals)
+    return balanced_mean(correct, individuals)
 
 
 def normalised_accuracy(known: float, new: float, mu: float = MU) -> float:
@@ -51,9 +59,9 @@ def normalised_accuracy(known: float, new: float, mu: float = MU) -> float:
 
 
 def detection_rate(
-    known_scores: Floats, right: NDArray[np.bool_], new_scores: Floats, false_alarms: float
+    known_scores: Floats, correct: NDArray[np.bool_], new_scores: Floats, false_alarms: float
 ) -> float:
-    """Share of known photos whose best identity is right and scores above the threshold of an alarm.
+    """Share of known photos whose best identity is the truth and scores above the threshold of an alarm.
 
     Scores are each photo's best, (known,) and (new,). The threshold is the lowest at which at most the share
     `false_alarms` of *new* photos scores above it: none of fewer than 1 / false_alarms. NaN without both
@@ -69,47 +77,34 @@ def detection_rate(
         return math.nan
     allowed = alarms_allowed(false_alarms, len(new_scores))
     threshold = np.sort(new_scores)[::-1][allowed]
-    return float((right & (known_scores > threshold)).mean())
+    return float((correct & (known_scores > threshold)).mean())
 
 
 def alarms_allowed(false_alarms: float, photos: float) -> int:
-    """How many of so many *new* photos may raise an alarm; a share below 1 that is a hair short is not.
+    """How many of so many *new* photos may raise an alarm: the share of them, rounded down.
 
-    >>> alarms_allowed(0.01, 99), alarms_allowed(0.01, 100), alarms_allowed(0.07, 100)
-    (0, 1, 7)
+    A product that is a whole number but for rounding counts as that number, as 0.29 * 100, which computes to
+    28.999999999999996.
+
+    >>> alarms_allowed(0.01, 99), alarms_allowed(0.01, 100), alarms_allowed(0.29, 100)
+    (0, 1, 29)
     """
     return math.floor(false_alarms * photos + 1e-9)
 
 
-def best_is_right(queries: pd.DataFrame) -> NDArray[np.bool_]:
-    """Whether the truth is the best identity, *new* left aside (queries,); False where the truth is *new*."""
-    rank, first_is_new = queries["rank"].to_numpy(), (queries["candidate_1"] == NEW).to_numpy()
-    right: NDArray[np.bool_] = (queries["truth"] != NEW).to_numpy() & (rank == 1 + first_is_new)
-    return right
-
-
-def first_is_right(queries: pd.DataFrame) -> Floats:
-    """1 where the first candidate is the truth, *new* among them, else 0, (queries,).
-
-    NaN for *new* photos where *new* was no candidate.
-    """
-    top_1 = queries["top_1"].to_numpy(np.float64)
-    return np.where(queries["rank"].isna(), np.nan, top_1)
-
-
 def open_set_metrics(queries: pd.DataFrame) -> dict[str, float]:
     """Every metric of this file of a per-query table by its key; what needs *new* is NaN where none is."""
-    is_new = (queries["truth"] == NEW).to_numpy()
-    first, best = first_is_right(queries), -queries["new_score"].to_numpy(np.float64)
-    right = best_is_right(queries)
-    known = baks(first[~is_new], queries.loc[~is_new, "truth"].tolist())
-    new = baus(first[is_new], queries.loc[is_new, "cluster"].tolist())
+    new = is_new(queries)
+    first, best = first_candidate_correct(queries), -queries["new_score"].to_numpy(np.float64)
+    correct = best_identity_correct(queries)
+    on_known = baks(first[~new], queries.loc[~new, "truth"].tolist())
+    on_new = baus(first[new], queries.loc[new, "cluster"].tolist())
     return {
-        "baks": known,
-        "baus": new,
-        "baks_baus": geometric_mean(known, new),
-        "normalised_accuracy": normalised_accuracy(mean(first[~is_new]), mean(first[is_new])),
+        "baks": on_known,
+        "baus": on_new,
+        "baks_baus": geometric_mean(on_known, on_new),
+        "normalised_accuracy": normalised_accuracy(mean(first[~new]), mean(first[new])),
     } | {
-        key: detection_rate(best[~is_new], right[~is_new], best[is_new], share)
+        key: detection_rate(best[~new], correct[~new], best[new], share)
         for key, share in FALSE_ALARMS.items()
     }

@@ -1,9 +1,6 @@
-"""What every number means: one row a query, float64, undefined is NaN; averages come last.
+"""The metrics of a run, from its per-query table; one of embeddings as such, before any head or fusion.
 
-The runner hands test and valid to the same two verbs, `evaluate_queries` and `summarize`; the leaderboard
-resamples the rows the first one returns. Nothing here reads, writes or prints.
-
-Quality of an embedding as such, before any head, threshold or fusion.
+Every metric is a mean over queries in float64; what is undefined is NaN, never 0.
 """
 
 import math
@@ -16,10 +13,74 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import top_columns
-from whalebench.reports.metrics.calibration import calibration_error, reliability, set_metrics, set_threshold
-from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
+from whalebench.reports.metrics.calibration import set_metrics
 from whalebench.reports.metrics.open_set import open_set_metrics
-from whalebench.reports.metrics.ranking import NEW, Floats, average_precision_at_k, mean, row_blocks
+from whalebench.reports.metrics.ranking import (
+    Floats,
+    is_new,
+    mean,
+    new_is_candidate,
+    predicted_new,
+    row_blocks,
+)
+
+
+def summarize(queries: pd.DataFrame) -> dict[str, float]:
+    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
+    new = is_new(queries)
+    precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
+    return (
+        {
+            "map_at_5": mean(precision),
+            "top_1": mean(queries["top_1"]),
+            "top_5": mean(queries["top_5"]),
+            "log_loss": mean(queries["log_loss"]),
+            "auroc_new": area_under_roc(new_score[new], new_score[~new]),
+            "map_at_r": mean(queries["average_precision_at_r"]),
+            "accuracy_new": accuracy_new(queries),
+            "map_at_5_known": mean(precision[~new]),
+            "map_at_5_new": mean(precision[new]),
+        }
+        | open_set_metrics(queries)
+        | set_metrics(queries)
+    )
+
+
+def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Share of (positive, negative) pairs where the positive scores higher, ties half; NaN without a pair.
+
+    >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+    0.875
+    """
+    if not len(positive) or not len(negative):
+        return math.nan
+    ordered = np.sort(negative)
+    below, up_to = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
+    return float((below.sum() + up_to.sum()) / (2 * len(positive) * len(negative)))
+
+
+def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
+    """Mean of the shares of *new* and of known photos that are predicted as such; NaN without both.
+
+    >>> balanced_accuracy(np.array([True, False, False]), np.array([True, True, False]))
+    0.75
+    """
+    if actual.all() or not actual.any():
+        return math.nan
+    return float((predicted[actual].mean() + (~predicted[~actual]).mean()) / 2)
+
+
+def accuracy_new(queries: pd.DataFrame) -> float:
+    """Balanced accuracy of "the first candidate is *new*"; NaN where *new* was no candidate."""
+    if not new_is_candidate(queries):
+        return math.nan
+    return balanced_accuracy(predicted_new(queries), is_new(queries))
+
+
+def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
+    """Share of known queries with the truth among the first 1, 2, ... `ranks`; empty if none is known."""
+    rank = queries["rank"].to_numpy()[~is_new(queries)]
+    return [float((rank <= place).mean()) for place in range(1, ranks + 1)] if len(rank) else []
 
 
 def average_precision_at_r(
@@ -52,14 +113,10 @@ def average_precision_at_r(
         for place in np.flatnonzero(relevant[block] > 0):
             row = block.start + place
             nearest = top_columns(similarities[place, None], int(relevant[row]))[0]
-            result[row] = _mean_precision(codes_gallery[nearest] == codes_query[row])
+            matches = codes_gallery[nearest] == codes_query[row]
+            precision = np.cumsum(matches) / np.arange(1, len(matches) + 1)
+            result[row] = (precision * matches).sum() / len(matches)
     return result
-
-
-def _mean_precision(right: NDArray[np.bool_]) -> float:
-    """Sum of the precision at each right place, divided by the number of places."""
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-    return float((precision * right).sum() / len(right))
 
 
 def _unit(embeddings: NDArray[np.floating], name: str) -> Floats:
@@ -72,82 +129,3 @@ def _unit(embeddings: NDArray[np.floating], name: str) -> Floats:
     length = np.linalg.norm(values, axis=1, keepdims=True)
     unit: Floats = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
     return unit
-
-
-__all__ = [
-    "NEW",
-    "accuracy_new",
-    "area_under_roc",
-    "average_precision_at_k",
-    "average_precision_at_r",
-    "balanced_accuracy",
-    "calibration_error",
-    "cmc",
-    "evaluate_queries",
-    "mean",
-    "means_by_threshold",
-    "open_set_metrics",
-    "reliability",
-    "set_metrics",
-    "set_threshold",
-    "summarize",
-]
-
-
-def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
-    """Share of (positive, negative) pairs where the positive scores higher, ties half; NaN without a pair.
-
-    >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
-    0.875
-    """
-    if not len(positive) or not len(negative):
-        return math.nan
-    ordered = np.sort(negative)
-    below, up_to = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
-    return float((below.sum() + up_to.sum()) / (2 * len(positive) * len(negative)))
-
-
-def balanced_accuracy(said_new: NDArray[np.bool_], is_new: NDArray[np.bool_]) -> float:
-    """Mean of the share of *new* photos called new and of known photos not called new; NaN without both.
-
-    >>> balanced_accuracy(np.array([True, False, False]), np.array([True, True, False]))
-    0.75
-    """
-    if is_new.all() or not is_new.any():
-        return math.nan
-    return float((said_new[is_new].mean() + (~said_new[~is_new]).mean()) / 2)
-
-
-def accuracy_new(queries: pd.DataFrame) -> float:
-    """Balanced accuracy of "the first candidate is *new*"; NaN where *new* was no candidate."""
-    is_new = (queries["truth"] == NEW).to_numpy()
-    if queries["rank"].isna().any():  # a new photo without a rank: *new* was no candidate
-        return math.nan
-    return balanced_accuracy((queries["candidate_1"] == NEW).to_numpy(), is_new)
-
-
-def summarize(queries: pd.DataFrame) -> dict[str, float]:
-    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
-    is_new = (queries["truth"] == NEW).to_numpy()
-    precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
-    return (
-        {
-            "map_at_5": mean(precision),
-            "top_1": mean(queries["top_1"]),
-            "top_5": mean(queries["top_5"]),
-            "log_loss": mean(queries["log_loss"]),
-            "auroc_new": area_under_roc(new_score[is_new], new_score[~is_new]),
-            "map_at_r": mean(queries["average_precision_at_r"]),
-            "accuracy_new": accuracy_new(queries),
-            "map_at_5_known": mean(precision[~is_new]),
-            "map_at_5_new": mean(precision[is_new]),
-        }
-        | open_set_metrics(queries)
-        | set_metrics(queries)
-    )
-
-
-def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
-    """Share of known queries with the truth among the first 1, 2, ... `ranks`; empty if none is known."""
-    rank = queries.loc[queries["truth"] != NEW, "rank"].to_numpy()
-    return [float((rank <= place).mean()) for place in range(1, ranks + 1)] if len(rank) else []
