@@ -1,24 +1,14 @@
-"""The shape of a leaderboard: tables of sections of rows, what is shown of runs and nothing else.
-
-How well animals were found: what the record says of it, and the histograms of its per-query columns.
-"""
+"""The shape of a leaderboard: tables of sections of rows, summaries over folds, histograms of runs."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from whalebench.reports.metrics.resampling import Difference
 
-from whalebench.reports.metrics.ranking import Floats
-from whalebench.reports.over_folds import Summary
-
-BINS = 20
-TITLES = {"box_iou": "box IoU", "mask_iou": "mask IoU", "landmark_error": "landmark error"}
-"""The columns of a per-query table that are drawn."""
-OVERLAPS = ("box_iou", "mask_iou")
-"""Those that go from 0 to 1 and have a mean; the others have a median and no upper end."""
-FARTHEST = 0.99
-"""The quantile at which the axis of the others ends."""
+OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
+"""Per-query measures that go from 0 to 1 and have a mean, and their names."""
+MEASURES = OVERLAPS | {"landmark_error": "landmark error"}
+"""All per-query measures that a histogram is drawn of; the others have a median and no upper end."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +28,6 @@ class Histogram:
     def photos(self) -> int:
         """How many photos are measured."""
         return sum(self.counts) + self.beyond
-
-
-def histograms(queries: pd.DataFrame) -> tuple[Histogram, ...]:
-    """A histogram for each measure that the per-query table has a defined value of."""
-    columns = {key: queries[key].dropna().to_numpy(np.float64) for key in TITLES if key in queries}
-    return tuple(histogram(key, values) for key, values in columns.items() if len(values))
-
-
-def histogram(key: str, values: Floats) -> Histogram:
-    """The values, at least one and none negative, counted in 20 bins up to 1 or to their 99th percentile.
-
-    >>> histogram("box_iou", np.array([0.0, 0.5, 1.0])).middle
-    0.5
-    """
-    overlap = key in OVERLAPS
-    limit = 1.0 if overlap else float(np.quantile(values, FARTHEST)) or 1.0
-    values = np.minimum(values, 1.0) if overlap else values  # an overlap of 1 may be a last digit more
-    counts = np.histogram(values, BINS, (0, limit))[0]
-    middle = float(values.mean() if overlap else np.median(values))
-    return Histogram(key, tuple(map(int, counts)), limit, middle, int((values > limit).sum()))
 
 
 @dataclass(frozen=True)
@@ -82,9 +52,9 @@ class Row:
     contestant: str
     """The method, with the settings in which its runs in the table differ."""
     location: dict[str, Any]
-    """How well the animals of test were found, as in the record; empty where it was not looked for them."""
+    """How well the animals of test were localized, as in the record; empty for methods that do not."""
     diagnosis: dict[str, float | None] | None
-    """MAP@5 by what was done to the photos; None where `whalebench explain` has not looked at the run."""
+    """MAP@5 by how the photos were altered; None where `whalebench explain` has not been run on the run."""
     calibration: dict[str, Any] = field(default_factory=dict)
     """What calibration changed, as in the record; empty where the record does not say."""
     histograms: tuple[Histogram, ...] = ()
@@ -109,6 +79,36 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """One contestant over the folds of a summary: means over seeds, then over folds."""
+
+    rank: int | None
+    contestant: str
+    seeds: tuple[int, int]
+    """How many seeds a fold has, at least and at most."""
+    map_at_5: float
+    low: float
+    high: float
+    """Of the 95 % interval over individuals of all folds together."""
+    seed_spread: float
+    """Standard deviation of MAP@5 between seeds of one fold; NaN where no fold has several."""
+    top_1: float
+    log_loss: float
+    lead: Difference | None
+    """Over the next standing, paired on the same photos; None for the last."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The contestants that have finished the same folds of one split, best first."""
+
+    folds: tuple[int, ...]
+    split_digest: str
+    queries: int
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """The sections of one benchmark and track; oracle and transductive runs have tables of their own."""
 
@@ -127,7 +127,7 @@ class Leaderboard:
     """All tables, and a sentence for each run that could not be read."""
 
     tables: tuple[Table, ...]
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[Row]:

@@ -28,11 +28,11 @@ from whalebench.reports.metrics.resampling import (
     intervals,
 )
 from whalebench.reports.wording import (
-    CANDIDATES,
+    CANDIDATE_SET,
     METRICS,
     UNDEFINED,
     between,
-    candidates,
+    candidate_set,
     duration,
     number,
     percent,
@@ -258,7 +258,7 @@ def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:
     for key, (low, high) in ends.items():
         metrics |= {f"{key}_low": low, f"{key}_high": high}
     facts = {name: with_interval(metrics, key) for key, name in METRICS.items()}
-    facts[CANDIDATES] = candidates(metrics)
+    facts[CANDIDATE_SET] = candidate_set(metrics)
     facts["valid MAP@5"] = number(record.valid_metrics["map_at_5"])
     facts |= {f"found in {part}": _found(record.location.get(part)) for part in ("test", "valid")}
     facts["time"] = duration(sum(record.seconds.values()))

@@ -23,14 +23,14 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
+from whalebench.reports.document import Grid
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
 from whalebench.reports.metrics.summary import summarize
-from whalebench.reports.page import to_html, write_html
 from whalebench.reports.run_report import run_summary
-from whalebench.reports.terminal import Numbers, render, render_svg, to_svg
-from whalebench.reports.writers import to_csv, to_json, to_markdown, write_reports
+from whalebench.reports.terminal import FittedGrid, render, render_svg, to_svg
+from whalebench.reports.writers import to_csv, to_html, to_json, to_markdown, write_reports
 
 NONE_NEW = 6
 """So many photos `put` makes without one of a new individual."""
@@ -164,7 +164,7 @@ def test_calibration_and_lists_have_a_table_with_dashes_for_older_runs(tmp_path)
     known = table[table["truth"] != NEW]
     size, share = known["set_size_95"].mean(), known["covered_95"].mean()
     for text in everywhere(board):
-        assert "Calibration and candidate lists, fold 0" in text and "nearly uniform" in text
+        assert "Calibration and candidate sets, fold 0" in text and "nearly uniform" in text
         assert f"arcface 0 4.657 2.800 0.369 – {size:.1f} ({share:.0%}".replace("%", " %") in text
         assert "softmax 0 – – – – –" in text
     assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)
@@ -327,8 +327,8 @@ def test_the_terminal_shows_every_digit_in_80_columns(tmp_path):
     ],
 )
 def test_names_stay_whole_in_a_narrow_window_and_intervals_go_below(width, lines):
-    table = Numbers("", ("method", "MAP@5"), [(("happywhale-26th", "0.8 [0.7, 0.9]"), False)])
-    said = printed(table, width).splitlines()
+    grid = Grid("", ("method", "MAP@5"), (("happywhale-26th", "0.8 [0.7, 0.9]"),))
+    said = printed(FittedGrid(grid), width).splitlines()
     assert [line.rstrip() for line in said if "─" not in line] == lines
 
 
@@ -359,7 +359,7 @@ def test_marks_in_names_stay_text(tmp_path):
 def test_the_page_needs_no_network_and_draws_each_interval(tmp_path):
     for name in ("one", "two"):
         put(tmp_path / "runs", name, name)
-    text = write_html(leaderboard(tmp_path / "runs"), tmp_path / "page.html").read_text()
+    text = to_html(leaderboard(tmp_path / "runs"))
     assert not re.search(r"https?:|src=|@import|url\(", text)
     assert text.count("<circle") == 2 and "prefers-color-scheme: dark" in text
 
@@ -379,7 +379,7 @@ def test_the_picture_fetches_nothing_and_says_what_the_table_says(tmp_path):
 
 
 def test_reports_never_import_torch():
-    names = ("leaderboard", "metrics", "page", "statistics", "terminal", "writers")
+    names = ("leaderboard", "metrics", "terminal", "writers")
     code = f"import sys; {'; '.join(f'import whalebench.reports.{name}' for name in names)}; "
     code += "print(sorted({'torch', 'timm', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -514,3 +514,11 @@ def test_several_folds_have_a_summary_before_them(tmp_path):
         assert "bbox has no finished run on fold 1." in text
     assert to_html(board).count("<circle") == 7  # a dot a run, and one a standing
     assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)
+
+
+def test_a_run_without_predictions_counts_in_no_summary(tmp_path):
+    for fold in (0, 1):
+        put(tmp_path, f"arcface-{fold}", fold=fold)
+    assert leaderboard(tmp_path).tables[0].summaries
+    (tmp_path / "arcface-1" / "predictions.parquet").unlink()
+    assert leaderboard(tmp_path).tables[0].summaries == ()
