@@ -39,7 +39,8 @@ def with_interval(metrics: dict[str, float], key: str) -> str:
     >>> with_interval({"top_1": 0.712, "top_1_low": 0.655, "top_1_high": 0.764}, "top_1")
     '0.712 [0.66, 0.76]'
     """
-    return between(*(metrics.get(f"{key}{end}") for end in ("", "_low", "_high")))
+    value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    return between(value, low, high)
 
 
 def percent(value: float | None) -> str:
