@@ -1,8 +1,9 @@
 """The shape of a leaderboard: tables of sections of rows, summaries over folds, histograms of runs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from whalebench.benchmarks.core.record import RunRecord
 from whalebench.reports.metrics.resampling import Difference
 
 OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
@@ -32,38 +33,37 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its metrics, each with `<key>_low` and `<key>_high`, NaN where undefined, and its rank."""
+    """One run in a section, with its rank and its metrics."""
 
-    rank: int | None
-    method: str
-    benchmark: str
-    track: str
-    fold: int
-    seed: int
-    run: str
-    metrics: dict[str, float]
-    oracle: bool
-    transductive: bool
-    photos_per_second: float | None
-    seconds: float
-    created: str
-    catalog_digest: str
-    split_digest: str
+    record: RunRecord
     contestant: str
     """The method, with the settings in which its runs in the table differ."""
-    location: dict[str, Any]
-    """How well the animals of test were localized, as in the record; empty for methods that do not."""
-    diagnosis: dict[str, float | None] | None
+    rank: int | None
+    metrics: dict[str, float]
+    """Each with `<key>_low` and `<key>_high`, NaN where undefined."""
+    diagnosis: dict[str, float | None] | None = None
     """MAP@5 by how the photos were altered; None where `whalebench explain` has not been run on the run."""
-    calibration: dict[str, Any] = field(default_factory=dict)
-    """What calibration changed, as in the record; empty where the record does not say."""
     histograms: tuple[Histogram, ...] = ()
     problem: str = ""
     """Why this row has no interval and no rank; empty where it has, and where it does not fit."""
-    unfit: str = ""
-    """What the benchmark lacks for this method; then it has no metrics."""
-    seen: str = ""
-    """Which weights it starts from were trained on the benchmark's photos, as a sentence; empty for none."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the whole run."""
+        return self.record.seconds.get("total", sum(self.record.seconds.values()))
+
+    @property
+    def location(self) -> dict[str, Any]:
+        """How well the animals of test were localized; empty for methods that do not."""
+        location = self.record.location.get("test")
+        return location if isinstance(location, dict) else {}
+
+    @property
+    def seen(self) -> str:
+        """Which weights it starts from were trained on the benchmark's photos, a sentence; empty for none."""
+        facts = {name: known for name, known in self.record.pretraining.items() if isinstance(known, dict)}
+        where = [f"{name}, trained on {known['seen']}" for name, known in facts.items() if known.get("seen")]
+        return f"{self.contestant} starts from {' and '.join(where)}." if where else ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A chapter for each table: headings, grids of texts, pictures, remarks. Below all
 what intervals, ranks and columns mean, each thing once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any
@@ -164,7 +164,9 @@ def _remarks(table: Table) -> Iterator[str]:
     if table.transductive:
         yield "Transductive: these runs scored test photos with the help of other test photos."
     yield from dict.fromkeys(f"{SEEN.capitalize()}: {row.seen}" for row in rows if row.seen)
-    yield from dict.fromkeys(f"{row.contestant} does not fit: {row.unfit}." for row in rows if row.unfit)
+    yield from dict.fromkeys(
+        f"{row.contestant} does not fit: {row.record.unfit}." for row in rows if row.record.unfit
+    )
     yield from table.notes
     yield from (row.problem for row in rows if row.problem)
 
@@ -233,8 +235,8 @@ def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
         ),
     )
     for small in (_calibration, _new_individuals, _location, _diagnosis):
-        yield from small(section, names)
-    diagrams = [reliability_svg(row.calibration, _name(row)) for row in section.rows]
+        yield from small(section)
+    diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
     histograms = [histogram_svg(each, _name(row)) for row in section.rows for each in row.histograms]
     title = "How many answers are right, by confidence, before (hollow) and after calibration"
     if any(diagrams):
@@ -247,24 +249,24 @@ class _Names:
     """The columns that name the rows of a section; the run only where contestant and seed repeat."""
 
     def __init__(self, section: Section) -> None:
-        pairs = {(row.contestant, row.seed) for row in section.rows}
+        pairs = {(row.contestant, row.record.seed) for row in section.rows}
         self.header = ("method", "seed", *(("run",) if len(pairs) < len(section.rows) else ()))
 
     def cells(self, row: Row) -> list[str]:
         """The texts that name a row, one for each title of the header."""
         method = f"{row.contestant} ({SEEN})" if row.seen else row.contestant
-        return [method, str(row.seed), row.run][: len(self.header)]
+        return [method, str(row.record.seed), row.record.run][: len(self.header)]
 
 
 def _name(row: Row) -> str:
     """The row's name in pictures."""
-    return f"{row.contestant}, seed {row.seed}"
+    return f"{row.contestant}, seed {row.record.seed}"
 
 
 def _metrics(row: Row) -> list[str]:
     """The metrics and the time of one row; only MAP@5, which ranks, shows its interval."""
     others = [number(row.metrics.get(key)) for key in METRICS if key != "map_at_5"]
-    if row.unfit:
+    if row.record.unfit:
         return ["does not fit", *others, UNDEFINED]
     return [with_interval(row.metrics, "map_at_5"), *others, duration(row.seconds)]
 
@@ -304,59 +306,63 @@ DIAGNOSIS = {
 """What was done to the photos, and the title of its column."""
 
 
-def _calibration(section: Section, names: _Names) -> Iterator[Grid]:
+def _small(
+    title: str,
+    section: Section,
+    rows: Sequence[Row],
+    header: Iterable[str],
+    cells: Callable[[Row], Iterable[str]],
+    legend: tuple[str, ...],
+) -> Iterator[Grid]:
+    """A table of some rows of a section, where there are any, with these cells behind their names."""
+    names = _Names(section)
+    if rows:
+        lines = tuple((*names.cells(row), *cells(row)) for row in rows)
+        yield Grid(f"{title}, fold {section.fold}", (*names.header, *header), lines, legend)
+
+
+def _calibration(section: Section) -> Iterator[Grid]:
     """Log loss and calibration error before and after, and candidate sets, where a record has them."""
-    rows = [row for row in section.rows if not row.unfit]
-    if any(row.calibration.get("test_log_loss_after") is not None for row in rows):
-        yield Grid(
-            f"Calibration and candidate sets, fold {section.fold}",
-            (*names.header, *CALIBRATION.values(), CANDIDATE_SET),
-            tuple(
-                (
-                    *names.cells(row),
-                    *(number(row.calibration.get(key)) for key in CALIBRATION),
-                    candidate_set(row.metrics),
-                )
-                for row in rows
-            ),
-            (CALIBRATED, CANDIDATE_SETS),
-        )
+    rows = [row for row in section.rows if not row.record.unfit]
+    if all(row.record.calibration.get("test_log_loss_after") is None for row in rows):
+        return
+
+    def cells(row: Row) -> list[str]:
+        facts: Mapping[str, Any] = row.record.calibration
+        return [*(number(facts.get(key)) for key in CALIBRATION), candidate_set(row.metrics)]
+
+    header, legend = (*CALIBRATION.values(), CANDIDATE_SET), (CALIBRATED, CANDIDATE_SETS)
+    yield from _small("Calibration and candidate sets", section, rows, header, cells, legend)
 
 
-def _new_individuals(section: Section, names: _Names) -> Iterator[Grid]:
+def _new_individuals(section: Section) -> Iterator[Grid]:
     """Metrics of *new* individuals, where there are some and a run that can predict *new*."""
     rows = [row for row in section.rows if not isnan(row.metrics.get("dir_at_far_10", nan))]
-    if rows:
-        yield Grid(
-            f"New individuals, fold {section.fold}",
-            (*names.header, "geometric mean", *NEW_INDIVIDUALS.values()),
-            tuple(
-                (
-                    *names.cells(row),
-                    with_interval(row.metrics, "baks_baus"),
-                    *(number(row.metrics.get(key)) for key in NEW_INDIVIDUALS),
-                )
-                for row in rows
-            ),
-            (BALANCED, DETECTED),
-        )
+
+    def cells(row: Row) -> list[str]:
+        numbers = (number(row.metrics.get(key)) for key in NEW_INDIVIDUALS)
+        return [with_interval(row.metrics, "baks_baus"), *numbers]
+
+    header = ("geometric mean", *NEW_INDIVIDUALS.values())
+    yield from _small("New individuals", section, rows, header, cells, (BALANCED, DETECTED))
 
 
-def _location(section: Section, names: _Names) -> Iterator[Grid]:
+def _location(section: Section) -> Iterator[Grid]:
     """How well boxes, masks and landmarks were localized, where a method does so."""
     rows = [row for row in section.rows if row.location]
     keys = [key for key in LOCATION if any(key in row.location for row in rows)]
     legends = {"landmark_error_median": LANDMARKS, "fallback": FALLBACK}
-    if keys:
-        yield Grid(
-            f"How well the animals were found, fold {section.fold}",
-            (*names.header, *(LOCATION[key] for key in keys)),
-            tuple((*names.cells(row), *(_located(row.location, key) for key in keys)) for row in rows),
-            (MEASURED, *(sentence for key, sentence in legends.items() if key in keys)),
-        )
+    yield from _small(
+        "How well the animals were found",
+        section,
+        rows if keys else (),
+        [LOCATION[key] for key in keys],
+        lambda row: [_located(row.location, key) for key in keys],
+        (MEASURED, *(sentence for key, sentence in legends.items() if key in keys)),
+    )
 
 
-def _located(location: dict[str, Any], key: str) -> str:
+def _located(location: Mapping[str, Any], key: str) -> str:
     value = location.get(key)
     if key == "fallback":
         return UNDEFINED if value is None else f"{value} of {location['photos']}"
@@ -365,17 +371,19 @@ def _located(location: dict[str, Any], key: str) -> str:
     return number(value, 1 if key == "landmark_pixels_median" else 3)
 
 
-def _diagnosis(section: Section, names: _Names) -> Iterator[Grid]:
+def _diagnosis(section: Section) -> Iterator[Grid]:
     """MAP@5 on altered test photos, where `whalebench explain` has been run."""
-    rows = [(row, row.diagnosis) for row in section.rows if row.diagnosis]
-    keys = [key for key in DIAGNOSIS if any(scores.get(key) is not None for _, scores in rows)]
-    partly = "annotated" in keys and any(scores.get("annotated") != scores.get("test") for _, scores in rows)
+    rows = [row for row in section.rows if row.diagnosis]
+    scores = [row.diagnosis or {} for row in rows]
+    keys = [key for key in DIAGNOSIS if any(each.get(key) is not None for each in scores)]
+    partly = "annotated" in keys and any(each.get("annotated") != each.get("test") for each in scores)
     if not partly:  # every photo was annotated: the same as tested, or none was
         keys = [key for key in keys if key != "annotated"]
-    if rows:
-        yield Grid(
-            f"What the scores rest on, fold {section.fold}",
-            (*names.header, *(DIAGNOSIS[key] for key in keys)),
-            tuple((*names.cells(row), *(number(scores.get(key)) for key in keys)) for row, scores in rows),
-            (ALTERED, ANNOTATED) if partly else (ALTERED,),
-        )
+    yield from _small(
+        "What the scores rest on",
+        section,
+        rows,
+        [DIAGNOSIS[key] for key in keys],
+        lambda row: [number((row.diagnosis or {}).get(key)) for key in keys],
+        (ALTERED, ANNOTATED) if partly else (ALTERED,),
+    )

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from whalebench.reports.wording import UNDEFINED, typed
+
 Section = Mapping[str, Any]
 
 HEAD = """# Methods and their fields
@@ -30,7 +32,7 @@ def methods_page(sections: Mapping[str, Sequence[Section]]) -> str:
         (f"[{each['title']}](#{anchor(each['title'])})", each["summary"], each["source"], each["published"])
         for each in sections["methods"]
     ]
-    blocks = [HEAD, _table(("method", "what it does", "paper or system", "was said to score"), rows)]
+    blocks = [HEAD, _table(("method", "what it does", "paper or system", "published score"), rows)]
     blocks += [_section(each, f"## `{each['title']}`") for each in sections["methods"]]
     for kind, head in (("shared", SHARED), ("parts", PARTS)):
         blocks += [head, *(_section(each, f"### {each['title']}") for each in sections[kind])]
@@ -66,7 +68,7 @@ def _section(section: Section, heading: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(cell.replace('|', '&#124;') or '–' for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(cell.replace('|', '&#124;') or UNDEFINED for cell in row)} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -75,17 +77,6 @@ def _default(row: Mapping[str, Any]) -> str:
     if row["part"]:
         return " ".join(f"`{key}={typed(inner)}`" for key, inner in value.items())
     return "" if value in (None, "") else f"`{typed(value)}`"
-
-
-def typed(value: Any) -> str:
-    """A value as it is typed on the command line.
-
-    >>> [typed(value) for value in ([80, 128], True, 0.5)]
-    ['80x128', 'true', '0.5']
-    """
-    if isinstance(value, list):
-        return "x".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _values(row: Mapping[str, Any]) -> str:

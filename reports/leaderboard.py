@@ -23,6 +23,7 @@ from whalebench.reports.metrics.ranking import Floats, is_new
 from whalebench.reports.metrics.resampling import distributions, interval, shared_ranks
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.over_folds import summaries
+from whalebench.reports.wording import typed
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
@@ -145,19 +146,8 @@ def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             fields |= _flat(value, f"{before}{key}.")
         else:
-            fields[before + key] = _typed(value)
+            fields[before + key] = typed(value)
     return fields
-
-
-def _typed(value: JsonValue) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return str(value).lower()
-        case list():
-            return "x".join(map(_typed, value))
-    return str(value)
 
 
 class ScoredRun(NamedTuple):
@@ -242,8 +232,10 @@ def _section(runs: Sequence[ScoredRun], names: Mapping[str, str]) -> Section:
         for key in tuple(metrics):
             ends = interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
-        rows.append(_row(run, metrics, ranks.get(name), names[name]))
-    rows.sort(key=lambda row: (row.rank is None, row.unfit != "", -np.nan_to_num(row.metrics["map_at_5"])))
+        diagnosis = None if run.diagnosis is None else dict(run.diagnosis)
+        drawings = () if run.queries is None else histograms(run.queries)
+        rows.append(Row(run.record, names[name], ranks.get(name), metrics, diagnosis, drawings, run.problem))
+    rows.sort(key=_place)
     table, first = next(iter(tables.values()), None), runs[0].record
     if table is None:
         photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
@@ -252,41 +244,9 @@ def _section(runs: Sequence[ScoredRun], names: Mapping[str, str]) -> Section:
     return Section(first.fold, first.split_digest, len(table), new, clusters, tuple(rows))
 
 
-def _row(run: ScoredRun, metrics: dict[str, float], rank: int | None, contestant: str) -> Row:
-    record = run.record
-    location = record.location.get("test")
-    return Row(
-        rank=rank,
-        method=record.method,
-        benchmark=record.benchmark,
-        track=record.track,
-        fold=record.fold,
-        seed=record.seed,
-        run=record.run,
-        metrics=metrics,
-        oracle=record.oracle,
-        transductive=record.transductive,
-        photos_per_second=record.photos_per_second,
-        seconds=record.seconds.get("total", sum(record.seconds.values())),
-        created=record.created,
-        catalog_digest=record.catalog_digest,
-        split_digest=record.split_digest,
-        contestant=contestant,
-        location=location if isinstance(location, dict) else {},
-        calibration=dict(record.calibration),
-        diagnosis=None if run.diagnosis is None else dict(run.diagnosis),
-        histograms=() if run.queries is None else histograms(run.queries),
-        problem=run.problem,
-        unfit=record.unfit,
-        seen=_seen(record, contestant),
-    )
-
-
-def _seen(record: RunRecord, contestant: str) -> str:
-    """Which checkpoints have seen the benchmark in their pretraining; empty for none."""
-    facts = {name: known for name, known in record.pretraining.items() if isinstance(known, dict)}
-    where = [f"{name}, trained on {known['seen']}" for name, known in facts.items() if known.get("seen")]
-    return f"{contestant} starts from {' and '.join(where)}." if where else ""
+def _place(row: Row) -> tuple[bool, bool, float]:
+    """What rows are sorted by: those with a rank, those without, those that do not fit; best first."""
+    return row.rank is None, row.record.unfit != "", -float(np.nan_to_num(row.metrics["map_at_5"]))
 
 
 def histograms(queries: pd.DataFrame) -> tuple[Histogram, ...]:

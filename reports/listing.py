@@ -27,7 +27,7 @@ def table_of(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
 
 
 def facts_table(facts: dict[str, Any], title: str = "") -> Table:
-    """A rich table of two columns, a fact a row; facts that say nothing are left out."""
+    """A rich table of two columns, a fact a row; empty facts are left out."""
     shown = Table(title=title or None, title_justify="left", title_style="bold", box=None, show_header=False)
     shown.add_column(style="cyan")
     shown.add_column(overflow="fold")
@@ -57,8 +57,10 @@ def import_report(facts: dict[str, Any], left_out: list[dict[str, str]], notes: 
 
 def check_report(document: dict[str, Any]) -> Group:
     """What `rich` prints after a check that found everything in place."""
-    said = f"{document['name']}: {document['photos']:,} photos, the catalog and the split are as they were."
-    return Group(Text(said), _quarantine(document["quarantined"]))
+    sentence = (
+        f"{document['name']}: {document['photos']:,} photos, the catalog and the split are as they were."
+    )
+    return Group(Text(sentence), _quarantine(document["quarantined"]))
 
 
 def split_report(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], warnings: list[str]) -> Group:

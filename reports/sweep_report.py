@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from whalebench.benchmarks.core.progress import CellNews, SweepNews
+from whalebench.benchmarks.core.record import plain
 from whalebench.reports.board import Leaderboard
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.listing import table_of
@@ -30,8 +31,8 @@ def sweep_report(news: SweepNews, board: Leaderboard | None, seconds: float) -> 
     """What `rich` prints after a sweep: tables over folds and seeds, failed cells, the wall time."""
     parts: list[RenderableType] = [render(board, folds=False)] if board else []
     parts += _undone(news)
-    found = sum(cell.found for cell in news.cells)
-    before = f" ({found} of them before)" if found else ""
+    finished_before = sum(cell.found for cell in news.cells)
+    before = f" ({finished_before} of them before)" if finished_before else ""
     parts.append(Text(f"{progress_line(news)}{before}. Wall time {duration(seconds)}."))
     return Group(*parts)
 
@@ -46,8 +47,8 @@ def plan_report(news: SweepNews, jobs: int) -> Group:
         for cell in news.cells
     ]
     noun = "process" if jobs == 1 else "processes"
-    said = Text(f"{progress_line(news)}. Nothing was started; there would be {jobs} {noun} at a time.")
-    return Group(table_of(rows), cell_table(news.cells), *_undone(news), said)
+    sentence = f"{progress_line(news)}. Nothing was started; there would be {jobs} {noun} at a time."
+    return Group(table_of(rows), cell_table(news.cells), *_undone(news), Text(sentence))
 
 
 def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]:
@@ -56,10 +57,10 @@ def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]
     Rows are as `report --json` prints them; undefined numbers are None.
     """
     summary = [
-        _plain(
-            {"benchmark": table.benchmark, "track": table.track, "folds": list(summary.folds)}
+        plain(
+            {"benchmark": table.benchmark, "track": table.track, "folds": summary.folds}
             | asdict(one)
-            | {"seeds": list(one.seeds), "lead": one.lead._asdict() if one.lead else None}
+            | {"lead": one.lead._asdict() if one.lead else None}
         )
         for table in (board.tables if board else ())
         for summary in table.summaries
@@ -69,27 +70,19 @@ def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]
 
 
 def _undone(news: SweepNews) -> list[Text]:
-    """A line for the cells of a contestant that came to nothing for one reason."""
-    alike: dict[str, list[CellNews]] = {}
+    """A line for the cells of a contestant that failed, or were missing something, for one reason."""
+    alike: dict[str, list[CellNews]] = defaultdict(list)
     for cell in news.cells:
         if cell.status in ("missing", "failed"):
-            alike.setdefault(f"{cell.contestant} {_why(cell)}", []).append(cell)
-    lines = [Text(f"! {_named(cells)} {_why(cells[0])}", style="red") for cells in alike.values()]
+            alike[f"{cell.contestant} {_why(cell)}"].append(cell)
+    lines = []
+    for cells in alike.values():
+        more = f" (and {len(cells) - 1} more)" if len(cells) > 1 else ""
+        lines.append(Text(f"! {cell_name(cells[0])}{more} {_why(cells[0])}", style="red"))
     if any(cell.found for cells in alike.values() for cell in cells):
         lines.append(Text("What came to nothing before is tried again with --retry.", style="dim"))
     return lines
 
 
-def _named(cells: list[CellNews]) -> str:
-    more = f" (and {len(cells) - 1} more)" if len(cells) > 1 else ""
-    return cell_name(cells[0]) + more
-
-
 def _why(cell: CellNews) -> str:
     return f"{'is missing something here' if cell.status == 'missing' else 'failed'}: {cell.reason}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,6 +1,8 @@
 """Numbers as texts, the same on the terminal, in Markdown and on the page."""
 
-from math import isnan, nan
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
 
 METRICS = {
     "map_at_5": "MAP@5",
@@ -33,8 +35,8 @@ def between(value: float | None, low: float | None, high: float | None, digits: 
     return f"{number(value)}{ends}"
 
 
-def with_interval(metrics: dict[str, float], key: str) -> str:
-    """The metric with its 95 % interval, as far as they are defined.
+def with_interval(metrics: Mapping[str, Any], key: str) -> str:
+    """The metric of that key with its 95 % interval, as far as they are defined.
 
     >>> with_interval({"top_1": 0.712, "top_1_low": 0.655, "top_1_high": 0.764}, "top_1")
     '0.712 [0.66, 0.76]'
@@ -54,16 +56,27 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.{1 if value < 0.0995 else 0}f} %"
 
 
-def candidate_set(metrics: dict[str, float]) -> str:
+def candidate_set(metrics: Mapping[str, Any]) -> str:
     """Mean size of the sets that hold the true individual with 95 % certainty, and how many really do.
 
     >>> candidate_set({"set_size_95": 3.21, "coverage_95": 0.962}), candidate_set({})
     ('3.2 (96 %)', '–')
     """
-    size, coverage = (metrics.get(key, nan) for key in ("set_size_95", "coverage_95"))
-    if isnan(size) or isnan(coverage):
+    size, coverage = metrics.get("set_size_95"), percent(metrics.get("coverage_95"))
+    if size is None or isnan(size) or coverage == UNDEFINED:
         return UNDEFINED
-    return f"{number(size, 1 if size < 9.95 else 0)} ({percent(coverage)})"
+    return f"{number(size, 1 if size < 9.95 else 0)} ({coverage})"
+
+
+def typed(value: Any) -> str:
+    """A value of a configuration as it is typed on the command line.
+
+    >>> [typed(value) for value in ([80, 128], True, 0.5, None)]
+    ['80x128', 'true', '0.5', 'none']
+    """
+    if isinstance(value, list):
+        return "x".join(map(typed, value))
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 def duration(seconds: float) -> str:

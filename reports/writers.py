@@ -5,11 +5,10 @@ import io
 import json
 from collections.abc import Sequence
 from html import escape
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.record import atomic_text, plain
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.document import NAME_COLUMNS, Chapter, Grid, Pictures, board_document
 from whalebench.reports.terminal import to_svg
@@ -52,9 +51,7 @@ def write_reports(
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
     """One dictionary a row, as `report --json` prints them; undefined numbers are None."""
     return [
-        {key: getattr(row, key) for key in KEYS}
-        | {"metrics": {key: _defined(value) for key, value in row.metrics.items()}}
-        | {key: getattr(row, key) for key in (*MORE, *GROUPS)}
+        _values(row, KEYS) | {"metrics": plain(row.metrics)} | _values(row, (*MORE, *GROUPS))
         for row in board.rows
     ]
 
@@ -69,27 +66,28 @@ def to_csv(board: Leaderboard) -> str:
 
     What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`.
     """
-    rows = [{key: getattr(row, key) for key in KEYS} | row.metrics | _more(row) for row in board.rows]
+    rows = [_values(row, KEYS) | row.metrics | _more(row) for row in board.rows]
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_defined(row.get(name)) for name in names] for row in rows)
+    writer.writerows([plain(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
 
 
 def _more(row: Row) -> dict[str, Any]:
     numbers = {
         f"{group}_{key}": value
-        for group in GROUPS
-        for key, value in (getattr(row, group) or {}).items()
+        for group, values in _values(row, GROUPS).items()
+        for key, value in (values or {}).items()
         if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
     }
-    return {key: getattr(row, key) for key in MORE} | numbers
+    return _values(row, MORE) | numbers
 
 
-def _defined(value: Any) -> Any:
-    return None if isinstance(value, float) and not isfinite(value) else value
+def _values(row: Row, keys: Sequence[str]) -> dict[str, Any]:
+    """The row's values, or those of its record where the row has none of its own."""
+    return {key: getattr(row if hasattr(row, key) else row.record, key) for key in keys}
 
 
 def to_markdown(board: Leaderboard) -> str:

@@ -114,7 +114,7 @@ def test_the_better_method_is_first_with_an_interval_around_each_number(tmp_path
     put(tmp_path, "bad", "softmax", skill=0.3)
     put(tmp_path, "same", "triplet", skill=0.35)
     first, second, third = leaderboard(tmp_path).rows
-    assert (first.rank, first.method, first.seconds) == (1, "arcface", 120.0)
+    assert (first.rank, first.record.method, first.seconds) == (1, "arcface", 120.0)
     assert (second.rank, third.rank) == (2, 2)
     for key, value in summarize(table).items():
         assert first.metrics[key] == pytest.approx(value, nan_ok=True)
@@ -215,7 +215,7 @@ def test_what_may_not_be_compared_is_not_ranked_together(tmp_path):
 
 
 def _runs(table):
-    return {row.run for section in table.sections for row in section.rows}
+    return {row.record.run for section in table.sections for row in section.rows}
 
 
 def test_a_missing_fold_and_a_damaged_run_are_shown(tmp_path):
@@ -247,7 +247,7 @@ def test_a_run_without_predictions_to_trust_has_a_row_but_no_rank(tmp_path, harm
         record["metrics"] = {}
         (tmp_path / "harmed" / "record.json").write_text(json.dumps(record))
         table.iloc[:-3].to_parquet(file)
-    rows = {row.run: row for row in leaderboard(tmp_path).rows}
+    rows = {row.record.run: row for row in leaderboard(tmp_path).rows}
     assert rows["harmed"].rank is None and "harmed" in rows["harmed"].problem
     assert math.isnan(rows["harmed"].metrics["map_at_5_low"])
     assert rows["one"].rank == rows["two"].rank == 1
@@ -282,7 +282,7 @@ def test_csv_has_a_line_a_run_and_empty_cells_for_undefined(tmp_path):
     put(tmp_path, "two", "softmax", track="a, b")
     board = leaderboard(tmp_path)
     lines = list(csv.DictReader(io.StringIO(to_csv(board))))
-    assert [line["run"] for line in lines] == [row.run for row in board.rows]
+    assert [line["run"] for line in lines] == [row.record.run for row in board.rows]
     assert lines[0]["track"] == "a, b" and lines[0]["map_at_r"] == ""
     assert float(lines[0]["map_at_5_high"]) == board.rows[0].metrics["map_at_5_high"]
 
@@ -392,8 +392,8 @@ def test_a_method_that_does_not_fit_is_a_row_with_a_reason_and_no_gap(tmp_path):
         put(runs, f"arcface-{fold}", fold=fold)
     put_unfit(runs, "bbox-0", counts={"test_photos": 60, "test_new_photos": 9})
     board = leaderboard(runs)
-    row = next(row for row in board.rows if row.method == "bbox")
-    assert row.rank is None and row.problem == "" and row.unfit == "flukes has no boxes"
+    row = next(row for row in board.rows if row.record.method == "bbox")
+    assert row.rank is None and row.problem == "" and row.record.unfit == "flukes has no boxes"
     assert board.tables[0].notes == () and board.tables[0].sections[0].rows[-1] == row
     for text in everywhere(board):
         assert "bbox does not fit: flukes has no boxes." in text
@@ -439,10 +439,10 @@ def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
         assert "How well the animals were found, fold 0" in text
         assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
         assert re.search(r"aligned 0 – 10 % 18 % –", text)
-    (boxes_drawn,) = next(row.histograms for row in board.rows if row.method == "bbox")
+    (boxes_drawn,) = next(row.histograms for row in board.rows if row.record.method == "bbox")
     assert (boxes_drawn.photos, boxes_drawn.limit, boxes_drawn.beyond) == (45, 1.0, 0)
     assert boxes_drawn.counts[10] == 15 and boxes_drawn.counts[18] == 30
-    (points_drawn,) = next(row.histograms for row in board.rows if row.method == "aligned")
+    (points_drawn,) = next(row.histograms for row in board.rows if row.record.method == "aligned")
     assert points_drawn.limit == pytest.approx(np.quantile(errors, 0.99)) and points_drawn.beyond == 1
     assert points_drawn.middle == pytest.approx(np.median(errors))
     page = to_html(board)
@@ -484,14 +484,14 @@ def test_runs_of_one_method_are_told_apart_by_the_settings_in_which_they_differ(
     put(tmp_path, "box", "softmax", config=box)
     put(tmp_path, "older", "softmax", config={key: base[key] for key in ("epochs", "size")} | {"grid": 3})
     put(tmp_path, "alone", "bbox", config=box)
-    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    names = {row.record.run: row.contestant for row in leaderboard(tmp_path).rows}
     assert names == dict.fromkeys(("whole", "box", "older"), "softmax") | {"alone": "bbox"}
     (tmp_path / "older").rename(tmp_path / ".older")
-    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    names = {row.record.run: row.contestant for row in leaderboard(tmp_path).rows}
     assert (names["whole"], names["box"]) == ("softmax crop=none", "softmax crop=box")
     assert names["alone"] == "bbox"
     put(tmp_path, "longer", "softmax", config=box | {"localizer": {"epochs": 60, "rate": None}})
-    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    names = {row.record.run: row.contestant for row in leaderboard(tmp_path).rows}
     assert names["longer"] == "softmax crop=box localizer.epochs=60"
     assert names["whole"] == "softmax crop=none localizer.epochs=20"
 
@@ -505,7 +505,7 @@ def test_several_folds_have_a_summary_before_them(tmp_path):
     (summary,) = board.tables[0].summaries
     first, second = summary.standings
     assert (first.contestant, first.rank, second.rank, second.lead) == ("arcface", 1, 2, None)
-    own = [row.metrics["map_at_5"] for row in board.rows if row.method == "arcface"]
+    own = [row.metrics["map_at_5"] for row in board.rows if row.record.method == "arcface"]
     assert first.map_at_5 == pytest.approx(np.mean(own))
     lead = f"{first.lead.value:.3f} [{first.lead.low:.3f}, {first.lead.high:.3f}]"
     for text in everywhere(board):

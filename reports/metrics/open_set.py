@@ -1,7 +1,6 @@
 """How well *new* individuals are told from known ones while known ones are still identified."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from whalebench.reports.metrics.ranking import (
     balanced_mean,
     best_identity_correct,
     first_candidate_correct,
-    geometric_mean,
     is_new,
     mean,
 )
@@ -21,30 +19,6 @@ FALSE_ALARMS = {"dir_at_far_1": 0.01, "dir_at_far_5": 0.05, "dir_at_far_10": 0.1
 """The detection rates that are reported, and the share of *new* photos that may raise a false alarm."""
 MU = 0.5
 """How much known photos weigh in the normalised accuracy."""
-
-
-def baks(correct: Sequence[float] | Floats, individuals: Sequence[str]) -> float:
-    """Balanced accuracy on known samples: the mean over individuals of the share of photos answered right.
-
-    `correct` (known photos,) is 1 where the first candidate is the truth; NaN if there is none. As AnimalCLEF
-    2025 and wildlife-datasets have it.
-
-    >>> baks([1.0, 1.0, 0.0], ["ann", "ann", "bob"])
-    0.5
-    """
-    return balanced_mean(correct, individuals)
-
-
-def baus(correct: Sequence[float] | Floats, individuals: Sequence[str]) -> float:
-    """Balanced accuracy on unknown samples: the mean over *new* individuals of the share predicted as *new*.
-
-    `correct` (new photos,) is 1 where the first candidate is *new*; NaN if there is none. Photos that name
-    no individual count as one for each encounter.
-
-    >>> baus([1.0, 0.0, 1.0], ["encounter 1", "encounter 1", "zoe"])
-    0.75
-    """
-    return balanced_mean(correct, individuals)
 
 
 def normalised_accuracy(known: float, new: float, mu: float = MU) -> float:
@@ -93,16 +67,21 @@ def alarms_allowed(false_alarms: float, photos: float) -> int:
 
 
 def open_set_metrics(queries: pd.DataFrame) -> dict[str, float]:
-    """Every metric of this file of a per-query table by its key; what needs *new* is NaN where none is."""
+    """Metrics of known and *new* photos from a per-query table by their keys; NaN where a kind is missing.
+
+    `baks` and `baus`, balanced accuracy on known and on unknown samples, are those of AnimalCLEF 2025 and
+    wildlife-datasets: each individual weighs the same. *New* photos that name none count as one individual
+    for each encounter.
+    """
     new = is_new(queries)
     first, best = first_candidate_correct(queries), -queries["new_score"].to_numpy(np.float64)
     correct = best_identity_correct(queries)
-    on_known = baks(first[~new], queries.loc[~new, "truth"].tolist())
-    on_new = baus(first[new], queries.loc[new, "cluster"].tolist())
+    on_known = balanced_mean(first[~new], queries.loc[~new, "truth"])
+    on_new = balanced_mean(first[new], queries.loc[new, "cluster"])
     return {
         "baks": on_known,
         "baus": on_new,
-        "baks_baus": geometric_mean(on_known, on_new),
+        "baks_baus": math.sqrt(on_known * on_new),
         "normalised_accuracy": normalised_accuracy(mean(first[~new]), mean(first[new])),
     } | {
         key: detection_rate(best[~new], correct[~new], best[new], share)

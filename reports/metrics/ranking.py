@@ -48,15 +48,6 @@ def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
     return mean(map(mean, by_group.values()))
 
 
-def geometric_mean(first: float, second: float) -> float:
-    """The square root of the product of two shares, 0 where either is 0; NaN where either is undefined.
-
-    >>> geometric_mean(0.25, 1.0), geometric_mean(0.25, math.nan)
-    (0.5, nan)
-    """
-    return math.sqrt(first * second)
-
-
 def average_precision_at_k(rank: float, k: int = CANDIDATES) -> float:
     """1 / rank where the one true candidate is among the first k, else 0 (also where rank is NaN).
 

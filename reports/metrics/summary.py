@@ -37,7 +37,9 @@ def summarize(queries: pd.DataFrame) -> dict[str, float]:
             "log_loss": mean(queries["log_loss"]),
             "auroc_new": area_under_roc(new_score[new], new_score[~new]),
             "map_at_r": mean(queries["average_precision_at_r"]),
-            "accuracy_new": accuracy_new(queries),
+            "accuracy_new": accuracy_new(predicted_new(queries), new)
+            if new_is_candidate(queries)
+            else math.nan,
             "map_at_5_known": mean(precision[~new]),
             "map_at_5_new": mean(precision[new]),
         }
@@ -59,22 +61,15 @@ def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating
     return float((below.sum() + up_to.sum()) / (2 * len(positive) * len(negative)))
 
 
-def balanced_accuracy(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
-    """Mean of the shares of *new* and of known photos that are predicted as such; NaN without both.
+def accuracy_new(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
+    """Balanced accuracy: mean of the shares of *new* and of known photos predicted as such; NaN without both.
 
-    >>> balanced_accuracy(np.array([True, False, False]), np.array([True, True, False]))
+    >>> accuracy_new(np.array([True, False, False]), np.array([True, True, False]))
     0.75
     """
     if actual.all() or not actual.any():
         return math.nan
     return float((predicted[actual].mean() + (~predicted[~actual]).mean()) / 2)
-
-
-def accuracy_new(queries: pd.DataFrame) -> float:
-    """Balanced accuracy of "the first candidate is *new*"; NaN where *new* was no candidate."""
-    if not new_is_candidate(queries):
-        return math.nan
-    return balanced_accuracy(predicted_new(queries), is_new(queries))
 
 
 def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
