@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
+from whalebench.reports.board import Histogram
 from whalebench.reports.document import Grid
+from whalebench.reports.figures import Mark, forest, histogram_svg, reliability_svg, tuning_svg
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
@@ -522,3 +525,29 @@ def test_a_run_without_predictions_counts_in_no_summary(tmp_path):
     assert leaderboard(tmp_path).tables[0].summaries
     (tmp_path / "arcface-1" / "predictions.parquet").unlink()
     assert leaderboard(tmp_path).tables[0].summaries == ()
+
+
+def test_pictures_lie_within_their_frames():
+    histogram = Histogram("landmark_error", (3, 0, 5), 0.3, 0.1, 1)
+    trials = [
+        {"number": 0, "state": "complete", "valid_map_at_5": 0.5, "settings": []},
+        {"number": 1, "state": "fail", "valid_map_at_5": None, "settings": ["dropout=0.9"]},
+    ]
+    study = {"method": "softmax", "benchmark": "tiny", "fold": 0, "seed": 0, "budget": "2 trials"}
+    study |= {"trials": trials, "importance": {"dropout": 1.0}}
+    marks = [Mark("a", 0.5, 0.4, 0.6), Mark("b<", 0.9, math.nan, math.nan), Mark("c", 1.0, 0.8, 1.0)]
+    pictures = (
+        forest(marks),
+        histogram_svg(histogram, "a"),
+        reliability_svg(CALIBRATED, "a"),
+        tuning_svg(study),
+    )
+    for drawn in pictures:
+        root = ElementTree.fromstring(drawn)
+        width, height = map(float, root.attrib["viewBox"].split()[2:])
+        for element in root.iter():
+            for key, value in element.attrib.items():
+                if key in ("x", "x1", "x2", "cx"):
+                    assert 0 <= float(value) <= width
+                if key in ("y", "y1", "y2", "cy"):
+                    assert 0 <= float(value) <= height

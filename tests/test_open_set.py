@@ -18,7 +18,12 @@ from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
 from whalebench.reports.metrics.evaluation import evaluate_queries
-from whalebench.reports.metrics.open_set import detection_rate, normalised_accuracy, open_set_metrics
+from whalebench.reports.metrics.open_set import (
+    alarms_allowed,
+    detection_rate,
+    normalised_accuracy,
+    open_set_metrics,
+)
 from whalebench.reports.metrics.ranking import NEW, balanced_mean
 
 
@@ -58,6 +63,13 @@ def test_detection_rate_at_its_ends() -> None:
     assert detection_rate(known, right, np.array([0.9]), 0.01) == 0.0  # an equal score is an alarm, too
     assert math.isnan(detection_rate(known, right, np.array([]), 0.1))
     assert math.isnan(detection_rate(np.array([]), np.array([], bool), known, 0.1))
+
+
+@pytest.mark.parametrize(("share", "photos", "allowed"), [(0.29, 100, 29), (0.58, 50, 29), (0.01, 99, 0)])
+def test_alarms_that_are_allowed_but_for_rounding_are_allowed(
+    share: float, photos: int, allowed: int
+) -> None:
+    assert alarms_allowed(share, photos) == allowed
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan"])
