@@ -51,12 +51,15 @@ class Pictures:
     drawings: tuple[str, ...]
 
 
+Parts = tuple[Grid | Pictures, ...]
+
+
 @dataclass(frozen=True)
 class Chapter:
     """One table of the leaderboard."""
 
     title: str
-    parts: tuple[Grid | Pictures, ...]
+    parts: Parts
     remarks: tuple[str, ...]
     """What is missing or wrong, a sentence each."""
 
@@ -129,20 +132,23 @@ def board_document(board: Leaderboard, *, folds: bool = True) -> Document:
 
     Without `folds`, those of a table are left out where its summaries hold every contestant that has a rank.
     """
-    over_folds = [[_summary(summary, table) for summary in table.summaries] for table in board.tables]
-    sections = [
-        [part for section in table.sections for part in _section(section, table)]
-        if folds or not _summed_up(table)
-        else []
-        for table in board.tables
-    ]
+    over_folds = [_over_folds(table) for table in board.tables]
+    by_fold = [_by_fold(table) if folds or not _summed_up(table) else () for table in board.tables]
     chapters = tuple(
-        Chapter(_title(table), (*summaries, *parts), tuple(_remarks(table)))
-        for table, summaries, parts in zip(board.tables, over_folds, sections, strict=True)
+        Chapter(_title(table), (*summaries, *sections), tuple(_remarks(table)))
+        for table, summaries, sections in zip(board.tables, over_folds, by_fold, strict=True)
     )
-    grids = [part for parts in (*over_folds, *sections) for part in parts if isinstance(part, Grid)]
+    grids = [part for parts in (*over_folds, *by_fold) for part in parts if isinstance(part, Grid)]
     legend = dict.fromkeys(sentence for grid in grids for sentence in grid.legend)
     return Document(chapters, (BRACKETS, *legend), board.problems)
+
+
+def _over_folds(table: Table) -> Parts:
+    return tuple(_summary(summary, table) for summary in table.summaries)
+
+
+def _by_fold(table: Table) -> Parts:
+    return tuple(part for section in table.sections for part in _section(section, table))
 
 
 def _summed_up(table: Table) -> bool:

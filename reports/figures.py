@@ -15,7 +15,7 @@ EDGE = 18
 """What is left free round a small picture."""
 
 
-def element(name: str, content: str = "", **attributes: object) -> str:
+def element(name: str, content: str = "", /, **attributes: object) -> str:
     """An SVG element; `kind` is its class, and underscores in other names are hyphens.
 
     >>> element("circle", kind="after", cx=3, cy=4), element("text", "a &lt; b", text_anchor="end")
@@ -26,9 +26,10 @@ def element(name: str, content: str = "", **attributes: object) -> str:
     return f"<{start}>{content}</{name}>" if content else f"<{start}/>"
 
 
-def line(x1: object, x2: object, y1: object, y2: object, **kind: object) -> str:
+def line(x1: object, x2: object, y1: object, y2: object, kind: str = "") -> str:
     """A line from x1, y1 to x2, y2."""
-    return element("line", **kind, x1=x1, x2=x2, y1=y1, y2=y2)
+    named = {"kind": kind} if kind else {}
+    return element("line", **named, x1=x1, x2=x2, y1=y1, y2=y2)
 
 
 def text(x: object, y: object, content: str, *, faint: bool = False, anchor: str = "") -> str:
@@ -88,10 +89,11 @@ def forest(marks: Sequence[Mark]) -> str:
         parts.append(line(at, at, 4, height - FOREST_LINE, kind="grid"))
         parts.append(text(at, height - 8, f"{step / 10:.1f}", faint=True, anchor="middle"))
     for place, mark in enumerate(marks):
+        start, end = map(x, mark.ends())
         y, below = (f"{FOREST_LINE * (place + 0.6) + more:.1f}" for more in (0, 4))
         parts.append(
             text(0, below, shortened(mark.name, 26))
-            + line(*map(x, mark.ends()), y, y)
+            + line(start, end, y, y)
             + element("circle", cx=x(mark.value), cy=y, r=4.5)
             + text(FOREST_LEFT + FOREST_WIDTH + 16, below, between(*mark[1:]), faint=True)
         )
