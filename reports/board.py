@@ -1,51 +1,32 @@
-"""The shape of a leaderboard: tables of sections of rows, summaries over folds, histograms of runs."""
+"""The shape of a leaderboard: tables of sections of rows, and summaries over folds and seeds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import pandas as pd
 
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.reports.metrics.resampling import Difference
 
-OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
-"""Per-query measures that go from 0 to 1 and have a mean, and their names."""
-MEASURES = OVERLAPS | {"landmark_error": "landmark error"}
-"""All per-query measures that a histogram is drawn of; the others have a median and no upper end."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How often each size of one measure occurs over the test photos of one run."""
-
-    key: str
-    counts: tuple[int, ...]
-    """In bins of the same width from 0 to `limit`."""
-    limit: float
-    middle: float
-    """The mean of an overlap, else the median."""
-    beyond: int
-    """Photos above `limit`, in no bin."""
-
-    @property
-    def photos(self) -> int:
-        """How many photos are measured."""
-        return sum(self.counts) + self.beyond
-
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a section, with its rank and its metrics."""
+    """One run with its per-query table, or with the reason why there is none to trust, and its rank."""
 
     record: RunRecord
     contestant: str
     """The method, with the settings in which its runs in the table differ."""
-    rank: int | None
-    metrics: dict[str, float]
-    """Each with `<key>_low` and `<key>_high`, NaN where undefined."""
-    diagnosis: dict[str, float | None] | None = None
-    """MAP@5 by how the photos were altered; None where `whalebench explain` has not been run on the run."""
-    histograms: tuple[Histogram, ...] = ()
+    queries: pd.DataFrame | None = field(default=None, compare=False)
     problem: str = ""
-    """Why this row has no interval and no rank; empty where it has, and where it does not fit."""
+    """Why there is no per-query table and so no rank; empty where there is one, and where it does not fit."""
+    diagnosis: Mapping[str, float | None] | None = None
+    """MAP@5 by how the photos were altered; None where `whalebench explain` has not been run on the run."""
+    note: str = ""
+    """What else could not be read, or why a diagnosis lacks numbers."""
+    rank: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Each with `<key>_low` and `<key>_high`, NaN where undefined."""
 
     @property
     def seconds(self) -> float:

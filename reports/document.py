@@ -10,7 +10,7 @@ from math import isnan, nan
 from typing import Any
 
 from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
-from whalebench.reports.figures import Mark, forest, histogram_svg, reliability_svg
+from whalebench.reports.figures import Mark, forest, histogram_svg, histograms, reliability_svg
 from whalebench.reports.metrics.resampling import RESAMPLES
 from whalebench.reports.wording import (
     CANDIDATE_SET,
@@ -24,6 +24,7 @@ from whalebench.reports.wording import (
     with_interval,
 )
 
+SEEN = "seen in pretraining"
 NAME_COLUMNS = ("method", "run")
 """Columns of names, which stand to the left; all others are numbers."""
 
@@ -178,7 +179,7 @@ def _remarks(table: Table) -> Iterator[str]:
 
 
 STANDING: dict[str, Callable[[Standing], str]] = {
-    "rank": lambda one: _rank(one.rank),
+    "rank": lambda one: number(one.rank, 0),
     "method": lambda one: one.contestant,
     "seeds": lambda one: _span(*one.seeds),
     "MAP@5": lambda one: between(one.map_at_5, one.low, one.high),
@@ -213,17 +214,10 @@ def _span(least: int, most: int) -> str:
     return str(least) if least == most else f"{least}–{most}"
 
 
-def _rank(rank: int | None) -> str:
-    return UNDEFINED if rank is None else str(rank)
-
-
 def _split(digest: str, table: Table) -> str:
     """ ", split 0123abcd" where the table has several splits, else nothing."""
     several = len({section.split_digest for section in table.sections}) > 1
     return f", split {digest[:8]}" if several else ""
-
-
-SEEN = "seen in pretraining"
 
 
 def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
@@ -234,7 +228,7 @@ def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
     yield Grid(
         title=f"{head}: {section.queries} test photos, {section.new} of them new individuals",
         header=("rank", *names.header, *METRICS.values(), "time"),
-        rows=tuple((_rank(row.rank), *names.cells(row), *_metrics(row)) for row in section.rows),
+        rows=tuple((number(row.rank, 0), *names.cells(row), *_metrics(row)) for row in section.rows),
         best=frozenset(place for place, row in enumerate(section.rows) if row.rank == 1),
         forest=forest(
             [Mark(_name(row), *(row.metrics[f"map_at_5{end}"] for end in ends)) for row in section.rows]
@@ -243,12 +237,12 @@ def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
     for small in (_calibration, _new_individuals, _location, _diagnosis):
         yield from small(section)
     diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
-    histograms = [histogram_svg(each, _name(row)) for row in section.rows for each in row.histograms]
+    bars = [histogram_svg(each, _name(row)) for row in section.rows for each in histograms(row.queries)]
     title = "How many answers are right, by confidence, before (hollow) and after calibration"
     if any(diagrams):
         yield Pictures(f"{title}, fold {section.fold}", tuple(filter(None, diagrams)))
-    if histograms:
-        yield Pictures("", tuple(histograms))
+    if bars:
+        yield Pictures("", tuple(bars))
 
 
 class _Names:

@@ -1,14 +1,18 @@
 """Pictures as SVG that fetch nothing: intervals, histograms and reliability for the page; a tuning study."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
 from math import ceil, floor, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+
 from whalebench.benchmarks.core.record import atomic_text
-from whalebench.reports.board import MEASURES, OVERLAPS, Histogram
+from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import between, number, percent
 
 EDGE = 18
@@ -100,7 +104,55 @@ def forest(marks: Sequence[Mark]) -> str:
     return picture(width, height, "MAP@5 with its 95 % interval", parts)
 
 
+OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
+"""Per-query measures that go from 0 to 1 and have a mean, and their names."""
+MEASURES = OVERLAPS | {"landmark_error": "landmark error"}
+"""All per-query measures that a histogram is drawn of; the others have a median and no upper end."""
+BINS = 20
+FARTHEST = 0.99
+"""The quantile at which the axis of a measure without an upper end ends."""
 BARS_WIDTH, BARS_HEIGHT = 220, 70
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often each size of one measure occurs over the test photos of one run."""
+
+    key: str
+    counts: tuple[int, ...]
+    """In bins of the same width from 0 to `limit`."""
+    limit: float
+    middle: float
+    """The mean of an overlap, else the median."""
+    beyond: int
+    """Photos above `limit`, in no bin."""
+
+    @property
+    def photos(self) -> int:
+        """How many photos are measured."""
+        return sum(self.counts) + self.beyond
+
+
+def histograms(queries: pd.DataFrame | None) -> tuple[Histogram, ...]:
+    """A histogram for each measure that the per-query table has a defined value of; none without a table."""
+    if queries is None:
+        return ()
+    columns = {key: queries[key].dropna().to_numpy(np.float64) for key in MEASURES if key in queries}
+    return tuple(histogram(key, values) for key, values in columns.items() if len(values))
+
+
+def histogram(key: str, values: Floats) -> Histogram:
+    """The values, at least one and none negative, counted in 20 bins up to 1 or to their 99th percentile.
+
+    >>> histogram("box_iou", np.array([0.0, 0.5, 1.0])).middle
+    0.5
+    """
+    overlap = key in OVERLAPS
+    limit = 1.0 if overlap else float(np.quantile(values, FARTHEST)) or 1.0
+    values = np.minimum(values, 1.0) if overlap else values  # an overlap of 1 may be a last digit more
+    counts = np.histogram(values, BINS, (0, limit))[0]
+    middle = float(values.mean() if overlap else np.median(values))
+    return Histogram(key, tuple(map(int, counts)), limit, middle, int((values > limit).sum()))
 
 
 def histogram_svg(histogram: Histogram, name: str) -> str:

@@ -1,10 +1,13 @@
-"""Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks."""
+"""Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks.
+
+A section ranks the runs of one fold; a summary ranks contestants over several folds and seeds.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import isclose, isnan, nan
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,19 +21,22 @@ from whalebench.benchmarks.core.record import (
     read_predictions,
     read_runs,
 )
-from whalebench.reports.board import MEASURES, OVERLAPS, Histogram, Leaderboard, Row, Section, Table
-from whalebench.reports.metrics.ranking import Floats, is_new
-from whalebench.reports.metrics.resampling import distributions, interval, shared_ranks
+from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
+from whalebench.reports.metrics.ranking import Floats, is_new, mean
+from whalebench.reports.metrics.resampling import (
+    RESAMPLES,
+    Difference,
+    difference,
+    distributions,
+    interval,
+    mean_draws,
+    shared_ranks,
+)
 from whalebench.reports.metrics.summary import summarize
-from whalebench.reports.over_folds import summaries
 from whalebench.reports.wording import typed
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
-BINS = 20
-"""Bins of a histogram."""
-FARTHEST = 0.99
-"""The quantile at which the axis of a histogram ends where its measure has no upper end."""
 
 
 def leaderboard(
@@ -68,21 +74,18 @@ def _table(runs_folder: Path, records: list[RunRecord]) -> Table:
     for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
         groups[record.fold, record.split_digest, record.catalog_digest].append(record)
     sections: list[Section] = []
-    of_split: dict[tuple[str, ...], list[ScoredRun]] = defaultdict(list)
+    of_split: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for (_, *split), part in sorted(groups.items()):
-        runs = on_the_same_photos([read_run(runs_folder / record.run, record) for record in part])
-        sections.append(_section(runs, names))
-        of_split[tuple(split)] += runs
-    over_folds = [
-        summary
-        for runs in of_split.values()
-        for summary in summaries([(r.record, r.queries) for r in runs if r.queries is not None], names)
-    ]
+        rows = [read_row(runs_folder / record.run, record, names[record.run]) for record in part]
+        rows = on_the_same_photos(rows)
+        sections.append(_section(rows))
+        of_split[tuple(split)] += rows
+    over_folds = [summary for rows in of_split.values() for summary in summaries(rows)]
     notes = _missing_folds(records, names)
     first = records[0]
     if len(of_split) > 1:
         notes.append(f"{first.benchmark} has runs on different splits or catalogs: ranks do not cross them.")
-    notes += dict.fromkeys(run.note for runs in of_split.values() for run in runs if run.note)
+    notes += dict.fromkeys(row.note for rows in of_split.values() for row in rows if row.note)
     key = (first.benchmark, first.track, first.oracle, first.transductive)
     return Table(*key, tuple(sections), tuple(notes), tuple(over_folds))
 
@@ -150,45 +153,25 @@ def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
     return fields
 
 
-class ScoredRun(NamedTuple):
-    """A run with its per-query table, or with the reason why there is none to trust."""
-
-    record: RunRecord
-    queries: pd.DataFrame | None
-    problem: str = ""
-    """Empty for a run that does not fit: it has no table, and nothing is wrong with it."""
-    diagnosis: Mapping[str, float | None] | None = None
-    """MAP@5 by how the photos were altered, where `whalebench explain` has been run on the run."""
-    note: str = ""
-    """What else could not be read, or why a diagnosis lacks numbers."""
-
-    def metrics(self) -> dict[str, float]:
-        """By the predictions, or as the record says where these are lost; NaN for a run that does not fit."""
-        if self.queries is not None:
-            return summarize(self.queries)
-        undefined = summarize(pd.DataFrame(columns=sorted(COLUMNS)))
-        recorded = self.record.metrics.items()
-        return undefined | {key: nan if value is None else value for key, value in recorded}
-
-
-def read_run(folder: Path, record: RunRecord) -> ScoredRun:
+def read_row(folder: Path, record: RunRecord, contestant: str) -> Row:
     """The run with its per-query table, when that is whole and gives the metrics that the record says."""
+    row = Row(record, contestant)
     if record.unfit:
-        return ScoredRun(record, None)
+        return row
     try:
         queries = read_predictions(folder)
     except WhalebenchError as error:
-        return ScoredRun(record, None, str(error))
+        return replace(row, problem=str(error))
     if problem := _problem(queries, record):
-        return ScoredRun(record, None, problem)
+        return replace(row, problem=problem)
     try:
         diagnosis = read_diagnosis(folder)
     except WhalebenchError as error:
-        return ScoredRun(record, queries, note=str(error))
+        return replace(row, queries=queries, note=str(error))
     if diagnosis is None:
-        return ScoredRun(record, queries)
+        return replace(row, queries=queries)
     note = f"Without numbers on background and animal: {diagnosis.reason}." if diagnosis.reason else ""
-    return ScoredRun(record, queries, "", diagnosis.map_at_5, note)
+    return replace(row, queries=queries, diagnosis=diagnosis.map_at_5, note=note)
 
 
 def _problem(queries: pd.DataFrame, record: RunRecord) -> str:
@@ -206,42 +189,49 @@ def _problem(queries: pd.DataFrame, record: RunRecord) -> str:
     return ""
 
 
-def on_the_same_photos(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """The runs, those on other photos than most of this split and fold set aside with a reason."""
-    marks = []
-    for run in runs:
-        columns = None if run.queries is None else run.queries[["image", "truth", "cluster"]]
-        marks.append(None if columns is None else tuple(sorted(columns.itertuples(index=False, name=None))))
-    most = Counter(mark for mark in marks if mark is not None).most_common(1)
+def on_the_same_photos(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those on other photos than most of this split and fold set aside with a reason."""
+    photos = []
+    for row in rows:
+        columns = None if row.queries is None else row.queries[["image", "truth", "cluster"]]
+        photos.append(None if columns is None else tuple(sorted(columns.itertuples(index=False, name=None))))
+    most = Counter(each for each in photos if each is not None).most_common(1)
     reason = "{} was tested on other photos than most runs of its split and fold: repeat it with --force."
     return [
-        run
-        if mark is None or mark == most[0][0]
-        else ScoredRun(run.record, None, reason.format(run.record.run))
-        for run, mark in zip(runs, marks, strict=True)
+        row
+        if each is None or each == most[0][0]
+        else Row(row.record, row.contestant, problem=reason.format(row.record.run))
+        for row, each in zip(rows, photos, strict=True)
     ]
 
 
-def _section(runs: Sequence[ScoredRun], names: Mapping[str, str]) -> Section:
-    tables = {run.record.run: run.queries for run in runs if run.queries is not None}
+def _section(rows: Sequence[Row]) -> Section:
+    """The rows of one fold with metrics, intervals and ranks, best first."""
+    tables = {row.record.run: row.queries for row in rows if row.queries is not None}
     drawn = dict(zip(tables, distributions(list(tables.values())), strict=True)) if tables else {}
     ranks = dict(zip(drawn, shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True))
-    rows = []
-    for run in runs:
-        name, metrics = run.record.run, run.metrics()
+    ranked = []
+    for row in rows:
+        name, metrics = row.record.run, _metrics(row)
         for key in tuple(metrics):
             ends = interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
-        diagnosis = None if run.diagnosis is None else dict(run.diagnosis)
-        drawings = () if run.queries is None else histograms(run.queries)
-        rows.append(Row(run.record, names[name], ranks.get(name), metrics, diagnosis, drawings, run.problem))
-    rows.sort(key=_place)
-    table, first = next(iter(tables.values()), None), runs[0].record
+        ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
+    ranked.sort(key=_place)
+    table, first = next(iter(tables.values()), None), rows[0].record
     if table is None:
         photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
-        return Section(first.fold, first.split_digest, photos, new, 0, tuple(rows))
+        return Section(first.fold, first.split_digest, photos, new, 0, tuple(ranked))
     new, clusters = int(is_new(table).sum()), table["cluster"].nunique()
-    return Section(first.fold, first.split_digest, len(table), new, clusters, tuple(rows))
+    return Section(first.fold, first.split_digest, len(table), new, clusters, tuple(ranked))
+
+
+def _metrics(row: Row) -> dict[str, float]:
+    """By the predictions, or as the record says where these are lost; NaN for a run that does not fit."""
+    if row.queries is not None:
+        return summarize(row.queries)
+    undefined = summarize(pd.DataFrame(columns=sorted(COLUMNS)))
+    return undefined | {key: nan if value is None else value for key, value in row.record.metrics.items()}
 
 
 def _place(row: Row) -> tuple[bool, bool, float]:
@@ -249,21 +239,91 @@ def _place(row: Row) -> tuple[bool, bool, float]:
     return row.rank is None, row.record.unfit != "", -float(np.nan_to_num(row.metrics["map_at_5"]))
 
 
-def histograms(queries: pd.DataFrame) -> tuple[Histogram, ...]:
-    """A histogram for each measure that the per-query table has a defined value of."""
-    columns = {key: queries[key].dropna().to_numpy(np.float64) for key in MEASURES if key in queries}
-    return tuple(histogram(key, values) for key, values in columns.items() if len(values))
+FoldTables = dict[int, dict[int, pd.DataFrame]]
+"""Per-query tables of one contestant by fold and seed."""
 
 
-def histogram(key: str, values: Floats) -> Histogram:
-    """The values, at least one and none negative, counted in 20 bins up to 1 or to their 99th percentile.
+def summaries(rows: Iterable[Row], resamples: int = RESAMPLES) -> tuple[Summary, ...]:
+    """A summary for each set of folds that contestants have finished, where there is more than one run each.
 
-    >>> histogram("box_iou", np.array([0.0, 0.5, 1.0])).middle
-    0.5
+    The rows are of one split, and of each fold they are of the same photos; those without a per-query table
+    are left out. Of two runs of one contestant, fold and seed the newer one counts.
     """
-    overlap = key in OVERLAPS
-    limit = 1.0 if overlap else float(np.quantile(values, FARTHEST)) or 1.0
-    values = np.minimum(values, 1.0) if overlap else values  # an overlap of 1 may be a last digit more
-    counts = np.histogram(values, BINS, (0, limit))[0]
-    middle = float(values.mean() if overlap else np.median(values))
-    return Histogram(key, tuple(map(int, counts)), limit, middle, int((values > limit).sum()))
+    grids: dict[str, FoldTables] = defaultdict(lambda: defaultdict(dict))
+    digest = ""
+    for row in sorted(rows, key=lambda row: (row.record.created, row.record.run)):
+        if row.queries is not None:
+            grids[row.contestant][row.record.fold][row.record.seed] = row.queries.sort_values("image")
+            digest = row.record.split_digest
+    groups: dict[tuple[int, ...], dict[str, FoldTables]] = defaultdict(dict)
+    for name, grid in sorted(grids.items(), key=lambda item: item[0]):
+        groups[tuple(sorted(grid))][name] = grid
+    return tuple(
+        _summary(folds, digest, group, resamples)
+        for folds, group in sorted(groups.items(), key=lambda item: (-len(item[0]), item[0]))
+        if len(folds) > 1 or max(_seeds(grid)[1] for grid in group.values()) > 1
+    )
+
+
+def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], resamples: int) -> Summary:
+    photos = [next(iter(next(iter(grids.values()))[fold].values())) for fold in folds]
+    values = np.stack([_precisions(grid, folds) for grid in grids.values()], axis=1)
+    # Each fold weighs the same, so that the mean is that of the folds' own MAP@5.
+    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in photos])
+    clusters = pd.concat([part["cluster"] for part in photos])
+    drawn = dict(zip(grids, mean_draws(values, weights, clusters, resamples).T, strict=True))
+    ranks = dict(zip(grids, shared_ranks(list(drawn.values())), strict=True))
+    order = sorted(grids, key=lambda name: -drawn[name][0])
+    standings = []
+    for name, following in zip(order, [*order[1:], None], strict=True):
+        lead = None if following is None else difference(drawn[name], drawn[following])
+        standings.append(_standing(name, grids[name], drawn[name], ranks[name], lead))
+    return Summary(folds, digest, len(values), tuple(standings))
+
+
+def _precisions(grid: FoldTables, folds: tuple[int, ...]) -> Floats:
+    """Average precision at 5 of every photo of the folds (photos,), its mean over seeds."""
+    key = "average_precision_at_5"
+    return np.concatenate(
+        [np.mean([table[key].to_numpy() for table in grid[fold].values()], axis=0) for fold in folds]
+    )
+
+
+def _standing(
+    name: str, grid: FoldTables, drawn: Floats, rank: int | None, lead: Difference | None
+) -> Standing:
+    low, high = interval(drawn)
+    return Standing(
+        rank=rank,
+        contestant=name,
+        seeds=_seeds(grid),
+        map_at_5=float(drawn[0]),
+        low=low,
+        high=high,
+        seed_spread=pooled_spread(_by_fold(grid, "average_precision_at_5")),
+        top_1=mean(map(mean, _by_fold(grid, "top_1"))),
+        log_loss=mean(map(mean, _by_fold(grid, "log_loss"))),
+        lead=lead,
+    )
+
+
+def _by_fold(grid: FoldTables, key: str) -> list[list[float]]:
+    """The mean of a metric over the photos of each run, by fold and seed."""
+    return [[mean(table[key]) for table in seeds.values()] for seeds in grid.values()]
+
+
+def pooled_spread(by_fold: Sequence[Sequence[float]]) -> float:
+    """The standard deviation between values of one fold, over all folds; NaN where no fold has two.
+
+    >>> pooled_spread([[0.0, 2.0, 4.0], [1.0, 1.0], [5.0]]) == (8 / 3) ** 0.5
+    True
+    """
+    free = sum(len(values) - 1 for values in by_fold)
+    squares = sum(float(np.var(values)) * len(values) for values in by_fold)
+    return float(np.sqrt(squares / free)) if free else np.nan
+
+
+def _seeds(grid: FoldTables) -> tuple[int, int]:
+    """How many seeds a fold has, at least and at most."""
+    numbers = [len(seeds) for seeds in grid.values()]
+    return min(numbers), max(numbers)

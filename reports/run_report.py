@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whalebench.benchmarks.core.record import VARIANTS, Diagnosis, RunRecord, read_predictions, read_record
-from whalebench.reports.board import OVERLAPS
+from whalebench.reports.figures import OVERLAPS
 from whalebench.reports.listing import facts_table, table_of
 from whalebench.reports.metrics.resampling import (
     Difference,

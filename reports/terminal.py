@@ -56,11 +56,11 @@ def render_svg(board: Leaderboard, file: Path, *, folds: bool = True) -> Path:
 def _stripped(match: re.Match[str]) -> str:
     """The SVG text without blanks at its ends, moved by as much: not every viewer keeps leading blanks."""
     start, middle, length, rest, content = match.groups()
-    shown = unescape(content)
-    cell = float(length) / len(shown)
-    x = float(start) + cell * (len(shown) - len(shown.lstrip()))
-    shown = shown.strip()
-    return f'x="{x:g}"{middle}textLength="{cell * len(shown):g}"{rest}>{escape(shown)}</text>'
+    content = unescape(content)
+    cell = float(length) / len(content)
+    x = float(start) + cell * (len(content) - len(content.lstrip()))
+    content = content.strip()
+    return f'x="{x:g}"{middle}textLength="{cell * len(content):g}"{rest}>{escape(content)}</text>'
 
 
 @dataclass(frozen=True)

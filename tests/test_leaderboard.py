@@ -24,9 +24,16 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
-from whalebench.reports.board import Histogram
 from whalebench.reports.document import Grid
-from whalebench.reports.figures import Mark, forest, histogram_svg, reliability_svg, tuning_svg
+from whalebench.reports.figures import (
+    Histogram,
+    Mark,
+    forest,
+    histogram_svg,
+    histograms,
+    reliability_svg,
+    tuning_svg,
+)
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
@@ -442,10 +449,10 @@ def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
         assert "How well the animals were found, fold 0" in text
         assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
         assert re.search(r"aligned 0 – 10 % 18 % –", text)
-    (boxes_drawn,) = next(row.histograms for row in board.rows if row.record.method == "bbox")
+    (boxes_drawn,) = next(histograms(row.queries) for row in board.rows if row.record.method == "bbox")
     assert (boxes_drawn.photos, boxes_drawn.limit, boxes_drawn.beyond) == (45, 1.0, 0)
     assert boxes_drawn.counts[10] == 15 and boxes_drawn.counts[18] == 30
-    (points_drawn,) = next(row.histograms for row in board.rows if row.record.method == "aligned")
+    (points_drawn,) = next(histograms(row.queries) for row in board.rows if row.record.method == "aligned")
     assert points_drawn.limit == pytest.approx(np.quantile(errors, 0.99)) and points_drawn.beyond == 1
     assert points_drawn.middle == pytest.approx(np.median(errors))
     page = to_html(board)
@@ -517,14 +524,6 @@ def test_several_folds_have_a_summary_before_them(tmp_path):
         assert "bbox has no finished run on fold 1." in text
     assert to_html(board).count("<circle") == 7  # a dot a run, and one a standing
     assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)
-
-
-def test_a_run_without_predictions_counts_in_no_summary(tmp_path):
-    for fold in (0, 1):
-        put(tmp_path, f"arcface-{fold}", fold=fold)
-    assert leaderboard(tmp_path).tables[0].summaries
-    (tmp_path / "arcface-1" / "predictions.parquet").unlink()
-    assert leaderboard(tmp_path).tables[0].summaries == ()
 
 
 def test_pictures_lie_within_their_frames():

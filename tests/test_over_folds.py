@@ -1,25 +1,17 @@
 """Over folds and seeds: means a reader can check by hand, and intervals that a slow twin finds too."""
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from whalebench.benchmarks.core.record import RunRecord
+from whalebench.reports.board import Row
+from whalebench.reports.leaderboard import summaries
 from whalebench.reports.metrics import resampling
-from whalebench.reports.over_folds import summaries
 
 KEY = "average_precision_at_5"
-
-
-class Run(NamedTuple):
-    """A run with its per-query table."""
-
-    record: RunRecord
-    queries: pd.DataFrame
-
-
 FOLDS = {0: 30, 1: 50, 2: 41}
 """Photos by fold: not equally many."""
 
@@ -41,7 +33,7 @@ def scored(name, fold, seed, values, clusters=None, created="2026-11-23T12:00:00
     facts |= {"seconds": {}, "counts": {}, "metrics": {}, "valid_metrics": {}, "cmc": []}
     run = f"{name}-{fold}-{seed}-{created}"
     record = RunRecord.model_validate(facts | {"run": run, "fold": fold, "seed": seed, "created": created})
-    return Run(record, table.sample(frac=1, random_state=len(name) + seed))
+    return Row(record, name, table.sample(frac=1, random_state=len(name) + seed))
 
 
 def several(names=("aligned", "bbox"), seeds=(0, 1, 2), folds=FOLDS):
@@ -55,7 +47,7 @@ def several(names=("aligned", "bbox"), seeds=(0, 1, 2), folds=FOLDS):
 
 
 def over(runs, resamples=200):
-    return summaries(runs, {run.record.run: run.record.method for run in runs}, resamples)
+    return summaries(runs, resamples)
 
 
 def of(runs, name, fold):
@@ -143,13 +135,13 @@ def test_contestants_of_other_folds_are_summed_up_apart_and_single_runs_not_at_a
     assert over(several(seeds=(0,), folds=(1,)), 20) == ()
 
 
-def test_the_newer_of_two_equal_runs_counts():
+def test_the_newer_of_two_equal_runs_counts_and_one_without_a_table_does_not():
     old, new = np.full(30, 0.2), np.full(30, 0.6)
     later = scored("a", 0, 0, new, created="2026-11-24T12:00:00+00:00")
     runs = [later, scored("a", 0, 0, old), scored("a", 1, 0, np.full(50, 0.5))]
     (one,) = over(runs)[0].standings
     assert one.map_at_5 == pytest.approx(0.55) and one.seeds == (1, 1)
-    assert over(runs[:2]) == ()
+    assert over([*runs[:2], replace(runs[2], queries=None)]) == ()
 
 
 def test_one_individual_says_nothing_about_others():
