@@ -10,7 +10,7 @@ from math import isnan, nan
 from typing import Any
 
 from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
-from whalebench.reports.figures import Mark, forest, histogram_svg, histograms, reliability_svg
+from whalebench.reports.figures import Mark, forest, histogram_svg, measures, reliability_svg
 from whalebench.reports.metrics.resampling import RESAMPLES
 from whalebench.reports.wording import (
     CANDIDATE_SET,
@@ -237,7 +237,11 @@ def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
     for small in (_calibration, _new_individuals, _location, _diagnosis):
         yield from small(section)
     diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
-    bars = [histogram_svg(each, _name(row)) for row in section.rows for each in histograms(row.queries)]
+    bars = [
+        histogram_svg(measure, values, _name(row))
+        for row in section.rows
+        for measure, values in measures(row.queries).items()
+    ]
     title = "How many answers are right, by confidence, before (hollow) and after calibration"
     if any(diagrams):
         yield Pictures(f"{title}, fold {section.fold}", tuple(filter(None, diagrams)))

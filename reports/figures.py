@@ -1,7 +1,6 @@
 """Pictures as SVG that fetch nothing: intervals, histograms and reliability for the page; a tuning study."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
 from math import ceil, floor, isnan
@@ -114,66 +113,36 @@ FARTHEST = 0.99
 BARS_WIDTH, BARS_HEIGHT = 220, 70
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """How often each size of one measure occurs over the test photos of one run."""
-
-    key: str
-    counts: tuple[int, ...]
-    """In bins of the same width from 0 to `limit`."""
-    limit: float
-    middle: float
-    """The mean of an overlap, else the median."""
-    beyond: int
-    """Photos above `limit`, in no bin."""
-
-    @property
-    def photos(self) -> int:
-        """How many photos are measured."""
-        return sum(self.counts) + self.beyond
+def measures(queries: pd.DataFrame | None) -> dict[str, Floats]:
+    """The defined values of each measure that the per-query table has any of; none without a table."""
+    columns = {} if queries is None else {key: queries[key].dropna() for key in MEASURES if key in queries}
+    return {key: values.to_numpy(np.float64) for key, values in columns.items() if len(values)}
 
 
-def histograms(queries: pd.DataFrame | None) -> tuple[Histogram, ...]:
-    """A histogram for each measure that the per-query table has a defined value of; none without a table."""
-    if queries is None:
-        return ()
-    columns = {key: queries[key].dropna().to_numpy(np.float64) for key in MEASURES if key in queries}
-    return tuple(histogram(key, values) for key, values in columns.items() if len(values))
+def histogram_svg(measure: str, values: Floats, name: str) -> str:
+    """An SVG of the values, at least one and none negative: a bar a bin, a line at their mean or median.
 
-
-def histogram(key: str, values: Floats) -> Histogram:
-    """The values, at least one and none negative, counted in 20 bins up to 1 or to their 99th percentile.
-
-    >>> histogram("box_iou", np.array([0.0, 0.5, 1.0])).middle
-    0.5
+    The axis ends at 1 for an overlap, else at the 99th percentile, with the number of photos beyond.
     """
-    overlap = key in OVERLAPS
+    overlap = measure in OVERLAPS
     limit = 1.0 if overlap else float(np.quantile(values, FARTHEST)) or 1.0
     values = np.minimum(values, 1.0) if overlap else values  # an overlap of 1 may be a last digit more
-    counts = np.histogram(values, BINS, (0, limit))[0]
     middle = float(values.mean() if overlap else np.median(values))
-    return Histogram(key, tuple(map(int, counts)), limit, middle, int((values > limit).sum()))
-
-
-def histogram_svg(histogram: Histogram, name: str) -> str:
-    """An SVG of one histogram: a bar a bin, a line at the mean or median, and how many photos lie beyond."""
-    overlap = histogram.key in OVERLAPS
-    middle = f"mean {number(histogram.middle, 2)}" if overlap else f"median {percent(histogram.middle)}"
-    end = "1" if overlap else percent(histogram.limit)
-    beyond = f", {histogram.beyond} beyond" if histogram.beyond else ""
+    what = f"{MEASURES[measure]}, {f'mean {number(middle, 2)}' if overlap else f'median {percent(middle)}'}"
+    above = int((values > limit).sum())
+    beyond = f", {above} beyond" if above else ""
     base, right = BARS_HEIGHT + 2.5 * EDGE, EDGE + BARS_WIDTH
-    at = round(EDGE + BARS_WIDTH * histogram.middle / histogram.limit, 1)
-    what = f"{MEASURES[histogram.key]}, {middle}"
+    at = round(EDGE + BARS_WIDTH * middle / limit, 1)
     parts = [
         text(EDGE, 13, shortened(name, 36)),
         text(EDGE, 31, what, faint=True),
-        *_bars(histogram.counts, base),
+        *_bars(np.histogram(values, BINS, (0, limit))[0].tolist(), base),
         line(EDGE, right, base, base, kind="grid"),
         line(at, at, base - BARS_HEIGHT, base + 4),
         text(EDGE, base + 16, "0", faint=True),
-        text(right, base + 16, f"{end}{beyond}", faint=True, anchor="end"),
+        text(right, base + 16, f"{'1' if overlap else percent(limit)}{beyond}", faint=True, anchor="end"),
     ]
-    title = f"{name}: {what}; {histogram.photos} photos{beyond}"
+    title = f"{name}: {what}; {len(values)} photos{beyond}"
     return picture(BARS_WIDTH + 2 * EDGE, BARS_HEIGHT + 4 * EDGE, title, parts, kind="bars")
 
 

@@ -26,11 +26,9 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.reports.document import Grid
 from whalebench.reports.figures import (
-    Histogram,
     Mark,
     forest,
     histogram_svg,
-    histograms,
     reliability_svg,
     tuning_svg,
 )
@@ -40,6 +38,7 @@ from whalebench.reports.metrics.ranking import NEW
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.run_report import run_summary
 from whalebench.reports.terminal import FittedGrid, render, render_svg, to_svg
+from whalebench.reports.wording import percent
 from whalebench.reports.writers import to_csv, to_html, to_json, to_markdown, write_reports
 
 NONE_NEW = 6
@@ -449,14 +448,14 @@ def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
         assert "How well the animals were found, fold 0" in text
         assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
         assert re.search(r"aligned 0 – 10 % 18 % –", text)
-    (boxes_drawn,) = next(histograms(row.queries) for row in board.rows if row.record.method == "bbox")
-    assert (boxes_drawn.photos, boxes_drawn.limit, boxes_drawn.beyond) == (45, 1.0, 0)
-    assert boxes_drawn.counts[10] == 15 and boxes_drawn.counts[18] == 30
-    (points_drawn,) = next(histograms(row.queries) for row in board.rows if row.record.method == "aligned")
-    assert points_drawn.limit == pytest.approx(np.quantile(errors, 0.99)) and points_drawn.beyond == 1
-    assert points_drawn.middle == pytest.approx(np.median(errors))
     page = to_html(board)
-    assert page.count('class="bars"') == 2 and "box IoU, mean 0.77" in page and "1 beyond" in page
+    assert page.count('class="bars"') == 2
+    assert "bbox, seed 0: box IoU, mean 0.77; 45 photos</title>" in page
+    assert 'y="45.0" width="10.0" height="70.0"' in page  # 30 of 0.9, and half as high 15 of 0.5
+    assert 'y="80.0" width="10.0" height="35.0"' in page
+    median, limit = percent(np.median(errors)), percent(np.quantile(errors, 0.99))
+    assert f"landmark error, median {median}; 60 photos, 1 beyond</title>" in page
+    assert f"{limit}, 1 beyond</text>" in page
     (lines,) = [line for line in csv.DictReader(io.StringIO(to_csv(board))) if line["run"] == "one"]
     assert lines["location_box_iou_mean"] == "0.7667" and lines["location_landmark_error_p90"] == ""
 
@@ -527,7 +526,6 @@ def test_several_folds_have_a_summary_before_them(tmp_path):
 
 
 def test_pictures_lie_within_their_frames():
-    histogram = Histogram("landmark_error", (3, 0, 5), 0.3, 0.1, 1)
     trials = [
         {"number": 0, "state": "complete", "valid_map_at_5": 0.5, "settings": []},
         {"number": 1, "state": "fail", "valid_map_at_5": None, "settings": ["dropout=0.9"]},
@@ -537,7 +535,7 @@ def test_pictures_lie_within_their_frames():
     marks = [Mark("a", 0.5, 0.4, 0.6), Mark("b<", 0.9, math.nan, math.nan), Mark("c", 1.0, 0.8, 1.0)]
     pictures = (
         forest(marks),
-        histogram_svg(histogram, "a"),
+        histogram_svg("landmark_error", np.array([0.0, 0.1, 0.4]), "a"),
         reliability_svg(CALIBRATED, "a"),
         tuning_svg(study),
     )
