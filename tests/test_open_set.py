@@ -18,13 +18,13 @@ from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
 from whalebench.reports.metrics.evaluation import evaluate_queries
-from whalebench.reports.metrics.open_set import (
+from whalebench.reports.metrics.ranking import NEW, balanced_mean
+from whalebench.reports.metrics.summary import (
     alarms_allowed,
     detection_rate,
     normalised_accuracy,
     open_set_metrics,
 )
-from whalebench.reports.metrics.ranking import NEW, balanced_mean
 
 
 def run(workspace: Workspace, *settings: str) -> RunRecord:

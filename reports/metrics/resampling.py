@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.reports.metrics.open_set import FALSE_ALARMS, alarms_allowed
 from whalebench.reports.metrics.ranking import (
     Floats,
     Integers,
@@ -24,6 +23,7 @@ from whalebench.reports.metrics.ranking import (
     predicted_new,
     row_blocks,
 )
+from whalebench.reports.metrics.summary import FALSE_ALARMS, alarms_allowed
 
 RESAMPLES = 10_000
 RESAMPLES_OF_SCORES = 2_000
