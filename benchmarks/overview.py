@@ -162,7 +162,7 @@ def methods_page() -> str:
     parts = sorted(_parts(inherited) - set(titles), key=lambda config: config.__name__)
     titles |= {config: f"{_noun(config)} (part)" for config in parts}
     rows = [(_link(each.name), each.summary, each.source, each.published) for each in methods]
-    blocks = [HEAD, _table(("method", "what it does", "paper or system", "was said to score"), rows)]
+    blocks = [HEAD, _table(("method", "what it does", "paper or system", "published score"), rows)]
     blocks += [_section(method.Config, titles, f"## `{method.name}`", method.summary) for method in methods]
     for configs, head in ((shared, SHARED), (parts, PARTS)):
         blocks += [head, *(_section(config, titles, f"### {titles[config]}") for config in configs)]

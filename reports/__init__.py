@@ -1,1 +1,1 @@
-"""What is said: metrics, statistics, the leaderboard."""
+"""Metrics and statistics, the leaderboard, and what the commands print."""

@@ -1,75 +1,42 @@
 """Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks.
 
-Who competes in a table: methods, told apart by the settings in which their runs differ.
+A section ranks the runs of one fold; a summary ranks contestants over several folds and seeds.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from math import isnan, nan
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import isclose, isnan, nan
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.record import RunRecord, read_runs
-from whalebench.reports.board import Leaderboard, Row, Section, Table, histograms
-from whalebench.reports.metrics.resampling import distributions, interval, shared_ranks
-from whalebench.reports.metrics.summary import NEW
-from whalebench.reports.over_folds import Judged, of_the_same_photos, read_judged, summaries
+from whalebench.benchmarks.core.record import (
+    LATER,
+    RunRecord,
+    read_diagnosis,
+    read_predictions,
+    read_runs,
+)
+from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
+from whalebench.reports.metrics.ranking import Floats, is_new, mean
+from whalebench.reports.metrics.resampling import (
+    RESAMPLES,
+    Difference,
+    difference,
+    distributions,
+    interval,
+    mean_draws,
+    shared_ranks,
+)
+from whalebench.reports.metrics.summary import summarize
+from whalebench.reports.wording import typed
 
-
-def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
-    """By run: its method, followed by the settings in which the method's runs in this table differ, if any.
-
-    Runs of one contestant differ in fold, seed, machine and date only. Fields that only some of the runs know
-    (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
-    Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
-    a part has settings for it, too.
-    """
-    by_method: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        by_method[record.method].append(record)
-    names = {}
-    for method, runs in by_method.items():
-        settings = [_flat(run.config) for run in runs]
-        asked = dict.fromkeys(
-            key for run, own in zip(runs, settings, strict=True) if run.members for key in own
-        )
-        settings = [dict.fromkeys(asked, "none") | own for own in settings]
-        shared = [key for key in settings[0] if all(key in other for other in settings)]
-        differing = [key for key in shared if len({one[key] for one in settings}) > 1]
-        own_keys = [key for key in differing if "." not in key]
-        if _told_apart(settings, own_keys) == _told_apart(settings, differing):
-            differing = own_keys
-        for run, own in zip(runs, settings, strict=True):
-            names[run.run] = " ".join([method, *(f"{key}={own[key]}" for key in differing)])
-    return names
-
-
-def _told_apart(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
-    return len({tuple(one[key] for key in keys) for one in settings})
-
-
-def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
-    """The fields of a configuration as they are typed after --set, nested ones with a dot."""
-    fields: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            fields |= _flat(value, f"{before}{key}.")
-        else:
-            fields[before + key] = _typed(value)
-    return fields
-
-
-def _typed(value: JsonValue) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return str(value).lower()
-        case list():
-            return "x".join(map(_typed, value))
-    return str(value)
+COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
+COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
 
 
 def leaderboard(
@@ -83,7 +50,7 @@ def leaderboard(
         if benchmark in (None, record.benchmark) and (runs is None or record.run in runs)
     ]
     if not chosen:
-        raise WhalebenchError(_nothing(runs_folder, benchmark, records, problems))
+        raise WhalebenchError(_why_empty(runs_folder, benchmark, records, problems))
     groups: dict[tuple[str, str, bool, bool], list[RunRecord]] = defaultdict(list)
     for record in chosen:
         groups[record.benchmark, record.track, record.oracle, record.transductive].append(record)
@@ -91,7 +58,7 @@ def leaderboard(
     return Leaderboard(tables, tuple(problems))
 
 
-def _nothing(folder: Path, benchmark: str | None, records: list[RunRecord], problems: list[str]) -> str:
+def _why_empty(folder: Path, benchmark: str | None, records: list[RunRecord], problems: list[str]) -> str:
     """Why there is no row, and what to type."""
     there = sorted({record.benchmark for record in records})
     if there:
@@ -107,22 +74,23 @@ def _table(runs_folder: Path, records: list[RunRecord]) -> Table:
     for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
         groups[record.fold, record.split_digest, record.catalog_digest].append(record)
     sections: list[Section] = []
-    of_split: dict[tuple[str, str], list[Judged]] = defaultdict(list)
+    of_split: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for (_, *split), part in sorted(groups.items()):
-        runs = of_the_same_photos([read_judged(runs_folder / record.run, record) for record in part])
-        sections.append(_section(runs, names))
-        of_split[split[0], split[1]] += runs
-    over_folds = [found for runs in of_split.values() for found in summaries(runs, names)]
-    notes = _missing(records, names)
+        rows = [read_row(runs_folder / record.run, record, names[record.run]) for record in part]
+        rows = on_the_same_photos(rows)
+        sections.append(_section(rows))
+        of_split[tuple(split)] += rows
+    over_folds = [summary for rows in of_split.values() for summary in summaries(rows)]
+    notes = _missing_folds(records, names)
     first = records[0]
     if len(of_split) > 1:
         notes.append(f"{first.benchmark} has runs on different splits or catalogs: ranks do not cross them.")
-    notes += dict.fromkeys(run.note for runs in of_split.values() for run in runs if run.note)
+    notes += dict.fromkeys(row.note for rows in of_split.values() for row in rows if row.note)
     key = (first.benchmark, first.track, first.oracle, first.transductive)
     return Table(*key, tuple(sections), tuple(notes), tuple(over_folds))
 
 
-def _missing(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
+def _missing_folds(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
     """A sentence for each contestant that lacks a fold another one has: a gap is never silent.
 
     One that does not fit lacks nothing: its reason is shown.
@@ -134,69 +102,228 @@ def _missing(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str
             done[names[record.run]].add(record.fold)
     folds = set[int]().union(*done.values())
     notes = []
-    for name, own in sorted(done.items()):
-        if missing := sorted(folds - own):
+    for name, finished in sorted(done.items()):
+        if missing := sorted(folds - finished):
             noun = "fold" if len(missing) == 1 else "folds"
             notes.append(f"{name} has no finished run on {noun} {', '.join(map(str, missing))}.")
     return notes
 
 
-def _section(runs: Sequence[Judged], names: Mapping[str, str]) -> Section:
-    tables = {run.record.run: run.queries for run in runs if run.queries is not None}
+def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run: its method, followed by the settings in which the method's runs in this table differ, if any.
+
+    Runs of one contestant differ in fold, seed, machine and date only. Fields that only some of the runs know
+    (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
+    Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
+    a part has settings for it, too.
+    """
+    by_method: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_method[record.method].append(record)
+    names = {}
+    for method, runs in by_method.items():
+        configs = [_flat(run.config) for run in runs]
+        optional = dict.fromkeys(
+            key for run, config in zip(runs, configs, strict=True) if run.members for key in config
+        )
+        configs = [dict.fromkeys(optional, "none") | config for config in configs]
+        shared = [key for key in configs[0] if all(key in other for other in configs)]
+        differing = [key for key in shared if len({one[key] for one in configs}) > 1]
+        of_method = [key for key in differing if "." not in key]
+        if _told_apart(configs, of_method) == _told_apart(configs, differing):
+            differing = of_method
+        for run, config in zip(runs, configs, strict=True):
+            names[run.run] = " ".join([method, *(f"{key}={config[key]}" for key in differing)])
+    return names
+
+
+def _told_apart(configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
+    """How many configurations differ in these keys."""
+    return len({tuple(config[key] for key in keys) for config in configs})
+
+
+def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
+    """The fields of a configuration as they are typed after --set, nested ones with a dot."""
+    fields: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            fields |= _flat(value, f"{before}{key}.")
+        else:
+            fields[before + key] = typed(value)
+    return fields
+
+
+def read_row(folder: Path, record: RunRecord, contestant: str) -> Row:
+    """The run with its per-query table, when that is whole and gives the metrics that the record says."""
+    row = Row(record, contestant)
+    if record.unfit:
+        return row
+    try:
+        queries = read_predictions(folder)
+    except WhalebenchError as error:
+        return replace(row, problem=str(error))
+    if problem := _problem(queries, record):
+        return replace(row, problem=problem)
+    try:
+        diagnosis = read_diagnosis(folder)
+    except WhalebenchError as error:
+        return replace(row, queries=queries, note=str(error))
+    if diagnosis is None:
+        return replace(row, queries=queries)
+    note = f"Without numbers on background and animal: {diagnosis.reason}." if diagnosis.reason else ""
+    return replace(row, queries=queries, diagnosis=diagnosis.map_at_5, note=note)
+
+
+def _problem(queries: pd.DataFrame, record: RunRecord) -> str:
+    """Why the per-query table is not to be trusted; empty where it is."""
+    missing = sorted(COLUMNS - set(queries.columns))
+    if missing or not len(queries) or queries["image"].duplicated().any():
+        what = f"lack {', '.join(missing)}" if missing else "are empty or hold a photo twice"
+        return f"The predictions of {record.run} {what}: repeat the run with --force."
+    for key, value in summarize(queries).items():
+        recorded = record.metrics.get(key, value)
+        same = recorded == value or (recorded is not None and isclose(recorded, value, abs_tol=1e-9))
+        if not (isnan(value) if recorded is None else same):
+            differ = f"the record says {key} {recorded}, its predictions say {value}"
+            return f"{record.run}: {differ}: repeat the run with --force."
+    return ""
+
+
+def on_the_same_photos(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those on other photos than most of this split and fold set aside with a reason."""
+    photos = []
+    for row in rows:
+        columns = None if row.queries is None else row.queries[["image", "truth", "cluster"]]
+        photos.append(None if columns is None else tuple(sorted(columns.itertuples(index=False, name=None))))
+    most = Counter(each for each in photos if each is not None).most_common(1)
+    reason = "{} was tested on other photos than most runs of its split and fold: repeat it with --force."
+    return [
+        row
+        if each is None or each == most[0][0]
+        else Row(row.record, row.contestant, problem=reason.format(row.record.run))
+        for row, each in zip(rows, photos, strict=True)
+    ]
+
+
+def _section(rows: Sequence[Row]) -> Section:
+    """The rows of one fold with metrics, intervals and ranks, best first."""
+    tables = {row.record.run: row.queries for row in rows if row.queries is not None}
     drawn = dict(zip(tables, distributions(list(tables.values())), strict=True)) if tables else {}
     ranks = dict(zip(drawn, shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True))
-    rows = []
-    for run in runs:
-        name, metrics = run.record.run, run.metrics()
+    ranked = []
+    for row in rows:
+        name, metrics = row.record.run, _metrics(row)
         for key in tuple(metrics):
             ends = interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
-        rows.append(_row(run, metrics, ranks.get(name), names[name]))
-    rows.sort(key=lambda row: (row.rank is None, row.unfit != "", -_or_zero(row.metrics["map_at_5"])))
-    one, first = next(iter(tables.values()), None), runs[0].record
-    if one is None:
+        ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
+    ranked.sort(key=_place)
+    table, first = next(iter(tables.values()), None), rows[0].record
+    if table is None:
         photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
-        return Section(first.fold, first.split_digest, photos, new, 0, tuple(rows))
-    new, clusters = int((one["truth"] == NEW).sum()), one["cluster"].nunique()
-    return Section(first.fold, first.split_digest, len(one), new, clusters, tuple(rows))
+        return Section(first.fold, first.split_digest, photos, new, 0, tuple(ranked))
+    new, clusters = int(is_new(table).sum()), table["cluster"].nunique()
+    return Section(first.fold, first.split_digest, len(table), new, clusters, tuple(ranked))
 
 
-def _row(run: Judged, metrics: dict[str, float], rank: int | None, contestant: str) -> Row:
-    record = run.record
-    location = record.location.get("test")
-    return Row(
-        rank=rank,
-        method=record.method,
-        benchmark=record.benchmark,
-        track=record.track,
-        fold=record.fold,
-        seed=record.seed,
-        run=record.run,
-        metrics=metrics,
-        oracle=record.oracle,
-        transductive=record.transductive,
-        photos_per_second=record.photos_per_second,
-        seconds=record.seconds.get("total", sum(record.seconds.values())),
-        created=record.created,
-        catalog_digest=record.catalog_digest,
-        split_digest=record.split_digest,
-        contestant=contestant,
-        location=location if isinstance(location, dict) else {},
-        calibration=dict(record.calibration),
-        diagnosis=None if run.diagnosis is None else dict(run.diagnosis),
-        histograms=() if run.queries is None else histograms(run.queries),
-        problem=run.problem,
-        unfit=record.unfit,
-        seen=_seen(record, contestant),
+def _metrics(row: Row) -> dict[str, float]:
+    """By the predictions, or as the record says where these are lost; NaN for a run that does not fit."""
+    if row.queries is not None:
+        return summarize(row.queries)
+    undefined = summarize(pd.DataFrame(columns=sorted(COLUMNS)))
+    return undefined | {key: nan if value is None else value for key, value in row.record.metrics.items()}
+
+
+def _place(row: Row) -> tuple[bool, bool, float]:
+    """What rows are sorted by: those with a rank, those without, those that do not fit; best first."""
+    return row.rank is None, row.record.unfit != "", -float(np.nan_to_num(row.metrics["map_at_5"]))
+
+
+FoldTables = dict[int, dict[int, pd.DataFrame]]
+"""Per-query tables of one contestant by fold and seed."""
+
+
+def summaries(rows: Iterable[Row], resamples: int = RESAMPLES) -> tuple[Summary, ...]:
+    """A summary for each set of folds that contestants have finished, where there is more than one run each.
+
+    The rows are of one split, and of each fold they are of the same photos; those without a per-query table
+    are left out. Of two runs of one contestant, fold and seed the newer one counts.
+    """
+    grids: dict[str, FoldTables] = defaultdict(lambda: defaultdict(dict))
+    digest = ""
+    for row in sorted(rows, key=lambda row: (row.record.created, row.record.run)):
+        if row.queries is not None:
+            grids[row.contestant][row.record.fold][row.record.seed] = row.queries.sort_values("image")
+            digest = row.record.split_digest
+    groups: dict[tuple[int, ...], dict[str, FoldTables]] = defaultdict(dict)
+    for name, grid in sorted(grids.items(), key=lambda item: item[0]):
+        groups[tuple(sorted(grid))][name] = grid
+    return tuple(
+        _summary(folds, digest, group, resamples)
+        for folds, group in sorted(groups.items(), key=lambda item: (-len(item[0]), item[0]))
+        if len(folds) > 1 or max(_seeds(grid)[1] for grid in group.values()) > 1
     )
 
 
-def _seen(record: RunRecord, contestant: str) -> str:
-    """Which checkpoints have seen the benchmark in their pretraining; empty for none."""
-    facts = {name: known for name, known in record.pretraining.items() if isinstance(known, dict)}
-    where = [f"{name}, trained on {known['seen']}" for name, known in facts.items() if known.get("seen")]
-    return f"{contestant} starts from {' and '.join(where)}." if where else ""
+def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], resamples: int) -> Summary:
+    photos = [next(iter(next(iter(grids.values()))[fold].values())) for fold in folds]
+    values = np.stack([_precisions(grid, folds) for grid in grids.values()], axis=1)
+    # Each fold weighs the same, so that the mean is that of the folds' own MAP@5.
+    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in photos])
+    clusters = pd.concat([part["cluster"] for part in photos])
+    drawn = dict(zip(grids, mean_draws(values, weights, clusters, resamples).T, strict=True))
+    ranks = dict(zip(grids, shared_ranks(list(drawn.values())), strict=True))
+    order = sorted(grids, key=lambda name: -drawn[name][0])
+    standings = []
+    for name, following in zip(order, [*order[1:], None], strict=True):
+        lead = None if following is None else difference(drawn[name], drawn[following])
+        standings.append(_standing(name, grids[name], drawn[name], ranks[name], lead))
+    return Summary(folds, digest, len(values), tuple(standings))
 
 
-def _or_zero(value: float) -> float:
-    return 0.0 if isnan(value) else value
+def _precisions(grid: FoldTables, folds: tuple[int, ...]) -> Floats:
+    """Average precision at 5 of every photo of the folds (photos,), its mean over seeds."""
+    key = "average_precision_at_5"
+    return np.concatenate(
+        [np.mean([table[key].to_numpy() for table in grid[fold].values()], axis=0) for fold in folds]
+    )
+
+
+def _standing(
+    name: str, grid: FoldTables, drawn: Floats, rank: int | None, lead: Difference | None
+) -> Standing:
+    low, high = interval(drawn)
+    return Standing(
+        rank=rank,
+        contestant=name,
+        seeds=_seeds(grid),
+        map_at_5=float(drawn[0]),
+        low=low,
+        high=high,
+        seed_spread=pooled_spread(_by_fold(grid, "average_precision_at_5")),
+        top_1=mean(map(mean, _by_fold(grid, "top_1"))),
+        log_loss=mean(map(mean, _by_fold(grid, "log_loss"))),
+        lead=lead,
+    )
+
+
+def _by_fold(grid: FoldTables, key: str) -> list[list[float]]:
+    """The mean of a metric over the photos of each run, by fold and seed."""
+    return [[mean(table[key]) for table in seeds.values()] for seeds in grid.values()]
+
+
+def pooled_spread(by_fold: Sequence[Sequence[float]]) -> float:
+    """The standard deviation between values of one fold, over all folds; NaN where no fold has two.
+
+    >>> pooled_spread([[0.0, 2.0, 4.0], [1.0, 1.0], [5.0]]) == (8 / 3) ** 0.5
+    True
+    """
+    free = sum(len(values) - 1 for values in by_fold)
+    squares = sum(float(np.var(values)) * len(values) for values in by_fold)
+    return float(np.sqrt(squares / free)) if free else np.nan
+
+
+def _seeds(grid: FoldTables) -> tuple[int, int]:
+    """How many seeds a fold has, at least and at most."""
+    numbers = [len(seeds) for seeds in grid.values()]
+    return min(numbers), max(numbers)

@@ -14,27 +14,27 @@ SHOWN = 20
 
 def table_of(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
     """A rich table with a column for each key; numbers stand to the right, None is a dash."""
-    shown = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     keys = list(rows[0]) if rows else []
     for key in keys:
         numeric = all(
             isinstance(row[key], int | float | None) and not isinstance(row[key], bool) for row in rows
         )
-        shown.add_column(key.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(key.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(_cell(row[key])) for key in keys))
-    return shown
+        table.add_row(*(Text(_cell(row[key])) for key in keys))
+    return table
 
 
 def facts_table(facts: dict[str, Any], title: str = "") -> Table:
-    """A rich table of two columns, a fact a row; facts that say nothing are left out."""
-    shown = Table(title=title or None, title_justify="left", title_style="bold", box=None, show_header=False)
-    shown.add_column(style="cyan")
-    shown.add_column(overflow="fold")
+    """A rich table of two columns, a fact a row; empty facts are left out."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, show_header=False)
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
     for key, value in facts.items():
         if value not in ("", None):
-            shown.add_row(key, Text(_cell(value)))
-    return shown
+            table.add_row(key, Text(_cell(value)))
+    return table
 
 
 def _cell(value: Any) -> str:
@@ -57,8 +57,10 @@ def import_report(facts: dict[str, Any], left_out: list[dict[str, str]], notes: 
 
 def check_report(document: dict[str, Any]) -> Group:
     """What `rich` prints after a check that found everything in place."""
-    said = f"{document['name']}: {document['photos']:,} photos, the catalog and the split are as they were."
-    return Group(Text(said), _quarantine(document["quarantined"]))
+    sentence = (
+        f"{document['name']}: {document['photos']:,} photos, the catalog and the split are as they were."
+    )
+    return Group(Text(sentence), _quarantine(document["quarantined"]))
 
 
 def split_report(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], warnings: list[str]) -> Group:

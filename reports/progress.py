@@ -25,11 +25,18 @@ STAGES = {
     "segmenter": "Learning to find masks",
     "transformer": "Learning where to look",
     "crop": "Finding the animals",
+    "network": "Loading the network",
+    "keypoints": "Detecting key points",
+    "first individuals": "Training on the individuals with most photos",
     "train": "Training",
     "gallery": "Embedding the gallery",
+    "join": "Fusing the members on valid photos",
     "pseudo-labels": "Guessing the labels of test photos",
     "final": "Learning from the networks' features",
     "score": "Scoring test photos",
+    "read": "Reading the scores of the runs",
+    "combine": "Fusing the scores",
+    "judge": "Evaluating on test photos",
     "write": "Writing the record",
     "restore": "Restoring the run",
     "without_background": "Scoring without background",
@@ -40,12 +47,27 @@ STAGES = {
     "wait": "Another process is at this run: waiting for it",
     "found": "Found this run finished (--force repeats it)",
 }
-"""What is shown for each phase; a phase that is not here is shown by its own name."""
+"""What is shown for each stage; one that is not here is shown by its own name."""
+REPEATED = 10
+"""Seconds between two plain lines on how far a stage is."""
+
+
+def stage_words(name: str) -> str:
+    """A stage in words, that of one of several trainings and what the harness adds behind a comma included.
+
+    >>> stage_words("cycle_2.train"), stage_words("train, taken up after epoch 3")
+    ('Training, cycle 2', 'Training, taken up after epoch 3')
+    """
+    head, *rest = name.split(", ", 1)
+    if re.fullmatch(r"[\w. -]+", head) is None:  # a sentence
+        return name
+    *where, stage = head.split(".")
+    return ", ".join([STAGES.get(stage, stage), *(part.replace("_", " ") for part in where), *rest])
 
 
 @contextmanager
 def watch(console: Console) -> Iterator[Progress]:
-    """A block in which progress is shown as fits the console."""
+    """A block in which the progress of a run is shown as fits the console."""
     if not console.is_terminal:
         yield PlainProgress(console)
         return
@@ -70,7 +92,7 @@ class LiveProgress:
         """Shows a new bar, without length until the first piece is done."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(_stage_words(name), total=None, note="")
+        self._task = self._bar.add_task(stage_words(name), total=None, note="")
 
     def advance(self, done: int, total: int) -> None:
         """Moves the bar."""
@@ -85,34 +107,25 @@ class LiveProgress:
 
 
 class PlainProgress:
-    """A line for each phase and each epoch."""
+    """A line for each stage and each epoch."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._stage, self._last = console, "", 0.0
 
     def stage(self, name: str) -> None:
-        """Prints the phase's name."""
-        self._stage, self._last = _stage_words(name), time.monotonic()
+        """Prints the stage."""
+        self._stage, self._last = stage_words(name), time.monotonic()
         self._console.print(self._stage, highlight=False)
 
     def advance(self, done: int, total: int) -> None:
-        """Prints how far the phase is, every ten seconds."""
-        if time.monotonic() - self._last >= 10:
+        """Prints how far the stage is, every ten seconds."""
+        if time.monotonic() - self._last >= REPEATED:
             self._last = time.monotonic()
             self._console.print(f"{self._stage}: {done} of {total}", highlight=False)
 
     def epoch(self, summary: EpochSummary) -> None:
         """Prints the epoch's numbers."""
         self._console.print(f"{_epoch_words(summary)}  {_time_left(summary)}", highlight=False)
-
-
-def _stage_words(name: str) -> str:
-    """The phase in words; that of one of several trainings as in "Training, cycle 2"."""
-    parts = re.fullmatch(r"([\w.]+)\.(\w+)", name)
-    if name in STAGES or parts is None:
-        return STAGES.get(name, name)
-    which = parts[1].replace("_", " ").replace(".", ", ")
-    return f"{STAGES.get(parts[2], parts[2])}, {which}"
 
 
 def _epoch_words(summary: EpochSummary) -> str:

@@ -1,11 +1,4 @@
-"""What one run came to, in a few lines.
-
-What each step of an ensemble is worth: its scores with it and without it, on the same photos.
-
-What an ensemble came to beside its members, on the same photos.
-
-What a run's score is owed to, in a few lines.
-"""
+"""What one run came to, in a few lines: its scores, what they are owed to, and of an ensemble its members."""
 
 from collections.abc import Sequence
 from math import isnan, nan
@@ -18,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whalebench.benchmarks.core.record import VARIANTS, Diagnosis, RunRecord, read_predictions, read_record
+from whalebench.reports.figures import OVERLAPS
 from whalebench.reports.listing import facts_table, table_of
 from whalebench.reports.metrics.resampling import (
     Difference,
@@ -28,11 +22,11 @@ from whalebench.reports.metrics.resampling import (
     intervals,
 )
 from whalebench.reports.wording import (
-    CANDIDATES,
+    CANDIDATE_SET,
     METRICS,
     UNDEFINED,
     between,
-    candidates,
+    candidate_set,
     duration,
     number,
     percent,
@@ -205,7 +199,11 @@ NAMES = {
 def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any]], picture: str) -> Group:
     """What `rich` prints of an explanation: the score on altered photos, the photos shown, the picture."""
     rows = [
-        {"test photos": name, "MAP@5": _cell(diagnosis.map_at_5, key), "chance": _cell(diagnosis.chance, key)}
+        {
+            "test photos": name,
+            "MAP@5": number(diagnosis.map_at_5.get(key)),
+            "chance": number(diagnosis.chance.get(key)),
+        }
         for key, name in NAMES.items()
         if key != "annotated" or diagnosis.photos.get("none")  # else they are all the test photos
     ]
@@ -232,11 +230,6 @@ def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any
     )
 
 
-def _cell(values: dict[str, float | None], key: str) -> str:
-    value = values.get(key)
-    return UNDEFINED if value is None else number(value)
-
-
 def _percent(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.0%}"
 
@@ -254,45 +247,45 @@ def run_summary(record: RunRecord, runs_folder: Path) -> Group:
 
 def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:
     ends = intervals(read_predictions(runs_folder / record.run))
-    metrics = {key: float("nan") if value is None else value for key, value in record.metrics.items()}
+    metrics: dict[str, float | None] = dict(record.metrics)
     for key, (low, high) in ends.items():
         metrics |= {f"{key}_low": low, f"{key}_high": high}
     facts = {name: with_interval(metrics, key) for key, name in METRICS.items()}
-    facts[CANDIDATES] = candidates(metrics)
+    facts[CANDIDATE_SET] = candidate_set(metrics)
     facts["valid MAP@5"] = number(record.valid_metrics["map_at_5"])
-    facts |= {f"found in {part}": _found(record.location.get(part)) for part in ("test", "valid")}
+    facts |= {f"found in {part}": _location(record.location.get(part)) for part in ("test", "valid")}
     facts["time"] = duration(sum(record.seconds.values()))
     return facts
 
 
 def _variants(record: RunRecord) -> list[Table]:
-    """The run and other ways to score what it learned, one below the other; nothing where there are none."""
+    """The run and other ways to score with what it learned, a row each; nothing where there are none."""
     if not record.variants:
         return []
     whole = {"metrics": record.metrics, "valid_metrics": record.valid_metrics}
-    ways: dict[str, Any] = {"this run": whole, **record.variants}
+    variants: dict[str, Any] = {"this run": whole, **record.variants}
     rows = []
-    for name, said in ways.items():
-        test, valid = said["metrics"], said["valid_metrics"]
+    for name, scores in variants.items():
+        test, valid = scores["metrics"], scores["valid_metrics"]
         on_test = {METRICS[key]: number(test.get(key)) for key in ("map_at_5", "top_1", "log_loss")}
         on_valid = {f"valid {METRICS[key]}": number(valid.get(key)) for key in ("map_at_5", "log_loss")}
         rows.append({"": name} | on_test | on_valid)
     return [table_of(rows)]
 
 
-def _found(said: Any) -> str:
-    """How well the animals of one part were found, on one line; empty where it was not looked for them."""
-    if not isinstance(said, dict):
+def _location(located: Any) -> str:
+    """How well the animals of one part were localized, on one line; empty for a method that does not."""
+    if not isinstance(located, dict):
         return ""
     parts = [
-        f"{name} {number(said[f'{key}_mean'], 2)} mean"
-        for key, name in (("box_iou", "box IoU"), ("mask_iou", "mask IoU"))
-        if f"{key}_mean" in said
+        f"{name} {number(located[f'{key}_mean'], 2)} mean"
+        for key, name in OVERLAPS.items()
+        if f"{key}_mean" in located
     ]
-    if "landmark_error_median" in said:
-        median, most = (percent(said[f"landmark_error_{end}"]) for end in ("median", "p90"))
-        pixels = number(said.get("landmark_pixels_median"), 1)
+    if "landmark_error_median" in located:
+        median, most = (percent(located[f"landmark_error_{end}"]) for end in ("median", "p90"))
+        pixels = number(located.get("landmark_pixels_median"), 1)
         parts.append(f"landmark error {median} median ({pixels} pixels), {most} p90")
-    if "fallback" in said:
-        parts.append(f"{said['fallback']} of {said['photos']} photos fell back to the whole photo")
+    if "fallback" in located:
+        parts.append(f"{located['fallback']} of {located['photos']} photos fell back to the whole photo")
     return "; ".join(parts)

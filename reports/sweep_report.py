@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whalebench.benchmarks.core.progress import CellState, SweepState
+from whalebench.benchmarks.core.record import plain
 from whalebench.reports.board import Leaderboard
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.listing import table_of
@@ -106,10 +106,10 @@ def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]
     The rows are those of `report --json`; undefined numbers are None.
     """
     summary = [
-        _plain(
-            {"benchmark": table.benchmark, "track": table.track, "folds": list(over_folds.folds)}
+        plain(
+            {"benchmark": table.benchmark, "track": table.track, "folds": over_folds.folds}
             | asdict(standing)
-            | {"seeds": list(standing.seeds), "lead": standing.lead._asdict() if standing.lead else None}
+            | {"lead": standing.lead._asdict() if standing.lead else None}
         )
         for table in (board.tables if board else ())
         for over_folds in table.summaries
@@ -193,9 +193,3 @@ def _failure_lines(cells: Iterable[CellState]) -> list[Text]:
     if any(cell.ended_before for group in alike.values() for cell in group):
         lines.append(Text("What came to nothing before is tried again with --retry.", style="dim"))
     return lines
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not isfinite(value) else value

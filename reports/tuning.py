@@ -1,20 +1,22 @@
 """What tuning was worth: the tuned row beside the defaults', and whether the two can be told apart."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
-from whalebench.benchmarks.core.record import RunRecord, read_predictions, read_record
+from whalebench.benchmarks.core.record import RunRecord, plain, read_predictions, read_record
 from whalebench.reports.listing import facts_table, table_of
 from whalebench.reports.metrics.resampling import Difference, intervals, paired_difference
-from whalebench.reports.wording import between, duration, number
+from whalebench.reports.wording import between, duration, number, with_interval
 
 Document = Mapping[str, Any]
 """What `benchmarks.tuning` says of a study, as `tune --json` prints it."""
+LEAD = ("map_at_5", "low", "high")
+"""Keys of the lead of the tuned configuration over the defaults."""
 
 
 def with_scores(document: Document, runs_folder: Path) -> dict[str, Any]:
@@ -34,18 +36,17 @@ def with_scores(document: Document, runs_folder: Path) -> dict[str, Any]:
     if "default" not in tables:
         return {**document, "rows": rows, "lead": None}
     lead = paired_difference(tables["tuned"], tables["default"])
-    said = {"map_at_5": lead.value, "low": _plain(lead.low), "high": _plain(lead.high)}
-    return {**document, "rows": rows, "lead": said}
+    return {**document, "rows": rows, "lead": dict(zip(LEAD, plain(lead), strict=True))}
 
 
 def _row(record: RunRecord, low: float, high: float, settings: Sequence[str]) -> dict[str, Any]:
-    valid, test = (found.get("map_at_5") for found in (record.valid_metrics, record.metrics))
+    valid, test = record.valid_metrics.get("map_at_5"), record.metrics.get("map_at_5")
     return {
         "settings": list(settings),
         "valid_map_at_5": valid,
         "map_at_5": test,
-        "map_at_5_low": _plain(low),
-        "map_at_5_high": _plain(high),
+        "map_at_5_low": plain(low),
+        "map_at_5_high": plain(high),
         "shrink": None if valid is None or test is None else valid - test,
         "seconds": sum(record.seconds.values()),
         "run": record.run,
@@ -61,7 +62,9 @@ def tuning_report(document: Document) -> Group:
         "budget": document["budget"],
         "spent": f"{cost}, {duration(spent['seconds'])} of work, {spent['photos']:,} photos",
         "chosen": " ".join(document["settings"]) or "the defaults: no trial scored better on valid",
-        "what mattered": _mattered(document["importance"]),
+        "what mattered": ", ".join(
+            f"{name} {100 * share:.0f} %" for name, share in document["importance"].items() if share >= 0.01
+        ),
         "study": f"{document['study']} in {document['storage']}",
         "picture": document["picture"],
     }
@@ -69,51 +72,33 @@ def tuning_report(document: Document) -> Group:
     failed = [trial for trial in document["trials"] if trial["reason"]]
     notes = [Text(f"! trial {trial['number']} failed: {trial['reason']}", style="yellow") for trial in failed]
     rows = [_shown(row) for row in document["rows"]]
-    return Group(facts_table(facts, title), *notes, table_of(rows), Text(verdict(document)), _hint(document))
+    hint = Text(
+        "Valid chose among many, so its number flatters the tuned row; test was looked at once. Look closer: "
+        f"optuna-dashboard {document['storage'].removeprefix('journal:')}",
+        style="dim",
+    )
+    return Group(facts_table(facts, title), *notes, table_of(rows), Text(verdict(document)), hint)
 
 
 def verdict(document: Document) -> str:
     """Whether tuning helped on test, in a sentence that does not say more than its interval."""
     if document["lead"] is None:
         return f"The defaults have no row to compare with: {document['default_failed']}"
-    lead = Difference(
-        document["lead"]["map_at_5"], *(_number(document["lead"][end]) for end in ("low", "high"))
-    )
-    said = between(lead.value, lead.low, lead.high)
-    if document["settings"] and lead.differs:
-        better = "better" if lead.value > 0 else "worse"
-        return f"Tuned is {better} on test than the defaults by {said}, on the same photos."
     if not document["settings"]:
         return "The defaults were the best on valid: both rows are the same configuration."
-    return f"On test the two cannot be told apart: tuned leads the defaults by {said}, on the same photos."
+    lead = Difference(*(nan if end is None else end for end in map(document["lead"].get, LEAD)))
+    shown = between(*lead)
+    if lead.differs:
+        better = "better" if lead.value > 0 else "worse"
+        return f"Tuned is {better} on test than the defaults by {shown}, on the same photos."
+    return f"On test the two cannot be told apart: tuned leads the defaults by {shown}, on the same photos."
 
 
 def _shown(row: Document) -> dict[str, str]:
-    test, low, high = (_number(row[f"map_at_5{end}"]) for end in ("", "_low", "_high"))
     return {
         "": row["name"],
         "valid MAP@5": number(row["valid_map_at_5"]),
-        "test MAP@5": between(test, low, high),
+        "test MAP@5": with_interval(row, "map_at_5"),
         "valid minus test": number(row["shrink"]),
         "run": row["run"],
     }
-
-
-def _mattered(importance: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in importance.items() if share >= 0.01)
-
-
-def _hint(document: Document) -> Text:
-    return Text(
-        "Valid chose among many, so its number flatters the tuned row; test was looked at once. Look closer: "
-        f"optuna-dashboard {document['storage'].removeprefix('journal:')}",
-        style="dim",
-    )
-
-
-def _plain(value: float) -> float | None:
-    return None if isnan(value) else value
-
-
-def _number(value: float | None) -> float:
-    return nan if value is None else value

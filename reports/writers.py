@@ -1,19 +1,17 @@
-"""The leaderboard as files: Markdown to read, CSV to compute with, JSON for programs."""
+"""The leaderboard as files: Markdown and HTML to read, CSV to compute with, JSON for programs."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from math import isfinite
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from whalebench.benchmarks.core.record import atomic_text
-from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
+from whalebench.benchmarks.core.record import atomic_text, plain
 from whalebench.reports.board import Leaderboard, Row
-from whalebench.reports.page import to_html
+from whalebench.reports.document import NAME_COLUMNS, Chapter, Grid, Pictures, board_document
 from whalebench.reports.terminal import to_svg
-from whalebench.reports.wording import cells, header, remarks, subtitle, title
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
@@ -31,12 +29,29 @@ GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
 
 
+def write_reports(
+    board: Leaderboard,
+    folder: Path,
+    *,
+    html: Path | None = None,
+    csv_file: Path | None = None,
+    svg: Path | None = None,
+) -> list[Path]:
+    """Writes leaderboard.md, .csv and .json into the folder, then the other files, and gives all back."""
+    texts = {folder / "leaderboard.md": to_markdown(board)}
+    texts |= {folder / "leaderboard.csv": to_csv(board), folder / "leaderboard.json": to_json(board)}
+    for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
+        if file:
+            texts[file] = text_of(board)
+    for file, text in texts.items():
+        atomic_text(file, text)
+    return list(texts)
+
+
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
     """One dictionary a row, as `report --json` prints them; undefined numbers are None."""
     return [
-        {key: getattr(row, key) for key in KEYS}
-        | {"metrics": {key: _defined(value) for key, value in row.metrics.items()}}
-        | {key: getattr(row, key) for key in (*MORE, *GROUPS)}
+        _values(row, KEYS) | {"metrics": plain(row.metrics)} | _values(row, (*MORE, *GROUPS))
         for row in board.rows
     ]
 
@@ -51,81 +66,120 @@ def to_csv(board: Leaderboard) -> str:
 
     What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`.
     """
-    rows = [{key: getattr(row, key) for key in KEYS} | row.metrics | _more(row) for row in board.rows]
+    rows = [_values(row, KEYS) | row.metrics | _more(row) for row in board.rows]
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_defined(row.get(name)) for name in names] for row in rows)
+    writer.writerows([plain(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
 
 
 def _more(row: Row) -> dict[str, Any]:
-    groups = {group: getattr(row, group) or {} for group in GROUPS}
     numbers = {
         f"{group}_{key}": value
-        for group, values in groups.items()
-        for key, value in values.items()
-        if not isinstance(value, dict)  # the bins of a reliability picture fill no cell
+        for group, values in _values(row, GROUPS).items()
+        for key, value in (values or {}).items()
+        if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
     }
-    return {key: getattr(row, key) for key in MORE} | numbers
+    return _values(row, MORE) | numbers
+
+
+def _values(row: Row, keys: Sequence[str]) -> dict[str, Any]:
+    """The row's values, or those of its record where the row has none of its own."""
+    return {key: getattr(row if hasattr(row, key) else row.record, key) for key in keys}
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """The tables as Markdown, with what intervals and ranks mean, and what is missing."""
-    lines = ["# Leaderboard", ""]
-    for table in board.tables:
-        lines += [f"## {_escape(title(table))}", ""]
-        for summary in table.summaries:
-            lines += _block(summary_block(summary, table))
-        for section in table.sections:
-            texts = [cells(row, section) for row in section.rows]
-            lines += _numbers(subtitle(section, table), header(section), texts)
-            for block in section_blocks(section):
-                lines += _block(block)
-        lines += [line for remark in remarks(table) for line in (f"**Note.** {_escape(remark)}", "")]
-    lines += [line for note in notes(board) for line in (_escape(note), "")]
-    lines += [line for problem in board.problems for line in (f"**Problem.** {_escape(problem)}", "")]
-    return "\n".join(lines).rstrip() + "\n"
+    """The document of the leaderboard as Markdown, without its pictures."""
+    document = board_document(board)
+    blocks = ["# Leaderboard"]
+    for chapter in document.chapters:
+        blocks.append(f"## {_escaped(chapter.title)}")
+        for grid in chapter.grids:
+            blocks += [_escaped(grid.title), _markdown_table(grid)]
+        blocks += [f"**Note.** {_escaped(remark)}" for remark in chapter.remarks]
+    blocks += map(_escaped, document.legend)
+    blocks += [f"**Problem.** {_escaped(problem)}" for problem in document.problems]
+    return "\n\n".join(blocks) + "\n"
 
 
-def _block(block: Block) -> list[str]:
-    return _numbers(block.title, block.header, block.rows)
+def _markdown_table(grid: Grid) -> str:
+    sides = [":---" if name in NAME_COLUMNS else "---:" for name in grid.header]
+    rows = [grid.header, sides, *(map(_escaped, row) for row in grid.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _numbers(head: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    sides = [":---" if name in ("method", "run") else "---:" for name in names]
-    body = [_line([_escape(text) for text in texts]) for texts in rows]
-    return [_escape(head), "", _line(names), _line(sides), *body, ""]
-
-
-def write_reports(
-    board: Leaderboard,
-    folder: Path,
-    *,
-    html: Path | None = None,
-    csv_file: Path | None = None,
-    svg: Path | None = None,
-) -> list[Path]:
-    """The files written: leaderboard.md, .csv and .json in the folder, then the others that are asked for."""
-    texts = {folder / "leaderboard.md": to_markdown(board)}
-    texts |= {folder / "leaderboard.csv": to_csv(board), folder / "leaderboard.json": to_json(board)}
-    texts |= {file: to_html(board) for file in (html,) if file}
-    texts |= {file: to_csv(board) for file in (csv_file,) if file}
-    texts |= {file: to_svg(board) for file in (svg,) if file}
-    for file, text in texts.items():
-        atomic_text(file, text)
-    return list(texts)
-
-
-def _defined(value: Any) -> Any:
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def _line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
-def _escape(text: str) -> str:
+def _escaped(text: str) -> str:
     """The text with the characters that Markdown reads as table or mark-up made plain."""
     return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in text)
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2b36; --paper: #fbfcfd; --faint: #8796a1; --line: #dde4e9;
+  --mark: #0b6e99; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #dfe8ee; --paper: #10181e; --faint: #7c8d99; --line: #2a3843; --mark: #58b7e0; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+h3 { font-size: 1rem; font-weight: 500; }
+.scroll { overflow-x: auto; } .many { display: flex; flex-wrap: wrap; gap: 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 500; color: var(--faint); } .name { text-align: left; } .first { font-weight: 600; }
+p.small { color: var(--faint); max-width: 46rem; }
+p.note { border-left: 3px solid var(--mark); padding-left: .7rem; }
+svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
+svg .faint { fill: var(--faint); } svg line { stroke: var(--mark); stroke-width: 2; }
+svg .grid { stroke: var(--line); stroke-width: 1; } svg circle { fill: var(--mark); }
+svg rect { fill: var(--faint); opacity: .6; }
+svg .before { fill: none; stroke: var(--faint); stroke-width: 1.5; } svg polyline { fill: none; }
+svg polyline.after { stroke: var(--mark); stroke-width: 2; }
+"""
+
+
+def to_html(board: Leaderboard) -> str:
+    """The document of the leaderboard as a page that needs no network, light or dark as the reader likes.
+
+    Intervals are drawn first, numbers below them.
+    """
+    document = board_document(board)
+    parts = [part for chapter in document.chapters for part in _chapter(chapter)]
+    parts += [_paragraph("small", sentence) for sentence in document.legend]
+    parts += [_paragraph("note", problem) for problem in document.problems]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>whalebench leaderboard</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        "<h1>Leaderboard</h1>\n" + "\n".join(filter(None, parts)) + "\n</body>\n</html>\n"
+    )
+
+
+def _chapter(chapter: Chapter) -> list[str]:
+    parts = [f"<h2>{escape(chapter.title)}</h2>"]
+    for part in chapter.parts:
+        parts.append(f"<h3>{escape(part.title)}</h3>" if part.title else "")
+        if isinstance(part, Pictures):
+            parts += ['<div class="many">', *part.drawings, "</div>"]
+        else:
+            parts += [part.forest, _html_table(part)]
+    return [*parts, *(_paragraph("note", remark) for remark in chapter.remarks)]
+
+
+def _html_table(grid: Grid) -> str:
+    """The grid as a table, the rows of rank 1 in bold."""
+    sides = [' class="name"' if name in NAME_COLUMNS else "" for name in grid.header]
+
+    def line(cell: str, texts: Sequence[str], kind: str = "") -> str:
+        cells = (f"<{cell}{side}>{escape(text)}</{cell}>" for side, text in zip(sides, texts, strict=True))
+        return f"<tr{kind}>{''.join(cells)}</tr>"
+
+    firsts = [' class="first"' if place in grid.best else "" for place in range(len(grid.rows))]
+    body = [line("td", row, first) for row, first in zip(grid.rows, firsts, strict=True)]
+    return "\n".join(['<div class="scroll"><table>', line("th", grid.header), *body, "</table></div>"])
+
+
+def _paragraph(kind: str, text: str) -> str:
+    return f'<p class="{kind}">{escape(text)}</p>'

@@ -23,7 +23,7 @@ from whalebench.benchmarks.running.calibration import (
 from whalebench.benchmarks.running.evaluation import Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.metrics.calibration import calibration_error
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
 Scores = NDArray[np.float32]
@@ -231,7 +231,7 @@ def test_the_record_says_what_calibration_changed_and_no_rank_changes() -> None:
         assert sum(bins["count"]) == sum(known)
         best = how.probabilities(scores)[known].max(axis=1)
         assert np.average(bins["confidence"], weights=bins["count"]) == pytest.approx(best.mean())
-        assert found.calibration[f"test_ece_{when}"] == metrics.calibration_error(bins)
+        assert found.calibration[f"test_ece_{when}"] == calibration_error(bins)
     assert found.calibration["test_log_loss_after"] == found.metrics["log_loss"]
     hotter = judged((valid[0] * np.float32(9), valid[1]), (scores * np.float32(9), truth))
     for key in ("map_at_5", "top_1", "auroc_new", "coverage_95", "set_size_95"):

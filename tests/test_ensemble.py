@@ -406,7 +406,7 @@ def test_the_command_shows_members_and_leads_and_report_lists_it(place: Workspac
     assert document["run"] in shown
     board = leaderboard(place.runs)
     tracks = {
-        table.track: [row.method for section in table.sections for row in section.rows]
+        table.track: [row.record.method for section in table.sections for row in section.rows]
         for table in board.tables
     }
     assert tracks[document["track"]] == ["ensemble"]

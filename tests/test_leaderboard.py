@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,12 +24,22 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
+from whalebench.reports.document import Grid
+from whalebench.reports.figures import (
+    Mark,
+    forest,
+    histogram_svg,
+    reliability_svg,
+    tuning_svg,
+)
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.metrics.summary import NEW, evaluate_queries, summarize
-from whalebench.reports.page import to_html, write_html
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.ranking import NEW
+from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.run_report import run_summary
-from whalebench.reports.terminal import Numbers, render, render_svg, to_svg
-from whalebench.reports.writers import to_csv, to_json, to_markdown, write_reports
+from whalebench.reports.terminal import FittedGrid, render, render_svg, to_svg
+from whalebench.reports.wording import percent
+from whalebench.reports.writers import to_csv, to_html, to_json, to_markdown, write_reports
 
 NONE_NEW = 6
 """So many photos `put` makes without one of a new individual."""
@@ -112,7 +123,7 @@ def test_the_better_method_is_first_with_an_interval_around_each_number(tmp_path
     put(tmp_path, "bad", "softmax", skill=0.3)
     put(tmp_path, "same", "triplet", skill=0.35)
     first, second, third = leaderboard(tmp_path).rows
-    assert (first.rank, first.method, first.seconds) == (1, "arcface", 120.0)
+    assert (first.rank, first.record.method, first.seconds) == (1, "arcface", 120.0)
     assert (second.rank, third.rank) == (2, 2)
     for key, value in summarize(table).items():
         assert first.metrics[key] == pytest.approx(value, nan_ok=True)
@@ -162,7 +173,7 @@ def test_calibration_and_lists_have_a_table_with_dashes_for_older_runs(tmp_path)
     known = table[table["truth"] != NEW]
     size, share = known["set_size_95"].mean(), known["covered_95"].mean()
     for text in everywhere(board):
-        assert "Calibration and candidate lists, fold 0" in text and "nearly uniform" in text
+        assert "Calibration and candidate sets, fold 0" in text and "nearly uniform" in text
         assert f"arcface 0 4.657 2.800 0.369 – {size:.1f} ({share:.0%}".replace("%", " %") in text
         assert "softmax 0 – – – – –" in text
     assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)
@@ -213,7 +224,7 @@ def test_what_may_not_be_compared_is_not_ranked_together(tmp_path):
 
 
 def _runs(table):
-    return {row.run for section in table.sections for row in section.rows}
+    return {row.record.run for section in table.sections for row in section.rows}
 
 
 def test_a_missing_fold_and_a_damaged_run_are_shown(tmp_path):
@@ -245,7 +256,7 @@ def test_a_run_without_predictions_to_trust_has_a_row_but_no_rank(tmp_path, harm
         record["metrics"] = {}
         (tmp_path / "harmed" / "record.json").write_text(json.dumps(record))
         table.iloc[:-3].to_parquet(file)
-    rows = {row.run: row for row in leaderboard(tmp_path).rows}
+    rows = {row.record.run: row for row in leaderboard(tmp_path).rows}
     assert rows["harmed"].rank is None and "harmed" in rows["harmed"].problem
     assert math.isnan(rows["harmed"].metrics["map_at_5_low"])
     assert rows["one"].rank == rows["two"].rank == 1
@@ -280,7 +291,7 @@ def test_csv_has_a_line_a_run_and_empty_cells_for_undefined(tmp_path):
     put(tmp_path, "two", "softmax", track="a, b")
     board = leaderboard(tmp_path)
     lines = list(csv.DictReader(io.StringIO(to_csv(board))))
-    assert [line["run"] for line in lines] == [row.run for row in board.rows]
+    assert [line["run"] for line in lines] == [row.record.run for row in board.rows]
     assert lines[0]["track"] == "a, b" and lines[0]["map_at_r"] == ""
     assert float(lines[0]["map_at_5_high"]) == board.rows[0].metrics["map_at_5_high"]
 
@@ -325,8 +336,8 @@ def test_the_terminal_shows_every_digit_in_80_columns(tmp_path):
     ],
 )
 def test_names_stay_whole_in_a_narrow_window_and_intervals_go_below(width, lines):
-    table = Numbers("", ("method", "MAP@5"), [(("happywhale-26th", "0.8 [0.7, 0.9]"), False)])
-    said = printed(table, width).splitlines()
+    grid = Grid("", ("method", "MAP@5"), (("happywhale-26th", "0.8 [0.7, 0.9]"),))
+    said = printed(FittedGrid(grid), width).splitlines()
     assert [line.rstrip() for line in said if "─" not in line] == lines
 
 
@@ -357,7 +368,7 @@ def test_marks_in_names_stay_text(tmp_path):
 def test_the_page_needs_no_network_and_draws_each_interval(tmp_path):
     for name in ("one", "two"):
         put(tmp_path / "runs", name, name)
-    text = write_html(leaderboard(tmp_path / "runs"), tmp_path / "page.html").read_text()
+    text = to_html(leaderboard(tmp_path / "runs"))
     assert not re.search(r"https?:|src=|@import|url\(", text)
     assert text.count("<circle") == 2 and "prefers-color-scheme: dark" in text
 
@@ -377,7 +388,7 @@ def test_the_picture_fetches_nothing_and_says_what_the_table_says(tmp_path):
 
 
 def test_reports_never_import_torch():
-    names = ("leaderboard", "metrics", "page", "statistics", "terminal", "writers")
+    names = ("leaderboard", "metrics", "terminal", "writers")
     code = f"import sys; {'; '.join(f'import whalebench.reports.{name}' for name in names)}; "
     code += "print(sorted({'torch', 'timm', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -390,8 +401,8 @@ def test_a_method_that_does_not_fit_is_a_row_with_a_reason_and_no_gap(tmp_path):
         put(runs, f"arcface-{fold}", fold=fold)
     put_unfit(runs, "bbox-0", counts={"test_photos": 60, "test_new_photos": 9})
     board = leaderboard(runs)
-    row = next(row for row in board.rows if row.method == "bbox")
-    assert row.rank is None and row.problem == "" and row.unfit == "flukes has no boxes"
+    row = next(row for row in board.rows if row.record.method == "bbox")
+    assert row.rank is None and row.problem == "" and row.record.unfit == "flukes has no boxes"
     assert board.tables[0].notes == () and board.tables[0].sections[0].rows[-1] == row
     for text in everywhere(board):
         assert "bbox does not fit: flukes has no boxes." in text
@@ -437,14 +448,14 @@ def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
         assert "How well the animals were found, fold 0" in text
         assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
         assert re.search(r"aligned 0 – 10 % 18 % –", text)
-    (boxes_drawn,) = next(row.histograms for row in board.rows if row.method == "bbox")
-    assert (boxes_drawn.photos, boxes_drawn.limit, boxes_drawn.beyond) == (45, 1.0, 0)
-    assert boxes_drawn.counts[10] == 15 and boxes_drawn.counts[18] == 30
-    (points_drawn,) = next(row.histograms for row in board.rows if row.method == "aligned")
-    assert points_drawn.limit == pytest.approx(np.quantile(errors, 0.99)) and points_drawn.beyond == 1
-    assert points_drawn.middle == pytest.approx(np.median(errors))
     page = to_html(board)
-    assert page.count('class="bars"') == 2 and "box IoU, mean 0.77" in page and "1 beyond" in page
+    assert page.count('class="bars"') == 2
+    assert "bbox, seed 0: box IoU, mean 0.77; 45 photos</title>" in page
+    assert 'y="45.0" width="10.0" height="70.0"' in page  # 30 of 0.9, and half as high 15 of 0.5
+    assert 'y="80.0" width="10.0" height="35.0"' in page
+    median, limit = percent(np.median(errors)), percent(np.quantile(errors, 0.99))
+    assert f"landmark error, median {median}; 60 photos, 1 beyond</title>" in page
+    assert f"{limit}, 1 beyond</text>" in page
     (lines,) = [line for line in csv.DictReader(io.StringIO(to_csv(board))) if line["run"] == "one"]
     assert lines["location_box_iou_mean"] == "0.7667" and lines["location_landmark_error_p90"] == ""
 
@@ -482,14 +493,14 @@ def test_runs_of_one_method_are_told_apart_by_the_settings_in_which_they_differ(
     put(tmp_path, "box", "softmax", config=box)
     put(tmp_path, "older", "softmax", config={key: base[key] for key in ("epochs", "size")} | {"grid": 3})
     put(tmp_path, "alone", "bbox", config=box)
-    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    names = {row.record.run: row.contestant for row in leaderboard(tmp_path).rows}
     assert names == dict.fromkeys(("whole", "box", "older"), "softmax") | {"alone": "bbox"}
     (tmp_path / "older").rename(tmp_path / ".older")
-    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    names = {row.record.run: row.contestant for row in leaderboard(tmp_path).rows}
     assert (names["whole"], names["box"]) == ("softmax crop=none", "softmax crop=box")
     assert names["alone"] == "bbox"
     put(tmp_path, "longer", "softmax", config=box | {"localizer": {"epochs": 60, "rate": None}})
-    names = {row.run: row.contestant for row in leaderboard(tmp_path).rows}
+    names = {row.record.run: row.contestant for row in leaderboard(tmp_path).rows}
     assert names["longer"] == "softmax crop=box localizer.epochs=60"
     assert names["whole"] == "softmax crop=none localizer.epochs=20"
 
@@ -503,7 +514,7 @@ def test_several_folds_have_a_summary_before_them(tmp_path):
     (summary,) = board.tables[0].summaries
     first, second = summary.standings
     assert (first.contestant, first.rank, second.rank, second.lead) == ("arcface", 1, 2, None)
-    own = [row.metrics["map_at_5"] for row in board.rows if row.method == "arcface"]
+    own = [row.metrics["map_at_5"] for row in board.rows if row.record.method == "arcface"]
     assert first.map_at_5 == pytest.approx(np.mean(own))
     lead = f"{first.lead.value:.3f} [{first.lead.low:.3f}, {first.lead.high:.3f}]"
     for text in everywhere(board):
@@ -512,3 +523,28 @@ def test_several_folds_have_a_summary_before_them(tmp_path):
         assert "bbox has no finished run on fold 1." in text
     assert to_html(board).count("<circle") == 7  # a dot a run, and one a standing
     assert max(map(len, shown(board).splitlines())) <= 80 and "…" not in shown(board)
+
+
+def test_pictures_lie_within_their_frames():
+    trials = [
+        {"number": 0, "state": "complete", "valid_map_at_5": 0.5, "settings": []},
+        {"number": 1, "state": "fail", "valid_map_at_5": None, "settings": ["dropout=0.9"]},
+    ]
+    study = {"method": "softmax", "benchmark": "tiny", "fold": 0, "seed": 0, "budget": "2 trials"}
+    study |= {"trials": trials, "importance": {"dropout": 1.0}}
+    marks = [Mark("a", 0.5, 0.4, 0.6), Mark("b<", 0.9, math.nan, math.nan), Mark("c", 1.0, 0.8, 1.0)]
+    pictures = (
+        forest(marks),
+        histogram_svg("landmark_error", np.array([0.0, 0.1, 0.4]), "a"),
+        reliability_svg(CALIBRATED, "a"),
+        tuning_svg(study),
+    )
+    for drawn in pictures:
+        root = ElementTree.fromstring(drawn)
+        width, height = map(float, root.attrib["viewBox"].split()[2:])
+        for element in root.iter():
+            for key, value in element.attrib.items():
+                if key in ("x", "x1", "x2", "cx"):
+                    assert 0 <= float(value) <= width
+                if key in ("y", "y1", "y2", "cy"):
+                    assert 0 <= float(value) <= height

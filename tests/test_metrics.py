@@ -9,17 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
-from whalebench.reports.metrics.summary import (
-    NEW,
-    average_precision_at_r,
-    cmc,
-    evaluate_queries,
-    means_by_threshold,
-    summarize,
-)
+from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
+from whalebench.reports.metrics.ranking import NEW
+from whalebench.reports.metrics.summary import average_precision_at_r, cmc, summarize
 
 
-def judge(
+def evaluate(
     scores,
     truth,
     identities,
@@ -150,7 +145,7 @@ def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores
 
 
 @st.composite
-def judged_inputs(draw):
+def drawn_inputs(draw):
     number, columns = draw(st.integers(1, 9)), draw(st.integers(1, 8))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     identities = [f"whale_{name}" for name in rng.permutation(columns)]
@@ -167,10 +162,10 @@ def judged_inputs(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(judged_inputs())
+@given(drawn_inputs())
 def test_metrics_agree_with_plain_loops(inputs):
     scores, truth, identities, threshold, *_, rule, _ = inputs
-    table = judge(*inputs)
+    table = evaluate(*inputs)
     for row in range(len(truth)):
         ranked = slow_candidates(scores[row], identities, threshold, rule)
         five = [*ranked, *[""] * 5][:5]
@@ -182,13 +177,13 @@ def test_metrics_agree_with_plain_loops(inputs):
 
 
 @settings(max_examples=50, deadline=None)
-@given(judged_inputs(), st.integers(0, 2**32))
+@given(drawn_inputs(), st.integers(0, 2**32))
 def test_order_of_columns_and_rows_does_not_matter(inputs, seed):
     scores, truth, identities, threshold, probabilities, new_scores, clusters, rule, least = inputs
     rng = np.random.default_rng(seed)
     column, row = rng.permutation(len(identities)), rng.permutation(len(truth))
-    straight = judge(*inputs)
-    shuffled = judge(
+    straight = evaluate(*inputs)
+    shuffled = evaluate(
         scores[:, column],
         truth,
         [identities[i] for i in column],
@@ -211,21 +206,21 @@ def test_metrics_agree_with_scikit_learn():
     identities = [f"whale_{name}" for name in range(5)]
     truth = [str(name) for name in rng.choice([*identities, NEW], size=300)]
     scores, probabilities, new_scores = rng.normal(size=(300, 5)), rng.random((300, 5)), rng.normal(size=300)
-    found = summarize(judge(scores, truth, identities, 0.8, probabilities, new_scores))
+    found = summarize(evaluate(scores, truth, identities, 0.8, probabilities, new_scores))
     known = np.asarray([name != NEW for name in truth])
     right = np.asarray([[name == one for one in identities] for name in truth])
     share = probabilities / probabilities.sum(axis=1, keepdims=True)
     assert found["auroc_new"] == pytest.approx(roc_auc_score(~known, new_scores))
     assert found["accuracy_new"] == pytest.approx(balanced_accuracy_score(~known, (scores < 0.8).all(axis=1)))
     assert found["log_loss"] == pytest.approx(sklearn_log_loss(right[known].argmax(axis=1), share[known]))
-    without = summarize(judge(scores[known], list(np.asarray(truth)[known]), identities))
+    without = summarize(evaluate(scores[known], list(np.asarray(truth)[known]), identities))
     assert without["map_at_5"] == pytest.approx(
         label_ranking_average_precision_score(right[known], scores[known])
     )
 
 
 def test_fewer_than_five_identities_leave_empty_candidates():
-    table = judge([[0.2, 0.9]], ["a"], ["a", "b"], threshold=0.5)
+    table = evaluate([[0.2, 0.9]], ["a"], ["a", "b"], threshold=0.5)
     assert list(table.loc[0, "candidate_1":"candidate_5"]) == ["b", NEW, "a", "", ""]
     assert list(table.loc[0, "score_1":"score_3"]) == [0.9, 0.5, 0.2]
     assert table.loc[0, "score_4":"score_5"].isna().all()
@@ -234,21 +229,24 @@ def test_fewer_than_five_identities_leave_empty_candidates():
 
 
 def test_ties_go_by_name_and_new_comes_last():
-    table = judge([[0.5, 0.5, 0.5]] * 2, ["b", NEW], ["c", "b", "a"], threshold=0.5)
+    table = evaluate([[0.5, 0.5, 0.5]] * 2, ["b", NEW], ["c", "b", "a"], threshold=0.5)
     assert list(table.loc[0, "candidate_1":"candidate_4"]) == ["a", "b", "c", NEW]
     assert list(table["rank"]) == [2, 4]
 
 
 def test_threshold_above_and_below_everything():
     scores, truth, names = [[0.1, 0.9], [0.6, 0.4]], ["b", NEW], ["a", "b"]
-    above, below = judge(scores, truth, names, threshold=2.0), judge(scores, truth, names, threshold=-2.0)
+    above, below = (
+        evaluate(scores, truth, names, threshold=2.0),
+        evaluate(scores, truth, names, threshold=-2.0),
+    )
     assert list(above["candidate_1"]) == [NEW, NEW] and list(above["rank"]) == [2, 1]
     assert list(below["candidate_3"]) == [NEW, NEW] and list(below["rank"]) == [1, 3]
     assert summarize(above)["accuracy_new"] == summarize(below)["accuracy_new"] == 0.5
 
 
 def test_new_without_a_threshold_is_no_candidate_and_scores_zero():
-    table = judge([[0.1, 0.9], [0.6, 0.4]], ["b", NEW], ["a", "b"])
+    table = evaluate([[0.1, 0.9], [0.6, 0.4]], ["b", NEW], ["a", "b"])
     assert math.isnan(table["rank"][1]) and table["average_precision_at_5"][1] == 0 == table["top_5"][1]
     found = summarize(table)
     assert found["map_at_5"] == 0.5 and math.isnan(found["accuracy_new"]) and found["auroc_new"] == 0.5
@@ -262,7 +260,7 @@ def test_new_without_a_threshold_is_no_candidate_and_scores_zero():
     ],
 )
 def test_undefined_is_nan_and_never_zero(truth, undefined):
-    found = summarize(judge([[0.1, 0.9], [0.6, 0.4]], truth, ["a", "b"], threshold=0.5))
+    found = summarize(evaluate([[0.1, 0.9], [0.6, 0.4]], truth, ["a", "b"], threshold=0.5))
     both = {"auroc_new", "accuracy_new", "baks_baus", "normalised_accuracy"}
     both |= {"dir_at_far_1", "dir_at_far_5", "dir_at_far_10"}
     never = {"map_at_r", "coverage_95", "set_size_95"}
@@ -270,7 +268,7 @@ def test_undefined_is_nan_and_never_zero(truth, undefined):
 
 
 def test_log_loss_divides_rows_by_their_sum_and_clips():
-    table = judge(
+    table = evaluate(
         np.zeros((3, 2)), ["a", "a", NEW], ["a", "b"], probabilities=np.array([[3, 1], [0, 7], [1, 0]])
     )
     assert table["log_loss"][0] == pytest.approx(-math.log(0.75))
@@ -279,7 +277,7 @@ def test_log_loss_divides_rows_by_their_sum_and_clips():
 
 
 def test_cmc_counts_known_queries_only():
-    table = judge([[3, 2, 1], [3, 2, 1], [0, 0, 0]], ["a", "c", NEW], ["a", "b", "c"], threshold=0.5)
+    table = evaluate([[3, 2, 1], [3, 2, 1], [0, 0, 0]], ["a", "c", NEW], ["a", "b", "c"], threshold=0.5)
     assert cmc(table, ranks=4) == [0.5, 0.5, 1.0, 1.0]
     assert cmc(table[table["truth"] == NEW]) == []
 
@@ -289,9 +287,9 @@ def test_blocks_do_not_change_the_answer(monkeypatch):
     names = [f"whale_{name}" for name in range(30)]
     truth = [names[column] for column in rng.integers(30, size=40)]
     scores, vectors = rng.integers(0, 9, (40, 30)), rng.normal(size=(40, 8)).astype(np.float32)
-    whole = judge(scores, truth, names, 4.0), average_precision_at_r(vectors, truth, vectors, truth)
+    whole = evaluate(scores, truth, names, 4.0), average_precision_at_r(vectors, truth, vectors, truth)
     monkeypatch.setattr("whalebench.reports.metrics.ranking.BLOCK_CELLS", 70)
-    pd.testing.assert_frame_equal(judge(scores, truth, names, 4.0), whole[0], check_exact=True)
+    pd.testing.assert_frame_equal(evaluate(scores, truth, names, 4.0), whole[0], check_exact=True)
     np.testing.assert_allclose(average_precision_at_r(vectors, truth, vectors, truth), whole[1], rtol=1e-12)
 
 
@@ -340,13 +338,13 @@ def test_equally_near_photos_come_in_gallery_order():
         ({"threshold": math.nan}, "NaN"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_with_a_sentence(change, words):
+def test_what_cannot_be_evaluated_is_refused_with_a_sentence(change, words):
     arguments = {"scores": [[0.5, 1.0]], "truth": ["a"], "identities": ["a", "b"]} | change
     with pytest.raises(WhalebenchError, match=words):
-        judge(**arguments)
+        evaluate(**arguments)
 
 
-def test_a_photo_judged_twice_is_refused():
+def test_a_photo_evaluated_twice_is_refused():
     with pytest.raises(WhalebenchError, match="twice"):
         evaluate_queries(
             images=["p", "p"],
@@ -371,7 +369,7 @@ def test_means_by_threshold_are_what_the_whole_table_says(rule) -> None:
         truth=truth, identities=identities, scores=scores, new_thresholds=thresholds, new_rule=rule
     )
     for place, threshold in enumerate(thresholds):
-        table = judge(scores, truth, identities, threshold, rule=rule)
+        table = evaluate(scores, truth, identities, threshold, rule=rule)
         whole = summarize(table)
         for key in ("map_at_5", "map_at_5_known", "map_at_5_new"):
             assert quick[key][place] == pytest.approx(whole[key], abs=1e-12)
@@ -391,7 +389,7 @@ def test_means_by_threshold_of_one_kind_of_photos_are_undefined_for_the_other() 
 
 def test_by_rule_second_new_is_first_or_second_and_its_score_fits_its_place():
     scores, names = [[0.9, 0.8, 0.1], [0.4, 0.3, 0.2]], ["a", "b", "c"]
-    table = judge(scores, ["b", NEW], names, threshold=0.5, rule="second")
+    table = evaluate(scores, ["b", NEW], names, threshold=0.5, rule="second")
     assert list(table.loc[0, "candidate_1":"candidate_4"]) == ["a", NEW, "b", "c"]
     assert list(table.loc[0, "score_1":"score_4"]) == [0.9, 0.8, 0.8, 0.1]
     assert list(table.loc[1, "candidate_1":"candidate_4"]) == [NEW, "a", "b", "c"]

@@ -17,9 +17,14 @@ from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
-from whalebench.reports.metrics.open_set import baks, baus, detection_rate, normalised_accuracy
-from whalebench.reports.metrics.ranking import balanced_mean, geometric_mean
-from whalebench.reports.metrics.summary import NEW
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.ranking import NEW, balanced_mean
+from whalebench.reports.metrics.summary import (
+    alarms_allowed,
+    detection_rate,
+    normalised_accuracy,
+    open_set_metrics,
+)
 
 
 def run(workspace: Workspace, *settings: str) -> RunRecord:
@@ -28,16 +33,27 @@ def run(workspace: Workspace, *settings: str) -> RunRecord:
 
 
 def test_an_individual_with_many_photos_weighs_no_more_than_one_with_few() -> None:
-    hits, whales = [1.0] * 9 + [0.0], ["ann"] * 9 + ["bob"]
-    assert np.mean(hits) == 0.9
-    assert baks(hits, whales) == baus(hits, whales) == 0.5
-    assert math.isnan(baks([], [])) and math.isnan(baus([], []))
+    correct, whales = [1.0] * 9 + [0.0], ["ann"] * 9 + ["bob"]
+    assert np.mean(correct) == 0.9
+    assert balanced_mean(correct, whales) == 0.5
+    assert math.isnan(balanced_mean([], []))
     assert balanced_mean([math.nan, 1.0], ["ann", "bob"]) == 1.0  # nothing is known of ann
 
 
 def test_all_called_new_is_worth_nothing_to_the_geometric_mean() -> None:
-    assert geometric_mean(0.0, 1.0) == 0.0
-    assert normalised_accuracy(0.0, 1.0) == 0.5
+    table = evaluate_queries(
+        images=["a", "b", "c"],
+        truth=["ann", NEW, NEW],
+        clusters=["ann", "encounter 1", "encounter 1"],
+        identities=["ann", "bob"],
+        scores=np.array([[0.9, 0.1], [0.2, 0.4], [0.8, 0.1]]),
+        probabilities=np.ones((3, 2)),
+        new_scores=np.zeros(3),
+        new_threshold=2.0,
+    )
+    found = open_set_metrics(table)
+    assert (found["baks"], found["baus"], found["baks_baus"]) == (0.0, 1.0, 0.0)
+    assert found["normalised_accuracy"] == 0.5
     assert math.isnan(normalised_accuracy(math.nan, 1.0))
 
 
@@ -47,6 +63,13 @@ def test_detection_rate_at_its_ends() -> None:
     assert detection_rate(known, right, np.array([0.9]), 0.01) == 0.0  # an equal score is an alarm, too
     assert math.isnan(detection_rate(known, right, np.array([]), 0.1))
     assert math.isnan(detection_rate(np.array([]), np.array([], bool), known, 0.1))
+
+
+@pytest.mark.parametrize(("share", "photos", "allowed"), [(0.29, 100, 29), (0.58, 50, 29), (0.01, 99, 0)])
+def test_alarms_that_are_allowed_but_for_rounding_are_allowed(
+    share: float, photos: int, allowed: int
+) -> None:
+    assert alarms_allowed(share, photos) == allowed
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan"])

@@ -1,19 +1,22 @@
 """Over folds and seeds: means a reader can check by hand, and intervals that a slow twin finds too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from whalebench.benchmarks.core.record import RunRecord
+from whalebench.reports.board import Row
+from whalebench.reports.leaderboard import summaries
 from whalebench.reports.metrics import resampling
-from whalebench.reports.over_folds import Judged, summaries
 
 KEY = "average_precision_at_5"
 FOLDS = {0: 30, 1: 50, 2: 41}
 """Photos by fold: not equally many."""
 
 
-def judged(name, fold, seed, values, clusters=None, created="2026-11-23T12:00:00+00:00"):
+def scored(name, fold, seed, values, clusters=None, created="2026-11-23T12:00:00+00:00"):
     """A run whose photos have these average precisions, in another row order for each run."""
     individuals = np.random.default_rng(fold).integers(8, size=len(values))
     table = pd.DataFrame(
@@ -30,13 +33,13 @@ def judged(name, fold, seed, values, clusters=None, created="2026-11-23T12:00:00
     facts |= {"seconds": {}, "counts": {}, "metrics": {}, "valid_metrics": {}, "cmc": []}
     run = f"{name}-{fold}-{seed}-{created}"
     record = RunRecord.model_validate(facts | {"run": run, "fold": fold, "seed": seed, "created": created})
-    return Judged(record, table.sample(frac=1, random_state=len(name) + seed))
+    return Row(record, name, table.sample(frac=1, random_state=len(name) + seed))
 
 
 def several(names=("aligned", "bbox"), seeds=(0, 1, 2), folds=FOLDS):
     rng = np.random.default_rng(3)
     return [
-        judged(name, fold, seed, rng.beta(2 + place, 3, size=FOLDS[fold]))
+        scored(name, fold, seed, rng.beta(2 + place, 3, size=FOLDS[fold]))
         for place, name in enumerate(names)
         for fold in folds
         for seed in seeds
@@ -44,7 +47,7 @@ def several(names=("aligned", "bbox"), seeds=(0, 1, 2), folds=FOLDS):
 
 
 def over(runs, resamples=200):
-    return summaries(runs, {run.record.run: run.record.method for run in runs}, resamples)
+    return summaries(runs, resamples)
 
 
 def of(runs, name, fold):
@@ -82,7 +85,7 @@ def test_intervals_and_leads_are_those_of_a_slow_twin():
     runs = several(seeds=(0, 1))
     (summary,) = over(runs, 6)
     names = sorted(set(pd.concat([run.queries for run in runs])["cluster"]))
-    _, drawn = next(resampling._draws(6, len(names)))
+    _, drawn = next(resampling.cluster_counts(6, len(names)))
     counts = [dict(zip(names, row, strict=True)) for row in drawn[1:]]
     values = {name: np.array([twin(runs, name, row) for row in counts]) for name in ("aligned", "bbox")}
     for one in summary.standings:
@@ -97,9 +100,9 @@ def test_intervals_and_leads_are_those_of_a_slow_twin():
 
 def test_the_pairing_finds_a_small_lead_and_no_lead_shares_a_rank():
     values = {fold: np.random.default_rng(fold).random(photos) for fold, photos in FOLDS.items()}
-    runs = [judged("aligned", fold, 0, values[fold]) for fold in FOLDS]
-    runs += [judged("bbox", fold, 0, values[fold] - 0.01) for fold in FOLDS]
-    runs += [judged("mask", fold, 0, values[fold][::-1] - 0.011) for fold in FOLDS]
+    runs = [scored("aligned", fold, 0, values[fold]) for fold in FOLDS]
+    runs += [scored("bbox", fold, 0, values[fold] - 0.01) for fold in FOLDS]
+    runs += [scored("mask", fold, 0, values[fold][::-1] - 0.011) for fold in FOLDS]
     aligned, bbox, mask = over(runs)[0].standings
     assert (aligned.rank, bbox.rank, mask.rank) in {(1, 2, 2), (1, 2, 1)}
     assert (aligned.lead.value, aligned.lead.low, aligned.lead.high) == pytest.approx((0.01, 0.01, 0.01))
@@ -113,7 +116,7 @@ def test_an_individual_in_several_folds_is_drawn_in_all_of_them():
     values = rng.random(10)[np.arange(30) % 10]  # photos of one individual: the same
 
     def width(clusters):
-        one = over([judged("a", fold, 0, values, clusters[fold]) for fold in (0, 1)], 1000)[0].standings[0]
+        one = over([scored("a", fold, 0, values, clusters[fold]) for fold in (0, 1)], 1000)[0].standings[0]
         return one.high - one.low
 
     together, apart = width([shared, shared]), width([shared, [f"{name} again" for name in shared]])
@@ -134,14 +137,14 @@ def test_contestants_of_other_folds_are_summed_up_apart_and_single_runs_not_at_a
 
 def test_the_newer_of_two_equal_runs_counts_and_one_without_a_table_does_not():
     old, new = np.full(30, 0.2), np.full(30, 0.6)
-    later = judged("a", 0, 0, new, created="2026-11-24T12:00:00+00:00")
-    runs = [later, judged("a", 0, 0, old), judged("a", 1, 0, np.full(50, 0.5))]
+    later = scored("a", 0, 0, new, created="2026-11-24T12:00:00+00:00")
+    runs = [later, scored("a", 0, 0, old), scored("a", 1, 0, np.full(50, 0.5))]
     (one,) = over(runs)[0].standings
     assert one.map_at_5 == pytest.approx(0.55) and one.seeds == (1, 1)
-    assert over([*runs[:2], runs[2]._replace(queries=None)]) == ()
+    assert over([*runs[:2], replace(runs[2], queries=None)]) == ()
 
 
 def test_one_individual_says_nothing_about_others():
-    runs = [judged("a", fold, 0, np.linspace(0, 1, 20), ["whale"] * 20) for fold in (0, 1)]
+    runs = [scored("a", fold, 0, np.linspace(0, 1, 20), ["whale"] * 20) for fold in (0, 1)]
     (one,) = over(runs)[0].standings
     assert one.map_at_5 == pytest.approx(0.5) and np.isnan(one.low) and np.isnan(one.high)

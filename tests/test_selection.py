@@ -10,7 +10,8 @@ from whalebench.benchmarks.running.calibration import AS_GIVEN
 from whalebench.benchmarks.running.evaluation import choose_threshold, curve_of_new, share_warnings
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports.metrics import summary as metrics
+from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
+from whalebench.reports.metrics.summary import summarize
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
 
@@ -37,6 +38,13 @@ def test_the_threshold_separates_what_can_be_separated() -> None:
     assert map_at_5 == 1.0
 
 
+def test_of_equally_good_thresholds_the_middle_one_is_taken() -> None:
+    """All between the best new photo, 0.4, and the worst known one, 0.8, are equally good."""
+    scores, truth = separable()
+    threshold, _ = choose_threshold(scores, answers(truth), IDENTITIES)
+    assert threshold == pytest.approx(0.6, abs=0.01)
+
+
 def test_the_threshold_is_as_good_as_any() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(0, 1, (60, 6)).astype(np.float32)
@@ -44,7 +52,7 @@ def test_the_threshold_is_as_good_as_any() -> None:
     scores[[name != NEW for name in truth]] += 0.5
 
     def value(threshold: float) -> float:
-        queries = metrics.evaluate_queries(
+        queries = evaluate_queries(
             images=[f"p{row}" for row in range(60)],
             truth=truth,
             clusters=truth,
@@ -54,7 +62,7 @@ def test_the_threshold_is_as_good_as_any() -> None:
             new_scores=-scores.max(axis=1),
             new_threshold=threshold,
         )
-        return metrics.summarize(queries)["map_at_5"]
+        return summarize(queries)["map_at_5"]
 
     threshold, map_at_5 = choose_threshold(scores, answers(truth), IDENTITIES)
     assert threshold is not None
@@ -123,7 +131,7 @@ def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
     threshold, value = choose_threshold(scores, answers(truth), IDENTITIES, config)
     # Four times as many new photos as known ones: each new one four times.
     rows = [row for row, name in enumerate(truth) for _ in range(4 if name == NEW else 1)]
-    many = metrics.means_by_threshold(
+    many = means_by_threshold(
         truth=[truth[row] for row in rows],
         identities=IDENTITIES,
         scores=scores[rows],

@@ -19,7 +19,6 @@ from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.method import Method
 from whalebench.methods.softmax import Softmax
-from whalebench.reports.progress import _stage_words as _said
 from whalebench.reports.run_report import run_summary
 
 
@@ -97,11 +96,3 @@ def test_cycles_are_in_the_record(tiny: Workspace, tiny_settings: tuple[str, ...
     assert record.config["schedule"] == {"cycles": 2, "joined": "scores", "tail": None}
     assert {"cycle_1.train", "cycle_2.train"} < record.seconds.keys()
     assert "best cycle" in found.text
-
-
-def test_the_phases_of_cycles_are_said_in_words() -> None:
-    assert _said("train") == "Training"
-    assert _said("cycle_2.train") == "Training, cycle 2"
-    assert _said("half.cycle_2.gallery") == "Embedding the gallery, half, cycle 2"
-    for other in ("odd", "train, taken up after epoch 3", "train, not kept: /a/b.c is full"):
-        assert _said(other) == other

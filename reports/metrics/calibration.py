@@ -1,9 +1,8 @@
-"""Whether probabilities are what they say: of photos answered with 80 % confidence, are 80 % right?
+"""Calibrated probabilities: reliability diagrams, the expected calibration error, and candidate sets.
 
-Candidate sets: lists of individuals that hold the right one with 95 % certainty.
-
-Split conformal prediction with the score of Sadinle, Lei & Wasserman (2019), "least ambiguous set-valued
-classifiers": one minus the probability of the truth. Sets are of known individuals; *new* is in none.
+A candidate set is a list of individuals that holds the true one with 95 % certainty: split conformal
+prediction with the score of Sadinle, Lei & Wasserman (2019), "least ambiguous set-valued classifiers", which
+is one minus the probability of the truth. Sets are of known individuals; *new* is in none.
 """
 
 import math
@@ -13,11 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.reports.metrics.open_set import best_is_right
-from whalebench.reports.metrics.ranking import NEW, Floats, Integers, mean
+from whalebench.reports.metrics.ranking import Floats, Integers, best_identity_correct, is_new, mean
 
 MISCOVERAGE = 0.05
-"""The share of known photos whose set may lack the right individual."""
+"""The share of known photos whose set may lack the true individual."""
+BINS = 15
+"""Bins of equal mass: each has as many photos, as far as equal confidences allow."""
 
 
 def conformal_threshold(probabilities: Floats, miscoverage: float = MISCOVERAGE) -> float:
@@ -32,7 +32,7 @@ def conformal_threshold(probabilities: Floats, miscoverage: float = MISCOVERAGE)
     >>> conformal_threshold(np.array([0.9, 0.2, 0.6, 0.7]), miscoverage=0.1)
     nan
     """
-    rank = math.ceil((len(probabilities) + 1) * (1 - miscoverage) - 1e-9)  # a hair above a whole is the whole
+    rank = math.ceil((len(probabilities) + 1) * (1 - miscoverage) - 1e-9)  # whole but for rounding is whole
     return float(np.sort(probabilities)[-rank]) if 0 < rank <= len(probabilities) else math.nan
 
 
@@ -45,28 +45,21 @@ def candidate_sets(probabilities: Floats, threshold: float) -> NDArray[np.bool_]
     >>> candidate_sets(np.array([[0.6, 0.3, 0.1], [0.4, 0.3, 0.3]]), 0.5).tolist()
     [[True, False, False], [True, False, False]]
     """
-    found: NDArray[np.bool_] = probabilities >= np.minimum(threshold, probabilities.max(axis=1))[:, None]
-    return found
+    sets: NDArray[np.bool_] = probabilities >= np.minimum(threshold, probabilities.max(axis=1))[:, None]
+    return sets
 
 
 def set_threshold(queries: pd.DataFrame) -> float | None:
     """The threshold by a per-query table of valid; None where too few of its photos are known."""
-    known = queries["probability"].to_numpy(np.float64)
-    threshold = conformal_threshold(known[~np.isnan(known)])
+    of_truth = queries["probability"].to_numpy(np.float64)
+    threshold = conformal_threshold(of_truth[~np.isnan(of_truth)])
     return None if math.isnan(threshold) else threshold
 
 
 def set_metrics(queries: pd.DataFrame) -> dict[str, float]:
-    """Of known photos, the share whose set holds the right individual and the mean size; NaN without sets."""
-    known = (queries["truth"] != NEW).to_numpy()
-    return {
-        "coverage_95": mean(queries["covered_95"]),
-        "set_size_95": mean(queries["set_size_95"].to_numpy(np.float64)[known]),
-    }
-
-
-BINS = 15
-"""Bins of equal mass: each has as many photos, as far as equal confidences allow."""
+    """Of known photos, the share whose set holds the truth and the mean size of sets; NaN without sets."""
+    sizes = queries["set_size_95"].to_numpy(np.float64)
+    return {"coverage_95": mean(queries["covered_95"]), "set_size_95": mean(sizes[~is_new(queries)])}
 
 
 def equal_mass_bins(confidence: Floats, bins: int = BINS) -> Integers:
@@ -76,44 +69,47 @@ def equal_mass_bins(confidence: Floats, bins: int = BINS) -> Integers:
     [1, 0, 0, 0]
     """
     below = np.searchsorted(np.sort(confidence), confidence, side="left")
-    found: Integers = below.astype(np.int64) * bins // max(1, len(confidence))
-    return found
+    places: Integers = below.astype(np.int64) * bins // max(1, len(confidence))
+    return places
 
 
-def reliability_of(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> dict[str, list[float]]:
+def reliability_of(
+    confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS
+) -> dict[str, list[float]]:
     """Mean `confidence`, `accuracy` and `count` of photos of each bin that has any, in rising order.
 
-    `confidence` (photos,) is the probability of the first candidate, `right` whether it is the truth.
+    `confidence` (photos,) is the probability of the best individual, `correct` whether it is the truth.
 
     >>> reliability_of(np.array([0.9, 0.5, 0.7, 0.5]), np.array([True, False, True, True]), bins=2)
     {'confidence': [0.5, 0.8], 'accuracy': [0.5, 1.0], 'count': [2, 2]}
     """
-    own = equal_mass_bins(confidence, bins)
-    there = np.unique(own)
+    bin_of = equal_mass_bins(confidence, bins)
+    members = [bin_of == each for each in np.unique(bin_of)]
     return {
-        "confidence": [float(confidence[own == each].mean()) for each in there],
-        "accuracy": [float(right[own == each].mean()) for each in there],
-        "count": [int((own == each).sum()) for each in there],
+        "confidence": [float(confidence[photos].mean()) for photos in members],
+        "accuracy": [float(correct[photos].mean()) for photos in members],
+        "count": [int(photos.sum()) for photos in members],
     }
+
+
+def reliability(queries: pd.DataFrame) -> dict[str, list[float]]:
+    """`reliability_of` the known photos of a per-query table, *new* left aside as a candidate."""
+    known = ~is_new(queries)
+    confidence = queries["confidence"].to_numpy(np.float64)
+    return reliability_of(confidence[known], best_identity_correct(queries)[known])
 
 
 def calibration_error(bins: Mapping[str, Sequence[float]]) -> float:
     """Expected calibration error: the mean distance of accuracy and confidence, bins weighing by photos.
 
-    NaN without photos. Of the first candidate only (Naeini, Cooper & Hauskrecht, 2015; Guo et al., 2017), and
+    NaN without photos. Of the best individual only (Naeini, Cooper & Hauskrecht, 2015; Guo et al., 2017), and
     with bins of equal mass, which are less biased than those of equal width (Roelofs et al., 2022).
 
     >>> calibration_error({"confidence": [0.5, 0.75], "accuracy": [0.5, 1.0], "count": [6, 2]})
     0.0625
     """
-    count = math.fsum(bins["count"])
-    gaps = zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True)
-    return (
-        math.fsum(abs(right - said) * photos for said, right, photos in gaps) / count if count else math.nan
-    )
-
-
-def reliability(queries: pd.DataFrame) -> dict[str, list[float]]:
-    """The same of the known photos of a per-query table, *new* left aside as a candidate."""
-    known = (queries["truth"] != NEW).to_numpy()
-    return reliability_of(queries["confidence"].to_numpy(np.float64)[known], best_is_right(queries)[known])
+    photos = math.fsum(bins["count"])
+    if not photos:
+        return math.nan
+    rows = zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True)
+    return math.fsum(abs(accuracy - confidence) * count for confidence, accuracy, count in rows) / photos

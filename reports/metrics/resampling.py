@@ -1,234 +1,39 @@
-"""Every metric on thousands of resamples of individuals, the same draws for all runs of the same queries.
+"""How sure a number is: 95 % intervals, paired differences and shared ranks, by resampling individuals.
 
 Photos of one individual are alike, so they are drawn together (column `cluster`: the individual of a known
-query, the encounter of a new one). Metrics are made of per-cluster sums, hence a resample is a row of counts
-and all resamples are one matrix product; those that are not are in `score_draws`.
-
-What needs every query on each draw, not sums by cluster: AUROC of *new*, and detection rates.
-
-How sure a number is: 95 % intervals, differences in pairs, and ranks shared where nothing is certain.
+query, the encounter of a new one), the same draws for all runs of the same queries. Most metrics are made of
+sums by cluster, hence a draw is a row of counts and all draws are one matrix product. AUROC of *new* and
+detection rates need every query on each draw (`_ScoreDraws`).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.reports.metrics.open_set import FALSE_ALARMS, alarms_allowed, best_is_right, first_is_right
-from whalebench.reports.metrics.ranking import NEW, Floats, Integers, row_blocks
-
-KEYS = ("auroc_new", *FALSE_ALARMS)
-SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
-
-
-class ScoreDraws:
-    """Known and *new* queries of a run in the order of their score of *new*, and whom they are drawn with."""
-
-    def __init__(self, table: pd.DataFrame, codes: Integers) -> None:
-        is_new, scores = (table["truth"] == NEW).to_numpy(), table["new_score"].to_numpy()
-        order = np.argsort(scores, kind="stable")
-        known, new = order[~is_new[order]], order[is_new[order]]
-        self.known, self.new = codes[known], codes[new]
-        self.right = best_is_right(table)[known].astype(np.float64)
-        # How many known queries score below a new one, and how many no higher.
-        self.below, self.up_to = (np.searchsorted(scores[known], scores[new], side=side) for side in SIDES)
-
-    def clusters(self) -> int:
-        """How many clusters the kind of queries rests on that has fewer."""
-        return min(len(set(self.known)), len(set(self.new)))
-
-    def values(self, counts: Floats) -> dict[str, Floats]:
-        """Each metric for each row of counts (how often each cluster is drawn); NaN without both kinds."""
-        found = {key: np.full(len(counts), np.nan) for key in KEYS}
-        if not self.clusters():
-            return found
-        for rows in row_blocks(len(counts), 8 * (len(self.known) + len(self.new))):
-            weights = np.ascontiguousarray(counts[rows].T)  # whole rows are gathered below
-            known, new = weights[self.known], weights[self.new]
-            both = (known.sum(axis=0) > 0) & (new.sum(axis=0) > 0)
-            for key, values in (self._auroc(known, new) | self._detection(known, new)).items():
-                found[key][rows] = np.where(both, values, np.nan)
-        return found
-
-    def _auroc(self, known: Floats, new: Floats) -> dict[str, Floats]:
-        """Of weights (known queries, draws) and (new queries, draws)."""
-        passed = _cumulative(known)
-        wins = np.einsum("ij,ij->j", new, passed[self.below]) + np.einsum("ij,ij->j", new, passed[self.up_to])
-        return {"auroc_new": wins / 2 / np.maximum(new.sum(axis=0) * passed[-1], 1)}
-
-    def _detection(self, known: Floats, new: Floats) -> dict[str, Floats]:
-        """Of the same weights. The score of *new* is minus the best: whoever raises an alarm comes first."""
-        alarms, hits = _cumulative(new)[1:], _cumulative(self.right[:, None] * known)
-        number, found = np.maximum(known.sum(axis=0), 1), {}
-        for key, share in FALSE_ALARMS.items():
-            allowed = np.array([alarms_allowed(share, photos) for photos in alarms[-1]])
-            one_too_many = np.minimum((alarms <= allowed).sum(axis=0), len(alarms) - 1)
-            found[key] = hits[self.below[one_too_many], np.arange(len(number))] / number
-        return found
-
-
-def _cumulative(rows: Floats) -> Floats:
-    """Sums of the first 0, 1, 2, ... rows; numpy's cumsum along rows takes several times as long."""
-    sums = np.zeros((len(rows) + 1, rows.shape[1]))
-    for place, row in enumerate(rows):
-        np.add(sums[place], row, out=sums[place + 1])
-    return sums
-
+from whalebench.reports.metrics.ranking import (
+    Floats,
+    Integers,
+    best_identity_correct,
+    first_candidate_correct,
+    is_new,
+    new_is_candidate,
+    predicted_new,
+    row_blocks,
+)
+from whalebench.reports.metrics.summary import FALSE_ALARMS, alarms_allowed
 
 RESAMPLES = 10_000
-RESAMPLES_OF_SCORES = 2_000  # where every query is needed, not sums
+RESAMPLES_OF_SCORES = 2_000
+"""Draws for `SCORE_METRICS`, which take longer."""
+SCORE_METRICS = ("auroc_new", *FALSE_ALARMS)
+"""Metrics that need every query on each draw, not sums by cluster."""
 SEED = 2019
-Distributions = dict[str, Floats]
-
-
-def distributions(tables: Sequence[pd.DataFrame], resamples: int = RESAMPLES) -> list[Distributions]:
-    """For each run and metric: first its value, then its values on draws of clusters; NaN where undefined.
-
-    All tables must be of the same queries. The draws depend on the number of clusters only, so each call
-    gives the same numbers, and runs resampled in separate calls are paired too. A metric that rests on a
-    single cluster has a value but no draws: one individual says nothing about others.
-    """
-    for table in tables[1:]:
-        check_same_queries(tables[0], table)
-    runs = [_Sums(table) for table in tables]
-    blocks: list[list[Distributions]] = [[] for _ in runs]
-    for start, counts in _draws(resamples, runs[0].clusters):
-        for run, found in zip(runs, blocks, strict=True):
-            few = counts[: max(0, RESAMPLES_OF_SCORES + 1 - start)]
-            found.append(run.means(counts) | run.scores.values(few))
-    return [run.joined(found) for run, found in zip(runs, blocks, strict=True)]
-
-
-def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
-    """Nothing, when both runs judged the same photos, with the same truth and clusters."""
-    one, other = (table.set_index("image")[["truth", "cluster"]].sort_index() for table in (first, second))
-    if not one.index.equals(other.index):
-        strange = one.index.symmetric_difference(other.index)
-        message = f"{len(strange)} photos ({strange[0]}, ...) were judged by one of two runs only"
-        raise WhalebenchError(f"{message}: compare runs of the same split and fold.")
-    if not one.equals(other):
-        image = one.index[(one != other).any(axis=1)][0]
-        raise WhalebenchError(
-            f"The truth of {image} differs between two runs: compare runs of the same split."
-        )
-
-
-def mean_draws(
-    values: Floats, weights: Floats, clusters: Sequence[str] | pd.Series, resamples: int = RESAMPLES
-) -> Floats:
-    """Weighted means (1 + resamples, columns) of values (photos, columns): of all photos, then on draws.
-
-    Weights and clusters are (photos,), nothing is NaN; photos of one cluster are drawn together, all columns
-    on the same draws. The draws are NaN where there is a single cluster.
-    """
-    codes, names = pd.factorize(np.asarray(clusters), sort=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, codes, weights[:, None] * values)
-    total = np.bincount(codes, weights=weights)
-    blocks = [(counts @ sums) / (counts @ total)[:, None] for _, counts in _draws(resamples, len(names))]
-    drawn: Floats = np.concatenate(blocks)
-    if len(names) == 1:
-        drawn[1:] = np.nan
-    return drawn
-
-
-def _draws(resamples: int, number: int) -> Iterator[tuple[int, Floats]]:
-    """First row and (rows, clusters) counts of each block: how often each is drawn; row 0 is the data."""
-    rng = np.random.default_rng(SEED)
-    for rows in row_blocks(resamples + 1, number):
-        height = rows.stop - rows.start
-        drawn = rng.integers(number, size=(height, number)) + number * np.arange(height)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=height * number).reshape(height, number)
-        if rows.start == 0:
-            counts[0] = 1
-        yield rows.start, counts.astype(np.float64)
-
-
-class _Sums:
-    """What of one run the draws need: sums by cluster, and the queries by their score of *new*."""
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.codes = pd.factorize(table["cluster"], sort=True)[0].astype(np.int64)
-        self.clusters = int(self.codes.max()) + 1
-        self.is_new = (table["truth"] == NEW).to_numpy()
-        self.scores = ScoreDraws(table, self.codes)
-        alike = np.ones(len(table))
-        parts = [(key, values, alike) for key, values in self._parts(table)]
-        self.keys, values, weights = zip(*parts, *self._balanced_parts(table), strict=True)
-        self.sums = np.concatenate(list(map(self._sums, values, weights)), axis=1)
-
-    def _parts(self, table: pd.DataFrame) -> Iterator[tuple[str, Floats]]:
-        """Metrics and the values they are the mean of; some are the mean of two means."""
-        precision = table["average_precision_at_5"].to_numpy()
-        said_new = (table["candidate_1"] == NEW).to_numpy().astype(np.float64)
-        if table["rank"].isna().any():  # a new photo without a rank: *new* was no candidate
-            said_new[:] = np.nan
-        for key in ("top_1", "top_5", "log_loss"):
-            yield key, table[key].to_numpy()
-        yield "coverage_95", table["covered_95"].to_numpy()
-        yield "set_size_95", np.where(self.is_new, np.nan, table["set_size_95"].to_numpy())
-        yield "map_at_5", precision
-        yield "map_at_r", table["average_precision_at_r"].to_numpy()
-        yield "map_at_5_known", np.where(self.is_new, np.nan, precision)
-        yield "map_at_5_new", np.where(self.is_new, precision, np.nan)
-        yield "accuracy_new", np.where(self.is_new, said_new, np.nan)
-        yield "accuracy_new", np.where(self.is_new, np.nan, 1 - said_new)
-        first = first_is_right(table)
-        yield "normalised_accuracy", np.where(self.is_new, np.nan, first)
-        yield "normalised_accuracy", np.where(self.is_new, first, np.nan)  # mu is a half
-
-    def _balanced_parts(self, table: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
-        """Metrics of which each individual has the same share: values and weights."""
-        first, names = first_is_right(table), table["cluster"].where(self.is_new, table["truth"])
-        weights = 1 / names.groupby([self.is_new, names]).transform("size").to_numpy(np.float64)
-        yield "baks", np.where(self.is_new, np.nan, first), weights
-        yield "baus", np.where(self.is_new, first, np.nan), weights
-
-    def _sums(self, values: Floats, weights: Floats) -> Floats:
-        """Weighted sum and sum of weights of the defined values of each cluster, (clusters, 2)."""
-        defined = np.isfinite(values)
-        codes, own = self.codes[defined], weights[defined]
-        total = np.bincount(codes, weights=own * values[defined], minlength=self.clusters)
-        return np.stack([total, np.bincount(codes, weights=own, minlength=self.clusters)], axis=1)
-
-    def means(self, counts: Floats) -> Distributions:
-        """All metrics that are made of sums for each row of counts, NaN where nothing defined was drawn."""
-        drawn = counts @ self.sums
-        total, number = drawn[:, ::2], drawn[:, 1::2]
-        ratios = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
-        keys = np.asarray(self.keys)
-        found = {key: ratios[:, keys == key].mean(axis=1) for key in self.keys}
-        return found | {"baks_baus": np.sqrt(found["baks"] * found["baus"])}
-
-    def joined(self, blocks: list[Distributions]) -> Distributions:
-        """The blocks end to end, the draws of a metric that rests on a single cluster made NaN."""
-        behind = dict.fromkeys(self.keys, self.clusters)
-        for key, clusters in zip(self.keys, (self.sums[:, 1::2] > 0).sum(axis=0), strict=True):
-            behind[key] = min(behind[key], int(clusters))
-        behind["baks_baus"] = min(behind["baks"], behind["baus"])
-        behind |= dict.fromkeys(KEYS, self.scores.clusters())
-        joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
-        return {
-            key: values if behind[key] > 1 else np.where(np.arange(len(values)) == 0, values, np.nan)
-            for key, values in joined.items()
-        }
-
-
-__all__ = [
-    "Difference",
-    "Interval",
-    "check_same_queries",
-    "difference",
-    "distributions",
-    "interval",
-    "intervals",
-    "paired_difference",
-    "shared_ranks",
-]
-
 QUANTILES = (0.025, 0.975)
+Distributions = dict[str, Floats]
+"""By metric its value, followed by its values on the draws."""
 
 
 class Interval(NamedTuple):
@@ -251,6 +56,11 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+def intervals(queries: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, Interval]:
+    """The 95 % interval of every metric of one run by its key, the same on each call."""
+    return {key: interval(values) for key, values in distributions([queries], resamples)[0].items()}
+
+
 def interval(distribution: Floats) -> Interval:
     """The middle 95 % of the draws (all but the first number), those undefined left out.
 
@@ -265,23 +75,18 @@ def interval(distribution: Floats) -> Interval:
     return Interval(float(low), float(high))
 
 
-def intervals(queries: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, Interval]:
-    """The 95 % interval of every metric of one run by its key, the same on each call."""
-    return {key: interval(values) for key, values in distributions([queries], resamples)[0].items()}
-
-
-def difference(first: Floats, second: Floats) -> Difference:
-    """First minus second, given one metric of both on the same draws (see `distributions`)."""
-    gap = first - second
-    return Difference(float(gap[0]), *interval(gap))
-
-
 def paired_difference(
     first: pd.DataFrame, second: pd.DataFrame, key: str = "map_at_5", resamples: int = RESAMPLES
 ) -> Difference:
     """First minus second in one metric with its paired interval; runs on other queries are refused."""
     one, other = distributions([first, second], resamples)
     return difference(one[key], other[key])
+
+
+def difference(first: Floats, second: Floats) -> Difference:
+    """First minus second, given one metric of both on the same draws (see `distributions`)."""
+    gap = first - second
+    return Difference(float(gap[0]), *interval(gap))
 
 
 def shared_ranks(distributions: Sequence[Floats]) -> list[int | None]:
@@ -298,3 +103,200 @@ def shared_ranks(distributions: Sequence[Floats]) -> list[int | None]:
             leader, rank = row, place
         ranks[row] = rank
     return ranks
+
+
+def distributions(tables: Sequence[pd.DataFrame], resamples: int = RESAMPLES) -> list[Distributions]:
+    """For each run and metric: first its value, then its values on draws of clusters; NaN where undefined.
+
+    All tables must be of the same queries. The draws depend on the number of clusters only, so each call
+    gives the same numbers, and runs resampled in separate calls are paired too. A metric that rests on a
+    single cluster has a value but no draws: one individual says nothing about others.
+    """
+    for table in tables[1:]:
+        check_same_queries(tables[0], table)
+    runs = [_Resampled(table) for table in tables]
+    blocks: list[list[Distributions]] = [[] for _ in runs]
+    for start, counts in cluster_counts(resamples, runs[0].clusters):
+        few = counts[: max(0, RESAMPLES_OF_SCORES + 1 - start)]
+        for run, values in zip(runs, blocks, strict=True):
+            values.append(run.means(counts) | run.scores.values(few))
+    return [run.joined(values) for run, values in zip(runs, blocks, strict=True)]
+
+
+def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    """Raises WhalebenchError unless both runs tested the same photos, with the same truth and clusters."""
+    one, other = (table.set_index("image")[["truth", "cluster"]].sort_index() for table in (first, second))
+    if not one.index.equals(other.index):
+        unshared = one.index.symmetric_difference(other.index)
+        message = f"{len(unshared)} photos ({unshared[0]}, ...) were tested by one of two runs only"
+        raise WhalebenchError(f"{message}: compare runs of the same split and fold.")
+    if not one.equals(other):
+        image = one.index[(one != other).any(axis=1)][0]
+        raise WhalebenchError(
+            f"The truth of {image} differs between two runs: compare runs of the same split."
+        )
+
+
+def mean_draws(
+    values: Floats, weights: Floats, clusters: Sequence[str] | pd.Series, resamples: int = RESAMPLES
+) -> Floats:
+    """Weighted means (1 + resamples, columns) of values (photos, columns): of all photos, then on draws.
+
+    Weights and clusters are (photos,), nothing is NaN; photos of one cluster are drawn together, all columns
+    on the same draws. The draws are NaN where there is a single cluster.
+    """
+    codes, names = pd.factorize(np.asarray(clusters), sort=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, codes, weights[:, None] * values)
+    total = np.bincount(codes, weights=weights)
+    blocks = [
+        (counts @ sums) / (counts @ total)[:, None] for _, counts in cluster_counts(resamples, len(names))
+    ]
+    drawn: Floats = np.concatenate(blocks)
+    if len(names) == 1:
+        drawn[1:] = np.nan
+    return drawn
+
+
+def cluster_counts(resamples: int, clusters: int) -> Iterator[tuple[int, Floats]]:
+    """How often each cluster is drawn: the first row and the counts (rows, clusters) of each block of draws.
+
+    Row 0 is the data, every cluster once.
+    """
+    rng = np.random.default_rng(SEED)
+    for rows in row_blocks(resamples + 1, clusters):
+        height = rows.stop - rows.start
+        drawn = rng.integers(clusters, size=(height, clusters)) + clusters * np.arange(height)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=height * clusters).reshape(height, clusters)
+        if rows.start == 0:
+            counts[0] = 1
+        yield rows.start, counts.astype(np.float64)
+
+
+class _Resampled:
+    """What the draws need of one run: sums by cluster, and the queries by their score of *new*."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        codes = pd.factorize(table["cluster"], sort=True)[0].astype(np.int64)
+        self.clusters = int(codes.max()) + 1
+        self.scores = _ScoreDraws(table, codes)
+        parts = [(key, values, np.ones(len(table))) for key, values in _parts(table)]
+        self.keys, values, weights = zip(*parts, *_balanced_parts(table), strict=True)
+        sums = [_sums(codes, *part, self.clusters) for part in zip(values, weights, strict=True)]
+        self.sums = np.concatenate(sums, axis=1)
+
+    def means(self, counts: Floats) -> Distributions:
+        """All metrics that are made of sums for each row of counts, NaN where nothing defined was drawn."""
+        drawn = counts @ self.sums
+        total, number = drawn[:, ::2], drawn[:, 1::2]
+        ratios = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+        keys = np.asarray(self.keys)
+        values = {key: ratios[:, keys == key].mean(axis=1) for key in self.keys}
+        return values | {"baks_baus": np.sqrt(values["baks"] * values["baus"])}
+
+    def joined(self, blocks: list[Distributions]) -> Distributions:
+        """The blocks end to end, the draws of a metric that rests on a single cluster made NaN."""
+        rests_on = dict.fromkeys(self.keys, self.clusters)
+        for key, clusters in zip(self.keys, (self.sums[:, 1::2] > 0).sum(axis=0), strict=True):
+            rests_on[key] = min(rests_on[key], int(clusters))
+        rests_on["baks_baus"] = min(rests_on["baks"], rests_on["baus"])
+        rests_on |= dict.fromkeys(SCORE_METRICS, self.scores.clusters())
+        joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+        for key, values in joined.items():
+            if rests_on[key] < 2:
+                values[1:] = np.nan
+        return joined
+
+
+def _parts(table: pd.DataFrame) -> Iterator[tuple[str, Floats]]:
+    """Metrics and the values they are the mean of; a metric that comes twice is the mean of both means."""
+    new, precision = is_new(table), table["average_precision_at_5"].to_numpy()
+    predicted = predicted_new(table).astype(np.float64)
+    if not new_is_candidate(table):
+        predicted[:] = np.nan
+    for key in ("top_1", "top_5", "log_loss"):
+        yield key, table[key].to_numpy()
+    yield "coverage_95", table["covered_95"].to_numpy()
+    yield "set_size_95", np.where(new, np.nan, table["set_size_95"].to_numpy())
+    yield "map_at_5", precision
+    yield "map_at_r", table["average_precision_at_r"].to_numpy()
+    yield "map_at_5_known", np.where(new, np.nan, precision)
+    yield "map_at_5_new", np.where(new, precision, np.nan)
+    yield "accuracy_new", np.where(new, predicted, np.nan)
+    yield "accuracy_new", np.where(new, np.nan, 1 - predicted)
+    first = first_candidate_correct(table)
+    yield "normalised_accuracy", np.where(new, np.nan, first)
+    yield "normalised_accuracy", np.where(new, first, np.nan)  # mu is a half
+
+
+def _balanced_parts(table: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
+    """Metrics of which each individual has the same share: values and weights."""
+    new, first = is_new(table), first_candidate_correct(table)
+    names = table["cluster"].where(new, table["truth"])
+    weights = 1 / names.groupby([new, names]).transform("size").to_numpy(np.float64)
+    yield "baks", np.where(new, np.nan, first), weights
+    yield "baus", np.where(new, first, np.nan), weights
+
+
+def _sums(codes: Integers, values: Floats, weights: Floats, clusters: int) -> Floats:
+    """Weighted sum and sum of weights of the defined values of each cluster, (clusters, 2)."""
+    defined = np.isfinite(values)
+    codes, weights = codes[defined], weights[defined]
+    total = np.bincount(codes, weights=weights * values[defined], minlength=clusters)
+    return np.stack([total, np.bincount(codes, weights=weights, minlength=clusters)], axis=1)
+
+
+class _ScoreDraws:
+    """Known and *new* queries of a run in the order of their score of *new*, with their clusters."""
+
+    def __init__(self, table: pd.DataFrame, codes: Integers) -> None:
+        new, scores = is_new(table), table["new_score"].to_numpy()
+        order = np.argsort(scores, kind="stable")
+        known, unknown = order[~new[order]], order[new[order]]
+        self.known, self.new = codes[known], codes[unknown]
+        self.correct = best_identity_correct(table)[known].astype(np.float64)
+        # How many known queries score below a new one, and how many no higher.
+        self.below, self.up_to = (
+            np.searchsorted(scores[known], scores[unknown], side=side) for side in ("left", "right")
+        )
+
+    def clusters(self) -> int:
+        """How many clusters the kind of queries rests on that has fewer."""
+        return min(len(set(self.known)), len(set(self.new)))
+
+    def values(self, counts: Floats) -> Distributions:
+        """Each metric for each row of counts (how often each cluster is drawn); NaN without both kinds."""
+        values = {key: np.full(len(counts), np.nan) for key in SCORE_METRICS}
+        if not self.clusters():
+            return values
+        for rows in row_blocks(len(counts), 8 * (len(self.known) + len(self.new))):
+            weights = np.ascontiguousarray(counts[rows].T)  # whole rows are gathered below
+            known, new = weights[self.known], weights[self.new]
+            both = (known.sum(axis=0) > 0) & (new.sum(axis=0) > 0)
+            for key, drawn in (self._auroc(known, new) | self._detection(known, new)).items():
+                values[key][rows] = np.where(both, drawn, np.nan)
+        return values
+
+    def _auroc(self, known: Floats, new: Floats) -> Distributions:
+        """AUROC by weights (known queries, draws) and (new queries, draws)."""
+        passed = _cumulative(known)
+        wins = np.einsum("ij,ij->j", new, passed[self.below]) + np.einsum("ij,ij->j", new, passed[self.up_to])
+        return {"auroc_new": wins / 2 / np.maximum(new.sum(axis=0) * passed[-1], 1)}
+
+    def _detection(self, known: Floats, new: Floats) -> Distributions:
+        """Detection rates by the same weights; *new* photos that raise an alarm come first in the order."""
+        alarms, detected = _cumulative(new)[1:], _cumulative(self.correct[:, None] * known)
+        number, rates = np.maximum(known.sum(axis=0), 1), {}
+        for key, share in FALSE_ALARMS.items():
+            allowed = np.array([alarms_allowed(share, photos) for photos in alarms[-1]])
+            one_too_many = np.minimum((alarms <= allowed).sum(axis=0), len(alarms) - 1)
+            rates[key] = detected[self.below[one_too_many], np.arange(len(number))] / number
+        return rates
+
+
+def _cumulative(rows: Floats) -> Floats:
+    """Sums of the first 0, 1, 2, ... rows; numpy's cumsum along rows takes several times as long."""
+    sums = np.zeros((len(rows) + 1, rows.shape[1]))
+    for place, row in enumerate(rows):
+        np.add(sums[place], row, out=sums[place + 1])
+    return sums

@@ -1,9 +1,8 @@
-"""What every number means: one row a query, float64, undefined is NaN; averages come last.
+"""The metrics of a run from its per-query table, and one of embeddings as such, before any head or fusion.
 
-The runner hands test and valid to the same two verbs, `evaluate_queries` and `summarize`; the leaderboard
-resamples the rows the first one returns. Nothing here reads, writes or prints.
-
-Quality of an embedding as such, before any head, threshold or fusion.
+Known photos are those whose individual is in the gallery; the open-set metrics say how well *new* individuals
+are told from them while they are still identified. Every metric is in float64; what is undefined is NaN,
+never 0.
 """
 
 import math
@@ -16,10 +15,143 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import top_columns
-from whalebench.reports.metrics.calibration import calibration_error, reliability, set_metrics, set_threshold
-from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
-from whalebench.reports.metrics.open_set import open_set_metrics
-from whalebench.reports.metrics.ranking import NEW, Floats, average_precision_at_k, mean, row_blocks
+from whalebench.reports.metrics.calibration import set_metrics
+from whalebench.reports.metrics.ranking import (
+    Floats,
+    balanced_mean,
+    best_identity_correct,
+    first_candidate_correct,
+    is_new,
+    mean,
+    new_is_candidate,
+    predicted_new,
+    row_blocks,
+)
+
+FALSE_ALARMS = {"dir_at_far_1": 0.01, "dir_at_far_5": 0.05, "dir_at_far_10": 0.1}
+"""The detection rates that are reported, and the share of *new* photos that may raise a false alarm."""
+MU = 0.5
+"""How much known photos weigh in the normalised accuracy."""
+
+
+def summarize(queries: pd.DataFrame) -> dict[str, float]:
+    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
+    new = is_new(queries)
+    precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
+    accuracy = accuracy_new(predicted_new(queries), new) if new_is_candidate(queries) else math.nan
+    return (
+        {
+            "map_at_5": mean(precision),
+            "top_1": mean(queries["top_1"]),
+            "top_5": mean(queries["top_5"]),
+            "log_loss": mean(queries["log_loss"]),
+            "auroc_new": area_under_roc(new_score[new], new_score[~new]),
+            "map_at_r": mean(queries["average_precision_at_r"]),
+            "accuracy_new": accuracy,
+            "map_at_5_known": mean(precision[~new]),
+            "map_at_5_new": mean(precision[new]),
+        }
+        | open_set_metrics(queries)
+        | set_metrics(queries)
+    )
+
+
+def open_set_metrics(queries: pd.DataFrame) -> dict[str, float]:
+    """Metrics of known and *new* photos from a per-query table by their keys; NaN where a kind is missing.
+
+    `baks` and `baus`, balanced accuracy on known and on unknown samples, are those of AnimalCLEF 2025 and
+    wildlife-datasets: each individual weighs the same. *New* photos that name none count as one individual
+    for each encounter.
+    """
+    new = is_new(queries)
+    first, best = first_candidate_correct(queries), -queries["new_score"].to_numpy(np.float64)
+    correct = best_identity_correct(queries)
+    on_known = balanced_mean(first[~new], queries.loc[~new, "truth"])
+    on_new = balanced_mean(first[new], queries.loc[new, "cluster"])
+    return {
+        "baks": on_known,
+        "baus": on_new,
+        "baks_baus": math.sqrt(on_known * on_new),
+        "normalised_accuracy": normalised_accuracy(mean(first[~new]), mean(first[new])),
+    } | {
+        key: detection_rate(best[~new], correct[~new], best[new], share)
+        for key, share in FALSE_ALARMS.items()
+    }
+
+
+def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Share of (positive, negative) pairs where the positive scores higher, ties half; NaN without a pair.
+
+    >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+    0.875
+    """
+    if not len(positive) or not len(negative):
+        return math.nan
+    ordered = np.sort(negative)
+    below, up_to = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
+    return float((below.sum() + up_to.sum()) / (2 * len(positive) * len(negative)))
+
+
+def accuracy_new(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
+    """Balanced accuracy: mean of the shares of *new* and of known photos predicted as such; NaN without both.
+
+    >>> accuracy_new(np.array([True, False, False]), np.array([True, True, False]))
+    0.75
+    """
+    if actual.all() or not actual.any():
+        return math.nan
+    return float((predicted[actual].mean() + (~predicted[~actual]).mean()) / 2)
+
+
+def normalised_accuracy(known: float, new: float, mu: float = MU) -> float:
+    """mu times the accuracy on known photos plus (1 - mu) times that on *new* ones; NaN where either is.
+
+    Mendes Júnior et al. (2017), as wildlife-datasets has it.
+
+    >>> normalised_accuracy(0.5, 1.0), normalised_accuracy(0.5, 1.0, mu=0.9)
+    (0.75, 0.55)
+    """
+    return mu * known + (1 - mu) * new
+
+
+def detection_rate(
+    known_scores: Floats, correct: NDArray[np.bool_], new_scores: Floats, false_alarms: float
+) -> float:
+    """Share of known photos whose best identity is the truth and scores above the threshold of an alarm.
+
+    Scores are each photo's best, (known,) and (new,). The threshold is the lowest at which at most the share
+    `false_alarms` of *new* photos scores above it: none of fewer than 1 / false_alarms. NaN without both
+    kinds. Detection and identification rate at rank 1, Phillips et al. (2011).
+
+    >>> known, new = np.array([0.9, 0.8, 0.4]), np.array([0.5, 0.3, 0.2, 0.1])
+    >>> detection_rate(known, np.array([True, False, True]), new, 0.0)
+    0.3333333333333333
+    >>> detection_rate(known, np.array([True, False, True]), new, 0.25)
+    0.6666666666666666
+    """
+    if not len(known_scores) or not len(new_scores):
+        return math.nan
+    allowed = alarms_allowed(false_alarms, len(new_scores))
+    threshold = np.sort(new_scores)[::-1][allowed]
+    return float((correct & (known_scores > threshold)).mean())
+
+
+def alarms_allowed(false_alarms: float, photos: float) -> int:
+    """How many of so many *new* photos may raise an alarm: the share of them, rounded down.
+
+    A product that is a whole number but for rounding counts as that number, as 0.29 * 100, which computes to
+    28.999999999999996.
+
+    >>> alarms_allowed(0.01, 99), alarms_allowed(0.01, 100), alarms_allowed(0.29, 100)
+    (0, 1, 29)
+    """
+    return math.floor(false_alarms * photos + 1e-9)
+
+
+def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
+    """Share of known queries with the truth among the first 1, 2, ... `ranks`; empty if none is known."""
+    rank = queries["rank"].to_numpy()[~is_new(queries)]
+    return [float((rank <= place).mean()) for place in range(1, ranks + 1)] if len(rank) else []
 
 
 def average_precision_at_r(
@@ -52,14 +184,10 @@ def average_precision_at_r(
         for place in np.flatnonzero(relevant[block] > 0):
             row = block.start + place
             nearest = top_columns(similarities[place, None], int(relevant[row]))[0]
-            result[row] = _mean_precision(codes_gallery[nearest] == codes_query[row])
+            matches = codes_gallery[nearest] == codes_query[row]
+            precision = np.cumsum(matches) / np.arange(1, len(matches) + 1)
+            result[row] = (precision * matches).sum() / len(matches)
     return result
-
-
-def _mean_precision(right: NDArray[np.bool_]) -> float:
-    """Sum of the precision at each right place, divided by the number of places."""
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-    return float((precision * right).sum() / len(right))
 
 
 def _unit(embeddings: NDArray[np.floating], name: str) -> Floats:
@@ -72,82 +200,3 @@ def _unit(embeddings: NDArray[np.floating], name: str) -> Floats:
     length = np.linalg.norm(values, axis=1, keepdims=True)
     unit: Floats = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
     return unit
-
-
-__all__ = [
-    "NEW",
-    "accuracy_new",
-    "area_under_roc",
-    "average_precision_at_k",
-    "average_precision_at_r",
-    "balanced_accuracy",
-    "calibration_error",
-    "cmc",
-    "evaluate_queries",
-    "mean",
-    "means_by_threshold",
-    "open_set_metrics",
-    "reliability",
-    "set_metrics",
-    "set_threshold",
-    "summarize",
-]
-
-
-def area_under_roc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
-    """Share of (positive, negative) pairs where the positive scores higher, ties half; NaN without a pair.
-
-    >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
-    0.875
-    """
-    if not len(positive) or not len(negative):
-        return math.nan
-    ordered = np.sort(negative)
-    below, up_to = (np.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
-    return float((below.sum() + up_to.sum()) / (2 * len(positive) * len(negative)))
-
-
-def balanced_accuracy(said_new: NDArray[np.bool_], is_new: NDArray[np.bool_]) -> float:
-    """Mean of the share of *new* photos called new and of known photos not called new; NaN without both.
-
-    >>> balanced_accuracy(np.array([True, False, False]), np.array([True, True, False]))
-    0.75
-    """
-    if is_new.all() or not is_new.any():
-        return math.nan
-    return float((said_new[is_new].mean() + (~said_new[~is_new]).mean()) / 2)
-
-
-def accuracy_new(queries: pd.DataFrame) -> float:
-    """Balanced accuracy of "the first candidate is *new*"; NaN where *new* was no candidate."""
-    is_new = (queries["truth"] == NEW).to_numpy()
-    if queries["rank"].isna().any():  # a new photo without a rank: *new* was no candidate
-        return math.nan
-    return balanced_accuracy((queries["candidate_1"] == NEW).to_numpy(), is_new)
-
-
-def summarize(queries: pd.DataFrame) -> dict[str, float]:
-    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
-    is_new = (queries["truth"] == NEW).to_numpy()
-    precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
-    return (
-        {
-            "map_at_5": mean(precision),
-            "top_1": mean(queries["top_1"]),
-            "top_5": mean(queries["top_5"]),
-            "log_loss": mean(queries["log_loss"]),
-            "auroc_new": area_under_roc(new_score[is_new], new_score[~is_new]),
-            "map_at_r": mean(queries["average_precision_at_r"]),
-            "accuracy_new": accuracy_new(queries),
-            "map_at_5_known": mean(precision[~is_new]),
-            "map_at_5_new": mean(precision[is_new]),
-        }
-        | open_set_metrics(queries)
-        | set_metrics(queries)
-    )
-
-
-def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
-    """Share of known queries with the truth among the first 1, 2, ... `ranks`; empty if none is known."""
-    rank = queries.loc[queries["truth"] != NEW, "rank"].to_numpy()
-    return [float((rank <= place).mean()) for place in range(1, ranks + 1)] if len(rank) else []
