@@ -12,7 +12,7 @@ from math import ceil, floor, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import OVERLAPS, TITLES, Histogram
 from whalebench.reports.wording import between, number, percent
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
 from whalebench.reports.board import Leaderboard, Row, Section, Table
 from whalebench.reports.figures import TITLE as RELIABILITY

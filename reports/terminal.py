@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
 from whalebench.reports.board import Leaderboard, Table
 from whalebench.reports.wording import cells, header, remarks, subtitle, title

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.blocks import Block, notes, section_blocks, summary_block
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.page import to_html

@@ -1,8 +1,6 @@
-"""What a split is: which photo is tested, validated on or learned from, in each fold.
+"""What a split is: which photo is tested, validated on or learned from in each fold.
 
-The numbers of a split: how many photos and individuals are where, and who is always or never known.
-
-What must be true of every split, checked when it is proposed and again when it is read.
+Also its counts, and what must be true of every split, checked when it is proposed and again when it is read.
 """
 
 import csv
@@ -17,7 +15,7 @@ import pandas as pd
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.workspace import digest_text
-from whalebench.splits.dealing import Group, group_photos, lone_identities
+from whalebench.splits.assignment import Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
 
@@ -119,10 +117,10 @@ def count_split(
     """
     identities = catalog.table["identity"]
     photos = identities[identities != ""].value_counts()
-    lone = sorted(lone_identities(groups))
+    single = sorted(single_encounter_identities(groups))
     fold_of = dict(zip(table["image"].tolist(), table["fold"].tolist(), strict=True))
     tested = catalog.table["image"].map(fold_of) >= 0
-    lone_tested = set(identities[tested & identities.isin(lone)].tolist())
+    single_tested = set(identities[tested & identities.isin(single)].tolist())
     return {
         "photos": len(table),
         "individuals": len(catalog.identities),
@@ -130,10 +128,10 @@ def count_split(
         "groups": len(groups),
         "singles_rule": singles,
         "single_photo_individuals": int((photos == 1).sum()),
-        "one_encounter_individuals": len(lone),
-        "one_encounter_photos": int(identities.isin(lone).sum()),
-        "one_encounter_individuals_always_in_train": len(lone) - len(lone_tested),
-        "one_encounter_individuals_tested_as_new": len(lone_tested),
+        "one_encounter_individuals": len(single),
+        "one_encounter_photos": int(identities.isin(single).sum()),
+        "one_encounter_individuals_always_in_train": len(single) - len(single_tested),
+        "one_encounter_individuals_tested_as_new": len(single_tested),
         "never_tested_photos": int((~tested).sum()),
         "folds": [_count_fold(table, catalog, fold) for fold in sorted(set(fold_of.values()) - {-1})],
     }
@@ -155,7 +153,7 @@ def _count_fold(table: pd.DataFrame, catalog: Catalog, fold: int) -> dict[str, A
 
 
 def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]) -> None:
-    """Nothing when the table is a fair split of the catalog; else an error with the first broken rule.
+    """Refuses a table that is no fair split of the catalog, with the first broken rule.
 
     A published split is kept as it is: its test may hold unknown individuals and cut through groups.
     """
@@ -169,7 +167,7 @@ def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters
         raise WhalebenchError(f"The photos of {catalog.name} cannot be split this way: {problem}; {remedy}.")
 
 
-def straddling(table: pd.DataFrame) -> tuple[str, ...]:
+def _straddling(table: pd.DataFrame) -> tuple[str, ...]:
     """The groups with photos in different folds or valid parts, sorted."""
     places = table.groupby("group")[["fold", "valid"]].nunique()
     return tuple(sorted(places.index[(places > 1).any(axis=1)].tolist()))
@@ -185,7 +183,7 @@ def _problems(
     group_of = {image: group.name for group in groups for image in group.images}
     if table["group"].tolist() != [group_of[image] for image in table["image"]]:
         yield "its groups are not those of the catalog's encounters and duplicates"
-    cut = straddling(table)
+    cut = _straddling(table)
     if cut and protocol != "published":
         yield f"the group of {cut[0]} is cut in two"
     if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
@@ -194,21 +192,25 @@ def _problems(
     if not {*table["fold"].tolist(), *table["valid"].tolist()} <= {-1, *folds}:
         yield f"it has other folds than {', '.join(map(str, folds))}"
     identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
-    lone = lone_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
+    may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
     must_know = () if protocol == "published" else ("valid", "test")
     for fold in folds:
-        yield from _fold_problems(fold_parts(table, fold), fold, identity_of, lone, must_know)
+        yield from _fold_problems(fold_parts(table, fold), fold, identity_of, may_be_new, must_know)
 
 
 def _fold_problems(
-    parts: Parts, fold: int, identity_of: dict[str, str], lone: frozenset[str], must_know: tuple[str, ...]
+    parts: Parts,
+    fold: int,
+    identity_of: dict[str, str],
+    may_be_new: frozenset[str],
+    must_know: tuple[str, ...],
 ) -> Iterator[str]:
     known = {identity_of[image] for image in parts.train}
     for part in Parts._fields:
         images = getattr(parts, part)
         if not images:
             yield f"the {part} part of fold {fold} is empty"
-        unknown = sorted({identity_of[image] for image in images} - known - lone - {""})
+        unknown = sorted({identity_of[image] for image in images} - known - may_be_new - {""})
         if unknown and part in must_know:
             yield f"{unknown[0]} is in the {part} part of fold {fold} but not in its train part"
     if len(known - {""}) < 2:

@@ -11,9 +11,12 @@ import pandas as pd
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.workspace import atomic_text, digest_text
-from whalebench.splits.split import COLUMNS, Parts, Split, check_split, column_digests, make_table, table_text
+from whalebench.splits.split import COLUMNS, Split, check_split, column_digests, make_table, table_text
 
-__all__ = ["Parts", "Split", "committed_stem", "read_split", "write_split"]
+SIDECAR = frozenset(
+    ("protocol", "parameters", "catalog_digest", "split_digest", "counts", "warnings", "catalog_columns")
+)
+"""What the JSON beside a split must hold."""
 
 
 def committed_stem(name: str) -> Path | None:
@@ -23,7 +26,7 @@ def committed_stem(name: str) -> Path | None:
 
 
 def write_split(split: Split, stem: Path) -> None:
-    """Nothing; `stem`.csv and `stem`.json then hold the split. A different one there is not overwritten."""
+    """Writes the split to `stem`.csv and `stem`.json; a different one there is not overwritten."""
     text = table_text(split.table)
     sidecar = {
         "protocol": split.protocol,
@@ -87,16 +90,7 @@ def _read_sidecar(stem: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
-    needed = {
-        "protocol",
-        "parameters",
-        "catalog_digest",
-        "split_digest",
-        "counts",
-        "warnings",
-        "catalog_columns",
-    }
-    absent = needed - set(sidecar if isinstance(sidecar, dict) else ())
+    absent = SIDECAR - set(sidecar if isinstance(sidecar, dict) else ())
     if absent:
         raise WhalebenchError(f"{file} does not say {', '.join(sorted(absent))}; restore it.")
     return dict(sidecar)
@@ -124,7 +118,7 @@ def _parse(text: str, stem: Path) -> pd.DataFrame:
 
 
 def _changes(table: pd.DataFrame, columns: dict[str, str], catalog: Catalog) -> str:
-    """What differs between the catalog and the one that the split was made for."""
+    """Which photos or columns differ between the catalog and the one that the split was made for."""
     before, now = set(table["image"]), set(catalog.table["image"])
     parts = []
     for word, images in (("added", sorted(now - before)), ("removed", sorted(before - now))):

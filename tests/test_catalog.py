@@ -38,12 +38,7 @@ def test_a_written_catalog_is_read_back_equal(tmp_path: Path) -> None:
     read = read_catalog(tmp_path)
     pd.testing.assert_frame_equal(read.table, written.table)
     assert read.digest == written.digest
-    assert (read.name, read.identities, read.landmark_names, read.has_boxes) == (
-        "small",
-        ("ann", "bob"),
-        ("tip",),
-        False,
-    )
+    assert (read.name, read.identities, read.landmark_names) == ("small", ("ann", "bob"), ("tip",))
     assert read.table["path"][0] == str(tmp_path / "photos" / "p0.jpg")
     facts = read_facts(tmp_path)
     expected = {"photos": 6, "individuals": 2, "new_photos": 1, "quarantined": 2, "source": "by hand"}

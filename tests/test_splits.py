@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
-from whalebench.splits.dealing import group_photos
+from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import Split, check_split, make_table, table_text
 from whalebench.splits.store import committed_stem, read_split, write_split

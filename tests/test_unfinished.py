@@ -237,11 +237,11 @@ def test_keeping_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
 
     written: list[float] = []
     monkeypatch.setattr(unfinished, "write_state", slow_write)
-    kept = CheckpointStore(tmp_path / "run", share=0.1)
+    kept = CheckpointStore(tmp_path / "run", max_share=0.1)
     kept.begin({"network": nn.Linear(1, 1)})
     for epoch in range(100):
         now[0] += 1.0
-        kept.keep({}, last=epoch == 99)
+        kept.save({}, last=epoch == 99)
     assert len(written) == pytest.approx(100 / 11, abs=2)
     assert written[-1] == now[0]
 

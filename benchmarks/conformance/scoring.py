@@ -70,7 +70,7 @@ def goes_on(trial: Trial) -> str:
             try:
                 # Everything is kept, however long it takes.
                 again = trial.learn(
-                    trial.views, StopsInSecondEpoch(), CheckpointStore(Path(folder), share=math.inf)
+                    trial.views, StopsInSecondEpoch(), CheckpointStore(Path(folder), max_share=math.inf)
                 )
                 break
             except Stopped:

@@ -1,6 +1,6 @@
-"""Photos decoded once: a memory-mapped uint8 array per size, keyed by the content of the photos.
+"""Photos read from their files: checked once before anything depends on them, decoded once for each size.
 
-Whether a file is a photo that can be used: it is really decoded, once, before anything depends on it.
+The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos.
 """
 
 from __future__ import annotations
@@ -35,96 +35,6 @@ REASONS: dict[type[Exception], str] = {
     MemoryError: "it does not fit into memory",
 }
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
-
-
-@dataclass(frozen=True)
-class PhotoFacts:
-    """What the catalog holds of a photo's file; width and height are those after its EXIF orientation."""
-
-    stamp: Stamp
-    width: int
-    height: int
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the file's bytes."""
-        return self.stamp[0]
-
-
-def inspect_photos(
-    paths: Sequence[Path],
-    *,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[PhotoFacts | str]:
-    """For each path the facts of the decoded photo, or the reason why it cannot be used.
-
-    The photos are decoded by a thread for each core; `progress` is told how many are done, of how many.
-    """
-    pool = ThreadPoolExecutor(os.cpu_count())
-    found: list[PhotoFacts | str] = []
-    try:
-        with pixel_limit(max_pixels):
-            for facts in pool.map(_inspect, paths):
-                found.append(facts)
-                if progress is not None:
-                    progress(len(found), len(paths))
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for thousands of photos
-    return found
-
-
-def photo_sizes(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int] | None]:
-    """For each path width and height after EXIF orientation, from the header only; None where unreadable."""
-    with pixel_limit(max_pixels), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_header_size, paths))
-
-
-def _header_size(path: Path) -> tuple[int, int] | None:
-    try:
-        with open_photo(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
-    except Exception:  # what is wrong with it is for `_inspect` to say
-        return None
-
-
-def _inspect(path: Path) -> PhotoFacts | str:
-    try:
-        stamp = take_stamp(path)  # before reading, so that a later change cannot go unnoticed
-        if not stamp[1]:
-            return "the file is empty"
-        with open_photo(path) as image:
-            if image.mode not in MODES:
-                return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
-            image.load()
-            width, height = ImageOps.exif_transpose(image).size
-        return PhotoFacts((digest_file(path), *stamp[1:]), width, height)
-    except Exception as error:  # a decoder fed with broken bytes may raise anything
-        known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
-        detail = " ".join(str(error).split()) or type(error).__name__
-        return known[0] if known else f"it cannot be decoded ({detail})"
-
-
-def open_photo(path: Path) -> Image.Image:
-    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
-    Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-@contextmanager
-def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow refuses more than `max_pixels` inside the block, without its warnings below that."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow warns above this and refuses above twice this
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
 STORE_VERSION = 1
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
 
@@ -161,8 +71,8 @@ class PhotoStore:
         """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
         return self._array("masks", self.mask_paths, size, progress, workers)
 
-    def hiding(self, rows: NDArray[np.int64]) -> PhotoStore:
-        """The same photos with the masks of some rows out of reach."""
+    def without_masks_of(self, rows: NDArray[np.int64]) -> PhotoStore:
+        """The same photos, those of some rows without masks."""
         hidden = set(rows.tolist())
         masks = tuple("" if row in hidden else path for row, path in enumerate(self.mask_paths))
         return replace(self, mask_paths=masks, _open={})
@@ -194,6 +104,23 @@ class PhotoStore:
         return digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
 
 
+def _fill(
+    file: Path,
+    paths: Sequence[str],
+    shape: tuple[int, ...],
+    progress: Callable[[int, int], None] | None,
+    workers: int,
+) -> None:
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
+    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
+    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
+        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
+            array[row] = pixels
+            if progress:
+                progress(row + 1, len(paths))
+    array.flush()
+
+
 def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
 
@@ -218,18 +145,89 @@ def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.asarray(small, np.uint8)
 
 
-def _fill(
-    file: Path,
-    paths: Sequence[str],
-    shape: tuple[int, ...],
-    progress: Callable[[int, int], None] | None,
-    workers: int,
-) -> None:
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
-    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
-    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
-        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
-            array[row] = pixels
-            if progress:
-                progress(row + 1, len(paths))
-    array.flush()
+def open_photo(path: Path) -> Image.Image:
+    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@contextmanager
+def pixel_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow refuses more than `max_pixels` inside the block, without its warnings below that."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow warns above this and refuses above twice this
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@dataclass(frozen=True)
+class PhotoFacts:
+    """What the catalog holds of a photo's file; width and height are those after its EXIF orientation."""
+
+    stamp: Stamp
+    width: int
+    height: int
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file's bytes."""
+        return self.stamp[0]
+
+
+def inspect_photos(
+    paths: Sequence[Path],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[PhotoFacts | str]:
+    """For each path the facts of the decoded photo, or the reason why it cannot be used.
+
+    The photos are decoded by a thread for each core; `progress` gets how many are done, of how many.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())
+    inspected: list[PhotoFacts | str] = []
+    try:
+        with pixel_limit(max_pixels):
+            for facts in pool.map(_inspect, paths):
+                inspected.append(facts)
+                if progress is not None:
+                    progress(len(inspected), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for thousands of photos
+    return inspected
+
+
+def photo_sizes(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int] | None]:
+    """For each path width and height after EXIF orientation, from the header only; None where unreadable."""
+    with pixel_limit(max_pixels), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_header_size, paths))
+
+
+def _header_size(path: Path) -> tuple[int, int] | None:
+    try:
+        with open_photo(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+    except Exception:  # what is wrong with it is for `_inspect` to say
+        return None
+
+
+def _inspect(path: Path) -> PhotoFacts | str:
+    try:
+        stamp = take_stamp(path)  # before reading, so that a later change cannot go unnoticed
+        if not stamp[1]:
+            return "the file is empty"
+        with open_photo(path) as image:
+            if image.mode not in MODES:
+                return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
+            image.load()
+            width, height = ImageOps.exif_transpose(image).size
+        return PhotoFacts((digest_file(path), *stamp[1:]), width, height)
+    except Exception as error:  # a decoder fed with broken bytes may raise anything
+        known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
+        detail = " ".join(str(error).split()) or type(error).__name__
+        return known[0] if known else f"it cannot be decoded ({detail})"

@@ -114,7 +114,7 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
     everything = _annotations(benchmark.catalog)
     annotations, store = everything, benchmark.store
     if not oracle:
-        annotations, store = _without(everything, rows["test"]), store.hiding(rows["test"])
+        annotations, store = _without(everything, rows["test"]), store.without_masks_of(rows["test"])
     species = tuple(sorted(set(table["species"].iloc[rows["train"]]) - {""}))
     train, valid, test = (
         _view(benchmark, store, rows[name], identities, annotations, species)

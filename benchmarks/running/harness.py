@@ -108,9 +108,9 @@ class RunHarness:
         """Puts back what was kept of the next training of the run; its epochs are in the curve, too."""
         self._began, self._first = time.perf_counter(), len(self._epochs)
         kept = self._unfinished.begin(parts)
-        if self._unfinished.unlike:
+        if self._unfinished.mismatch:
             self._progress.stage(
-                f"{self._stage}, begun anew: the epochs before were {self._unfinished.unlike}"
+                f"{self._stage}, begun anew: the epochs before were {self._unfinished.mismatch}"
             )
         if kept is None:
             return 0
@@ -151,7 +151,7 @@ class RunHarness:
         left = (epoch.of - epoch.number) * spent / epoch.number
         self._progress.epoch(EpochNews(epoch.number, epoch.of, epoch.loss, score, speed, left))
         facts = {"epochs": self._epochs[self._first :], "chosen": self.chosen, "seconds": spent}
-        if reason := self._unfinished.keep(facts, last=epoch.number == epoch.of):
+        if reason := self._unfinished.save(facts, last=epoch.number == epoch.of):
             self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:

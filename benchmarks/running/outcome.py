@@ -28,7 +28,7 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_scores,
 )
-from whalebench.benchmarks.core.workspace import share
+from whalebench.benchmarks.core.workspace import inherit_permissions
 from whalebench.benchmarks.running.evaluation import CALIBRATION, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers, Views
 from whalebench.benchmarks.running.harness import RunHarness
@@ -203,7 +203,7 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
     save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
-    share(folder / WEIGHTS)
+    inherit_permissions(folder / WEIGHTS)
     write_record(folder, record)
 
 

@@ -135,7 +135,7 @@ def _repeat(
         outcome = evaluate_parts(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
-        kept = unfinished.leave("curve.csv", curve.to_csv(index=False)) if len(curve) else None
+        kept = unfinished.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error

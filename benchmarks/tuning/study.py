@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.workspace import CAN_LOCK, turn
+from whalebench.benchmarks.core.workspace import file_lock
 from whalebench.benchmarks.tuning.space import Budget, Spent
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class Kept:
         SQLite has no locked rows, so that two workers could take the same trial. The system lets go of the
         lock of a worker that is killed. Databases and journals order their writes themselves.
         """
-        with turn(self.lock) if self.lock else nullcontext():
+        with file_lock(self.lock) if self.lock else nullcontext():
             yield
 
 
@@ -322,7 +322,7 @@ def _made(where: str, name: str, shown: str, pruner: BasePruner) -> Kept:
     import optuna
 
     lock = _lock(where)
-    with turn(lock) if lock else nullcontext():
+    with file_lock(lock) if lock else nullcontext():
         storage = _open(where)
         study = optuna.create_study(
             storage=storage,
@@ -350,7 +350,7 @@ def _lock(where: str) -> Path | None:
             f"--storage, or --workspace."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    return file.with_name(f"{file.name}.lock") if CAN_LOCK else None
+    return file.with_name(f"{file.name}.lock")
 
 
 def _open(where: str) -> BaseStorage:
