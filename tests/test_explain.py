@@ -47,7 +47,7 @@ from whalebench.benchmarks.explaining.explain import choose_photos, explain
 from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.running import restored, runner
-from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration
+from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration
 from whalebench.benchmarks.running.restored import find_run, restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.reports.metrics import summary as metrics
@@ -348,7 +348,7 @@ def test_the_map_points_at_what_matters(photos: Photos, row: int, column: int, *
 
 def test_what_matters_against_an_individual_is_negative(photos: Photos) -> None:
     region = find_regions(photos.select([3]))
-    found = occlude(looks_at(photos, 15, 20), white(photos), 1, AS_GIVEN, side=0.2, region=region)
+    found = occlude(looks_at(photos, 15, 20), white(photos), 1, UNCALIBRATED, side=0.2, region=region)
     assert found.heat.min() < -0.1
     assert found.largest <= 1e-6
     assert (found.on_animal, found.animal) == (None, None)

@@ -39,7 +39,7 @@ from whalebench.benchmarks.explaining.altered import (
     without_background,
 )
 from whalebench.benchmarks.explaining.occlusion import HeatPhoto, Occlusion, check_picture, draw_heat, occlude
-from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, calibration_of
+from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.restored import Restored, restore_run
 from whalebench.reports.metrics.evaluation import evaluate_queries
@@ -164,7 +164,7 @@ def _judge(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.Da
 
 def calibration(restored: Restored) -> Calibration:
     """What the run chose on valid to make probabilities by."""
-    return calibration_of(restored.record.chosen) or AS_GIVEN
+    return calibration_of(restored.record.chosen) or UNCALIBRATED
 
 
 def _decode_masks(restored: Restored, regions: Regions, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochNews, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
-from whalebench.benchmarks.running.evaluation import PLAIN, choose_threshold
+from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views
 from whalebench.methods.method import Epoch, Method, MethodConfig
 
@@ -157,7 +157,7 @@ class RunHarness:
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""
         answers, identities = self._views.valid_answers, self._views.train.identities
-        return choose_threshold(scores, answers, identities, self._config)[1]
+        return choose_new_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
@@ -165,7 +165,7 @@ class RunHarness:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
         answers, identities = self._views.valid_answers, self._views.train.identities
         calibration = choose_calibration(valid_scores, answers, identities)
-        threshold = choose_threshold(valid_scores, answers, identities, self._config)[0]
+        threshold = choose_new_threshold(valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
         return np.where(called_new, 0.0, calibration.probabilities(scores).max(axis=1))
 

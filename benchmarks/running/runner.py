@@ -172,10 +172,10 @@ def _facts(
     request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
-    from whalebench.benchmarks.running.evaluation import share_warnings
+    from whalebench.benchmarks.running.evaluation import new_share_warnings
     from whalebench.methods.parts.networks.weights import pretraining
 
-    of_share = share_warnings(views.valid_answers, method.config)
+    of_share = new_share_warnings(views.valid_answers, method.config)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),
