@@ -18,7 +18,7 @@ from torch import nn
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.conformance.scoring import goes_on
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core import checkpoint as unfinished
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, read_state, write_state
 from whalebench.benchmarks.core.progress import EpochNews, Silent
@@ -47,12 +47,12 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return draw_ground(Workspace.open(tmp_path_factory.mktemp("trial")))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
+    return draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("trial")))
 
 
 @pytest.mark.parametrize("which", METHODS)
-def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, ground: Ground) -> None:
+def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, ground: ToyBenchmarks) -> None:
     name, *settings = METHODS[which]
     kind = find_method(name)
     if not any(setting.startswith("epochs=") for setting in settings):
@@ -285,7 +285,7 @@ def test_what_is_kept_may_be_read_by_whoever_may_read_its_folder(tmp_path: Path)
 
 def test_killed_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
     workspace = Workspace.open(tmp_path)
-    draw_ground(workspace)
+    draw_toy_benchmarks(workspace)
     found = kill_runs("softmax", 3, workspace, random.Random(0))
     assert found.kills >= 3
     assert found.taken_up
