@@ -92,7 +92,7 @@ def test_imports_point_one_way(file: Path) -> None:
     [
         ("methods", "from whalebench.benchmarks.registry import Benchmark"),
         ("methods", "from whalebench.benchmarks import registry"),
-        ("methods", "import whalebench.splits.store"),
+        ("methods", "import whalebench.splits.split"),
         ("methods", "def f():\n    from whalebench.reports import metrics"),
         ("splits", "from whalebench.benchmarks.registry import load_benchmark"),
         ("splits", "from whalebench.methods.method import Method"),

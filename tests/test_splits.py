@@ -17,8 +17,15 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
 from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import Split, check_split, make_table, table_text
-from whalebench.splits.store import committed_stem, read_split, write_split
+from whalebench.splits.split import (
+    Split,
+    check_split,
+    committed_stem,
+    make_table,
+    read_split,
+    table_text,
+    write_split,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "split.csv"
 

@@ -153,9 +153,8 @@ def repeats_itself(trial: Trial) -> str:
     first, again = trial.after_learning().scores(), trial.learn(trial.views).scores()
     if not np.array_equal(first, again):
         raise CheckFailed(
-            "Learned again with the same seed its scores differ, by "
-            f"{relative_distance(first, again):.2g} of the spread: draw every random number from harness.seed or "
-            "from torch's generator."
+            f"Learned again with the same seed its scores differ, by {relative_distance(first, again):.2g} "
+            "of the spread: draw every random number from harness.seed or from torch's generator."
         )
     return "Learned again with the same seed, it gives the same scores."
 
