@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.conformance.checks import CHECKS
 from whalebench.benchmarks.conformance.suite import (
-    CHECKS,
     Conformance,
     check_method,
     conform,

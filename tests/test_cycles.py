@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.declaration import is_judged, is_restored
-from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.checks import is_evaluated, is_restored, resumes
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
@@ -357,9 +356,9 @@ TRAINED = {
 def test_stopped_in_every_epoch_of_every_cycle_it_learns_the_same(which: str, ground: ToyBenchmarks) -> None:
     trial = on_trial(ground, *TRAINED[which], "schedule.cycles=2")
     trial.learned = trial.learn(trial.views)
-    assert goes_on(trial).startswith("Stopped")
+    assert resumes(trial).startswith("Stopped")
     assert is_restored(trial)
-    assert is_judged(trial)
+    assert is_evaluated(trial)
 
 
 def test_a_method_that_names_nothing_to_go_on_from_is_refused(

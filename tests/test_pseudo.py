@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.checks import resumes
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
@@ -549,7 +549,7 @@ def test_stopped_in_any_of_its_trainings_it_ends_the_same(ground: ToyBenchmarks,
     settings = smallest_settings(Pseudo, ("of_settings=epochs=2",))
     trial = Trial("pseudo", Pseudo, configure(Pseudo, settings), ground)
     trial.learned = trial.learn(trial.views)
-    assert goes_on(trial) == "Stopped 5 time(s) and taken up again, it gives the same scores."
+    assert resumes(trial) == "Stopped 5 time(s) and taken up again, it gives the same scores."
     curve = trial.learned.harness.curve()
     assert curve["stage"].tolist() == ["train"] * 2 + ["half_a.train"] * 2 + ["half_b.train"] * 2
     assert curve["photos"].max() - curve["photos"].min() <= 8 / 2

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.checks import resumes
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core import checkpoint as unfinished
@@ -60,7 +60,7 @@ def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, grou
     config = configure(kind, smallest_settings(kind, settings))
     trial = Trial(name, kind, config, ground)
     trial.learned = trial.learn(trial.views)
-    assert goes_on(trial).startswith("Stopped")
+    assert resumes(trial).startswith("Stopped")
 
 
 def test_states_come_back_as_they_were(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.declaration import DECLARATION_CHECKS, LEARNING_CHECKS, learns
-from whalebench.benchmarks.conformance.scoring import REPEAT_CHECKS, SCORING_CHECKS
+from whalebench.benchmarks.conformance.checks import CHECKS
 from whalebench.benchmarks.conformance.trial import (
     CheckFailed,
     NotApplicable,
@@ -28,16 +27,6 @@ from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, fields_of, find_method
 
 Result = Literal["passed", "failed", "not applicable"]
-Check = Callable[[Trial], str]
-"""The sentence of a check that is passed; Broken for one that is not, DoesNotApply for one that cannot be."""
-CHECKS: dict[str, Check] = {
-    **DECLARATION_CHECKS,
-    "learns": learns,
-    **SCORING_CHECKS,
-    **LEARNING_CHECKS,
-    **REPEAT_CHECKS,
-}
-"""In this order, because most need what `learns` leaves behind."""
 SMALLEST_VALUES = {
     "pretrained": "none",  # nothing is downloaded
     "backbone": "test_resnet",
@@ -118,7 +107,7 @@ def conform(
     return Conformance(name, chosen, tuple(findings))
 
 
-def _find(what: str, check: Check, trial: Trial) -> Finding:
+def _find(what: str, check: Callable[[Trial], str], trial: Trial) -> Finding:
     try:
         return Finding(what, "passed", check(trial))
     except NotApplicable as reason:
