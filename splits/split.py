@@ -21,8 +21,14 @@ from whalebench.benchmarks.core.workspace import atomic_text, digest_text
 from whalebench.splits.assignment import Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
-SIDECAR = frozenset(
-    ("protocol", "parameters", "catalog_digest", "split_digest", "counts", "warnings", "catalog_columns")
+SIDECAR = (
+    "protocol",
+    "parameters",
+    "catalog_digest",
+    "split_digest",
+    "counts",
+    "warnings",
+    "catalog_columns",
 )
 """What the JSON beside a split must hold."""
 
@@ -273,16 +279,8 @@ def read_split(stem: Path, catalog: Catalog) -> Split:
             "changed one under a new name and make its split."
         )
     check_split(table, catalog, sidecar["protocol"], sidecar["parameters"])
-    return Split(
-        table=table,
-        protocol=sidecar["protocol"],
-        parameters=sidecar["parameters"],
-        catalog_digest=sidecar["catalog_digest"],
-        digest=sidecar["split_digest"],
-        counts=sidecar["counts"],
-        warnings=tuple(sidecar["warnings"]),
-        catalog_columns=sidecar["catalog_columns"],
-    )
+    facts = {name: sidecar[name] for name in SIDECAR if name not in ("split_digest", "warnings")}
+    return Split(table=table, digest=sidecar["split_digest"], warnings=tuple(sidecar["warnings"]), **facts)
 
 
 def _read_sidecar(stem: Path) -> dict[str, Any]:
@@ -295,7 +293,7 @@ def _read_sidecar(stem: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
-    absent = SIDECAR - set(sidecar if isinstance(sidecar, dict) else ())
+    absent = set(SIDECAR) - set(sidecar if isinstance(sidecar, dict) else ())
     if absent:
         raise WhalebenchError(f"{file} does not say {', '.join(sorted(absent))}; restore it.")
     return dict(sidecar)

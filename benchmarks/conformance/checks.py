@@ -1,8 +1,7 @@
 """The checks of the conformance suite, in the order in which they are tried.
 
-First what a method says of itself, then whether it learns, what it scores, what it leaves behind, and, learned
-anew, what its learning depends on. Each check returns what it found in one sentence, or raises CheckFailed or
-NotApplicable with it.
+First what a method says of itself, then whether it learns, what it scores, what it leaves behind, and what
+its learning depends on. Each check returns a sentence, or raises CheckFailed or NotApplicable with one.
 """
 
 from __future__ import annotations

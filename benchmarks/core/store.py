@@ -40,6 +40,8 @@ STORE_VERSION = 1
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+Advance = Callable[[int, int], None]
+"""Called with how many photos are done, of how many."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,13 @@ class PhotoStore:
     )
     """Arrays mapped so far."""
 
-    def pixels(
-        self, size: Size, progress: Callable[[int, int], None] | None = None, workers: int = 2
-    ) -> NDArray[np.uint8]:
+    def pixels(self, size: Size, progress: Advance | None = None, workers: int = 2) -> NDArray[np.uint8]:
         """Array (photos, height, width, 3), RGB, memory-mapped and read-only; decoded on the first call."""
-        return self._array("photos", self.paths, (*size, 3), progress, workers)
+        return self._array("photos", (*size, 3), progress, workers)
 
-    def masks(
-        self, size: Size, progress: Callable[[int, int], None] | None = None, workers: int = 2
-    ) -> NDArray[np.uint8]:
+    def masks(self, size: Size, progress: Advance | None = None, workers: int = 2) -> NDArray[np.uint8]:
         """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
-        return self._array("masks", self.mask_paths, size, progress, workers)
+        return self._array("masks", size, progress, workers)
 
     def without_masks_of(self, rows: NDArray[np.int64]) -> PhotoStore:
         """The same photos, those of some rows without masks."""
@@ -78,12 +76,7 @@ class PhotoStore:
         return replace(self, mask_paths=masks, _open={})
 
     def _array(
-        self,
-        kind: str,
-        paths: Sequence[str],
-        shape: tuple[int, ...],
-        progress: Callable[[int, int], None] | None,
-        workers: int,
+        self, kind: str, shape: tuple[int, ...], progress: Advance | None, workers: int
     ) -> NDArray[np.uint8]:
         if (kind, shape) in self._open:
             return self._open[kind, shape]
@@ -92,24 +85,20 @@ class PhotoStore:
             self.cache.mkdir(parents=True, exist_ok=True)
             # Renamed when the last photo is in, so an array that exists is whole.
             with atomic_path(file) as temporary:
-                _fill(temporary, paths, shape, progress, workers)
+                paths = self.mask_paths if kind == "masks" else self.paths
+                _decode_all(temporary, paths, shape, progress, workers)
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
 
     def _key(self, kind: str, shape: tuple[int, ...]) -> str:
-        masks = (
-            [digest_file(Path(path)) if path else "" for path in self.mask_paths] if kind == "masks" else []
-        )
+        paths = self.mask_paths if kind == "masks" else ()
+        masks = [digest_file(Path(path)) if path else "" for path in paths]
         return digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
 
 
-def _fill(
-    file: Path,
-    paths: Sequence[str],
-    shape: tuple[int, ...],
-    progress: Callable[[int, int], None] | None,
-    workers: int,
+def _decode_all(
+    file: Path, paths: Sequence[str], shape: tuple[int, ...], progress: Advance | None, workers: int
 ) -> None:
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
     # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
@@ -179,14 +168,11 @@ class PhotoFacts:
 
 
 def inspect_photos(
-    paths: Sequence[Path],
-    *,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
+    paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS, progress: Advance | None = None
 ) -> list[PhotoFacts | str]:
     """For each path the facts of the decoded photo, or the reason why it cannot be used.
 
-    The photos are decoded by a thread for each core; `progress` gets how many are done, of how many.
+    The photos are decoded by a thread for each core.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     inspected: list[PhotoFacts | str] = []

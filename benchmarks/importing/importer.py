@@ -7,7 +7,7 @@ import io
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from whalebench.benchmarks.core.catalog import (
     write_catalog,
     write_stamps,
 )
-from whalebench.benchmarks.core.store import MAX_PIXELS, PhotoFacts, inspect_photos
+from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text
 from whalebench.benchmarks.importing.checks import (
     Missing,
@@ -68,7 +68,7 @@ def import_csv(
     *,
     missing: Missing = "refuse",
     dataset: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Advance | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
     """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
@@ -121,7 +121,7 @@ def _check_name(name: str) -> None:
 
 
 def _decode(
-    photos: list[str], masks: list[str], max_pixels: int, progress: Callable[[int, int], None] | None
+    photos: list[str], masks: list[str], max_pixels: int, progress: Advance | None
 ) -> list[PhotoFacts | str]:
     """The facts of each photo, or why it or its mask cannot be used."""
     masked = [index for index, mask in enumerate(masks) if mask]
