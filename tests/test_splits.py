@@ -93,7 +93,7 @@ photos = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(photos, min_size=1, max_size=60),
     st.integers(2, 5),
