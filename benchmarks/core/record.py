@@ -130,7 +130,7 @@ class Diagnosis(BaseModel):
     chance: Numbers
     """By the same keys: MAP@5 of the same answers given to the wrong photos, the mean over all pairings."""
     photos: dict[str, int]
-    """test: photos judged; mask, box, landmarks: by what their animal is annotated; none: left out."""
+    """test: photos evaluated; mask, box, landmarks: by what their animal is annotated; none: left out."""
     region: str
     """What the animal was painted over by: mask, box, landmarks, several of these, or none."""
     reason: str = ""
