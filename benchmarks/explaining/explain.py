@@ -86,7 +86,7 @@ def explain(
     wrong; its box hides `box` of a photo's width and height at a time. A diagnosis that is there is read, not
     repeated, unless force. Raises WhalebenchError for what cannot be explained.
     """
-    _check(photos, box)
+    _check_options(photos, box)
     folder = find_run(run, workspace)
     picture = out or workspace.reports / f"explain-{folder.name}.png"
     picture_format(picture)
@@ -158,7 +158,7 @@ def _refuse_transductive(restored: Restored) -> None:
         )
 
 
-def _check(photos: int, box: float) -> None:
+def _check_options(photos: int, box: float) -> None:
     if not 1 <= photos <= MOST_PHOTOS:
         raise WhalebenchError(f"--photos {photos} cannot be shown: give a number from 1 to {MOST_PHOTOS}.")
     if not SMALLEST_BOX <= box <= LARGEST_BOX:
