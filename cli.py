@@ -19,7 +19,7 @@ from whalebench.reports import console
 if TYPE_CHECKING:
     from whalebench.benchmarks.core.workspace import Workspace
     from whalebench.benchmarks.registry import Benchmark
-    from whalebench.splits.store import Split
+    from whalebench.splits.split import Split
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data = typer.Typer(help="Bring photos in, and look at what is there.", no_args_is_help=True)

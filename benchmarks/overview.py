@@ -19,7 +19,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import benchmark_names
 from whalebench.methods.method import Choice, Search
 from whalebench.methods.registry import configure, fields_of, find_method, method_names
-from whalebench.splits.store import Split
+from whalebench.splits.split import Split
 
 Row = dict[str, Any]
 

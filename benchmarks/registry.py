@@ -13,7 +13,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.store import Split, committed_stem, read_split, write_split
+from whalebench.splits.split import Split, committed_stem, read_split, write_split
 
 EMBEDDED = "flukes"
 

@@ -1,4 +1,4 @@
-"""A contact sheet: a catalog at one glance, a row an individual, and a last row of *new* ones."""
+"""Pictures made of photos: how they are written, and the contact sheet that shows a catalog at one glance."""
 
 from __future__ import annotations
 
@@ -17,34 +17,44 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
-_PAPER, _INK, _PALE, _FRAME = "#f7f5f0", "#1d2b36", "#6d7a83", "#e6e2d8"
+PAPER, INK, PALE, _FRAME = "#f7f5f0", "#1d2b36", "#6d7a83", "#e6e2d8"
 _GAP, _TITLE, _LABEL, _CAPTION = 10, 40, 34, 20
+
+
+def picture_format(file: Path, what: str = "picture") -> str:
+    """The format that the name of a picture asks for; raises WhalebenchError for another suffix."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise WhalebenchError(
+            f"A {what} cannot be written as {file.name!r}: give a name that ends in .png or .jpg."
+        )
+    return SUFFIXES[file.suffix.lower()]
+
+
+def save_picture(picture: Image.Image, file: Path, what: str = "picture") -> None:
+    """Writes a picture to a file, whole or not at all; raises WhalebenchError where it cannot be written."""
+    try:
+        with atomic_path(file) as part:
+            picture.save(part, picture_format(file, what))
+    except OSError as error:
+        raise WhalebenchError(
+            f"The {what} cannot be written to {file} ({error.strerror}): name a writable folder."
+        ) from error
 
 
 def contact_sheet(
     table: pd.DataFrame, file: Path, *, rows: int = 8, columns: int = 6, cell: int = 240, title: str = ""
 ) -> None:
-    """Nothing; a PNG or JPEG at `file` shows up to `rows` individuals of `table` with `columns` photos each.
+    """Writes a PNG or JPEG that shows up to `rows` individuals of `table` with `columns` photos each.
 
     Photos are read from the absolute paths in column `path`. Individuals with the most encounters come first,
     with one photo of each encounter before a second of any; the last row shows *new* ones if there are some.
     Raises WhalebenchError for another suffix, a photo that cannot be read, or a table without photos.
     """
-    kind = SUFFIXES.get(file.suffix.lower())
-    if kind is None:
-        raise WhalebenchError(
-            f"A contact sheet cannot be written as {file.name!r}: give a name that ends in .png or .jpg."
-        )
+    picture_format(file, "contact sheet")
     if table.empty:
         raise WhalebenchError("The catalog has no photos to show: import some first.")
     page = _Page(choose_photos(table, rows, columns), columns, cell, title)
-    try:
-        with atomic_path(file) as part:
-            page.sheet.save(part, kind)
-    except OSError as error:
-        raise WhalebenchError(
-            f"The contact sheet cannot be written to {file} ({error.strerror}): name a writable folder."
-        ) from error
+    save_picture(page.sheet, file, "contact sheet")
 
 
 def choose_photos(table: pd.DataFrame, rows: int, columns: int) -> list[tuple[str, pd.DataFrame]]:
@@ -64,8 +74,8 @@ def choose_photos(table: pd.DataFrame, rows: int, columns: int) -> list[tuple[st
 def _spread(photos: pd.DataFrame) -> pd.DataFrame:
     """The photos with one of each encounter before a second of any."""
     photos = photos.sort_values(["encounter", "image"])
-    turn = photos.groupby("encounter").cumcount()
-    return photos.assign(_turn=turn).sort_values(["_turn", "encounter"], kind="stable")
+    number = photos.groupby("encounter").cumcount()
+    return photos.assign(_number=number).sort_values(["_number", "encounter"], kind="stable")
 
 
 class _Page:
@@ -76,11 +86,11 @@ class _Page:
         row = _LABEL + self._cell[1] + _CAPTION
         upper = _GAP + _TITLE * bool(title)
         size = columns * (cell + _GAP) + 3 * _GAP, upper + len(chosen) * row + 2 * _GAP
-        self.sheet = Image.new("RGB", size, _PAPER)
+        self.sheet = Image.new("RGB", size, PAPER)
         self._pen = ImageDraw.Draw(self.sheet)
-        self._text(2 * _GAP, _GAP + 4, title, _INK, 24)
+        self._text(2 * _GAP, _GAP + 4, title, INK, 24)
         for number, (label, photos) in enumerate(chosen):
-            self._text(2 * _GAP, upper + number * row + 8, label, _INK, 17)
+            self._text(2 * _GAP, upper + number * row + 8, label, INK, 17)
             for column, photo in enumerate(photos.to_dict("records")):
                 left = 2 * _GAP + column * (cell + _GAP)
                 self._photo(left, upper + number * row + _LABEL, {str(key): photo[key] for key in photo})
@@ -97,7 +107,7 @@ class _Page:
             ) from error
         self.sheet.paste(fitted, (left + (wide - fitted.width) // 2, upper + (high - fitted.height) // 2))
         caption = "  ".join(str(photo[key]) for key in ("image", "date") if photo.get(key))
-        self._text(left, upper + high + 3, caption, _PALE, 12)
+        self._text(left, upper + high + 3, caption, PALE, 12)
 
     def _text(self, left: int, upper: int, text: str, colour: str, size: int) -> None:
         self._pen.text((left, upper), text, colour, ImageFont.load_default(size))

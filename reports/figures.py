@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import between, number, percent
 

@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from whalebench.benchmarks.core.record import atomic_text
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard
 from whalebench.reports.document import NAME_COLUMNS, Grid, board_document
 

@@ -1,25 +1,36 @@
-"""What a split is: which photo is tested, validated on or learned from, in each fold.
+"""A split: which photo is tested, validated on or learned from in each fold, and its files.
 
-The numbers of a split: how many photos and individuals are where, and who is always or never known.
-
-What must be true of every split, checked when it is proposed and again when it is read.
+It is made once and then immutable: a CSV and a JSON sidecar. What must be true of every split is checked when
+it is proposed and again when it is read; a changed one, or one of a changed catalog, is refused.
 """
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.workspace import digest_text
-from whalebench.splits.dealing import Group, group_photos, lone_identities
+from whalebench.benchmarks.core.workspace import atomic_text, digest_text
+from whalebench.splits.assignment import Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
+SIDECAR = (
+    "protocol",
+    "parameters",
+    "catalog_digest",
+    "split_digest",
+    "counts",
+    "warnings",
+    "catalog_columns",
+)
+"""What the JSON beside a split must hold."""
 
 Rows = Mapping[str, tuple[int, str, int]]
 """Fold, group and valid of each image."""
@@ -119,10 +130,10 @@ def count_split(
     """
     identities = catalog.table["identity"]
     photos = identities[identities != ""].value_counts()
-    lone = sorted(lone_identities(groups))
+    single = sorted(single_encounter_identities(groups))
     fold_of = dict(zip(table["image"].tolist(), table["fold"].tolist(), strict=True))
     tested = catalog.table["image"].map(fold_of) >= 0
-    lone_tested = set(identities[tested & identities.isin(lone)].tolist())
+    single_tested = set(identities[tested & identities.isin(single)].tolist())
     return {
         "photos": len(table),
         "individuals": len(catalog.identities),
@@ -130,10 +141,10 @@ def count_split(
         "groups": len(groups),
         "singles_rule": singles,
         "single_photo_individuals": int((photos == 1).sum()),
-        "one_encounter_individuals": len(lone),
-        "one_encounter_photos": int(identities.isin(lone).sum()),
-        "one_encounter_individuals_always_in_train": len(lone) - len(lone_tested),
-        "one_encounter_individuals_tested_as_new": len(lone_tested),
+        "one_encounter_individuals": len(single),
+        "one_encounter_photos": int(identities.isin(single).sum()),
+        "one_encounter_individuals_always_in_train": len(single) - len(single_tested),
+        "one_encounter_individuals_tested_as_new": len(single_tested),
         "never_tested_photos": int((~tested).sum()),
         "folds": [_count_fold(table, catalog, fold) for fold in sorted(set(fold_of.values()) - {-1})],
     }
@@ -155,7 +166,7 @@ def _count_fold(table: pd.DataFrame, catalog: Catalog, fold: int) -> dict[str, A
 
 
 def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]) -> None:
-    """Nothing when the table is a fair split of the catalog; else an error with the first broken rule.
+    """Refuses a table that is no fair split of the catalog, with the first broken rule.
 
     A published split is kept as it is: its test may hold unknown individuals and cut through groups.
     """
@@ -169,7 +180,7 @@ def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters
         raise WhalebenchError(f"The photos of {catalog.name} cannot be split this way: {problem}; {remedy}.")
 
 
-def straddling(table: pd.DataFrame) -> tuple[str, ...]:
+def _straddling(table: pd.DataFrame) -> tuple[str, ...]:
     """The groups with photos in different folds or valid parts, sorted."""
     places = table.groupby("group")[["fold", "valid"]].nunique()
     return tuple(sorted(places.index[(places > 1).any(axis=1)].tolist()))
@@ -185,7 +196,7 @@ def _problems(
     group_of = {image: group.name for group in groups for image in group.images}
     if table["group"].tolist() != [group_of[image] for image in table["image"]]:
         yield "its groups are not those of the catalog's encounters and duplicates"
-    cut = straddling(table)
+    cut = _straddling(table)
     if cut and protocol != "published":
         yield f"the group of {cut[0]} is cut in two"
     if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
@@ -194,22 +205,136 @@ def _problems(
     if not {*table["fold"].tolist(), *table["valid"].tolist()} <= {-1, *folds}:
         yield f"it has other folds than {', '.join(map(str, folds))}"
     identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
-    lone = lone_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
+    may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
     must_know = () if protocol == "published" else ("valid", "test")
     for fold in folds:
-        yield from _fold_problems(fold_parts(table, fold), fold, identity_of, lone, must_know)
+        yield from _fold_problems(fold_parts(table, fold), fold, identity_of, may_be_new, must_know)
 
 
 def _fold_problems(
-    parts: Parts, fold: int, identity_of: dict[str, str], lone: frozenset[str], must_know: tuple[str, ...]
+    parts: Parts,
+    fold: int,
+    identity_of: dict[str, str],
+    may_be_new: frozenset[str],
+    must_know: tuple[str, ...],
 ) -> Iterator[str]:
     known = {identity_of[image] for image in parts.train}
     for part in Parts._fields:
         images = getattr(parts, part)
         if not images:
             yield f"the {part} part of fold {fold} is empty"
-        unknown = sorted({identity_of[image] for image in images} - known - lone - {""})
+        unknown = sorted({identity_of[image] for image in images} - known - may_be_new - {""})
         if unknown and part in must_know:
             yield f"{unknown[0]} is in the {part} part of fold {fold} but not in its train part"
     if len(known - {""}) < 2:
         yield f"the train part of fold {fold} holds fewer than two individuals"
+
+
+def committed_stem(name: str) -> Path | None:
+    """Where the split of an embedded benchmark lies, without suffix; None when none is committed."""
+    stem = Path(__file__).parent / "committed" / name
+    return stem if _with(stem, ".json").is_file() else None
+
+
+def write_split(split: Split, stem: Path) -> None:
+    """Writes the split to `stem`.csv and `stem`.json; a different one there is not overwritten."""
+    text = table_text(split.table)
+    sidecar = {
+        "protocol": split.protocol,
+        "parameters": split.parameters,
+        "catalog_digest": split.catalog_digest,
+        "split_digest": split.digest,
+        "tool_version": __version__,
+        "counts": split.counts,
+        "warnings": list(split.warnings),
+        "catalog_columns": split.catalog_columns,
+    }
+    if _with(stem, ".json").exists():
+        there = _read_sidecar(stem)
+        same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
+        if same and _read_text(stem) == text:
+            return
+        raise WhalebenchError(
+            f"{_with(stem, '.csv')} is another split, and a split is made once; to make a new one, remove it "
+            "and its .json, knowing that runs on it can then no longer be compared."
+        )
+    atomic_text(_with(stem, ".csv"), text)
+    atomic_text(_with(stem, ".json"), json.dumps(sidecar, indent=2) + "\n")  # last: complete or absent
+
+
+def read_split(stem: Path, catalog: Catalog) -> Split:
+    """The split kept at `stem`, checked again; when it or the catalog was changed, an error says what."""
+    sidecar = _read_sidecar(stem)
+    text = _read_text(stem)
+    if digest_text(text) != sidecar["split_digest"]:
+        raise WhalebenchError(
+            f"{_with(stem, '.csv')} was edited after the split was made; restore it, since scores on a "
+            "changed split cannot be compared."
+        )
+    table = _parse(text, stem)
+    if sidecar["catalog_digest"] != catalog.digest:
+        raise WhalebenchError(
+            f"The split {stem.name} was made for another catalog than {catalog.name} is now: "
+            f"{_changes(table, sidecar['catalog_columns'], catalog)}; restore the catalog, or import the "
+            "changed one under a new name and make its split."
+        )
+    check_split(table, catalog, sidecar["protocol"], sidecar["parameters"])
+    facts = {name: sidecar[name] for name in SIDECAR if name not in ("split_digest", "warnings")}
+    return Split(table=table, digest=sidecar["split_digest"], warnings=tuple(sidecar["warnings"]), **facts)
+
+
+def _read_sidecar(stem: Path) -> dict[str, Any]:
+    file = _with(stem, ".json")
+    try:
+        sidecar = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WhalebenchError(
+            f"There is no split at {file}; make one with `whalebench split make {stem.parent.name}`."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
+    absent = set(SIDECAR) - set(sidecar if isinstance(sidecar, dict) else ())
+    if absent:
+        raise WhalebenchError(f"{file} does not say {', '.join(sorted(absent))}; restore it.")
+    return dict(sidecar)
+
+
+def _read_text(stem: Path) -> str:
+    file = _with(stem, ".csv")
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            return opened.read()
+    except (OSError, ValueError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
+
+
+def _parse(text: str, stem: Path) -> pd.DataFrame:
+    reader = csv.reader(io.StringIO(text))
+    try:
+        header, *rows = list(reader)
+        table = make_table({image: (int(fold), group, int(valid)) for image, fold, group, valid in rows})
+    except ValueError as error:
+        raise WhalebenchError(f"{_with(stem, '.csv')} is no split ({error}); restore it.") from error
+    if tuple(header) != COLUMNS:
+        raise WhalebenchError(f"{_with(stem, '.csv')} has not the columns {', '.join(COLUMNS)}; restore it.")
+    return table
+
+
+def _changes(table: pd.DataFrame, columns: dict[str, str], catalog: Catalog) -> str:
+    """Which photos or columns differ between the catalog and the one that the split was made for."""
+    before, now = set(table["image"]), set(catalog.table["image"])
+    parts = []
+    for word, images in (("added", sorted(now - before)), ("removed", sorted(before - now))):
+        if images:
+            more = ", ..." if len(images) > 3 else ""
+            photos = "1 photo" if len(images) == 1 else f"{len(images)} photos"
+            parts.append(f"{photos} {word} ({', '.join(images[:3])}{more})")
+    if not parts:
+        current = column_digests(catalog.table)
+        names = sorted(name for name in {*columns, *current} if columns.get(name) != current.get(name))
+        parts.append(f"the same photos with other values of {', '.join(names) or 'a mask'}")
+    return " and ".join(parts)
+
+
+def _with(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)

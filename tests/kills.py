@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import draw_ground
+from whalebench.benchmarks.conformance.trial import draw_toy_benchmarks
 from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import runner
@@ -126,7 +126,7 @@ def main() -> int:
     for method in asked.methods:
         with tempfile.TemporaryDirectory(prefix="whalebench-kills-") as folder:
             workspace = Workspace.open(Path(folder))
-            draw_ground(workspace)
+            draw_toy_benchmarks(workspace)
             found = kill_runs(method, asked.kills, workspace, random.Random(asked.seed))
         different += found.different
         print(  # noqa: T201  (a program, not the library)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from whalebench import RunFailedError
 from whalebench.benchmarks.running import calibration as calibrating
 from whalebench.benchmarks.running.calibration import (
-    AS_GIVEN,
+    UNCALIBRATED,
     Calibration,
     best_epsilon,
     calibration_of,
@@ -101,7 +101,7 @@ def test_a_power_of_probabilities_is_a_temperature_of_their_logarithms() -> None
 @pytest.mark.parametrize("temperature", [0.05, 0.7, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(temperature: float) -> None:
     logits = np.random.default_rng(0).normal(0, 2, (6000, len(IDENTITIES)))
-    truth = drawn(AS_GIVEN.probabilities(logits.astype(np.float32)))
+    truth = drawn(UNCALIBRATED.probabilities(logits.astype(np.float32)))
     found = choose_calibration((logits * temperature).astype(np.float32), answers(truth), IDENTITIES)
     assert found.temperature == pytest.approx(temperature, rel=0.06)
     assert found.epsilon < 0.02
@@ -160,7 +160,7 @@ def test_individuals_a_method_is_sure_not_to_see_cost_little() -> None:
     scores[np.arange(40), [row % 4 for row in range(40)]] = 0
     found = choose_calibration(scores, answers(truth), IDENTITIES)
     before, after = (
-        slow_log_loss(scores, truth, each.temperature, each.epsilon) for each in (AS_GIVEN, found)
+        slow_log_loss(scores, truth, each.temperature, each.epsilon) for each in (UNCALIBRATED, found)
     )
     assert before == pytest.approx(2 * 34.54 / 40, abs=0.01)
     assert after < 0.3
@@ -177,13 +177,13 @@ def test_probabilities_that_are_right_are_left_alone() -> None:
     """Chosen by the log loss alone, the temperature would follow the draw: worse on other photos."""
     for seed in range(10):
         scores = np.random.default_rng(seed).normal(0, 2, (90, 6)).astype(np.float32)
-        truth = drawn(AS_GIVEN.probabilities(scores), seed)
-        assert choose_calibration(scores, answers(truth), IDENTITIES) == AS_GIVEN
+        truth = drawn(UNCALIBRATED.probabilities(scores), seed)
+        assert choose_calibration(scores, answers(truth), IDENTITIES) == UNCALIBRATED
 
 
 def test_without_known_photos_scores_stay_as_given() -> None:
     found = choose_calibration(np.zeros((2, 6), np.float32), answers([NEW, NEW]), IDENTITIES)
-    assert found == AS_GIVEN == Calibration(1.0, 0.0)
+    assert found == UNCALIBRATED == Calibration(1.0, 0.0)
 
 
 def test_photos_of_new_individuals_move_nothing() -> None:
@@ -191,7 +191,7 @@ def test_photos_of_new_individuals_move_nothing() -> None:
     scores *= 5
     known = [name != NEW for name in truth]
     alone = choose_calibration(scores[known], answers([name for name in truth if name != NEW]), IDENTITIES)
-    assert choose_calibration(scores, answers(truth), IDENTITIES) == alone != AS_GIVEN
+    assert choose_calibration(scores, answers(truth), IDENTITIES) == alone != UNCALIBRATED
 
 
 def test_memory_is_spared_without_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_memory_is_spared_without_another_result(monkeypatch: pytest.MonkeyPatch
     whole = choose_calibration(scores, answers(truth), IDENTITIES)
     monkeypatch.setattr(calibrating, "BLOCK_CELLS", 20)
     assert choose_calibration(scores, answers(truth), IDENTITIES) == whole
-    monkeypatch.setattr(calibrating, "GLANCE", 12)
+    monkeypatch.setattr(calibrating, "SAMPLE", 12)
     glanced = choose_calibration(scores, answers(truth), IDENTITIES)
     assert glanced.temperature == pytest.approx(whole.temperature, rel=1e-3)
 
@@ -223,7 +223,7 @@ def test_the_record_says_what_calibration_changed_and_no_rank_changes() -> None:
     valid, (scores, truth) = some(5), some(6)
     found = judged(valid, (scores, truth))
     said = Calibration(float(found.chosen["temperature"] or 0), float(found.chosen["epsilon"] or 0))
-    for when, how in (("before", AS_GIVEN), ("after", said)):
+    for when, how in (("before", UNCALIBRATED), ("after", said)):
         for part, own in (("valid", valid), ("test", (scores, truth))):
             loss = slow_log_loss(*own, how.temperature, how.epsilon)
             assert found.calibration[f"{part}_log_loss_{when}"] == pytest.approx(loss)

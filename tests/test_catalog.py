@@ -15,7 +15,7 @@ from whalebench.benchmarks.core.catalog import (
     verify_photos,
     write_catalog,
 )
-from whalebench.benchmarks.core.workspace import Workspace, atomic_path, atomic_text, digest_file
+from whalebench.benchmarks.core.workspace import digest_file
 
 
 def rows(folder: Path, photos: int = 6) -> pd.DataFrame:
@@ -38,12 +38,7 @@ def test_a_written_catalog_is_read_back_equal(tmp_path: Path) -> None:
     read = read_catalog(tmp_path)
     pd.testing.assert_frame_equal(read.table, written.table)
     assert read.digest == written.digest
-    assert (read.name, read.identities, read.landmark_names, read.has_boxes) == (
-        "small",
-        ("ann", "bob"),
-        ("tip",),
-        False,
-    )
+    assert (read.name, read.identities, read.landmark_names) == ("small", ("ann", "bob"), ("tip",))
     assert read.table["path"][0] == str(tmp_path / "photos" / "p0.jpg")
     facts = read_facts(tmp_path)
     expected = {"photos": 6, "individuals": 2, "new_photos": 1, "quarantined": 2, "source": "by hand"}
@@ -151,46 +146,3 @@ def test_only_touched_photos_are_hashed_again(tmp_path: Path, monkeypatch: pytes
     verify_photos(catalog, tmp_path)
     assert len(hashed) == 7
     assert len(json.loads((tmp_path / "photos.stat.json").read_text())) == 6
-
-
-def test_a_workspace_makes_its_folders(tmp_path: Path) -> None:
-    workspace = Workspace.open(tmp_path / "deep" / "workspace")
-    assert sorted(path.name for path in workspace.root.iterdir()) == [
-        "benchmarks",
-        "cache",
-        "reports",
-        "runs",
-    ]
-    assert not list(workspace.cache.iterdir())
-
-
-def test_a_workspace_that_cannot_be_written_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WhalebenchError, match=r"workspace .*file cannot be written .*--workspace"):
-        Workspace.open(tmp_path / "file")
-
-    def read_only(path: Path, data: bytes) -> int:
-        raise OSError(30, "Read-only file system", str(path))
-
-    monkeypatch.setattr(Path, "write_bytes", read_only)
-    with pytest.raises(WhalebenchError, match=r"cannot be written \(Read-only file system\)"):
-        Workspace.open(tmp_path / "workspace")
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
-    file = tmp_path / "new" / "a.txt"
-    atomic_text(file, "one\r\n")
-    with pytest.raises(RuntimeError), atomic_path(file) as temporary:
-        assert temporary.suffix == ".txt"
-        temporary.write_text("half")
-        raise RuntimeError
-    assert file.read_bytes() == b"one\r\n"
-    with atomic_path(tmp_path / "run") as temporary:
-        temporary.mkdir()
-        (temporary / "record.json").write_text("{}")
-    assert (tmp_path / "run" / "record.json").exists()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "new", "record.json", "run"]
-    with pytest.raises(WhalebenchError, match="cannot be written"):
-        atomic_text(file / "below a file", "text")

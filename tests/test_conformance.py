@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.conformance.checks import CHECKS
 from whalebench.benchmarks.conformance.suite import (
-    CHECKS,
     Conformance,
     check_method,
     conform,
     smallest_settings,
 )
-from whalebench.benchmarks.conformance.trial import Ground, draw_ground
+from whalebench.benchmarks.conformance.trial import ToyBenchmarks, draw_toy_benchmarks
 from whalebench.benchmarks.core.photos import UNKNOWN, Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.folds import fold_views
@@ -47,16 +47,16 @@ MeanColour: Any = _example().MeanColour
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return draw_ground(Workspace.open(tmp_path_factory.mktemp("trial")))
+def toys(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
+    return draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("trial")))
 
 
 @pytest.fixture
-def check(ground: Ground) -> Callable[[Any], dict[str, tuple[str, str]]]:
+def check(toys: ToyBenchmarks) -> Callable[[Any], dict[str, tuple[str, str]]]:
     """What is found of a method class, by check: the result and the sentence."""
 
     def call(kind: Any) -> dict[str, tuple[str, str]]:
-        found = conform(kind.name, kind, (), ground)
+        found = conform(kind.name, kind, (), toys)
         return {finding.check: (finding.result, finding.said) for finding in found.findings}
 
     return call
@@ -76,8 +76,8 @@ def failures(found: Conformance) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_every_method_keeps_its_promises(name: str, ground: Ground) -> None:
-    found = conform(name, find_method(name), (), ground)
+def test_every_method_keeps_its_promises(name: str, toys: ToyBenchmarks) -> None:
+    found = conform(name, find_method(name), (), toys)
     wrong = {check: said for check, said in failures(found).items() if (name, check) not in EXEMPT}
     assert wrong == {}
     # A method that is never tried is no method that is in order.
@@ -86,9 +86,9 @@ def test_every_method_keeps_its_promises(name: str, ground: Ground) -> None:
 
 @pytest.mark.parametrize("crop", ["box", "mask", "aligned"])
 @pytest.mark.parametrize("oracle", ["false", "true"])
-def test_a_method_behind_a_crop_keeps_them_too(crop: str, oracle: str, ground: Ground) -> None:
+def test_a_method_behind_a_crop_keeps_them_too(crop: str, oracle: str, toys: ToyBenchmarks) -> None:
     settings = (f"crop={crop}", f"oracle={oracle}")
-    found = conform("arcface", find_method("arcface"), settings, ground)
+    found = conform("arcface", find_method("arcface"), settings, toys)
     assert failures(found) == {}
     said = {each.check: each.said for each in found.findings}
     assert "there are no " in said["no annotations"]
@@ -107,9 +107,9 @@ def test_exemptions_are_of_methods_and_checks_there_are() -> None:
     assert all(name in method_names() and check in CHECKS and why for (name, check), why in EXEMPT.items())
 
 
-def test_what_is_tried_on_holds_what_methods_stumble_over(ground: Ground) -> None:
-    assert len(ground.annotated.catalog.table) < 60
-    views = fold_views(ground.annotated, 0)
+def test_what_is_tried_on_holds_what_methods_stumble_over(toys: ToyBenchmarks) -> None:
+    assert len(toys.annotated.catalog.table) < 60
+    views = fold_views(toys.annotated, 0)
     labels, annotations = views.train.labels, views.train.annotations
     assert labels is not None
     assert annotations is not None
@@ -124,19 +124,19 @@ def test_what_is_tried_on_holds_what_methods_stumble_over(ground: Ground) -> Non
     }
     for name, some in shown.items():
         assert 0 < some.sum() < len(some), name
-    assert ground.plain.catalog.landmark_names == ()
-    assert not ground.plain.catalog.has_boxes
-    assert ground.plain.catalog.table["image"].tolist() == ground.annotated.catalog.table["image"].tolist()
+    assert toys.plain.catalog.landmark_names == ()
+    assert toys.plain.catalog.table["x0"].isna().all()
+    assert toys.plain.catalog.table["image"].tolist() == toys.annotated.catalog.table["image"].tolist()
 
 
-def test_the_blank_photos_are_those_of_the_test_and_no_others(ground: Ground) -> None:
-    one, other = (each.store.pixels((32, 32)) for each in (ground.annotated, ground.blank))
+def test_the_blank_photos_are_those_of_the_test_and_no_others(toys: ToyBenchmarks) -> None:
+    one, other = (each.store.pixels((32, 32)) for each in (toys.annotated, toys.blank))
     changed = {
         image
-        for image, before, after in zip(ground.annotated.catalog.table["image"], one, other, strict=True)
+        for image, before, after in zip(toys.annotated.catalog.table["image"], one, other, strict=True)
         if not np.array_equal(before, after)
     }
-    assert changed == set(ground.annotated.split.parts(0).test)
+    assert changed == set(toys.annotated.split.parts(0).test)
 
 
 def broken(**changes: Any) -> Any:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.declaration import is_judged, is_restored
-from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.checks import is_evaluated, is_restored, resumes
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, Learned, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
@@ -31,22 +30,22 @@ from whalebench.tests.notes import Notes
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return draw_ground(Workspace.open(tmp_path_factory.mktemp("cycles") / "workspace"))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
+    return draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("cycles") / "workspace"))
 
 
-def on_trial(ground: Ground, name: str, *settings: str) -> Trial:
+def on_trial(ground: ToyBenchmarks, name: str, *settings: str) -> Trial:
     kind = find_method(name)
     return Trial(name, kind, configure(kind, smallest_settings(kind, settings)), ground)
 
 
-def learn(ground: Ground, name: str, *settings: str) -> Learned:
+def learn(ground: ToyBenchmarks, name: str, *settings: str) -> Learned:
     trial = on_trial(ground, name, *settings)
     return trial.learn(trial.views)
 
 
 @pytest.fixture(scope="module")
-def learned(ground: Ground) -> Learned:
+def learned(ground: ToyBenchmarks) -> Learned:
     return learn(ground, "arcface", "schedule.cycles=3", "epochs=7", "ema=0")
 
 
@@ -117,7 +116,7 @@ def test_the_track_names_the_cycles() -> None:
 
 
 def test_the_margin_is_there_at_once_where_it_does_not_grow(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from whalebench.methods.parts.losses.margins import Heads
 
@@ -129,7 +128,7 @@ def test_the_margin_is_there_at_once_where_it_does_not_grow(
     assert shares[steps // 2 :] == [1.0] * (steps - steps // 2)
 
 
-def learn_shares(ground: Ground, shares: list[float], *settings: str) -> list[float]:
+def learn_shares(ground: ToyBenchmarks, shares: list[float], *settings: str) -> list[float]:
     learn(ground, "arcface", *settings)
     return shares
 
@@ -146,7 +145,7 @@ class Scripted(Notes):
         return self.worth.get(len(self.asked), 0.0)
 
 
-def test_the_learning_rate_starts_anew_and_rises_once(ground: Ground) -> None:
+def test_the_learning_rate_starts_anew_and_rises_once(ground: ToyBenchmarks) -> None:
     trial = on_trial(ground, "softmax", "schedule.cycles=2", "epochs=6", "warm_up=0.5")
     notes = Notes()
     trial.build().learn(trial.views.train, trial.views.valid, notes)
@@ -165,7 +164,7 @@ def test_the_learning_rate_starts_anew_and_rises_once(ground: Ground) -> None:
     assert rates[2] == pytest.approx(peak * cosine(3, round(1.5 * steps)))
 
 
-def test_networks_go_on_from_the_end_of_the_cycle_before(ground: Ground) -> None:
+def test_networks_go_on_from_the_end_of_the_cycle_before(ground: ToyBenchmarks) -> None:
     """Where nothing is learned any more, all cycles have the weights that the first one drew."""
     method: Any = learn(ground, "softmax", "schedule.cycles=3", "epochs=3", "learning_rate=1e-12").method
     first, *rest = (member.weights() for member in method.members)
@@ -238,7 +237,9 @@ def test_a_second_training_of_a_cycle_goes_on_from_its_own() -> None:
     assert again.ended.keys() == {1, 2}  # of what was not trained again, as it was
 
 
-def test_the_best_epoch_of_the_tail_is_kept_and_the_next_cycle_begins_at_the_end(ground: Ground) -> None:
+def test_the_best_epoch_of_the_tail_is_kept_and_the_next_cycle_begins_at_the_end(
+    ground: ToyBenchmarks,
+) -> None:
     """Of five epochs the first is too early; of the others the third is said to be the best."""
     trial = on_trial(ground, "softmax", "schedule.cycles=2", "schedule.tail=0.8", "epochs=10", "ema=0")
     method, notes = trial.build(), Scripted({2: 0.9, 5: 0.5, 7: 0.7})
@@ -254,7 +255,7 @@ def test_the_best_epoch_of_the_tail_is_kept_and_the_next_cycle_begins_at_the_end
     assert notes.chosen["best_cycle"] == 1  # worth .5, the second 0
 
 
-def test_a_single_training_has_a_tail_where_it_is_asked_for(ground: Ground) -> None:
+def test_a_single_training_has_a_tail_where_it_is_asked_for(ground: ToyBenchmarks) -> None:
     trial = on_trial(ground, "softmax", "schedule.tail=1", "epochs=3")
     method, notes = trial.build(), Scripted({2: 1.0})
     method.learn(trial.views.train, trial.views.valid, notes)
@@ -332,7 +333,7 @@ def test_votes_put_individuals_in_order_and_the_mean_says_how_sure(monkeypatch: 
     assert np.array_equal(voted([one[[3]] for one in scores]), found[[3]])
 
 
-def test_a_finder_learns_once(ground: Ground) -> None:
+def test_a_finder_learns_once(ground: ToyBenchmarks) -> None:
     settings = ("crop=box", "schedule.cycles=2", "localizer.epochs=2")
     was = learn(ground, "softmax", *settings)
     assert list(was.harness.curve()["stage"]) == ["localizer"] * 2 + ["cycle_1.train", "cycle_2.train"]
@@ -352,23 +353,25 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("which", TRAINED)
-def test_stopped_in_every_epoch_of_every_cycle_it_learns_the_same(which: str, ground: Ground) -> None:
+def test_stopped_in_every_epoch_of_every_cycle_it_learns_the_same(which: str, ground: ToyBenchmarks) -> None:
     trial = on_trial(ground, *TRAINED[which], "schedule.cycles=2")
     trial.learned = trial.learn(trial.views)
-    assert goes_on(trial).startswith("Stopped")
+    assert resumes(trial).startswith("Stopped")
     assert is_restored(trial)
-    assert is_judged(trial)
+    assert is_evaluated(trial)
 
 
 def test_a_method_that_names_nothing_to_go_on_from_is_refused(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Softmax, "learn", lambda self, train, valid, harness: None)
     with pytest.raises(RunFailedError, match=r"softmax names nothing to go on from .*harness\.resume"):
         learn(ground, "softmax", "schedule.cycles=2")
 
 
-def test_the_best_cycle_is_told_by_valid_alone(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_cycle_is_told_by_valid_alone(
+    ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worth = iter([0.1, 0.1, 0.9, 0.1, 0.3, 0.2])
     monkeypatch.setattr(RunHarness, "valid_map_at_5", lambda self, scores: next(worth))
     monkeypatch.setattr(RunHarness, "epoch", lambda self, epoch: None)

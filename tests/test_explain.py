@@ -27,6 +27,7 @@ from whalebench.benchmarks.core.record import (
     RECORD,
     WEIGHTS,
     Diagnosis,
+    find_run,
     read_diagnosis,
     write_diagnosis,
 )
@@ -46,11 +47,12 @@ from whalebench.benchmarks.explaining.altered import (
 from whalebench.benchmarks.explaining.explain import choose_photos, explain
 from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
 from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import restored, runner
-from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration
-from whalebench.benchmarks.running.restored import find_run, restore_run
+from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration
+from whalebench.benchmarks.running.folds import fold_views
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.reports.metrics import summary as metrics
 
 SIZE = (30, 40)
 Cli = Callable[..., Any]
@@ -72,7 +74,6 @@ class Pixels(Method):
         known = train.known()
         harness.fitted("prototypes", known)
         pixels, labels = self._pixels(known), known.labels
-        assert labels is not None
         means = [pixels[labels == label].mean(dim=0) for label in range(len(train.identities))]
         self.prototypes = torch.stack(means)
 
@@ -348,7 +349,7 @@ def test_the_map_points_at_what_matters(photos: Photos, row: int, column: int, *
 
 def test_what_matters_against_an_individual_is_negative(photos: Photos) -> None:
     region = find_regions(photos.select([3]))
-    found = occlude(looks_at(photos, 15, 20), white(photos), 1, AS_GIVEN, side=0.2, region=region)
+    found = occlude(looks_at(photos, 15, 20), white(photos), 1, UNCALIBRATED, side=0.2, region=region)
     assert found.heat.min() < -0.1
     assert found.largest <= 1e-6
     assert (found.on_animal, found.animal) == (None, None)
@@ -397,9 +398,7 @@ def test_photos_to_look_at_are_half_wrong_and_spread_over_the_ranks() -> None:
 def network_run(shared_tiny: Workspace) -> str:
     """A run of a network on the shared benchmark."""
     settings = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
-    return runner.run(
-        runner.RunRequest("softmax", "tiny", settings=settings, device="cpu"), shared_tiny, metrics
-    ).run
+    return runner.run(runner.RunRequest("softmax", "tiny", settings=settings, device="cpu"), shared_tiny).run
 
 
 def test_a_run_is_explained_from_end_to_end(
@@ -474,8 +473,6 @@ def test_a_run_is_explained_from_end_to_end(
 def test_what_cannot_be_explained_is_told(
     shared_tiny: Workspace, network_run: str, cli: Cli, arguments: list[str], expected: str
 ) -> None:
-    from whalebench.benchmarks.registry import load_benchmark
-
     train = load_benchmark("tiny", shared_tiny).split.parts(0).train[0]
 
     def filled(word: str) -> str:
@@ -496,8 +493,11 @@ def test_a_workspace_without_runs_says_how_to_begin(tmp_path: Path) -> None:
 
 @pytest.fixture
 def copy(shared_tiny: Workspace, network_run: str, tmp_path: Path) -> Path:
-    """A copy of the run to damage, found by its path."""
-    return Path(shutil.copytree(shared_tiny.runs / network_run, tmp_path / "copy"))
+    """A copy of the run to damage, found by its path, with the digests of its test photos in a file."""
+    folder = Path(shutil.copytree(shared_tiny.runs / network_run, tmp_path / "copy"))
+    digests = fold_views(load_benchmark("tiny", shared_tiny), 0).test.digests
+    (folder / "test_digests.json").write_text(json.dumps(digests))
+    return folder
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
@@ -563,8 +563,6 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 def test_a_run_that_is_not_what_it_was_is_refused(
     shared_tiny: Workspace, copy: Path, damage: Callable[[Path], object], expected: str
 ) -> None:
-    digests = restore_run(str(copy), shared_tiny).views.test.digests
-    (copy / "test_digests.json").write_text(json.dumps(digests))
     damage(copy)
     with pytest.raises(WhalebenchError) as caught:
         explain(str(copy), shared_tiny)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 
 COUNT = 7
@@ -59,7 +59,11 @@ def test_select_keeps_order_and_everything_together(photos: Photos) -> None:
 
 
 def test_known_leaves_out_the_new(photos: Photos) -> None:
-    assert photos.known().images == ("p5", "p4", "p2", "p1")
+    known = photos.known()
+    assert known.images == ("p5", "p4", "p2", "p1")
+    assert known.labels.tolist() == [1, 0, 0, 1]
+    assert isinstance(known.select([0]), LabelledPhotos)
+    assert not isinstance(known.unlabelled(), LabelledPhotos)
 
 
 def test_bare_photos_hide_labels_and_annotations(photos: Photos) -> None:

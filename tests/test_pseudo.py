@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.checks import resumes
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
 from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.record import SCORES, RunRecord, read_arrays
@@ -124,8 +124,8 @@ def views(shared_tiny: Workspace) -> Views:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return draw_ground(Workspace.open(tmp_path_factory.mktemp("trial")))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
+    return draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("trial")))
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +495,7 @@ def test_new_is_where_the_method_within_has_it() -> None:
     assert PseudoConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_it_does_not_fit_where_the_method_within_does_not(ground: Ground) -> None:
+def test_it_does_not_fit_where_the_method_within_does_not(ground: ToyBenchmarks) -> None:
     views = fold_views(ground.plain, 0)
     method = Pseudo(configure(Pseudo, ["of_settings=crop=box"]))
     assert method.missing_requirement(views.train, views.test) == "boxes"
@@ -520,7 +520,7 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", WITHIN)
-def test_any_method_learns_from_the_mixture(name: str, ground: Ground, sure: None) -> None:
+def test_any_method_learns_from_the_mixture(name: str, ground: ToyBenchmarks, sure: None) -> None:
     small = smallest_settings(Pseudo, [f"of={name}", f"of_settings={WITHIN[name]}"])
     views = fold_views(ground.annotated, 0)
     method, harness = taught(views, *small)
@@ -545,11 +545,11 @@ def test_behind_a_crop_the_finder_learns_from_annotated_train_photos_alone(views
     assert harness.adapted_to().keys() == {"half_a.network", "half_b.network"}
 
 
-def test_stopped_in_any_of_its_trainings_it_ends_the_same(ground: Ground, sure: None) -> None:
+def test_stopped_in_any_of_its_trainings_it_ends_the_same(ground: ToyBenchmarks, sure: None) -> None:
     settings = smallest_settings(Pseudo, ("of_settings=epochs=2",))
     trial = Trial("pseudo", Pseudo, configure(Pseudo, settings), ground)
     trial.learned = trial.learn(trial.views)
-    assert goes_on(trial) == "Stopped 5 time(s) and taken up again, it gives the same scores."
+    assert resumes(trial) == "Stopped 5 time(s) and taken up again, it gives the same scores."
     curve = trial.learned.harness.curve()
     assert curve["stage"].tolist() == ["train"] * 2 + ["half_a.train"] * 2 + ["half_b.train"] * 2
     assert curve["photos"].max() - curve["photos"].min() <= 8 / 2

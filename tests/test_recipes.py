@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.trial import Ground, Learned, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import Workspace
@@ -106,22 +106,22 @@ def test_one_landmark_is_not_enough_to_align(tiny: Workspace) -> None:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return draw_ground(Workspace.open(tmp_path_factory.mktemp("recipes") / "workspace"))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
+    return draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("recipes") / "workspace"))
 
 
-def on_trial(kind: type[Method], ground: Ground, *settings: str) -> Trial:
+def on_trial(kind: type[Method], ground: ToyBenchmarks, *settings: str) -> Trial:
     return Trial(kind.name, kind, configure(kind, (*RECIPES[kind], *settings)), ground)
 
 
 @pytest.fixture(scope="module")
-def learned(ground: Ground) -> dict[type[Method], Learned]:
+def learned(ground: ToyBenchmarks) -> dict[type[Method], Learned]:
     return {kind: (trial := on_trial(kind, ground)).learn(trial.views) for kind in RECIPES}
 
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_recipe_scores_each_photo_and_comes_back_whole(
-    kind: type[Method], learned: dict[type[Method], Learned], ground: Ground
+    kind: type[Method], learned: dict[type[Method], Learned], ground: ToyBenchmarks
 ) -> None:
     was = learned[kind]
     scores, photos = was.scores("test"), was.views.queries()["test"]
@@ -264,7 +264,7 @@ def test_joined_embeddings_ask_the_nearest_photo(learned: dict[type[Method], Lea
 
 
 def test_frequent_individuals_come_first_and_the_network_then_rests(
-    ground: Ground, learned: dict[type[Method], Learned]
+    ground: ToyBenchmarks, learned: dict[type[Method], Learned]
 ) -> None:
     was = learned[PlaygroundResnet18]
     first, thawed = (
@@ -282,7 +282,9 @@ def test_frequent_individuals_come_first_and_the_network_then_rests(
     assert set(was.harness.lineage["network"]) == set(was.views.train.digests)
 
 
-def test_the_best_epoch_on_valid_is_what_scores(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_epoch_on_valid_is_what_scores(
+    ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where valid says that it only gets worse, the first epoch of each stage is kept."""
     worth, told = iter([3.0, 2.0, 1.0, 0.5, 0.4, 0.3]), list[Epoch]()
     monkeypatch.setattr(RunHarness, "valid_map_at_5", lambda self, scores: next(worth))
@@ -298,7 +300,7 @@ def test_the_best_epoch_on_valid_is_what_scores(ground: Ground, monkeypatch: pyt
 
 
 def test_new_photos_are_a_class_without_a_column(
-    ground: Ground, learned: dict[type[Method], Learned]
+    ground: ToyBenchmarks, learned: dict[type[Method], Learned]
 ) -> None:
     was = learned[PlaygroundResnet18]
     assert isinstance(was.method, Softmax)
@@ -313,7 +315,7 @@ def test_new_photos_are_a_class_without_a_column(
     assert set(without.harness.lineage["network"]) == set(was.views.train.known().digests)
 
 
-def test_a_stage_scores_its_own_individuals_above_all_others(ground: Ground) -> None:
+def test_a_stage_scores_its_own_individuals_above_all_others(ground: ToyBenchmarks) -> None:
     train = on_trial(PlaygroundResnet18, ground).views.train
     assert train.labels is not None
     labels = np.where(train.labels == 0, -1, train.labels)

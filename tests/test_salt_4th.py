@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.parts.crops.cropping import Cropping
 from whalebench.methods.parts.crops.finder import Crop
@@ -24,7 +24,7 @@ def configured(*settings: str) -> Any:
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     kind = find_method("salt-4th")
-    ground = draw_ground(Workspace.open(tmp_path_factory.mktemp("salt") / "workspace"))
+    ground = draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("salt") / "workspace"))
     return Trial(kind.name, kind, configure(kind, smallest_settings(kind)), ground)
 
 

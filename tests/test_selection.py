@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.running.calibration import AS_GIVEN
-from whalebench.benchmarks.running.evaluation import choose_threshold, curve_of_new, share_warnings
+from whalebench.benchmarks.running.calibration import UNCALIBRATED
+from whalebench.benchmarks.running.evaluation import (
+    choose_new_threshold,
+    new_share_warnings,
+    new_threshold_curve,
+)
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
 from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
@@ -32,7 +36,7 @@ def separable() -> tuple[NDArray[np.float32], list[str]]:
 
 def test_the_threshold_separates_what_can_be_separated() -> None:
     scores, truth = separable()
-    threshold, map_at_5 = choose_threshold(scores, answers(truth), IDENTITIES)
+    threshold, map_at_5 = choose_new_threshold(scores, answers(truth), IDENTITIES)
     assert threshold is not None
     assert 0.4 < threshold < 0.8
     assert map_at_5 == 1.0
@@ -58,13 +62,13 @@ def test_the_threshold_is_as_good_as_any() -> None:
             clusters=truth,
             identities=IDENTITIES,
             scores=scores,
-            probabilities=AS_GIVEN.probabilities(scores),
+            probabilities=UNCALIBRATED.probabilities(scores),
             new_scores=-scores.max(axis=1),
             new_threshold=threshold,
         )
         return summarize(queries)["map_at_5"]
 
-    threshold, map_at_5 = choose_threshold(scores, answers(truth), IDENTITIES)
+    threshold, map_at_5 = choose_new_threshold(scores, answers(truth), IDENTITIES)
     assert threshold is not None
     assert map_at_5 == pytest.approx(value(threshold))
     # Between neighbours in order nothing changes, so these are all the thresholds there are.
@@ -75,14 +79,22 @@ def test_the_threshold_is_as_good_as_any() -> None:
 
 def test_without_new_photos_new_is_no_candidate() -> None:
     scores, truth = separable()
-    threshold, map_at_5 = choose_threshold(scores[:4], answers(truth[:4]), IDENTITIES)
+    threshold, map_at_5 = choose_new_threshold(scores[:4], answers(truth[:4]), IDENTITIES)
     assert threshold is None
     assert map_at_5 == 1.0
 
 
+def test_of_equally_good_thresholds_the_middle_one_is_chosen() -> None:
+    scores = np.full((2, 6), -0.5, np.float32)
+    scores[0, 0], scores[1, 1] = 0.9, 0.1
+    threshold, map_at_5 = choose_new_threshold(scores, answers(["ann", NEW]), IDENTITIES)
+    assert map_at_5 == 1.0
+    assert threshold == pytest.approx(0.5, abs=0.02)
+
+
 def test_equal_scores_have_a_threshold_too() -> None:
     truth = ["ann", NEW, NEW]
-    threshold, map_at_5 = choose_threshold(np.zeros((3, 6), np.float32), answers(truth), IDENTITIES)
+    threshold, map_at_5 = choose_new_threshold(np.zeros((3, 6), np.float32), answers(truth), IDENTITIES)
     assert threshold is not None
     assert map_at_5 > 0.6
 
@@ -100,7 +112,7 @@ def overlapping() -> tuple[NDArray[np.float32], list[str]]:
 def test_the_fewer_new_photos_are_expected_the_lower_the_threshold(rule: str) -> None:
     scores, truth = overlapping()
     found = [
-        choose_threshold(
+        choose_new_threshold(
             scores,
             answers(truth),
             IDENTITIES,
@@ -119,8 +131,8 @@ def test_the_fewer_new_photos_are_expected_the_lower_the_threshold(rule: str) ->
 
 def test_the_share_that_valid_has_changes_nothing() -> None:
     scores, truth = overlapping()
-    plain = choose_threshold(scores, answers(truth), IDENTITIES)
-    shared = choose_threshold(scores, answers(truth), IDENTITIES, MethodConfig(new_share=0.5))
+    plain = choose_new_threshold(scores, answers(truth), IDENTITIES)
+    shared = choose_new_threshold(scores, answers(truth), IDENTITIES, MethodConfig(new_share=0.5))
     assert shared[0] == plain[0]
     assert shared[1] == pytest.approx(plain[1])
 
@@ -128,7 +140,7 @@ def test_the_share_that_valid_has_changes_nothing() -> None:
 def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
     scores, truth = overlapping()
     config = MethodConfig(new_share=0.8, new_rule="second")
-    threshold, value = choose_threshold(scores, answers(truth), IDENTITIES, config)
+    threshold, value = choose_new_threshold(scores, answers(truth), IDENTITIES, config)
     # Four times as many new photos as known ones: each new one four times.
     rows = [row for row, name in enumerate(truth) for _ in range(4 if name == NEW else 1)]
     many = means_by_threshold(
@@ -139,7 +151,7 @@ def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
         new_rule="second",
     )
     assert many["map_at_5"] == [pytest.approx(value)]
-    curve = curve_of_new(scores, answers(truth), IDENTITIES, config, threshold)
+    curve = new_threshold_curve(scores, answers(truth), IDENTITIES, config, threshold)
     assert curve["map_at_5_adjusted"][curve["threshold"].index(threshold)] == value  # type: ignore[arg-type]
     assert curve["map_at_5"] != curve["map_at_5_adjusted"]
 
@@ -147,10 +159,13 @@ def test_the_adjusted_score_is_that_of_a_valid_with_this_share() -> None:
 def test_a_share_that_cannot_be_kept_to_is_told() -> None:
     config = MethodConfig(new_share=0.2)
     both, known, new = (answers(truth) for truth in ([NEW, "ann"], ["ann"], [NEW]))
-    assert share_warnings(both, config) == share_warnings(known, MethodConfig()) == []
-    assert "no new photo to choose a threshold by, so new is no candidate" in share_warnings(known, config)[0]
-    assert "no known photo" in share_warnings(new, config)[0]
+    assert new_share_warnings(both, config) == new_share_warnings(known, MethodConfig()) == []
+    assert (
+        "no new photo to choose a threshold by, so new is no candidate"
+        in new_share_warnings(known, config)[0]
+    )
+    assert "no known photo" in new_share_warnings(new, config)[0]
     scores = np.eye(1, 6, dtype=np.float32)
-    assert choose_threshold(scores, known, IDENTITIES, config) == (None, 1.0)
-    assert choose_threshold(scores, new, IDENTITIES, config)[1] == 1.0
-    assert curve_of_new(scores, known, IDENTITIES, config, None) == {}
+    assert choose_new_threshold(scores, known, IDENTITIES, config) == (None, 1.0)
+    assert choose_new_threshold(scores, new, IDENTITIES, config)[1] == 1.0
+    assert new_threshold_curve(scores, known, IDENTITIES, config, None) == {}

@@ -15,10 +15,17 @@ from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
-from whalebench.splits.dealing import group_photos
+from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import Split, check_split, make_table, table_text
-from whalebench.splits.store import committed_stem, read_split, write_split
+from whalebench.splits.split import (
+    Split,
+    check_split,
+    committed_stem,
+    make_table,
+    read_split,
+    table_text,
+    write_split,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "split.csv"
 
@@ -86,7 +93,7 @@ photos = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(photos, min_size=1, max_size=60),
     st.integers(2, 5),

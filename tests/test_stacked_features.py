@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.method import MethodConfig
@@ -83,7 +83,7 @@ def test_a_regression_comes_back_from_its_weights() -> None:
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     settings = ("crop=none", "backbone=test_resnet+narrow_resnet10", "epochs=2")
-    ground = draw_ground(Workspace.open(tmp_path_factory.mktemp("final") / "workspace"))
+    ground = draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("final") / "workspace"))
     config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, settings))
     trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
     return trial.learn(trial.views)

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.conformance.scoring import goes_on
+from whalebench.benchmarks.conformance.checks import resumes
 from whalebench.benchmarks.conformance.suite import smallest_settings
-from whalebench.benchmarks.conformance.trial import Ground, Trial, draw_ground
+from whalebench.benchmarks.conformance.trial import ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core import checkpoint as unfinished
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, read_state, write_state
 from whalebench.benchmarks.core.progress import EpochSummary, Silent
@@ -47,12 +47,12 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return draw_ground(Workspace.open(tmp_path_factory.mktemp("trial")))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
+    return draw_toy_benchmarks(Workspace.open(tmp_path_factory.mktemp("trial")))
 
 
 @pytest.mark.parametrize("which", METHODS)
-def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, ground: Ground) -> None:
+def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, ground: ToyBenchmarks) -> None:
     name, *settings = METHODS[which]
     kind = find_method(name)
     if not any(setting.startswith("epochs=") for setting in settings):
@@ -60,7 +60,7 @@ def test_stopped_in_every_epoch_and_taken_up_it_learns_the_same(which: str, grou
     config = configure(kind, smallest_settings(kind, settings))
     trial = Trial(name, kind, config, ground)
     trial.learned = trial.learn(trial.views)
-    assert goes_on(trial).startswith("Stopped")
+    assert resumes(trial).startswith("Stopped")
 
 
 def test_states_come_back_as_they_were(tmp_path: Path) -> None:
@@ -237,11 +237,11 @@ def test_keeping_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
 
     written: list[float] = []
     monkeypatch.setattr(unfinished, "write_state", slow_write)
-    kept = CheckpointStore(tmp_path / "run", share=0.1)
+    kept = CheckpointStore(tmp_path / "run", max_share=0.1)
     kept.begin({"network": nn.Linear(1, 1)})
     for epoch in range(100):
         now[0] += 1.0
-        kept.keep({}, last=epoch == 99)
+        kept.save({}, last=epoch == 99)
     assert len(written) == pytest.approx(100 / 11, abs=2)
     assert written[-1] == now[0]
 
@@ -275,7 +275,6 @@ def test_a_run_that_another_process_is_at_is_waited_for(asked: RunRequest, tiny:
     waiting.join()
     assert records == [name]
     assert not is_run_locked(tiny, name)
-    assert list((tiny.cache / "claimed").iterdir()) == []
 
 
 def test_what_is_kept_may_be_read_by_whoever_may_read_its_folder(tmp_path: Path) -> None:
@@ -286,7 +285,7 @@ def test_what_is_kept_may_be_read_by_whoever_may_read_its_folder(tmp_path: Path)
 
 def test_killed_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
     workspace = Workspace.open(tmp_path)
-    draw_ground(workspace)
+    draw_toy_benchmarks(workspace)
     found = kill_runs("softmax", 3, workspace, random.Random(0))
     assert found.kills >= 3
     assert found.taken_up

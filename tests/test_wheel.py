@@ -89,7 +89,7 @@ def test_the_command_line_runs_from_the_wheel(installed: tuple[Path, dict[str, s
 
 def test_it_is_the_wheel_that_runs(installed: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     code = (
-        "import whalebench, whalebench.cli, whalebench.splits.store as store\n"
+        "import whalebench, whalebench.cli, whalebench.splits.split as store\n"
         "from importlib.metadata import entry_points\n"
         "print(whalebench.__file__, whalebench.cli.__file__, store.__file__, sep='\\n')\n"
         "print(*sorted(point.name for point in entry_points(group='whalebench.methods')))"

@@ -1,6 +1,6 @@
 """The conformance suite: whether a method keeps what every method promises, tried in miniature.
 
-The settings under which any method is quick, for trying it out and not for its scores.
+It is tried under the smallest settings it takes: for being quick, not for its scores.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.declaration import DECLARATION_CHECKS, LEARNING_CHECKS, learns
-from whalebench.benchmarks.conformance.scoring import REPEAT_CHECKS, SCORING_CHECKS
-from whalebench.benchmarks.conformance.trial import Broken, DoesNotApply, Ground, Trial, draw_ground
+from whalebench.benchmarks.conformance.checks import CHECKS
+from whalebench.benchmarks.conformance.trial import (
+    CheckFailed,
+    NotApplicable,
+    ToyBenchmarks,
+    Trial,
+    draw_toy_benchmarks,
+)
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, fields_of, find_method
 
-SMALLEST = {
+Result = Literal["passed", "failed", "not applicable"]
+SMALLEST_VALUES = {
     "pretrained": "none",  # nothing is downloaded
     "backbone": "test_resnet",
     "size": "32",
@@ -35,56 +41,8 @@ SMALLEST = {
     "confidence": "0.01",  # so that some test photos are learned from, of which hardly anything is known yet
 }
 """By the name of a field, or of a part's field after the dot: what it is set to where that can be."""
-ELSE = {"epochs": tuple(map(str, range(2, 9)))}
+NEXT_VALUES = {"epochs": tuple(map(str, range(2, 9)))}
 """What is tried next where that cannot be: every cycle of a schedule has an epoch."""
-
-
-def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:
-    """The settings given, and beside them those that make the method quick, as `key=value`.
-
-    A field of one of these names that cannot be set so (`scale` is a factor elsewhere) keeps its default.
-    Those of a method within are made quick, too. Raises WhalebenchError where the settings given cannot be.
-    """
-    given = {setting.partition("=")[0] for setting in settings}
-    names = [name for name, _ in fields_of(method.Config)]
-    chosen = list(settings)
-    if "scale" in names and "scale" not in given and _possible(method, [*chosen, "scale=small"]):
-        chosen.append("scale=small")  # before all else, because it says what is set within
-    config = configure(method, chosen)
-    for name in names:
-        if f"{name}_settings" in names and (within := getattr(config, name)):
-            own = [each for each in getattr(config, f"{name}_settings").split(",") if each]
-            if f"{name}_settings" not in given:
-                own = [each for each in own if each.partition("=")[0].rpartition(".")[2] not in SMALLEST]
-            chosen.append(f"{name}_settings={','.join(smallest_settings(find_method(within), own))}")
-    fields = [name for name in names if name not in given]
-    for leaf, value in SMALLEST.items():
-        for name in fields:
-            if name.rpartition(".")[2] == leaf:
-                tried = (f"{name}={each}" for each in (value, *ELSE.get(leaf, ())))
-                chosen += islice((each for each in tried if _possible(method, [*chosen, each])), 1)
-    return tuple(chosen)
-
-
-def _possible(method: type[Method], settings: Sequence[str]) -> bool:
-    try:
-        configure(method, settings)
-    except WhalebenchError:
-        return False
-    return True
-
-
-Result = Literal["passed", "failed", "not applicable"]
-Check = Callable[[Trial], str]
-"""The sentence of a check that is passed; Broken for one that is not, DoesNotApply for one that cannot be."""
-CHECKS: dict[str, Check] = {
-    **DECLARATION_CHECKS,
-    "learns": learns,
-    **SCORING_CHECKS,
-    **LEARNING_CHECKS,
-    **REPEAT_CHECKS,
-}
-"""In this order, because most need what `learns` leaves behind."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +70,7 @@ class Conformance:
         return all(finding.result != "failed" for finding in self.findings)
 
     def document(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The findings as plain values, for JSON."""
         checks = [dict(vars(finding)) for finding in self.findings]
         return {
             "method": self.method, "passed": self.passed, "settings": list(self.settings), "checks": checks
@@ -128,20 +86,20 @@ def check_method(name: str, settings: Sequence[str], progress: Progress = SILENT
     configure(kind, settings)
     with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:
         progress.stage("check")
-        ground = draw_ground(Workspace.open(Path(folder)))
-        return conform(name, kind, settings, ground, progress)
+        toys = draw_toy_benchmarks(Workspace.open(Path(folder)))
+        return conform(name, kind, settings, toys, progress)
 
 
 def conform(
     name: str,
     kind: type[Method],
     settings: Sequence[str],
-    ground: Ground,
+    toys: ToyBenchmarks,
     progress: Progress = SILENT,
 ) -> Conformance:
-    """What came of all checks of a method on the ground; on the processor, where a seed settles all."""
+    """What came of all checks of a method, on the processor, where a seed settles all."""
     chosen = smallest_settings(kind, settings)
-    trial = Trial(name, kind, configure(kind, chosen), ground)
+    trial = Trial(name, kind, configure(kind, chosen), toys)
     findings = []
     for what, check in CHECKS.items():
         findings.append(_find(what, check, trial))
@@ -149,13 +107,50 @@ def conform(
     return Conformance(name, chosen, tuple(findings))
 
 
-def _find(what: str, check: Check, trial: Trial) -> Finding:
+def _find(what: str, check: Callable[[Trial], str], trial: Trial) -> Finding:
     try:
         return Finding(what, "passed", check(trial))
-    except DoesNotApply as reason:
+    except NotApplicable as reason:
         return Finding(what, "not applicable", str(reason))
-    except Broken as reason:
+    except CheckFailed as reason:
         return Finding(what, "failed", str(reason))
     except Exception as error:  # a method may raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return Finding(what, "failed", f"It stopped with {said}.")
+
+
+def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:
+    """The settings given, and beside them those that make the method quick, as `key=value`.
+
+    A field of one of these names that cannot be set so (`scale` is a factor elsewhere) keeps its default.
+    Those of a method within are made quick, too. Raises WhalebenchError where the settings given cannot be.
+    """
+    given = {setting.partition("=")[0] for setting in settings}
+    names = [name for name, _ in fields_of(method.Config)]
+    chosen = list(settings)
+    if "scale" in names and "scale" not in given and _is_possible(method, [*chosen, "scale=small"]):
+        chosen.append("scale=small")  # before all else, because it says what is set within
+    config = configure(method, chosen)
+    for name in names:
+        if f"{name}_settings" in names and (within := getattr(config, name)):
+            inner = [each for each in getattr(config, f"{name}_settings").split(",") if each]
+            if f"{name}_settings" not in given:
+                inner = [
+                    each for each in inner if each.partition("=")[0].rpartition(".")[2] not in SMALLEST_VALUES
+                ]
+            chosen.append(f"{name}_settings={','.join(smallest_settings(find_method(within), inner))}")
+    fields = [name for name in names if name not in given]
+    for leaf, value in SMALLEST_VALUES.items():
+        for name in fields:
+            if name.rpartition(".")[2] == leaf:
+                tried = (f"{name}={each}" for each in (value, *NEXT_VALUES.get(leaf, ())))
+                chosen += islice((each for each in tried if _is_possible(method, [*chosen, each])), 1)
+    return tuple(chosen)
+
+
+def _is_possible(method: type[Method], settings: Sequence[str]) -> bool:
+    try:
+        configure(method, settings)
+    except WhalebenchError:
+        return False
+    return True

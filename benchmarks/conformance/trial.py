@@ -1,9 +1,8 @@
-"""A method on trial: built, taught and asked as a run would, as often as the checks need it.
+"""A method on trial: built, trained and scored as a run would, as often as the checks need it.
 
-The benchmark in miniature that `whalebench check` tries methods on: 39 drawn photos, and the same bare.
-
-Four individuals with seven photos, two with one (in train), and photos of *new* individuals in train, valid
-and test. Photos differ in shape; boxes, landmarks and masks lack here and there; species are named.
+It is tried on benchmarks in miniature: 39 drawn photos of four individuals with seven photos, of two with one
+(in train), and of *new* individuals in train, valid and test. Photos differ in shape; boxes, landmarks and
+masks lack here and there; species are named.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,22 +39,104 @@ SHAPES = ((64, 96), (96, 64), (80, 80))
 """Heights and widths in pixels, by turns."""
 GAPS = {"box": 3, "tip": 4, "mask": 5}
 """Every so many photos this annotation is missing."""
+TOLERANCE = 1e-4
+"""How far apart scores may lie that should be equal, as a share of their spread: sums are rounded."""
+SomePhotos = TypeVar("SomePhotos", bound=Photos)
+
+
+class CheckFailed(Exception):
+    """What a method promised and did not keep, in one sentence."""
+
+
+class NotApplicable(Exception):
+    """Why a check says nothing of a method, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A method that has learned, and the harness it learned with."""
+
+    method: Method
+    harness: RunHarness
+    views: Views
+
+    def scores(self, part: str = "valid") -> NDArray[np.float32]:
+        """Its scores (photos, identities) of train's known photos, valid or test, as a run asks for them."""
+        return np.asarray(self.method.score(self.views.queries()[part]))
+
+
+class Trial:
+    """The method with its configuration, the toy benchmarks, and what became of its learning."""
+
+    learned: Learned | None = None
+    """After `learns`, unless that failed."""
+
+    def __init__(self, name: str, kind: type[Method], config: MethodConfig, toys: ToyBenchmarks) -> None:
+        self.name, self.kind, self.config, self.toys = name, kind, config, toys
+        self.requested_sizes: set[Size] = set()
+        """Sizes at which photos of `views` were requested so far."""
+        self.views = with_watched_store(self.views_of(toys.annotated), self.requested_sizes)
+
+    def views_of(self, benchmark: Benchmark) -> Views:
+        """What the method may see of the benchmark's only fold."""
+        return fold_views(benchmark, 0, oracle=self.config.sees_annotations())
+
+    def build(self, config: MethodConfig | None = None) -> Method:
+        """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
+        return build_method(self.kind(config or self.config))
+
+    def learn(
+        self, views: Views, progress: Progress = SILENT, unfinished: CheckpointStore | None = None
+    ) -> Learned:
+        """The method after learning from the views; always with the same seed.
+
+        With a folder of what is `unfinished`, it goes on from there and is kept there.
+        """
+        method = self.build()
+        harness = RunHarness(0, CPU, views, progress, unfinished=unfinished)
+        harness.seed_everything()
+        harness.stage("learn")
+        harness.fit(method)
+        return Learned(method, harness, views)
+
+    def after_learning(self) -> Learned:
+        """The method as the check `learns` left it; where that failed, no further check applies."""
+        if self.learned is None:
+            raise NotApplicable("It has not learned.")
+        return self.learned
+
+
+def with_watched_store(views: Views, requested_sizes: set[Size]) -> Views:
+    """The same views on a store of their own, which adds every size that is requested to the set."""
+
+    def watch(photos: SomePhotos) -> SomePhotos:
+        kept = {name: getattr(photos.store, name) for name in ("cache", "paths", "digests", "mask_paths")}
+        return replace(photos, store=WatchedStore(**kept, requested_sizes=requested_sizes))
+
+    return replace(views, train=watch(views.train), valid=watch(views.valid), test=watch(views.test))
 
 
 @dataclass(frozen=True)
 class WatchedStore(PhotoStore):
-    """A store that notes at which sizes it is asked for photos."""
+    """A store that notes at which sizes photos are requested."""
 
-    asked: set[Size] = field(default_factory=set, compare=False)
+    requested_sizes: set[Size] = field(default_factory=set, compare=False)
 
     def pixels(self, size: Size, *further: Any) -> NDArray[np.uint8]:
-        """As of every store."""
-        self.asked.add(size)
+        """The photos at that size, which is noted."""
+        self.requested_sizes.add(size)
         return super().pixels(size, *further)
 
 
-class Ground(NamedTuple):
-    """Where a method is tried."""
+def relative_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """The largest distance of two tables, as a share of the spread of the first; infinite for NaN."""
+    spread = max(float(np.ptp(one)), 1e-6)
+    distance = float(np.abs(one.astype(np.float64) - other).max()) / spread
+    return distance if np.isfinite(distance) else float("inf")
+
+
+class ToyBenchmarks(NamedTuple):
+    """The benchmarks in miniature that a method is tried on."""
 
     annotated: Benchmark
     plain: Benchmark
@@ -64,7 +145,7 @@ class Ground(NamedTuple):
     """The same photos and annotations as `annotated`, but for the test photos: all of them are grey."""
 
 
-def draw_ground(workspace: Workspace) -> Ground:
+def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
     """The benchmarks, drawn into the workspace; the same pixels every time."""
     rows = _draw(workspace.cache / "drawn")
     annotations = {"x0", "y0", "x1", "y1", "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species"}
@@ -76,7 +157,9 @@ def draw_ground(workspace: Workspace) -> Ground:
     paths = [grey if image in test else path for image, path in zip(table["image"], store.paths, strict=True)]
     # What is kept of decoded photos goes by their digests, which are left as they are: another folder.
     altered = replace(store, paths=tuple(paths), cache=store.cache.with_name("grey"), _open={})
-    return Ground(annotated, _imported(bare, "trial-plain", workspace), replace(annotated, store=altered))
+    return ToyBenchmarks(
+        annotated, _imported(bare, "trial-plain", workspace), replace(annotated, store=altered)
+    )
 
 
 def _imported(rows: list[dict[str, Any]], name: str, workspace: Workspace) -> Benchmark:
@@ -133,87 +216,3 @@ def _draw_one(
     if number % GAPS["mask"] == 1:
         values["mask"] = ""
     return values
-
-
-TOLERANCE = 1e-4
-"""How far apart scores may lie that should be equal, as a share of their spread: sums are rounded."""
-
-
-class Broken(Exception):
-    """What a method promised and did not keep, in one sentence."""
-
-
-class DoesNotApply(Exception):
-    """Why a check says nothing of a method, in one sentence."""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A method that has learned, and what it told the harness."""
-
-    method: Method
-    harness: RunHarness
-    views: Views
-
-    def scores(self, part: str = "valid") -> NDArray[np.float32]:
-        """Its scores (photos, identities) of train's known photos, valid or test, as a run asks for them."""
-        return np.asarray(self.method.score(self.views.queries()[part]))
-
-
-class Trial:
-    """The method with its configuration, where it is tried, and what became of its learning."""
-
-    learned: Learned | None = None
-    """After `learns`, unless that failed."""
-
-    def __init__(self, name: str, kind: type[Method], config: MethodConfig, ground: Ground) -> None:
-        self.name, self.kind, self.config, self.ground = name, kind, config, ground
-        self.asked: set[Size] = set()
-        """Sizes at which photos of `views` were asked for so far."""
-        self.views = watched(self.views_of(ground.annotated), self.asked)
-
-    def views_of(self, benchmark: Benchmark) -> Views:
-        """What the method may see of the benchmark's only fold."""
-        return fold_views(benchmark, 0, oracle=self.config.sees_annotations())
-
-    def build(self, config: MethodConfig | None = None) -> Method:
-        """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
-        return build_method(self.kind(config or self.config))
-
-    def learn(
-        self, views: Views, progress: Progress = SILENT, unfinished: CheckpointStore | None = None
-    ) -> Learned:
-        """The method after learning from the views; always with the same seed.
-
-        With a folder of what is `unfinished`, it goes on from there and is kept there.
-        """
-        method = self.build()
-        harness = RunHarness(0, CPU, views, progress, unfinished=unfinished)
-        harness.seed_everything()
-        harness.stage("learn")
-        harness.fit(method)
-        return Learned(method, harness, views)
-
-    def after_learning(self) -> Learned:
-        """What `learns` left behind."""
-        if self.learned is None:
-            raise DoesNotApply("It has not learned.")
-        return self.learned
-
-
-def watched(views: Views, asked: set[Size]) -> Views:
-    """The same views on a store of their own, which adds to `asked` the sizes it is asked for."""
-
-    def watch(photos: Photos) -> Photos:
-        kept = {name: getattr(photos.store, name) for name in ("cache", "paths", "digests", "mask_paths")}
-        return replace(photos, store=WatchedStore(**kept, asked=asked))
-
-    train, valid, test = (watch(photos) for photos in (views.train, views.valid, views.test))
-    return replace(views, train=train, valid=valid, test=test)
-
-
-def apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """How far apart two tables lie at most, as a share of the spread of the first; infinite for NaN."""
-    spread = max(float(np.ptp(one)), 1e-6)
-    distance = float(np.abs(one.astype(np.float64) - other).max()) / spread
-    return distance if np.isfinite(distance) else float("inf")

@@ -1,13 +1,13 @@
 """The catalog: one table with a row for each photo, its digest, and the folder it is kept in.
 
-The columns of a catalog: which there are, of which type, and the digest over them.
-
-Whether photos are still the files that were catalogued, without reading most of them again.
+The table says which columns there are and of which type; the digest goes over what the photos show and are
+called. A stamp for each photo's file tells later whether it is still the file that was catalogued, without
+reading most of them again.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,137 +27,11 @@ BOX = ("x0", "y0", "x1", "y1")
 SIZE = ("width", "height")
 DIGESTS = ("content_digest", "file_digest")
 PARTS = ("train", "valid", "test")
-
-
-def landmark_names(columns: Iterable[str]) -> tuple[str, ...]:
-    """The names for which there is both a `<name>_x` and a `<name>_y` column, sorted.
-
-    >>> landmark_names(["x0", "notch_y", "notch_x", "tip_x"])
-    ('notch',)
-    """
-    held = set(columns)
-    return tuple(sorted(name[:-2] for name in held if name.endswith("_x") and f"{name[:-2]}_y" in held))
-
-
-def complete_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
-
-    Texts that are absent become "", numbers NaN, sizes 0. The column `split` stays absent when it is empty.
-    """
-    images = [str(image) for image in table["image"]]
-    # Python's order of code points, so that no library's collation decides.
-    rows = table.iloc[sorted(range(len(images)), key=images.__getitem__)].reset_index(drop=True)
-    columns: dict[str, Any] = {column: _text(rows, column) for column in (*REQUIRED, *OPTIONAL_TEXT)}
-    for column in (*BOX, *(f"{name}_{axis}" for name in landmark_names(rows.columns) for axis in "xy")):
-        columns[column] = pd.to_numeric(rows[column]) if column in rows else pd.Series(np.nan, rows.index)
-        columns[column] = columns[column].astype("float64")
-    for column in SIZE:
-        columns[column] = rows[column].astype("int64") if column in rows else pd.Series(0, rows.index)
-    for column in DIGESTS:
-        columns[column] = _text(rows, column)
-    split = _text(rows, "split")
-    if any(split):
-        columns["split"] = split
-    return pd.DataFrame(columns)
-
-
-def table_digest(table: pd.DataFrame) -> str:
-    """The SHA-256 of a complete table's rows, whatever the order of columns, without paths and file digests.
-
-    Numbers enter with four decimals, and of a mask only whether there is one.
-    """
-    parts = []
-    for column in sorted(set(table.columns) - {"path", "file_digest"}):
-        values = table[column]
-        if column == "mask":
-            texts = ["yes" if value else "" for value in values]
-        elif values.dtype.kind == "f":
-            # Adding zero turns a rounded -0.0 into 0.0.
-            rounded = np.round(values.to_numpy(dtype=np.float64), 4) + 0.0
-            texts = ["" if text == "nan" else text for text in map("{:.4f}".format, rounded.tolist())]
-        else:
-            texts = [str(value) for value in values.tolist()]
-        parts.append(json.dumps([column, texts]))
-    return digest_text("\n".join(parts))
-
-
-def _text(table: pd.DataFrame, column: str) -> "pd.Series[str]":
-    values = table[column].fillna("") if column in table else [""] * len(table)
-    return pd.Series(list(map(str, values)), index=table.index, dtype="str")
-
-
 Stamp = tuple[str, int, int, int]
 """A file's SHA-256, its size, and when its content and its entry were last changed (nanoseconds)."""
 
 STAMPS = "photos.stat.json"
-
-
-def take_stamp(path: Path, digest: str = "") -> Stamp:
-    """The digest given, with size and times of the file as they are now."""
-    status = path.stat()
-    # The entry's time, unlike the content's, cannot be set back by hand.
-    return (digest, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def write_stamps(folder: Path, stamps: Mapping[str, Stamp]) -> None:
-    """Nothing; stamps by image, each taken before its file was hashed, are trusted from now on."""
-    atomic_text(folder / STAMPS, json.dumps(stamps, separators=(",", ":")) + "\n")
-
-
-def verify_files(
-    name: str, images: Sequence[str], paths: Sequence[Path], digests: Sequence[str], folder: Path
-) -> None:
-    """Nothing when every file has its digest; else an error that names the images of the catalog `name`.
-
-    Only files that differ from the stamps in `folder` are hashed; then the stamps are written anew.
-    """
-    known = _read_stamps(folder)
-    current: dict[str, Stamp] = {}
-    unsure: dict[str, Path] = {}
-    absent: list[str] = []
-    for image, path, digest in zip(images, paths, digests, strict=True):
-        try:
-            current[image] = take_stamp(path, digest)
-        except OSError:
-            absent.append(image)
-            continue
-        if known.get(image) != current[image]:
-            unsure[image] = path
-    with ThreadPoolExecutor() as pool:
-        hashed = dict(zip(unsure, pool.map(_digest, unsure.values()), strict=True))
-    changed = [image for image, digest in hashed.items() if digest != current[image][0]]
-    if absent or changed:
-        raise WhalebenchError(_complaint(name, absent, changed))
-    if unsure or len(known) != len(current):
-        write_stamps(folder, current)
-
-
-def _read_stamps(folder: Path) -> dict[str, Stamp]:
-    try:
-        stamps = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
-        return {image: (str(d), int(s), int(m), int(c)) for image, (d, s, m, c) in stamps.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # without stamps every photo is hashed, which is slow but safe
-
-
-def _digest(path: Path) -> str:
-    try:
-        return digest_file(path)
-    except OSError:
-        return ""
-
-
-def _complaint(name: str, absent: list[str], changed: list[str]) -> str:
-    parts = []
-    for what, images in (("gone", absent), ("changed", changed)):
-        if images:
-            more = f" and {len(images) - 5} more" if len(images) > 5 else ""
-            number = "1 photo is" if len(images) == 1 else f"{len(images)} photos are"
-            parts.append(f"{number} {what} ({', '.join(images[:5])}{more})")
-    return (
-        f"The photos of {name} are not those that were catalogued: {'; '.join(parts)}; "
-        "restore the files, or import the benchmark again under a new name."
-    )
+"""The file of a catalog's folder that holds the stamps by image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,11 +55,6 @@ class Catalog:
         """The individuals by name, sorted, without the empty name of *new* photos."""
         return tuple(sorted(set(self.table["identity"]) - {""}))
 
-    @cached_property
-    def has_boxes(self) -> bool:
-        """Whether at least one photo has a box."""
-        return bool(self.table["x0"].notna().any())
-
 
 def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) -> Catalog:
     """A catalog in memory from rows in any order; columns that are absent are filled as not known.
@@ -208,7 +77,7 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
 
 
 def write_catalog(
-    catalog_table: pd.DataFrame,
+    table: pd.DataFrame,
     folder: Path,
     name: str,
     source: str,
@@ -221,7 +90,7 @@ def write_catalog(
     Paths inside `folder` are stored relative to it, so that a workspace can be moved. dataset is the public
     set that the photos are, where it is said.
     """
-    catalog = build_catalog(catalog_table, name, folder)
+    catalog = build_catalog(table, name, folder)
     stored = catalog.table.copy()
     undigested = stored.loc[stored["file_digest"] == "", "image"].tolist()
     if undigested:
@@ -281,15 +150,6 @@ def read_catalog(folder: Path) -> Catalog:
     return catalog
 
 
-def verify_photos(catalog: Catalog, folder: Path) -> None:
-    """Nothing when every photo is still the file that was catalogued; else an error that names the photos.
-
-    Files are hashed again only when their size or times are not those kept in `folder`/photos.stat.json.
-    """
-    images, paths, digests = (catalog.table[name].tolist() for name in ("image", "path", "file_digest"))
-    verify_files(catalog.name, images, [Path(path) for path in paths], digests, folder)
-
-
 def _absolute(value: str, folder: Path | None) -> str:
     if not value or folder is None or Path(value).is_absolute():
         return value
@@ -300,3 +160,128 @@ def _relative(value: str, folder: Path) -> str:
     if value and Path(value).is_relative_to(folder.absolute()):
         return Path(value).relative_to(folder.absolute()).as_posix()
     return value
+
+
+def complete_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
+
+    Texts that are absent become "", numbers NaN, sizes 0. The column `split` stays absent when it is empty.
+    """
+    images = [str(image) for image in table["image"]]
+    # Python's order of code points, so that no library's collation decides.
+    rows = table.iloc[sorted(range(len(images)), key=images.__getitem__)].reset_index(drop=True)
+    columns: dict[str, Any] = {column: _text(rows, column) for column in (*REQUIRED, *OPTIONAL_TEXT)}
+    for column in (*BOX, *(f"{name}_{axis}" for name in landmark_names(rows.columns) for axis in "xy")):
+        columns[column] = pd.to_numeric(rows[column]) if column in rows else pd.Series(np.nan, rows.index)
+        columns[column] = columns[column].astype("float64")
+    for column in SIZE:
+        columns[column] = rows[column].astype("int64") if column in rows else pd.Series(0, rows.index)
+    for column in DIGESTS:
+        columns[column] = _text(rows, column)
+    split = _text(rows, "split")
+    if any(split):
+        columns["split"] = split
+    return pd.DataFrame(columns)
+
+
+def landmark_names(columns: Iterable[str]) -> tuple[str, ...]:
+    """The names for which there is both a `<name>_x` and a `<name>_y` column, sorted.
+
+    >>> landmark_names(["x0", "notch_y", "notch_x", "tip_x"])
+    ('notch',)
+    """
+    held = set(columns)
+    return tuple(sorted(name[:-2] for name in held if name.endswith("_x") and f"{name[:-2]}_y" in held))
+
+
+def table_digest(table: pd.DataFrame) -> str:
+    """The SHA-256 of a complete table's rows, whatever the order of columns, without paths and file digests.
+
+    Numbers enter with four decimals, and of a mask only whether there is one.
+    """
+    parts = []
+    for column in sorted(set(table.columns) - {"path", "file_digest"}):
+        values = table[column]
+        if column == "mask":
+            texts = ["yes" if value else "" for value in values]
+        elif values.dtype.kind == "f":
+            # Adding zero turns a rounded -0.0 into 0.0.
+            rounded = np.round(values.to_numpy(dtype=np.float64), 4) + 0.0
+            texts = ["" if text == "nan" else text for text in map("{:.4f}".format, rounded.tolist())]
+        else:
+            texts = [str(value) for value in values.tolist()]
+        parts.append(json.dumps([column, texts]))
+    return digest_text("\n".join(parts))
+
+
+def _text(table: pd.DataFrame, column: str) -> "pd.Series[str]":
+    values = table[column].fillna("") if column in table else [""] * len(table)
+    return pd.Series(list(map(str, values)), index=table.index, dtype="str")
+
+
+def verify_photos(catalog: Catalog, folder: Path) -> None:
+    """Refuses a catalog whose photos are no longer the files that were catalogued, and names those photos.
+
+    Only files whose size or times differ from the stamps in `folder` are hashed; then the stamps are written
+    anew.
+    """
+    images, paths, digests = (catalog.table[name].tolist() for name in ("image", "path", "file_digest"))
+    known = _read_stamps(folder)
+    current: dict[str, Stamp] = {}
+    unsure: dict[str, Path] = {}
+    absent: list[str] = []
+    for image, path, digest in zip(images, map(Path, paths), digests, strict=True):
+        try:
+            current[image] = take_stamp(path, digest)
+        except OSError:
+            absent.append(image)
+            continue
+        if known.get(image) != current[image]:
+            unsure[image] = path
+    with ThreadPoolExecutor() as pool:
+        hashed = dict(zip(unsure, pool.map(_digest, unsure.values()), strict=True))
+    changed = [image for image, digest in hashed.items() if digest != current[image][0]]
+    if absent or changed:
+        raise WhalebenchError(_changes(catalog.name, absent, changed))
+    if unsure or len(known) != len(current):
+        write_stamps(folder, current)
+
+
+def take_stamp(path: Path, digest: str = "") -> Stamp:
+    """The digest given, with size and times of the file as they are now."""
+    status = path.stat()
+    # The entry's time, unlike the content's, cannot be set back by hand.
+    return (digest, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def write_stamps(folder: Path, stamps: Mapping[str, Stamp]) -> None:
+    """Writes the stamps by image, each taken before its file was hashed; they are trusted from now on."""
+    atomic_text(folder / STAMPS, json.dumps(stamps, separators=(",", ":")) + "\n")
+
+
+def _read_stamps(folder: Path) -> dict[str, Stamp]:
+    try:
+        stamps = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+        return {image: (str(d), int(s), int(m), int(c)) for image, (d, s, m, c) in stamps.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # without stamps every photo is hashed, which is slow but safe
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError:
+        return ""
+
+
+def _changes(name: str, absent: list[str], changed: list[str]) -> str:
+    parts = []
+    for what, images in (("gone", absent), ("changed", changed)):
+        if images:
+            more = f" and {len(images) - 5} more" if len(images) > 5 else ""
+            number = "1 photo is" if len(images) == 1 else f"{len(images)} photos are"
+            parts.append(f"{number} {what} ({', '.join(images[:5])}{more})")
+    return (
+        f"The photos of {name} are not those that were catalogued: {'; '.join(parts)}; "
+        "restore the files, or import the benchmark again under a new name."
+    )

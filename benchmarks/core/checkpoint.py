@@ -1,8 +1,7 @@
-"""Unfinished runs: what is kept of each training after its epochs, so that a stopped run goes on.
+"""Checkpoints of unfinished runs: the state of each training after its epochs, so that a stopped run goes on.
 
-States in a file: nested dicts and lists of tensors and numbers, as safetensors with JSON in its header.
-
-Reading one runs no code, whoever wrote it.
+A state is nested dicts and lists of tensors and numbers, kept as safetensors with JSON in its header: reading
+one runs no code, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -22,16 +21,150 @@ import torch
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, share
+from whalebench.benchmarks.core.photos import CPU
+from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, inherit_permissions
 
 STATE = "state"
 """What the description stands under in the file's header."""
+MAX_SHARE = 0.05
+"""Most of the time that may be spent on saving; the last epoch of a training is always saved."""
+GENERATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., None]]] = MappingProxyType(
+    {
+        "cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state),
+        "mps": (lambda _: torch.mps.get_rng_state(), lambda state, _: torch.mps.set_rng_state(state)),
+    }
+)
+"""By type of device: what gives the state of a device's generator, and what puts it back."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Something that changes while a method learns: networks, optimizers, and samplers that remember."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, in dicts and lists of tensors, arrays, numbers and words."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Takes up what `state_dict` gave."""
+
+
+class CheckpointStore:
+    """The checkpoints of one unfinished run: a file for each of its trainings, whole or absent.
+
+    It is deleted when the run is written; states of another version of torch, or of other processor
+    threads, would not lead to the same numbers and are left alone.
+    """
+
+    def __init__(self, folder: Path | None, device: torch.device = CPU, max_share: float = MAX_SHARE) -> None:
+        """Without a folder nothing is saved; the device is that of the trainings."""
+        self.folder, self.device, self.max_share = folder, device, max_share
+        self._training, self._next_save = 0, 0.0
+        self._parts: dict[str, Stateful] = {}
+        self.mismatch = ""
+        """Why the training that was begun before cannot go on from its checkpoint; else empty."""
+
+    def begin(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
+        """The facts saved with the latest epoch of the next training, its parts and random states restored.
+
+        None, and nothing is changed, where there is no checkpoint. Raises WhalebenchError where it does not
+        fit the parts.
+        """
+        self._training += 1
+        self._parts, self._next_save, self.mismatch = dict(parts), 0.0, ""
+        path = self._path()
+        if path is None or not path.exists():
+            return None
+        try:
+            kept = read_state(path)
+        except (OSError, ValueError, KeyError):
+            return None
+        if kept["of"] != self._conditions():
+            self.mismatch = f"kept with {kept['of']}, not {self._conditions()}"
+            return None
+        if kept["parts"].keys() != self._parts.keys():
+            return None
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(kept["parts"][name])
+            self._restore_random_states(kept["random"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise WhalebenchError(
+                f"What was kept of this run in {self.folder} does not fit ({said}): begin anew with --force."
+            ) from error
+        facts: dict[str, Any] = kept["facts"]
+        return facts
+
+    def save(self, facts: dict[str, Any], *, last: bool) -> str:
+        """Saves the parts as they are now with these facts, unless that was done a short while ago.
+
+        Returns why they cannot be saved, as on a full disk, else "": a run goes on without.
+        """
+        path, started = self._path(), time.monotonic()
+        due = last or started >= self._next_save
+        if path is None or not due or math.isinf(self._next_save):
+            return ""
+        states = {name: dict(part.state_dict()) for name, part in self._parts.items()}
+        state = {"of": self._conditions(), "facts": facts, "random": self._random_states(), "parts": states}
+        try:
+            write_state(path, state)
+        except OSError as error:
+            self._next_save = math.inf
+            return f"{path} cannot be written ({error.strerror or error})"
+        ended = time.monotonic()
+        self._next_save = ended + (ended - started) / self.max_share
+        return ""
+
+    def write_note(self, name: str, text: str) -> Path | None:
+        """Writes a text beside the checkpoints, to look into a run that failed.
+
+        Returns its path, or None where there is no folder, or no room in it.
+        """
+        if self.folder is None:
+            return None
+        try:
+            atomic_text(self.folder / name, text)
+        except WhalebenchError:
+            return None
+        return self.folder / name
+
+    def discard(self) -> None:
+        """Deletes all checkpoints of the run."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
+
+    def _path(self) -> Path | None:
+        if self.folder is None or not self._training:
+            return None
+        return self.folder / f"training-{self._training}.safetensors"
+
+    def _conditions(self) -> str:
+        """What a training has to go on under to give the same numbers."""
+        if self.device.type == "cuda":
+            return f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device)}"
+        return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {self.device.type}"
+
+    def _random_states(self) -> dict[str, Any]:
+        generator = GENERATORS.get(self.device.type)
+        return {
+            "torch": torch.get_rng_state(),
+            "device": generator[0](self.device) if generator else None,
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  (plug-ins may draw from it)
+            "python": random.getstate(),
+        }
+
+    def _restore_random_states(self, states: dict[str, Any]) -> None:
+        torch.set_rng_state(states["torch"])
+        if generator := GENERATORS.get(self.device.type):
+            generator[1](states["device"], self.device)
+        np.random.set_state(states["numpy"])  # noqa: NPY002
+        random.setstate(states["python"])
 
 
 def write_state(path: Path, state: object) -> None:
-    """Nothing; path then holds the state, whole, or is as it was before.
+    """Writes a state to a file, whole or not at all.
 
-    The state may have dicts with any keys that may be values too, lists, tuples, tensors, numpy arrays,
+    It may have dicts with any keys that may be values too, lists, tuples, tensors, numpy arrays,
     numbers, words and None; TypeError for anything else, OSError where there is no room.
     """
     from safetensors import SafetensorError
@@ -42,7 +175,7 @@ def write_state(path: Path, state: object) -> None:
     try:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={STATE: described})
-            share(temporary)
+            inherit_permissions(temporary)
     except (SafetensorError, WhalebenchError) as error:
         raise OSError(str(error)) from error
 
@@ -103,138 +236,3 @@ def _rebuild(described: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "tuple":
         return tuple(_rebuild(part, tensors) for part in content)
     return {_rebuild(key, tensors): _rebuild(value, tensors) for key, value in content}
-
-
-SHARE = 0.05
-"""Most of the time that may be spent on keeping; the last epoch of a training is always kept."""
-PROCESSOR = torch.device("cpu")
-GENERATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., None]]] = MappingProxyType(
-    {
-        "cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state),
-        "mps": (lambda _: torch.mps.get_rng_state(), lambda state, _: torch.mps.set_rng_state(state)),
-    }
-)
-"""By type of device: what gives the state of a device's generator, and what puts it back."""
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Something that changes while a method learns: networks, optimizers, and samplers that remember."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that changes, in dicts and lists of tensors, arrays, numbers and words."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Takes up what `state_dict` gave."""
-
-
-class CheckpointStore:
-    """The folder of one unfinished run: a file for each of its trainings, whole or absent.
-
-    It is deleted when the run is written; states of another version of torch, or of other processor
-    threads, would not lead to the same numbers and are left alone.
-    """
-
-    def __init__(self, folder: Path | None, device: torch.device = PROCESSOR, share: float = SHARE) -> None:
-        """Without a folder nothing is kept; the device is that of the trainings."""
-        self.folder, self.device, self.share = folder, device, share
-        self._turn, self._quiet_until = 0, 0.0
-        self._parts: dict[str, Stateful] = {}
-        self.unlike = ""
-        """What stands against going on with the present training, which was begun before; else empty."""
-
-    def begin(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
-        """The facts kept with the latest epoch of the next training, its parts and random states put back.
-
-        None, and nothing is changed, where there is no such epoch. Raises WhalebenchError where what was kept
-        does not fit the parts.
-        """
-        self._turn, self._parts, self._quiet_until, self.unlike = self._turn + 1, dict(parts), 0.0, ""
-        path = self._path()
-        if path is None or not path.exists():
-            return None
-        try:
-            kept = read_state(path)
-        except (OSError, ValueError, KeyError):
-            return None
-        if kept["of"] != self._surroundings():
-            self.unlike = f"kept with {kept['of']}, not {self._surroundings()}"
-            return None
-        if kept["parts"].keys() != self._parts.keys():
-            return None
-        try:
-            for name, part in self._parts.items():
-                part.load_state_dict(kept["parts"][name])
-            self._put_back_random_states(kept["random"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            said = " ".join(str(error).split())
-            raise WhalebenchError(
-                f"What was kept of this run in {self.folder} does not fit ({said}): begin anew with --force."
-            ) from error
-        facts: dict[str, Any] = kept["facts"]
-        return facts
-
-    def keep(self, facts: dict[str, Any], *, last: bool) -> str:
-        """Why the parts cannot be kept with these facts, as on a full disk; empty where they are.
-
-        They are kept as they are now, unless that was done a short while ago. A run goes on without.
-        """
-        path, started = self._path(), time.monotonic()
-        due = last or started >= self._quiet_until
-        if path is None or not due or math.isinf(self._quiet_until):
-            return ""
-        states = {name: dict(part.state_dict()) for name, part in self._parts.items()}
-        state = {"of": self._surroundings(), "facts": facts, "random": self._random_states(), "parts": states}
-        try:
-            write_state(path, state)
-        except OSError as error:
-            self._quiet_until = math.inf
-            return f"{path} cannot be written ({error.strerror or error})"
-        ended = time.monotonic()
-        self._quiet_until = ended + (ended - started) / self.share
-        return ""
-
-    def leave(self, name: str, text: str) -> Path | None:
-        """The path of a text left beside the states, for whoever looks into a run that failed.
-
-        None where there is no folder, or no room in it.
-        """
-        if self.folder is None:
-            return None
-        try:
-            atomic_text(self.folder / name, text)
-        except WhalebenchError:
-            return None
-        return self.folder / name
-
-    def discard(self) -> None:
-        """Deletes everything that was kept."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
-
-    def _path(self) -> Path | None:
-        if self.folder is None or not self._turn:
-            return None
-        return self.folder / f"training-{self._turn}.safetensors"
-
-    def _surroundings(self) -> str:
-        """What a training has to go on under to give the same numbers."""
-        if self.device.type == "cuda":
-            return f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device)}"
-        return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {self.device.type}"
-
-    def _random_states(self) -> dict[str, Any]:
-        own = GENERATORS.get(self.device.type)
-        return {
-            "torch": torch.get_rng_state(),
-            "device": own[0](self.device) if own else None,
-            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002  (plug-ins may draw from it)
-            "python": random.getstate(),
-        }
-
-    def _put_back_random_states(self, states: dict[str, Any]) -> None:
-        torch.set_rng_state(states["torch"])
-        if own := GENERATORS.get(self.device.type):
-            own[1](states["device"], self.device)
-        np.random.set_state(states["numpy"])  # noqa: NPY002
-        random.setstate(states["python"])

@@ -1,8 +1,7 @@
-"""The record of a run: one folder, written whole or not at all, read by everything in `reports/`.
+"""The record of a run: one folder, written whole or not at all, which everything in `reports/` reads.
 
-The file of a run's scores: those of valid and test, and the embeddings, for fusing runs; without torch.
-
-Finished runs by name; without torch.
+Beside `record.json` stand the table of its queries, the scores and embeddings of valid and test for fusing
+runs, and where it was explained its diagnosis. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -21,70 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, flush, share
-
-SCORES = "scores.safetensors"
-"""Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
-
-
-def write_scores(
-    folder: Path, arrays: Mapping[str, NDArray[np.float32]], names: Mapping[str, Sequence[str]]
-) -> None:
-    """Nothing; the arrays stand in the folder, with what their rows and columns are in the header."""
-    write_arrays(folder / SCORES, arrays, "names", names)
-
-
-def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, header: Any) -> None:
-    """Nothing; the file holds the arrays, and in its header under that entry what can be said as JSON."""
-    from safetensors.numpy import save_file
-
-    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
-    save_file(
-        {name: np.ascontiguousarray(v) for name, v in arrays.items()}, file, {entry: json.dumps(header)}
-    )
-    share(file)
-
-
-def read_arrays(
-    file: Path, wanted: Sequence[str], entry: str
-) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
-    """Those of the wanted arrays that a safetensors file of a run has, and an entry of its header.
-
-    Raises WhalebenchError for a file that cannot be read, or whose header lacks the entry.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "np") as opened:
-            there = set(opened.keys())
-            arrays = {name: opened.get_tensor(name) for name in wanted if name in there}
-            return arrays, json.loads(opened.metadata()[entry])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}): repeat the run with --force.") from error
-
-
-__all__ = [
-    "CURVE",
-    "DIAGNOSIS",
-    "LATER",
-    "PREDICTIONS",
-    "RECORD",
-    "SCHEMA_VERSION",
-    "VARIANTS",
-    "WEIGHTS",
-    "Diagnosis",
-    "RunRecord",
-    "Runs",
-    "atomic_text",
-    "read_diagnosis",
-    "read_predictions",
-    "read_record",
-    "read_runs",
-    "write_diagnosis",
-    "write_predictions",
-    "write_record",
-    "write_run",
-]
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, inherit_permissions, sync_to_disk
 
 SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
@@ -92,6 +28,8 @@ METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r"
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
 LATER = ("probability", "confidence", "set_size_95", "covered_95")
 """Columns of the predictions that runs made before there were candidate sets lack."""
+SCORES = "scores.safetensors"
+"""Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
 VARIANTS = "variants.parquet"
 """The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
@@ -192,13 +130,16 @@ class Diagnosis(BaseModel):
     chance: Numbers
     """By the same keys: MAP@5 of the same answers given to the wrong photos, the mean over all pairings."""
     photos: dict[str, int]
-    """test: photos judged; mask, box, landmarks: by what their animal is annotated; none: left out."""
+    """test: photos evaluated; mask, box, landmarks: by what their animal is annotated; none: left out."""
     region: str
     """What the animal was painted over by: mask, box, landmarks, several of these, or none."""
     reason: str = ""
     """Why numbers are missing; empty where none are."""
     created: str
     """ISO 8601, UTC."""
+
+
+Document = TypeVar("Document", RunRecord, Diagnosis)
 
 
 class Runs(NamedTuple):
@@ -209,18 +150,17 @@ class Runs(NamedTuple):
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """Nothing; the record stands in the folder as strict JSON (no NaN)."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
-    atomic_text(folder / RECORD, text + "\n")
+    """Writes the record into the folder of its run as strict JSON (no NaN)."""
+    _write(folder / RECORD, record)
 
 
 def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIONS) -> None:
-    """Nothing; the per-query table stands in the folder, the same bytes for the same table."""
+    """Writes the per-query table into the folder, the same bytes for the same table."""
     queries.to_parquet(folder / name, index=False)
 
 
 def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
-    """Nothing; `folder` holds what `fill` wrote, all of it, or is as it was before.
+    """Makes `folder` hold what `fill` writes, all of it, or leaves it as it is.
 
     `fill` gets a temporary folder beside it and must leave a record there. A run that is already there, as
     another process may have been quicker, is replaced with `force` only; it is moved away before it is
@@ -236,7 +176,7 @@ def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False
         if not (temporary / RECORD).is_file():
             raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
         for file in (*temporary.rglob("*"), temporary):
-            flush(file)
+            sync_to_disk(file)
         if folder.exists() and force:
             folder.rename(old)
         temporary.rename(folder)
@@ -261,20 +201,21 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
-    """Nothing; the diagnosis stands beside the record of the run it is about."""
-    text = json.dumps(diagnosis.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
-    atomic_text(folder / DIAGNOSIS, text + "\n")
+    """Writes the diagnosis beside the record of the run it is about."""
+    _write(folder / DIAGNOSIS, diagnosis)
 
 
 def read_diagnosis(folder: Path) -> Diagnosis | None:
-    """The diagnosis of one run, or None where nobody has asked for one."""
+    """The diagnosis of one run, or None where it has not been explained."""
     file = folder / DIAGNOSIS
     if not file.exists():
         return None
     return _read(file, Diagnosis, f"make it again with `whalebench explain {folder.name} --force`")
 
 
-Document = TypeVar("Document", RunRecord, Diagnosis)
+def _write(file: Path, document: Document) -> None:
+    text = json.dumps(document.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    atomic_text(file, text + "\n")
 
 
 def _read(file: Path, kind: type[Document], remedy: str) -> Document:
@@ -298,7 +239,7 @@ def _read(file: Path, kind: type[Document], remedy: str) -> Document:
 
 
 def read_runs(runs_folder: Path) -> Runs:
-    """The records of all finished runs in name order; a damaged run is a problem told, not an error.
+    """The records of all finished runs in name order; a damaged run is a problem of `Runs`, not an error.
 
     Names with a leading dot are runs being written, or left by a crash: no run stands there.
     """
@@ -325,14 +266,50 @@ def read_predictions(folder: Path, name: str = PREDICTIONS) -> pd.DataFrame:
     return queries.assign(**{name: nan for name in LATER if name not in queries})
 
 
+def write_scores(
+    folder: Path, arrays: Mapping[str, NDArray[np.float32]], names: Mapping[str, Sequence[str]]
+) -> None:
+    """Writes a run's scores and embeddings into its folder, the names of rows and columns in the header."""
+    write_arrays(folder / SCORES, arrays, "names", names)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, header: Any) -> None:
+    """Writes the arrays as safetensors, and into the header under that entry the given value as JSON."""
+    from safetensors.numpy import save_file
+
+    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
+    save_file(
+        {name: np.ascontiguousarray(v) for name, v in arrays.items()}, file, {entry: json.dumps(header)}
+    )
+    inherit_permissions(file)
+
+
+def read_arrays(
+    file: Path, wanted: Sequence[str], entry: str
+) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+    """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
+
+    Raises WhalebenchError for a file that cannot be read, or whose header lacks the entry.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as opened:
+            names = set(opened.keys())
+            arrays = {name: opened.get_tensor(name) for name in wanted if name in names}
+            return arrays, json.loads(opened.metadata()[entry])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}): repeat the run with --force.") from error
+
+
 def find_run(name: str, workspace: Workspace) -> Path:
     """The folder of the run of that name in the workspace, or the folder itself where its path is given."""
     if name and (workspace.runs / name).is_dir():
         return workspace.runs / name
     if (Path(name) / RECORD).is_file():
         return Path(name).absolute()
-    names = sorted(file.parent.name for file in workspace.runs.glob(f"*/{RECORD}"))
-    names = [known for known in names if not known.startswith(".")]
+    folders = (file.parent.name for file in workspace.runs.glob(f"*/{RECORD}"))
+    names = sorted(folder for folder in folders if not folder.startswith("."))
     hint = did_you_mean(name, names, "`whalebench report --json` lists the runs.")
     if not names:
         hint = "there are no runs; begin with `whalebench run METHOD`."

@@ -1,6 +1,6 @@
-"""Photos decoded once: a memory-mapped uint8 array per size, keyed by the content of the photos.
+"""Photos read from their files: checked once before anything depends on them, decoded once for each size.
 
-Whether a file is a photo that can be used: it is really decoded, once, before anything depends on it.
+The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos.
 """
 
 from __future__ import annotations
@@ -35,6 +35,122 @@ REASONS: dict[type[Exception], str] = {
     MemoryError: "it does not fit into memory",
 }
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+STORE_VERSION = 1
+"""Part of every key: raise it when the decoding changes, and old arrays are never read again."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+Advance = Callable[[int, int], None]
+"""Called with how many photos are done, of how many."""
+
+
+@dataclass(frozen=True)
+class PhotoStore:
+    """The photos of one catalog, in its order, at any size; rows are photos."""
+
+    cache: Path
+    """Folder of the arrays; safe to delete at any time."""
+    paths: tuple[str, ...]
+    """The photos' files."""
+    digests: tuple[str, ...]
+    """SHA-256 of each photo's file: what the arrays are keyed by."""
+    mask_paths: tuple[str, ...]
+    """The masks' files, "" where a photo has none."""
+    _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Arrays mapped so far."""
+
+    def pixels(self, size: Size, progress: Advance | None = None, workers: int = 2) -> NDArray[np.uint8]:
+        """Array (photos, height, width, 3), RGB, memory-mapped and read-only; decoded on the first call."""
+        return self._array("photos", (*size, 3), progress, workers)
+
+    def masks(self, size: Size, progress: Advance | None = None, workers: int = 2) -> NDArray[np.uint8]:
+        """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
+        return self._array("masks", size, progress, workers)
+
+    def without_masks_of(self, rows: NDArray[np.int64]) -> PhotoStore:
+        """The same photos, those of some rows without masks."""
+        hidden = set(rows.tolist())
+        masks = tuple("" if row in hidden else path for row, path in enumerate(self.mask_paths))
+        return replace(self, mask_paths=masks, _open={})
+
+    def _array(
+        self, kind: str, shape: tuple[int, ...], progress: Advance | None, workers: int
+    ) -> NDArray[np.uint8]:
+        if (kind, shape) in self._open:
+            return self._open[kind, shape]
+        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{self._key(kind, shape)}.npy"
+        if not file.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            # Renamed when the last photo is in, so an array that exists is whole.
+            with atomic_path(file) as temporary:
+                paths = self.mask_paths if kind == "masks" else self.paths
+                _decode_all(temporary, paths, shape, progress, workers)
+        array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
+        self._open[kind, shape] = array
+        return array
+
+    def _key(self, kind: str, shape: tuple[int, ...]) -> str:
+        paths = self.mask_paths if kind == "masks" else ()
+        masks = [digest_file(Path(path)) if path else "" for path in paths]
+        return digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
+
+
+def _decode_all(
+    file: Path, paths: Sequence[str], shape: tuple[int, ...], progress: Advance | None, workers: int
+) -> None:
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
+    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
+    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
+        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
+            array[row] = pixels
+            if progress:
+                progress(row + 1, len(paths))
+    array.flush()
+
+
+def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
+
+    Turned upright by its EXIF orientation and resized with an antialiased bicubic filter. An empty path
+    gives zeros. Raises WhalebenchError naming a file that cannot be decoded.
+    """
+    if not path:
+        return np.zeros(shape, np.uint8)
+    height, width = shape[:2]
+    mode = "RGB" if len(shape) == 3 else "L"
+    try:
+        with open_photo(Path(path)) as image:
+            # JPEG can be decoded at a fraction of its size, so a photo of 20 megapixels costs little more.
+            image.draft(mode, (2 * width, 2 * height))
+            upright = ImageOps.exif_transpose(image).convert(mode)
+            small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise WhalebenchError(
+            f"photo '{path}' cannot be decoded ({error}): restore the file, or import the catalog again, "
+            f"which sets unreadable photos aside."
+        ) from error
+    return np.asarray(small, np.uint8)
+
+
+def open_photo(path: Path) -> Image.Image:
+    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+@contextmanager
+def pixel_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow refuses more than `max_pixels` inside the block, without its warnings below that."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow warns above this and refuses above twice this
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @dataclass(frozen=True)
@@ -52,26 +168,23 @@ class PhotoFacts:
 
 
 def inspect_photos(
-    paths: Sequence[Path],
-    *,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
+    paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS, progress: Advance | None = None
 ) -> list[PhotoFacts | str]:
     """For each path the facts of the decoded photo, or the reason why it cannot be used.
 
-    The photos are decoded by a thread for each core; `progress` is told how many are done, of how many.
+    The photos are decoded by a thread for each core.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
-    found: list[PhotoFacts | str] = []
+    inspected: list[PhotoFacts | str] = []
     try:
         with pixel_limit(max_pixels):
             for facts in pool.map(_inspect, paths):
-                found.append(facts)
+                inspected.append(facts)
                 if progress is not None:
-                    progress(len(found), len(paths))
+                    progress(len(inspected), len(paths))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for thousands of photos
-    return found
+    return inspected
 
 
 def photo_sizes(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int] | None]:
@@ -104,132 +217,3 @@ def _inspect(path: Path) -> PhotoFacts | str:
         known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
         detail = " ".join(str(error).split()) or type(error).__name__
         return known[0] if known else f"it cannot be decoded ({detail})"
-
-
-def open_photo(path: Path) -> Image.Image:
-    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
-    Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-@contextmanager
-def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow refuses more than `max_pixels` inside the block, without its warnings below that."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)  # Pillow warns above this and refuses above twice this
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-STORE_VERSION = 1
-"""Part of every key: raise it when the decoding changes, and old arrays are never read again."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-
-@dataclass(frozen=True)
-class PhotoStore:
-    """The photos of one catalog, in its order, at any size; rows are photos."""
-
-    cache: Path
-    """Folder of the arrays; safe to delete at any time."""
-    paths: tuple[str, ...]
-    """The photos' files."""
-    digests: tuple[str, ...]
-    """SHA-256 of each photo's file: what the arrays are keyed by."""
-    mask_paths: tuple[str, ...]
-    """The masks' files, "" where a photo has none."""
-    _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
-    """Arrays mapped so far."""
-
-    def pixels(
-        self, size: Size, progress: Callable[[int, int], None] | None = None, workers: int = 2
-    ) -> NDArray[np.uint8]:
-        """Array (photos, height, width, 3), RGB, memory-mapped and read-only; decoded on the first call."""
-        return self._array("photos", self.paths, (*size, 3), progress, workers)
-
-    def masks(
-        self, size: Size, progress: Callable[[int, int], None] | None = None, workers: int = 2
-    ) -> NDArray[np.uint8]:
-        """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
-        return self._array("masks", self.mask_paths, size, progress, workers)
-
-    def hiding(self, rows: NDArray[np.int64]) -> PhotoStore:
-        """The same photos with the masks of some rows out of reach."""
-        hidden = set(rows.tolist())
-        masks = tuple("" if row in hidden else path for row, path in enumerate(self.mask_paths))
-        return replace(self, mask_paths=masks, _open={})
-
-    def _array(
-        self,
-        kind: str,
-        paths: Sequence[str],
-        shape: tuple[int, ...],
-        progress: Callable[[int, int], None] | None,
-        workers: int,
-    ) -> NDArray[np.uint8]:
-        if (kind, shape) in self._open:
-            return self._open[kind, shape]
-        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{self._key(kind, shape)}.npy"
-        if not file.exists():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            # Renamed when the last photo is in, so an array that exists is whole.
-            with atomic_path(file) as temporary:
-                _fill(temporary, paths, shape, progress, workers)
-        array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
-        self._open[kind, shape] = array
-        return array
-
-    def _key(self, kind: str, shape: tuple[int, ...]) -> str:
-        masks = (
-            [digest_file(Path(path)) if path else "" for path in self.mask_paths] if kind == "masks" else []
-        )
-        return digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
-
-
-def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
-
-    Turned upright by its EXIF orientation and resized with an antialiased bicubic filter. An empty path
-    gives zeros. Raises WhalebenchError naming a file that cannot be decoded.
-    """
-    if not path:
-        return np.zeros(shape, np.uint8)
-    height, width = shape[:2]
-    mode = "RGB" if len(shape) == 3 else "L"
-    try:
-        with open_photo(Path(path)) as image:
-            # JPEG can be decoded at a fraction of its size, so a photo of 20 megapixels costs little more.
-            image.draft(mode, (2 * width, 2 * height))
-            upright = ImageOps.exif_transpose(image).convert(mode)
-            small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise WhalebenchError(
-            f"photo '{path}' cannot be decoded ({error}): restore the file, or import the catalog again, "
-            f"which sets unreadable photos aside."
-        ) from error
-    return np.asarray(small, np.uint8)
-
-
-def _fill(
-    file: Path,
-    paths: Sequence[str],
-    shape: tuple[int, ...],
-    progress: Callable[[int, int], None] | None,
-    workers: int,
-) -> None:
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
-    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
-    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
-        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
-            array[row] = pixels
-            if progress:
-                progress(row + 1, len(paths))
-    array.flush()

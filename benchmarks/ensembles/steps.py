@@ -29,7 +29,7 @@ from whalebench.benchmarks.ensembles.reranking import (
     ReciprocalTogether,
 )
 from whalebench.benchmarks.ensembles.step import Gallery, Queries, Setting, Step
-from whalebench.benchmarks.running.evaluation import EQUAL, Evaluation, choose_threshold, evaluate_scores
+from whalebench.benchmarks.running.evaluation import EQUAL, Evaluation, choose_new_threshold, evaluate_scores
 from whalebench.methods.method import MethodConfig
 
 STEPS: dict[str, type[Step]] = {
@@ -211,7 +211,7 @@ def choose_setting(step: Step, valid: Queries, ground: Ground, config: MethodCon
     best, highest = step.settings[0], float("-inf")
     for setting in step.settings if len(step.settings) > 1 else ():
         scores = step.scores(valid, setting)
-        worth = choose_threshold(scores, ground.valid, ground.identities, config)[1]
+        worth = choose_new_threshold(scores, ground.valid, ground.identities, config)[1]
         if worth > highest + EQUAL:
             best, highest = setting, worth
     return best

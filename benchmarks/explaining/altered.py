@@ -1,8 +1,6 @@
-"""Lenses that alter photos to find out what a score is owed to: parts painted over, and a mirror.
+"""Photos altered to find out what a score is owed to: parts painted over, a place hidden, a mirror.
 
 The method sees altered pixels only; where the animal is, the harness knows from annotations.
-
-Where the animal is in annotated photos: the harness's knowledge, for altering photos and judging maps.
 """
 
 from __future__ import annotations
@@ -18,6 +16,10 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.parts.geometry import warp
+
+GREY = 0.5
+BATCH = 64
+"""Photos that are looked at together for the mean background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +80,44 @@ def _round_landmarks(landmarks: NDArray[np.float32], shapes: NDArray[np.int64]) 
     """Rectangles (photos, 4) as shares, cut at the photo; NaN with fewer than two landmarks apart."""
     scale = shapes[:, None, ::-1].astype(np.float64)
     points = landmarks * scale
-    said = np.isfinite(points).all(axis=2, keepdims=True)
-    low = np.where(said, points, np.inf).min(axis=1, initial=np.inf)
-    high = np.where(said, points, -np.inf).max(axis=1, initial=-np.inf)
+    annotated = np.isfinite(points).all(axis=2, keepdims=True)
+    low = np.where(annotated, points, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(annotated, points, -np.inf).max(axis=1, initial=-np.inf)
     longer = (high - low).max(axis=1, keepdims=True)
     ends = np.concatenate([low - longer / 2, high + longer / 2], axis=1)
     boxes = np.clip(ends / np.tile(scale[:, 0], 2), 0, 1)
     return np.where(longer > 0, boxes, np.nan).astype(np.float32)
 
 
-GREY = 0.5
-BATCH = 64
+def mirrored(photos: Photos) -> Photos:
+    """The photos through a mirror; where annotations are shown, those that can be read are mirrored too."""
+    seen = photos.through(Mirror())
+    if photos.annotations is None:
+        return seen
+    boxes, landmarks = photos.annotations.boxes.copy(), photos.annotations.landmarks.copy()
+    boxes[:, [0, 2]], landmarks[..., 0] = 1 - boxes[:, [2, 0]], 1 - landmarks[..., 0]
+    return replace(seen, annotations=replace(photos.annotations, boxes=boxes, landmarks=landmarks))
+
+
+def without_animal(photos: Photos, regions: Regions) -> Photos:
+    """The photos without their animals, which are painted over in the mean colour of what is round them."""
+    return photos.through(PaintedOver(regions, "animal"))
+
+
+def without_background(photos: Photos, regions: Regions, size: Size) -> Photos:
+    """The photos with nothing but their animals, on the mean background of them all, as seen at some size.
+
+    Any colour of the photo's own would mislead: that of its background tells what is to be hidden, that of
+    its animal drowns the outline (MAP@5 of `softmax` on `flukes` is 0.26 then, and 0.40 so).
+    """
+    total, count = torch.zeros(3), torch.zeros(())
+    for start in range(0, len(photos), BATCH):
+        indices = np.arange(start, min(start + BATCH, len(photos)))
+        background = 1 - regions.shares(indices, size)
+        total += (photos.batch(indices, size).pixels * background).sum(dim=(0, 2, 3))
+        count += background.sum()
+    colour = total / count if count else torch.full((3,), GREY)
+    return photos.through(PaintedOver(regions, "background", colour))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,37 +180,6 @@ class Mirror:
         """The photos at some places, mirrored."""
         left_for_right = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], device=device)
         return warp(behind.batch(indices, size, device), left_for_right.expand(len(indices), 2, 3))
-
-
-def mirrored(photos: Photos) -> Photos:
-    """The photos through a mirror; where annotations are shown, those that can be read are mirrored too."""
-    seen = photos.through(Mirror())
-    if photos.annotations is None:
-        return seen
-    boxes, landmarks = photos.annotations.boxes.copy(), photos.annotations.landmarks.copy()
-    boxes[:, [0, 2]], landmarks[..., 0] = 1 - boxes[:, [2, 0]], 1 - landmarks[..., 0]
-    return replace(seen, annotations=replace(photos.annotations, boxes=boxes, landmarks=landmarks))
-
-
-def without_animal(photos: Photos, regions: Regions) -> Photos:
-    """The photos without their animals, which are painted over in the mean colour of what is round them."""
-    return photos.through(PaintedOver(regions, "animal"))
-
-
-def without_background(photos: Photos, regions: Regions, size: Size) -> Photos:
-    """The photos with nothing but their animals, on the mean background of them all, as seen at some size.
-
-    Any colour of the photo's own would mislead: that of its background tells what is to be hidden, that of
-    its animal drowns the outline (MAP@5 of `softmax` on `flukes` is 0.26 then, and 0.40 so).
-    """
-    total, count = torch.zeros(3), torch.zeros(())
-    for start in range(0, len(photos), BATCH):
-        indices = np.arange(start, min(start + BATCH, len(photos)))
-        background = 1 - regions.shares(indices, size)
-        total += (photos.batch(indices, size).pixels * background).sum(dim=(0, 2, 3))
-        count += background.sum()
-    colour = total / count if count else torch.full((3,), GREY)
-    return photos.through(PaintedOver(regions, "background", colour))
 
 
 def _rectangles(inside: Tensor) -> Tensor:

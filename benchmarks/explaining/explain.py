@@ -1,8 +1,7 @@
 """Why a run scores as it does: where it looks, and what is left of its score without background or animal.
 
-Which test photos of a run are worth looking at.
-
-What a score is owed to: MAP@5 on test photos without background, without animal, and mirrored.
+The diagnosis is MAP@5 on test photos without background, without animal, and mirrored; the picture shows
+where the method looks in some of them.
 """
 
 from __future__ import annotations
@@ -38,12 +37,134 @@ from whalebench.benchmarks.explaining.altered import (
     without_animal,
     without_background,
 )
-from whalebench.benchmarks.explaining.occlusion import HeatPhoto, Occlusion, check_picture, draw_heat, occlude
-from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, calibration_of
+from whalebench.benchmarks.explaining.occlusion import HeatPhoto, Occlusion, draw_heat, occlude
+from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.restored import Restored, restore_run
+from whalebench.benchmarks.sheet import picture_format
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize
+
+SMALL: Size = (64, 96)
+"""Height and width at which the mean background is taken for a method that names no size."""
+KINDS = ("mask", "box", "landmarks")
+CANDIDATES = tuple(f"candidate_{place}" for place in range(1, 6))
+MOST_PHOTOS = 64
+SMALLEST_BOX, LARGEST_BOX = 0.04, 0.5
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of `whalebench explain`."""
+
+    run: str
+    diagnosis: Diagnosis
+    picture: Path
+    shown: list[dict[str, Any]]
+    """One row a photo of the picture."""
+
+    def document(self) -> dict[str, Any]:
+        """The answer as one JSON document."""
+        diagnosis = self.diagnosis.model_dump(mode="json")
+        return {"run": self.run, **diagnosis, "picture": str(self.picture), "shown": self.shown}
+
+
+def explain(
+    run: str,
+    workspace: Workspace,
+    progress: Progress = SILENT,
+    *,
+    photos: int = 8,
+    images: Sequence[str] = (),
+    box: float = 0.15,
+    out: Path | None = None,
+    force: bool = False,
+) -> Explanation:
+    """The diagnosis of a run, kept beside its record, and a picture of where it looks.
+
+    The picture shows `images`, or so many known test photos from the best to the worst ranked, half of them
+    wrong; its box hides `box` of a photo's width and height at a time. A diagnosis that is there is read, not
+    repeated, unless force. Raises WhalebenchError for what cannot be explained.
+    """
+    _check_options(photos, box)
+    folder = find_run(run, workspace)
+    picture = out or workspace.reports / f"explain-{folder.name}.png"
+    picture_format(picture)
+    restored = restore_run(run, workspace, progress)
+    _refuse_transductive(restored)
+    queries, catalog = read_predictions(folder), restored.benchmark.catalog
+    chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
+    diagnosis = None if force else read_diagnosis(folder)
+    if diagnosis is None:
+        diagnosis = diagnose(restored, progress)
+        write_diagnosis(folder, diagnosis)
+    progress.stage("occlude")
+    rows, drawn = [], []
+    for index in chosen:
+        row, photo = _explain_photo(restored, queries.iloc[index], index, box)
+        rows.append(row)
+        drawn.append(photo)
+        progress.advance(len(rows), len(chosen))
+    draw_heat(drawn, picture, f"{restored.record.run}: red where hiding the photo costs, blue where it helps")
+    return Explanation(restored.record.run, diagnosis, picture, rows)
+
+
+def _explain_photo(
+    restored: Restored, query: pd.Series[Any], index: int, box: float
+) -> tuple[dict[str, Any], HeatPhoto]:
+    """A row of the answer and one of the picture."""
+    views, table = restored.views, restored.benchmark.catalog.table
+    identities, truth = views.train.identities, str(query["truth"])
+    # A new individual has no column: then the best candidate is followed.
+    followed = int(restored.scores[index].argmax()) if truth == NEW else identities.index(truth)
+    occlusion = occlude(
+        restored.method,
+        views.queries()["test"].select([index]),
+        followed,
+        _calibration(restored),
+        side=box,
+        region=find_regions(views.annotated["test"].select([index])),
+    )
+    row = {
+        "image": str(query["image"]),
+        "truth": truth,
+        "rank": None if np.isnan(query["rank"]) else int(query["rank"]),
+        "followed": identities[followed],
+        "largest_drop": occlusion.largest,
+        "on_animal": occlusion.on_animal,
+        "animal": occlusion.animal,
+    }
+    height, width = (int(side) for side in views.test.shapes[index])
+    path = str(table["path"].iloc[views.test.rows[index]])
+    rank = "unranked" if row["rank"] is None else f"rank {row['rank']}"
+    title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
+    return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion))
+
+
+def _in_words(occlusion: Occlusion) -> str:
+    """The caption of a photo: what matters in it."""
+    text = f"hiding one place costs up to {occlusion.largest:.2f} of log probability"
+    if occlusion.on_animal is None or occlusion.animal is None:
+        return text
+    on_animal = f"{occlusion.on_animal:.0%} of what matters is on the animal"
+    return f"{text}; {on_animal}, {occlusion.animal:.0%} of the photo"
+
+
+def _refuse_transductive(restored: Restored) -> None:
+    if restored.method.transductive:
+        raise WhalebenchError(
+            f"{restored.record.method} scores photos with the help of the others, so none can be altered "
+            f"alone: explain a run that is not transductive."
+        )
+
+
+def _check_options(photos: int, box: float) -> None:
+    if not 1 <= photos <= MOST_PHOTOS:
+        raise WhalebenchError(f"--photos {photos} cannot be shown: give a number from 1 to {MOST_PHOTOS}.")
+    if not SMALLEST_BOX <= box <= LARGEST_BOX:
+        raise WhalebenchError(
+            f"--box {box} cannot slide: give a share of a photo's side from {SMALLEST_BOX} to {LARGEST_BOX}."
+        )
 
 
 def choose_photos(queries: pd.DataFrame, count: int) -> list[int]:
@@ -80,14 +201,8 @@ def named_photos(images: Sequence[str], queries: pd.DataFrame, catalog: Catalog)
     return [place[image] for image in dict.fromkeys(images)]
 
 
-SMALL: Size = (64, 96)
-"""Height and width at which the mean background is taken for a method that names no size."""
-KINDS = ("mask", "box", "landmarks")
-CANDIDATES = tuple(f"candidate_{place}" for place in range(1, 6))
-
-
 def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
-    """MAP@5 of a run on altered test photos, judged by the very code path that judged test.
+    """MAP@5 of a run on altered test photos, evaluated by the very code path that evaluated test.
 
     Photos whose animal is not annotated are left out where it, or what is round it, is painted over.
     """
@@ -95,17 +210,17 @@ def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
     regions = find_regions(restored.views.annotated["test"])
     shown = np.flatnonzero(regions.kinds != "none")
     _decode_masks(restored, regions, progress)
-    judged = {"test": _judge(restored, np.arange(len(test)), restored.scores)}
+    queries = {"test": _evaluate(restored, np.arange(len(test)), restored.scores)}
     if len(shown):
-        judged["annotated"] = judged["test"].iloc[shown]
+        queries["annotated"] = queries["test"].iloc[shown]
     altered = _altered(test, regions, shown, (*restored.method.sizes(), SMALL)[0])
     for done, (name, (indices, photos)) in enumerate(altered.items()):
         progress.stage(name)
-        judged[name] = _judge(restored, indices, restored.method.score(photos))
+        queries[name] = _evaluate(restored, indices, restored.method.score(photos))
         progress.advance(done + 1, len(altered))
-    chances = {name: chance(queries) for name, queries in judged.items()}
+    chances = {name: chance(table) for name, table in queries.items()}
     blind = chances.get("without_animal", chances["test"])
-    scores = {name: summarize(queries)["map_at_5"] for name, queries in judged.items()}
+    scores = {name: summarize(table)["map_at_5"] for name, table in queries.items()}
     missing = dict.fromkeys(("annotated", "without_background", "without_animal"))
     counts = {kind: int((regions.kinds == kind).sum()) for kind in (*KINDS, "none")}
     return Diagnosis(
@@ -144,8 +259,8 @@ def _altered(
     return altered
 
 
-def _judge(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
-    """One row a photo, as when the run was judged: its calibration, its threshold of *new*."""
+def _evaluate(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
+    """One row a photo, by what the run chose on valid: its calibration, its threshold of *new*."""
     answers, chosen = restored.views.test_answers, restored.record.chosen
     values = np.asarray(scores, np.float32)
     threshold = chosen.get("new_threshold")
@@ -155,138 +270,21 @@ def _judge(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.Da
         clusters=[answers.clusters[index] for index in indices],
         identities=restored.views.train.identities,
         scores=values,
-        probabilities=calibration(restored).probabilities(values),
+        probabilities=_calibration(restored).probabilities(values),
         new_scores=-values.max(axis=1),
         new_threshold=None if threshold is None else float(str(threshold)),
         new_rule=restored.method.config.new_rule,
     )
 
 
-def calibration(restored: Restored) -> Calibration:
+def _calibration(restored: Restored) -> Calibration:
     """What the run chose on valid to make probabilities by."""
-    return calibration_of(restored.record.chosen) or AS_GIVEN
+    return calibration_of(restored.record.chosen) or UNCALIBRATED
 
 
 def _decode_masks(restored: Restored, regions: Regions, progress: Progress) -> None:
-    """Nothing; masks are in the store at every size the method asks for, and whoever waits sees why."""
+    """Decodes the masks at every size that the method asks for, with progress, before they are needed."""
     if (regions.kinds == "mask").any():
         progress.stage("decode")
         for size in restored.method.sizes():
             restored.benchmark.store.masks(size, progress.advance, cores())
-
-
-MOST_PHOTOS = 64
-SMALLEST_BOX, LARGEST_BOX = 0.04, 0.5
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What `whalebench explain` found."""
-
-    run: str
-    diagnosis: Diagnosis
-    picture: Path
-    shown: list[dict[str, Any]]
-    """One row a photo of the picture."""
-
-    def document(self) -> dict[str, Any]:
-        """The same as one JSON document."""
-        found = {"run": self.run, **self.diagnosis.model_dump(mode="json")}
-        return found | {"picture": str(self.picture), "shown": self.shown}
-
-
-def explain(
-    run: str,
-    workspace: Workspace,
-    progress: Progress = SILENT,
-    *,
-    photos: int = 8,
-    images: Sequence[str] = (),
-    box: float = 0.15,
-    out: Path | None = None,
-    force: bool = False,
-) -> Explanation:
-    """The diagnosis of a run, kept beside its record, and a picture of where it looks.
-
-    The picture shows `images`, or so many known test photos from the best to the worst ranked, half of them
-    wrong; its box hides `box` of a photo's width and height at a time. A diagnosis that is there is read, not
-    repeated, unless force. Raises WhalebenchError for what cannot be explained.
-    """
-    _check(photos, box)
-    folder = find_run(run, workspace)
-    picture = out or workspace.reports / f"explain-{folder.name}.png"
-    check_picture(picture)
-    restored = restore_run(run, workspace, progress)
-    _refuse_transductive(restored)
-    queries, catalog = read_predictions(folder), restored.benchmark.catalog
-    chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
-    diagnosis = None if force else read_diagnosis(folder)
-    if diagnosis is None:
-        diagnosis = diagnose(restored, progress)
-        write_diagnosis(folder, diagnosis)
-    progress.stage("occlude")
-    rows, drawn = [], []
-    for index in chosen:
-        row, photo = _explain_photo(restored, queries.iloc[index], index, box)
-        rows.append(row)
-        drawn.append(photo)
-        progress.advance(len(rows), len(chosen))
-    draw_heat(drawn, picture, f"{restored.record.run}: red where hiding the photo costs, blue where it helps")
-    return Explanation(restored.record.run, diagnosis, picture, rows)
-
-
-def _explain_photo(
-    restored: Restored, query: pd.Series[Any], index: int, box: float
-) -> tuple[dict[str, Any], HeatPhoto]:
-    """A row of the answer and one of the picture."""
-    views, table = restored.views, restored.benchmark.catalog.table
-    identities, truth = views.train.identities, str(query["truth"])
-    # A new individual has no column: then it is asked what speaks for the best candidate.
-    followed = int(restored.scores[index].argmax()) if truth == NEW else identities.index(truth)
-    found = occlude(
-        restored.method,
-        views.queries()["test"].select([index]),
-        followed,
-        calibration(restored),
-        side=box,
-        region=find_regions(views.annotated["test"].select([index])),
-    )
-    row = {
-        "image": str(query["image"]),
-        "truth": truth,
-        "rank": None if np.isnan(query["rank"]) else int(query["rank"]),
-        "followed": identities[followed],
-        "largest_drop": found.largest,
-        "on_animal": found.on_animal,
-        "animal": found.animal,
-    }
-    height, width = (int(side) for side in views.test.shapes[index])
-    path = str(table["path"].iloc[views.test.rows[index]])
-    rank = "unranked" if row["rank"] is None else f"rank {row['rank']}"
-    title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
-    return row, HeatPhoto(path, (height, width), found.heat, title, _in_words(found))
-
-
-def _in_words(found: Occlusion) -> str:
-    """What matters in a photo."""
-    said = f"hiding one place costs up to {found.largest:.2f} of log probability"
-    if found.on_animal is None or found.animal is None:
-        return said
-    return f"{said}; {found.on_animal:.0%} of what matters is on the animal, {found.animal:.0%} of the photo"
-
-
-def _refuse_transductive(restored: Restored) -> None:
-    if restored.method.transductive:
-        raise WhalebenchError(
-            f"{restored.record.method} scores photos with the help of the others, so none can be altered "
-            f"alone: explain a run that is not transductive."
-        )
-
-
-def _check(photos: int, box: float) -> None:
-    if not 1 <= photos <= MOST_PHOTOS:
-        raise WhalebenchError(f"--photos {photos} cannot be shown: give a number from 1 to {MOST_PHOTOS}.")
-    if not SMALLEST_BOX <= box <= LARGEST_BOX:
-        raise WhalebenchError(
-            f"--box {box} cannot slide: give a share of a photo's side from {SMALLEST_BOX} to {LARGEST_BOX}."
-        )

@@ -1,8 +1,7 @@
 """Where a method looks: a grey box slides over a photo, and the score of one individual falls or rises.
 
-Zeiler & Fergus 2014. This is how Lau (2016) found his first whale network looking at the waves.
-
-The picture of where a method looks: each photo, and beside it what hiding each place does.
+Zeiler & Fergus 2014. This is how Lau (2016) found his first whale network looking at the waves. The picture
+shows each photo, and beside it what hiding each place does.
 """
 
 from __future__ import annotations
@@ -16,91 +15,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.store import MAX_PIXELS, decode, pixel_limit
-from whalebench.benchmarks.core.workspace import atomic_path
 from whalebench.benchmarks.explaining.altered import Occluded, Regions, covered_by
 from whalebench.benchmarks.running.calibration import Calibration
-from whalebench.benchmarks.sheet import SUFFIXES
+from whalebench.benchmarks.sheet import INK, PALE, PAPER, save_picture
 from whalebench.methods.method import Method
-
-PAPER, INK, PALE = "#f7f5f0", "#1d2b36", "#6d7a83"
-FALLS, RISES = (214, 40, 24), (32, 92, 200)
-"""Red where hiding costs, blue where it helps."""
-WIDE, HIGH, GAP, TITLE, CAPTION = 460, 330, 14, 46, 46
-
-
-@dataclass(frozen=True)
-class HeatPhoto:
-    """One row of the picture."""
-
-    path: str
-    shape: tuple[int, int]
-    """Height and width of the photo."""
-    heat: NDArray[np.float64]
-    """(height, width) of any one size, over the whole photo."""
-    title: str
-    caption: str
-
-
-def check_picture(file: Path) -> None:
-    """Nothing, when a picture can be written under this name."""
-    if file.suffix.lower() not in SUFFIXES:
-        raise WhalebenchError(
-            f"A picture cannot be written as {file.name!r}: give a name that ends in .png or .jpg."
-        )
-
-
-def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
-    """Nothing; the picture stands at `file`, a row a photo; raises WhalebenchError where it cannot."""
-    fitted = [_fit(photo.shape) for photo in photos]
-    page = Image.new(
-        "RGB",
-        (2 * WIDE + 3 * GAP, TITLE + sum(high + CAPTION + GAP for high, _ in fitted)),
-        PAPER,
-    )
-    pen, upper = ImageDraw.Draw(page), TITLE
-    _write(pen, 12, title, INK, 18)
-    for photo, (high, wide) in zip(photos, fitted, strict=True):
-        _write(pen, upper, photo.title, INK, 15)
-        _write(pen, upper + 21, photo.caption, PALE, 13)
-        with pixel_limit(MAX_PIXELS):
-            pixels = decode(photo.path, (high, wide, 3))
-        page.paste(Image.fromarray(pixels), (GAP, upper + CAPTION - 4))
-        page.paste(Image.fromarray(_heated(pixels, photo.heat)), (2 * GAP + WIDE, upper + CAPTION - 4))
-        upper += high + CAPTION + GAP
-    try:
-        with atomic_path(file) as part:
-            page.save(part, SUFFIXES[file.suffix.lower()])
-    except OSError as error:
-        raise WhalebenchError(
-            f"The picture cannot be written to {file} ({error.strerror}): name a writable folder."
-        ) from error
-
-
-def _heated(pixels: NDArray[np.uint8], heat: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The photo in grey under its heat: the stronger the colour, the more hiding that place does."""
-    high, wide = pixels.shape[:2]
-    strength = heat / max(float(np.abs(heat).max()), 1e-9)
-    smooth = Image.fromarray(strength.astype(np.float32)).resize((wide, high), Image.Resampling.BILINEAR)
-    strength = np.asarray(smooth)[:, :, None]
-    grey = pixels.mean(axis=2, keepdims=True)
-    colour = np.where(strength > 0, FALLS, RISES)
-    mixed = grey + (colour - grey) * 0.8 * np.abs(strength)
-    return np.broadcast_to(mixed, pixels.shape).round().astype(np.uint8)
-
-
-def _fit(shape: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which a photo fits its cell."""
-    high, wide = shape
-    scale = min(WIDE / wide, HIGH / high)
-    return max(1, round(high * scale)), max(1, round(wide * scale))
-
-
-def _write(pen: ImageDraw.ImageDraw, upper: int, text: str, colour: str, size: int) -> None:
-    pen.text((GAP, upper), text, colour, ImageFont.load_default(size))
-
 
 CLIP = 1e-15
 """As in log loss."""
@@ -108,6 +28,9 @@ MAP_SIZE = (120, 180)
 """Height and width of a heat map, over the whole photo."""
 
 Heat = NDArray[np.float64]
+FALLS, RISES = (214, 40, 24), (32, 92, 200)
+"""Red where hiding costs, blue where it helps."""
+WIDE, HIGH, GAP, TITLE, CAPTION = 460, 330, 14, 46, 46
 
 
 @dataclass(frozen=True)
@@ -125,20 +48,20 @@ class Occlusion:
 
 
 def occlude(
-    method: Method, photo: Photos, follow: int, calibration: Calibration, *, side: float, region: Regions
+    method: Method, photo: Photos, column: int, calibration: Calibration, *, side: float, region: Regions
 ) -> Occlusion:
-    """What hiding parts of a photo does to the probability of the individual in column `follow`.
+    """What hiding parts of a photo does to the probability of the individual in a column of the scores.
 
-    photo is one photo as the method may see it; the box is `side` of its width wide and of its height high,
-    and moves by at most half of that. The method looks at every altered photo from the beginning, so a finder
-    that is misled counts.
+    photo is one photo as the method may see it; the box is `side` of its width wide and of its height high
+    and moves by at most half of that. Every altered photo is scored from the beginning, crop and all, so a
+    finder that is misled counts.
     """
     boxes = sliding_boxes(side)
     # The photo as it is comes first, under a box of no size.
     shown = np.concatenate([np.zeros((1, 4), np.float32), boxes])
     altered = photo.select(np.zeros(len(shown), np.int64)).through(Occluded(shown))
-    chances = calibration.probabilities(np.asarray(method.score(altered), np.float32))[:, follow]
-    logs = np.log(np.clip(chances, CLIP, None))
+    probabilities = calibration.probabilities(np.asarray(method.score(altered), np.float32))[:, column]
+    logs = np.log(np.clip(probabilities, CLIP, None))
     drops = logs[0] - logs[1:]
     heat = spread(drops, boxes)
     falls = heat.clip(0, None)
@@ -164,3 +87,60 @@ def spread(drops: Heat, boxes: NDArray[np.float32]) -> Heat:
     covered = covered_by(torch.from_numpy(boxes), MAP_SIZE)[:, 0].double().numpy()
     heat: Heat = np.tensordot(drops, covered, axes=1) / covered.sum(axis=0).clip(1e-9)
     return heat
+
+
+@dataclass(frozen=True)
+class HeatPhoto:
+    """One row of the picture."""
+
+    path: str
+    shape: tuple[int, int]
+    """Height and width of the photo."""
+    heat: NDArray[np.float64]
+    """(height, width) of any one size, over the whole photo."""
+    title: str
+    caption: str
+
+
+def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
+    """Writes the picture, a row a photo; raises WhalebenchError where it cannot be written."""
+    fitted = [_fit(photo.shape) for photo in photos]
+    page = Image.new(
+        "RGB",
+        (2 * WIDE + 3 * GAP, TITLE + sum(high + CAPTION + GAP for high, _ in fitted)),
+        PAPER,
+    )
+    pen, upper = ImageDraw.Draw(page), TITLE
+    _write(pen, 12, title, INK, 18)
+    for photo, (high, wide) in zip(photos, fitted, strict=True):
+        _write(pen, upper, photo.title, INK, 15)
+        _write(pen, upper + 21, photo.caption, PALE, 13)
+        with pixel_limit(MAX_PIXELS):
+            pixels = decode(photo.path, (high, wide, 3))
+        page.paste(Image.fromarray(pixels), (GAP, upper + CAPTION - 4))
+        page.paste(Image.fromarray(_heated(pixels, photo.heat)), (2 * GAP + WIDE, upper + CAPTION - 4))
+        upper += high + CAPTION + GAP
+    save_picture(page, file)
+
+
+def _heated(pixels: NDArray[np.uint8], heat: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The photo in grey under its heat: the stronger the colour, the more hiding that place does."""
+    high, wide = pixels.shape[:2]
+    strength = heat / max(float(np.abs(heat).max()), 1e-9)
+    smooth = Image.fromarray(strength.astype(np.float32)).resize((wide, high), Image.Resampling.BILINEAR)
+    strength = np.asarray(smooth)[:, :, None]
+    grey = pixels.mean(axis=2, keepdims=True)
+    colour = np.where(strength > 0, FALLS, RISES)
+    mixed = grey + (colour - grey) * 0.8 * np.abs(strength)
+    return np.broadcast_to(mixed, pixels.shape).round().astype(np.uint8)
+
+
+def _fit(shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which a photo fits its cell."""
+    high, wide = shape
+    scale = min(WIDE / wide, HIGH / high)
+    return max(1, round(high * scale)), max(1, round(wide * scale))
+
+
+def _write(pen: ImageDraw.ImageDraw, upper: int, text: str, colour: str, size: int) -> None:
+    pen.text((GAP, upper), text, colour, ImageFont.load_default(size))

@@ -25,11 +25,6 @@ SPECIES = "Megaptera novaeangliae"
 _CHUNK = 24
 
 
-def flukes_rows(photos: int | None = None) -> pd.DataFrame:
-    """The catalog rows of the benchmark, sorted by image, without drawing it (so without `file_digest`)."""
-    return _table(sorted(plan_photos(photos), key=lambda plan: plan.life))
-
-
 def draw_flukes(
     folder: Path,
     *,
@@ -39,8 +34,8 @@ def draw_flukes(
 ) -> pd.DataFrame:
     """The catalog rows of the benchmark, its photos and masks drawn under `folder`.
 
-    `progress(done, total)` is called as photos get ready; `photos` asks for a smaller benchmark. Files are
-    written where they will stay, so give a temporary folder and move it into place when all is drawn.
+    `progress(done, total)` is called as photos are drawn; with `photos` the benchmark has that many. Files
+    are written where they will stay, so give a temporary folder and move it into place when all is drawn.
     """
     plans = sorted(plan_photos(photos), key=lambda plan: (plan.life, plan.image))
     chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
@@ -49,7 +44,7 @@ def draw_flukes(
     digests: dict[str, str] = {}
     with _drawers(min(workers, len(chunks))) as pool:
         drawn = [pool.submit(_draw_chunk, chunk, folder) for chunk in chunks]
-        rows = _table(plans)  # meanwhile
+        rows = catalog_rows(plans)  # meanwhile
         for future in as_completed(drawn):
             digests |= future.result()
             if progress:
@@ -59,16 +54,17 @@ def draw_flukes(
 
 
 def _drawers(workers: int) -> Executor:
-    """Where chunks are drawn: processes, or one thread of this process when there is one worker."""
+    """What draws the chunks: processes, or one thread of this process when there is one worker."""
     if workers <= 1:
         return ThreadPoolExecutor(1)
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
 
 
-def _table(plans: list[Plan]) -> pd.DataFrame:
+def catalog_rows(plans: list[Plan]) -> pd.DataFrame:
+    """The catalog rows of planned photos, sorted by image, without `file_digest`: nothing is drawn."""
     import pandas as pd
 
-    table = pd.DataFrame([_row(plan) for plan in plans])
+    table = pd.DataFrame([_row(plan) for plan in sorted(plans, key=lambda plan: plan.life)])
     return table.sort_values("image", ignore_index=True)
 
 

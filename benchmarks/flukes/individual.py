@@ -1,8 +1,7 @@
 """An individual: all that stays the same from one photo of a whale to the next, in whole thousandths.
 
-The outline of a flat fluke: its trailing edge above, its leading edge and peduncle below.
-
-The underside of a fluke: how light each place of it is, pigment, scars and barnacles together.
+From these numbers come the outline of its flat fluke (trailing edge above, leading edge and peduncle below)
+and the texture of its underside: pigment, scars and barnacles.
 """
 
 from __future__ import annotations
@@ -17,6 +16,16 @@ from PIL import Image, ImageDraw
 from whalebench.benchmarks.flukes.integers import Stream, uniform
 
 Mark = tuple[int, ...]
+Array = NDArray[np.float64]
+Image32 = NDArray[np.float32]
+
+SPAN = np.linspace(-1.0, 1.0, 1281)
+"""Places across the fluke, from the left tip (-1) over the notch (0) to the right tip (1)."""
+
+_OUT = SPAN[SPAN.size // 2 :]
+"""Places along one wing, from the notch to its tip."""
+COLUMNS, ROWS = 512, 128
+"""The texture's size: columns from tip to tip, rows from the trailing edge (top) to the leading edge."""
 
 
 @dataclass(frozen=True)
@@ -152,15 +161,6 @@ def _barnacle(stream: Stream, x: int, y: int) -> Mark:
     return x, y, stream.between(7, 20), stream.between(0, 1)
 
 
-Array = NDArray[np.float64]
-
-SPAN = np.linspace(-1.0, 1.0, 1281)
-"""Places across the fluke, from the left tip (-1) over the notch (0) to the right tip (1)."""
-
-_OUT = SPAN[SPAN.size // 2 :]
-"""Places along one wing, from the notch to its tip."""
-
-
 @dataclass(frozen=True)
 class Outline:
     """Edges of a fluke over SPAN, in half widths above the notch."""
@@ -210,12 +210,6 @@ def _leading(wing: Wing, chord: float, tip: float) -> Array:
     rise = -chord * (1 - _OUT ** (wing.power / 1000)) + (tip - wing.drop / 1000) * _OUT**2
     corner = _OUT**wing.tip
     return rise * (1 - corner) + tip * corner
-
-
-Image32 = NDArray[np.float32]
-
-COLUMNS, ROWS = 512, 128
-"""The texture's size: columns from tip to tip, rows from the trailing edge (top) to the leading edge."""
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Randomness of our own: whole numbers that are the same on every machine and in every library version."""
+"""Random whole numbers that are the same on every machine and in every version of a library."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MASK = (1 << 64) - 1
 
 
 class Stream:
-    """An endless row of whole numbers fixed by the names it is opened with (splitmix64)."""
+    """An endless sequence of random numbers, fixed by the names it is opened with (splitmix64)."""
 
     def __init__(self, *names: str | int) -> None:
         digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
-        self._state = int.from_bytes(digest[:8], "little")
+        self.state = int.from_bytes(digest[:8], "little")
 
     def word(self) -> int:
         """The next number of 64 bits."""
-        self._state = (self._state + _GOLDEN) & _MASK
-        value = self._state
+        self.state = (self.state + _GOLDEN) & _MASK
+        value = self.state
         value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
         return value ^ (value >> 31)

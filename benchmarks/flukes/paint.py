@@ -1,13 +1,4 @@
-"""One photo painted: sea, fluke and foam as light, then what the camera makes of it.
-
-What air and camera make of the light: haze, exposure, contrast, blur, grain.
-
-The fluke in a photo: which pixels it covers, and its wet skin in the light of the day.
-
-The sea behind and before a fluke: waves in perspective, sky in the water, glints, a horizon at times.
-
-Where fluke and water meet: the dark image in the water, foam, spray and white water.
-"""
+"""One photo painted: sea, fluke and foam as light, then what the camera makes of it."""
 
 from __future__ import annotations
 
@@ -25,55 +16,135 @@ from whalebench.benchmarks.flukes.view import View, pose
 
 Image32 = NDArray[np.float32]
 Image8 = NDArray[np.uint8]
+Numbers = NDArray[np.floating[Any]]
 
-_STEPS = 2048
-_BRIGHTEST = 2.0
-
-
-def develop(light: Image32, scene: Scene) -> Image8:
-    """The photo (height x width x 3) of light in three planes, 1 being white paper in full daylight."""
-    shot = scene.shot
-    index = (light * (_STEPS / _BRIGHTEST)).clip(0, _STEPS - 1).astype(np.int32)
-    curves = _curves(scene.encounter, shot)
-    flat = np.empty((*light.shape[1:], 3), dtype=np.uint8)
-    for channel in range(3):
-        flat[..., channel] = curves[channel][index[channel]]
-    if shot.motion:
-        flat = np.asarray(Image.fromarray(flat).filter(_shaken(shot.motion)))
-    if shot.blur > 200:
-        flat = np.asarray(Image.fromarray(flat).filter(ImageFilter.BoxBlur(shot.blur / 1000)))
-    start = shot.seed % (_grain().size - flat.size)
-    grain = _grain()[start : start + flat.size].reshape(flat.shape)
-    noisy = flat + ((grain * np.int16(round(2.55 * shot.noise))) >> 7)
-    return np.asarray(noisy.clip(0, 255), dtype=np.uint8)
-
-
-def _curves(encounter: Encounter, shot: Shot) -> Image8:
-    """Light to grey value for each channel: haze, exposure, white balance, shoulder and contrast in one."""
-    light = np.linspace(0, _BRIGHTEST, _STEPS)[None, :]
-    haze = encounter.haze / 1000
-    light = light * (1 - haze) + haze * 0.85 * np.array(encounter.sky)[:, None] / 255
-    tone = light * shot.exposure / 1000 * np.array(shot.balance)[:, None] / 1000
-    tone = tone / (1 + 0.18 * tone**3) ** (1 / 3)
-    tone = 0.45 + (np.clip(tone, 0, 1) ** 0.8 - 0.45) * shot.contrast / 1000
-    return np.asarray(np.clip(tone, 0, 1) * 255 + 0.5, dtype=np.uint8)
-
-
-def _shaken(reach: int) -> ImageFilter.Kernel:
-    """The blur of a camera that moves sideways by one or two pixels to each side."""
-    row = [int(abs(place) <= reach) for place in range(-2, 3)]
-    return ImageFilter.Kernel((5, 5), [0] * 10 + row + [0] * 10)
-
-
-@lru_cache(maxsize=1)
-def _grain() -> NDArray[np.int16]:
-    """Noise with standard deviation 12.8, enough for any photo, mostly the same in the three channels."""
-    grey = np.repeat(uniform(41, 2, 1 << 18).sum(0) - 1, 3)
-    return np.asarray((grey + 0.5 * (uniform(42, 2, 3 << 18).sum(0) - 1)) * 28, dtype=np.int16)
-
-
+_AROUND = 3
+"""Pixels around the fluke's box that its soft edge and the water running off it may touch."""
+_SEEN = 0.25
+"""Share of a pixel that makes it part of the mask: low, for a tip is thinner than a pixel at its end."""
 _FINE = 4096
 """Columns of the table that undoes the pose: several to a pixel, so the nearest is near enough."""
+_TILE = 256
+"""Side in pixels of the piece of water that is repeated without end."""
+_FROTH = 512
+"""Side in pixels of the sheet of froth that pieces are cut from."""
+_STEPS, _BRIGHTEST = 2048, 2.0
+"""Entries of the table from light to grey values, and the light of its end."""
+
+
+def paint(scene: Scene) -> tuple[Image8, Image8]:
+    """A photo (height x width x 3) and the mask of its visible fluke (height x width, 0 or 255)."""
+    view = pose(scene)
+    encounter = scene.encounter
+    x, y = upright_grid(encounter.width, encounter.height, view)
+    light = paint_sea(scene, view, x, y)
+    row = min(max(view.row_of_water(), 0), encounter.height - 1)
+    above_water = (y - view.waterline(x[row]).astype(np.float32)) * view.scale
+    add_shadow(light, view, x, y)
+    mask = np.zeros(x.shape, dtype=np.uint8)
+    x0, y0, x1, y1 = view.box
+    part = slice(max(0, y0 - _AROUND), y1 + _AROUND), slice(max(0, x0 - _AROUND), x1 + _AROUND)
+    cover, veil, skin = paint_fluke(scene, view, x[part], y[part])
+    dry = np.clip(above_water[part] + 0.5, 0, 1)
+    here = light[:, *part]
+    here += (dry * cover) * (skin - here)
+    here += (dry * veil * (1 - cover)) * (planes(encounter.sky) - here)
+    mask[part] = np.where(cover * dry > _SEEN, 255, 0)
+    add_foam(light, scene, view.scale, x, above_water)
+    return develop(light, scene), mask
+
+
+def upright_grid(width: int, height: int, view: View) -> tuple[Image32, Image32]:
+    """Place of each pixel's middle in the upright frame, in half widths of the fluke."""
+    right = ((np.arange(width) + 0.5 - view.centre[0]) / view.scale)[None, :]
+    up = ((view.centre[1] - np.arange(height) - 0.5) / view.scale)[:, None]
+    cos, sin = np.cos(view.tilt), np.sin(view.tilt)
+    return (right * cos + up * sin).astype(np.float32), (up * cos - right * sin).astype(np.float32)
+
+
+def paint_sea(scene: Scene, view: View, x: Image32, y: Image32) -> Image32:
+    """The sea and sky as light in [0, 1] and beyond, in three planes; x and y are in the upright frame."""
+    encounter = scene.encounter
+    wide = encounter.width / view.scale
+    horizon = view.water + encounter.horizon / 1000 * wide
+    below = np.maximum(horizon - y, 0.01 * wide)
+    depth = (horizon - view.water) / below  # 1 at the fluke, more behind it
+    slope = _slope(encounter, scene.shot, x, depth, wide)
+    sky, water = planes(encounter.sky), planes(encounter.water)
+    mirror = (0.24 + 0.1 * np.log(depth) + 0.5 * slope).clip(0, 1)
+    light = water * (0.55 + 0.9 * mirror) + sky * (0.75 * mirror * np.sqrt(mirror))
+    if encounter.glint:
+        path = np.exp(-np.square((x - encounter.light / 1000 * 0.8 * wide) / (0.45 * wide)))
+        light += (slope * 2.4 - 1.1).clip(0, 1) * path * (encounter.glint / 1000)
+    _add_sky(light, sky, water, (y - horizon) / wide, view.scale * wide)
+    return np.asarray(light, dtype=np.float32)
+
+
+def _add_sky(light: Image32, sky: Image32, water: Image32, rise: Image32, pixels: float) -> None:
+    """Paints over `light` what rises above the horizon, `rise` being in widths of the photo."""
+    above = (rise * pixels + 0.5).clip(0, 1)
+    rows = int(np.count_nonzero(above.any(1)))
+    if rows:
+        air = sky * (1.02 - 0.5 * rise[:rows].clip(0, 1) * (1 - water))
+        light[:, :rows] += above[:rows] * (air - light[:, :rows])
+
+
+def _slope(encounter: Encounter, shot: Shot, x: Image32, depth: Image32, wide: float) -> Image32:
+    """How far each place of the water leans away: swell, chop and ripples, the small ones near."""
+    flat = encounter.flat / 1000
+    away = depth * (encounter.horizon / 1000 / flat) * wide
+    right = x * depth
+    turn = np.radians(encounter.direction)
+    cos, sin = float(np.cos(turn)), float(np.sin(turn))
+    base = 40.0 / (encounter.wave / 1000)
+    total = np.zeros_like(x)
+    tile = _tile(encounter.sea % 3)
+    for octave, (finer, share) in enumerate(((0.35, encounter.swell), (1.0, encounter.chop), (2.3, 700))):
+        step = 2 if finer <= 1 else 1  # long waves need no more than every second pixel
+        near, along, deep = (part[::step, ::step] for part in (right, away, depth))
+        size = base * finer / 2
+        u = (near * cos - along * sin) * size + shot.drift[0] * (octave + 1) / 10
+        v = (near * sin + along * cos) * size + shot.drift[1] * (octave + 1) / 10
+        fade = 1 / (1 + np.square(deep * finer * base / 90))
+        total += _enlarged(fade * _sample(tile, u, v), x.shape) * (share / 1000 * 0.42)
+    return total
+
+
+def _enlarged(part: Numbers, shape: tuple[int, ...]) -> Image32:
+    """The part as float32 at the size of the whole."""
+    if part.shape == shape:
+        return np.asarray(part, dtype=np.float32)
+    whole = Image.fromarray(part.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(whole, dtype=np.float32)
+
+
+def _sample(tile: Image32, u: Numbers, v: Numbers) -> Image32:
+    """The tile's values at u, v (in its pixels), between its pixels in proportion, repeated without end."""
+    left, upper = np.floor(u), np.floor(v)
+    part_u, part_v = u - left, v - upper
+    column, row = left.astype(np.int32) & (_TILE - 1), upper.astype(np.int32) & (_TILE - 1)
+    after, under = (column + 1) & (_TILE - 1), ((row + 1) & (_TILE - 1)) * _TILE
+    row = row * _TILE
+    flat = tile.ravel()
+    top = flat[row + column] * (1 - part_u) + flat[row + after] * part_u
+    low = flat[under + column] * (1 - part_u) + flat[under + after] * part_u
+    return np.asarray(top * (1 - part_v) + low * part_v, dtype=np.float32)
+
+
+@lru_cache(maxsize=3)
+def _tile(number: int) -> Image32:
+    """Slopes of a wind sea that repeats after _TILE pixels, with standard deviation one."""
+    frequency = np.fft.fftfreq(_TILE) * _TILE
+    fx, fy = frequency[None, :], frequency[:, None]
+    size = np.hypot(fx, fy) + 1e-9
+    wind = np.abs(fy / size) ** (1.0 + 0.7 * number)
+    power = np.exp(-((7 / size) ** 2)) * size**-1.9 * (wind + 0.12) * np.exp(-((size / 60) ** 2))
+    phase = np.exp(2j * np.pi * uniform(700 + number, _TILE, _TILE))
+    height = np.fft.ifft2(power * phase).real
+    height /= height.std()
+    crest = np.exp(0.45 * height)  # sharp crests, flat troughs
+    slope = np.roll(crest, -1, 0) - np.roll(crest, 1, 0)
+    return np.asarray(slope / slope.std(), dtype=np.float32)
 
 
 def paint_fluke(scene: Scene, view: View, x: Image32, y: Image32) -> tuple[Image32, Image32, Image32]:
@@ -148,101 +219,8 @@ def _veil(place: Image32, under: Image32, shot: Shot) -> Image32:
     return np.asarray(((reach - under) * 6).clip(0, 0.28) * (under > 0), dtype=np.float32)
 
 
-Numbers = NDArray[np.floating[Any]]
-
-TILE = 256
-
-
-def paint_sea(scene: Scene, view: View, x: Image32, y: Image32) -> Image32:
-    """The sea and sky as light in [0, 1] and beyond, in three planes; x and y are in the upright frame."""
-    encounter = scene.encounter
-    wide = encounter.width / view.scale
-    horizon = view.water + encounter.horizon / 1000 * wide
-    below = np.maximum(horizon - y, 0.01 * wide)
-    depth = (horizon - view.water) / below  # 1 at the fluke, more behind it
-    slope = _slope(encounter, scene.shot, x, depth, wide)
-    sky, water = planes(encounter.sky), planes(encounter.water)
-    mirror = (0.24 + 0.1 * np.log(depth) + 0.5 * slope).clip(0, 1)
-    light = water * (0.55 + 0.9 * mirror) + sky * (0.75 * mirror * np.sqrt(mirror))
-    if encounter.glint:
-        path = np.exp(-np.square((x - encounter.light / 1000 * 0.8 * wide) / (0.45 * wide)))
-        light += (slope * 2.4 - 1.1).clip(0, 1) * path * (encounter.glint / 1000)
-    _add_sky(light, sky, water, (y - horizon) / wide, view.scale * wide)
-    return np.asarray(light, dtype=np.float32)
-
-
-def _add_sky(light: Image32, sky: Image32, water: Image32, rise: Image32, pixels: float) -> None:
-    """Paint over `light` what rises above the horizon, `rise` being in widths of the photo."""
-    above = (rise * pixels + 0.5).clip(0, 1)
-    rows = int(np.count_nonzero(above.any(1)))
-    if rows:
-        air = sky * (1.02 - 0.5 * rise[:rows].clip(0, 1) * (1 - water))
-        light[:, :rows] += above[:rows] * (air - light[:, :rows])
-
-
-def _slope(encounter: Encounter, shot: Shot, x: Image32, depth: Image32, wide: float) -> Image32:
-    """How far each place of the water leans away: swell, chop and ripples, the small ones near."""
-    flat = encounter.flat / 1000
-    away = depth * (encounter.horizon / 1000 / flat) * wide
-    right = x * depth
-    turn = np.radians(encounter.direction)
-    cos, sin = float(np.cos(turn)), float(np.sin(turn))
-    base = 40.0 / (encounter.wave / 1000)
-    total = np.zeros_like(x)
-    tile = _tile(encounter.sea % 3)
-    for octave, (finer, share) in enumerate(((0.35, encounter.swell), (1.0, encounter.chop), (2.3, 700))):
-        step = 2 if finer <= 1 else 1  # long waves need no more than every second pixel
-        near, along, deep = (part[::step, ::step] for part in (right, away, depth))
-        size = base * finer / 2
-        u = (near * cos - along * sin) * size + shot.drift[0] * (octave + 1) / 10
-        v = (near * sin + along * cos) * size + shot.drift[1] * (octave + 1) / 10
-        fade = 1 / (1 + np.square(deep * finer * base / 90))
-        total += _enlarged(fade * _sample(tile, u, v), x.shape) * (share / 1000 * 0.42)
-    return total
-
-
-def _enlarged(part: Numbers, shape: tuple[int, ...]) -> Image32:
-    """The part as float32 at the size of the whole."""
-    if part.shape == shape:
-        return np.asarray(part, dtype=np.float32)
-    whole = Image.fromarray(part.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    return np.asarray(whole, dtype=np.float32)
-
-
-def _sample(tile: Image32, u: Numbers, v: Numbers) -> Image32:
-    """The tile's values at u, v (in its pixels), between its pixels in proportion, repeated without end."""
-    left, upper = np.floor(u), np.floor(v)
-    part_u, part_v = u - left, v - upper
-    column, row = left.astype(np.int32) & (TILE - 1), upper.astype(np.int32) & (TILE - 1)
-    after, under = (column + 1) & (TILE - 1), ((row + 1) & (TILE - 1)) * TILE
-    row = row * TILE
-    flat = tile.ravel()
-    top = flat[row + column] * (1 - part_u) + flat[row + after] * part_u
-    low = flat[under + column] * (1 - part_u) + flat[under + after] * part_u
-    return np.asarray(top * (1 - part_v) + low * part_v, dtype=np.float32)
-
-
-@lru_cache(maxsize=3)
-def _tile(number: int) -> Image32:
-    """Slopes of a wind sea that repeats after TILE pixels, with standard deviation one."""
-    frequency = np.fft.fftfreq(TILE) * TILE
-    fx, fy = frequency[None, :], frequency[:, None]
-    size = np.hypot(fx, fy) + 1e-9
-    wind = np.abs(fy / size) ** (1.0 + 0.7 * number)
-    power = np.exp(-((7 / size) ** 2)) * size**-1.9 * (wind + 0.12) * np.exp(-((size / 60) ** 2))
-    phase = np.exp(2j * np.pi * uniform(700 + number, TILE, TILE))
-    height = np.fft.ifft2(power * phase).real
-    height /= height.std()
-    crest = np.exp(0.45 * height)  # sharp crests, flat troughs
-    slope = np.roll(crest, -1, 0) - np.roll(crest, 1, 0)
-    return np.asarray(slope / slope.std(), dtype=np.float32)
-
-
-_SIDE = 512
-
-
 def add_shadow(light: Image32, view: View, x: Image32, y: Image32) -> None:
-    """Nothing; the sea in `light` is darkened where the fluke is mirrored in it."""
+    """Darkens the sea in `light` where the fluke is mirrored in it."""
     first = int(np.argmax(y.min(1) < view.water))  # nothing above this row is under water
     under = view.water - y[first:]
     near = np.exp(under * -4) * np.exp(-np.square(np.square(x[first:] / 0.8)))
@@ -250,7 +228,7 @@ def add_shadow(light: Image32, view: View, x: Image32, y: Image32) -> None:
 
 
 def add_foam(light: Image32, scene: Scene, scale: float, x: Image32, above: Image32) -> None:
-    """Nothing; foam along the waterline and white water before it are painted over `light`.
+    """Paints foam along the waterline and white water before it over `light`.
 
     `above` is the height of each pixel above the water, in pixels.
     """
@@ -275,52 +253,58 @@ def add_foam(light: Image32, scene: Scene, scale: float, x: Image32, above: Imag
 
 def _froth(shot: Shot, rows: int, columns: int) -> Image32:
     """A piece of the froth, its place and size by the photo."""
-    left, upper = shot.drift[0] % (_SIDE - columns), shot.drift[1] % (_SIDE - rows)
+    left, upper = shot.drift[0] % (_FROTH - columns), shot.drift[1] % (_FROTH - rows)
     return _sheet()[upper : upper + rows, left : left + columns]
 
 
 @lru_cache(maxsize=1)
 def _sheet() -> Image32:
     """Froth: noise of several sizes, with ridges as of bubbles and threads, in about [0, 1]."""
-    total = np.zeros((_SIDE, _SIDE), dtype=np.float32)
+    total = np.zeros((_FROTH, _FROTH), dtype=np.float32)
     for octave, (cells, share) in enumerate(((24, 0.30), (60, 0.28), (130, 0.26), (300, 0.24))):
         grid = Image.fromarray(uniform(900 + octave, cells, cells))
-        noise = np.asarray(grid.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+        noise = np.asarray(grid.resize((_FROTH, _FROTH), Image.Resampling.BICUBIC))
         total += share * (1 - np.abs(2 * noise - 1) * 1.3)
     return np.asarray((total - total.min()) / (total.max() - total.min()) * 1.15, dtype=np.float32)
 
 
-_AROUND = 3
-"""Pixels around the fluke's box that its soft edge and the water running off it may touch."""
-_SEEN = 0.25
-"""Share of a pixel that makes it part of the mask: low, for a tip is thinner than a pixel at its end."""
+def develop(light: Image32, scene: Scene) -> Image8:
+    """The photo (height x width x 3) of light in three planes, 1 being white paper in full daylight."""
+    shot = scene.shot
+    index = (light * (_STEPS / _BRIGHTEST)).clip(0, _STEPS - 1).astype(np.int32)
+    curves = _curves(scene.encounter, shot)
+    flat = np.empty((*light.shape[1:], 3), dtype=np.uint8)
+    for channel in range(3):
+        flat[..., channel] = curves[channel][index[channel]]
+    if shot.motion:
+        flat = np.asarray(Image.fromarray(flat).filter(_shaken(shot.motion)))
+    if shot.blur > 200:
+        flat = np.asarray(Image.fromarray(flat).filter(ImageFilter.BoxBlur(shot.blur / 1000)))
+    start = shot.seed % (_grain().size - flat.size)
+    grain = _grain()[start : start + flat.size].reshape(flat.shape)
+    noisy = flat + ((grain * np.int16(round(2.55 * shot.noise))) >> 7)
+    return np.asarray(noisy.clip(0, 255), dtype=np.uint8)
 
 
-def paint(scene: Scene) -> tuple[Image8, Image8]:
-    """A photo (height x width x 3) and the mask of its visible fluke (height x width, 0 or 255)."""
-    view = pose(scene)
-    encounter = scene.encounter
-    x, y = upright_grid(encounter.width, encounter.height, view)
-    light = paint_sea(scene, view, x, y)
-    row = min(max(view.row_of_water(), 0), encounter.height - 1)
-    above_water = (y - view.waterline(x[row]).astype(np.float32)) * view.scale
-    add_shadow(light, view, x, y)
-    mask = np.zeros(x.shape, dtype=np.uint8)
-    x0, y0, x1, y1 = view.box
-    part = slice(max(0, y0 - _AROUND), y1 + _AROUND), slice(max(0, x0 - _AROUND), x1 + _AROUND)
-    cover, veil, skin = paint_fluke(scene, view, x[part], y[part])
-    dry = np.clip(above_water[part] + 0.5, 0, 1)
-    here = light[:, *part]
-    here += (dry * cover) * (skin - here)
-    here += (dry * veil * (1 - cover)) * (planes(encounter.sky) - here)
-    mask[part] = np.where(cover * dry > _SEEN, 255, 0)
-    add_foam(light, scene, view.scale, x, above_water)
-    return develop(light, scene), mask
+def _curves(encounter: Encounter, shot: Shot) -> Image8:
+    """Light to grey value for each channel: haze, exposure, white balance, shoulder and contrast in one."""
+    light = np.linspace(0, _BRIGHTEST, _STEPS)[None, :]
+    haze = encounter.haze / 1000
+    light = light * (1 - haze) + haze * 0.85 * np.array(encounter.sky)[:, None] / 255
+    tone = light * shot.exposure / 1000 * np.array(shot.balance)[:, None] / 1000
+    tone = tone / (1 + 0.18 * tone**3) ** (1 / 3)
+    tone = 0.45 + (np.clip(tone, 0, 1) ** 0.8 - 0.45) * shot.contrast / 1000
+    return np.asarray(np.clip(tone, 0, 1) * 255 + 0.5, dtype=np.uint8)
 
 
-def upright_grid(width: int, height: int, view: View) -> tuple[Image32, Image32]:
-    """Place of each pixel's middle in the upright frame, in half widths of the fluke."""
-    right = ((np.arange(width) + 0.5 - view.centre[0]) / view.scale)[None, :]
-    up = ((view.centre[1] - np.arange(height) - 0.5) / view.scale)[:, None]
-    cos, sin = np.cos(view.tilt), np.sin(view.tilt)
-    return (right * cos + up * sin).astype(np.float32), (up * cos - right * sin).astype(np.float32)
+def _shaken(reach: int) -> ImageFilter.Kernel:
+    """The blur of a camera that moves sideways by one or two pixels to each side."""
+    row = [int(abs(place) <= reach) for place in range(-2, 3)]
+    return ImageFilter.Kernel((5, 5), [0] * 10 + row + [0] * 10)
+
+
+@lru_cache(maxsize=1)
+def _grain() -> NDArray[np.int16]:
+    """Noise with standard deviation 12.8, enough for any photo, mostly the same in the three channels."""
+    grey = np.repeat(uniform(41, 2, 1 << 18).sum(0) - 1, 3)
+    return np.asarray((grey + 0.5 * (uniform(42, 2, 3 << 18).sum(0) - 1)) * 28, dtype=np.int16)

@@ -1,6 +1,6 @@
 """Where things are in a photo: a flat fluke bent, turned, cut by the water and seen by a camera.
 
-A pose: from the whole numbers of a photo to the view of its fluke, with its box and landmarks.
+`pose` leads from the whole numbers of a scene to the view of its fluke, with its box and landmarks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Everything that can be wrong with the rows of a table, each as a sentence with place, value and remedy.
+"""What can be wrong with a table of photos: its columns, its rows, and the files that they name.
 
-What can be wrong with the columns of a table, before its rows are looked at.
-
-What can be wrong between a table's rows and the files they name, seen without decoding a photo.
+Each problem is a sentence with place, value and remedy. No photo is decoded for it.
 """
 
 import math
@@ -28,9 +26,22 @@ from whalebench.benchmarks.core.catalog import (
 from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.table_reader import TextTable
 
+Row = dict[str, str]
+Problem = tuple[int, str]
+"""The index of a row, and what is wrong with it."""
+Missing = Literal["refuse", "quarantine"]
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
+NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
+NOTHING = {"#n/a", "nan", "none", "null", "na", "n/a"}
+NO_ENCOUNTER = {"unknown", "unk", "?", "-"}
+SHOWN = 20
+"""How many problems of a table one error lists."""
+
 
 def check_columns(table: TextTable, file: Path) -> list[str]:
-    """Notes on the columns that are not read; an absent column that is needed is an error."""
+    """Notes on the columns that are not read; a needed column that is absent is an error."""
     known = {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split"}
     for column in REQUIRED:
         if column not in table.columns:
@@ -38,7 +49,7 @@ def check_columns(table: TextTable, file: Path) -> list[str]:
                 f"{file} has no column {column!r}, only {', '.join(table.columns)}"
                 f"{_meant(column, set(table.columns) - known)}; add the column or rename one."
             )
-    _check_halves(table, file)
+    _refuse_halves(table, file)
     points = {f"{name}_{axis}" for name in landmark_names(table.columns) for axis in "xy"}
     notes = []
     for column in table.columns:
@@ -55,16 +66,15 @@ def number_columns(table: TextTable) -> dict[str, str]:
     return points | (dict.fromkeys(BOX, "box") if BOX[0] in table.columns else {})
 
 
-def _check_halves(table: TextTable, file: Path) -> None:
-    held = set(table.columns)
-    absent = [column for column in BOX if column not in held]
+def _refuse_halves(table: TextTable, file: Path) -> None:
+    absent = [column for column in BOX if column not in table.columns]
     if 0 < len(absent) < len(BOX):
         raise WhalebenchError(
             f"{file} has half a box: no column {absent[0]!r}; a box needs x0, y0, x1 and y1."
         )
     for column in table.columns:
         other = column[:-1] + {"x": "y", "y": "x"}.get(column[-1:], "")
-        if column[-2:] in ("_x", "_y") and other not in held:
+        if column[-2:] in ("_x", "_y") and other not in table.columns:
             raise WhalebenchError(f"{file} has {column!r} without {other!r}; add it or rename the column.")
 
 
@@ -74,22 +84,12 @@ def _meant(name: str, options: set[str]) -> str:
     return f" (did you mean {lower[close[0]]!r}?)" if close else ""
 
 
-Row = dict[str, str]
-
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
-NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
-NOTHING = {"#n/a", "nan", "none", "null", "na", "n/a"}
-NO_ENCOUNTER = {"unknown", "unk", "?", "-"}
-SHOWN = 20
-
-
-def check_rows(table: TextTable, wholes: dict[str, str]) -> list[tuple[int, str]]:
+def check_rows(table: TextTable, wholes: dict[str, str]) -> list[Problem]:
     """All problems of the rows that can be seen without opening a photo, each with its row's index.
 
     `wholes` are the columns of numbers, each with the box or landmark it is a part of.
     """
-    problems: list[tuple[int, str]] = []
+    problems: list[Problem] = []
     first: dict[str, str] = {}
     for index, (row, place) in enumerate(zip(table.rows, table.places, strict=True)):
         image = row["image"]
@@ -98,72 +98,9 @@ def check_rows(table: TextTable, wholes: dict[str, str]) -> list[tuple[int, str]
             text += ", for example its path"
             problems.append((index, problem("image", image, text)))
         first.setdefault(image, place)
-        found = [*_text_problems(row), *_number_problems(row, wholes), *_box_order(row)]
-        problems += [(index, text) for text in found]
+        texts = [*_text_problems(row), *_number_problems(row, wholes), *_box_order(row)]
+        problems += [(index, text) for text in texts]
     return problems
-
-
-def box_outside(row: Row, width: int, height: int) -> str:
-    """The problem of a box that leaves its photo by more than half a pixel, or "" when there is none."""
-    if not row.get("x0") or not all(is_number(row[column]) for column in BOX):
-        return ""
-    for column, least, most in (("x0", 0, width), ("y0", 0, height), ("x1", 0, width), ("y1", 0, height)):
-        if not least - 0.5 <= float(row[column]) <= most + 0.5:
-            text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
-            return problem(column, row[column], text)
-    return ""
-
-
-def point_outside(row: Row, name: str, width: int, height: int) -> str:
-    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
-    for axis, side in (("x", width), ("y", height)):
-        value = row.get(f"{name}_{axis}", "")
-        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
-            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
-            return problem(f"{name}_{axis}", value, text)
-    return ""
-
-
-def refuse(file: Path, table: TextTable, problems: list[tuple[int, str]]) -> None:
-    """Nothing when there is no problem; else one error with the first twenty, in the order of the rows."""
-    if not problems:
-        return
-    in_order = sorted(problems, key=lambda found: found[0])
-    lines = [f"{table.places[index]}, {text}." for index, text in in_order]
-    if len(lines) == 1:
-        raise WhalebenchError(f"{file}, {lines[0]}")
-    more = [f"and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
-    text = "\n  ".join([f"{file} has {len(lines)} problems:", *lines[:SHOWN], *more])
-    raise WhalebenchError(text)
-
-
-def problem(column: str, value: str, text: str) -> str:
-    """A problem as it is printed after its place: the column, the value, why it cannot be and what to do."""
-    return f"column {column}, value {value!r}: {text}"
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a finite number in plain or scientific notation.
-
-    >>> [is_number(text) for text in ("12.5", "-1e3", "nan", "1e999", "1_000", "")]
-    [True, True, False, False, False, False]
-    """
-    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
-
-
-def is_date(text: str) -> bool:
-    """Whether a text is a date of ISO 8601: a year, a month, a day, or a day with a time.
-
-    >>> [is_date(text) for text in ("2024", "2024-05-31", "2024-05-31T10:00", "31.5.2024", "2024-13")]
-    [True, True, True, False, False]
-    """
-    if re.fullmatch(r"\d{4}", text, re.ASCII):
-        return True
-    try:
-        datetime.fromisoformat(f"{text}-01" if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII) else text)
-    except ValueError:
-        return False
-    return True
 
 
 def _text_problems(row: Row) -> Iterator[str]:
@@ -206,16 +143,37 @@ def _box_order(row: Row) -> Iterator[str]:
             yield problem(high, ends[1], f"it is not greater than {low} ({ends[0]}); correct the box")
 
 
-Missing = Literal["refuse", "quarantine"]
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number in plain or scientific notation.
+
+    >>> [is_number(text) for text in ("12.5", "-1e3", "nan", "1e999", "1_000", "")]
+    [True, True, False, False, False, False]
+    """
+    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
-def resolve(table: TextTable, column: str, file: Path) -> list[str]:
+def is_date(text: str) -> bool:
+    """Whether a text is a date of ISO 8601: a year, a month, a day, or a day with a time.
+
+    >>> [is_date(text) for text in ("2024", "2024-05-31", "2024-05-31T10:00", "31.5.2024", "2024-13")]
+    [True, True, True, False, False]
+    """
+    if re.fullmatch(r"\d{4}", text, re.ASCII):
+        return True
+    try:
+        datetime.fromisoformat(f"{text}-01" if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII) else text)
+    except ValueError:
+        return False
+    return True
+
+
+def resolve_paths(table: TextTable, column: str, file: Path) -> list[str]:
     """The absolute path in each row's column, "" where the cell is empty; relative to the table's folder."""
     folder = file.absolute().parent
-    return [_existing(folder, row[column]) if row.get(column) else "" for row in table.rows]
+    return [_existing_path(folder, row[column]) if row.get(column) else "" for row in table.rows]
 
 
-def _existing(folder: Path, text: str) -> str:
+def _existing_path(folder: Path, text: str) -> str:
     """The path as it is written, or as another system would have written it where only that exists."""
     path = str(folder / text)
     if os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
@@ -226,11 +184,9 @@ def _existing(folder: Path, text: str) -> str:
     return next((other for other in others if os.path.isfile(other)), path)  # noqa: PTH113
 
 
-def absent_files(
-    table: TextTable, photos: list[str], masks: list[str], missing: Missing
-) -> list[tuple[int, str]]:
+def absent_files(table: TextTable, photos: list[str], masks: list[str], missing: Missing) -> list[Problem]:
     """The rows whose photo (where that is to be refused) or mask is no file, each with its problem."""
-    problems = []
+    problems: list[Problem] = []
     for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
         if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
             text = f"there is no such file at {photo}; correct the path, or add --missing quarantine"
@@ -241,24 +197,63 @@ def absent_files(
     return problems
 
 
-def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[tuple[int, str]]:
+def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[Problem]:
     """The rows whose box or landmarks leave their photo, or whose mask has another size than their photo."""
     points = landmark_names(table.columns)
     columns = ("x0", *(f"{name}_x" for name in points))
     chosen = [index for index, row in enumerate(table.rows) if masks[index] or any(map(row.get, columns))]
     sizes = photo_sizes([Path(photos[index]) for index in chosen], max_pixels=max_pixels)
     masked = [index for index in chosen if masks[index]]
-    found = photo_sizes([Path(masks[index]) for index in masked], max_pixels=max_pixels)
-    mask_sizes = dict(zip(masked, found, strict=True))
-    problems = []
+    of_masks = photo_sizes([Path(masks[index]) for index in masked], max_pixels=max_pixels)
+    mask_sizes = dict(zip(masked, of_masks, strict=True))
+    problems: list[Problem] = []
     for index, size in zip(chosen, sizes, strict=True):
         if size is None:
             continue  # an unreadable photo is quarantined later, with its reason
         row = table.rows[index]
-        outside = (box_outside(row, *size), *(point_outside(row, name, *size) for name in points))
+        outside = (_box_outside(row, *size), *(_point_outside(row, name, *size) for name in points))
         problems += [(index, text) for text in outside if text]
         mask_size = mask_sizes.get(index) or size
         if mask_size != size:
             text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"
             problems.append((index, problem("mask", row["mask"], text)))
     return problems
+
+
+def _box_outside(row: Row, width: int, height: int) -> str:
+    """The problem of a box that leaves its photo by more than half a pixel, or "" when there is none."""
+    if not row.get("x0") or not all(is_number(row[column]) for column in BOX):
+        return ""
+    for column, least, most in (("x0", 0, width), ("y0", 0, height), ("x1", 0, width), ("y1", 0, height)):
+        if not least - 0.5 <= float(row[column]) <= most + 0.5:
+            text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
+            return problem(column, row[column], text)
+    return ""
+
+
+def _point_outside(row: Row, name: str, width: int, height: int) -> str:
+    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
+    for axis, side in (("x", width), ("y", height)):
+        value = row.get(f"{name}_{axis}", "")
+        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
+            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
+            return problem(f"{name}_{axis}", value, text)
+    return ""
+
+
+def problem(column: str, value: str, text: str) -> str:
+    """A problem as it is printed after its place: the column, the value, why it cannot be and what to do."""
+    return f"column {column}, value {value!r}: {text}"
+
+
+def refuse(file: Path, table: TextTable, problems: list[Problem]) -> None:
+    """Raises one error with the first twenty problems in the order of the rows, where there are any."""
+    if not problems:
+        return
+    in_order = sorted(problems, key=lambda problem: problem[0])
+    lines = [f"{table.places[index]}, {text}." for index, text in in_order]
+    if len(lines) == 1:
+        raise WhalebenchError(f"{file}, {lines[0]}")
+    more = [f"and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
+    text = "\n  ".join([f"{file} has {len(lines)} problems:", *lines[:SHOWN], *more])
+    raise WhalebenchError(text)

@@ -1,7 +1,4 @@
-"""Anyone's photos become a benchmark: a table is read, everything is checked, every photo is decoded.
-
-What someone should know of a table that can be used: sentences on what looks like a slip.
-"""
+"""Anyone's photos become a benchmark: a table is read, everything is checked, every photo is decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import io
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +23,7 @@ from whalebench.benchmarks.core.catalog import (
     write_catalog,
     write_stamps,
 )
-from whalebench.benchmarks.core.store import MAX_PIXELS, PhotoFacts, inspect_photos
+from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text
 from whalebench.benchmarks.importing.checks import (
     Missing,
@@ -37,7 +34,7 @@ from whalebench.benchmarks.importing.checks import (
     misfits,
     number_columns,
     refuse,
-    resolve,
+    resolve_paths,
 )
 from whalebench.benchmarks.importing.table_reader import TextTable, read_table
 
@@ -45,71 +42,6 @@ NAMED = ("identity", "encounter", "viewpoint", "species")
 """Columns in which one name may have been written in two ways."""
 LARGE, LARGE_SHARE = 10, 0.1
 """Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""
-
-
-def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
-    """A sentence for each thing that is odd of the rows, of which those in `kept` have usable photos."""
-    return [*_twins(rows, kept), *_written_in_two_ways(rows), *_encounters(rows)]
-
-
-def _twins(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
-    by_digest: dict[str, list[Row]] = defaultdict(list)
-    for index, fact in kept.items():
-        by_digest[fact.digest].append(rows[index])
-    notes = []
-    if spare := sum(len(same) - 1 for same in by_digest.values()):
-        notes.append(f"Photos with the very bytes of another: {spare}; they share a group in every split.")
-    torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
-    if torn:
-        said = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
-        notes.append(
-            f"The very same photo is said to show different individuals {len(torn)} times, first {said}: "
-            f"correct the column identity."
-        )
-    return notes
-
-
-def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
-    notes = []
-    for column in NAMED:
-        alike: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            alike[_spoken(row.get(column, ""))].add(row.get(column, ""))
-        twice = [sorted(names) for names in alike.values() if len(names) > 1]
-        if twice:
-            said = " and ".join(map(repr, twice[0]))
-            notes.append(
-                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {said}, "
-                f"which count as different ones: write them alike if they are not."
-            )
-    return notes
-
-
-def _spoken(name: str) -> str:
-    """The name without what is easily mistyped: capitals, blanks, leading zeros, how accents are coded."""
-    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    return re.sub(r"\b0+(?=\d)", "", plain)
-
-
-def _encounters(rows: Sequence[Row]) -> list[str]:
-    sizes = Counter(row.get("encounter", "") for row in rows)
-    sizes.pop("", None)
-    if not sizes:
-        return [
-            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
-            "every score; name in the column encounter which photos were taken together."
-        ]
-    name, size = sizes.most_common(1)[0]
-    if size < max(LARGE, LARGE_SHARE * len(rows)):
-        return []
-    shown = len({row["identity"] for row in rows if row.get("encounter") == name} - {""})
-    return [
-        f"The encounter {name!r} has {size} of {len(rows)} photos, of {shown} individual(s), and no fold "
-        f"cuts through it: leave the cell empty where nobody knows which photos were taken together."
-    ]
-
-
-Progress = Callable[[int, int], None]
 
 
 class Quarantined(NamedTuple):
@@ -136,7 +68,7 @@ def import_csv(
     *,
     missing: Missing = "refuse",
     dataset: str = "",
-    progress: Progress | None = None,
+    progress: Advance | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
     """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
@@ -148,7 +80,7 @@ def import_csv(
     _check_name(name)
     table = read_table(file)
     notes = check_columns(table, file)
-    photos, masks = resolve(table, "path", file), resolve(table, "mask", file)
+    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
     problems = check_rows(table, number_columns(table))
     problems += absent_files(table, photos, masks, missing)
     refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
@@ -189,7 +121,7 @@ def _check_name(name: str) -> None:
 
 
 def _decode(
-    photos: list[str], masks: list[str], max_pixels: int, progress: Progress | None
+    photos: list[str], masks: list[str], max_pixels: int, progress: Advance | None
 ) -> list[PhotoFacts | str]:
     """The facts of each photo, or why it or its mask cannot be used."""
     masked = [index for index, mask in enumerate(masks) if mask]
@@ -211,11 +143,11 @@ def _check_enough(
         )
     individuals = sorted({table.rows[index]["identity"] for index in kept} - {""})
     if len(individuals) < 2:
-        found = f"one individual only ({individuals[0]})" if individuals else "no individual"
+        named = f"one individual only ({individuals[0]})" if individuals else "no individual"
         number = "1 photo was" if len(quarantined) == 1 else f"{len(quarantined)} photos were"
         lost = f" after {number} quarantined" if quarantined else ""
         raise WhalebenchError(
-            f"{file} has {found}{lost}; a benchmark needs at least two; name them in the column identity."
+            f"{file} has {named}{lost}; a benchmark needs at least two; name them in the column identity."
         )
 
 
@@ -260,3 +192,65 @@ def _write_quarantine(folder: Path, quarantined: tuple[Quarantined, ...]) -> Non
     writer.writerow(Quarantined._fields)
     writer.writerows(quarantined)
     atomic_text(folder / "quarantine.csv", text.getvalue())
+
+
+def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
+    """A sentence on each thing that looks like a slip; the rows in `kept` have usable photos."""
+    return [*_duplicates(rows, kept), *_written_in_two_ways(rows), *_encounters(rows)]
+
+
+def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
+    by_digest: dict[str, list[Row]] = defaultdict(list)
+    for index, fact in kept.items():
+        by_digest[fact.digest].append(rows[index])
+    notes = []
+    if spare := sum(len(same) - 1 for same in by_digest.values()):
+        notes.append(f"Photos with the very bytes of another: {spare}; they share a group in every split.")
+    torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
+    if torn:
+        said = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
+        notes.append(
+            f"The very same photo is said to show different individuals {len(torn)} times, first {said}: "
+            f"correct the column identity."
+        )
+    return notes
+
+
+def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    for column in NAMED:
+        alike: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            alike[_spelling(row.get(column, ""))].add(row.get(column, ""))
+        twice = [sorted(names) for names in alike.values() if len(names) > 1]
+        if twice:
+            said = " and ".join(map(repr, twice[0]))
+            notes.append(
+                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {said}, "
+                f"which count as different ones: write them alike if they are not."
+            )
+    return notes
+
+
+def _spelling(name: str) -> str:
+    """The name without what is easily mistyped: capitals, blanks, leading zeros, how accents are coded."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return re.sub(r"\b0+(?=\d)", "", plain)
+
+
+def _encounters(rows: Sequence[Row]) -> list[str]:
+    sizes = Counter(row.get("encounter", "") for row in rows)
+    sizes.pop("", None)
+    if not sizes:
+        return [
+            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
+            "every score; name in the column encounter which photos were taken together."
+        ]
+    name, size = sizes.most_common(1)[0]
+    if size < max(LARGE, LARGE_SHARE * len(rows)):
+        return []
+    shown = len({row["identity"] for row in rows if row.get("encounter") == name} - {""})
+    return [
+        f"The encounter {name!r} has {size} of {len(rows)} photos, of {shown} individual(s), and no fold "
+        f"cuts through it: leave the cell empty where nobody knows which photos were taken together."
+    ]

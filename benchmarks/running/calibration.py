@@ -1,6 +1,6 @@
-"""From scores to probabilities, for every method alike: a temperature and an epsilon.
+"""Calibration: from scores to probabilities, for every method alike, by a temperature and an epsilon.
 
-What a calibration is chosen by: the log loss of the known photos of valid.
+Both are chosen by the log loss of the known photos of valid.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import columns_of
+from whalebench.benchmarks.core.arrays import blocks, columns_of
 from whalebench.benchmarks.running.folds import NEW, Answers
 
 Floats = NDArray[np.float64]
+
+STEP = 0.5
+LOG_TEMPERATURES = tuple(float(logarithm) for logarithm in np.arange(-7, 5 + STEP, STEP))
+"""The grid of logarithms of temperatures, to see beside which one the best is."""
+CLOSE = 1e-3
+"""How close to the logarithm of the best temperature is close enough."""
+SAMPLE = 500
+"""Photos of valid, about, that the grid is tried on; the search beside it is on all."""
+LEAST, MOST = 1e-9, 0.5
+"""The smallest epsilon besides 0, and the largest."""
+BLOCK_CELLS = 2_000_000
+"""Scores that are worked on at a time: 16 MB as float64."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Calibration:
     """What the scores are divided by. Log probabilities divided by it are probabilities to the power of one
     over it."""
     epsilon: float = 0.0
-    """The share of each row that all individuals get alike: for those that a method is sure not to see."""
+    """The share of each row that all individuals get alike, also those a method gives next to nothing."""
 
     def probabilities(self, scores: NDArray[np.float32]) -> Floats:
         """Rows of probabilities (photos, identities), one in all, in the order of the scores."""
@@ -36,12 +48,12 @@ class Calibration:
         return rows
 
     def chosen(self) -> dict[str, float | None]:
-        """What a record says was chosen on valid."""
+        """Both numbers by name, as a record keeps them."""
         return {"temperature": self.temperature, "epsilon": self.epsilon}
 
 
-AS_GIVEN = Calibration()
-"""Of scores that nobody has calibrated. That of cosines is nearly uniform."""
+UNCALIBRATED = Calibration()
+"""The softmax of scores as they are; that of cosines is nearly uniform."""
 
 
 def calibration_of(chosen: Mapping[str, object]) -> Calibration | None:
@@ -61,19 +73,6 @@ def powers(scores: NDArray[np.float32], temperature: float) -> Floats:
     return rows
 
 
-STEP = 0.5
-TRIED = tuple(float(logarithm) for logarithm in np.arange(-7, 5 + STEP, STEP))
-"""Logarithms of the temperatures that are tried first, to see beside which one the best is."""
-CLOSE = 1e-3
-"""How close to the logarithm of the best temperature is close enough."""
-GLANCE = 500
-"""Photos of valid, about, that they are tried on; the close look is at all."""
-LEAST, MOST = 1e-9, 0.5
-"""The smallest epsilon besides 0, and the largest."""
-BLOCK_CELLS = 2_000_000
-"""Scores that are worked on at a time: 16 MB as float64."""
-
-
 def choose_calibration(
     scores: NDArray[np.float32], answers: Answers, identities: Sequence[str]
 ) -> Calibration:
@@ -86,83 +85,82 @@ def choose_calibration(
     column = columns_of(identities)
     rows = np.array([row for row, truth in enumerate(answers.truth) if truth != NEW], np.int64)
     if not len(rows):
-        return AS_GIVEN
-    known = _Known(scores, rows, np.array([column[answers.truth[row]] for row in rows]))
-    few, chances = known.few(), cache(known.chances)
-    glanced = {tried: few.chances(float(np.exp(tried))) for tried in TRIED}
+        return UNCALIBRATED
+    known = _KnownPhotos(scores, rows, np.array([column[answers.truth[row]] for row in rows]))
+    probabilities, sample = cache(known.target_probabilities), known.sample()
+    on_grid = {log: sample.target_probabilities(float(np.exp(log))) for log in LOG_TEMPERATURES}
 
-    def cost(found: Calibration) -> float:
-        numbers = (found.temperature != AS_GIVEN.temperature) + (found.epsilon > 0)
-        loss = _log_loss(chances(found.temperature), found.epsilon, len(identities))
+    def cost(candidate: Calibration) -> float:
+        numbers = (candidate.temperature != UNCALIBRATED.temperature) + (candidate.epsilon > 0)
+        loss = _log_loss(probabilities(candidate.temperature), candidate.epsilon, len(identities))
         return loss * (len(rows) + 1) + numbers * float(np.log(len(rows))) / 2
 
-    fitted = [_least(chances, glanced, len(identities), with_epsilon=each) for each in (False, True)]
-    alone = replace(AS_GIVEN, epsilon=best_epsilon(chances(AS_GIVEN.temperature), len(identities)))
-    return min((AS_GIVEN, alone, *fitted), key=cost)
+    fitted = [
+        _fit_temperature(probabilities, on_grid, len(identities), with_epsilon=each) for each in (False, True)
+    ]
+    epsilon = best_epsilon(probabilities(UNCALIBRATED.temperature), len(identities))
+    return min((UNCALIBRATED, replace(UNCALIBRATED, epsilon=epsilon), *fitted), key=cost)
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownPhotos:
     """The known photos among those scored, and one more that stands for a wrong answer."""
 
     scores: NDArray[np.float32]
     rows: NDArray[np.int64]
-    own: NDArray[np.int64]
+    targets: NDArray[np.int64]
     """The column of each row's truth."""
 
-    def few(self) -> _Known:
+    def sample(self) -> _KnownPhotos:
         """Of many photos some, evenly spread."""
-        every = max(1, len(self.rows) // GLANCE)
-        return replace(self, rows=self.rows[::every], own=self.own[::every])
+        every = max(1, len(self.rows) // SAMPLE)
+        return replace(self, rows=self.rows[::every], targets=self.targets[::every])
 
-    def chances(self, temperature: float) -> Floats:
+    def target_probabilities(self, temperature: float) -> Floats:
         """The softmax probability of each truth (rows + 1,), in blocks that take little memory.
 
         That of the wrong answer is what the others leave beside their best individual, on average.
         """
-        found, left = np.empty(len(self.rows) + 1), 0.0
-        step = max(1, BLOCK_CELLS // self.scores.shape[1])
-        for start in range(0, len(self.rows), step):
-            part = slice(start, min(start + step, len(self.rows)))
+        result, left = np.empty(len(self.rows) + 1), 0.0
+        for part in blocks(len(self.rows), max(1, BLOCK_CELLS // self.scores.shape[1])):
             block = powers(self.scores[self.rows[part]], temperature)
             total = block.sum(axis=1)
-            found[part] = block[np.arange(len(block)), self.own[part]] / total
+            result[part] = block[np.arange(len(block)), self.targets[part]] / total
             left += float((1 - 1 / total).sum())
-        found[-1] = left / len(self.rows) / (self.scores.shape[1] - 1)
-        return found
+        result[-1] = left / len(self.rows) / (self.scores.shape[1] - 1)
+        return result
 
 
-def _least(
-    chances: Callable[[float], Floats],
-    glanced: Mapping[float, Floats],
+def _fit_temperature(
+    probabilities: Callable[[float], Floats],
+    on_grid: Mapping[float, Floats],
     identities: int,
     *,
     with_epsilon: bool,
 ) -> Calibration:
-    """The calibration with the least log loss, begun beside the best of the temperatures glanced at.
+    """The calibration with the least log loss, searched beside the best temperature of the grid.
 
     The best epsilon of each temperature is found exactly, so that one number is searched.
     """
     from scipy.optimize import minimize_scalar
 
-    def epsilon(own: Floats) -> float:
-        return best_epsilon(own, identities) if with_epsilon else 0.0
+    def epsilon(target: Floats) -> float:
+        return best_epsilon(target, identities) if with_epsilon else 0.0
 
-    def loss(own: Floats) -> float:
-        return _log_loss(own, epsilon(own), identities)
+    def loss(target: Floats) -> float:
+        return _log_loss(target, epsilon(target), identities)
 
-    near = min(glanced, key=lambda tried: loss(glanced[tried]))
+    def loss_at(log_temperature: float) -> float:
+        return loss(probabilities(float(np.exp(log_temperature))))
+
+    near = min(on_grid, key=lambda log_temperature: loss(on_grid[log_temperature]))
     bounds = (near - STEP, near + STEP)
-
-    def loss_at(tried: float) -> float:
-        return loss(chances(float(np.exp(tried))))
-
-    found = minimize_scalar(loss_at, bounds=bounds, method="bounded", options={"xatol": CLOSE})
-    temperature = float(np.exp(min(near, float(found.x), key=loss_at)))
-    return Calibration(temperature, epsilon(chances(temperature)))
+    minimum = minimize_scalar(loss_at, bounds=bounds, method="bounded", options={"xatol": CLOSE})
+    temperature = float(np.exp(min(near, float(minimum.x), key=loss_at)))
+    return Calibration(temperature, epsilon(probabilities(temperature)))
 
 
-def best_epsilon(own: Floats, identities: int) -> float:
+def best_epsilon(target: Floats, identities: int) -> float:
     """The epsilon with the least log loss, given the probability of each photo's truth (photos,) without it.
 
     The log loss is convex in it: either it rises from 0 on, or there is one place where it is level.
@@ -170,16 +168,16 @@ def best_epsilon(own: Floats, identities: int) -> float:
     from scipy.optimize import brentq
 
     def slope(epsilon: float) -> float:
-        return float(((own - 1 / identities) / _mixed(own, epsilon, identities)).mean())
+        return float(((target - 1 / identities) / _with_epsilon(target, epsilon, identities)).mean())
 
     if slope(LEAST) >= 0:
         return 0.0
     return MOST if slope(MOST) <= 0 else float(brentq(slope, LEAST, MOST, xtol=1e-9))
 
 
-def _mixed(own: Floats, epsilon: float, identities: int) -> Floats:
-    return (1 - epsilon) * own + epsilon / identities
+def _with_epsilon(target: Floats, epsilon: float, identities: int) -> Floats:
+    return (1 - epsilon) * target + epsilon / identities
 
 
-def _log_loss(own: Floats, epsilon: float, identities: int) -> float:
-    return float(-np.log(np.clip(_mixed(own, epsilon, identities), 1e-15, None)).mean())
+def _log_loss(target: Floats, epsilon: float, identities: int) -> float:
+    return float(-np.log(np.clip(_with_epsilon(target, epsilon, identities), 1e-15, None)).mean())

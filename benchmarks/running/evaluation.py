@@ -1,4 +1,7 @@
-"""Scores of valid and test evaluated: what is chosen on valid, applied to both; without torch."""
+"""Scores evaluated: calibration and the threshold of *new* are chosen on valid and applied to valid and test.
+
+Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
@@ -11,110 +14,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.running.calibration import AS_GIVEN, Calibration, choose_calibration
+from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, choose_calibration
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
 from whalebench.reports.metrics.calibration import calibration_error, reliability, set_threshold
 from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
 from whalebench.reports.metrics.summary import cmc, summarize
 
+CALIBRATION = "calibration"
+"""The part of the lineage that says which photos everything in `Evaluation.chosen` was chosen on."""
 THRESHOLDS = 101
-"""How many thresholds valid is asked about, spread over the scores of its best candidates."""
-SHOWN = 2
-"""Every how manieth of them is in the record's curve."""
+"""How many thresholds are tried on valid, spread over the scores of its best candidates."""
+CURVE_STEP = 2
+"""Every second of them is in the record's curve."""
 EQUAL = 1e-12
 """By how much MAP@5 may differ by rounding alone."""
 PLAIN = MethodConfig()
-"""Of a method that says nothing of *new*."""
-
-
-def choose_threshold(
-    scores: NDArray[np.float32],
-    answers: Answers,
-    identities: Sequence[str],
-    config: MethodConfig = PLAIN,
-) -> tuple[float | None, float]:
-    """The threshold of *new* with the best MAP@5 on valid, and that MAP@5, at the share of *new* to expect.
-
-    The threshold is None, and *new* no candidate, where valid has no new photo to choose by. Of equally good
-    thresholds the middle one is taken.
-    """
-    candidates: list[float | None] = [None]
-    if NEW in answers.truth:
-        candidates = [*_thresholds(scores)]
-    results = _means(scores, answers, identities, config, candidates)["map_at_5_adjusted"]
-    ties = [place for place, value in enumerate(results) if value >= max(results) - EQUAL]
-    middle = ties[len(ties) // 2]
-    return candidates[middle], results[middle]
-
-
-def curve_of_new(
-    scores: NDArray[np.float32],
-    answers: Answers,
-    identities: Sequence[str],
-    config: MethodConfig,
-    chosen: float | None,
-) -> dict[str, list[float]]:
-    """What some fifty thresholds of *new*, the chosen one among them, are worth on valid, in their order.
-
-    Lists of one length: `threshold`, and what `means_by_threshold` says with `map_at_5_adjusted`, which is at
-    the share of *new* to expect. Empty where *new* is no candidate.
-    """
-    if chosen is None:
-        return {}
-    thresholds = sorted({*_thresholds(scores)[::SHOWN], chosen})
-    return {"threshold": thresholds} | _means(scores, answers, identities, config, thresholds)
-
-
-def share_warnings(answers: Answers, config: MethodConfig) -> list[str]:
-    """What a reader should know where the share of *new* to expect could not be kept to; else nothing."""
-    new = answers.truth.count(NEW)
-    if config.new_share is None or 0 < new < len(answers.truth):
-        return []
-    head = f"new_share={config.new_share:g} was not used: valid has no"
-    if new:
-        return [f"{head} known photo to weigh the new ones against, so the threshold rests on those alone."]
-    return [
-        f"{head} new photo to choose a threshold by, so new is no candidate; a split made with --singles new "
-        "has some."
-    ]
-
-
-def _thresholds(scores: NDArray[np.float32]) -> list[float]:
-    """Between the scores of valid's best candidates, and beyond both ends."""
-    best = np.unique(scores.max(axis=1).astype(np.float64))
-    between = np.concatenate([[best[0] - 1e-3], (best[1:] + best[:-1]) / 2, [best[-1] + 1e-3]])
-    return [float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))]
-
-
-def _means(
-    scores: NDArray[np.float32],
-    answers: Answers,
-    identities: Sequence[str],
-    config: MethodConfig,
-    thresholds: Sequence[float | None],
-) -> dict[str, list[float]]:
-    """What each threshold is worth, and MAP@5 as if the share of *new* were the one to expect.
-
-    share * new + (1 - share) * known, as Happywhale's 26th chose; as valid is where no share is given, or
-    where valid has one kind of photos only.
-    """
-    means = means_by_threshold(
-        truth=answers.truth,
-        identities=identities,
-        scores=scores,
-        new_thresholds=thresholds,
-        new_rule=config.new_rule,
-    )
-    share, adjusted = config.new_share, means["map_at_5"]
-    if share is not None and 0 < answers.truth.count(NEW) < len(answers.truth):
-        kinds = zip(means["map_at_5_new"], means["map_at_5_known"], strict=True)
-        adjusted = [share * new + (1 - share) * known for new, known in kinds]
-    return means | {"map_at_5_adjusted": adjusted}
-
-
-CALIBRATION = "calibration"
-"""The part of the lineage that says which photos everything in `Evaluation.chosen` was chosen on."""
+"""The configuration of a method that says nothing of *new*."""
 
 
 @dataclass(frozen=True)
@@ -140,63 +56,148 @@ def evaluate_scores(
     config: MethodConfig,
     precisions: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Evaluation:
-    """The judgement of scores (photos, identities) by `valid` and `test`: chosen on valid, applied to both.
+    """Evaluates scores (photos, identities) of `valid` and `test` by what is chosen on valid.
 
     `precisions`, where there are embeddings, are the average precision at R of each photo by part. Raises
     RunFailedError where a photo is in both parts.
     """
-    _refuse_shared(answers)
+    _refuse_shared_photos(answers)
     valid, known = scores["valid"], answers["valid"]
     calibration = choose_calibration(valid, known, identities)
-    threshold, _ = choose_threshold(valid, known, identities, config)
+    threshold, _ = choose_new_threshold(valid, known, identities, config)
 
-    def queries(part: str, how: Calibration, least: float | None = None) -> pd.DataFrame:
+    def queries(part: str, by: Calibration, set_limit: float | None = None) -> pd.DataFrame:
         return evaluate_queries(
             images=answers[part].images,
             truth=answers[part].truth,
             clusters=answers[part].clusters,
             identities=identities,
             scores=scores[part],
-            probabilities=how.probabilities(scores[part]),
+            probabilities=by.probabilities(scores[part]),
             new_scores=-scores[part].max(axis=1),
             new_threshold=threshold,
             new_rule=config.new_rule,
-            set_threshold=least,
+            set_threshold=set_limit,
             embeddings_precision=(precisions or {}).get(part),
         )
 
     on_valid = queries("valid", calibration)
-    least = set_threshold(on_valid)
-    judged = queries("test", calibration, least)
-    as_given = {part: queries(part, AS_GIVEN) for part in ("valid", "test")}
-    judged.insert(1, "identity", pd.Series(answers["test"].identities, dtype="str"))
+    set_limit = set_threshold(on_valid)
+    on_test = queries("test", calibration, set_limit)
+    uncalibrated = {part: queries(part, UNCALIBRATED) for part in ("valid", "test")}
+    on_test.insert(1, "identity", pd.Series(answers["test"].identities, dtype="str"))
     return Evaluation(
-        queries=judged,
-        chosen=calibration.chosen() | {"new_threshold": threshold, "set_threshold_95": least},
-        metrics=summarize(judged),
+        queries=on_test,
+        chosen=calibration.chosen() | {"new_threshold": threshold, "set_threshold_95": set_limit},
+        metrics=summarize(on_test),
         valid_metrics=summarize(on_valid),
-        cmc=cmc(judged),
-        calibration=_changed(as_given, {"valid": on_valid, "test": judged}),
-        new_curve=curve_of_new(valid, known, identities, config, threshold),
+        cmc=cmc(on_test),
+        calibration=_calibration_effect(uncalibrated, {"valid": on_valid, "test": on_test}),
+        new_curve=new_threshold_curve(valid, known, identities, config, threshold),
     )
 
 
-def _changed(before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def _calibration_effect(
+    before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
     """Log loss of both parts before and after calibration, of test also its error and the bins of that."""
-    found: dict[str, Any] = {}
+    effect: dict[str, Any] = {}
     for when, queries in (("before", before), ("after", after)):
         for part, table in queries.items():
-            found[f"{part}_log_loss_{when}"] = summarize(table)["log_loss"]
+            effect[f"{part}_log_loss_{when}"] = summarize(table)["log_loss"]
         bins = reliability(queries["test"])
-        found[f"test_ece_{when}"] = calibration_error(bins)
-        found[f"reliability_{when}"] = bins
-    return found
+        effect[f"test_ece_{when}"] = calibration_error(bins)
+        effect[f"reliability_{when}"] = bins
+    return effect
 
 
-def _refuse_shared(answers: Mapping[str, Answers]) -> None:
-    """Nothing; what is chosen on valid must not be chosen by an answer to test."""
+def _refuse_shared_photos(answers: Mapping[str, Answers]) -> None:
+    """Refuses photos in both parts: what is chosen on valid must not be chosen by an answer to test."""
     if shared := set(answers["valid"].images) & set(answers["test"].images):
         raise RunFailedError(
             f"{len(shared)} photo(s) are in valid and in test, first {min(shared)}, so that calibration and "
             f"thresholds would be chosen by answers to test: make the split again."
         )
+
+
+def choose_new_threshold(
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig = PLAIN,
+) -> tuple[float | None, float]:
+    """The threshold of *new* with the best MAP@5 on valid, and that MAP@5, at the share of *new* to expect.
+
+    The threshold is None, and *new* no candidate, where valid has no new photo to choose by. Of equally good
+    thresholds the middle one is taken.
+    """
+    candidates: list[float | None] = [*_candidate_thresholds(scores)] if NEW in answers.truth else [None]
+    results = _means_of_thresholds(scores, answers, identities, config, candidates)["map_at_5_adjusted"]
+    ties = [place for place, value in enumerate(results) if value >= max(results) - EQUAL]
+    middle = ties[len(ties) // 2]
+    return candidates[middle], results[middle]
+
+
+def new_threshold_curve(
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig,
+    chosen: float | None,
+) -> dict[str, list[float]]:
+    """What some fifty thresholds of *new*, the chosen one among them, are worth on valid, in their order.
+
+    Lists of one length: `threshold`, and the means of `means_by_threshold` with `map_at_5_adjusted`, which
+    is at the share of *new* to expect. Empty where *new* is no candidate.
+    """
+    if chosen is None:
+        return {}
+    thresholds = sorted({*_candidate_thresholds(scores)[::CURVE_STEP], chosen})
+    return {"threshold": thresholds} | _means_of_thresholds(scores, answers, identities, config, thresholds)
+
+
+def new_share_warnings(answers: Answers, config: MethodConfig) -> list[str]:
+    """A warning where the share of *new* to expect could not be applied; else none."""
+    new = answers.truth.count(NEW)
+    if config.new_share is None or 0 < new < len(answers.truth):
+        return []
+    head = f"new_share={config.new_share:g} was not used: valid has no"
+    if new:
+        return [f"{head} known photo to weigh the new ones against, so the threshold rests on those alone."]
+    return [
+        f"{head} new photo to choose a threshold by, so new is no candidate; a split made with --singles new "
+        "has some."
+    ]
+
+
+def _candidate_thresholds(scores: NDArray[np.float32]) -> list[float]:
+    """Between the scores of valid's best candidates, and beyond both ends."""
+    best = np.unique(scores.max(axis=1).astype(np.float64))
+    between = np.concatenate([[best[0] - 1e-3], (best[1:] + best[:-1]) / 2, [best[-1] + 1e-3]])
+    return [float(value) for value in np.unique(np.quantile(between, np.linspace(0, 1, THRESHOLDS)))]
+
+
+def _means_of_thresholds(
+    scores: NDArray[np.float32],
+    answers: Answers,
+    identities: Sequence[str],
+    config: MethodConfig,
+    thresholds: Sequence[float | None],
+) -> dict[str, list[float]]:
+    """What each threshold is worth, and MAP@5 as if the share of *new* were the one to expect.
+
+    share * new + (1 - share) * known, as Happywhale's 26th chose; as valid is where no share is given, or
+    where valid has one kind of photos only.
+    """
+    means = means_by_threshold(
+        truth=answers.truth,
+        identities=identities,
+        scores=scores,
+        new_thresholds=thresholds,
+        new_rule=config.new_rule,
+    )
+    share, adjusted = config.new_share, means["map_at_5"]
+    if share is not None and 0 < answers.truth.count(NEW) < len(answers.truth):
+        kinds = zip(means["map_at_5_new"], means["map_at_5_known"], strict=True)
+        adjusted = [share * new + (1 - share) * known for new, known in kinds]
+    return means | {"map_at_5_adjusted": adjusted}

@@ -1,7 +1,4 @@
-"""From a benchmark and a fold to what each party may see; the answers to test stay with the harness.
-
-What the photos of one part really show; kept by the harness, never handed to a method.
-"""
+"""From a benchmark and a fold to what a method may see; the answers stay with the harness."""
 
 from __future__ import annotations
 
@@ -13,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
 
@@ -24,7 +22,7 @@ NEW = "new"
 
 @dataclass(frozen=True)
 class Answers:
-    """What the photos of one part really show; never handed to a method."""
+    """What the photos of one part really show: kept by the harness, never handed to a method."""
 
     images: tuple[str, ...]
     identities: tuple[str, ...]
@@ -35,30 +33,16 @@ class Answers:
     """What is resampled as one: the individual, or the encounter group of a photo that names none."""
 
 
-def answers_of(part: pd.DataFrame, identities: Sequence[str], groups: Mapping[str, str]) -> Answers:
-    """The answers to some rows of a catalog, given the individuals known in train and each image's group."""
-    known = set(identities)
-    truth = tuple(identity if identity in known else NEW for identity in part["identity"])
-    clusters = tuple(
-        f"individual {identity}" if identity else f"group {groups[image]}"
-        for image, identity in zip(part["image"], part["identity"], strict=True)
-    )
-    return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters)
-
-
-__all__ = ["NEW", "Answers", "Views", "fold_views"]
-
-
 @dataclass(frozen=True)
 class Views:
     """The three parts of one fold as a method sees them, and the harness's answers to two of them."""
 
-    train: Photos
-    valid: Photos
+    train: LabelledPhotos
+    valid: LabelledPhotos
     test: Photos
     valid_answers: Answers
     test_answers: Answers
-    annotated: dict[str, Photos]
+    annotated: dict[str, LabelledPhotos]
     """The photos of valid and test with everything that is annotated on them; never handed to a method."""
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
@@ -68,8 +52,8 @@ class Views:
 
         They are bare, but for annotations in an oracle's run.
         """
-        shown = {"train": self.train.known(), "valid": self.valid, "test": self.test}
-        return {part: photos.unlabelled() if self.oracle else photos.bare() for part, photos in shown.items()}
+        parts = {"train": self.train.known(), "valid": self.valid, "test": self.test}
+        return {part: photos.unlabelled() if self.oracle else photos.bare() for part, photos in parts.items()}
 
     def counts(self) -> dict[str, int]:
         """Photos and individuals by part, for the record."""
@@ -114,7 +98,7 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
     everything = _annotations(benchmark.catalog)
     annotations, store = everything, benchmark.store
     if not oracle:
-        annotations, store = _without(everything, rows["test"]), store.hiding(rows["test"])
+        annotations, store = _hidden(everything, rows["test"]), store.without_masks_of(rows["test"])
     species = tuple(sorted(set(table["species"].iloc[rows["train"]]) - {""}))
     train, valid, test = (
         _view(benchmark, store, rows[name], identities, annotations, species)
@@ -135,6 +119,17 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
     )
 
 
+def answers_of(part: pd.DataFrame, identities: Sequence[str], groups: Mapping[str, str]) -> Answers:
+    """The answers to some rows of a catalog, given the individuals known in train and each image's group."""
+    known = set(identities)
+    truth = tuple(identity if identity in known else NEW for identity in part["identity"])
+    clusters = tuple(
+        f"individual {identity}" if identity else f"group {groups[image]}"
+        for image, identity in zip(part["image"], part["identity"], strict=True)
+    )
+    return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters)
+
+
 def _view(
     benchmark: Benchmark,
     store: PhotoStore,
@@ -142,10 +137,10 @@ def _view(
     identities: tuple[str, ...],
     annotations: Annotations,
     species: tuple[str, ...] = (),
-) -> Photos:
+) -> LabelledPhotos:
     """The photos of some rows, labelled and annotated."""
     part = benchmark.catalog.table.iloc[rows]
-    return Photos(
+    return LabelledPhotos(
         images=tuple(part["image"]),
         digests=tuple(part["content_digest"]),
         identities=identities,
@@ -160,8 +155,8 @@ def _view(
 
 def _places(values: pd.Series[str], names: tuple[str, ...]) -> NDArray[np.int64]:
     """Each value's place among names, UNKNOWN where it is none of them."""
-    index = {name: place for place, name in enumerate(names)}
-    return np.array([index.get(value, UNKNOWN) for value in values], np.int64)
+    place_of = columns_of(names)
+    return np.array([place_of.get(value, UNKNOWN) for value in values], np.int64)
 
 
 def _annotations(catalog: Catalog) -> Annotations:
@@ -177,8 +172,8 @@ def _annotations(catalog: Catalog) -> Annotations:
     return Annotations(boxes.astype(np.float32), points.astype(np.float32), names, has_mask)
 
 
-def _without(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
-    """A copy that says nothing of some rows: what is shared with train must not tell about test."""
+def _hidden(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
+    """A copy with nothing annotated at some rows: what is shared with train must not tell about test."""
     boxes, points = annotations.boxes.copy(), annotations.landmarks.copy()
     has_mask = annotations.has_mask.copy()
     boxes[rows], points[rows], has_mask[rows] = np.nan, np.nan, False

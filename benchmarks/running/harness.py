@@ -18,7 +18,7 @@ from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
-from whalebench.benchmarks.running.evaluation import PLAIN, choose_threshold
+from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views
 from whalebench.methods.method import Epoch, Method, MethodConfig
 
@@ -108,9 +108,9 @@ class RunHarness:
         """Puts back what was kept of the next training of the run; its epochs are in the curve, too."""
         self._began, self._first = time.perf_counter(), len(self._epochs)
         kept = self._unfinished.begin(parts)
-        if self._unfinished.unlike:
+        if self._unfinished.mismatch:
             self._progress.stage(
-                f"{self._stage}, begun anew: the epochs before were {self._unfinished.unlike}"
+                f"{self._stage}, begun anew: the epochs before were {self._unfinished.mismatch}"
             )
         if kept is None:
             return 0
@@ -151,13 +151,13 @@ class RunHarness:
         left = (epoch.of - epoch.number) * spent / epoch.number
         self._progress.epoch(EpochSummary(epoch.number, epoch.of, epoch.loss, score, speed, left))
         facts = {"epochs": self._epochs[self._first :], "chosen": self.chosen, "seconds": spent}
-        if reason := self._unfinished.keep(facts, last=epoch.number == epoch.of):
+        if reason := self._unfinished.save(facts, last=epoch.number == epoch.of):
             self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""
         answers, identities = self._views.valid_answers, self._views.train.identities
-        return choose_threshold(scores, answers, identities, self._config)[1]
+        return choose_new_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
@@ -165,7 +165,7 @@ class RunHarness:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
         answers, identities = self._views.valid_answers, self._views.train.identities
         calibration = choose_calibration(valid_scores, answers, identities)
-        threshold = choose_threshold(valid_scores, answers, identities, self._config)[0]
+        threshold = choose_new_threshold(valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
         return np.where(called_new, 0.0, calibration.probabilities(scores).max(axis=1))
 

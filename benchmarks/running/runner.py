@@ -135,7 +135,7 @@ def _repeat(
         outcome = evaluate_parts(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
-        kept = unfinished.leave("curve.csv", curve.to_csv(index=False)) if len(curve) else None
+        kept = unfinished.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
@@ -172,10 +172,10 @@ def _facts(
     request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
-    from whalebench.benchmarks.running.evaluation import share_warnings
+    from whalebench.benchmarks.running.evaluation import new_share_warnings
     from whalebench.methods.parts.networks.weights import pretraining
 
-    of_share = share_warnings(views.valid_answers, method.config)
+    of_share = new_share_warnings(views.valid_answers, method.config)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),

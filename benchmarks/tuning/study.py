@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.workspace import CAN_LOCK, turn
+from whalebench.benchmarks.core.workspace import file_lock
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _without_password(url: str) -> str:
 
 
 def _locked(lock: Path | None) -> AbstractContextManager[None]:
-    return turn(lock) if lock else nullcontext()
+    return file_lock(lock) if lock else nullcontext()
 
 
 def _lock_file(url: str) -> Path | None:
@@ -247,7 +247,7 @@ def _lock_file(url: str) -> Path | None:
             f"--storage, or --workspace."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    return file.with_name(f"{file.name}.lock") if CAN_LOCK else None
+    return file.with_name(f"{file.name}.lock")
 
 
 def _open_storage(url: str) -> BaseStorage:

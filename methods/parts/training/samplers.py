@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.checkpoint import Stateful
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 
 Places = NDArray[np.int64]
 """Photos, as places among the training photos."""
@@ -187,7 +187,7 @@ class Oversampled:
 
 
 @dataclass(frozen=True)
-class MixedPhotos(Photos):
+class MixedPhotos(LabelledPhotos):
     """Train photos and, behind them, pseudo-labelled ones, each once: a gallery of them holds no photo twice.
 
     How often each is learned from is not a matter of the photos but of their order: see `Mixing`.
@@ -198,12 +198,10 @@ class MixedPhotos(Photos):
     share: float = 0.5
     """How probable it is that a photo that is learned from is one of them."""
 
-    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Photos:
+    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Self:
         """The photos at some places, in that order, still knowing which labels are guesses."""
         chosen = np.asarray(indices, np.int64)
-        selected = super().select(chosen)
-        assert isinstance(selected, MixedPhotos)
-        return replace(selected, pseudo=self.pseudo[chosen])
+        return replace(super().select(chosen), pseudo=self.pseudo[chosen])
 
 
 def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:

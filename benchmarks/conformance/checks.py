@@ -1,0 +1,442 @@
+"""The checks of the conformance suite, in the order in which they are tried.
+
+First what a method says of itself, then whether it learns, what it scores, what it leaves behind, and what
+its learning depends on. Each check returns a sentence, or raises CheckFailed or NotApplicable with one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.conformance.trial import (
+    TOLERANCE,
+    CheckFailed,
+    Learned,
+    NotApplicable,
+    Trial,
+    relative_distance,
+)
+from whalebench.benchmarks.core.checkpoint import CheckpointStore
+from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
+from whalebench.benchmarks.core.progress import EpochSummary, Silent
+from whalebench.benchmarks.running.evaluation import CALIBRATION
+from whalebench.benchmarks.running.folds import Views
+from whalebench.benchmarks.running.outcome import evaluate_parts
+from whalebench.methods.method import MethodConfig, Search
+from whalebench.methods.registry import configure, fields_of
+
+
+def names_itself(trial: Trial) -> str:
+    """It has the name it is installed under, a line on what it does, and a source."""
+    kind = trial.kind
+    for fact in ("name", "summary", "source"):
+        value = getattr(kind, fact, None)
+        if not isinstance(value, str) or not value.strip():
+            raise CheckFailed(f"{kind.__name__}.{fact} says nothing: give it one line.")
+        if "\n" in value:
+            raise CheckFailed(f"{kind.__name__}.{fact} has more than one line: shorten it.")
+    if kind.name != trial.name:
+        raise CheckFailed(f"It is installed as '{trial.name}' and calls itself '{kind.name}': use one name.")
+    return f"{kind.summary} ({kind.source})."
+
+
+def describes_its_fields(trial: Trial) -> str:
+    """Every field, and every part's field, has a docstring."""
+    named = list(_all_fields(trial.kind.Config))
+    silent = [name for name, description in named if not (description or "").strip()]
+    if silent:
+        raise CheckFailed(f"Without a docstring below them: {', '.join(silent)}.")
+    return f"All {len(named)} fields are described."
+
+
+def configures(trial: Trial) -> str:
+    """Frozen, strict about unknown fields, the same when it is read back from a record; search ranges fit."""
+    kind = trial.kind.Config
+    if not (isinstance(kind, type) and issubclass(kind, MethodConfig)):
+        raise CheckFailed(f"{trial.kind.__name__}.Config is no MethodConfig: derive it from that class.")
+    if not kind.model_config.get("frozen") or kind.model_config.get("extra") != "forbid":
+        raise CheckFailed(
+            f"{kind.__name__} can be changed, or takes unknown fields: leave model_config alone."
+        )
+    again = kind.model_validate(json.loads(trial.config.model_dump_json()))
+    if again != trial.config:
+        raise CheckFailed("Its configuration is another one when it is read back from JSON.")
+    for name, field in fields_of(kind):
+        for mark in field.metadata:
+            if isinstance(mark, Search):
+                _refuse_range(trial, name, mark)
+    return "Frozen, strict, and the same when it is read back from a record."
+
+
+def says_its_track(trial: Trial) -> str:
+    """One line on what is held equal."""
+    track = trial.config.track()
+    if not isinstance(track, str) or not track.strip() or "\n" in track:
+        raise CheckFailed(
+            f"track() gives {track!r}: say in one line which weights, pixels and photos it learns by."
+        )
+    if track == MethodConfig.track(trial.config):
+        return "A track of its own, because track() does not say what is held equal."
+    return f"Its track: {track}."
+
+
+def _refuse_range(trial: Trial, name: str, mark: Search) -> None:
+    if not mark.low < mark.high or (mark.log and mark.low <= 0):
+        raise CheckFailed(f"The search range of {name} is empty ({mark.low:g} to {mark.high:g}): mend it.")
+    for value in (mark.low, mark.high):
+        try:
+            configure(trial.kind, [f"{name}={value}"])
+        except WhalebenchError as error:
+            raise CheckFailed(
+                f"The search range of {name} holds {value:g}, which it does not take."
+            ) from error
+
+
+def _all_fields(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    """Every field with its description, those that hold a part, too."""
+    for name, field in config.model_fields.items():
+        yield prefix + name, field.description
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _all_fields(field.annotation, f"{prefix}{name}.")
+
+
+def learns(trial: Trial) -> str:
+    """It learns where train has photos of *new* individuals and individuals with one photo."""
+    views = trial.views
+    if missing := trial.build().missing_requirement(views.train, views.test):
+        raise NotApplicable(f"It asks for {missing}, which the photos it is tried on lack.")
+    try:
+        trial.learned = trial.learn(views)
+    except Exception as error:
+        if reason := _learnable_without(trial):
+            raise CheckFailed(
+                f"Only without {reason} it learns ({type(error).__name__}: {error})."
+            ) from error
+        raise
+    counts = views.counts()
+    return f"It learned {counts['identities']} individuals from {counts['train_photos']} photos."
+
+
+def _learnable_without(trial: Trial) -> str:
+    """The kind of train photos without which it can learn, or ""."""
+    views = trial.views
+    others = {
+        "photos of new individuals": replace(views, train=views.train.known()),
+        "individuals with one photo": _without_singles(views),
+    }
+    for reason, rest in others.items():
+        with suppress(Exception):  # whatever it is, the first error is the one to report
+            trial.learn(rest)
+            return reason
+    return ""
+
+
+def _without_singles(views: Views) -> Views:
+    """The same views as if individuals with one photo in train had never been met."""
+    train, valid = views.train, views.valid
+    kept = np.flatnonzero(np.bincount(train.labels[train.labels != UNKNOWN]) > 1)
+    # One longer than the individuals, so that UNKNOWN, which is -1, reads itself.
+    renamed = np.full(len(train.identities) + 1, UNKNOWN)
+    renamed[kept] = np.arange(len(kept))
+    identities = tuple(train.identities[label] for label in kept)
+    rest = np.flatnonzero((train.labels == UNKNOWN) | (renamed[train.labels] != UNKNOWN))
+    known = replace(train, identities=identities, labels=renamed[train.labels]).select(rest)
+    return replace(
+        views, train=known, valid=replace(valid, identities=identities, labels=renamed[valid.labels])
+    )
+
+
+def scores_have_their_shape(trial: Trial) -> str:
+    """float32 (photos, identities), finite, and not the same for every photo."""
+    learned = trial.after_learning()
+    for part, photos in learned.views.queries().items():
+        scores = learned.method.score(photos)
+        _refuse_shape(scores, (len(photos), len(photos.identities)), f"score() of {part}")
+    if len(np.unique(scores, axis=0)) == 1:
+        raise CheckFailed("It gives every photo the same scores.")
+    return f"score() gives float32 {scores.shape} for {len(photos)} photos, all finite."
+
+
+def embeddings_have_their_shape(trial: Trial) -> str:
+    """float32 (photos, dimensions), finite, the same for a photo among others and alone."""
+    method, photos = trial.after_learning().method, trial.after_learning().views.queries()["valid"]
+    embeddings = method.embed(photos)
+    if embeddings is None:
+        raise NotApplicable("It has no embeddings.")
+    _refuse_shape(embeddings, (len(photos), embeddings.shape[-1]), "embed()")
+    alone = method.embed(photos.select([0]))
+    if not method.transductive and (alone is None or relative_distance(embeddings[:1], alone) > TOLERANCE):
+        raise CheckFailed("A photo embedded alone has another embedding than among others.")
+    return f"embed() gives float32 {embeddings.shape} for {len(photos)} photos, all finite."
+
+
+def scores_each_photo_by_itself(trial: Trial) -> str:
+    """A photo's scores do not depend on the photos beside it, on their order, or on chance."""
+    method, photos = trial.after_learning().method, trial.after_learning().views.queries()["test"]
+    if method.transductive:
+        raise NotApplicable("It says that a photo's scores depend on the others (transductive).")
+    whole = method.score(photos)
+    backwards = np.arange(len(photos))[::-1]
+    for beside, chosen in {
+        "in another order": backwards, "among fewer": backwards[::3], "alone": backwards[:1]
+    }.items():  # fmt: skip
+        off = relative_distance(whole, _with_rows(whole, chosen, method.score(photos.select(chosen))))
+        if off > TOLERANCE:
+            raise CheckFailed(
+                f"Scored {beside}, photos get other scores, by {off:.2g} of the spread: score each by itself "
+                "(evaluation mode, no statistics of the batch, no chance), or declare `transductive = True`."
+            )
+    return "Scored in another order, among fewer and alone, photos get the same scores."
+
+
+def needs_no_labels(trial: Trial) -> str:
+    """Photos get the same scores with and without labels and annotations, which test photos do not show."""
+    learned = trial.after_learning()
+    valid = learned.views.valid
+    mislabelled = replace(valid, labels=np.roll(valid.labels, 1))
+    off = relative_distance(learned.scores(), learned.method.score(mislabelled))
+    if off > TOLERANCE:
+        raise CheckFailed(
+            "Its scores change when photos carry labels or annotations: score by the pixels alone."
+        )
+    return "Bare photos get the scores of photos with labels and annotations."
+
+
+def keeps_individuals_of_one_photo(trial: Trial) -> str:
+    """Individuals with one photo in train have scores that vary from photo to photo, like others'."""
+    learned = trial.after_learning()
+    known = learned.views.train.known()
+    scores = np.concatenate([learned.scores("train"), learned.scores("test")])
+    single = np.flatnonzero(np.bincount(known.labels) == 1)
+    lost = [known.identities[label] for label in single if not np.ptp(scores[:, label]) > 0]
+    if lost:
+        raise CheckFailed(
+            f"Individuals with one photo vanish: {', '.join(lost)} score the same for every photo, even "
+            "for their own."
+        )
+    names = " and ".join(known.identities[label] for label in single)
+    return f"Individuals with one photo ({names}) are scored like others."
+
+
+def leaves_photos_as_they_are(trial: Trial) -> str:
+    """Learning and scoring change no labels, places or annotations."""
+    fresh = trial.views_of(trial.toys.annotated)
+    learned = trial.after_learning()
+    learned.scores("test")
+    for part in ("train", "valid", "test"):
+        before, after = (_arrays(getattr(views, part)) for views in (fresh, learned.views))
+        for name, values in before.items():
+            if not np.array_equal(values, after[name], equal_nan=values.dtype.kind == "f"):
+                raise CheckFailed(f"It changed the {name} of {part} in place: work on a copy.")
+    return "Labels, places and annotations are as they were."
+
+
+def _refuse_shape(values: object, wanted: tuple[int, ...], what: str) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32:
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise CheckFailed(f"{what} gives {kind}: give a NumPy array of float32.")
+    if values.shape != wanted:
+        raise CheckFailed(f"{what} has the shape {values.shape}: give {wanted}, a row a photo.")
+    if not np.isfinite(values).all():
+        raise CheckFailed(f"{what} holds {int((~np.isfinite(values)).sum())} values that are not finite.")
+
+
+def _with_rows(
+    whole: NDArray[np.float32], places: NDArray[np.int64], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A copy of the table with other values at some rows."""
+    filled = whole.copy()
+    filled[places] = values
+    return filled
+
+
+def _arrays(photos: Photos) -> dict[str, NDArray[np.generic]]:
+    """The arrays of photos that could be written over."""
+    arrays = {"rows": photos.rows, "shapes": photos.shapes, "labels": photos.labels}
+    if photos.annotations is not None:
+        arrays |= {name: getattr(photos.annotations, name) for name in ("boxes", "landmarks", "has_mask")}
+    return {name: values for name, values in arrays.items() if values is not None}
+
+
+def is_evaluated(trial: Trial) -> str:
+    """Its scores are evaluated like those of a run."""
+    learned = trial.after_learning()
+    outcome = evaluate_parts(learned.method, learned.views, learned.harness)
+    return (
+        f"MAP@5 on {len(outcome.queries)} test photos: {outcome.metrics['map_at_5']:.3f}, which says little."
+    )
+
+
+def declares_its_lineage(trial: Trial) -> str:
+    """Every part says which photos it was fitted on; the harness has refused any that it must not be."""
+    harness = trial.after_learning().harness
+    # What was chosen on valid the harness has written down itself.
+    lineage = {part: digests for part, digests in harness.lineage.items() if part != CALIBRATION}
+    adapted = harness.adapted_to()
+    if not lineage:
+        raise CheckFailed(
+            "It does not say what it was fitted on: call harness.fitted(part, photos) in learn()."
+        )
+    parts = ", ".join(
+        f"{part} ({len(digests)} photos{f', {adapted[part]} of them of test' if part in adapted else ''})"
+        for part, digests in lineage.items()
+    )
+    return f"Fitted on {'train and bare test photos, none of valid' if adapted else 'train only'}: {parts}."
+
+
+def is_restored(trial: Trial) -> str:
+    """Its weights, stored in a file and restored into a new one, give the same scores."""
+    from safetensors.torch import load, save
+
+    learned = trial.after_learning()
+    weights = {name: value.detach().contiguous().clone() for name, value in learned.method.weights().items()}
+    stored = load(save(weights))
+    # As for a finished run: the configuration from its record, the weights from their file.
+    again = trial.build(type(trial.config).model_validate(json.loads(trial.config.model_dump_json())))
+    torch.manual_seed(1)
+    try:
+        again.restore(stored, learned.views.train.identities, CPU)
+    except NotImplementedError as error:
+        raise NotApplicable("It cannot be restored: `whalebench explain` will refuse its runs.") from error
+    off = relative_distance(learned.scores(), Learned(again, learned.harness, learned.views).scores())
+    if off > TOLERANCE:
+        raise CheckFailed(
+            f"Restored from its weights it scores otherwise, by {off:.2g} of the spread: have weights() give "
+            "everything that score() reads."
+        )
+    return f"Restored from its weights ({len(stored)} stored by name) it scores the same."
+
+
+def declares_its_sizes(trial: Trial) -> str:
+    """Photos are requested at the sizes that were decoded before the clock started."""
+    learned = trial.after_learning()
+    learned.scores("test")
+    undeclared = sorted(trial.requested_sizes - set(learned.method.sizes()))
+    if undeclared:
+        named = ", ".join(f"{height} x {width}" for height, width in undeclared)
+        raise CheckFailed(f"It asks for photos of {named} px, which sizes() does not name: name them there.")
+    return "All photo sizes it asks for are named by sizes()."
+
+
+def repeats_itself(trial: Trial) -> str:
+    """The same seed gives the same scores, to the last bit."""
+    first, again = trial.after_learning().scores(), trial.learn(trial.views).scores()
+    if not np.array_equal(first, again):
+        raise CheckFailed(
+            f"Learned again with the same seed its scores differ, by {relative_distance(first, again):.2g} "
+            "of the spread: draw every random number from harness.seed or from torch's generator."
+        )
+    return "Learned again with the same seed, it gives the same scores."
+
+
+def does_not_peek(trial: Trial) -> str:
+    """What it learns does not change with the pixels of test photos, unless it says that it saw them."""
+    learned = trial.after_learning()
+    if parts := learned.harness.adapted_to():
+        raise NotApplicable(
+            f"It learns from test photos and says so (transductive): {', '.join(sorted(parts))}."
+        )
+    first = learned.scores()
+    blind = trial.learn(trial.views_of(trial.toys.blank)).scores()
+    if not np.array_equal(first, blind):
+        raise CheckFailed(
+            "With other test photos it learns something else: in learn() look at train and valid only, "
+            "through Photos.batch."
+        )
+    return "With grey test photos it learns the same."
+
+
+def answers_without_annotations(trial: Trial) -> str:
+    """Where nothing is annotated it says what it lacks, or does without."""
+    views = trial.views_of(trial.toys.plain)
+    if missing := trial.build().missing_requirement(views.train, views.test):
+        return f"Where nothing is annotated it says that there are no {missing}."
+    try:
+        trial.learn(views).scores()
+    except Exception as error:
+        raise CheckFailed(
+            f"Where nothing is annotated it stops with {type(error).__name__} ({error}): have "
+            "missing_requirement() say what it lacks."
+        ) from error
+    return "Where nothing is annotated it does without."
+
+
+def resumes(trial: Trial) -> str:
+    """Stopped in every epoch but the first, and resumed each time, it ends with the same scores."""
+    whole, stops = trial.after_learning(), 0
+    with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:
+        while True:
+            try:
+                # Everything is kept, however long it takes.
+                again = trial.learn(
+                    trial.views, StopsInSecondEpoch(), CheckpointStore(Path(folder), max_share=math.inf)
+                )
+                break
+            except Stopped:
+                stops += 1
+            if not any(Path(folder).iterdir()):
+                raise NotApplicable(
+                    "Stopped, it begins anew: have it call harness.resume(parts) before its epochs."
+                )
+    if not stops:
+        raise NotApplicable("It has no two epochs to be stopped between.")
+    first, second = whole.scores(), again.scores()
+    if not np.array_equal(first, second):
+        raise CheckFailed(
+            f"Stopped and taken up again its scores differ by {relative_distance(first, second):.2g} of the "
+            "spread: name all that changes while it learns to harness.resume()."
+        )
+    return f"Stopped {stops} time(s) and taken up again, it gives the same scores."
+
+
+class Stopped(Exception):
+    """A run stopped from outside."""
+
+
+class StopsInSecondEpoch(Silent):
+    """Stops a run before its second epoch could be kept."""
+
+    epochs = 0
+
+    def epoch(self, summary: EpochSummary) -> None:
+        """Stopped at the second one."""
+        del summary
+        self.epochs += 1
+        if self.epochs == 2:
+            raise Stopped
+
+
+CHECKS: dict[str, Callable[[Trial], str]] = {
+    "name": names_itself,
+    "configuration": configures,
+    "fields": describes_its_fields,
+    "track": says_its_track,
+    "learns": learns,
+    "scores": scores_have_their_shape,
+    "embeddings": embeddings_have_their_shape,
+    "one by one": scores_each_photo_by_itself,
+    "bare photos": needs_no_labels,
+    "one photo": keeps_individuals_of_one_photo,
+    "unchanged": leaves_photos_as_they_are,
+    "judged": is_evaluated,
+    "lineage": declares_its_lineage,
+    "restored": is_restored,
+    "sizes": declares_its_sizes,
+    "same seed": repeats_itself,
+    "goes on": resumes,
+    "no peeking": does_not_peek,
+    "no annotations": answers_without_annotations,
+}
+"""By the name that each is reported under; most need what `learns` leaves behind."""
