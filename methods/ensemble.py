@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from pydantic import model_validator
 from scipy.special import softmax
-from torch import Tensor
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, MethodConfig
-from whalebench.methods.parts.cycles import NamedHarness
+from whalebench.methods.method import Components, Harness, MethodConfig, attribute
 from whalebench.methods.parts.ensemble import (
     TIE,
     Ensemble,
@@ -25,7 +23,7 @@ from whalebench.methods.parts.ensemble import (
     temperature_of,
     votes,
 )
-from whalebench.methods.parts.identifier import build_method
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
 
@@ -103,15 +101,12 @@ class Ensembled(Ensemble):
 
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__(config)
-        pairs = zip(config.names(), config.within(), strict=True)
-        self.members = [build_method(find_method(name)(member)) for name, member in pairs]
+        self.members = [
+            build_method(name, member) for name, member in zip(config.names(), config.within(), strict=True)
+        ]
         self.shares: Shares = (1 / len(self.members),) * len(self.members)
         self.temperatures = (1.0,) * len(self.members)
         self.gallery = Gallery(GalleryConfig())
-
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
-        """What the first member lacks that lacks something."""
-        return next(filter(None, (member.missing_requirement(train, queries) for member in self.members)), "")
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """The members learn; temperatures and shares are chosen on valid."""
@@ -119,15 +114,15 @@ class Ensembled(Ensemble):
         for place, member in enumerate(self.members):
             again = names[:place].count(names[place])
             label = f"{names[place]}-{again + 1}" if again else names[place]
-            member.learn(train, valid, NamedHarness(label, harness))
+            with harness.scope(label):
+                member.learn(train, valid, harness)
         harness.stage("join")
-        assert valid.labels is not None
         bare = valid.bare()
         if self.config.rule == "knn":
             self._learn_gallery(train.known(), bare, harness)
             return
         each = [member.score(bare) for member in self.members]
-        self.temperatures = tuple(temperature_of(scores, valid.labels) for scores in each)
+        self.temperatures = tuple(temperature_of(scores, valid.targets()) for scores in each)
         self._choose({shares: self._joined(each, shares) for shares in share_choices(len(each))}, harness)
 
     def score(self, photos: Photos) -> Scores:
@@ -142,20 +137,15 @@ class Ensembled(Ensemble):
             return self._side_by_side(self._embeddings(photos), self.shares)
         return super().embed(photos)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Each member's after its number and a dot, shares and temperatures, for knn the gallery."""
-        own = {"shares": self.shares, "temperatures": self.temperatures}
-        kept = {name: torch.tensor(values, dtype=torch.float64) for name, values in own.items()}
-        return super().weights() | kept | (self.gallery.weights() if self.config.rule == "knn" else {})
+    def components(self) -> Components:
+        """Each member by its number, shares and temperatures, for knn the gallery."""
+        joined = {name: attribute(self, name, torch.float64) for name in ("shares", "temperatures")}
+        gallery = {"": self.gallery} if self.config.rule == "knn" else {}
+        return {**super().components(), **joined, **gallery}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up the members and how they are joined."""
-        super().restore(weights, identities, device)
-        self.shares, self.temperatures = (tuple(weights[n].tolist()) for n in ("shares", "temperatures"))
-        if self.config.rule == "knn":
-            self.gallery.restore(weights, len(identities))
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """A gallery without photos."""
+        self.gallery.identities = identities
 
     def _joined(self, each: Sequence[Scores], shares: Shares) -> Scores:
         total = np.zeros(each[0].shape)
@@ -184,8 +174,7 @@ class Ensembled(Ensemble):
         self, known: Photos, train: list[Scores], queries: list[Scores], shares: Shares
     ) -> Scores:
         """Scores of queries after the gallery was filled under these shares."""
-        assert known.labels is not None
-        self.gallery.fill(self._side_by_side(train, shares), known.labels, len(known.identities))
+        self.gallery.fill(self._side_by_side(train, shares), known.targets(), len(known.identities))
         return self.gallery.scores(self._side_by_side(queries, shares))
 
     def _embeddings(self, photos: Photos) -> list[Scores]:

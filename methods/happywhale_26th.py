@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.arcface import ArcFace
+from whalebench.methods.arcface import ArcFace, ArcFaceRecipeConfig
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.recipe import ArcFaceRecipeConfig
 from whalebench.methods.parts.retrieval import Gallery
 
 THREE = "tf_efficientnet_b6.ns_jft_in1k+tf_efficientnetv2_l.in21k+eca_nfnet_l2.ra3_in1k"

@@ -31,11 +31,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.arcface import ArcFace, ArcFaceConfig
+from whalebench.methods.arcface import ArcFace, ArcFaceConfig, ArcFaceRecipeConfig
 from whalebench.methods.parts.crops.finder import Crop, windows_around
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.geometry import affine_maps, compose, invert, move
-from whalebench.methods.parts.recipe import ArcFaceRecipeConfig
 from whalebench.methods.parts.retrieval import robust_centre
 from whalebench.methods.parts.training.samplers import RandomViewSampler, Sampler
 

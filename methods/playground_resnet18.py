@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -53,8 +53,7 @@ class Classes:
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class (photos,) of each photo."""
-        assert self.photos.labels is not None
-        return self.places[self.photos.labels]
+        return self.places[self.photos.targets()]
 
     def of(self, labels: Tensor | None) -> Tensor:
         """The classes of labels, both (photos,)."""
@@ -71,19 +70,17 @@ class Classes:
 
 def frequent_classes(train: Photos, at_least: int) -> Classes:
     """The individuals with so many photos, in their order, and their photos."""
-    assert train.labels is not None
-    identities = len(train.identities)
-    photos = np.bincount(train.labels[train.labels != UNKNOWN], minlength=identities)
+    labels, identities = train.targets(), len(train.identities)
+    photos = np.bincount(labels[labels != UNKNOWN], minlength=identities)
     frequent = np.flatnonzero(photos >= at_least)
     places = np.full(identities + 1, -1, np.int64)
     places[frequent] = np.arange(len(frequent))
-    return Classes(train.select(np.flatnonzero(np.isin(train.labels, frequent))).labelled(), places)
+    return Classes(train.select(np.flatnonzero(np.isin(labels, frequent))).labelled(), places)
 
 
 def all_classes(train: Photos, *, new_class: bool) -> Classes:
     """All individuals, and behind them the *new* ones as one class, if asked for and if there are any."""
-    assert train.labels is not None
-    new = new_class and bool((train.labels == UNKNOWN).any())
+    new = new_class and bool((train.targets() == UNKNOWN).any())
     places = np.arange(len(train.identities) + 1)
     if not new:
         places[-1] = -1
@@ -119,6 +116,8 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
         },
     }
 
+    after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"first_epochs": 0}
+
     first_photos: Annotated[int, Field(ge=1)] = 11
     """Train photos that an individual must have to be learned in the first stage; with fewer than two such
     individuals there is none (their number is in the record)."""
@@ -130,11 +129,6 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     """Learn the photos of *new* individuals in train as one more class."""
     frozen: bool = True
     """Leave the network alone in the second stage, where there was a first."""
-
-    def in_cycle(self, number: int) -> Self:
-        """As for every network; there is one first stage, from which the second one goes on."""
-        whole = super().in_cycle(number)
-        return whole.model_copy(update={"first_epochs": 0}) if number else whole
 
     def track(self) -> str:
         """As for every network, and what is seen in the first stage, and more often."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
-from whalebench.methods.method import FieldValue, Harness, Located, Search
+from whalebench.methods.method import Components, FieldValue, Harness, Located, Search, attribute
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.aligner import Aligner
 from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork
@@ -139,11 +139,13 @@ def _corners(batch: Batch) -> Tensor:
 
 Start = Literal["free", "landmarks", "boxes"]
 PLACES = "places"
-"""The name of the landmarks' places among the weights."""
+"""The name of the landmarks' places, also among the weights."""
 
 
 class StnConfig(SoftmaxConfig):
     """Fields of `stn`: those of `softmax`, the transformer's network, and what it starts from."""
+
+    after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"transformer": {"epochs": 0}}
 
     start: Start = "free"
     """free: the whole photo at first; or taught the windows that annotated landmarks or boxes give."""
@@ -164,12 +166,6 @@ class StnConfig(SoftmaxConfig):
         if self.start != "free":
             return found
         return {name: start for name, start in found.items() if not name.startswith("transformer.")}
-
-    def in_cycle(self, number: int) -> Self:
-        """As for every network; the transformer is taught once, and goes on with the classifier."""
-        whole = super().in_cycle(number)
-        taught = {"transformer": self.transformer.model_copy(update={"epochs": 0})}
-        return whole.model_copy(update=taught) if number else whole
 
     def size_at(self, epoch: int) -> Size:
         """Height and width at which whole photos come in: as much larger as `crop_source` is than `size`."""
@@ -194,7 +190,8 @@ class StnConfig(SoftmaxConfig):
                 return Localizer(self.localizer)
         return None
 
-    def _finder_config(self) -> TrainingConfig:
+    def finder_config(self) -> TrainingConfig:
+        """The configuration of the network that chooses the window."""
         return self.transformer
 
 
@@ -262,17 +259,17 @@ class Stn(Softmax):
         places = (2 * self.places - 1).expand(len(found), -1, -1)
         return Located(landmarks=((move(places, found) + 1) / 2).float().numpy())
 
-    def weights(self) -> dict[str, Tensor]:
+    def components(self) -> Components:
         """Transformer, network and classifier, and where landmarks belong."""
-        return super().weights() | ({} if self.places is None else {PLACES: self.places})
+        places = {} if self.places is None else {PLACES: attribute(self, PLACES)}
+        return {**super().components(), **places}
 
     def restore(
         self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
     ) -> None:
         """Takes up transformer, network and classifier."""
         self.taught, self.places = None, weights.get(PLACES)
-        networks = {key: value for key, value in weights.items() if key != PLACES}
-        super().restore(networks, identities, device)
+        super().restore(weights, identities, device)
 
     def _network(self, config: SoftmaxConfig) -> TransformedBackbone:
         assert isinstance(config, StnConfig)

@@ -23,6 +23,7 @@ from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.geometry import identity_maps
 from whalebench.methods.parts.losses.margins import Heads
 from whalebench.methods.parts.networks.backbones import Encoder
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes
@@ -207,19 +208,17 @@ def test_a_restored_method_scores_as_the_one_that_learned(
 ) -> None:
     from safetensors.torch import load, save
 
-    from whalebench.methods.parts.identifier import build_method
-
     views = fold_views(load_benchmark("tiny", shared_tiny), 0, oracle="oracle=true" in more)
     kind, shown = find_method(name), views.queries()["test"]
     torch.manual_seed(0)
-    method = build_method(kind(configure(kind, (*tiny_settings, *more))))
+    method = build_method(kind, configure(kind, (*tiny_settings, *more)))
     method.learn(views.train, views.valid, Notes())
     weights = {key: value.contiguous().clone() for key, value in method.weights().items()}
     # As `restore_run` does it: the configuration from the record, the weights from their file.
     config = kind.Config.model_validate(json.loads(method.config.model_dump_json()))
     assert config == method.config
     torch.manual_seed(1)
-    again = build_method(kind(config))
+    again = build_method(name, config)
     again.restore(load(save(weights)), views.train.identities, torch.device("cpu"))
     assert np.allclose(again.score(shown), method.score(shown), atol=1e-5)
     assert np.allclose(again.embed(shown), method.embed(shown), atol=1e-5)  # type: ignore[arg-type]

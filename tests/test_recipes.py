@@ -180,9 +180,9 @@ def test_weights_of_joined_networks_are_all_named() -> None:
 def test_half_of_the_photos_are_learned_upright(learned: dict[type[Method], Learned]) -> None:
     """Each epoch has every photo and its mirror image once, aligned or upright, with the right label."""
     method: Any = learned[Humpback3rd].method
-    member = method.inner.members[0]
+    member = method.cycles[0].members[0]
     assert isinstance(member, HalfAligned)
-    known = method._annotated(learned[Humpback3rd].views.train.known())[0].labelled()
+    known = method.crop.see_annotated(learned[Humpback3rd].views.train.known()).labelled()
     seen, sampler = member.to_learn_from(known)
     assert sampler is not None
     rows = np.concatenate(sampler.epoch(torch.Generator().manual_seed(0)))
@@ -205,7 +205,8 @@ def test_half_of_the_photos_are_learned_upright(learned: dict[type[Method], Lear
 def test_a_photo_is_embedded_as_the_mean_of_its_views(learned: dict[type[Method], Learned]) -> None:
     """Of four views and more, the farthest may be left out; of two, aligned and upright, none is."""
     method: Any = learned[Humpback3rd].method
-    photos, (member,) = method._cropped(learned[Humpback3rd].views.queries()["test"])[0], method.inner.members
+    photos = method.crop.see(learned[Humpback3rd].views.queries()["test"])
+    (member,) = method.cycles[0].members
     single = HalfAligned(member.config, 1)
     single.device, single.network = member.device, member.network
     sides = [
@@ -253,10 +254,10 @@ def test_joined_embeddings_ask_the_nearest_photo(learned: dict[type[Method], Lea
     """With more neighbours than photos, an individual scores as its nearest photo in all networks' space."""
     method: Any = learned[Happywhale26th].method
     views = learned[Happywhale26th].views
-    test, annotated = views.queries()["test"], method._annotated(views.train.known())[0]
-    gallery, query = method.inner.embed(annotated), method.embed(test)
+    test, annotated = views.queries()["test"], method.crop.see_annotated(views.train.known())
+    gallery, query = method.cycles[0].embed(annotated), method.embed(test)
     assert query.shape == (12, 16)
-    each = [member.embed(method._cropped(test)[0]) for member in method.inner.members]
+    each = [member.embed(method.crop.see(test)) for member in method.cycles[0].members]
     assert np.allclose(query @ query.T, np.mean([one @ one.T for one in each], axis=0), atol=1e-5)
     labels = views.train.known().labels
     near = np.stack([cosines(query, gallery[labels == own]).max(axis=1) for own in range(6)], axis=1)
@@ -301,8 +302,9 @@ def test_new_photos_are_a_class_without_a_column(
     ground: Ground, learned: dict[type[Method], Learned]
 ) -> None:
     was = learned[PlaygroundResnet18]
-    assert isinstance(was.method, Softmax)
-    chances = np.exp(Softmax.score(was.method, was.views.queries()["test"]))
+    (method,) = was.method.cycles
+    assert isinstance(method, Softmax)
+    chances = np.exp(Softmax.score(method, was.views.queries()["test"]))
     assert chances.shape == (12, 7)
     assert np.allclose(np.exp(was.scores("test")).sum(axis=1), 1 - chances[:, 6], atol=1e-5)
     assert (chances[:, 6] > 1e-3).any()

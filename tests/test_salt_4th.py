@@ -10,9 +10,8 @@ import pytest
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Learned, Trial, draw_ground
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.methods.parts.crops.cropping import Cropping
 from whalebench.methods.parts.crops.finder import Crop
-from whalebench.methods.parts.cycles import SnapshotEnsemble, voted
+from whalebench.methods.parts.ensemble import voted
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.salt_4th import Salt4th
 
@@ -53,14 +52,13 @@ def test_what_the_suite_tries_has_all_its_cycles(trial: Trial) -> None:
 
 
 def test_the_animal_alone_is_seen_in_cycles_that_vote_in_every_training(learned: Learned) -> None:
-    method, test = learned.method, learned.views.queries()["test"]
+    (method,), test = learned.method.cycles, learned.views.queries()["test"]
     assert isinstance(method, Salt4th)
     assert set(method.models) == {"half_a", "half_b"}
     for each in (method.first, *method.models.values()):
-        assert isinstance(each, Cropping)
-        assert isinstance(each.inner, SnapshotEnsemble)
-        seen = each._cropped(test)[0]
+        assert each.crop is not None
+        seen = each.crop.see(test)
         assert isinstance(seen.lens, Crop)
         assert seen.lens.background == "removed"
-        assert np.array_equal(each.score(test), voted([member.score(seen) for member in each.inner.members]))
+        assert np.array_equal(each.score(test), voted([member.score(seen) for member in each.cycles]))
     assert {"segmenter", "network", "half_a.network", "half_b.segmenter"} <= set(learned.harness.lineage)

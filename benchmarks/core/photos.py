@@ -124,9 +124,13 @@ class Photos:
 
     def known(self) -> Photos:
         """The photos whose individual is one of `identities`; raises ValueError where labels are hidden."""
+        return self.select(np.flatnonzero(self.targets() != UNKNOWN))
+
+    def targets(self) -> NDArray[np.int64]:
+        """The labels (photos,) to learn from; raises ValueError where they are hidden."""
         if self.labels is None:
             raise ValueError("labels of these photos are hidden")
-        return self.select(np.flatnonzero(self.labels != UNKNOWN))
+        return self.labels
 
     def bare(self) -> Photos:
         """The same photos without labels and annotations: all there is to score by."""

@@ -23,7 +23,7 @@ from whalebench.benchmarks.core.workspace import atomic_path
 from whalebench.benchmarks.explaining.altered import Occluded, Regions, covered_by
 from whalebench.benchmarks.running.calibration import Calibration
 from whalebench.benchmarks.sheet import SUFFIXES
-from whalebench.methods.method import Method
+from whalebench.methods.parts.pipeline import Pipeline
 
 PAPER, INK, PALE = "#f7f5f0", "#1d2b36", "#6d7a83"
 FALLS, RISES = (214, 40, 24), (32, 92, 200)
@@ -125,7 +125,7 @@ class Occlusion:
 
 
 def occlude(
-    method: Method, photo: Photos, follow: int, calibration: Calibration, *, side: float, region: Regions
+    method: Pipeline, photo: Photos, follow: int, calibration: Calibration, *, side: float, region: Regions
 ) -> Occlusion:
     """What hiding parts of a photo does to the probability of the individual in column `follow`.
 

@@ -32,7 +32,8 @@ from whalebench.benchmarks.core.workspace import share
 from whalebench.benchmarks.running.evaluation import CALIBRATION, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers, Views
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.methods.method import Located, Method
+from whalebench.methods.method import Located
+from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.reports.metrics.summary import average_precision_at_r
 
 Floats = NDArray[np.float64]
@@ -152,7 +153,7 @@ class Outcome:
         }
 
 
-def evaluate_parts(method: Method, views: Views, harness: RunHarness) -> Outcome:
+def evaluate_parts(method: Pipeline, views: Views, harness: RunHarness) -> Outcome:
     """The outcome of a method that has learned: calibration and thresholds by valid, then test is judged.
 
     Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
@@ -207,12 +208,12 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     write_record(folder, record)
 
 
-def score_photos(method: Method, photos: Photos) -> NDArray[np.float32]:
+def score_photos(method: Pipeline, photos: Photos) -> NDArray[np.float32]:
     """The method's scores (photos, identities); raises RunFailedError for another shape, or not finite."""
     return _checked(method, method.score(photos), photos)
 
 
-def _checked(method: Method, given: NDArray[np.float32], photos: Photos) -> NDArray[np.float32]:
+def _checked(method: Pipeline, given: NDArray[np.float32], photos: Photos) -> NDArray[np.float32]:
     scores = np.asarray(given, np.float32)
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
@@ -225,7 +226,7 @@ def _checked(method: Method, given: NDArray[np.float32], photos: Photos) -> NDAr
     return scores
 
 
-def _variants(method: Method, views: Views) -> dict[str, dict[str, dict[str, float]]]:
+def _variants(method: Pipeline, views: Views) -> dict[str, dict[str, dict[str, float]]]:
     """How good its other scores are, each by what valid says of it, as for its own."""
     shown = views.queries()
     given = {part: method.variants(shown[part]) for part in ("valid", "test")}
@@ -238,7 +239,7 @@ def _variants(method: Method, views: Views) -> dict[str, dict[str, dict[str, flo
     return judged
 
 
-def _located(method: Method, views: Views) -> dict[str, pd.DataFrame]:
+def _located(method: Pipeline, views: Views) -> dict[str, pd.DataFrame]:
     """How well the animals of each part were found; nothing for an oracle, who did not have to look."""
     judged: dict[str, pd.DataFrame] = {}
     for part, annotated in views.annotated.items():
@@ -248,7 +249,7 @@ def _located(method: Method, views: Views) -> dict[str, pd.DataFrame]:
     return judged
 
 
-def _embeddings(method: Method, shown: dict[str, Photos]) -> dict[str, NDArray[np.float32]]:
+def _embeddings(method: Pipeline, shown: dict[str, Photos]) -> dict[str, NDArray[np.float32]]:
     """By part, or nothing for a method that embeds nothing."""
     found: dict[str, NDArray[np.float32]] = {}
     for part, photos in shown.items():
@@ -264,6 +265,4 @@ def _precision_at_r(
 ) -> NDArray[np.float64]:
     label = columns_of(train.identities)
     wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
-    gallery_labels = train.known().labels
-    assert gallery_labels is not None
-    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], gallery_labels)
+    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], train.known().targets())

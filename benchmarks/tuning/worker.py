@@ -38,7 +38,7 @@ from whalebench.benchmarks.tuning.study import (
     reap,
     tally,
 )
-from whalebench.methods.parts.identifier import build_method
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Attempt:
 
     def __init__(self, kind: type[Method], config: MethodConfig, ground: Ground, watch: Progress) -> None:
         """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
-        self.method, self.ground, self.watch = build_method(kind(config)), ground, watch
+        self.method, self.ground, self.watch = build_method(kind, config), ground, watch
         self.views = without_test(fold_views(ground.benchmark, ground.fold, oracle=config.sees_annotations()))
         name = ground.benchmark.name
         if missing := self.method.missing_requirement(self.views.train, self.views.valid):

@@ -48,14 +48,13 @@ class MirrorTwins:
 
 def with_twins(known: Photos, axis: int = -1) -> Photos:
     """Labelled photos as they are, and then all of them mirrored, as of twice as many identities."""
-    assert known.labels is not None
     photos, identities = len(known), len(known.identities)
     twice = known.select(np.tile(np.arange(photos), 2))
     lens = MirrorTwins(np.repeat([False, True], photos), identities, axis)
     return replace(
         twice.labelled().through(lens),
         identities=(*known.identities, *(f"{identity} mirrored" for identity in known.identities)),
-        labels=np.concatenate([known.labels, known.labels + identities]),
+        labels=np.concatenate([known.targets(), known.targets() + identities]),
     )
 
 

@@ -7,21 +7,23 @@ How scores of several methods become one: temperatures and shares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from torch import Tensor
 
 from whalebench.benchmarks.core.arrays import normalise, top_columns
 from whalebench.benchmarks.core.photos import UNKNOWN, Photos, Size
-from whalebench.methods.method import Harness, Method
+from whalebench.methods.method import Components, Harness, Method
 
+if TYPE_CHECKING:
+    from whalebench.methods.parts.pipeline import Pipeline
+
+Member: TypeAlias = "Method | Pipeline"
 VOTES = 20
 """Candidates that are voted for."""
 TIE = 1e-3
@@ -37,6 +39,21 @@ def votes(scores: NDArray[Any]) -> NDArray[np.float64]:
     best = top_columns(scores, VOTES)
     np.put_along_axis(found, best, np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape), 1)
     return found
+
+
+def voted(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Scores (photos, identities) by rank voting, of each cycle's scores.
+
+    Votes, 1 / rank among a cycle's first 20, put the individuals of a photo in order, equal ones by the mean
+    score. How sure it is that it is anyone at all, by which *new* is told, votes do not say: the best score
+    of a photo is its best mean score.
+    """
+    mean = np.mean(scores, axis=0, dtype=np.float64)
+    lowest, highest = mean.min(axis=1, keepdims=True), mean.max(axis=1, keepdims=True)
+    shares = (mean - lowest) / np.maximum(highest - lowest, 1e-12)
+    found = np.mean([votes(one) for one in scores], axis=0) + TIE * shares
+    level: NDArray[np.float32] = (found - found.max(axis=1, keepdims=True) + highest).astype(np.float32)
+    return level
 
 
 Scores = NDArray[np.float32]
@@ -78,14 +95,31 @@ def temperature_of(scores: Scores, labels: NDArray[np.int64]) -> float:
     return float(np.exp(found.x))
 
 
+def mean_scores(members: Sequence[Member], photos: Photos) -> Scores:
+    """The mean (photos, identities) of the members' scores."""
+    mean: Scores = np.mean([member.score(photos) for member in members], axis=0)
+    return mean
+
+
+def side_by_side(members: Sequence[Member], photos: Photos) -> NDArray[np.float32] | None:
+    """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any.
+
+    Each is at length 1 before, so that a cosine is the mean of the members' cosines.
+    """
+    each = [found for member in members if (found := member.embed(photos)) is not None]
+    if not each:
+        return None
+    return normalise(np.concatenate([normalise(embeddings) for embeddings in each], axis=1))
+
+
 class Ensemble(Method):
     """Base of methods made of others; a subclass sets `members`, and may say how their scores are joined."""
 
-    members: Sequence[Method]
+    members: Sequence[Member]
 
     def missing_requirement(self, train: Photos, queries: Photos) -> str:
-        """What the members lack; they ask for the same."""
-        return self.members[0].missing_requirement(train, queries)
+        """What the first member lacks that lacks something."""
+        return next(filter(None, (member.missing_requirement(train, queries) for member in self.members)), "")
 
     def sizes(self) -> tuple[Size, ...]:
         """Every size that a member asks for."""
@@ -98,29 +132,12 @@ class Ensemble(Method):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """The mean (photos, identities) of the members' scores."""
-        mean: NDArray[np.float32] = np.mean([member.score(photos) for member in self.members], axis=0)
-        return mean
+        return mean_scores(self.members, photos)
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
-        """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any.
+        """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any."""
+        return side_by_side(self.members, photos)
 
-        Each is at length 1 before, so that a cosine is the mean of the members' cosines.
-        """
-        each = [found for member in self.members if (found := member.embed(photos)) is not None]
-        if not each:
-            return None
-        return normalise(np.concatenate([normalise(embeddings) for embeddings in each], axis=1))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Each member's, after its number and a dot."""
-        numbered = enumerate(member.weights() for member in self.members)
-        return {f"{number}.{key}": value for number, kept in numbered for key, value in kept.items()}
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up each member."""
-        for number, member in enumerate(self.members):
-            prefix = f"{number}."
-            own = {key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)}
-            member.restore(own, identities, device)
+    def components(self) -> Components:
+        """Each member by its number."""
+        return {str(place): member for place, member in enumerate(self.members)}

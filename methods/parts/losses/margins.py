@@ -237,8 +237,7 @@ class Heads(nn.Module):
 
 def build_heads(config: HeadConfig, known: Photos, dimensions: int, label_smoothing: float) -> Heads:
     """The heads over the identities of labelled photos, and over their species where that is asked for."""
-    assert known.labels is not None
-    photos = np.bincount(known.labels, minlength=len(known.identities))
+    photos = np.bincount(known.targets(), minlength=len(known.identities))
     identity = build_identity_head(config, photos, dimensions, label_smoothing)
     if not config.species_weight:
         return Heads(identity)

@@ -213,8 +213,6 @@ def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
     """
     assert train.lens is None
     assert pseudo.lens is None
-    assert train.labels is not None
-    assert pseudo.labels is not None
     unnamed = np.full(len(pseudo), UNKNOWN)
     return MixedPhotos(
         images=train.images + pseudo.images,
@@ -223,7 +221,7 @@ def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
         store=train.store,
         rows=np.concatenate([train.rows, pseudo.rows]),
         shapes=np.concatenate([train.shapes, pseudo.shapes]),
-        labels=np.concatenate([train.labels, pseudo.labels]),
+        labels=np.concatenate([train.targets(), pseudo.targets()]),
         annotations=train.annotations,
         species=None if train.species is None else np.concatenate([train.species, unnamed]),
         pseudo=np.repeat([False, True], [len(train), len(pseudo)]),
@@ -248,9 +246,8 @@ class Mixing:
     """
 
     def __init__(self, order: Sampler, photos: MixedPhotos) -> None:
-        assert photos.labels is not None
         self.order, self.share = order, photos.share
-        self.pseudo, self.labels = photos.pseudo, photos.labels
+        self.pseudo, self.labels = photos.pseudo, photos.targets()
         self.steps = max(1, round(order.steps * float(1 - photos.pseudo.mean())))
         self._guessed = np.flatnonzero(photos.pseudo)
         self._own = {
