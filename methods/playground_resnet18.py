@@ -131,7 +131,7 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     """Leave the network alone in the second stage, where there was a first."""
 
     def track(self) -> str:
-        """As for every network, and what is seen in the first stage, and more often."""
+        """The track of the network, and what is seen in the first stage, and more often."""
         first = f"after {self.first_epochs} of individuals with {self.first_photos} photos and more"
         return f"{super().track()}, {first}, each individual at least {self.at_least} times an epoch" + (
             ", photos of new ones" if self.new_class else ""

@@ -68,18 +68,18 @@ class SiameseConfig(EmbedderConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """As for every network; the margin is that of form=contrastive."""
+        """The fields worth tuning; the margin where form=contrastive, the only form that has one."""
         margin: dict[str, FieldValue] = (
             {"margin": self.margin or MARGIN} if self.form == "contrastive" else {}
         )
         return super().tunable() | margin
 
     def track(self) -> str:
-        """As for every network; photos seen more often than once an epoch make another track."""
+        """The track of the network; photos seen more often than once an epoch make another one."""
         return super().track() + (f", each photo {self.views} times an epoch" if self.views > 1 else "")
 
     def cycle_gallery(self) -> GalleryConfig | None:
-        """As for every embedding; a pair head compares photos by its own features."""
+        """The gallery of the embeddings; None for a pair head, which compares photos by its own features."""
         return super().cycle_gallery() if self.form == "contrastive" else None
 
     def assigns(self) -> bool:
@@ -110,13 +110,13 @@ class Siamese(EmbeddingMethod):
         self.device = harness.device
         harness.stage("train")
         network, loss = self.build_network(config), self._loss().to(harness.device)
-        likeness = Similarity(loss)
-        sampler = self._sampler(known, likeness if config.assigns() else None)
+        similarity = Similarity(loss)
+        sampler = self._sampler(known, similarity if config.assigns() else None)
         harness.choose("individuals_with_one_photo", sampler.single_identities)
 
         def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32]:
             self.network, self.loss = network, loss
-            likeness.take(self._fill(known), loss)
+            similarity.take(self._fill(known), loss)
             sampler.refresh()
             return self.score(valid)
 
@@ -129,7 +129,7 @@ class Siamese(EmbeddingMethod):
             validate,
             sampler=sampler,
             validate_every=config.score_every,
-            also={"likeness": likeness},
+            also={"likeness": similarity},
         )
         self.fill_gallery(known, harness)
 

@@ -161,11 +161,11 @@ class StnConfig(SoftmaxConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """As for `softmax`; a free transformer is not taught, so how it would be has no effect."""
-        found = super().tunable()
+        """The fields worth tuning; a free transformer is not trained by itself, so its fields are none."""
+        values = super().tunable()
         if self.start != "free":
-            return found
-        return {name: start for name, start in found.items() if not name.startswith("transformer.")}
+            return values
+        return {name: start for name, start in values.items() if not name.startswith("transformer.")}
 
     def size_at(self, epoch: int) -> Size:
         """Height and width at which whole photos come in: as much larger as `crop_source` is than `size`."""
@@ -173,11 +173,11 @@ class StnConfig(SoftmaxConfig):
         return round(height * source[0] / self.size[0]), round(width * source[1] / self.size[1])
 
     def rate_of(self, parameter: str) -> float:
-        """As for every network, and the transformer's own."""
+        """Factor on the learning rate of the parameter of that name; the transformer has one of its own."""
         return self.transformer_rate if "transformer." in parameter else super().rate_of(parameter)
 
     def without_download(self) -> Self:
-        """The same without weights to start from, the transformer's neither."""
+        """The configuration without weights to start from, also of the transformer."""
         both = {"pretrained": "none", "transformer": self.transformer.without_download()}
         return self.model_copy(update=both)
 

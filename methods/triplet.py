@@ -42,7 +42,7 @@ class TripletConfig(EmbedderConfig, MetricLossConfig):
         return self
 
     def track(self) -> str:
-        """As for every network; photos seen more often than once an epoch, or never, make another track."""
+        """The track of the network; photos drawn again, or left out, make another one."""
         seen = ", photos drawn again" if self.fill or self.singles == "repeat" else ""
         left = ", individuals with one photo left out" if self.singles == "leave_out" else ""
         return super().track() + seen + left

@@ -61,7 +61,7 @@ class EmbedderConfig(NetworkMethodConfig):
         return self
 
     def track(self) -> str:
-        """As for every network; a second look is more pixels, so another track."""
+        """Network, pixels, epochs and cycles; a second look is more pixels, so another track."""
         second = (
             f", second look at {self.second_size[0]} x {self.second_size[1]} px" if self.second_size else ""
         )
@@ -85,7 +85,7 @@ class EmbedderConfig(NetworkMethodConfig):
         return -1 if self.mirror == "across" else -2
 
     def sizes(self) -> tuple[Size, ...]:
-        """As for every network, and the second look's."""
+        """Every size of the schedule, and that of a second look."""
         return (*super().sizes(), *([self.second_size] if self.second_size else []))
 
     def cycle_gallery(self) -> GalleryConfig | None:

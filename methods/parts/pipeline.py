@@ -1,11 +1,12 @@
 """What a run trains and asks: a method behind its crop, once for each cycle of its schedule.
 
-The fields of crop and schedule are those of every method that trains a network to tell individuals apart."""
+Crop and schedule are fields of every method that trains a network to tell individuals apart.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -37,9 +38,6 @@ from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.trainer import Cycle, Ended
 from whalebench.methods.registry import find_method
-
-if TYPE_CHECKING:
-    pass
 
 CropName = Literal["none", "box", "mask", "aligned", "window"]
 FINDERS: dict[str, tuple[str, Callable[[Any], Finder]]] = {
@@ -301,7 +299,7 @@ class Pipeline(Restorable):
 
     def _learn_in_cycles(self, train: Photos, valid: Photos, harness: Harness) -> None:
         ended: Ended = {}
-        worth = []
+        results = []
         for number, method in enumerate(self.cycles, 1):
             cycle = Cycle(ended)
             with harness.scope(f"cycle_{number}", cycle):
@@ -312,8 +310,8 @@ class Pipeline(Restorable):
                     f"{self.name} leaves nothing for the next cycle to go on from: have it learn by "
                     f"train_network, or leave schedule.cycles out."
                 )
-            worth.append(harness.valid_map_at_5(method.score(valid)))
-        self.best = int(np.argmax(worth))
+            results.append(harness.valid_map_at_5(method.score(valid)))
+        self.best = int(np.argmax(results))
         harness.choose(BEST, self.best + 1)
         if self.gallery is not None:
             known = train.known().labelled()

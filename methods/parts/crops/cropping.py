@@ -52,11 +52,11 @@ class FixedWindow(Finder):
         return np.ones(len(photos), np.bool_)
 
     def build(self) -> nn.Module:
-        """Nothing that could learn."""
+        """A network without weights."""
         return nn.Identity()
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Nothing is learned."""
+        """Takes note of the device alone."""
         del train, valid
         self.device = harness.device
 
@@ -65,7 +65,7 @@ class FixedWindow(Finder):
         return Located(boxes=np.tile(np.array(self.sides, np.float32), (len(photos), 1)))
 
     def read(self, photos: Photos) -> Located:
-        """The same: annotations say nothing else."""
+        """The window as the box of each photo, whatever is annotated."""
         return self.locate(photos)
 
     def windows(self, located: Located, photos: Photos) -> Windows:
@@ -75,7 +75,7 @@ class FixedWindow(Finder):
         return windows_around(located.boxes, margin=0.0, smallest=0.0)
 
     def sizes(self) -> tuple[Size, ...]:
-        """None: it does not look."""
+        """No size: it does not look at photos."""
         return ()
 
 

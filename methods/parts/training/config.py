@@ -110,7 +110,7 @@ class TrainingConfig(PartConfig):
         return start
 
     def without_download(self) -> Self:
-        """The same without weights to start from, for a network whose learned weights are at hand."""
+        """The configuration without weights to start from, for a network whose learned ones are at hand."""
         return self.model_copy(update={"pretrained": "none"})
 
     def augmentation(self) -> Augmentation:
