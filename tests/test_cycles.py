@@ -20,7 +20,7 @@ from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.methods.method import Harness
+from whalebench.methods.method import Harness, Restorable
 from whalebench.methods.parts.ensemble import voted
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores
@@ -301,12 +301,11 @@ def test_embeddings_of_cycles_are_averaged_and_compared_by_the_gallery(learned: 
     assert {"gallery", "labels", "best_cycle"} < method.weights().keys()
 
 
-class LearnedBefore:
+class LearnedBefore(Restorable):
     """A method that has learned already: what it is asked to learn leaves nothing new behind."""
 
     def __init__(self, method: Any) -> None:
-        self.score, self.embed = method.score, method.embed
-        self.weights, self.restore = method.weights, method.restore
+        self.score, self.embed, self.components = method.score, method.embed, method.components
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         assert harness.cycle is not None

@@ -89,14 +89,15 @@ class RunHarness:
 
     def fitted(self, artefact: str, photos: Photos) -> None:
         """Keeps the digests of the photos a part was fitted on; refuses any it may not learn from."""
+        part = ".".join((*self._part_scopes, artefact))
         unexpected = set(photos.digests) - set(self._views.train.digests) - self._adaptation_photos
         if unexpected:
             others = ", or on the test photos that adapt() is handed" if self._adaptation_photos else ""
             raise RunFailedError(
-                f"{artefact} was fitted on {len(unexpected)} photo(s) outside train of this fold, first the "
+                f"{part} was fitted on {len(unexpected)} photo(s) outside train of this fold, first the "
                 f"one with digest {min(unexpected)[:16]}: fit every part on train only{others}."
             )
-        self.lineage[".".join((*self._part_scopes, artefact))] = tuple(sorted(set(photos.digests)))
+        self.lineage[part] = tuple(sorted(set(photos.digests)))
 
     def calibrated(self, part: str, photos: Photos) -> None:
         """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""

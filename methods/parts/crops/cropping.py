@@ -164,16 +164,16 @@ class Cropping:
 
     def _annotated(self, photos: Photos) -> tuple[Photos, Located]:
         located = self.finder.read(photos)
-        missing = np.flatnonzero(_unsaid(located))
+        missing = np.flatnonzero(_incomplete(located))
         if len(missing) and not self.oracle:
             located = _filled(located, self.finder.locate(photos.select(missing).bare()), missing)
         return self.cut(photos, located)
 
 
-def _unsaid(located: Located) -> NDArray[np.bool_]:
-    """The photos (photos,) of which not everything is said."""
-    said = [values for values in vars(located).values() if values is not None]
-    missing = [np.isnan(values.reshape(len(values), -1)).any(axis=1) for values in said]
+def _incomplete(located: Located) -> NDArray[np.bool_]:
+    """The photos (photos,) in which something is not located."""
+    given = [values for values in vars(located).values() if values is not None]
+    missing = [np.isnan(values.reshape(len(values), -1)).any(axis=1) for values in given]
     return np.asarray(np.any(missing, axis=0))
 
 
