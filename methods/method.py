@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from whalebench.benchmarks.core.checkpoint import Stateful
     from whalebench.benchmarks.core.photos import Photos
-    from whalebench.methods.parts.training.trainer import Cycle
 
 
 @dataclass(frozen=True)
@@ -127,13 +126,23 @@ class Located:
     """(photos,) where the whole photo was used instead, because what was found made no sense."""
 
 
+class Cycle(Protocol):
+    """One of several cycles, each of which trains all networks anew from where the one before left them."""
+
+    def begin(self, parts: Mapping[str, Stateful], done: int) -> None:
+        """Puts the parts of the next training where it goes on from, unless so many epochs of it are done."""
+
+    def end(self, parts: Mapping[str, Stateful]) -> None:
+        """Keeps the parts as they are after the last epoch, from which the next cycle goes on."""
+
+
 class Harness(Protocol):
     """What the runner gives a learning method, and how the method reports back."""
 
     seed: int
     device: torch.device
     cycle: Cycle | None
-    """The cycle that is trained, where there are several: from it `train_network` goes on."""
+    """The cycle at work, where there are several; `train_network` begins and ends its trainings by it."""
 
     def scope(self, name: str, cycle: Cycle | None = None) -> AbstractContextManager[None]:
         """While it lasts, stages, choices, warnings and parts are written down as `name.stage`.

@@ -11,8 +11,7 @@ import torch
 
 from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Epoch
-from whalebench.methods.parts.training.trainer import Cycle
+from whalebench.methods.method import Cycle, Epoch
 
 
 @dataclass

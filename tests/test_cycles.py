@@ -25,7 +25,7 @@ from whalebench.methods.parts.ensemble import voted
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.config import ScheduleConfig
-from whalebench.methods.parts.training.trainer import Cycle, KeptGenerator, KeptOptimizer
+from whalebench.methods.parts.training.trainer import CarryOver, KeptGenerator, KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
 from whalebench.tests.notes import Notes
@@ -206,14 +206,14 @@ class Trained:
 
 def test_what_is_carried_over_and_what_begins_anew() -> None:
     first, second = Trained(1), Trained(2)
-    cycle = Cycle({})
+    cycle = CarryOver({})
     cycle.begin(first.parts, 0)
     first.epoch()
     cycle.end(first.parts)
     weight, moments = first.line.weight.detach().clone(), first.moments().clone()
     nn.init.zeros_(first.line.weight)  # as when an earlier epoch is put back
     first.moments().zero_()
-    Cycle(cycle.ended).begin(second.parts, 0)
+    CarryOver(cycle.ended).begin(second.parts, 0)
     assert torch.equal(second.line.weight, weight)
     assert torch.equal(second.moments(), moments)
     assert torch.equal(first.generator.get_state(), second.generator.get_state())
@@ -223,12 +223,12 @@ def test_what_is_carried_over_and_what_begins_anew() -> None:
 
 
 def test_a_second_training_of_a_cycle_goes_on_from_its_own() -> None:
-    cycle = Cycle({})
+    cycle = CarryOver({})
     one, other = Trained(1), Trained(2)
     for training in (one, other):
         cycle.begin(training.parts, 0)
         cycle.end(training.parts)
-    again = Cycle(cycle.ended)
+    again = CarryOver(cycle.ended)
     later = [Trained(3), Trained(4), Trained(5)]
     for training in later:
         again.begin(training.parts, 0)
@@ -238,7 +238,7 @@ def test_a_second_training_of_a_cycle_goes_on_from_its_own() -> None:
 
 
 def test_a_training_that_was_resumed_is_left_as_it_was_kept() -> None:
-    cycle, resumed = Cycle({1: {"network_and_loss": Trained(1).line.state_dict()}}), Trained(2)
+    cycle, resumed = CarryOver({1: {"network_and_loss": Trained(1).line.state_dict()}}), Trained(2)
     weight = resumed.line.weight.detach().clone()
     cycle.begin(resumed.parts, 1)
     assert torch.equal(resumed.line.weight, weight)

@@ -21,9 +21,8 @@ from whalebench.benchmarks.core.progress import EpochNews, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_threshold
 from whalebench.benchmarks.running.folds import Views
-from whalebench.methods.method import Epoch, MethodConfig
+from whalebench.methods.method import Cycle, Epoch, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline
-from whalebench.methods.parts.training.trainer import Cycle
 
 
 class RunHarness:

@@ -95,21 +95,19 @@ def temperature_of(scores: Scores, labels: NDArray[np.int64]) -> float:
     return float(np.exp(found.x))
 
 
-def mean_scores(members: Sequence[Member], photos: Photos) -> Scores:
+def average_scores(scores: Sequence[Scores]) -> Scores:
     """The mean (photos, identities) of the members' scores."""
-    mean: Scores = np.mean([member.score(photos) for member in members], axis=0)
+    mean: Scores = np.mean(scores, axis=0)
     return mean
 
 
-def side_by_side(members: Sequence[Member], photos: Photos) -> NDArray[np.float32] | None:
-    """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any.
+def side_by_side(embeddings: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """Embeddings side by side (photos, dimensions), at length 1; None where there are none.
 
     Each is at length 1 before, so that a cosine is the mean of the members' cosines.
     """
-    each = [found for member in members if (found := member.embed(photos)) is not None]
-    if not each:
-        return None
-    return normalise(np.concatenate([normalise(embeddings) for embeddings in each], axis=1))
+    each = [normalise(one) for one in embeddings if one is not None]
+    return normalise(np.concatenate(each, axis=1)) if each else None
 
 
 class Ensemble(Method):
@@ -132,11 +130,11 @@ class Ensemble(Method):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """The mean (photos, identities) of the members' scores."""
-        return mean_scores(self.members, photos)
+        return average_scores([member.score(photos) for member in self.members])
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any."""
-        return side_by_side(self.members, photos)
+        return side_by_side([member.embed(photos) for member in self.members])
 
     def components(self) -> Components:
         """Each member by its number."""

@@ -33,10 +33,10 @@ from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, Windo
 from whalebench.methods.parts.crops.finder import Finder
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
-from whalebench.methods.parts.ensemble import mean_scores, side_by_side, voted
+from whalebench.methods.parts.ensemble import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
-from whalebench.methods.parts.training.trainer import Cycle, Ended
+from whalebench.methods.parts.training.trainer import CarryOver, Ended
 from whalebench.methods.registry import find_method
 
 CropName = Literal["none", "box", "mask", "aligned", "window"]
@@ -253,9 +253,8 @@ class Pipeline(Restorable):
             return self.cycles[0].score(shown)
         if self.gallery is not None:
             return self.gallery.scores(self._mean_embedding(shown))
-        if self.joined == "votes":
-            return voted([method.score(shown) for method in self.cycles])
-        return mean_scores(self.cycles, shown)
+        scores = [method.score(shown) for method in self.cycles]
+        return voted(scores) if self.joined == "votes" else average_scores(scores)
 
     def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
         """The method's other scores; of several cycles, those of the best on valid and of the last."""
@@ -270,7 +269,9 @@ class Pipeline(Restorable):
         shown = self._shown(photos)
         if len(self.cycles) == 1:
             return self.cycles[0].embed(shown)
-        return side_by_side(self.cycles, shown) if self.gallery is None else self._mean_embedding(shown)
+        if self.gallery is not None:
+            return self._mean_embedding(shown)
+        return side_by_side([method.embed(shown) for method in self.cycles])
 
     def locate(self, photos: Photos) -> Located | None:
         """Where the crop, or else the method in its best cycle, says the animals are; None if it does not."""
@@ -301,7 +302,7 @@ class Pipeline(Restorable):
         ended: Ended = {}
         results = []
         for number, method in enumerate(self.cycles, 1):
-            cycle = Cycle(ended)
+            cycle = CarryOver(ended)
             with harness.scope(f"cycle_{number}", cycle):
                 method.learn(train, valid, harness)
             ended = cycle.ended

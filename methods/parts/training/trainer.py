@@ -190,8 +190,8 @@ Ended = dict[int, dict[str, dict[str, Any]]]
 """By the turn of a training in its cycle: the states of its parts when it ended."""
 
 
-class Cycle:
-    """One of several cycles: each of its trainings goes on where the same one of the cycle before ended."""
+class CarryOver:
+    """The trainings of one cycle, each of which goes on where the same one of the cycle before ended."""
 
     def __init__(self, before: Ended) -> None:
         """before is what the last cycle left in `ended`."""
