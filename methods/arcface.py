@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, Search, Value, attribute
 from whalebench.methods.parts.augment import with_twins
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
@@ -71,14 +71,14 @@ class ArcFace(EmbeddingMethod):
     Config = ArcFaceConfig
     config: ArcFaceConfig
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """Species, where they are to be told apart and train does not name two."""
         kinds = np.count_nonzero(photos_by_species(train.known()))
         if self.config.species_weight and kinds < 2:
             return "second species" if kinds else "species"
         return super().missing_requirement(train, queries)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; the weight of the gallery is chosen on valid."""
         config, known = self.config, train.known().labelled()
         self.device, self.photo_weight = harness.device, 0.0
@@ -111,7 +111,7 @@ class ArcFace(EmbeddingMethod):
         chosen = config.photo_weight
         self.photo_weight = self._best_weight(valid, harness) if chosen is None else chosen
 
-    def to_learn_from(self, known: Photos) -> tuple[Photos, Sampler | None]:
+    def to_learn_from(self, known: LabelledPhotos) -> tuple[Photos, Sampler | None]:
         """The photos of known individuals as they are learned from, and their order, if not shuffled."""
         if not self.config.flip_identities:
             return known, None
@@ -162,7 +162,7 @@ class ArcFace(EmbeddingMethod):
         mean: NDArray[np.float32] = np.mean(scores, axis=0)
         return mean
 
-    def _best_weight(self, valid: Photos, harness: Harness) -> float:
+    def _best_weight(self, valid: LabelledPhotos, harness: Harness) -> float:
         by_prototype, by_photo = self._both(valid)
         results = {w: harness.valid_map_at_5(self._mix(by_prototype, by_photo, w)) for w in WEIGHTS}
         # Of equally good weights the one nearest to the middle: it leans on both kinds of evidence.

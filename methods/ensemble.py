@@ -12,17 +12,10 @@ from scipy.special import softmax
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, MethodConfig, attribute
-from whalebench.methods.parts.ensemble import (
-    TIE,
-    Ensemble,
-    Scores,
-    Shares,
-    share_choices,
-    temperature_of,
-    votes,
-)
+from whalebench.methods.parts.ensemble import Ensemble
+from whalebench.methods.parts.fusion import TIE, Scores, Shares, share_choices, temperature_of, votes
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
@@ -108,7 +101,7 @@ class Ensembled(Ensemble):
         self.temperatures = (1.0,) * len(self.members)
         self.gallery = Gallery(GalleryConfig())
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The members learn; temperatures and shares are chosen on valid."""
         names = self.config.names()
         for place, member in enumerate(self.members):
@@ -122,7 +115,7 @@ class Ensembled(Ensemble):
             self._learn_gallery(train.known(), bare, harness)
             return
         each = [member.score(bare) for member in self.members]
-        self.temperatures = tuple(temperature_of(scores, valid.targets()) for scores in each)
+        self.temperatures = tuple(temperature_of(scores, valid.labels) for scores in each)
         self._choose({shares: self._joined(each, shares) for shares in share_choices(len(each))}, harness)
 
     def score(self, photos: Photos) -> Scores:
@@ -163,7 +156,7 @@ class Ensembled(Ensemble):
         for place, (name, share) in enumerate(zip(self.config.names(), self.shares, strict=True)):
             harness.choose(f"share_{place}_{name}", share)
 
-    def _learn_gallery(self, known: Photos, valid: Photos, harness: Harness) -> None:
+    def _learn_gallery(self, known: LabelledPhotos, valid: Photos, harness: Harness) -> None:
         harness.fitted("gallery", known)
         train, queries = self._embeddings(known), self._embeddings(valid)
         choices = share_choices(len(train))
@@ -171,10 +164,10 @@ class Ensembled(Ensemble):
         self._by_gallery(known, train, queries, self.shares)
 
     def _by_gallery(
-        self, known: Photos, train: list[Scores], queries: list[Scores], shares: Shares
+        self, known: LabelledPhotos, train: list[Scores], queries: list[Scores], shares: Shares
     ) -> Scores:
         """Scores of queries after the gallery was filled under these shares."""
-        self.gallery.fill(self._side_by_side(train, shares), known.targets(), len(known.identities))
+        self.gallery.fill(self._side_by_side(train, shares), known.labels, len(known.identities))
         return self.gallery.scores(self._side_by_side(queries, shares))
 
     def _embeddings(self, photos: Photos) -> list[Scores]:

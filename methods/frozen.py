@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import FieldValue, Harness
 from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
@@ -97,7 +97,7 @@ class Frozen(GalleryMethod):
     def __init__(self, config: FrozenConfig) -> None:
         super().__init__(config, config.gallery)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Embeds the photos of known individuals as the gallery; nothing is trained."""
         del valid
         harness.stage("network")

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.arcface import ArcFace, ArcFaceRecipeConfig
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.ensemble import Ensemble
@@ -89,7 +89,7 @@ class Happywhale26th(Ensemble):
         self.members = [ArcFace(member) for member in config.members()]
         self.gallery = Gallery(config.gallery)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains one network after the other, then joins their galleries."""
         super().learn(train, valid, harness)
         self._join_galleries()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from whalebench.benchmarks.core.checkpoint import Stateful
-    from whalebench.benchmarks.core.photos import Photos
+    from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ class Method(Restorable, ABC):
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that it cannot do without, as "boxes"; empty where it fits."""
         del train, queries
         return ""
@@ -309,7 +309,7 @@ class Method(Restorable, ABC):
         return ()
 
     @abstractmethod
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Learns from train and chooses on valid; both are labelled."""
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:

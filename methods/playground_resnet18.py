@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.losses.margins import SoftmaxLoss
 from whalebench.methods.parts.recipe import RecipeConfig
@@ -53,7 +53,7 @@ class Classes:
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class (photos,) of each photo."""
-        return self.places[self.photos.targets()]
+        return self.places[self.photos.labels]
 
     def of(self, labels: Tensor | None) -> Tensor:
         """The classes of labels, both (photos,)."""
@@ -68,9 +68,9 @@ class Classes:
         return every
 
 
-def frequent_classes(train: Photos, at_least: int) -> Classes:
+def frequent_classes(train: LabelledPhotos, at_least: int) -> Classes:
     """The individuals with so many photos, in their order, and their photos."""
-    labels, identities = train.targets(), len(train.identities)
+    labels, identities = train.labels, len(train.identities)
     photos = np.bincount(labels[labels != UNKNOWN], minlength=identities)
     frequent = np.flatnonzero(photos >= at_least)
     places = np.full(identities + 1, -1, np.int64)
@@ -78,9 +78,9 @@ def frequent_classes(train: Photos, at_least: int) -> Classes:
     return Classes(train.select(np.flatnonzero(np.isin(labels, frequent))).labelled(), places)
 
 
-def all_classes(train: Photos, *, new_class: bool) -> Classes:
+def all_classes(train: LabelledPhotos, *, new_class: bool) -> Classes:
     """All individuals, and behind them the *new* ones as one class, if asked for and if there are any."""
-    new = new_class and bool((train.targets() == UNKNOWN).any())
+    new = new_class and bool((train.labels == UNKNOWN).any())
     places = np.arange(len(train.identities) + 1)
     if not new:
         places[-1] = -1
@@ -164,7 +164,7 @@ class PlaygroundResnet18(Softmax):
     Config = PlaygroundResnet18Config
     config: PlaygroundResnet18Config
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains both stages; of each the best epoch is kept, as the schedule says."""
         config, self.device = self.config, harness.device
         first = frequent_classes(train, config.first_photos)

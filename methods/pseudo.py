@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, MethodConfig, Value
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.parts.training.samplers import mixed
@@ -95,13 +94,13 @@ class Pseudo(Method):
                 f"of={config.of} scores photos with the help of others, which two halves would keep apart: "
                 f"set another method, as of=arcface."
             )
-        self.train: Photos | None = None
+        self.train: LabelledPhotos | None = None
         self.models: dict[str, Pipeline] = {}
         """By half; none before any test photo was learned from."""
         self.learned: dict[str, tuple[str, ...]] = {}
         """By half, the digests of its photos."""
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the method that learns lacks."""
         return self.first.missing_requirement(train, queries)
 
@@ -109,7 +108,7 @@ class Pseudo(Method):
         """Those of the method that learns."""
         return self.first.sizes()
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The method learns from train as it is."""
         self.train, self.valid = train, valid
         self.models, self.learned = {}, {}
@@ -184,24 +183,24 @@ class Pseudo(Method):
         """The method before it has learned."""
         return build_method(self.config.of, self.config.inner())
 
-    def _guesses(self, unlabelled: Photos, harness: Harness) -> Photos:
+    def _guesses(self, unlabelled: Photos, harness: Harness) -> LabelledPhotos:
         """The photos whose best candidate is probable enough, labelled as of that individual."""
         # Valid is scored as test is, so that its temperature and threshold are theirs.
         valid = self.valid.unlabelled() if self.config.sees_annotations() else self.valid.bare()
         scores = self.first.score(unlabelled)
         sure = harness.confidence(self.first.score(valid), scores) > self.config.confidence
         labels = scores.argmax(axis=1).astype(np.int64)
-        return replace(unlabelled, labels=labels).select(np.flatnonzero(sure))
+        return LabelledPhotos(**vars(unlabelled) | {"labels": labels}).select(np.flatnonzero(sure))
 
 
-def two_halves(guessed: Photos, seed: int) -> tuple[Photos, Photos]:
+def two_halves(guessed: LabelledPhotos, seed: int) -> tuple[LabelledPhotos, LabelledPhotos]:
     """Labelled photos in two halves drawn by the seed, those of each individual dealt to both by turns.
 
     Equal photos stay together. More is not known of bare photos: those of one encounter may be parted.
     """
     digests, first, which = np.unique(guessed.digests, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(digests))
-    order = shuffled[np.argsort(guessed.targets()[first][shuffled], kind="stable")]
+    order = shuffled[np.argsort(guessed.labels[first][shuffled], kind="stable")]
     half = np.zeros(len(digests), np.int64)
     half[order[1::2]] = 1
     one, other = (guessed.select(np.flatnonzero(half[which] == side)) for side in (0, 1))

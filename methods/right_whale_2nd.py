@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.aligned import AlignedConfig
 from whalebench.methods.method import Components, Harness
 from whalebench.methods.parts.ensemble import Ensemble
@@ -219,7 +219,7 @@ class RightWhale2nd(Ensemble):
         self.final = FeatureRegression()
         self.members = [Softmax(member) for member in config.members()]
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains one network after the other, then the regression, its strength chosen on valid."""
         super().learn(train, valid, harness)
         if self.config.final == "mean":
@@ -228,8 +228,8 @@ class RightWhale2nd(Ensemble):
         known = train.known()
         harness.fitted("final", known)
         chosen = choose_regression(
-            (self.features(known), known.targets()),
-            (self.features(valid), valid.targets()),
+            (self.features(known), known.labels),
+            (self.features(valid), valid.labels),
             len(train.identities),
             self.config.components,
         )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.losses.pair_losses import (
@@ -96,15 +96,15 @@ class Siamese(EmbeddingMethod):
     Config = SiameseConfig
     config: SiameseConfig
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """Pairs of one kind or the other, where train has none."""
         del queries
-        individuals = len(np.unique(train.known().targets()))
+        individuals = len(np.unique(train.known().labels))
         if individuals < 2:
             return "two individuals in train"
         return "two train photos of one individual" if individuals == len(train.known()) else ""
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
         config, known = self.config, train.known().labelled()
         self.device = harness.device
@@ -153,7 +153,7 @@ class Siamese(EmbeddingMethod):
         mean: NDArray[np.float32] = np.mean(looks, axis=0)
         return mean
 
-    def fill_gallery(self, known: Photos, harness: Harness) -> None:
+    def fill_gallery(self, known: LabelledPhotos, harness: Harness) -> None:
         """Takes the labelled photos of known individuals as the gallery, a stage of its own."""
         harness.stage("gallery")
         harness.fitted("gallery", known)
@@ -171,10 +171,10 @@ class Siamese(EmbeddingMethod):
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
 
-    def _sampler(self, known: Photos, similarity: PairSimilarity | None) -> PairSampler:
+    def _sampler(self, known: LabelledPhotos, similarity: PairSimilarity | None) -> PairSampler:
         config = self.config
         return PairSampler(
-            known.targets(),
+            known.labels,
             batch_size=config.batch_size,
             epochs=config.epochs,
             block=config.block,
@@ -182,8 +182,8 @@ class Siamese(EmbeddingMethod):
             similarity=similarity,
         )
 
-    def _fill(self, known: Photos) -> NDArray[np.float32]:
+    def _fill(self, known: LabelledPhotos) -> NDArray[np.float32]:
         """The features of the gallery's photos, by the very path that scores test."""
         features = self.features(known)
-        self.gallery.fill(features, known.targets(), len(known.identities))
+        self.gallery.fill(features, known.labels, len(known.identities))
         return features

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, FieldValue, Harness, Method, MethodConfig, Search
 from whalebench.methods.parts.keypoints import (
     Motion,
@@ -127,7 +127,7 @@ class Sift(Method):
         self.by = None if inner is None else build_method(config.by, inner)
         self.transductive = self.by is not None and self.by.transductive
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the other method lacks; raises WhalebenchError where the comparison would take too long."""
         gallery = len(train.known())
         pairs = len(queries) * gallery
@@ -146,7 +146,7 @@ class Sift(Method):
         """The size that key points are looked for in, and those of the other method."""
         return (self.config.size, *(self.by.sizes() if self.by is not None else ()))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Learns the other method, if there is one, and finds the gallery's key points."""
         if self.by is not None:
             self.by.learn(train, valid, harness)
@@ -154,7 +154,7 @@ class Sift(Method):
         known = train.known()
         harness.fitted("keypoints", known)
         self.gallery = PairGallery(self.config, harness.device)
-        self.gallery.fill(photos_of(known, self.config), known.targets())
+        self.gallery.fill(photos_of(known, self.config), known.labels)
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
         """The other method's affair."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, Method, Search
 from whalebench.methods.parts.losses.margins import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.networks.backbones import build_backbone
@@ -64,7 +64,7 @@ class Softmax(Method):
         """Every size of the schedule."""
         return self.config.sizes()
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
         config = self.config
         self.device = harness.device

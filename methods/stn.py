@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, FieldValue, Harness, Located, Search, attribute
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.aligner import Aligner
@@ -221,7 +221,7 @@ class Stn(Softmax):
     """The transformer's network as it was taught, where it was."""
     network: TransformedBackbone
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """The annotations to start from that train lacks."""
         teacher = self.config.teacher()
         if teacher is None:
@@ -237,7 +237,7 @@ class Stn(Softmax):
         taught = config.transformer.sizes() if config.start != "free" else ()
         return tuple(dict.fromkeys([*seen, *taught]))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The transformer learns annotated windows, if it is to; then it learns with the classifier."""
         self.taught, self.places = None, None
         if teacher := self.config.teacher():

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.losses.metric_losses import MetricLoss, MetricLossConfig, build_metric_loss
@@ -57,14 +57,14 @@ class Triplet(EmbeddingMethod):
     Config = TripletConfig
     config: TripletConfig
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """Two photos of one individual, where train has them nowhere and none is to be repeated."""
         del queries
-        labels = train.known().targets()
+        labels = train.known().labels
         alone = len(np.unique(labels)) == len(labels)
         return "two train photos of one individual" if alone and self.config.singles != "repeat" else ""
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
         config, known = self.config, train.known().labelled()
         self.device = harness.device
@@ -108,10 +108,10 @@ class Triplet(EmbeddingMethod):
     def _loss(self, identities: int) -> MetricLoss:
         return build_metric_loss(self.config, identities, self.config.dimensions)
 
-    def _sampler(self, known: Photos, harness: Harness) -> PKSampler:
+    def _sampler(self, known: LabelledPhotos, harness: Harness) -> PKSampler:
         config = self.config
         sampler = PKSampler(
-            known.targets(),
+            known.labels,
             config.batch_size // config.photos_per_identity,
             config.photos_per_identity,
             config.singles,
@@ -121,7 +121,7 @@ class Triplet(EmbeddingMethod):
         harness.choose("individuals_left_out", sampler.left_out)
         return sampler
 
-    def _score_now(self, valid: Photos, known: Photos) -> NDArray[np.float32]:
+    def _score_now(self, valid: LabelledPhotos, known: LabelledPhotos) -> NDArray[np.float32]:
         """Scores of valid by the very path that scores test: all photos of train embedded anew."""
-        self.gallery.fill(self.embed(known), known.targets(), len(known.identities))
+        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
         return self.score(valid)

@@ -21,7 +21,7 @@ from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Harness, Restorable
-from whalebench.methods.parts.ensemble import voted
+from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.config import ScheduleConfig
@@ -295,7 +295,7 @@ def test_embeddings_of_cycles_are_averaged_and_compared_by_the_gallery(learned: 
     def mean(photos: Photos) -> NDArray[np.float32]:
         return normalise(np.sum([member.embed(photos) for member in given.cycles], axis=0))
 
-    near = nearest_photo_scores(mean(test), mean(known), known.targets(), len(known.identities))
+    near = nearest_photo_scores(mean(test), mean(known), known.labels, len(known.identities))
     assert np.allclose(method.score(test), near, atol=1e-5)
     assert np.allclose(method.embed(test), mean(test), atol=1e-6)
     assert {"gallery", "labels", "best_cycle"} < method.weights().keys()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import build_catalog
-from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.running.folds import NEW, fold_views
@@ -59,7 +59,8 @@ def test_select_keeps_order_and_everything_together(photos: Photos) -> None:
     assert chosen.images == ("p3", "p6")
     assert chosen.digests == ("d3", "d6")
     assert chosen.rows.tolist() == [3, 6]
-    assert chosen.targets().tolist() == [UNKNOWN, UNKNOWN]
+    assert chosen.labels is not None
+    assert chosen.labels.tolist() == [UNKNOWN, UNKNOWN]
     assert greys(chosen.batch([0, 1], SIZE).pixels) == [3, 6]
 
 
@@ -73,9 +74,10 @@ def test_bare_photos_hide_labels_and_annotations(photos: Photos) -> None:
     assert replace(photos, species=np.arange(len(photos))).bare().species is None
     batch = bare.batch([0, 1], SIZE)
     assert (batch.labels, batch.boxes, batch.landmarks, batch.masks) == (None, None, None, None)
-    for labels in (bare.known, bare.targets):
-        with pytest.raises(ValueError, match="hidden"):
-            labels()
+    with pytest.raises(ValueError, match="hidden"):
+        bare.known()
+    assert isinstance(photos.known().labelled().select([0]), LabelledPhotos)
+    assert not isinstance(photos.known().bare(), LabelledPhotos)
 
 
 def test_labelled_photos_hide_annotations_only(photos: Photos) -> None:
@@ -186,8 +188,8 @@ def test_an_individual_that_is_not_in_train_is_new(tmp_path: Path) -> None:
     assert views.test_answers.truth == ("ann", "bob", NEW, NEW)
     assert views.test_answers.identities == ("ann", "bob", "cas", "")
     assert views.valid_answers.truth == ("ann", NEW, NEW)
-    assert views.train.targets().tolist() == [0, 1, UNKNOWN]
-    assert views.valid.targets().tolist() == [0, UNKNOWN, UNKNOWN]
+    assert views.train.labels.tolist() == [0, 1, UNKNOWN]
+    assert views.valid.labels.tolist() == [0, UNKNOWN, UNKNOWN]
 
 
 def test_what_is_resampled_together(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from whalebench.methods.happywhale_26th import Happywhale26th
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
 from whalebench.methods.method import Epoch, Method, MethodConfig
 from whalebench.methods.parts.crops.finder import Crop
-from whalebench.methods.parts.ensemble import voted
+from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.retrieval import cosines

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,14 +201,17 @@ class Trial:
         return self.learned
 
 
+Watched = TypeVar("Watched", bound=Photos)
+
+
 def watched(views: Views, asked: set[Size]) -> Views:
     """The same views on a store of their own, which adds to `asked` the sizes it is asked for."""
 
-    def watch(photos: Photos) -> Photos:
+    def watch(photos: Watched) -> Watched:
         kept = {name: getattr(photos.store, name) for name in ("cache", "paths", "digests", "mask_paths")}
         return replace(photos, store=WatchedStore(**kept, asked=asked))
 
-    train, valid, test = (watch(photos) for photos in (views.train, views.valid, views.test))
+    train, valid, test = watch(views.train), watch(views.valid), watch(views.test)
     return replace(views, train=train, valid=valid, test=test)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whalebench.benchmarks.core.store import PhotoStore, Size
 
-__all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "Lens", "Photos", "Size"]
+__all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "LabelledPhotos", "Lens", "Photos", "Size"]
 
 CPU = torch.device("cpu")
 UNKNOWN = -1
@@ -65,7 +65,7 @@ class Annotations:
 
 
 class Lens(Protocol):
-    """What stands between stored photos and who looks at them: a crop, an occlusion, a mirror."""
+    """What changes how stored photos are seen: a crop, an occlusion, a mirror."""
 
     def select(self, indices: NDArray[np.int64]) -> Lens:
         """The lens for the photos at some places, in that order."""
@@ -107,7 +107,7 @@ class Photos:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Photos:
+    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Self:
         """The photos at some places, in that order."""
         chosen = np.asarray(indices, np.int64)
         return replace(
@@ -122,21 +122,17 @@ class Photos:
             species=None if self.species is None else self.species[chosen],
         )
 
-    def known(self) -> Photos:
+    def known(self) -> LabelledPhotos:
         """The photos whose individual is one of `identities`; raises ValueError where labels are hidden."""
-        return self.select(np.flatnonzero(self.targets() != UNKNOWN))
-
-    def targets(self) -> NDArray[np.int64]:
-        """The labels (photos,) to learn from; raises ValueError where they are hidden."""
         if self.labels is None:
             raise ValueError("labels of these photos are hidden")
-        return self.labels
+        return LabelledPhotos(**vars(self)).known()
 
     def bare(self) -> Photos:
         """The same photos without labels and annotations: all there is to score by."""
         return self.unlabelled().labelled()
 
-    def labelled(self) -> Photos:
+    def labelled(self) -> Self:
         """The same photos without annotations, for methods that look at none."""
         behind = None if self.behind is None else self.behind.labelled()
         return replace(self, annotations=None, behind=behind)
@@ -144,9 +140,10 @@ class Photos:
     def unlabelled(self) -> Photos:
         """The same photos without labels and species."""
         behind = None if self.behind is None else self.behind.unlabelled()
-        return replace(self, labels=None, behind=behind, species=None)
+        shown = {field.name: getattr(self, field.name) for field in fields(Photos)}
+        return Photos(**shown | {"labels": None, "behind": behind, "species": None})
 
-    def through(self, lens: Lens) -> Photos:
+    def through(self, lens: Lens) -> Self:
         """The same photos seen through a lens; one lens can stand before another."""
         return replace(self, lens=lens, behind=self)
 
@@ -174,10 +171,21 @@ class Photos:
         return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species)
 
     def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:
-        """All photos in order; pixels only, because this is the road to a score."""
+        """All photos in order; pixels only, because photos are scored by these batches."""
         bare = self.bare()
         for start in range(0, len(self), batch_size):
             yield bare.batch(np.arange(start, min(start + batch_size, len(self))), size, device)
+
+
+@dataclass(frozen=True)
+class LabelledPhotos(Photos):
+    """Photos whose labels are shown."""
+
+    labels: NDArray[np.int64]
+
+    def known(self) -> Self:
+        """The photos whose individual is one of `identities`."""
+        return self.select(np.flatnonzero(self.labels != UNKNOWN))
 
 
 def _to_float(array: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
 
@@ -53,12 +53,12 @@ __all__ = ["NEW", "Answers", "Views", "fold_views"]
 class Views:
     """The three parts of one fold as a method sees them, and the harness's answers to two of them."""
 
-    train: Photos
-    valid: Photos
+    train: LabelledPhotos
+    valid: LabelledPhotos
     test: Photos
     valid_answers: Answers
     test_answers: Answers
-    annotated: dict[str, Photos]
+    annotated: dict[str, LabelledPhotos]
     """The photos of valid and test with everything that is annotated on them; never handed to a method."""
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
@@ -142,10 +142,10 @@ def _view(
     identities: tuple[str, ...],
     annotations: Annotations,
     species: tuple[str, ...] = (),
-) -> Photos:
+) -> LabelledPhotos:
     """The photos of some rows, labelled and annotated."""
     part = benchmark.catalog.table.iloc[rows]
-    return Photos(
+    return LabelledPhotos(
         images=tuple(part["image"]),
         digests=tuple(part["content_digest"]),
         identities=identities,

@@ -265,4 +265,4 @@ def _precision_at_r(
 ) -> NDArray[np.float64]:
     label = columns_of(train.identities)
     wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
-    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], train.known().targets())
+    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], train.known().labels)

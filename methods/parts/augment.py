@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.parts.geometry import Outside, affine_maps, warp
 
 
@@ -46,7 +46,7 @@ class MirrorTwins:
         return Batch(pixels, labels, species=batch.species)
 
 
-def with_twins(known: Photos, axis: int = -1) -> Photos:
+def with_twins(known: LabelledPhotos, axis: int = -1) -> Photos:
     """Labelled photos as they are, and then all of them mirrored, as of twice as many identities."""
     photos, identities = len(known), len(known.identities)
     twice = known.select(np.tile(np.arange(photos), 2))
@@ -54,7 +54,7 @@ def with_twins(known: Photos, axis: int = -1) -> Photos:
     return replace(
         twice.labelled().through(lens),
         identities=(*known.identities, *(f"{identity} mirrored" for identity in known.identities)),
-        labels=np.concatenate([known.targets(), known.targets() + identities]),
+        labels=np.concatenate([known.labels, known.labels + identities]),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, Search
 from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
@@ -161,11 +161,11 @@ class GalleryMethod(Method):
     def build_network(self, config: Any) -> nn.Module:
         """The network before it has learned."""
 
-    def fill_gallery(self, known: Photos, harness: Harness) -> None:
+    def fill_gallery(self, known: LabelledPhotos, harness: Harness) -> None:
         """Embeds the labelled photos of known individuals as the gallery, a stage of its own."""
         harness.stage("gallery")
         harness.fitted("gallery", known)
-        self.gallery.fill(self.embed(known), known.targets(), len(known.identities))
+        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
 
     def components(self) -> Components:
         """Network and embedded gallery."""

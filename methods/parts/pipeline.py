@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import (
     Components,
     FieldValue,
@@ -33,7 +33,7 @@ from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, Windo
 from whalebench.methods.parts.crops.finder import Finder
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
-from whalebench.methods.parts.ensemble import average_scores, side_by_side, voted
+from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
@@ -221,7 +221,7 @@ class Pipeline(Restorable):
         """Whether a photo's score depends on other test photos."""
         return self.cycles[0].transductive
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that the crop or else the method cannot do without; empty where it fits."""
         missing = self.crop.missing(train, queries) if self.crop else ""
         return missing or self.cycles[0].missing_requirement(train, queries)
@@ -232,7 +232,7 @@ class Pipeline(Restorable):
             return self.crop.sizes()
         return tuple(dict.fromkeys(size for method in self.cycles for size in method.sizes()))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The crop learns from train, then the method from what it is shown; both choose on valid."""
         if self.crop:
             train, valid = self.crop.learn(train, valid, harness)
@@ -298,7 +298,7 @@ class Pipeline(Restorable):
         """The photos as the method sees them."""
         return self.crop.see(photos) if self.crop else photos
 
-    def _learn_in_cycles(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def _learn_in_cycles(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         ended: Ended = {}
         results = []
         for number, method in enumerate(self.cycles, 1):
@@ -316,7 +316,7 @@ class Pipeline(Restorable):
         harness.choose(BEST, self.best + 1)
         if self.gallery is not None:
             known = train.known().labelled()
-            self.gallery.fill(self._mean_embedding(known), known.targets(), len(known.identities))
+            self.gallery.fill(self._mean_embedding(known), known.labels, len(known.identities))
 
     def _mean_embedding(self, shown: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1: the mean over the cycles, each at length 1 before."""

@@ -6,14 +6,14 @@ Where all animals lie in one place already the window is fixed, and nothing is l
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, windows_around
 from whalebench.methods.parts.training.config import TrainingConfig
@@ -83,6 +83,9 @@ REMEMBERED = 4
 """How many sets of photos are kept with their windows, because each is embedded, scored and located."""
 
 
+Seen = TypeVar("Seen", bound=Photos)
+
+
 class Cropping:
     """The step before a method: it learns from annotated windows, and chooses and scores by found ones.
 
@@ -107,7 +110,9 @@ class Cropping:
         looks = not self.oracle or self.finder.needs == "masks"
         return (self.read_at, *(self.finder.sizes() if looks else ()))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> tuple[Photos, Photos]:
+    def learn(
+        self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness
+    ) -> tuple[LabelledPhotos, LabelledPhotos]:
         """Train and valid as the method sees them, once the finder has learned from annotated photos."""
         self.forget()
         annotated = train.select(np.flatnonzero(self.finder.annotated(train)))
@@ -130,7 +135,7 @@ class Cropping:
         """The photos through their windows: annotated ones for an oracle, found ones for everybody else."""
         return self._cropped(photos)[0]
 
-    def see_annotated(self, photos: Photos) -> Photos:
+    def see_annotated(self, photos: Seen) -> Seen:
         """The photos through annotated windows; without one as found, or whole in an oracle's run."""
         return self._annotated(photos)[0]
 
@@ -138,7 +143,7 @@ class Cropping:
         """Where the finder says the animals are, and where the whole photo had to do; None if it does not."""
         return self._cropped(photos)[1] if self.finder.looks else None
 
-    def cut(self, photos: Photos, located: Located) -> tuple[Photos, Located]:
+    def cut(self, photos: Seen, located: Located) -> tuple[Seen, Located]:
         """The photos through the windows of what is located in them; and where the whole photo has to do."""
         windows = self.finder.windows(located, photos)
         masks = None
@@ -162,7 +167,7 @@ class Cropping:
             )
         return self._seen[key]
 
-    def _annotated(self, photos: Photos) -> tuple[Photos, Located]:
+    def _annotated(self, photos: Seen) -> tuple[Seen, Located]:
         located = self.finder.read(photos)
         missing = np.flatnonzero(_incomplete(located))
         if len(missing) and not self.oracle:

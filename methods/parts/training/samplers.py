@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.checkpoint import Stateful
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 
 Places = NDArray[np.int64]
 """Photos, as places among the training photos."""
@@ -187,7 +187,7 @@ class Oversampled:
 
 
 @dataclass(frozen=True)
-class MixedPhotos(Photos):
+class MixedPhotos(LabelledPhotos):
     """Train photos and, behind them, pseudo-labelled ones, each once: a gallery of them holds no photo twice.
 
     How often each is learned from is not a matter of the photos but of their order: see `Mixing`.
@@ -198,15 +198,13 @@ class MixedPhotos(Photos):
     share: float = 0.5
     """How probable it is that a photo that is learned from is one of them."""
 
-    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Photos:
+    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Self:
         """The photos at some places, in that order, still knowing which labels are guesses."""
         chosen = np.asarray(indices, np.int64)
-        selected = super().select(chosen)
-        assert isinstance(selected, MixedPhotos)
-        return replace(selected, pseudo=self.pseudo[chosen])
+        return replace(super().select(chosen), pseudo=self.pseudo[chosen])
 
 
-def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
+def mixed(train: LabelledPhotos, pseudo: LabelledPhotos, share: float) -> MixedPhotos:
     """Train photos and pseudo-labelled ones in one view, neither of them behind a lens.
 
     Nothing annotated is known of the latter, but in an oracle's run; their species is not guessed.
@@ -221,7 +219,7 @@ def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
         store=train.store,
         rows=np.concatenate([train.rows, pseudo.rows]),
         shapes=np.concatenate([train.shapes, pseudo.shapes]),
-        labels=np.concatenate([train.targets(), pseudo.targets()]),
+        labels=np.concatenate([train.labels, pseudo.labels]),
         annotations=train.annotations,
         species=None if train.species is None else np.concatenate([train.species, unnamed]),
         pseudo=np.repeat([False, True], [len(train), len(pseudo)]),
@@ -247,7 +245,7 @@ class Mixing:
 
     def __init__(self, order: Sampler, photos: MixedPhotos) -> None:
         self.order, self.share = order, photos.share
-        self.pseudo, self.labels = photos.pseudo, photos.targets()
+        self.pseudo, self.labels = photos.pseudo, photos.labels
         self.steps = max(1, round(order.steps * float(1 - photos.pseudo.mean())))
         self._guessed = np.flatnonzero(photos.pseudo)
         self._own = {
