@@ -10,6 +10,7 @@ from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.splits.protocols import propose_split
@@ -28,6 +29,19 @@ class Benchmark:
     store: PhotoStore
     dataset: str = ""
     """The public set that the photos are, where it was said when they were imported."""
+
+
+def load_benchmark_of(record: RunRecord, workspace: Workspace, progress: Progress = SILENT) -> Benchmark:
+    """The benchmark of a run; raises WhalebenchError where catalog or split are no longer the same."""
+    benchmark = load_benchmark(record.benchmark, workspace, progress)
+    now = {"catalog": benchmark.catalog.digest, "split": benchmark.split.digest}
+    for what, then in (("catalog", record.catalog_digest), ("split", record.split_digest)):
+        if now[what] != then:
+            raise WhalebenchError(
+                f"The {what} of {record.benchmark} is not the one that {record.run} was made with "
+                f"({now[what][:16]} now, {then[:16]} then): bring that one back, or run again."
+            )
+    return benchmark
 
 
 def benchmark_names(workspace: Workspace) -> tuple[str, ...]:

@@ -1,19 +1,17 @@
-"""`arcface`: an embedding trained with a margin, read by prototypes and gallery photos."""
+"""`arcface`: an embedding trained with a margin, read by prototypes and gallery photos; recipes around it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
-from torch import Tensor
+from pydantic import Field, ValidationError, model_validator
 
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, Search
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.method import Components, Harness, Search, Value, attribute
 from whalebench.methods.parts.augment import with_twins
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.losses.margins import (
@@ -24,6 +22,7 @@ from whalebench.methods.parts.losses.margins import (
     build_identity_head,
     photos_by_species,
 )
+from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.samplers import Sampler
 from whalebench.methods.parts.training.trainer import predict, train_network
@@ -34,6 +33,8 @@ WEIGHTS = tuple(step / 10 for step in range(11))
 
 class ArcFaceConfig(EmbedderConfig, HeadConfig):
     """Fields of `arcface`."""
+
+    after_first_cycle: ClassVar = EmbedderConfig.after_first_cycle | {"margin_warm_up": 0.0}
 
     margin_warm_up: Annotated[float, Field(ge=0, le=1), Search(0.0, 0.6)] = 0.4
     """Share of the training in which the margin grows from 0; a full margin from the start may not train."""
@@ -49,17 +50,12 @@ class ArcFaceConfig(EmbedderConfig, HeadConfig):
             )
         return self
 
-    def in_cycle(self, number: int) -> Self:
-        """As for every network; from the second cycle on the margin is there at once."""
-        whole = super().in_cycle(number)
-        return whole.model_copy(update={"margin_warm_up": 0.0}) if number else whole
-
     def mirrors(self) -> bool:
         """Whether photos are mirrored, as of other individuals or in the gallery."""
         return self.flip_identities or super().mirrors()
 
     def track(self) -> str:
-        """As for every embedding; mirrored photos are more photos seen, so another track."""
+        """The track of the embedding; mirrored photos are more photos seen, so another track."""
         return super().track() + (", each photo mirrored, too" if self.flip_identities else "")
 
 
@@ -75,14 +71,14 @@ class ArcFace(EmbeddingMethod):
     Config = ArcFaceConfig
     config: ArcFaceConfig
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """Species, where they are to be told apart and train does not name two."""
         kinds = np.count_nonzero(photos_by_species(train.known()))
         if self.config.species_weight and kinds < 2:
             return "second species" if kinds else "species"
         return super().missing_requirement(train, queries)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; the weight of the gallery is chosen on valid."""
         config, known = self.config, train.known().labelled()
         self.device, self.photo_weight = harness.device, 0.0
@@ -115,7 +111,7 @@ class ArcFace(EmbeddingMethod):
         chosen = config.photo_weight
         self.photo_weight = self._best_weight(valid, harness) if chosen is None else chosen
 
-    def to_learn_from(self, known: Photos) -> tuple[Photos, Sampler | None]:
+    def to_learn_from(self, known: LabelledPhotos) -> tuple[Photos, Sampler | None]:
         """The photos of known individuals as they are learned from, and their order, if not shuffled."""
         if not self.config.flip_identities:
             return known, None
@@ -136,21 +132,18 @@ class ArcFace(EmbeddingMethod):
             return super().embed(photos)
         return normalise(np.hstack([normalise(self.look(photos, mirrored=side)) for side in (False, True)]))
 
-    def weights(self) -> dict[str, Tensor]:
-        """Network, prototypes and the embedded gallery; species are not scored."""
-        mix = {"photo_weight": torch.tensor(self.photo_weight)}
-        return super().weights() | mix | {"prototypes": self.head.prototypes()}
+    def components(self) -> Components:
+        """Network, gallery, prototypes and the gallery's weight; species are not scored."""
+        prototypes = Value(self.head.prototypes, self.head.set_prototypes)
+        mix = {"photo_weight": attribute(self, "photo_weight"), "prototypes": prototypes}
+        return {**super().components(), **mix}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up network, prototypes and the embedded gallery."""
-        super().restore(weights, identities, device)
-        self.photo_weight = round(float(weights["photo_weight"]), 6)
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """Network and prototypes before they have learned."""
+        super().rebuild(identities, device)
         # Margins do not matter any more, so any number of photos will do.
-        photos = np.ones(len(identities), np.int64)
+        photos = np.ones(identities, np.int64)
         self.head = build_identity_head(self.config, photos, self.config.dimensions, 0.0)
-        self.head.set_prototypes(weights["prototypes"])
 
     def _both(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         embeddings = self.embed(photos)
@@ -162,13 +155,14 @@ class ArcFace(EmbeddingMethod):
         prototypes = head.prototypes().cpu().numpy()
         scores = []
         # Without the mirrored side, as in training, the twins' prototypes are left out.
-        for side, own in zip(sides, np.split(prototypes, 1 + self.config.flip_identities), strict=False):
-            owners = np.repeat(np.arange(len(own)), self.config.subcentres)
-            scores.append(nearest_photo_scores(side, own.reshape(len(owners), -1), owners, len(own)))
+        for side, of_side in zip(sides, np.split(prototypes, 1 + self.config.flip_identities), strict=False):
+            owners = np.repeat(np.arange(len(of_side)), self.config.subcentres)
+            centres = of_side.reshape(len(owners), -1)
+            scores.append(nearest_photo_scores(side, centres, owners, len(of_side)))
         mean: NDArray[np.float32] = np.mean(scores, axis=0)
         return mean
 
-    def _best_weight(self, valid: Photos, harness: Harness) -> float:
+    def _best_weight(self, valid: LabelledPhotos, harness: Harness) -> float:
         by_prototype, by_photo = self._both(valid)
         results = {w: harness.valid_map_at_5(self._mix(by_prototype, by_photo, w)) for w in WEIGHTS}
         # Of equally good weights the one nearest to the middle: it leans on both kinds of evidence.
@@ -181,3 +175,47 @@ class ArcFace(EmbeddingMethod):
         by_prototype: NDArray[np.float32], by_photo: NDArray[np.float32], weight: float
     ) -> NDArray[np.float32]:
         return (1 - weight) * by_prototype + np.float32(weight) * by_photo
+
+
+class MarginHeadConfig(HeadConfig):
+    """Fields of a recipe's margin softmax: those that `arcface` has of its own."""
+
+    margin_warm_up: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training in which the margin grows from 0; the published systems had it from the start."""
+
+
+class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
+    """Fields of every recipe whose networks are trained as by `arcface` and compared by a gallery alone."""
+
+    after_first_cycle: ClassVar = EmbedderConfig.after_first_cycle | {"head": {"margin_warm_up": 0.0}}
+
+    head: MarginHeadConfig = MarginHeadConfig()
+    """The margin softmax, whose scale would else be mistaken for the recipe's."""
+
+    @model_validator(mode="after")
+    def _possible_for_arcface(self) -> Self:
+        try:
+            self.as_arcface()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return self
+
+    def mirrors(self) -> bool:
+        """Whether photos are mirrored, as of other individuals or in the gallery."""
+        return self.head.flip_identities or super().mirrors()
+
+    def track(self) -> str:
+        """The track of `arcface` with these fields."""
+        return self.as_arcface().track()
+
+    def as_arcface(self) -> ArcFaceConfig:
+        """The fields of `arcface`, the networks' names still joined by +; only the gallery scores."""
+        fields = {name: getattr(self, name) for name in EmbedderConfig.model_fields}
+        head = {name: getattr(self.head, name) for name in MarginHeadConfig.model_fields}
+        return ArcFaceConfig.model_validate(fields | head | {"photo_weight": 1.0})
+
+    def members(self) -> list[ArcFaceConfig]:
+        """The configuration of each network; the crop is cut once for all of them."""
+        whole = self.as_arcface()
+        seen = {"crop": "none", "oracle": False, "augment": self.strength()}
+        return [whole.model_copy(update=seen | {"backbone": name}) for name in self.backbone.split("+")]

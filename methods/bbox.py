@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whalebench.methods.parts.identifier import CropName
+from whalebench.methods.parts.pipeline import CropName
 from whalebench.methods.softmax import Softmax, SoftmaxConfig
 
 

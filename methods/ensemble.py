@@ -9,23 +9,14 @@ import numpy as np
 import torch
 from pydantic import model_validator
 from scipy.special import softmax
-from torch import Tensor
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, MethodConfig
-from whalebench.methods.parts.cycles import NamedHarness
-from whalebench.methods.parts.ensemble import (
-    TIE,
-    Ensemble,
-    Scores,
-    Shares,
-    share_choices,
-    temperature_of,
-    votes,
-)
-from whalebench.methods.parts.identifier import build_method
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.method import Components, Harness, MethodConfig, attribute
+from whalebench.methods.parts.ensemble import Ensemble
+from whalebench.methods.parts.fusion import TIE, Scores, Shares, share_choices, temperature_of, votes
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
 
@@ -103,25 +94,22 @@ class Ensembled(Ensemble):
 
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__(config)
-        pairs = zip(config.names(), config.within(), strict=True)
-        self.members = [build_method(find_method(name)(member)) for name, member in pairs]
+        self.members = [
+            build_method(name, member) for name, member in zip(config.names(), config.within(), strict=True)
+        ]
         self.shares: Shares = (1 / len(self.members),) * len(self.members)
         self.temperatures = (1.0,) * len(self.members)
         self.gallery = Gallery(GalleryConfig())
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
-        """What the first member lacks that lacks something."""
-        return next(filter(None, (member.missing_requirement(train, queries) for member in self.members)), "")
-
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The members learn; temperatures and shares are chosen on valid."""
         names = self.config.names()
         for place, member in enumerate(self.members):
             again = names[:place].count(names[place])
             label = f"{names[place]}-{again + 1}" if again else names[place]
-            member.learn(train, valid, NamedHarness(label, harness))
+            with harness.scope(label):
+                member.learn(train, valid, harness)
         harness.stage("join")
-        assert valid.labels is not None
         bare = valid.bare()
         if self.config.rule == "knn":
             self._learn_gallery(train.known(), bare, harness)
@@ -142,20 +130,15 @@ class Ensembled(Ensemble):
             return self._side_by_side(self._embeddings(photos), self.shares)
         return super().embed(photos)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Each member's after its number and a dot, shares and temperatures, for knn the gallery."""
-        own = {"shares": self.shares, "temperatures": self.temperatures}
-        kept = {name: torch.tensor(values, dtype=torch.float64) for name, values in own.items()}
-        return super().weights() | kept | (self.gallery.weights() if self.config.rule == "knn" else {})
+    def components(self) -> Components:
+        """Each member by its number, shares and temperatures, for knn the gallery."""
+        joined = {name: attribute(self, name, torch.float64) for name in ("shares", "temperatures")}
+        gallery = {"": self.gallery} if self.config.rule == "knn" else {}
+        return {**super().components(), **joined, **gallery}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up the members and how they are joined."""
-        super().restore(weights, identities, device)
-        self.shares, self.temperatures = (tuple(weights[n].tolist()) for n in ("shares", "temperatures"))
-        if self.config.rule == "knn":
-            self.gallery.restore(weights, len(identities))
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """A gallery without photos."""
+        self.gallery.identities = identities
 
     def _joined(self, each: Sequence[Scores], shares: Shares) -> Scores:
         total = np.zeros(each[0].shape)
@@ -173,7 +156,7 @@ class Ensembled(Ensemble):
         for place, (name, share) in enumerate(zip(self.config.names(), self.shares, strict=True)):
             harness.choose(f"share_{place}_{name}", share)
 
-    def _learn_gallery(self, known: Photos, valid: Photos, harness: Harness) -> None:
+    def _learn_gallery(self, known: LabelledPhotos, valid: Photos, harness: Harness) -> None:
         harness.fitted("gallery", known)
         train, queries = self._embeddings(known), self._embeddings(valid)
         choices = share_choices(len(train))
@@ -181,10 +164,9 @@ class Ensembled(Ensemble):
         self._by_gallery(known, train, queries, self.shares)
 
     def _by_gallery(
-        self, known: Photos, train: list[Scores], queries: list[Scores], shares: Shares
+        self, known: LabelledPhotos, train: list[Scores], queries: list[Scores], shares: Shares
     ) -> Scores:
         """Scores of queries after the gallery was filled under these shares."""
-        assert known.labels is not None
         self.gallery.fill(self._side_by_side(train, shares), known.labels, len(known.identities))
         return self.gallery.scores(self._side_by_side(queries, shares))
 

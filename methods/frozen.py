@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos, Size
-from whalebench.methods.method import FieldValue, Harness, Method
-from whalebench.methods.parts.cycles import ScheduleConfig
-from whalebench.methods.parts.identifier import NetworkMethodConfig
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.method import FieldValue, Harness
+from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
 from whalebench.methods.parts.networks.weights import find_checkpoint, hub_file, miewid_neck
-from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
-from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
+from whalebench.methods.parts.pipeline import NetworkMethodConfig
+from whalebench.methods.parts.retrieval import GalleryConfig
+from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.trainer import predict, ready
-
-NETWORK = "network."
-"""What stands before the names of the network's weights."""
 
 
 class FrozenConfig(NetworkMethodConfig):
@@ -56,9 +51,9 @@ class FrozenConfig(NetworkMethodConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """Nothing but the finder, where there is one: the network is not trained."""
-        found, unused = super().tunable(), TrainingConfig.model_fields
-        return {name: start for name, start in found.items() if name not in unused}
+        """The fields of the finder, where there is one: the network is not trained."""
+        unused = TrainingConfig.model_fields
+        return {name: start for name, start in super().tunable().items() if name not in unused}
 
 
 class FrozenNetwork(nn.Module):
@@ -88,7 +83,7 @@ class FrozenNetwork(nn.Module):
         return pooled
 
 
-class Frozen(Method):
+class Frozen(GalleryMethod):
     """Embeds with a published network and scores by a gallery; train is only the gallery."""
 
     name = "frozen"
@@ -100,28 +95,15 @@ class Frozen(Method):
     config: FrozenConfig
 
     def __init__(self, config: FrozenConfig) -> None:
-        super().__init__(config)
-        self.gallery = Gallery(config.gallery)
+        super().__init__(config, config.gallery)
 
-    def sizes(self) -> tuple[Size, ...]:
-        """The one size."""
-        return (self.config.size,)
-
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Embeds the photos of known individuals as the gallery; nothing is trained."""
         del valid
         harness.stage("network")
         self.device = harness.device
-        self.network = ready(FrozenNetwork(self.config), self.device)
-        harness.stage("gallery")
-        known = train.known()
-        assert known.labels is not None
-        harness.fitted("gallery", known)
-        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
-
-    def score(self, photos: Photos) -> NDArray[np.float32]:
-        """Cosines (photos, identities) by the gallery's rule."""
-        return self.gallery.scores(self.embed(photos))
+        self.network = ready(self.build_network(self.config), self.device)
+        self.fill_gallery(train.known(), harness)
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1; with gallery.flip the mean with the mirror image's."""
@@ -131,18 +113,6 @@ class Frozen(Method):
             looks.append(normalise(mirrored))
         return normalise(np.sum(looks, axis=0))
 
-    def weights(self) -> dict[str, Tensor]:
-        """Network and embedded gallery."""
-        state = {NETWORK + key: value for key, value in self.network.state_dict().items()}
-        return state | self.gallery.weights()
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up network and embedded gallery."""
-        self.device = device
-        self.network = FrozenNetwork(self.config.without_download())
-        own = {key.removeprefix(NETWORK): v for key, v in weights.items() if key.startswith(NETWORK)}
-        self.network.load_state_dict(own)
-        ready(self.network, device)
-        self.gallery.restore(weights, len(identities))
+    def build_network(self, config: FrozenConfig) -> FrozenNetwork:
+        """The network as it was published."""
+        return FrozenNetwork(config)

@@ -25,11 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.arcface import ArcFace
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.arcface import ArcFace, ArcFaceRecipeConfig
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.recipe import ArcFaceRecipeConfig
 from whalebench.methods.parts.retrieval import Gallery
 
 THREE = "tf_efficientnet_b6.ns_jft_in1k+tf_efficientnetv2_l.in21k+eca_nfnet_l2.ra3_in1k"
@@ -90,7 +89,7 @@ class Happywhale26th(Ensemble):
         self.members = [ArcFace(member) for member in config.members()]
         self.gallery = Gallery(config.gallery)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains one network after the other, then joins their galleries."""
         super().learn(train, valid, harness)
         self._join_galleries()

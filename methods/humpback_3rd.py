@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.arcface import ArcFace, ArcFaceConfig
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.arcface import ArcFace, ArcFaceConfig, ArcFaceRecipeConfig
+from whalebench.methods.parts.crops.cropping import Seen
 from whalebench.methods.parts.crops.finder import Crop, windows_around
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.geometry import affine_maps, compose, invert, move
-from whalebench.methods.parts.recipe import ArcFaceRecipeConfig
 from whalebench.methods.parts.retrieval import robust_centre
 from whalebench.methods.parts.training.samplers import RandomViewSampler, Sampler
 
@@ -45,7 +45,7 @@ TURN, ZOOM, SHIFT = math.radians(5), 0.05, 0.03
 """How far views are displaced at most: an angle, the logarithm of a factor, a share of the window."""
 
 
-def aligned_and_upright(photos: Photos) -> Photos:
+def aligned_and_upright(photos: LabelledPhotos) -> LabelledPhotos:
     """The aligned photos, and after them all of them upright: twice as many."""
     windows = _crop(photos).windows
     twice = photos.select(np.tile(np.arange(len(photos)), 2))
@@ -91,7 +91,7 @@ def _crop(photos: Photos) -> Crop:
     return photos.lens
 
 
-def _through(photos: Photos, windows: Tensor) -> Photos:
+def _through(photos: Seen, windows: Tensor) -> Seen:
     return replace(photos, lens=replace(_crop(photos), windows=windows))
 
 
@@ -153,7 +153,7 @@ class HalfAligned(ArcFace):
         super().__init__(config)
         self.versions = versions
 
-    def to_learn_from(self, known: Photos) -> tuple[Photos, Sampler | None]:
+    def to_learn_from(self, known: LabelledPhotos) -> tuple[Photos, Sampler | None]:
         """Photos of both kinds, and in each epoch one of the two, drawn anew."""
         seen, _ = super().to_learn_from(aligned_and_upright(known))
         # Rows are sides (mirrored or not) of kinds (aligned, upright) of photos.

@@ -5,19 +5,21 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from whalebench.benchmarks.core.checkpoint import Stateful
-    from whalebench.benchmarks.core.photos import Photos
+    from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class PartConfig(BaseModel):
         Those with a Search or a Choice beside them, of parts after their names and a dot. A subclass leaves
         out what has no effect, and says what None stands for.
         """
-        found: dict[str, FieldValue] = {}
+        values: dict[str, FieldValue] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if isinstance(value, PartConfig):
-                found |= {f"{name}.{inner}": start for inner, start in value.tunable().items()}
+                values |= {f"{name}.{inner}": start for inner, start in value.tunable().items()}
             elif any(isinstance(mark, Search | Choice) for mark in field.metadata) and value is not None:
-                found[name] = value
-        return found
+                values[name] = value
+        return values
 
 
 class MethodConfig(PartConfig):
@@ -124,11 +126,30 @@ class Located:
     """(photos,) where the whole photo was used instead, because what was found made no sense."""
 
 
+class Cycle(Protocol):
+    """One of several cycles, each of which trains all networks anew from where the one before left them."""
+
+    def begin(self, parts: Mapping[str, Stateful], done: int) -> None:
+        """Puts the parts of the next training where it goes on from, unless so many epochs of it are done."""
+
+    def end(self, parts: Mapping[str, Stateful]) -> None:
+        """Keeps the parts as they are after the last epoch, from which the next cycle goes on."""
+
+
 class Harness(Protocol):
     """What the runner gives a learning method, and how the method reports back."""
 
     seed: int
     device: torch.device
+    cycle: Cycle | None
+    """The cycle at work, where there are several; `train_network` begins and ends its trainings by it."""
+
+    def scope(self, name: str, cycle: Cycle | None = None) -> AbstractContextManager[None]:
+        """While it lasts, stages, choices, warnings and parts are written down as `name.stage`.
+
+        So the trainings of a run are told apart. Cycles of one training learn from the same photos: the parts
+        fitted in a cycle keep their names.
+        """
 
     def stage(self, name: str) -> None:
         """Announces the next phase of the work; its seconds are in the record under this name."""
@@ -168,7 +189,88 @@ class Harness(Protocol):
         """
 
 
-class Method(ABC):
+class Value:
+    """A single tensor with a state, as networks have one; it has no name of its own."""
+
+    def __init__(self, get: Callable[[], Tensor], put: Callable[[Tensor], object]) -> None:
+        self.get, self.put = get, put
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensor."""
+        return {"": self.get()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Hands over the tensor."""
+        self.put(state[""])
+
+
+def attribute(owner: object, name: str, dtype: torch.dtype | None = None) -> Value:
+    """The owner's attribute, a tensor, a number or a tuple of numbers, as something with a state."""
+    import torch
+
+    def put(stored: Tensor) -> None:
+        value: Any = stored if isinstance(getattr(owner, name, None), torch.Tensor) else stored.tolist()
+        if isinstance(value, float):  # in single precision 0.3 is 0.30000001
+            value = round(value, 6)
+        setattr(owner, name, tuple(value) if isinstance(value, list) else value)
+
+    return Value(lambda: torch.as_tensor(getattr(owner, name), dtype=dtype), put)
+
+
+Components: TypeAlias = "Mapping[str, Stateful | Restorable]"
+
+
+class Restorable:
+    """Base of what is stored as weights and restored from them, component by component."""
+
+    def components(self) -> Components:
+        """What was learned, by name: networks, galleries, numbers, methods within.
+
+        The names of a component's weights follow its name and a dot; where it is empty, they stand alone.
+        """
+        return {}
+
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """Sets up, for so many individuals, the components that `restore` is about to fill."""
+        del identities, device
+
+    def weights(self) -> dict[str, Tensor]:
+        """What was learned, by name, to be stored as safetensors."""
+        packed: dict[str, Tensor] = {}
+        for name, component in self.components().items():
+            state = component.weights() if isinstance(component, Restorable) else component.state_dict()
+            packed |= {".".join(filter(None, (name, key))): value for key, value in state.items()}
+        return packed
+
+    def restore(
+        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
+    ) -> None:
+        """Takes up what `weights` gave, to score as after learning; NotImplementedError if it cannot."""
+        if type(self).components is Restorable.components:
+            raise NotImplementedError
+        self.rebuild(len(identities), device)
+        components = self.components()
+        for name, component in components.items():
+            state = _of_component(name, weights, components)
+            if isinstance(component, Restorable):
+                component.restore(state, identities, device)
+            else:
+                component.load_state_dict(state)
+
+
+def _of_component(name: str, weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """The weights stored under the name, without it; for the empty name those under none of the names."""
+
+    def under(name: str, key: str) -> bool:
+        return key == name or key.startswith(f"{name}.")
+
+    if name:
+        return {key[len(name) + 1 :]: value for key, value in weights.items() if under(name, key)}
+    others = [each for each in names if each]
+    return {key: value for key, value in weights.items() if not any(under(each, key) for each in others)}
+
+
+class Method(Restorable, ABC):
     """An approach to identification. Subclasses name themselves, their configuration and their source."""
 
     name: ClassVar[str]
@@ -180,7 +282,7 @@ class Method(ABC):
     published: ClassVar[str] = ""
     """For a recipe, what the system it repeats was said to score, and on what."""
     Config: ClassVar[type[MethodConfig]]
-    transductive: ClassVar[bool] = False
+    transductive: bool = False
     """Whether a photo's score depends on other test photos; such runs have tables of their own."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -197,7 +299,7 @@ class Method(ABC):
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that it cannot do without, as "boxes"; empty where it fits."""
         del train, queries
         return ""
@@ -207,7 +309,7 @@ class Method(ABC):
         return ()
 
     @abstractmethod
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Learns from train and chooses on valid; both are labelled."""
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
@@ -238,14 +340,3 @@ class Method(ABC):
         """Where the animals are in whole photos, or None for a method that does not look for them."""
         del photos
         return None
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """What was learned, by name, to be stored as safetensors."""
-        return {}
-
-    def restore(
-        self, weights: Mapping[str, torch.Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up what `weights` gave, to score as after learning; NotImplementedError if it cannot."""
-        del weights, identities, device
-        raise NotImplementedError

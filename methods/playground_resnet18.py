@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.losses.margins import SoftmaxLoss
 from whalebench.methods.parts.recipe import RecipeConfig
@@ -53,7 +53,6 @@ class Classes:
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class (photos,) of each photo."""
-        assert self.photos.labels is not None
         return self.places[self.photos.labels]
 
     def of(self, labels: Tensor | None) -> Tensor:
@@ -69,20 +68,18 @@ class Classes:
         return every
 
 
-def frequent_classes(train: Photos, at_least: int) -> Classes:
+def frequent_classes(train: LabelledPhotos, at_least: int) -> Classes:
     """The individuals with so many photos, in their order, and their photos."""
-    assert train.labels is not None
-    identities = len(train.identities)
-    photos = np.bincount(train.labels[train.labels != UNKNOWN], minlength=identities)
+    labels, identities = train.labels, len(train.identities)
+    photos = np.bincount(labels[labels != UNKNOWN], minlength=identities)
     frequent = np.flatnonzero(photos >= at_least)
     places = np.full(identities + 1, -1, np.int64)
     places[frequent] = np.arange(len(frequent))
-    return Classes(train.select(np.flatnonzero(np.isin(train.labels, frequent))).labelled(), places)
+    return Classes(train.select(np.flatnonzero(np.isin(labels, frequent))).labelled(), places)
 
 
-def all_classes(train: Photos, *, new_class: bool) -> Classes:
+def all_classes(train: LabelledPhotos, *, new_class: bool) -> Classes:
     """All individuals, and behind them the *new* ones as one class, if asked for and if there are any."""
-    assert train.labels is not None
     new = new_class and bool((train.labels == UNKNOWN).any())
     places = np.arange(len(train.identities) + 1)
     if not new:
@@ -119,6 +116,8 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
         },
     }
 
+    after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"first_epochs": 0}
+
     first_photos: Annotated[int, Field(ge=1)] = 11
     """Train photos that an individual must have to be learned in the first stage; with fewer than two such
     individuals there is none (their number is in the record)."""
@@ -131,13 +130,8 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     frozen: bool = True
     """Leave the network alone in the second stage, where there was a first."""
 
-    def in_cycle(self, number: int) -> Self:
-        """As for every network; there is one first stage, from which the second one goes on."""
-        whole = super().in_cycle(number)
-        return whole.model_copy(update={"first_epochs": 0}) if number else whole
-
     def track(self) -> str:
-        """As for every network, and what is seen in the first stage, and more often."""
+        """The track of the network, and what is seen in the first stage, and more often."""
         first = f"after {self.first_epochs} of individuals with {self.first_photos} photos and more"
         return f"{super().track()}, {first}, each individual at least {self.at_least} times an epoch" + (
             ", photos of new ones" if self.new_class else ""
@@ -170,7 +164,7 @@ class PlaygroundResnet18(Softmax):
     Config = PlaygroundResnet18Config
     config: PlaygroundResnet18Config
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains both stages; of each the best epoch is kept, as the schedule says."""
         config, self.device = self.config, harness.device
         first = frequent_classes(train, config.first_photos)

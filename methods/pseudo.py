@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -13,17 +12,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Photos, Size
-from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.methods.parts.cycles import NamedHarness
-from whalebench.methods.parts.identifier import build_method
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import Components, Harness, Method, MethodConfig, Value
+from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.parts.training.samplers import mixed
-from whalebench.methods.registry import configure_inner, find_method
+from whalebench.methods.registry import configure_inner
 
 HALVES = ("half_a", "half_b")
 """What the two models are called in the record, after the half that each learned from."""
-LEARNED = "photos."
-"""What stands before a half's name where the weights say which photos are in it."""
 
 
 class PseudoConfig(MethodConfig):
@@ -98,13 +94,13 @@ class Pseudo(Method):
                 f"of={config.of} scores photos with the help of others, which two halves would keep apart: "
                 f"set another method, as of=arcface."
             )
-        self.train: Photos | None = None
-        self.models: dict[str, Method] = {}
+        self.train: LabelledPhotos | None = None
+        self.models: dict[str, Pipeline] = {}
         """By half; none before any test photo was learned from."""
         self.learned: dict[str, tuple[str, ...]] = {}
         """By half, the digests of its photos."""
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the method that learns lacks."""
         return self.first.missing_requirement(train, queries)
 
@@ -112,7 +108,7 @@ class Pseudo(Method):
         """Those of the method that learns."""
         return self.first.sizes()
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The method learns from train as it is."""
         self.train, self.valid = train, valid
         self.models, self.learned = {}, {}
@@ -137,7 +133,8 @@ class Pseudo(Method):
         for name, half in halves.items():
             model = self._fresh()
             view = mixed(self.train, half, self.config.share)
-            model.learn(view, self.valid, NamedHarness(name, harness))
+            with harness.scope(name):
+                model.learn(view, self.valid, harness)
             self.models[name], self.learned[name] = model, half.digests
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
@@ -155,54 +152,52 @@ class Pseudo(Method):
             return {}
         return {"without pseudo-labels": self.first.score(photos)}
 
-    def weights(self) -> dict[str, Tensor]:
-        """What both models learned, after their half's name and a dot, and from which photos.
-
-        Of a method that was sure of nothing, what it learned.
-        """
+    def components(self) -> Components:
+        """Both models by their half, and the photos of each; of a method that was sure of nothing, itself."""
         if not self.models:
-            return self.first.weights()
-        found = {
-            f"{half}.{key}": value
-            for half, model in self.models.items()
-            for key, value in model.weights().items()
-        }
-        return found | {LEARNED + half: _packed(digests) for half, digests in self.learned.items()}
+            return {"": self.first}
+        photos = {f"photos.{half}": self._learned_photos(half) for half in self.models}
+        return {**self.models, **photos}
 
     def restore(
         self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
     ) -> None:
         """Takes up both models, and which photos each must not score."""
         self.train, self.models, self.learned = None, {}, {}
-        if LEARNED + HALVES[0] not in weights:
-            self.first.restore(weights, identities, device)
-            return
-        for half in HALVES:
-            own = {k.removeprefix(f"{half}."): v for k, v in weights.items() if k.startswith(f"{half}.")}
-            self.models[half] = self._fresh()
-            self.models[half].restore(own, identities, device)
-            self.learned[half] = _unpacked(weights[LEARNED + half])
+        if f"photos.{HALVES[0]}" in weights:
+            self.models = {half: self._fresh() for half in HALVES}
+        super().restore(weights, identities, device)
 
-    def _fresh(self) -> Method:
+    def _learned_photos(self, half: str) -> Value:
+        """The digests of the photos that one half learned from, as bytes because weights are tensors."""
+
+        def get() -> Tensor:
+            return torch.tensor(list("\n".join(self.learned[half]).encode()), dtype=torch.uint8)
+
+        def put(stored: Tensor) -> None:
+            self.learned[half] = tuple(bytes(stored.tolist()).decode().split("\n"))
+
+        return Value(get, put)
+
+    def _fresh(self) -> Pipeline:
         """The method before it has learned."""
-        return build_method(find_method(self.config.of)(self.config.inner()))
+        return build_method(self.config.of, self.config.inner())
 
-    def _guesses(self, unlabelled: Photos, harness: Harness) -> Photos:
+    def _guesses(self, unlabelled: Photos, harness: Harness) -> LabelledPhotos:
         """The photos whose best candidate is probable enough, labelled as of that individual."""
         # Valid is scored as test is, so that its temperature and threshold are theirs.
         valid = self.valid.unlabelled() if self.config.sees_annotations() else self.valid.bare()
         scores = self.first.score(unlabelled)
         sure = harness.confidence(self.first.score(valid), scores) > self.config.confidence
         labels = scores.argmax(axis=1).astype(np.int64)
-        return replace(unlabelled, labels=labels).select(np.flatnonzero(sure))
+        return LabelledPhotos(**vars(unlabelled) | {"labels": labels}).select(np.flatnonzero(sure))
 
 
-def two_halves(guessed: Photos, seed: int) -> tuple[Photos, Photos]:
+def two_halves(guessed: LabelledPhotos, seed: int) -> tuple[LabelledPhotos, LabelledPhotos]:
     """Labelled photos in two halves drawn by the seed, those of each individual dealt to both by turns.
 
     Equal photos stay together. More is not known of bare photos: those of one encounter may be parted.
     """
-    assert guessed.labels is not None
     digests, first, which = np.unique(guessed.digests, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(digests))
     order = shuffled[np.argsort(guessed.labels[first][shuffled], kind="stable")]
@@ -210,12 +205,3 @@ def two_halves(guessed: Photos, seed: int) -> tuple[Photos, Photos]:
     half[order[1::2]] = 1
     one, other = (guessed.select(np.flatnonzero(half[which] == side)) for side in (0, 1))
     return one, other
-
-
-def _packed(digests: tuple[str, ...]) -> Tensor:
-    """Digests as bytes, because weights are tensors."""
-    return torch.tensor(list("\n".join(digests).encode()), dtype=torch.uint8)
-
-
-def _unpacked(packed: Tensor) -> tuple[str, ...]:
-    return tuple(bytes(packed.tolist()).decode().split("\n"))

@@ -30,14 +30,14 @@ def find_method(name: str) -> type[Method]:
             f"There is no method '{name}': {hint} (A new one is known once its package is installed again.)"
         )
     try:
-        found = points[name].load()
+        method = points[name].load()
     except Exception as error:  # another package's module may raise anything
         raise WhalebenchError(
             f"Method '{name}' cannot be loaded ({error}): reinstall its package."
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise WhalebenchError(f"Method '{name}' is {found!r}, no Method class: ask its package's author.")
-    return found
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise WhalebenchError(f"Method '{name}' is {method!r}, no Method class: ask its package's author.")
+    return method
 
 
 def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:
@@ -90,15 +90,15 @@ def _check_field(method: type[Method], key: str) -> None:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        if point.name in found and found[point.name].value != point.value:
+        if point.name in points and points[point.name].value != point.value:
             raise WhalebenchError(
-                f"Two installed packages declare a method '{point.name}' ({found[point.name].value} and "
+                f"Two installed packages declare a method '{point.name}' ({points[point.name].value} and "
                 f"{point.value}): uninstall one of them."
             )
-        found[point.name] = point
-    return found
+        points[point.name] = point
+    return points
 
 
 def _sentence(method: type[Method], error: ValidationError) -> str:

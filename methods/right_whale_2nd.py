@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -27,9 +28,9 @@ from pydantic import Field, model_validator
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.aligned import AlignedConfig
-from whalebench.methods.method import Harness
+from whalebench.methods.method import Components, Harness
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.softmax import Softmax, SoftmaxConfig
@@ -45,12 +46,13 @@ STEPS = 1_000
 """Most steps of the solver, which weak regularisation may not let come to rest."""
 
 
-class FeatureRegression(NamedTuple):
-    """Logits of individuals, linear in features."""
+@dataclass
+class FeatureRegression:
+    """Logits of individuals, linear in features; without any before it has learned."""
 
-    slopes: Floats
+    slopes: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """(individuals, features), of features as they are: their means, scales and axes are in it."""
-    offsets: Floats
+    offsets: Floats = field(default_factory=lambda: np.zeros(0))
     """(individuals,)"""
 
     def log_probabilities(self, features: NDArray[np.float32]) -> Floats:
@@ -58,14 +60,13 @@ class FeatureRegression(NamedTuple):
         found: Floats = log_softmax(features.astype(np.float64) @ self.slopes.T + self.offsets, axis=1)
         return found
 
-    def weights(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Slopes and offsets, by name."""
-        return {name: torch.from_numpy(values) for name, values in self._asdict().items()}
+        return {"slopes": torch.from_numpy(self.slopes), "offsets": torch.from_numpy(self.offsets)}
 
-    @classmethod
-    def restored(cls, weights: Mapping[str, Tensor]) -> FeatureRegression:
-        """What `weights` gave."""
-        return cls(*(weights[name].numpy() for name in cls._fields))
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.slopes, self.offsets = state["slopes"].numpy(), state["offsets"].numpy()
 
 
 class Chosen(NamedTuple):
@@ -143,8 +144,6 @@ def _log_loss(regression: FeatureRegression, features: NDArray[np.float32], labe
 
 SIX = "lau_vgg19+lau_vgg19_thin+lau_vgg19_wide+lau_resnet31+lau_resnet37+lau_resnet67"
 """The networks of the author's last ensemble."""
-FINAL = "final."
-"""What stands before the names of the regression's weights."""
 
 
 class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
@@ -214,21 +213,19 @@ class RightWhale2nd(Ensemble):
     config: RightWhale2ndConfig
 
     members: list[Softmax]
-    final: FeatureRegression
 
     def __init__(self, config: RightWhale2ndConfig) -> None:
         super().__init__(config)
+        self.final = FeatureRegression()
         self.members = [Softmax(member) for member in config.members()]
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains one network after the other, then the regression, its strength chosen on valid."""
         super().learn(train, valid, harness)
         if self.config.final == "mean":
             return
         harness.stage("final")
         known = train.known()
-        assert known.labels is not None
-        assert valid.labels is not None
         harness.fitted("final", known)
         chosen = choose_regression(
             (self.features(known), known.labels),
@@ -261,18 +258,6 @@ class RightWhale2nd(Ensemble):
         mean: NDArray[np.float32] = (logsumexp(each, axis=0) - np.log(len(each))).astype(np.float32)
         return mean
 
-    def weights(self) -> dict[str, Tensor]:
-        """Each network's, after its number and a dot, and the regression's."""
-        if self.config.final == "mean":
-            return super().weights()
-        final = {FINAL + name: values for name, values in self.final.weights().items()}
-        return super().weights() | final
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up each network, and the regression."""
-        super().restore(weights, identities, device)
-        if self.config.final == "logistic":
-            own = {name.removeprefix(FINAL): v for name, v in weights.items() if name.startswith(FINAL)}
-            self.final = FeatureRegression.restored(own)
+    def components(self) -> Components:
+        """Each network by its number, and the regression."""
+        return {**super().components(), **({} if self.config.final == "mean" else {"final": self.final})}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import FieldValue, Harness, Search
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.method import Components, FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.losses.pair_losses import (
     Form,
@@ -24,10 +22,8 @@ from whalebench.methods.parts.losses.pair_losses import (
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
 from whalebench.methods.parts.training.pair_sampler import PairSampler, PairSimilarity
-from whalebench.methods.parts.training.trainer import predict, ready, train_network
+from whalebench.methods.parts.training.trainer import ready, train_network
 
-LOSS = "loss."
-"""What stands before the names of the pair head's weights."""
 MARGIN = 1.0
 
 
@@ -72,18 +68,18 @@ class SiameseConfig(EmbedderConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """As for every network; the margin is that of form=contrastive."""
+        """The fields worth tuning; the margin where form=contrastive, the only form that has one."""
         margin: dict[str, FieldValue] = (
             {"margin": self.margin or MARGIN} if self.form == "contrastive" else {}
         )
         return super().tunable() | margin
 
     def track(self) -> str:
-        """As for every network; photos seen more often than once an epoch make another track."""
+        """The track of the network; photos seen more often than once an epoch make another one."""
         return super().track() + (f", each photo {self.views} times an epoch" if self.views > 1 else "")
 
     def cycle_gallery(self) -> GalleryConfig | None:
-        """As for every embedding; a pair head compares photos by its own features."""
+        """The gallery of the embeddings; None for a pair head, which compares photos by its own features."""
         return super().cycle_gallery() if self.form == "contrastive" else None
 
     def assigns(self) -> bool:
@@ -100,28 +96,27 @@ class Siamese(EmbeddingMethod):
     Config = SiameseConfig
     config: SiameseConfig
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """Pairs of one kind or the other, where train has none."""
         del queries
-        labels = train.known().labels
-        individuals = 0 if labels is None else len(np.unique(labels))
+        individuals = len(np.unique(train.known().labels))
         if individuals < 2:
             return "two individuals in train"
         return "two train photos of one individual" if individuals == len(train.known()) else ""
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
         config, known = self.config, train.known().labelled()
         self.device = harness.device
         harness.stage("train")
         network, loss = self.build_network(config), self._loss().to(harness.device)
-        likeness = Similarity(loss)
-        sampler = self._sampler(known, likeness if config.assigns() else None)
+        similarity = Similarity(loss)
+        sampler = self._sampler(known, similarity if config.assigns() else None)
         harness.choose("individuals_with_one_photo", sampler.single_identities)
 
         def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32]:
             self.network, self.loss = network, loss
-            likeness.take(self._fill(known), loss)
+            similarity.take(self._fill(known), loss)
             sampler.refresh()
             return self.score(valid)
 
@@ -134,7 +129,7 @@ class Siamese(EmbeddingMethod):
             validate,
             sampler=sampler,
             validate_every=config.score_every,
-            also={"likeness": likeness},
+            also={"likeness": similarity},
         )
         self.fill_gallery(known, harness)
 
@@ -154,47 +149,30 @@ class Siamese(EmbeddingMethod):
             return self.embed(photos)
         sizes = {self.config.size, self.config.second_size or self.config.size}
         sides = (False, True) if self.config.gallery.flip else (False,)
-        axis = self.config.mirrored_axis()
-        looks = [
-            predict(
-                lambda pixels, side=side: self.network(pixels.flip(axis) if side else pixels),  # type: ignore[misc]
-                photos,
-                self.config,
-                self.device,
-                size,
-            )
-            for size in sorted(sizes)
-            for side in sides
-        ]
+        looks = [self.look_at(photos, size, mirrored=side) for size in sorted(sizes) for side in sides]
         mean: NDArray[np.float32] = np.mean(looks, axis=0)
         return mean
 
-    def fill_gallery(self, known: Photos, harness: Harness) -> None:
+    def fill_gallery(self, known: LabelledPhotos, harness: Harness) -> None:
         """Takes the labelled photos of known individuals as the gallery, a stage of its own."""
         harness.stage("gallery")
         harness.fitted("gallery", known)
         self._fill(known)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Network, pair head where there is one, and the gallery's features."""
-        return super().weights() | {LOSS + key: value for key, value in self.loss.state_dict().items()}
+    def components(self) -> Components:
+        """Network, gallery, and the pair head where there is one."""
+        return {**super().components(), "loss": self.loss}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up network, pair head and the gallery's features."""
-        super().restore(weights, identities, device)
-        self.loss = self._loss()
-        own = {key.removeprefix(LOSS): v for key, v in weights.items() if key.startswith(LOSS)}
-        self.loss.load_state_dict(own)
-        ready(self.loss, device)
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """Network and pair head before they have learned."""
+        super().rebuild(identities, device)
+        self.loss = ready(self._loss(), device)
 
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
 
-    def _sampler(self, known: Photos, similarity: PairSimilarity | None) -> PairSampler:
+    def _sampler(self, known: LabelledPhotos, similarity: PairSimilarity | None) -> PairSampler:
         config = self.config
-        assert known.labels is not None
         return PairSampler(
             known.labels,
             batch_size=config.batch_size,
@@ -204,9 +182,8 @@ class Siamese(EmbeddingMethod):
             similarity=similarity,
         )
 
-    def _fill(self, known: Photos) -> NDArray[np.float32]:
+    def _fill(self, known: LabelledPhotos) -> NDArray[np.float32]:
         """The features of the gallery's photos, by the very path that scores test."""
-        assert known.labels is not None
         features = self.features(known)
         self.gallery.fill(features, known.labels, len(known.identities))
         return features

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Photos, Size
-from whalebench.methods.method import FieldValue, Harness, Method, MethodConfig, Search
-from whalebench.methods.parts.cycles import ScheduleConfig
-from whalebench.methods.parts.identifier import NetworkMethodConfig, build_method
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import Components, FieldValue, Harness, Method, MethodConfig, Search
 from whalebench.methods.parts.keypoints import (
     Motion,
     PairGallery,
@@ -26,11 +22,9 @@ from whalebench.methods.parts.keypoints import (
     require_opencv,
     shortlisted,
 )
-from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
-from whalebench.methods.registry import configure_inner, find_method
-
-BY = "by."
-"""What stands before the names of the other method's weights."""
+from whalebench.methods.parts.pipeline import NetworkMethodConfig, build_method
+from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.registry import configure_inner
 
 
 class SiftConfig(NetworkMethodConfig):
@@ -88,8 +82,8 @@ class SiftConfig(NetworkMethodConfig):
 
     def tunable(self) -> dict[str, FieldValue]:
         """Its own fields, and the finder's where there is one: no network is trained for key points."""
-        found, unused = super().tunable(), TrainingConfig.model_fields
-        return {name: start for name, start in found.items() if name not in unused}
+        unused = TrainingConfig.model_fields
+        return {name: start for name, start in super().tunable().items() if name not in unused}
 
     def inner(self) -> MethodConfig | None:
         """The configuration of the other method."""
@@ -104,11 +98,11 @@ class SiftConfig(NetworkMethodConfig):
 
     def track(self) -> str:
         """The pixels that key points are looked for in, and what the other method and a finder start from."""
-        inner, finder = self.inner(), None if self.oracle else self._finder_config()
-        found = f"key points by {self.matcher}, {self.size[0]} x {self.size[1]} px"
+        inner, finder = self.inner(), None if self.oracle else self.finder_config()
+        track = f"key points by {self.matcher}, {self.size[0]} x {self.size[1]} px"
         if finder is not None and finder.pretrained != "none":
-            found += f", finder from {finder.starting_weights()}"
-        return f"{inner.track()}; {found}" if inner else found
+            track += f", finder from {finder.starting_weights()}"
+        return f"{inner.track()}; {track}" if inner else track
 
 
 class Sift(Method):
@@ -130,11 +124,10 @@ class Sift(Method):
             require_lightglue()
         super().__init__(config)
         inner = config.inner()
-        self.by = None if inner is None else build_method(find_method(config.by)(inner))
-        if self.by is not None:
-            self.transductive = self.by.transductive  # type: ignore[misc]
+        self.by = None if inner is None else build_method(config.by, inner)
+        self.transductive = self.by is not None and self.by.transductive
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the other method lacks; raises WhalebenchError where the comparison would take too long."""
         gallery = len(train.known())
         pairs = len(queries) * gallery
@@ -153,13 +146,12 @@ class Sift(Method):
         """The size that key points are looked for in, and those of the other method."""
         return (self.config.size, *(self.by.sizes() if self.by is not None else ()))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Learns the other method, if there is one, and finds the gallery's key points."""
         if self.by is not None:
             self.by.learn(train, valid, harness)
         harness.stage("keypoints")
         known = train.known()
-        assert known.labels is not None
         harness.fitted("keypoints", known)
         self.gallery = PairGallery(self.config, harness.device)
         self.gallery.fill(photos_of(known, self.config), known.labels)
@@ -181,17 +173,10 @@ class Sift(Method):
         """Those of the other method."""
         return None if self.by is None else self.by.embed(photos)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The gallery's key points, and what the other method learned."""
-        inner = {} if self.by is None else self.by.weights()
-        return self.gallery.weights() | {BY + name: value for name, value in inner.items()}
+    def components(self) -> Components:
+        """The gallery's key points, and the other method."""
+        return {"": self.gallery, **({} if self.by is None else {"by": self.by})}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up the gallery's key points, and what the other method learned."""
-        if self.by is not None:
-            own = {name.removeprefix(BY): value for name, value in weights.items() if name.startswith(BY)}
-            self.by.restore(own, identities, device)
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """A gallery without photos."""
         self.gallery = PairGallery(self.config, device)
-        self.gallery.restore(weights)

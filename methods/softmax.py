@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -13,12 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, Method, Search
-from whalebench.methods.parts.identifier import NetworkMethodConfig
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.method import Components, Harness, Method, Search
 from whalebench.methods.parts.losses.margins import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import Pooling, build_pooling
+from whalebench.methods.parts.pipeline import NetworkMethodConfig
 from whalebench.methods.parts.training.config import GridSize
 from whalebench.methods.parts.training.trainer import predict, ready, train_network
 
@@ -65,7 +64,7 @@ class Softmax(Method):
         """Every size of the schedule."""
         return self.config.sizes()
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
         config = self.config
         self.device = harness.device
@@ -91,20 +90,15 @@ class Softmax(Method):
         """Pooled features (photos, channels) as the classifier sees them."""
         return predict(self.network, photos, self.config, self.device)
 
-    def weights(self) -> dict[str, Tensor]:
+    def components(self) -> Components:
         """Network and classifier."""
-        both = nn.ModuleDict({"network": self.network, "loss": self.loss})
-        return both.state_dict()
+        return {"network": self.network, "loss": self.loss}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up network and classifier."""
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """Network and classifier before they have learned."""
         self.device = device
-        self.network, self.loss = self._build(self.config.without_download(), len(identities))
-        both = nn.ModuleDict({"network": self.network, "loss": self.loss})
-        both.load_state_dict(dict(weights))
-        ready(both, device)
+        network, loss = self._build(self.config.without_download(), identities)
+        self.network, self.loss = ready(network, device), ready(loss, device)
 
     def _network(self, config: SoftmaxConfig) -> PooledBackbone:
         return PooledBackbone(config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import Batch, Photos, Size
-from whalebench.methods.method import FieldValue, Harness, Located, Search
+from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
+from whalebench.methods.method import Components, FieldValue, Harness, Located, Search, attribute
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.aligner import Aligner
 from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork
@@ -139,11 +139,13 @@ def _corners(batch: Batch) -> Tensor:
 
 Start = Literal["free", "landmarks", "boxes"]
 PLACES = "places"
-"""The name of the landmarks' places among the weights."""
+"""The name of the landmarks' places, also among the weights."""
 
 
 class StnConfig(SoftmaxConfig):
     """Fields of `stn`: those of `softmax`, the transformer's network, and what it starts from."""
+
+    after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"transformer": {"epochs": 0}}
 
     start: Start = "free"
     """free: the whole photo at first; or taught the windows that annotated landmarks or boxes give."""
@@ -159,17 +161,11 @@ class StnConfig(SoftmaxConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """As for `softmax`; a free transformer is not taught, so how it would be has no effect."""
-        found = super().tunable()
+        """The fields worth tuning; a free transformer is not trained by itself, so its fields are none."""
+        values = super().tunable()
         if self.start != "free":
-            return found
-        return {name: start for name, start in found.items() if not name.startswith("transformer.")}
-
-    def in_cycle(self, number: int) -> Self:
-        """As for every network; the transformer is taught once, and goes on with the classifier."""
-        whole = super().in_cycle(number)
-        taught = {"transformer": self.transformer.model_copy(update={"epochs": 0})}
-        return whole.model_copy(update=taught) if number else whole
+            return values
+        return {name: start for name, start in values.items() if not name.startswith("transformer.")}
 
     def size_at(self, epoch: int) -> Size:
         """Height and width at which whole photos come in: as much larger as `crop_source` is than `size`."""
@@ -177,11 +173,11 @@ class StnConfig(SoftmaxConfig):
         return round(height * source[0] / self.size[0]), round(width * source[1] / self.size[1])
 
     def rate_of(self, parameter: str) -> float:
-        """As for every network, and the transformer's own."""
+        """Factor on the learning rate of the parameter of that name; the transformer has one of its own."""
         return self.transformer_rate if "transformer." in parameter else super().rate_of(parameter)
 
     def without_download(self) -> Self:
-        """The same without weights to start from, the transformer's neither."""
+        """The configuration without weights to start from, also of the transformer."""
         both = {"pretrained": "none", "transformer": self.transformer.without_download()}
         return self.model_copy(update=both)
 
@@ -194,7 +190,8 @@ class StnConfig(SoftmaxConfig):
                 return Localizer(self.localizer)
         return None
 
-    def _finder_config(self) -> TrainingConfig:
+    def finder_config(self) -> TrainingConfig:
+        """The configuration of the network that chooses the window."""
         return self.transformer
 
 
@@ -224,7 +221,7 @@ class Stn(Softmax):
     """The transformer's network as it was taught, where it was."""
     network: TransformedBackbone
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """The annotations to start from that train lacks."""
         teacher = self.config.teacher()
         if teacher is None:
@@ -240,7 +237,7 @@ class Stn(Softmax):
         taught = config.transformer.sizes() if config.start != "free" else ()
         return tuple(dict.fromkeys([*seen, *taught]))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The transformer learns annotated windows, if it is to; then it learns with the classifier."""
         self.taught, self.places = None, None
         if teacher := self.config.teacher():
@@ -262,17 +259,17 @@ class Stn(Softmax):
         places = (2 * self.places - 1).expand(len(found), -1, -1)
         return Located(landmarks=((move(places, found) + 1) / 2).float().numpy())
 
-    def weights(self) -> dict[str, Tensor]:
+    def components(self) -> Components:
         """Transformer, network and classifier, and where landmarks belong."""
-        return super().weights() | ({} if self.places is None else {PLACES: self.places})
+        places = {} if self.places is None else {PLACES: attribute(self, PLACES)}
+        return {**super().components(), **places}
 
     def restore(
         self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
     ) -> None:
         """Takes up transformer, network and classifier."""
         self.taught, self.places = None, weights.get(PLACES)
-        networks = {key: value for key, value in weights.items() if key != PLACES}
-        super().restore(networks, identities, device)
+        super().restore(weights, identities, device)
 
     def _network(self, config: SoftmaxConfig) -> TransformedBackbone:
         assert isinstance(config, StnConfig)

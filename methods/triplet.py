@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, Search
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.methods.method import Components, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.losses.metric_losses import MetricLoss, MetricLossConfig, build_metric_loss
 from whalebench.methods.parts.training.samplers import PKSampler, Singles
 from whalebench.methods.parts.training.trainer import train_network
-
-LOSS = "loss."
-"""What stands before the names of the loss's weights."""
 
 
 class TripletConfig(EmbedderConfig, MetricLossConfig):
@@ -47,7 +42,7 @@ class TripletConfig(EmbedderConfig, MetricLossConfig):
         return self
 
     def track(self) -> str:
-        """As for every network; photos seen more often than once an epoch, or never, make another track."""
+        """The track of the network; photos drawn again, or left out, make another one."""
         seen = ", photos drawn again" if self.fill or self.singles == "repeat" else ""
         left = ", individuals with one photo left out" if self.singles == "leave_out" else ""
         return super().track() + seen + left
@@ -62,14 +57,14 @@ class Triplet(EmbeddingMethod):
     Config = TripletConfig
     config: TripletConfig
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """Two photos of one individual, where train has them nowhere and none is to be repeated."""
         del queries
         labels = train.known().labels
-        alone = labels is None or len(np.unique(labels)) == len(labels)
+        alone = len(np.unique(labels)) == len(labels)
         return "two train photos of one individual" if alone and self.config.singles != "repeat" else ""
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
         config, known = self.config, train.known().labelled()
         self.device = harness.device
@@ -101,25 +96,20 @@ class Triplet(EmbeddingMethod):
         self.loss.take_memory(loss)
         self.fill_gallery(known, harness)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Network, loss (its proxies and memory), and the embedded gallery."""
-        return super().weights() | {LOSS + key: value for key, value in self.loss.state_dict().items()}
+    def components(self) -> Components:
+        """Network, gallery, and loss: its proxies and memory."""
+        return {**super().components(), "loss": self.loss}
 
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up network, loss and the embedded gallery."""
-        super().restore(weights, identities, device)
-        self.loss = self._loss(len(identities))
-        own = {key.removeprefix(LOSS): v for key, v in weights.items() if key.startswith(LOSS)}
-        self.loss.load_state_dict(own)
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """Network and loss before they have learned."""
+        super().rebuild(identities, device)
+        self.loss = self._loss(identities)
 
     def _loss(self, identities: int) -> MetricLoss:
         return build_metric_loss(self.config, identities, self.config.dimensions)
 
-    def _sampler(self, known: Photos, harness: Harness) -> PKSampler:
+    def _sampler(self, known: LabelledPhotos, harness: Harness) -> PKSampler:
         config = self.config
-        assert known.labels is not None
         sampler = PKSampler(
             known.labels,
             config.batch_size // config.photos_per_identity,
@@ -131,8 +121,7 @@ class Triplet(EmbeddingMethod):
         harness.choose("individuals_left_out", sampler.left_out)
         return sampler
 
-    def _score_now(self, valid: Photos, known: Photos) -> NDArray[np.float32]:
+    def _score_now(self, valid: LabelledPhotos, known: LabelledPhotos) -> NDArray[np.float32]:
         """Scores of valid by the very path that scores test: all photos of train embedded anew."""
-        assert known.labels is not None
         self.gallery.fill(self.embed(known), known.labels, len(known.identities))
         return self.score(valid)

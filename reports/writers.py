@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from whalebench.benchmarks.core.workspace import atomic_text, plain
+from whalebench.benchmarks.core.record import plain
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.document import NAME_COLUMNS, Chapter, Grid, Pictures, board_document
 from whalebench.reports.terminal import to_svg

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Epoch
+from whalebench.methods.method import Cycle, Epoch
 
 
 @dataclass
@@ -29,8 +30,20 @@ class Notes:
     fitted_on: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Part -> their images."""
 
+    cycle: Cycle | None = None
+    scopes: tuple[str, ...] = ()
+    part_scopes: tuple[str, ...] = ()
+
+    @contextmanager
+    def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
+        before = self.scopes, self.part_scopes, self.cycle
+        self.scopes, self.cycle = (*self.scopes, name), cycle
+        self.part_scopes += () if cycle else (name,)
+        yield
+        self.scopes, self.part_scopes, self.cycle = before
+
     def stage(self, name: str) -> None:
-        self.stages.append(name)
+        self.stages.append(".".join((*self.scopes, name)))
 
     def epoch(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
@@ -48,11 +61,11 @@ class Notes:
         return torch.from_numpy(scores).double().softmax(dim=1).amax(dim=1).numpy()
 
     def warn(self, sentence: str) -> None:
-        self.warnings.append(sentence)
+        self.warnings.append(": ".join((*self.scopes, sentence)))
 
     def choose(self, name: str, value: float | None) -> None:
-        self.chosen[name] = value
+        self.chosen[".".join((*self.scopes, name))] = value
 
     def fitted(self, artefact: str, photos: Photos) -> None:
-        self.lineage[artefact] = photos.digests
-        self.fitted_on[artefact] = photos.images
+        name = ".".join((*self.part_scopes, artefact))
+        self.lineage[name], self.fitted_on[name] = photos.digests, photos.images

@@ -21,7 +21,7 @@ from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow
 from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, annotated_values, whole_where
 from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, LocalizerConfig
 from whalebench.methods.parts.geometry import box_windows, identity_maps, move
-from whalebench.methods.parts.identifier import CropName
+from whalebench.methods.parts.pipeline import CropName, Pipeline, build_method
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.tests.notes import Notes
@@ -309,8 +309,14 @@ class Guess(Finder):
         return ((16, 16),)
 
 
-def cropped(*, oracle: bool) -> Cropping:
-    return Cropping(Brightness(MethodConfig()), Guess(TrainingConfig()), (HEIGHT, WIDTH), oracle=oracle)
+def cropped(*, oracle: bool) -> Pipeline:
+    return behind(Cropping(Guess(TrainingConfig()), (HEIGHT, WIDTH), oracle=oracle))
+
+
+def behind(crop: Cropping) -> Pipeline:
+    method = build_method(Brightness, MethodConfig())
+    method.crop = crop
+    return method
 
 
 def bright(photos: Photos) -> list[float]:
@@ -320,7 +326,7 @@ def bright(photos: Photos) -> list[float]:
 def test_a_method_learns_from_annotated_windows_and_is_chosen_by_found_ones(photos: Photos) -> None:
     method, notes = cropped(oracle=False), Notes()
     method.learn(photos, photos.select([0, 1]), notes)
-    inner = method.inner
+    (inner,) = method.cycles
     assert isinstance(inner, Brightness)
     assert notes.lineage["guess"] == photos.digests[:5]
     assert notes.stages[:2] == ["guess", "crop"]
@@ -336,7 +342,9 @@ def test_a_method_learns_from_annotated_windows_and_is_chosen_by_found_ones(phot
     assert inner.valid.labels is not None
     assert inner.train.annotations is None
     assert inner.train.batch([0], (8, 8)).boxes is None
-    assert method.locate(photos.bare()).fallback is not None
+    located = method.locate(photos.bare())
+    assert located is not None
+    assert located.fallback is not None
 
 
 def test_an_oracle_reads_annotations_and_trains_no_finder(photos: Photos) -> None:
@@ -346,6 +354,7 @@ def test_an_oracle_reads_annotations_and_trains_no_finder(photos: Photos) -> Non
     shown = photos.unlabelled()
     assert (method.score(shown)[:5, 0] > 0.98).all()
     located = method.locate(shown)
+    assert located is not None
     assert located.fallback is not None
     assert located.fallback.tolist() == [False] * 5 + [True]
     assert "guess.network.weight" not in method.weights()
@@ -353,12 +362,13 @@ def test_an_oracle_reads_annotations_and_trains_no_finder(photos: Photos) -> Non
 
 def test_a_transductive_method_adapts_to_the_windows_that_are_found(photos: Photos) -> None:
     method, shown = cropped(oracle=False), []
-    method.inner.adapt = lambda unlabelled, harness: shown.append(unlabelled)  # type: ignore[method-assign]
+    method.cycles[0].adapt = lambda unlabelled, harness: shown.append(unlabelled)  # type: ignore[method-assign]
     method.learn(photos, photos, Notes())
     method.adapt(photos.bare(), Notes())
     assert isinstance(shown[0].lens, Crop)
     assert shown[0].images == photos.images
-    assert bright(shown[0]) == bright(method._found(photos)[0])
+    assert method.crop is not None
+    assert bright(shown[0]) == bright(method.crop.see(photos.bare()))
 
 
 def test_what_lacks_annotations_does_not_fit(photos: Photos) -> None:
@@ -374,7 +384,7 @@ def test_a_finder_is_restored_without_the_weights_it_started_from(photos: Photos
     learned = Localizer(config)
     learned.network = learned.build()
     other = Localizer(config.model_copy(update={"pretrained": "no-such-file.safetensors"}))
-    other.restore(learned.weights(), torch.device("cpu"))
+    other.load_state_dict(learned.state_dict())
     assert torch.equal(
         other.network.state_dict()["votes.weight"], learned.network.state_dict()["votes.weight"]
     )
@@ -388,9 +398,11 @@ def test_weights_of_finder_and_method_are_kept_apart(photos: Photos) -> None:
     assert set(kept) == {"guess.network.weight", "guess.network.bias", "own"}
     other = cropped(oracle=False)
     other.restore(kept, photos.identities, torch.device("cpu"))
-    assert torch.equal(other.finder.network.state_dict()["weight"], kept["guess.network.weight"])
-    assert isinstance(other.inner, Brightness)
-    assert set(other.inner.restored) == {"own"}
+    assert other.crop is not None
+    assert torch.equal(other.crop.finder.network.state_dict()["weight"], kept["guess.network.weight"])
+    (inner,) = other.cycles
+    assert isinstance(inner, Brightness)
+    assert set(inner.restored) == {"own"}
     assert np.array_equal(other.score(photos.bare()), method.score(photos.bare()))
 
 
@@ -400,7 +412,7 @@ def test_a_fixed_window_is_that_part_of_every_photo_and_learns_nothing(photos: P
     )
     finder = config.finder()
     assert isinstance(finder, FixedWindow)
-    method = Cropping(Brightness(MethodConfig()), finder, (HEIGHT, WIDTH), oracle=False)
+    method = behind(Cropping(finder, (HEIGHT, WIDTH), oracle=False))
     notes = Notes()
     method.learn(photos, photos, notes)
     assert "window" not in notes.lineage

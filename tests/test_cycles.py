@@ -19,11 +19,12 @@ from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.methods.method import Epoch, Harness
-from whalebench.methods.parts.cycles import CarryingHarness, ScheduleConfig, SnapshotEnsemble, voted
-from whalebench.methods.parts.identifier import build_method
+from whalebench.methods.method import Harness, Restorable
+from whalebench.methods.parts.fusion import voted
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores
-from whalebench.methods.parts.training.trainer import KeptGenerator, KeptOptimizer
+from whalebench.methods.parts.training.config import ScheduleConfig
+from whalebench.methods.parts.training.trainer import CarryOver, KeptGenerator, KeptOptimizer
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
 from whalebench.tests.notes import Notes
@@ -167,8 +168,8 @@ def test_the_learning_rate_starts_anew_and_rises_once(ground: ToyBenchmarks) -> 
 def test_networks_go_on_from_the_end_of_the_cycle_before(ground: ToyBenchmarks) -> None:
     """Where nothing is learned any more, all cycles have the weights that the first one drew."""
     method: Any = learn(ground, "softmax", "schedule.cycles=3", "epochs=3", "learning_rate=1e-12").method
-    first, *rest = (member.weights() for member in method.members)
-    learnable = [name for name, _ in method.members[0].network.named_parameters()]
+    first, *rest = (member.weights() for member in method.cycles)
+    learnable = [name for name, _ in method.cycles[0].network.named_parameters()]
     assert len(learnable) > 10
     for other in rest:
         for name in learnable:
@@ -204,16 +205,14 @@ class Trained:
 
 def test_what_is_carried_over_and_what_begins_anew() -> None:
     first, second = Trained(1), Trained(2)
-    harness = CarryingHarness(Notes(), 1, {})
-    assert harness.resume(first.parts) == 0
+    cycle = CarryOver({})
+    cycle.begin(first.parts, 0)
     first.epoch()
-    harness.epoch(Epoch(1, 2, 0.5, 0.1, 4, 1.0))
-    assert harness.ended == {}
-    harness.epoch(Epoch(2, 2, 0.5, 0.1, 4, 1.0))
+    cycle.end(first.parts)
     weight, moments = first.line.weight.detach().clone(), first.moments().clone()
     nn.init.zeros_(first.line.weight)  # as when an earlier epoch is put back
     first.moments().zero_()
-    CarryingHarness(Notes(), 2, harness.ended).resume(second.parts)
+    CarryOver(cycle.ended).begin(second.parts, 0)
     assert torch.equal(second.line.weight, weight)
     assert torch.equal(second.moments(), moments)
     assert torch.equal(first.generator.get_state(), second.generator.get_state())
@@ -223,18 +222,25 @@ def test_what_is_carried_over_and_what_begins_anew() -> None:
 
 
 def test_a_second_training_of_a_cycle_goes_on_from_its_own() -> None:
-    harness = CarryingHarness(Notes(), 1, {})
+    cycle = CarryOver({})
     one, other = Trained(1), Trained(2)
     for training in (one, other):
-        harness.resume(training.parts)
-        harness.epoch(Epoch(1, 1, 0.5, 0.1, 4, 1.0))
-    again = CarryingHarness(Notes(), 2, harness.ended)
+        cycle.begin(training.parts, 0)
+        cycle.end(training.parts)
+    again = CarryOver(cycle.ended)
     later = [Trained(3), Trained(4), Trained(5)]
     for training in later:
-        again.resume(training.parts)
+        again.begin(training.parts, 0)
     assert torch.equal(later[0].line.weight, one.line.weight)
     assert torch.equal(later[1].line.weight, other.line.weight)
     assert again.ended.keys() == {1, 2}  # of what was not trained again, as it was
+
+
+def test_a_training_that_was_resumed_is_left_as_it_was_kept() -> None:
+    cycle, resumed = CarryOver({1: {"network_and_loss": Trained(1).line.state_dict()}}), Trained(2)
+    weight = resumed.line.weight.detach().clone()
+    cycle.begin(resumed.parts, 1)
+    assert torch.equal(resumed.line.weight, weight)
 
 
 def test_the_best_epoch_of_the_tail_is_kept_and_the_next_cycle_begins_at_the_end(
@@ -244,12 +250,11 @@ def test_the_best_epoch_of_the_tail_is_kept_and_the_next_cycle_begins_at_the_end
     trial = on_trial(ground, "softmax", "schedule.cycles=2", "schedule.tail=0.8", "epochs=10", "ema=0")
     method, notes = trial.build(), Scripted({2: 0.9, 5: 0.5, 7: 0.7})
     method.learn(trial.views.train, trial.views.valid, notes)
-    assert isinstance(method, SnapshotEnsemble)
     assert len(notes.asked) == 2 * (4 + 1)  # epochs 2 to 5 of each cycle, and the cycle as it stands
     assert notes.chosen["cycle_1.network_epoch"] == 3
     assert notes.chosen["cycle_2.network_epoch"] == 3
     valid = trial.views.valid
-    for member, kept, last in zip(method.members, notes.epochs[2::5], notes.epochs[4::5], strict=True):
+    for member, kept, last in zip(method.cycles, notes.epochs[2::5], notes.epochs[4::5], strict=True):
         assert np.allclose(member.score(valid), kept.valid_scores, atol=1e-5)  # type: ignore[arg-type]
         assert not np.allclose(kept.valid_scores, last.valid_scores, atol=1e-3)  # type: ignore[arg-type]
     assert notes.chosen["best_cycle"] == 1  # worth .5, the second 0
@@ -259,7 +264,6 @@ def test_a_single_training_has_a_tail_where_it_is_asked_for(ground: ToyBenchmark
     trial = on_trial(ground, "softmax", "schedule.tail=1", "epochs=3")
     method, notes = trial.build(), Scripted({2: 1.0})
     method.learn(trial.views.train, trial.views.valid, notes)
-    assert isinstance(method, Softmax)
     assert notes.chosen == {"network_epoch": 2}
     kept: Any = notes.epochs[1].valid_scores
     assert np.allclose(method.score(trial.views.valid), kept, atol=1e-5)
@@ -267,12 +271,11 @@ def test_a_single_training_has_a_tail_where_it_is_asked_for(ground: ToyBenchmark
 
 def test_cycles_answer_by_their_mean_and_are_shown_alone(learned: Learned) -> None:
     method, test = learned.method, learned.views.queries()["test"]
-    assert isinstance(method, SnapshotEnsemble)
-    each = [member.score(test) for member in method.members]
+    each = [member.score(test) for member in method.cycles]
     assert np.ptp(np.stack(each), axis=0).max() > 1e-3
     assert np.allclose(method.score(test), np.mean(each, axis=0), atol=1e-6)
     chosen = learned.harness.chosen
-    worth = [learned.harness.valid_map_at_5(each.score(learned.views.valid)) for each in method.members]
+    worth = [learned.harness.valid_map_at_5(each.score(learned.views.valid)) for each in method.cycles]
     assert chosen["best_cycle"] == 1 + int(np.argmax(worth))
     assert {f"cycle_{number}.photo_weight" for number in (1, 2, 3)} < chosen.keys()
     variants = method.variants(test)
@@ -284,34 +287,31 @@ def test_cycles_answer_by_their_mean_and_are_shown_alone(learned: Learned) -> No
 
 def test_embeddings_of_cycles_are_averaged_and_compared_by_the_gallery(learned: Learned) -> None:
     given, views = learned.method, learned.views
-    assert isinstance(given, SnapshotEnsemble)
     config = given.config.model_copy(update={"schedule": ScheduleConfig(cycles=3, joined="embeddings")})
-    method = build_method(type(given.members[0])(config))
-    assert isinstance(method, SnapshotEnsemble)
-    monkey: Any = method
-    monkey.members = [Told(member) for member in given.members]
+    method: Any = build_method("arcface", config)
+    method.cycles = [LearnedBefore(member) for member in given.cycles]
     method.learn(views.train, views.valid, learned.harness)
     known, test = views.train.known(), views.queries()["test"]
 
     def mean(photos: Photos) -> NDArray[np.float32]:
-        return normalise(np.sum([member.embed(photos) for member in given.members], axis=0))
+        return normalise(np.sum([member.embed(photos) for member in given.cycles], axis=0))
 
-    assert known.labels is not None
     near = nearest_photo_scores(mean(test), mean(known), known.labels, len(known.identities))
     assert np.allclose(method.score(test), near, atol=1e-5)
-    assert np.allclose(method.embed(test), mean(test), atol=1e-6)  # type: ignore[arg-type]
+    assert np.allclose(method.embed(test), mean(test), atol=1e-6)
     assert {"gallery", "labels", "best_cycle"} < method.weights().keys()
 
 
-class Told:
-    """A member that has learned already, and only says that it named its parts."""
+class LearnedBefore(Restorable):
+    """A method that has learned already: what it is asked to learn leaves nothing new behind."""
 
-    def __init__(self, member: Any) -> None:
-        self.score, self.embed, self.weights = member.score, member.embed, member.weights
+    def __init__(self, method: Any) -> None:
+        self.score, self.embed, self.components = method.score, method.embed, method.components
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        harness.resume({})
-        harness.epoch(Epoch(1, 1, 0.5, 0.1, 4, 1.0))
+        assert harness.cycle is not None
+        harness.cycle.begin({}, 0)
+        harness.cycle.end({})
 
 
 def test_votes_put_individuals_in_order_and_the_mean_says_how_sure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,11 +361,11 @@ def test_stopped_in_every_epoch_of_every_cycle_it_learns_the_same(which: str, gr
     assert is_evaluated(trial)
 
 
-def test_a_method_that_names_nothing_to_go_on_from_is_refused(
+def test_a_method_that_leaves_nothing_to_go_on_from_is_refused(
     ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Softmax, "learn", lambda self, train, valid, harness: None)
-    with pytest.raises(RunFailedError, match=r"softmax names nothing to go on from .*harness\.resume"):
+    with pytest.raises(RunFailedError, match=r"softmax leaves nothing for the next cycle .* train_network"):
         learn(ground, "softmax", "schedule.cycles=2")
 
 

@@ -21,7 +21,7 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.ensemble import EnsembleConfig, Ensembled
-from whalebench.methods.parts.ensemble import share_choices, temperature_of
+from whalebench.methods.parts.fusion import share_choices, temperature_of
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.tests.notes import Notes
 

@@ -22,7 +22,7 @@ from whalebench.benchmarks.ensembles.fusion import (
 )
 from whalebench.benchmarks.ensembles.rules import Evidence, product_scores
 from whalebench.benchmarks.ensembles.stacking import full_scores, shortlist
-from whalebench.methods.parts.ensemble import TIE
+from whalebench.methods.parts.fusion import TIE
 
 TEMPERATURES = [0.1, 1.0, 3.0]
 

@@ -100,8 +100,8 @@ def test_each_rule_scores_as_its_slow_twin(
     assert np.allclose(scores, slow_scores(rule, query, embeddings, labels, neighbours), atol=2e-6)
     assert (scores[:, ABSENT] == FLOOR).all()
     assert scores.min() >= FLOOR
-    again = Gallery(GalleryConfig(rule=rule, neighbours=neighbours))
-    again.restore(gallery.weights(), IDENTITIES)
+    again = Gallery(GalleryConfig(rule=rule, neighbours=neighbours), IDENTITIES)
+    again.load_state_dict(gallery.state_dict())
     assert np.array_equal(again.scores(query), scores)
     assert np.array_equal(gallery.scores(query[3:4]), scores[3:4])
 

@@ -9,20 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
+from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
-from whalebench.methods.method import Method
+from whalebench.methods.method import Components, Method, Restorable, attribute
 from whalebench.methods.parts.augment import with_twins
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.geometry import identity_maps
 from whalebench.methods.parts.losses.margins import Heads
 from whalebench.methods.parts.networks.backbones import Encoder
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes
@@ -207,19 +210,17 @@ def test_a_restored_method_scores_as_the_one_that_learned(
 ) -> None:
     from safetensors.torch import load, save
 
-    from whalebench.methods.parts.identifier import build_method
-
     views = fold_views(load_benchmark("tiny", shared_tiny), 0, oracle="oracle=true" in more)
     kind, shown = find_method(name), views.queries()["test"]
     torch.manual_seed(0)
-    method = build_method(kind(configure(kind, (*tiny_settings, *more))))
+    method = build_method(kind, configure(kind, (*tiny_settings, *more)))
     method.learn(views.train, views.valid, Notes())
     weights = {key: value.contiguous().clone() for key, value in method.weights().items()}
     # As `restore_run` does it: the configuration from the record, the weights from their file.
     config = kind.Config.model_validate(json.loads(method.config.model_dump_json()))
     assert config == method.config
     torch.manual_seed(1)
-    again = build_method(kind(config))
+    again = build_method(name, config)
     again.restore(load(save(weights)), views.train.identities, torch.device("cpu"))
     assert np.allclose(again.score(shown), method.score(shown), atol=1e-5)
     assert np.allclose(again.embed(shown), method.embed(shown), atol=1e-5)  # type: ignore[arg-type]
@@ -406,3 +407,48 @@ def test_two_stages_see_the_mask_as_a_fourth_channel() -> None:
     assert network(torch.rand(2, 4, 32, 32)).shape == (2, 256)
     assert isinstance(network.backbone, Encoder)
     assert network.linear.in_features == sum(network.backbone.channels[-2:])
+
+
+class Parted(Restorable):
+    """Something learned in parts: a layer, a number and a pair of numbers."""
+
+    def __init__(self) -> None:
+        self.layer, self.share, self.both, self.rebuilt = nn.Linear(2, 1), 0.0, (0.0, 0.0), 0
+
+    def components(self) -> Components:
+        numbers = {"share": attribute(self, "share"), "both": attribute(self, "both", torch.float64)}
+        return {"layer": self.layer, **numbers}
+
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        self.rebuilt = identities
+
+
+def test_components_are_stored_under_their_names_and_come_back() -> None:
+    parted = Parted()
+    parted.share, parted.both = 0.3, (0.1, 0.9)
+    assert parted.weights().keys() == {"layer.weight", "layer.bias", "share", "both"}
+    again = Parted()
+    again.restore(parted.weights(), ("ann", "bob"), CPU)
+    assert torch.equal(again.layer.weight, parted.layer.weight)
+    assert (again.share, again.both, again.rebuilt) == (0.3, (0.1, 0.9), 2)
+
+
+def test_a_component_without_a_name_has_what_no_other_one_claims() -> None:
+    class Outer(Restorable):
+        def __init__(self) -> None:
+            self.within, self.layer = Parted(), nn.Linear(2, 1)
+
+        def components(self) -> Components:
+            return {"": self.within, "outer": self.layer}
+
+    outer, again = Outer(), Outer()
+    assert outer.weights().keys() == {*Parted().weights(), "outer.weight", "outer.bias"}
+    again.restore(outer.weights(), ("ann", "bob"), CPU)
+    assert torch.equal(again.layer.weight, outer.layer.weight)
+    assert torch.equal(again.within.layer.weight, outer.within.layer.weight)
+    assert again.within.rebuilt == 2
+
+
+def test_what_names_no_components_cannot_be_restored() -> None:
+    with pytest.raises(NotImplementedError):
+        Restorable().restore({}, (), CPU)

@@ -1,4 +1,4 @@
-"""What a method may see of photos, and batches of them with everything in the batch's frame."""
+"""What each party of a run may see of photos, in batches and by fold; and what valid and test really show."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.catalog import build_catalog
 from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.registry import Benchmark
+from whalebench.benchmarks.running.folds import NEW, fold_views
+from whalebench.splits.split import Split, make_table, table_digest
 
 COUNT = 7
 SIZE = (20, 40)
@@ -74,6 +80,8 @@ def test_bare_photos_hide_labels_and_annotations(photos: Photos) -> None:
     assert (batch.labels, batch.boxes, batch.landmarks, batch.masks) == (None, None, None, None)
     with pytest.raises(ValueError, match="hidden"):
         bare.known()
+    assert isinstance(photos.known().labelled().select([0]), LabelledPhotos)
+    assert not isinstance(photos.known().bare(), LabelledPhotos)
 
 
 def test_labelled_photos_hide_annotations_only(photos: Photos) -> None:
@@ -121,3 +129,177 @@ def test_a_batch_moves_whole(photos: Photos) -> None:
     moved = photos.bare().batch([4], SIZE).to(torch.device("meta"))
     assert moved.labels is None
     assert moved.pixels.device.type == "meta"
+
+
+# image: identity, encounter group, and the part of fold 0 it is in
+PHOTOS = {
+    "a1": ("ann", "e1", "train"),
+    "a2": ("ann", "e2", "valid"),
+    "a3": ("ann", "e3", "test"),
+    "b1": ("bob", "e4", "train"),
+    "b2": ("bob", "e5", "test"),
+    "c1": ("cas", "e6", "valid"),  # never in train: new wherever it is met
+    "c2": ("cas", "e7", "test"),
+    "n1": ("", "e8", "train"),
+    "n2": ("", "e9", "valid"),
+    "n3": ("", "e10", "test"),
+}
+
+
+def benchmark(tmp_path: Path, photos: dict[str, tuple[str, str, str]] = PHOTOS) -> Benchmark:
+    count = len(photos)
+    table = pd.DataFrame(
+        {
+            "image": list(photos),
+            "path": [f"{image}.png" for image in photos],
+            "identity": [identity for identity, _, _ in photos.values()],
+            "width": [200] * count,
+            "height": [100] * count,
+            "x0": [20.0] * count,
+            "y0": [10.0] * count,
+            "x1": [120.0] * count,
+            "y1": [60.0] * count,
+            "tip_x": np.arange(count) * 10.0,
+            "tip_y": [50.0] * count,
+            "mask": [f"{image}-mask.png" for image in photos],
+            "content_digest": [f"digest of {image}" for image in photos],
+        }
+    )
+    catalog = build_catalog(table, "hand-made")
+    rows = make_table(
+        {
+            image: (0 if part == "test" else -1, group, 0 if part == "valid" else -1)
+            for image, (_, group, part) in photos.items()
+        }
+    )
+    split = Split(rows, "published", {}, catalog.digest, table_digest(rows), {})
+    paths = tuple(catalog.table["path"])
+    return Benchmark("hand-made", catalog, split, PhotoStore(tmp_path, paths, paths, ("",) * count))
+
+
+def test_the_parts_of_a_fold(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0)
+    assert views.train.images == ("a1", "b1", "n1")
+    assert views.valid.images == ("a2", "c1", "n2")
+    assert views.test.images == ("a3", "b2", "c2", "n3")
+    assert views.train.identities == views.test.identities == ("ann", "bob")
+    assert views.test.digests == tuple(f"digest of {image}" for image in views.test.images)
+    assert views.test.rows.tolist() == [2, 4, 6, 9]
+
+
+def test_an_individual_that_is_not_in_train_is_new(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0)
+    assert views.test_answers.truth == ("ann", "bob", NEW, NEW)
+    assert views.test_answers.identities == ("ann", "bob", "cas", "")
+    assert views.valid_answers.truth == ("ann", NEW, NEW)
+    assert views.train.labels.tolist() == [0, 1, UNKNOWN]
+    assert views.valid.labels.tolist() == [0, UNKNOWN, UNKNOWN]
+
+
+def test_what_is_resampled_together(tmp_path: Path) -> None:
+    clusters = fold_views(benchmark(tmp_path), 0).test_answers.clusters
+    assert clusters == ("individual ann", "individual bob", "individual cas", "group e10")
+
+
+def test_a_valid_part_without_new_photos_is_warned_of(tmp_path: Path) -> None:
+    assert fold_views(benchmark(tmp_path), 0).warnings() == []
+    known = {name: facts for name, facts in PHOTOS.items() if name not in ("c1", "n2")}
+    (warning,) = fold_views(benchmark(tmp_path, known), 0).warnings()
+    assert "--singles new" in warning
+
+
+def test_test_photos_carry_neither_labels_nor_annotations(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0)
+    assert views.test.labels is None
+    assert views.test.annotations is None
+    assert views.train.annotations is not None
+
+
+def test_annotations_of_test_photos_are_not_to_be_had_through_train(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0)
+    for photos in (views.train, views.valid):
+        assert photos.annotations is not None
+        assert np.isnan(photos.annotations.boxes[views.test.rows]).all()
+        assert np.isnan(photos.annotations.landmarks[views.test.rows]).all()
+        assert not photos.annotations.has_mask[views.test.rows].any()
+
+
+def reachable(thing: object, seen: set[int]) -> list[object]:
+    """Everything that can be had from a thing by its attributes, underscores or not."""
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    inside = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+    inside += list(thing.values()) if isinstance(thing, dict) else []
+    inside += list(thing) if isinstance(thing, tuple | list) else []
+    return [thing, *(found for each in inside for found in reachable(each, seen))]
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_no_view_leads_to_a_test_mask_but_an_oracles(tmp_path: Path, oracle: bool) -> None:
+    made = benchmark(tmp_path)
+    masks = tuple(str(tmp_path / f"{image}-mask.png") for image in PHOTOS)
+    views = fold_views(replace(made, store=replace(made.store, mask_paths=masks)), 0, oracle=oracle)
+    of_test = {str(tmp_path / f"{image}-mask.png") for image in views.test.images}
+    for photos in (views.train, views.valid, views.test, *views.queries().values()):
+        strings = {thing for thing in reachable(photos, set()) if isinstance(thing, str)}
+        assert (of_test <= strings) if oracle else not (of_test & strings)
+        assert set(masks) - of_test <= strings
+
+
+def test_an_oracle_is_shown_annotations_and_no_labels(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0, oracle=True)
+    for part in ("valid", "test"):
+        shown = views.queries()[part]
+        assert shown.labels is None
+        assert shown.annotations is not None
+        assert np.isfinite(shown.annotations.boxes[shown.rows]).all()
+        assert views.annotated[part].images == shown.images
+
+
+def test_annotations_are_shares_of_the_photo(tmp_path: Path) -> None:
+    annotations = fold_views(benchmark(tmp_path), 0).train.annotations
+    assert annotations is not None
+    assert annotations.boxes[0].tolist() == pytest.approx([0.1, 0.1, 0.6, 0.6])
+    assert annotations.landmarks[3, 0].tolist() == pytest.approx([0.15, 0.5])
+    assert annotations.landmark_names == ("tip",)
+    assert annotations.has_mask[[0, 1, 3]].all()
+
+
+def test_species_are_those_of_train_and_hidden_with_the_labels(tmp_path: Path) -> None:
+    made = benchmark(tmp_path)
+    assert fold_views(made, 0).train.species is None
+    named = {"a1": "right", "n1": "humpback", "a2": "right", "c1": "blue", "a3": "right"}
+    table = made.catalog.table.assign(species=[named.get(image, "") for image in PHOTOS])
+    for oracle in (False, True):
+        views = fold_views(replace(made, catalog=replace(made.catalog, table=table)), 0, oracle=oracle)
+        assert views.train.species is not None
+        assert views.valid.species is not None
+        assert views.train.species.tolist() == [1, UNKNOWN, 0]
+        assert views.train.select([2, 0]).species.tolist() == [0, 1]  # type: ignore[union-attr]
+        assert views.valid.species.tolist() == [1, UNKNOWN, UNKNOWN]
+        assert views.test.species is None
+        assert all(photos.species is None for photos in views.queries().values())
+
+
+def test_counts_for_the_record(tmp_path: Path) -> None:
+    assert fold_views(benchmark(tmp_path), 0).counts() == {
+        "train_photos": 3,
+        "train_known_photos": 2,
+        "identities": 2,
+        "valid_photos": 3,
+        "valid_new_photos": 2,
+        "test_photos": 4,
+        "test_new_photos": 2,
+    }
+
+
+def test_one_individual_is_refused(tmp_path: Path) -> None:
+    alone = {image: facts for image, facts in PHOTOS.items() if facts[0] != "bob"}
+    with pytest.raises(WhalebenchError, match=r"fold 0 of hand-made has 1 individual.*at least two"):
+        fold_views(benchmark(tmp_path, alone), 0)
+
+
+def test_an_unknown_fold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WhalebenchError, match="There is no fold 3 in this split; choose one of 0"):
+        fold_views(benchmark(tmp_path), 3)

@@ -26,8 +26,9 @@ from whalebench.benchmarks.running import restored, runner
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.restored import restore_run
-from whalebench.methods import pseudo, registry
+from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
+from whalebench.methods.parts import pipeline
 from whalebench.methods.parts.training.pair_sampler import PairSampler
 from whalebench.methods.parts.training.samplers import (
     MixedPhotos,
@@ -113,7 +114,7 @@ KINDS: dict[str, type[Method]] = {kind.name: kind for kind in (Nearest, Together
 def _methods() -> Iterator[None]:
     found = registry.find_method
     with pytest.MonkeyPatch.context() as patch:
-        for module in (runner, restored, registry, pseudo):
+        for module in (runner, restored, registry, pipeline):
             patch.setattr(module, "find_method", lambda name: KINDS.get(name) or found(name))
         yield
 
@@ -348,8 +349,9 @@ def test_only_photos_as_sure_as_asked_for_are_learned_from(
     digests, labels = np.array(views.test.digests), method.first.score(views.test).argmax(axis=1)
     assert learned == set(digests[np.linspace(0, 1, len(digests)) > 0.5])
     for half, model in method.models.items():
-        assert isinstance(model, Nearest)
-        added = model.labels[-len(method.learned[half]) :]
+        (nearest,) = model.cycles
+        assert isinstance(nearest, Nearest)
+        added = nearest.labels[-len(method.learned[half]) :]
         assert added.tolist() == [int(labels[digests == digest][0]) for digest in method.learned[half]]
 
 
@@ -391,7 +393,6 @@ def test_a_finished_run_is_restored_and_knows_who_must_not_score_what(
 ) -> None:
     back = restore_run(finished.run, shared_tiny)
     assert np.array_equal(back.scores, scores_of(shared_tiny, finished)["test_scores"])
-    assert isinstance(back.method, Pseudo)
     assert back.method.variants(back.views.test) == {}
     with pytest.raises(WhalebenchError, match="pseudo scores photos with the help of the others"):
         explain(finished.run, shared_tiny)

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import CPU
@@ -22,8 +28,9 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.happywhale_26th import Happywhale26th
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
-from whalebench.methods.method import Epoch, Method
+from whalebench.methods.method import Epoch, Method, MethodConfig
 from whalebench.methods.parts.crops.finder import Crop
+from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.retrieval import cosines
@@ -31,6 +38,14 @@ from whalebench.methods.parts.training.samplers import Oversampled, RandomViewSa
 from whalebench.methods.parts.training.trainer import Snapshot
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes
 from whalebench.methods.registry import configure, find_method
+from whalebench.methods.right_whale_2nd import (
+    PUBLISHED,
+    STRENGTHS,
+    FeatureRegression,
+    RightWhale2nd,
+    choose_regression,
+)
+from whalebench.methods.salt_4th import Salt4th
 from whalebench.methods.softmax import Softmax
 
 SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "epochs=1", "batch_size=8")
@@ -180,9 +195,9 @@ def test_weights_of_joined_networks_are_all_named() -> None:
 def test_half_of_the_photos_are_learned_upright(learned: dict[type[Method], Learned]) -> None:
     """Each epoch has every photo and its mirror image once, aligned or upright, with the right label."""
     method: Any = learned[Humpback3rd].method
-    member = method.inner.members[0]
+    member = method.cycles[0].members[0]
     assert isinstance(member, HalfAligned)
-    known = method._annotated(learned[Humpback3rd].views.train.known())[0].labelled()
+    known = method.crop.see_annotated(learned[Humpback3rd].views.train.known()).labelled()
     seen, sampler = member.to_learn_from(known)
     assert sampler is not None
     rows = np.concatenate(sampler.epoch(torch.Generator().manual_seed(0)))
@@ -205,7 +220,8 @@ def test_half_of_the_photos_are_learned_upright(learned: dict[type[Method], Lear
 def test_a_photo_is_embedded_as_the_mean_of_its_views(learned: dict[type[Method], Learned]) -> None:
     """Of four views and more, the farthest may be left out; of two, aligned and upright, none is."""
     method: Any = learned[Humpback3rd].method
-    photos, (member,) = method._cropped(learned[Humpback3rd].views.queries()["test"])[0], method.inner.members
+    photos = method.crop.see(learned[Humpback3rd].views.queries()["test"])
+    (member,) = method.cycles[0].members
     single = HalfAligned(member.config, 1)
     single.device, single.network = member.device, member.network
     sides = [
@@ -253,10 +269,10 @@ def test_joined_embeddings_ask_the_nearest_photo(learned: dict[type[Method], Lea
     """With more neighbours than photos, an individual scores as its nearest photo in all networks' space."""
     method: Any = learned[Happywhale26th].method
     views = learned[Happywhale26th].views
-    test, annotated = views.queries()["test"], method._annotated(views.train.known())[0]
-    gallery, query = method.inner.embed(annotated), method.embed(test)
+    test, annotated = views.queries()["test"], method.crop.see_annotated(views.train.known())
+    gallery, query = method.cycles[0].embed(annotated), method.embed(test)
     assert query.shape == (12, 16)
-    each = [member.embed(method._cropped(test)[0]) for member in method.inner.members]
+    each = [member.embed(method.crop.see(test)) for member in method.cycles[0].members]
     assert np.allclose(query @ query.T, np.mean([one @ one.T for one in each], axis=0), atol=1e-5)
     labels = views.train.known().labels
     near = np.stack([cosines(query, gallery[labels == own]).max(axis=1) for own in range(6)], axis=1)
@@ -303,8 +319,9 @@ def test_new_photos_are_a_class_without_a_column(
     ground: ToyBenchmarks, learned: dict[type[Method], Learned]
 ) -> None:
     was = learned[PlaygroundResnet18]
-    assert isinstance(was.method, Softmax)
-    chances = np.exp(Softmax.score(was.method, was.views.queries()["test"]))
+    (method,) = was.method.cycles
+    assert isinstance(method, Softmax)
+    chances = np.exp(Softmax.score(method, was.views.queries()["test"]))
     assert chances.shape == (12, 7)
     assert np.allclose(np.exp(was.scores("test")).sum(axis=1), 1 - chances[:, 6], atol=1e-5)
     assert (chances[:, 6] > 1e-3).any()
@@ -361,3 +378,160 @@ def test_one_view_of_each_photo_is_drawn() -> None:
     assert all(sorted(photos // 2) == list(range(20)) for photos in epochs)
     assert 0.4 < np.mean([photos % 2 for photos in epochs]) < 0.6
     assert set(epochs[0]) != set(epochs[1])
+
+
+# right-whale-2nd: features side by side, a regression, its strength chosen on valid
+
+Part = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def drawn(individuals: int, photos: int, seed: int, spread: float = 1.5) -> Part:
+    """Features (photos, 6) of far different scales, and labels; each individual has a photo."""
+    centres = np.random.default_rng(0).normal(size=(individuals, 6))
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(individuals), rng.integers(0, individuals, photos - individuals)])
+    features = centres[labels] + rng.normal(0, spread, (photos, 6))
+    return (features * 10.0 ** np.arange(-2, 4) + 7).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("components", [None, 3, 99])
+@pytest.mark.parametrize("individuals", [2, 5])
+def test_it_is_the_pipeline_of_the_author(individuals: int, components: int | None) -> None:
+    train, valid, test = (drawn(individuals, photos, seed) for seed, photos in enumerate((60, 30, 30)))
+    found = choose_regression(train, valid, individuals, components)
+    turned = [] if components is None else [PCA(min(components, 6))]
+    losses = {}
+    for strength in STRENGTHS:
+        line = LogisticRegression(C=strength, max_iter=1000)
+        slow = make_pipeline(StandardScaler(), *turned, line).fit(train[0].astype(np.float64), train[1])
+        for part, (features, labels) in {"train": train, "valid": valid}.items():
+            logs = slow.predict_log_proba(features.astype(np.float64))
+            losses[part, strength] = -logs[np.arange(len(labels)), labels].mean()
+        if strength == found.strength:
+            logs = slow.predict_log_proba(test[0].astype(np.float64))
+            np.testing.assert_allclose(found.regression.log_probabilities(test[0]), logs, atol=1e-4)
+    assert losses["valid", found.strength] == min(losses["valid", each] for each in STRENGTHS)
+    assert found.strength not in (STRENGTHS[0], STRENGTHS[-1])  # so that there was something to choose
+    assert found.train_log_loss == pytest.approx(losses["train", found.strength], abs=1e-4)
+    assert found.valid_log_loss == pytest.approx(losses["valid", found.strength], abs=1e-4)
+    assert found.train_log_loss < found.valid_log_loss
+
+
+def test_photos_of_new_individuals_choose_nothing() -> None:
+    train, (features, labels) = drawn(4, 40, 1), drawn(4, 40, 2)
+    some = np.where(np.arange(40) % 2, -1, labels)
+    alone = choose_regression(train, (features[::2], labels[::2]), 4, None)
+    beside = choose_regression(train, (features, some), 4, None)
+    assert (beside.strength, beside.valid_log_loss) == (alone.strength, alone.valid_log_loss)
+    nobody = choose_regression(train, (features, np.full(40, -1)), 4, None)
+    assert nobody.strength == PUBLISHED
+    assert np.isnan(nobody.valid_log_loss)
+
+
+def test_a_regression_comes_back_from_its_weights() -> None:
+    train = drawn(4, 40, 1)
+    found = choose_regression(train, drawn(4, 40, 2), 4, 2).regression
+    again = FeatureRegression()
+    again.load_state_dict(found.state_dict())
+    assert np.array_equal(again.log_probabilities(train[0]), found.log_probabilities(train[0]))
+
+
+@pytest.fixture(scope="module")
+def stacked(ground: ToyBenchmarks) -> Learned:
+    settings = ("crop=none", "backbone=test_resnet+narrow_resnet10", "epochs=2")
+    config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, settings))
+    trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
+    return trial.learn(trial.views)
+
+
+def by_mean(was: Learned) -> RightWhale2nd:
+    """The same networks without the regression."""
+    config: MethodConfig = was.method.config.model_copy(update={"final": "mean"})
+    again = RightWhale2nd(config)  # type: ignore[arg-type]
+    own = {name: value for name, value in was.method.weights().items() if not name.startswith("final")}
+    again.restore(own, was.views.train.identities, CPU)
+    return again
+
+
+def test_features_of_all_networks_are_side_by_side(stacked: Learned) -> None:
+    (method,), photos = stacked.method.cycles, stacked.views.queries()["test"]
+    assert isinstance(method, RightWhale2nd)
+    features = method.features(photos)
+    each = [member.features(photos) for member in method.members]
+    assert features.shape == (12, sum(one.shape[1] for one in each))
+    assert np.array_equal(features[:, : each[0].shape[1]], each[0])
+    assert method.final.slopes.shape == (6, features.shape[1])
+    assert np.allclose(np.exp(method.score(photos)).sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_mean_stands_beside_the_regression(stacked: Learned) -> None:
+    photos, mean = stacked.views.queries()["test"], by_mean(stacked)
+    variants = stacked.method.variants(photos)
+    assert list(variants) == ["mean of the networks"]
+    chances = [np.exp(member.score(photos).astype(np.float64)) for member in mean.members]
+    assert np.allclose(np.exp(variants["mean of the networks"]), np.mean(chances, axis=0), atol=1e-6)
+    assert np.array_equal(mean.score(photos), variants["mean of the networks"])
+    assert not np.allclose(stacked.scores("test"), mean.score(photos), atol=1e-2)
+    assert mean.variants(photos) == {}
+    assert not any(name.startswith("final") for name in mean.weights())
+
+
+def test_what_it_was_chosen_by_is_written_down(stacked: Learned) -> None:
+    chosen, method = stacked.harness.chosen, stacked.method
+    assert chosen["final_C"] in STRENGTHS
+    valid = stacked.views.valid.known()
+    own: Any = method.score(valid)[np.arange(len(valid)), valid.labels]
+    assert chosen["final_valid_log_loss"] == pytest.approx(-own.mean(), abs=1e-5)
+    assert chosen["final_train_log_loss"] < chosen["final_valid_log_loss"]  # type: ignore[operator]
+    assert stacked.harness.lineage["final"] == tuple(sorted(stacked.views.train.known().digests))
+
+
+def test_components_of_a_mean_are_refused() -> None:
+    with pytest.raises(WhalebenchError, match=r"components=3 are of features, which final=mean has none of"):
+        configure(find_method("right-whale-2nd"), ["final=mean", "components=3"])
+
+
+# salt-4th: the animal cut out by its mask, in cycles that vote
+
+
+def salt_config(*settings: str) -> Any:
+    return configure(find_method("salt-4th"), settings)
+
+
+@pytest.fixture(scope="module")
+def salt_trial(ground: ToyBenchmarks) -> Trial:
+    kind = find_method("salt-4th")
+    return Trial(kind.name, kind, configure(kind, smallest_settings(kind)), ground)
+
+
+def test_the_scales_of_salt_4th() -> None:
+    full, small = salt_config(), salt_config("scale=small")
+    for config, cycles in ((full, 7), (small, 3)):
+        within: Any = config.inner()
+        assert (config.of, within.crop, within.segmenter.background) == ("mask", "mask", "removed")
+        assert (within.schedule.cycles, within.schedule.joined) == (cycles, "votes")
+        assert type(config).model_validate_json(config.model_dump_json()) == config
+    assert full.inner().schedule.shares(full.inner().epochs) == [52, 52, 52, 51, 51, 51, 51]
+    assert (full.inner().backbone, full.inner().pretrained) == ("resnet34", "timm")
+    assert small.inner().pretrained == small.inner().segmenter.pretrained == "none"
+    assert salt_config("scale=small", "confidence=0.9").inner() == small.inner()
+
+
+def test_what_the_suite_tries_has_all_its_cycles(salt_trial: Trial) -> None:
+    within: Any = salt_trial.config.inner()  # type: ignore[union-attr]
+    assert (within.schedule.cycles, within.schedule.joined) == (3, "votes")
+    assert (within.epochs, within.segmenter.epochs, within.backbone) == (3, 1, "test_resnet")
+
+
+def test_the_animal_alone_is_seen_in_cycles_that_vote_in_every_training(salt_trial: Trial) -> None:
+    learned = salt_trial.learn(salt_trial.views)
+    (method,), test = learned.method.cycles, learned.views.queries()["test"]
+    assert isinstance(method, Salt4th)
+    assert set(method.models) == {"half_a", "half_b"}
+    for each in (method.first, *method.models.values()):
+        assert each.crop is not None
+        seen = each.crop.see(test)
+        assert isinstance(seen.lens, Crop)
+        assert seen.lens.background == "removed"
+        assert np.array_equal(each.score(test), voted([member.score(seen) for member in each.cycles]))
+    assert {"segmenter", "network", "half_a.network", "half_b.segmenter"} <= set(learned.harness.lineage)

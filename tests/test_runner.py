@@ -305,7 +305,7 @@ def test_a_leak_through_calibration_is_refused(
     def learning(*_: Any) -> None:
         raise AssertionError("it is said before anything is learned")
 
-    monkeypatch.setattr("whalebench.benchmarks.running.harness.RunHarness.teach", learning)
+    monkeypatch.setattr("whalebench.benchmarks.running.harness.RunHarness.fit", learning)
     with pytest.raises(WhalebenchError, match=rf"calibration would be chosen on \d+ photo\(s\) of {part}"):
         run(tiny)
     assert run_folders(tiny) == []

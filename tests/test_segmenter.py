@@ -19,7 +19,7 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.outcome import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
-from whalebench.methods.method import Located, Method
+from whalebench.methods.method import Located
 from whalebench.methods.parts.crops.segmenter import (
     MaskLoss,
     MaskNetwork,
@@ -28,8 +28,8 @@ from whalebench.methods.parts.crops.segmenter import (
     SpatialAndChannelExcitation,
     mask_boxes,
 )
-from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.networks.backbones import build_backbone, build_encoder
+from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.registry import configure
 from whalebench.tests.notes import Notes
 
@@ -189,7 +189,7 @@ def test_the_hinge_takes_over_after_its_share_of_the_training(
 
 def test_a_restored_segmenter_finds_the_same(learned: Segmenter, views: Views) -> None:
     again = Segmenter(QUICK)
-    again.restore(learned.weights(), torch.device("cpu"))
+    again.load_state_dict(learned.state_dict())
     found, expected = again.locate(views.valid.bare()), learned.locate(views.valid.bare())
     assert np.array_equal(found.masks, expected.masks)  # type: ignore[arg-type]
 
@@ -243,10 +243,10 @@ def test_windows_have_their_margin_and_fall_back_where_nothing_is_found(views: V
     assert moved.tolist() == [pytest.approx([-1, -1]), pytest.approx([1, 1])]
 
 
-def built(settings: Sequence[str]) -> Method:
+def built(settings: Sequence[str]) -> Pipeline:
     torch.manual_seed(0)
     small = ("size=32", "epochs=1", "batch_size=8", "segmenter.size=48x64", "segmenter.epochs=1")
-    return build_method(Mask(configure(Mask, (*small, "segmenter.batch_size=8", *settings))))
+    return build_method(Mask, configure(Mask, (*small, "segmenter.batch_size=8", *settings)))
 
 
 @pytest.mark.parametrize("settings", [(), ("segmenter.channel=true", "segmenter.background=blurred")])
@@ -269,8 +269,9 @@ def test_the_method_learns_from_masks_of_train_and_comes_back_the_same(
 
 def shown(settings: Sequence[str], photos: Photos, located: Located) -> torch.Tensor:
     """What the method would see of photos if its segmenter found this."""
-    method = built(settings)
-    cropped, _ = method._through(photos, located)  # type: ignore[attr-defined]
+    crop = built(settings).crop
+    assert crop is not None
+    cropped, _ = crop.cut(photos, located)
     seen: torch.Tensor = cropped.batch(range(len(photos)), SIZE).pixels
     return seen
 

@@ -18,7 +18,6 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.parts import keypoints
 from whalebench.methods.parts import keypoints as lightglue
-from whalebench.methods.parts.identifier import build_method
 from whalebench.methods.parts.keypoints import (
     Keypoints,
     LightGlue,
@@ -29,6 +28,7 @@ from whalebench.methods.parts.keypoints import (
     rooted,
     shortlisted,
 )
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.sift import Sift, SiftConfig
 from whalebench.tests.notes import Notes
 
@@ -169,7 +169,7 @@ def test_a_restored_one_scores_the_same(settings: dict[str, Any], views: Views) 
 
 def test_it_works_on_crops(shared_tiny: Workspace) -> None:
     views = fold_views(load_benchmark("tiny", shared_tiny), 0, oracle=True)
-    method = build_method(Sift(SiftConfig(**SMALL, crop="box", oracle=True)))
+    method = build_method(Sift, SiftConfig(**SMALL, crop="box", oracle=True))
     method.learn(views.train, views.valid, Notes())
     assert method.score(views.test).max() > 0
 

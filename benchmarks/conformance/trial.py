@@ -26,7 +26,7 @@ from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Method, MethodConfig
-from whalebench.methods.parts.identifier import build_method
+from whalebench.methods.parts.pipeline import Pipeline, build_method
 
 PHOTOS = {
     **{name: {"train": 4, "valid": 1, "test": 2} for name in ("ada", "bea", "cid", "dot")},
@@ -56,7 +56,7 @@ class NotApplicable(Exception):
 class Learned:
     """A method that has learned, and the harness it learned with."""
 
-    method: Method
+    method: Pipeline
     harness: RunHarness
     views: Views
 
@@ -81,9 +81,9 @@ class Trial:
         """What the method may see of the benchmark's only fold."""
         return fold_views(benchmark, 0, oracle=self.config.sees_annotations())
 
-    def build(self, config: MethodConfig | None = None) -> Method:
+    def build(self, config: MethodConfig | None = None) -> Pipeline:
         """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
-        return build_method(self.kind(config or self.config))
+        return build_method(self.kind, config or self.config)
 
     def learn(
         self, views: Views, progress: Progress = SILENT, unfinished: CheckpointStore | None = None

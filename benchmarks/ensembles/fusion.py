@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.ensembles.members import Member
-from whalebench.methods.parts.ensemble import TIE, votes
+from whalebench.methods.parts.fusion import TIE, votes
 
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]

@@ -20,7 +20,7 @@ from whalebench.benchmarks.core.store import MAX_PIXELS, decode, pixel_limit
 from whalebench.benchmarks.explaining.altered import Occluded, Regions, covered_by
 from whalebench.benchmarks.running.calibration import Calibration
 from whalebench.benchmarks.sheet import INK, PALE, PAPER, save_picture
-from whalebench.methods.method import Method
+from whalebench.methods.parts.pipeline import Pipeline
 
 CLIP = 1e-15
 """As in log loss."""
@@ -48,7 +48,7 @@ class Occlusion:
 
 
 def occlude(
-    method: Method, photo: Photos, column: int, calibration: Calibration, *, side: float, region: Regions
+    method: Pipeline, photo: Photos, column: int, calibration: Calibration, *, side: float, region: Regions
 ) -> Occlusion:
     """What hiding parts of a photo does to the probability of the individual in a column of the scores.
 

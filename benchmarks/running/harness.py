@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views
-from whalebench.methods.method import Epoch, Method, MethodConfig
+from whalebench.methods.method import Cycle, Epoch, MethodConfig
+from whalebench.methods.parts.pipeline import Pipeline
 
 
 class RunHarness:
@@ -37,12 +39,17 @@ class RunHarness:
     ) -> None:
         """Without `unfinished` nothing is kept of it while it learns."""
         self.seed, self.device = seed, device
+        self.cycle: Cycle | None = None
+        self._scopes: tuple[str, ...] = ()
+        """The names that stand before those of stages, choices and warnings."""
+        self._part_scopes: tuple[str, ...] = ()
+        """Those that stand before the names of parts."""
         self.chosen: dict[str, float | None] = {}
         self.lineage: dict[str, tuple[str, ...]] = {}
         """Part -> digests of the photos it was fitted on."""
         self.warnings: list[str] = []
         """What the method says that a reader of its scores should know."""
-        self._lent: frozenset[str] = frozenset()
+        self._adaptation_photos: frozenset[str] = frozenset()
         """Digests of the test photos that the method was handed to adapt to."""
         self._views, self._progress, self._config = views, progress, config
         self._unfinished = unfinished or CheckpointStore(None)
@@ -53,7 +60,7 @@ class RunHarness:
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._since = "", time.perf_counter()
 
-    def fit(self, method: Method) -> None:
+    def fit(self, method: Pipeline) -> None:
         """The method learns; one that says it is transductive is then handed the bare test photos, too.
 
         Those that valid holds as well are kept back: nothing is ever fitted on what it is chosen by.
@@ -63,20 +70,33 @@ class RunHarness:
         if method.transductive:
             chosen_by = set(views.valid.digests)
             test = views.queries()["test"]
-            lent = test.select([i for i, digest in enumerate(test.digests) if digest not in chosen_by])
-            self._lent = frozenset(lent.digests)
-            method.adapt(lent, self)
+            photos = test.select([i for i, digest in enumerate(test.digests) if digest not in chosen_by])
+            self._adaptation_photos = frozenset(photos.digests)
+            method.adapt(photos, self)
+
+    @contextmanager
+    def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
+        """Puts the name before those of stages, choices, warnings and, outside cycles, of parts."""
+        before = self._scopes, self._part_scopes, self.cycle
+        self._scopes, self.cycle = (*self._scopes, name), cycle
+        if cycle is None:
+            self._part_scopes = (*self._part_scopes, name)
+        try:
+            yield
+        finally:
+            self._scopes, self._part_scopes, self.cycle = before
 
     def fitted(self, artefact: str, photos: Photos) -> None:
-        """Keeps the digests of the photos a part was fitted on; refuses any neither of train nor lent."""
-        strange = set(photos.digests) - set(self._views.train.digests) - self._lent
-        if strange:
-            lent = ", or on the test photos that adapt() is handed" if self._lent else ""
+        """Keeps the digests of the photos a part was fitted on; refuses any it may not learn from."""
+        part = ".".join((*self._part_scopes, artefact))
+        unexpected = set(photos.digests) - set(self._views.train.digests) - self._adaptation_photos
+        if unexpected:
+            others = ", or on the test photos that adapt() is handed" if self._adaptation_photos else ""
             raise RunFailedError(
-                f"{artefact} was fitted on {len(strange)} photo(s) outside train of this fold, first the "
-                f"one with digest {min(strange)[:16]}: fit every part on train only{lent}."
+                f"{part} was fitted on {len(unexpected)} photo(s) outside train of this fold, first the "
+                f"one with digest {min(unexpected)[:16]}: fit every part on train only{others}."
             )
-        self.lineage[artefact] = tuple(sorted(set(photos.digests)))
+        self.lineage[part] = tuple(sorted(set(photos.digests)))
 
     def calibrated(self, part: str, photos: Photos) -> None:
         """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""
@@ -84,7 +104,7 @@ class RunHarness:
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
     def refuse_shared(self, part: str, photos: Photos) -> None:
-        """Nothing; raises RunFailedError where photos to choose something on are of train or of test."""
+        """Raises RunFailedError where photos to choose something on are of train or of test."""
         for name, view in (("train", self._views.train), ("test", self._views.test)):
             if shared := set(photos.digests) & set(view.digests):
                 raise RunFailedError(
@@ -125,6 +145,7 @@ class RunHarness:
 
     def stage(self, name: str) -> None:
         """Ends the phase before and begins the next."""
+        name = ".".join((*self._scopes, name)) if name else ""
         now = time.perf_counter()
         if self._stage:
             self._seconds[self._stage] += now - self._since
@@ -171,11 +192,11 @@ class RunHarness:
 
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid."""
-        self.chosen[name] = value
+        self.chosen[".".join((*self._scopes, name))] = value
 
     def warn(self, sentence: str) -> None:
         """Writes down what a reader of the scores should know."""
-        self.warnings.append(sentence)
+        self.warnings.append(": ".join((*self._scopes, sentence)))
 
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds by phase so far."""

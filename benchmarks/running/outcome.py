@@ -29,7 +29,8 @@ from whalebench.benchmarks.core.workspace import inherit_permissions
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers, Views
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.methods.method import Located, Method
+from whalebench.methods.method import Located
+from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.reports.metrics.summary import average_precision_at_r
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ class Outcome(Evaluation):
         return {name: getattr(self, name) for name in NUMBERS}
 
 
-def evaluate_parts(method: Method, views: Views, harness: RunHarness) -> Outcome:
+def evaluate_parts(method: Pipeline, views: Views, harness: RunHarness) -> Outcome:
     """The outcome of a method that has learned: its scores of valid and test evaluated.
 
     Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
@@ -95,12 +96,12 @@ def evaluate_parts(method: Method, views: Views, harness: RunHarness) -> Outcome
     )
 
 
-def score_photos(method: Method, photos: Photos) -> NDArray[np.float32]:
+def score_photos(method: Pipeline, photos: Photos) -> NDArray[np.float32]:
     """The method's scores (photos, identities); raises RunFailedError for another shape, or not finite."""
     return _checked(method, method.score(photos), photos)
 
 
-def _checked(method: Method, given: NDArray[np.float32], photos: Photos) -> NDArray[np.float32]:
+def _checked(method: Pipeline, given: NDArray[np.float32], photos: Photos) -> NDArray[np.float32]:
     scores = np.asarray(given, np.float32)
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
@@ -113,7 +114,7 @@ def _checked(method: Method, given: NDArray[np.float32], photos: Photos) -> NDAr
     return scores
 
 
-def _evaluate_variants(method: Method, views: Views) -> dict[str, dict[str, dict[str, float]]]:
+def _evaluate_variants(method: Pipeline, views: Views) -> dict[str, dict[str, dict[str, float]]]:
     """How good its other scores are, each with its own choices on valid."""
     shown = views.queries()
     given = {part: method.variants(shown[part]) for part in ("valid", "test")}
@@ -126,7 +127,7 @@ def _evaluate_variants(method: Method, views: Views) -> dict[str, dict[str, dict
     return evaluated
 
 
-def _evaluate_locations(method: Method, views: Views) -> dict[str, pd.DataFrame]:
+def _evaluate_locations(method: Pipeline, views: Views) -> dict[str, pd.DataFrame]:
     """How well the animals of each part were found; nothing for an oracle, who did not have to look."""
     tables: dict[str, pd.DataFrame] = {}
     for part, annotated in views.annotated.items():
@@ -136,7 +137,7 @@ def _evaluate_locations(method: Method, views: Views) -> dict[str, pd.DataFrame]
     return tables
 
 
-def _embeddings(method: Method, shown: dict[str, Photos]) -> dict[str, NDArray[np.float32]]:
+def _embeddings(method: Pipeline, shown: dict[str, Photos]) -> dict[str, NDArray[np.float32]]:
     """Embeddings by part; empty for a method that has none."""
     embeddings: dict[str, NDArray[np.float32]] = {}
     for part, photos in shown.items():

@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import choose_device, cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_run, read_record
+from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_run, read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.folds import Views, fold_views
-from whalebench.methods.method import Method
-from whalebench.methods.parts.identifier import build_method
+from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.registry import find_method
 
 TOLERANCE = 1e-3
@@ -36,7 +35,7 @@ class Restored:
     record: RunRecord
     folder: Path
     benchmark: Benchmark
-    method: Method
+    method: Pipeline
     views: Views
     scores: NDArray[np.float32]
     """(test photos, identities), as the restored method gives them."""
@@ -59,7 +58,7 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
             f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
             f"of its members, {', '.join(record.members)}."
         )
-    benchmark = _same_benchmark(record, workspace, progress)
+    benchmark = load_benchmark_of(record, workspace, progress)
     method = _method(record)
     views = fold_views(benchmark, record.fold, oracle=record.oracle)
     weights, lineage = _read_weights(folder)
@@ -75,23 +74,10 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
     return Restored(record, folder, benchmark, method, views, scores)
 
 
-def _same_benchmark(record: RunRecord, workspace: Workspace, progress: Progress) -> Benchmark:
-    benchmark = load_benchmark(record.benchmark, workspace, progress)
-    now = {"catalog": benchmark.catalog.digest, "split": benchmark.split.digest}
-    then = {"catalog": record.catalog_digest, "split": record.split_digest}
-    for what, digest in now.items():
-        if digest != then[what]:
-            raise WhalebenchError(
-                f"The {what} of {record.benchmark} is not the one that {record.run} was made with "
-                f"({digest[:16]} now, {then[what][:16]} then): bring that one back, or run again."
-            )
-    return benchmark
-
-
-def _method(record: RunRecord) -> Method:
+def _method(record: RunRecord) -> Pipeline:
     kind = find_method(record.method)
     try:
-        return build_method(kind(kind.Config.model_validate(record.config)))
+        return build_method(kind, kind.Config.model_validate(record.config))
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its fields"
         raise WhalebenchError(
@@ -138,7 +124,7 @@ def _device(record: RunRecord) -> torch.device:
 
 
 def _take_up(
-    method: Method, weights: dict[str, torch.Tensor], views: Views, device: torch.device, file: Path
+    method: Pipeline, weights: dict[str, torch.Tensor], views: Views, device: torch.device, file: Path
 ) -> None:
     try:
         method.restore(weights, views.train.identities, device)
@@ -157,15 +143,11 @@ def _take_up(
 def _refuse_other_scores(
     record: RunRecord, folder: Path, views: Views, scores: NDArray[np.float32], device: torch.device
 ) -> None:
-    from safetensors import SafetensorError, safe_open
-
     file = folder / SCORES
-    try:
-        with safe_open(file, "np") as opened:
-            stored, names = opened.get_tensor("test_scores"), json.loads(opened.metadata()["names"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}): repeat the run with --force.") from error
-    if (names["test"], names["identities"]) != (list(views.test.images), list(views.train.identities)):
+    arrays, names = read_arrays(file, ("test_scores",), "names")
+    stored = arrays.get("test_scores", np.zeros(0))
+    shown = list(views.test.images), list(views.train.identities)
+    if (names["test"], names["identities"]) != shown or stored.shape != scores.shape:
         raise WhalebenchError(f"{file} is of other photos than the run: repeat the run with --force.")
     then = str(record.hardware.get("device", "cpu"))
     exact = device.type == then == "cpu" and "bf16" not in json.dumps(record.config)

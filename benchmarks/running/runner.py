@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from whalebench.benchmarks.running.folds import Views
     from whalebench.benchmarks.running.harness import RunHarness
-    from whalebench.methods.method import Method, MethodConfig
+    from whalebench.methods.method import MethodConfig
+    from whalebench.methods.parts.pipeline import Pipeline
 
 
 UNFINISHED = "unfinished"
@@ -77,12 +78,11 @@ def run(
             # What a process left that was stopped just before doing so.
             shutil.rmtree(unfinished, ignore_errors=True)
             return read_record(folder)
-        from whalebench.methods.parts.identifier import build_method
+        from whalebench.methods.parts.pipeline import build_method
 
-        method = build_method(kind(config))
         return _repeat(
             request,
-            method,
+            build_method(kind, config),
             benchmark,
             folder,
             unfinished,
@@ -94,7 +94,7 @@ def run(
 
 def _repeat(
     request: RunRequest,
-    method: Method,
+    method: Pipeline,
     benchmark: Benchmark,
     folder: Path,
     unfinished_folder: Path,
@@ -169,7 +169,7 @@ def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, de
 
 
 def _facts(
-    request: RunRequest, method: Method, benchmark: Benchmark, views: Views, harness: RunHarness
+    request: RunRequest, method: Pipeline, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
     from whalebench.benchmarks.running.evaluation import new_share_warnings
@@ -206,6 +206,6 @@ def _facts(
 
 
 def check_seed(seed: int) -> None:
-    """Nothing; raises WhalebenchError for a seed that some generator would not take."""
+    """Raises WhalebenchError for a seed that some generator would not take."""
     if not 0 <= seed < 2**31:
         raise WhalebenchError(f"seed {seed} cannot be: give a whole number from 0 to {2**31 - 1}.")

@@ -28,7 +28,7 @@ from whalebench.benchmarks.tuning.study import (
     heartbeat,
     new_lease,
 )
-from whalebench.methods.parts.identifier import build_method
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class TrialRun:
     def __init__(self, context: TrialContext, config: MethodConfig, progress: Progress) -> None:
         """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
         self.benchmark, self.progress = context.benchmark, progress
-        self.method = build_method(context.method(config))
+        self.method = build_method(context.method, config)
         views = fold_views(self.benchmark, context.fold, oracle=config.sees_annotations())
         nothing = Answers((), (), (), ())
         # Neither photos nor answers of test are in them.

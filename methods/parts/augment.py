@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.parts.geometry import Outside, affine_maps, warp
 
 
@@ -46,9 +46,8 @@ class MirrorTwins:
         return Batch(pixels, labels, species=batch.species)
 
 
-def with_twins(known: Photos, axis: int = -1) -> Photos:
+def with_twins(known: LabelledPhotos, axis: int = -1) -> Photos:
     """Labelled photos as they are, and then all of them mirrored, as of twice as many identities."""
-    assert known.labels is not None
     photos, identities = len(known), len(known.identities)
     twice = known.select(np.tile(np.arange(photos), 2))
     lens = MirrorTwins(np.repeat([False, True], photos), identities, axis)

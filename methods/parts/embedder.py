@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from abc import abstractmethod
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -14,17 +14,14 @@ from torch import Tensor, nn
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos, Size
-from whalebench.methods.method import Harness, Method, Search
-from whalebench.methods.parts.identifier import NetworkMethodConfig
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import Components, Harness, Method, Search
 from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
+from whalebench.methods.parts.pipeline import NetworkMethodConfig
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import GridSize, PhotoSize
 from whalebench.methods.parts.training.trainer import predict, ready
-
-NETWORK = "network."
-"""What stands before the names of the network's weights."""
 
 
 class EmbedderConfig(NetworkMethodConfig):
@@ -64,7 +61,7 @@ class EmbedderConfig(NetworkMethodConfig):
         return self
 
     def track(self) -> str:
-        """As for every network; a second look is more pixels, so another track."""
+        """Network, pixels, epochs and cycles; a second look is more pixels, so another track."""
         second = (
             f", second look at {self.second_size[0]} x {self.second_size[1]} px" if self.second_size else ""
         )
@@ -88,7 +85,7 @@ class EmbedderConfig(NetworkMethodConfig):
         return -1 if self.mirror == "across" else -2
 
     def sizes(self) -> tuple[Size, ...]:
-        """As for every network, and the second look's."""
+        """Every size of the schedule, and that of a second look."""
         return (*super().sizes(), *([self.second_size] if self.second_size else []))
 
     def cycle_gallery(self) -> GalleryConfig | None:
@@ -134,19 +131,19 @@ def _pooling(config: EmbedderConfig, backbone: Backbone | Encoder) -> tuple[nn.M
     return build_pooling(config.pooling, config.grid), backbone.channels * cells
 
 
-class EmbeddingMethod(Method):
-    """Base of methods that embed photos and score by a gallery; a subclass says how the network learns.
+class GalleryMethod(Method):
+    """Base of methods that compare photos with a gallery of embedded ones; a subclass says how it embeds.
 
     `learn` sets `device` and `network` and ends with `fill_gallery`.
     """
 
-    config: EmbedderConfig
+    config: NetworkMethodConfig
     device: torch.device
-    network: Embedder
+    network: nn.Module
 
-    def __init__(self, config: EmbedderConfig) -> None:
+    def __init__(self, config: NetworkMethodConfig, gallery: GalleryConfig) -> None:
         super().__init__(config)
-        self.gallery = Gallery(config.gallery)
+        self.gallery = Gallery(gallery)
 
     def sizes(self) -> tuple[Size, ...]:
         """Every size of the schedule, and that of a second look."""
@@ -156,6 +153,39 @@ class EmbeddingMethod(Method):
         """Cosines (photos, identities) by the gallery's rule."""
         return self.gallery.scores(self.embed(photos))
 
+    @abstractmethod
+    def embed(self, photos: Photos) -> NDArray[np.float32]:
+        """Embeddings (photos, dimensions) of length 1."""
+
+    @abstractmethod
+    def build_network(self, config: Any) -> nn.Module:
+        """The network before it has learned."""
+
+    def fill_gallery(self, known: LabelledPhotos, harness: Harness) -> None:
+        """Embeds the labelled photos of known individuals as the gallery, a stage of its own."""
+        harness.stage("gallery")
+        harness.fitted("gallery", known)
+        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
+
+    def components(self) -> Components:
+        """Network and embedded gallery."""
+        return {"network": self.network, "": self.gallery}
+
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """The network before it has learned."""
+        self.device, self.gallery.identities = device, identities
+        self.network = ready(self.build_network(self.config.without_download()), device)
+
+
+class EmbeddingMethod(GalleryMethod):
+    """Base of methods that train a network to embed photos; a subclass says how it learns."""
+
+    config: EmbedderConfig
+    network: Embedder
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__(config, config.gallery)
+
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1: the mean of all looks at each photo."""
         sides = (False, True) if self.config.gallery.flip else (False,)
@@ -164,41 +194,20 @@ class EmbeddingMethod(Method):
     def look(self, photos: Photos, *, mirrored: bool) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of photos or their mirror images: the sum of those at each size."""
         sizes = {self.config.size, self.config.second_size or self.config.size}
-        looks = [self._look_at(photos, size, mirrored=mirrored) for size in sorted(sizes)]
+        looks = [normalise(self.look_at(photos, size, mirrored=mirrored)) for size in sorted(sizes)]
         total: NDArray[np.float32] = np.sum(looks, axis=0)
         return total
 
-    def fill_gallery(self, known: Photos, harness: Harness) -> None:
-        """Embeds the labelled photos of known individuals as the gallery, a stage of its own."""
-        assert known.labels is not None
-        harness.stage("gallery")
-        harness.fitted("gallery", known)
-        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Network and embedded gallery."""
-        state = {NETWORK + key: value for key, value in self.network.state_dict().items()}
-        return state | self.gallery.weights()
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up network and embedded gallery."""
-        self.device, self.network = device, self.build_network(self.config.without_download())
-        own = {key.removeprefix(NETWORK): v for key, v in weights.items() if key.startswith(NETWORK)}
-        self.network.load_state_dict(own)
-        ready(self.network, device)
-        self.gallery.restore(weights, len(identities))
-
-    def build_network(self, config: EmbedderConfig) -> Embedder:
-        """The network before it has learned."""
-        return Embedder(config)
-
-    def _look_at(self, photos: Photos, size: Size, *, mirrored: bool) -> NDArray[np.float32]:
+    def look_at(self, photos: Photos, size: Size, *, mirrored: bool) -> NDArray[np.float32]:
+        """The network's output (photos, dimensions) for photos of that size, or for their mirror images."""
         axis = self.config.mirrored_axis()
 
         def network(pixels: Tensor) -> Tensor:
             embeddings: Tensor = self.network(pixels.flip(axis) if mirrored else pixels)
             return embeddings
 
-        return normalise(predict(network, photos, self.config, self.device, size))
+        return predict(network, photos, self.config, self.device, size)
+
+    def build_network(self, config: EmbedderConfig) -> Embedder:
+        """The network before it has learned."""
+        return Embedder(config)

@@ -1,126 +1,44 @@
-"""Recipes of several members: each learns by itself from the same photos, and they answer together.
-
-Rank voting: what the first candidates of a table of scores are worth; without torch.
-
-How scores of several methods become one: temperatures and shares.
-"""
+"""Base of recipes with several members, each of which learns by itself from the same photos."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations_with_replacement
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from torch import Tensor
 
-from whalebench.benchmarks.core.arrays import normalise, top_columns
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos, Size
-from whalebench.methods.method import Harness, Method
-
-VOTES = 20
-"""Candidates that are voted for."""
-TIE = 1e-3
-"""What something between 0 and 1 counts beside votes: it decides between equal ones only."""
-
-
-def votes(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """1 / rank of each photo's first 20 candidates, 0 of all others, (photos, identities) as the scores.
-
-    Of equally good candidates the first column comes first.
-    """
-    found = np.zeros(scores.shape)
-    best = top_columns(scores, VOTES)
-    np.put_along_axis(found, best, np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape), 1)
-    return found
-
-
-Scores = NDArray[np.float32]
-Shares = tuple[float, ...]
-"""How much each member counts, one in all."""
-QUARTERS = 4
-"""Shares that valid chooses from are multiples of one of so many."""
-
-
-def share_choices(members: int) -> list[Shares]:
-    """Equal shares and all in quarters, one in all, those nearest to equal first.
-
-    >>> share_choices(2)
-    [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.0, 1.0), (1.0, 0.0)]
-    """
-    dealt = combinations_with_replacement(range(members), QUARTERS)
-    quarters = {tuple(each.count(place) / QUARTERS for place in range(members)) for each in dealt}
-    equal = 1 / members
-    return sorted(
-        quarters | {(equal,) * members}, key=lambda each: (sum((share - equal) ** 2 for share in each), each)
-    )
-
-
-def temperature_of(scores: Scores, labels: NDArray[np.int64]) -> float:
-    """The temperature at which scores (photos, identities) of known photos have the least log loss.
-
-    Where none is known there is nothing to choose by, and it is the spread of the scores.
-    """
-    known = np.flatnonzero(labels != UNKNOWN)
-    if not len(known):
-        return max(float(scores.std()), 1e-6)
-    seen, own = scores[known].astype(np.float64), labels[known]
-
-    def log_loss(log_temperature: float) -> float:
-        chances = log_softmax(seen / np.exp(log_temperature), axis=1)
-        return -float(chances[np.arange(len(own)), own].mean())
-
-    found = minimize_scalar(log_loss, bounds=(-7.0, 5.0), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import Components, Harness, Method
+from whalebench.methods.parts.fusion import average_scores, side_by_side
+from whalebench.methods.parts.pipeline import Pipeline
 
 
 class Ensemble(Method):
     """Base of methods made of others; a subclass sets `members`, and may say how their scores are joined."""
 
-    members: Sequence[Method]
+    members: Sequence[Method | Pipeline]
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
-        """What the members lack; they ask for the same."""
-        return self.members[0].missing_requirement(train, queries)
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
+        """What the first member lacks that lacks something."""
+        return next(filter(None, (member.missing_requirement(train, queries) for member in self.members)), "")
 
     def sizes(self) -> tuple[Size, ...]:
         """Every size that a member asks for."""
         return tuple(dict.fromkeys(size for member in self.members for size in member.sizes()))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains one member after the other."""
         for member in self.members:
             member.learn(train, valid, harness)
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """The mean (photos, identities) of the members' scores."""
-        mean: NDArray[np.float32] = np.mean([member.score(photos) for member in self.members], axis=0)
-        return mean
+        return average_scores([member.score(photos) for member in self.members])
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
-        """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any.
+        """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any."""
+        return side_by_side([member.embed(photos) for member in self.members])
 
-        Each is at length 1 before, so that a cosine is the mean of the members' cosines.
-        """
-        each = [found for member in self.members if (found := member.embed(photos)) is not None]
-        if not each:
-            return None
-        return normalise(np.concatenate([normalise(embeddings) for embeddings in each], axis=1))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Each member's, after its number and a dot."""
-        numbered = enumerate(member.weights() for member in self.members)
-        return {f"{number}.{key}": value for number, kept in numbered for key, value in kept.items()}
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up each member."""
-        for number, member in enumerate(self.members):
-            prefix = f"{number}."
-            own = {key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)}
-            member.restore(own, identities, device)
+    def components(self) -> Components:
+        """Each member by its number."""
+        return {str(place): member for place, member in enumerate(self.members)}

@@ -257,7 +257,7 @@ class PairGallery:
                 best[row, label] = max(best[row, label], count)
         return best
 
-    def weights(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Places and descriptors of all photos one after the other, the number of each, and labels."""
         return {
             "places": torch.from_numpy(np.concatenate([each.places for each in self.keypoints])),
@@ -266,12 +266,12 @@ class PairGallery:
             "labels": torch.from_numpy(self.labels),
         }
 
-    def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes up what `weights` gave; other names are passed over."""
-        ends = np.cumsum(weights["counts"].numpy())[:-1]
-        places, descriptors = (np.split(weights[name].numpy(), ends) for name in ("places", "descriptors"))
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave."""
+        ends = np.cumsum(state["counts"].numpy())[:-1]
+        places, descriptors = (np.split(state[name].numpy(), ends) for name in ("places", "descriptors"))
         keypoints = [Keypoints(*each) for each in zip(places, descriptors, strict=True)]
-        self.fill(keypoints, weights["labels"].numpy())
+        self.fill(keypoints, state["labels"].numpy())
 
     def _compare(
         self, query: Keypoints, root: NDArray[np.float32], photo: Keypoints, own: NDArray[np.float32]

@@ -239,11 +239,12 @@ class GalleryConfig(PartConfig):
 class Gallery:
     """Embedded photos and whose they are; row order is the order in which ties are broken."""
 
-    def __init__(self, config: GalleryConfig) -> None:
+    def __init__(self, config: GalleryConfig, identities: int = 0) -> None:
+        """identities are how many a score has columns for, until it is filled."""
         if config.search == "faiss":
             # Missing packages are better missed before a network is trained than after.
             require_faiss()
-        self.config = config
+        self.config, self.identities = config, identities
 
     def fill(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64], identities: int) -> None:
         """Takes embeddings (photos, dimensions) under labels (photos,), indices of so many identities.
@@ -272,13 +273,13 @@ class Gallery:
         scores[:, present] = cosines(query, self.centres[present])
         return scores
 
-    def weights(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The embeddings and their labels."""
         return {"gallery": torch.from_numpy(self.embeddings), "labels": torch.from_numpy(self.labels)}
 
-    def restore(self, weights: Mapping[str, Tensor], identities: int) -> None:
-        """Takes up what `weights` gave; other names are passed over."""
-        self.fill(weights["gallery"].numpy(), weights["labels"].numpy(), identities)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave, of as many identities as before."""
+        self.fill(state["gallery"].numpy(), state["labels"].numpy(), self.identities)
 
     def _neighbour_scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The largest cosine, or the sum of cosines over the number of neighbours: one scale for all k."""

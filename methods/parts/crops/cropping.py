@@ -1,22 +1,20 @@
-"""Any method behind a crop: a finder learns where the animal is, and the method sees that window only.
+"""The crop, the first step of a run: a finder learns where the animal is, and only that window is seen.
 
-The same window of every photo, for photos in which all animals lie in one place already.
+Where all animals lie in one place already the window is fixed, and nothing is learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
-from torch import Tensor, nn
+from torch import nn
 
-from whalebench.benchmarks.core.photos import Photos, Size
-from whalebench.methods.method import Harness, Located, Method
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, windows_around
 from whalebench.methods.parts.training.config import TrainingConfig
 
@@ -54,11 +52,11 @@ class FixedWindow(Finder):
         return np.ones(len(photos), np.bool_)
 
     def build(self) -> nn.Module:
-        """Nothing that could learn."""
+        """A network without weights."""
         return nn.Identity()
 
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Nothing is learned."""
+        """Takes note of the device alone."""
         del train, valid
         self.device = harness.device
 
@@ -67,7 +65,7 @@ class FixedWindow(Finder):
         return Located(boxes=np.tile(np.array(self.sides, np.float32), (len(photos), 1)))
 
     def read(self, photos: Photos) -> Located:
-        """The same: annotations say nothing else."""
+        """The window as the box of each photo, whatever is annotated."""
         return self.locate(photos)
 
     def windows(self, located: Located, photos: Photos) -> Windows:
@@ -77,7 +75,7 @@ class FixedWindow(Finder):
         return windows_around(located.boxes, margin=0.0, smallest=0.0)
 
     def sizes(self) -> tuple[Size, ...]:
-        """None: it does not look."""
+        """No size: it does not look at photos."""
         return ()
 
 
@@ -85,26 +83,26 @@ REMEMBERED = 4
 """How many sets of photos are kept with their windows, because each is embedded, scored and located."""
 
 
-class Cropping(Method):
-    """The method it is given, on crops: annotated windows to learn from, found ones to choose and score by.
+Seen = TypeVar("Seen", bound=Photos)
+
+
+class Cropping:
+    """The step before a method: it learns from annotated windows, and chooses and scores by found ones.
 
     In an oracle's run the annotated windows are used throughout and no finder is trained.
     """
 
-    def __init__(self, inner: Method, finder: Finder, read_at: Size, *, oracle: bool) -> None:
-        super().__init__(inner.config)
-        self.name = inner.name  # type: ignore[misc]  # errors shall name the method that was asked for
-        self.transductive = inner.transductive  # type: ignore[misc]
-        self.inner, self.finder, self.read_at, self.oracle = inner, finder, read_at, oracle
+    def __init__(self, finder: Finder, read_at: Size, *, oracle: bool) -> None:
+        self.finder, self.read_at, self.oracle = finder, read_at, oracle
         self._seen: dict[tuple[object, ...], tuple[Photos, Located]] = {}
 
-    def missing_requirement(self, train: Photos, queries: Photos) -> str:
-        """The annotations that train lacks, or the queries of an oracle; else what the method lacks."""
+    def missing(self, train: Photos, queries: Photos) -> str:
+        """The annotations that train lacks, or the queries of an oracle; empty where there are enough."""
         if missing := self.finder.missing(train):
             return missing
         if self.oracle and (missing := self.finder.missing(queries)):
             return f"{missing} of test photos"
-        return self.inner.missing_requirement(train, queries)
+        return ""
 
     def sizes(self) -> tuple[Size, ...]:
         """The whole photos that windows are cut from, and those the finder looks at."""
@@ -112,78 +110,41 @@ class Cropping(Method):
         looks = not self.oracle or self.finder.needs == "masks"
         return (self.read_at, *(self.finder.sizes() if looks else ()))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """The finder learns from annotated train photos, then the method from the windows."""
-        self._seen.clear()
+    def learn(
+        self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness
+    ) -> tuple[LabelledPhotos, LabelledPhotos]:
+        """Train and valid as the method sees them, once the finder has learned from annotated photos."""
+        self.forget()
         annotated = train.select(np.flatnonzero(self.finder.annotated(train)))
         self.finder.prepare(annotated)
         if not self.oracle:
             harness.stage(self.finder.artefact)
             self.finder.learn(annotated, valid, harness)
         harness.stage("crop")
-        chosen_by, _ = self._cropped(valid if self.oracle else valid.bare())
-        learned_from, _ = self._annotated(train)
+        chosen_by = self.see(valid if self.oracle else valid.bare())
+        learned_from = self.see_annotated(train)
         assert chosen_by.lens is not None
         # Annotations have done their work: the method sees windows with labels.
-        self.inner.learn(learned_from.labelled(), valid.labelled().through(chosen_by.lens), harness)
+        return learned_from.labelled(), valid.labelled().through(chosen_by.lens)
 
-    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
-        """The method goes on to learn from the windows, found ones as ever."""
-        self.inner.adapt(self._cropped(unlabelled)[0], harness)
+    def forget(self) -> None:
+        """Drops the windows that are remembered, as the finder is about to change."""
+        self._seen.clear()
 
-    def score(self, photos: Photos) -> NDArray[np.float32]:
-        """The method's scores of the windows."""
-        return self.inner.score(self._cropped(photos)[0])
+    def see(self, photos: Photos) -> Photos:
+        """The photos through their windows: annotated ones for an oracle, found ones for everybody else."""
+        return self._cropped(photos)[0]
 
-    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
-        """The method's other scores of the windows."""
-        return self.inner.variants(self._cropped(photos)[0])
-
-    def embed(self, photos: Photos) -> NDArray[np.float32] | None:
-        """The method's embeddings of the windows."""
-        return self.inner.embed(self._cropped(photos)[0])
+    def see_annotated(self, photos: Seen) -> Seen:
+        """The photos through annotated windows; without one as found, or whole in an oracle's run."""
+        return self._annotated(photos)[0]
 
     def locate(self, photos: Photos) -> Located | None:
         """Where the finder says the animals are, and where the whole photo had to do; None if it does not."""
         return self._cropped(photos)[1] if self.finder.looks else None
 
-    def weights(self) -> dict[str, Tensor]:
-        """The finder's, after its name and a dot, and the method's."""
-        found = {f"{self.finder.artefact}.{key}": value for key, value in self.finder.weights().items()}
-        return found | self.inner.weights()
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up the finder's weights and the method's."""
-        self._seen.clear()
-        prefix = f"{self.finder.artefact}."
-        own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        self.finder.restore(own, device)
-        rest = {key: value for key, value in weights.items() if not key.startswith(prefix)}
-        self.inner.restore(rest, identities, device)
-
-    def _cropped(self, photos: Photos) -> tuple[Photos, Located]:
-        """The photos through their windows: annotated ones for an oracle, found ones for everybody else."""
-        key = (photos.images, photos.lens, photos.annotations is None)
-        if key not in self._seen:
-            while len(self._seen) >= REMEMBERED:
-                self._seen.pop(next(iter(self._seen)))
-            self._seen[key] = self._annotated(photos) if self.oracle else self._found(photos)
-        return self._seen[key]
-
-    def _found(self, photos: Photos) -> tuple[Photos, Located]:
-        return self._through(photos, self.finder.locate(photos.bare()))
-
-    def _annotated(self, photos: Photos) -> tuple[Photos, Located]:
-        """By annotation where there is one; else as found, or the whole photo in an oracle's run."""
-        located = self.finder.read(photos)
-        missing = np.flatnonzero(_unsaid(located))
-        if len(missing) and not self.oracle:
-            located = _filled(located, self.finder.locate(photos.select(missing).bare()), missing)
-        return self._through(photos, located)
-
-    def _through(self, photos: Photos, located: Located) -> tuple[Photos, Located]:
+    def cut(self, photos: Seen, located: Located) -> tuple[Seen, Located]:
+        """The photos through the windows of what is located in them; and where the whole photo has to do."""
         windows = self.finder.windows(located, photos)
         masks = None
         if located.masks is not None:
@@ -194,11 +155,30 @@ class Cropping(Method):
         crop = Crop(windows.maps, self.read_at, masks, self.finder.background, self.finder.mask_channel)
         return photos.through(crop), replace(located, fallback=windows.fallback)
 
+    def _cropped(self, photos: Photos) -> tuple[Photos, Located]:
+        key = (photos.images, photos.lens, photos.annotations is None)
+        if key not in self._seen:
+            while len(self._seen) >= REMEMBERED:
+                self._seen.pop(next(iter(self._seen)))
+            self._seen[key] = (
+                self._annotated(photos)
+                if self.oracle
+                else self.cut(photos, self.finder.locate(photos.bare()))
+            )
+        return self._seen[key]
 
-def _unsaid(located: Located) -> NDArray[np.bool_]:
-    """The photos (photos,) of which not everything is said."""
-    said = [values for values in vars(located).values() if values is not None]
-    missing = [np.isnan(values.reshape(len(values), -1)).any(axis=1) for values in said]
+    def _annotated(self, photos: Seen) -> tuple[Seen, Located]:
+        located = self.finder.read(photos)
+        missing = np.flatnonzero(_incomplete(located))
+        if len(missing) and not self.oracle:
+            located = _filled(located, self.finder.locate(photos.select(missing).bare()), missing)
+        return self.cut(photos, located)
+
+
+def _incomplete(located: Located) -> NDArray[np.bool_]:
+    """The photos (photos,) in which something is not located."""
+    given = [values for values in vars(located).values() if values is not None]
+    missing = [np.isnan(values.reshape(len(values), -1)).any(axis=1) for values in given]
     return np.asarray(np.any(missing, axis=0))
 
 

@@ -199,20 +199,19 @@ class Finder(ABC):
     def sizes(self) -> tuple[Size, ...]:
         """The sizes at which it looks at whole photos."""
 
-    def weights(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What was prepared and learned, by name."""
         return self.constants | {NETWORK + key: value for key, value in self.network.state_dict().items()}
 
-    def restore(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
-        """Takes up what `weights` gave; without a network's, the finder can only read annotations."""
-        self.device = device
-        self.constants = {key: value for key, value in weights.items() if not key.startswith(NETWORK)}
-        state = {key.removeprefix(NETWORK): v for key, v in weights.items() if key.startswith(NETWORK)}
-        if state:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave; without a network, the finder can only read annotations."""
+        self.constants = {key: value for key, value in state.items() if not key.startswith(NETWORK)}
+        learned = {key.removeprefix(NETWORK): v for key, v in state.items() if key.startswith(NETWORK)}
+        if learned:
             self.config = self.config.without_download()
             self.network = self.build()
-            self.network.load_state_dict(state)
-            ready(self.network, device)
+            self.network.load_state_dict(learned)
+            ready(self.network, self.device)
 
 
 def whole_where(bad: NDArray[np.bool_], maps: Tensor) -> Windows:

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import UNKNOWN, Photos
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import FieldValue, PartConfig, Search
 
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.2)]
@@ -235,9 +235,8 @@ class Heads(nn.Module):
         return loss
 
 
-def build_heads(config: HeadConfig, known: Photos, dimensions: int, label_smoothing: float) -> Heads:
+def build_heads(config: HeadConfig, known: LabelledPhotos, dimensions: int, label_smoothing: float) -> Heads:
     """The heads over the identities of labelled photos, and over their species where that is asked for."""
-    assert known.labels is not None
     photos = np.bincount(known.labels, minlength=len(known.identities))
     identity = build_identity_head(config, photos, dimensions, label_smoothing)
     if not config.species_weight:

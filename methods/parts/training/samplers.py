@@ -204,15 +204,13 @@ class MixedPhotos(LabelledPhotos):
         return replace(super().select(chosen), pseudo=self.pseudo[chosen])
 
 
-def mixed(train: Photos, pseudo: Photos, share: float) -> Photos:
+def mixed(train: LabelledPhotos, pseudo: LabelledPhotos, share: float) -> MixedPhotos:
     """Train photos and pseudo-labelled ones in one view, neither of them behind a lens.
 
     Nothing annotated is known of the latter, but in an oracle's run; their species is not guessed.
     """
     assert train.lens is None
     assert pseudo.lens is None
-    assert train.labels is not None
-    assert pseudo.labels is not None
     unnamed = np.full(len(pseudo), UNKNOWN)
     return MixedPhotos(
         images=train.images + pseudo.images,
@@ -246,7 +244,6 @@ class Mixing:
     """
 
     def __init__(self, order: Sampler, photos: MixedPhotos) -> None:
-        assert photos.labels is not None
         self.order, self.share = order, photos.share
         self.pseudo, self.labels = photos.pseudo, photos.labels
         self.steps = max(1, round(order.steps * float(1 - photos.pseudo.mean())))

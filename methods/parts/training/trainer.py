@@ -1,16 +1,12 @@
-"""The training loop every network shares: one seed, one optimizer, averaged weights.
+"""How every network is trained and asked: one loop, one optimizer, averaged weights; and `predict`.
 
-The optimizer: AdamW, a linear warm-up and a cosine to zero.
-
-The snapshot: the weights of the epoch that was best on valid.
-
-What a training has to take up again to go on as if it had never stopped, besides its network.
-
-Inference: what a network makes of photos, at the precision it was trained in.
+AdamW with a linear warm-up and a cosine to zero. What changes during a training is named, so that one that
+was stopped goes on as if it had not been, and so that a cycle goes on where the one before ended.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -185,11 +181,39 @@ def _computes_in_bf16() -> bool:
 NOTHING: Mapping[str, Stateful] = MappingProxyType({})
 OPTIMIZER, GROUPS = "optimizer", "param_groups"
 OF_ONE_TRAINING = ("average", "schedule", "snapshot")
-"""Parts that begin anew in a training that goes on from where another one ended; so do the groups of the
-optimizer, in which the learning rate is."""
+"""Parts that begin anew in every cycle; so do the groups of the optimizer, in which the learning rate is."""
 
 CLIP = 10.0
 """Longest gradient of one step."""
+
+Ended = dict[int, dict[str, dict[str, Any]]]
+"""By the turn of a training in its cycle: the states of its parts when it ended."""
+
+
+class CarryOver:
+    """The trainings of one cycle, each of which goes on where the same one of the cycle before ended."""
+
+    def __init__(self, before: Ended) -> None:
+        """before is what the last cycle left in `ended`."""
+        self.ended: Ended = dict(before)
+        """How the trainings ended; those that were not trained again, as in the cycle before."""
+        self._before, self._turn = before, 0
+
+    def begin(self, parts: Mapping[str, Stateful], done: int) -> None:
+        """Puts the parts of the next training where it goes on from, unless so many epochs of it are done."""
+        self._turn += 1
+        if done:
+            return
+        for name, state in self._before.get(self._turn, {}).items():
+            # What is not carried over stays as it is.
+            parts[name].load_state_dict({**parts[name].state_dict(), **state})
+
+    def end(self, parts: Mapping[str, Stateful]) -> None:
+        """Keeps a copy of the parts as they are after the last epoch, from which the next cycle goes on."""
+        kept = {name: part for name, part in parts.items() if name not in OF_ONE_TRAINING}
+        states = {name: copy.deepcopy(dict(part.state_dict())) for name, part in kept.items()}
+        states.get(OPTIMIZER, {}).pop(GROUPS, None)
+        self.ended[self._turn] = states
 
 
 Loss = TypeVar("Loss", bound=nn.Module)
@@ -226,7 +250,10 @@ def train_network(
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     snapshot = Snapshot(config.first_kept())
     harness.fitted(artefact, train)
-    done = harness.resume(trainer.parts() | {"snapshot": snapshot} | dict(also))
+    parts = trainer.parts() | {"snapshot": snapshot} | dict(also)
+    done, cycle = harness.resume(parts), harness.cycle
+    if cycle:
+        cycle.begin(parts, done)
     for number in range(done + 1, config.epochs + 1):
         started = time.perf_counter()
         mean, rate, photos = trainer.epoch(number, train, before_step, target)
@@ -237,6 +264,8 @@ def train_network(
         if scores is not None and snapshot.takes(number):
             snapshot.offer(number, harness.valid_map_at_5(scores), kept)
         harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
+    if cycle and config.epochs:
+        cycle.end(parts)
     kept = trainer.average.kept.eval()
     if snapshot.best:
         snapshot.put_back(kept)

@@ -1,0 +1,324 @@
+"""What a run trains and asks: a method behind its crop, once for each cycle of its schedule.
+
+Crop and schedule are fields of every method that trains a network to tell individuals apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from whalebench import RunFailedError
+from whalebench.benchmarks.core.arrays import normalise
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import (
+    Components,
+    FieldValue,
+    Harness,
+    Located,
+    Method,
+    MethodConfig,
+    PartConfig,
+    Restorable,
+    attribute,
+)
+from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength
+from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
+from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, WindowSides
+from whalebench.methods.parts.crops.finder import Finder
+from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
+from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
+from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
+from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.trainer import CarryOver, Ended
+from whalebench.methods.registry import find_method
+
+CropName = Literal["none", "box", "mask", "aligned", "window"]
+FINDERS: dict[str, tuple[str, Callable[[Any], Finder]]] = {
+    "box": ("localizer", Localizer),
+    "aligned": ("aligner", Aligner),
+    "mask": ("segmenter", Segmenter),
+}
+"""By crop: the field with the finder's configuration, and the finder."""
+
+
+class NetworkMethodConfig(TrainingConfig, MethodConfig):
+    """Fields of every method that trains a network to tell individuals apart."""
+
+    after_first_cycle: ClassVar[dict[str, Any]] = {"warm_up": 0.0}
+    """What grows at the beginning of a training, or is done once: its fields in all cycles but the first."""
+
+    crop: CropName = "none"
+    """What the network sees: the whole photo, the animal's box, its mask's box, the aligned animal, or the
+    same `window` of every photo."""
+    window: WindowSides | None = None
+    """x0,y0,x1,y1 as shares of width and height, for crop=window: where photos are aligned already."""
+    crop_source: PhotoSize | None = None
+    """Height x width at which photos are kept to cut crops out of them; twice `size` unless given."""
+    oracle: bool = False
+    """Crop by the annotations of test photos instead of finding the animal; ranked apart."""
+    localizer: LocalizerConfig = LocalizerConfig()
+    """Finds the box, for crop=box."""
+    aligner: AlignerConfig = AlignerConfig()
+    """Finds the landmarks, for crop=aligned."""
+    segmenter: SegmenterConfig = SegmenterConfig()
+    """Finds the mask, for crop=mask."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """In how many cycles the network is trained, and what is kept of each."""
+
+    @model_validator(mode="after")
+    def _oracle_of_something(self) -> Self:
+        if self.oracle and self.crop in ("none", "window"):
+            raise ValueError(
+                f"oracle=true has nothing to crop by with crop={self.crop}; set crop=box, mask or aligned"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _window_to_crop_by(self) -> Self:
+        if (self.crop == "window") != (self.window is not None):
+            raise ValueError(
+                "crop=window and window=x0,y0,x1,y1 need each other; set both, as window=0.2,0.3,0.9,0.7"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_for_every_cycle(self) -> Self:
+        cycles, shortest = self.schedule.cycles, self.schedule.shares(self.epochs)[-1]
+        if cycles == 1:
+            return self
+        if not shortest:
+            raise ValueError(
+                f"epochs={self.epochs} cannot be shared out to schedule.cycles={cycles}; set fewer cycles"
+            )
+        if self.average == "checkpoints" and self.checkpoints > shortest:
+            raise ValueError(
+                f"average=checkpoints cannot take checkpoints={self.checkpoints} of a cycle of {shortest} "
+                f"epochs; lower checkpoints, or set fewer cycles"
+            )
+        if self.schedule.joined == "embeddings" and self.cycle_gallery() is None:
+            raise ValueError(
+                "schedule.joined=embeddings needs a gallery to compare them with, and there is none; set "
+                "scores or votes"
+            )
+        return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """The fields worth tuning, without those of finders that are not used."""
+        unused = {field for crop, (field, _) in FINDERS.items() if self.oracle or crop != self.crop}
+        return {name: start for name, start in super().tunable().items() if name.split(".")[0] not in unused}
+
+    def sees_annotations(self) -> bool:
+        """Whether it is an oracle."""
+        return self.oracle
+
+    def source(self) -> Size:
+        """Height and width at which photos are kept to cut crops out of them."""
+        return self.crop_source or (2 * self.size[0], 2 * self.size[1])
+
+    def channels(self) -> int:
+        """Of what the network sees: colours, and the mask where it is shown."""
+        return 4 if self.crop == "mask" and self.segmenter.channel else 3
+
+    def track(self) -> str:
+        """Network, pixels, epochs and cycles, and the weights from elsewhere that only a finder starts from.
+
+        Cycles see no more photos while they learn, but several networks look at each photo that is scored.
+        """
+        track, cycles = super().track(), self.schedule.cycles
+        if cycles > 1:
+            track += f", in {cycles} cycles"
+        finder = None if self.oracle else self.finder_config()
+        if finder is None or finder.pretrained in ("none", self.pretrained):
+            return track
+        return f"{track}, finder from {finder.starting_weights()}"
+
+    def first_kept(self) -> int | None:
+        """As the schedule says."""
+        return self.schedule.first_kept(self.epochs)
+
+    def in_cycle(self, number: int) -> Self:
+        """The configuration of one of the schedule's cycles, counted from 0."""
+        shares = self.schedule.shares(self.epochs)
+        small = max(0, min(self.small_epochs - sum(shares[:number]), shares[number]))
+        changed = {"epochs": shares[number], "small_epochs": small, "schedule": self.schedule.of_one_cycle()}
+        for name, value in self.after_first_cycle.items() if number else ():
+            part = getattr(self, name)
+            changed[name] = part.model_copy(update=value) if isinstance(part, PartConfig) else value
+        return self.model_copy(update=changed)
+
+    def cycle_gallery(self) -> GalleryConfig | None:
+        """The gallery that embeddings of several cycles can be compared with; None where there is none."""
+        return None
+
+    def augmentation(self) -> Augmentation:
+        """How much each photo is changed at every step: steady behind a crop unless said otherwise.
+
+        What is turned and shifted after it has been aligned was aligned for nothing.
+        """
+        return STRENGTHS[self.strength()]
+
+    def strength(self) -> Strength:
+        """How much photos are changed, auto resolved: what a recipe hands to members that see its crop."""
+        if self.augment != "auto":
+            return self.augment
+        return "heavy" if self.crop == "none" else "steady"
+
+    def finder(self) -> Finder | None:
+        """What finds the animal, or None where the whole photo is seen."""
+        if self.window is not None:
+            return FixedWindow(self.window)
+        return FINDERS[self.crop][1](self.finder_config()) if self.crop in FINDERS else None
+
+    def finder_config(self) -> TrainingConfig | None:
+        """The configuration of the network that finds the animal, or None where there is none."""
+        return getattr(self, FINDERS[self.crop][0]) if self.crop in FINDERS else None
+
+
+BEST = "best_cycle"
+"""The name of the best cycle's place among the weights, and of its number in the record."""
+
+
+def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
+    """The method of that name or class as a run trains it, before learning."""
+    return Pipeline(find_method(method) if isinstance(method, str) else method, config)
+
+
+class Pipeline(Restorable):
+    """A method, what it sees, and its cycles.
+
+    The crop, if there is one, says what the method is shown. Where the schedule has several cycles, the
+    method learns anew in each, its trainings from where those of the cycle before ended, and what is kept of
+    all cycles answers together.
+    """
+
+    def __init__(self, kind: type[Method], config: MethodConfig) -> None:
+        self.name, self.config = kind.name, config
+        self.crop: Cropping | None = None
+        self.gallery: Gallery | None = None
+        """Of the cycles' mean embeddings, where these are what is joined."""
+        self.best = 0
+        """The place of the cycle that is best on valid."""
+        if not isinstance(config, NetworkMethodConfig):
+            self.cycles, self.joined = [kind(config)], "scores"
+            return
+        if finder := config.finder():
+            self.crop = Cropping(finder, config.source(), oracle=config.oracle)
+        count, self.joined = config.schedule.cycles, config.schedule.joined
+        self.cycles = [kind(config.in_cycle(place) if count > 1 else config) for place in range(count)]
+        gallery = config.cycle_gallery()
+        if self.joined == "embeddings" and gallery is not None:
+            self.gallery = Gallery(gallery)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether a photo's score depends on other test photos."""
+        return self.cycles[0].transductive
+
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
+        """What the photos lack that the crop or else the method cannot do without; empty where it fits."""
+        missing = self.crop.missing(train, queries) if self.crop else ""
+        return missing or self.cycles[0].missing_requirement(train, queries)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """The photo sizes (height, width) it will ask for; a crop cuts windows of any size."""
+        if self.crop:
+            return self.crop.sizes()
+        return tuple(dict.fromkeys(size for method in self.cycles for size in method.sizes()))
+
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+        """The crop learns from train, then the method from what it is shown; both choose on valid."""
+        if self.crop:
+            train, valid = self.crop.learn(train, valid, harness)
+        if len(self.cycles) == 1:
+            self.cycles[0].learn(train, valid, harness)
+        else:
+            self._learn_in_cycles(train, valid, harness)
+
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """The method goes on to learn from the bare test photos, as it is shown them."""
+        for method in self.cycles:
+            method.adapt(self._shown(unlabelled), harness)
+
+    def score(self, photos: Photos) -> NDArray[np.float32]:
+        """Scores (photos, identities); of several cycles put together as the schedule says."""
+        shown = self._shown(photos)
+        if len(self.cycles) == 1:
+            return self.cycles[0].score(shown)
+        if self.gallery is not None:
+            return self.gallery.scores(self._mean_embedding(shown))
+        scores = [method.score(shown) for method in self.cycles]
+        return voted(scores) if self.joined == "votes" else average_scores(scores)
+
+    def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
+        """The method's other scores; of several cycles, those of the best on valid and of the last."""
+        shown = self._shown(photos)
+        if len(self.cycles) == 1:
+            return self.cycles[0].variants(shown)
+        alone = {"best cycle": self.cycles[self.best], "last cycle": self.cycles[-1]}
+        return {name: method.score(shown) for name, method in alone.items()}
+
+    def embed(self, photos: Photos) -> NDArray[np.float32] | None:
+        """Embeddings (photos, dimensions); of several cycles their mean if it scores, else side by side."""
+        shown = self._shown(photos)
+        if len(self.cycles) == 1:
+            return self.cycles[0].embed(shown)
+        if self.gallery is not None:
+            return self._mean_embedding(shown)
+        return side_by_side([method.embed(shown) for method in self.cycles])
+
+    def locate(self, photos: Photos) -> Located | None:
+        """Where the crop, or else the method in its best cycle, says the animals are; None if it does not."""
+        return self.crop.locate(photos) if self.crop else self.cycles[self.best].locate(photos)
+
+    def components(self) -> Components:
+        """The finder by its name, and the method; of several cycles each by its number from 0."""
+        finder = {self.crop.finder.artefact: self.crop.finder} if self.crop else {}
+        if len(self.cycles) == 1:
+            return {**finder, "": self.cycles[0]}
+        cycles = {str(place): method for place, method in enumerate(self.cycles)}
+        joined = {} if self.gallery is None else {"": self.gallery}
+        return {**finder, **cycles, BEST: attribute(self, "best"), **joined}
+
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """Has the crop forget what it saw, and its finder look on the device."""
+        if self.crop:
+            self.crop.forget()
+            self.crop.finder.device = device
+        if self.gallery is not None:
+            self.gallery.identities = identities
+
+    def _shown(self, photos: Photos) -> Photos:
+        """The photos as the method sees them."""
+        return self.crop.see(photos) if self.crop else photos
+
+    def _learn_in_cycles(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+        ended: Ended = {}
+        results = []
+        for number, method in enumerate(self.cycles, 1):
+            cycle = CarryOver(ended)
+            with harness.scope(f"cycle_{number}", cycle):
+                method.learn(train, valid, harness)
+            ended = cycle.ended
+            if not ended:
+                raise RunFailedError(
+                    f"{self.name} leaves nothing for the next cycle to go on from: have it learn by "
+                    f"train_network, or leave schedule.cycles out."
+                )
+            results.append(harness.valid_map_at_5(method.score(valid)))
+        self.best = int(np.argmax(results))
+        harness.choose(BEST, self.best + 1)
+        if self.gallery is not None:
+            known = train.known().labelled()
+            self.gallery.fill(self._mean_embedding(known), known.labels, len(known.identities))
+
+    def _mean_embedding(self, shown: Photos) -> NDArray[np.float32]:
+        """Embeddings (photos, dimensions) of length 1: the mean over the cycles, each at length 1 before."""
+        each = (method.embed(shown) for method in self.cycles)
+        return normalise(np.sum([normalise(found) for found in each if found is not None], axis=0))
