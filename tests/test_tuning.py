@@ -563,8 +563,16 @@ def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(
         assert type(caught.value) is kind
     monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"))
     (database,) = (tiny.cache / "tuning").glob("*.db")
-    interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
-    interrupt.start()
+
+    class Interrupts(Silent):
+        at_work = False
+
+        def stage(self, name: str) -> None:
+            self.at_work = name == "Trials by 2 workers"
+
+        def advance(self, done: int, total: int) -> None:
+            if self.at_work:
+                os.kill(os.getpid(), signal.SIGTERM)
+
     with pytest.raises(tuner.TuningInterrupted, match=f"0 trials of 2 trials are in study {database.stem}"):
-        tuner.Tuner(request, tiny).tune()
-    interrupt.join()
+        tuner.Tuner(request, tiny, Interrupts()).tune()
