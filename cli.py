@@ -425,7 +425,7 @@ def _digests(benchmark: Benchmark) -> dict[str, str]:
 
 def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:
     from whalebench.benchmarks import overview, registry
-    from whalebench.benchmarks.sheet import contact_sheet
+    from whalebench.benchmarks.pictures import contact_sheet
     from whalebench.reports.listing import facts_table
 
     with console.progress_shown(quiet=as_json) as progress:

@@ -35,17 +35,20 @@ from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining import explain as shortcuts
 from whalebench.benchmarks.explaining.altered import (
+    MAP_SIZE,
     Mirror,
     Occluded,
     PaintedOver,
     Regions,
     find_regions,
     mirrored,
+    occlude,
+    sliding_boxes,
+    spread,
     without_animal,
     without_background,
 )
 from whalebench.benchmarks.explaining.explain import choose_photos, explain
-from whalebench.benchmarks.explaining.occlusion import MAP_SIZE, occlude, sliding_boxes, spread
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import restored, runner
@@ -449,7 +452,6 @@ def test_a_run_is_explained_from_end_to_end(
     assert document["picture"] == str(tmp_path / "one.jpg")
     with Image.open(tmp_path / "one.jpg") as drawn:
         assert drawn.format == "JPEG"
-    monkeypatch.setattr("whalebench.cli.os.linesep", "\n")
     forced = cli("explain", network_run, "--force", *chosen, *place)
     assert forced.code == 1
     assert "diagnosed again" in forced.err

@@ -77,14 +77,6 @@ def test_without_new_photos_new_is_no_candidate() -> None:
     assert map_at_5 == 1.0
 
 
-def test_of_equally_good_thresholds_the_middle_one_is_chosen() -> None:
-    scores = np.full((2, 6), -0.5, np.float32)
-    scores[0, 0], scores[1, 1] = 0.9, 0.1
-    threshold, map_at_5 = choose_new_threshold(scores, answers(["ann", NEW]), IDENTITIES)
-    assert map_at_5 == 1.0
-    assert threshold == pytest.approx(0.5, abs=0.02)
-
-
 def test_equal_scores_have_a_threshold_too() -> None:
     truth = ["ann", NEW, NEW]
     threshold, map_at_5 = choose_new_threshold(np.zeros((3, 6), np.float32), answers(truth), IDENTITIES)

@@ -31,17 +31,18 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.altered import (
+    Occlusion,
     Regions,
     find_regions,
     mirrored,
+    occlude,
     without_animal,
     without_background,
 )
-from whalebench.benchmarks.explaining.occlusion import HeatPhoto, Occlusion, draw_heat, occlude
+from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.restored import Restored, restore_run
-from whalebench.benchmarks.sheet import picture_format
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.sheet import choose_photos, contact_sheet
+from whalebench.benchmarks.pictures import choose_photos, contact_sheet
 
 
 @pytest.fixture

@@ -1,24 +1,31 @@
-"""Pictures made of photos: how they are written, and the contact sheet that shows a catalog at one glance."""
+"""Pictures made of photos: the contact sheet of a catalog, and where a method looks in some photos."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, pixel_limit
 from whalebench.benchmarks.core.workspace import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
-PAPER, INK, PALE, _FRAME = "#f7f5f0", "#1d2b36", "#6d7a83", "#e6e2d8"
+PAPER, INK, PALE, FRAME = "#f7f5f0", "#1d2b36", "#6d7a83", "#e6e2d8"
 _GAP, _TITLE, _LABEL, _CAPTION = 10, 40, 34, 20
+"""Of the contact sheet, in pixels."""
+WIDE, HIGH, EDGE, HEADER, LINES = 460, 330, 14, 46, 46
+"""Of the picture of where a method looks, in pixels: a photo, the edge around it, and the texts above it."""
+FALLS, RISES = (214, 40, 24), (32, 92, 200)
+"""Red where hiding costs, blue where it helps."""
 
 
 def picture_format(file: Path, what: str = "picture") -> str:
@@ -97,7 +104,7 @@ class _Page:
 
     def _photo(self, left: int, upper: int, photo: dict[str, object]) -> None:
         wide, high = self._cell
-        self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), _FRAME)
+        self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), FRAME)
         try:
             with pixel_limit(MAX_PIXELS), open_photo(Path(str(photo["path"]))) as stored:
                 fitted = ImageOps.contain(ImageOps.exif_transpose(stored).convert("RGB"), self._cell)
@@ -111,3 +118,60 @@ class _Page:
 
     def _text(self, left: int, upper: int, text: str, colour: str, size: int) -> None:
         self._pen.text((left, upper), text, colour, ImageFont.load_default(size))
+
+
+@dataclass(frozen=True)
+class HeatPhoto:
+    """A photo in the picture of where a method looks."""
+
+    path: str
+    shape: tuple[int, int]
+    """Height and width of the photo."""
+    heat: NDArray[np.float64]
+    """(height, width) of any one size, over the whole photo."""
+    title: str
+    caption: str
+
+
+def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
+    """Writes the picture, a row a photo; raises WhalebenchError where it cannot be written."""
+    fitted = [_fit(photo.shape) for photo in photos]
+    page = Image.new(
+        "RGB",
+        (2 * WIDE + 3 * EDGE, HEADER + sum(high + LINES + EDGE for high, _ in fitted)),
+        PAPER,
+    )
+    pen, upper = ImageDraw.Draw(page), HEADER
+    _write(pen, 12, title, INK, 18)
+    for photo, (high, wide) in zip(photos, fitted, strict=True):
+        _write(pen, upper, photo.title, INK, 15)
+        _write(pen, upper + 21, photo.caption, PALE, 13)
+        with pixel_limit(MAX_PIXELS):
+            pixels = decode(photo.path, (high, wide, 3))
+        page.paste(Image.fromarray(pixels), (EDGE, upper + LINES - 4))
+        page.paste(Image.fromarray(_heated(pixels, photo.heat)), (2 * EDGE + WIDE, upper + LINES - 4))
+        upper += high + LINES + EDGE
+    save_picture(page, file)
+
+
+def _heated(pixels: NDArray[np.uint8], heat: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The photo in grey under its heat: the stronger the colour, the more hiding that place does."""
+    high, wide = pixels.shape[:2]
+    strength = heat / max(float(np.abs(heat).max()), 1e-9)
+    smooth = Image.fromarray(strength.astype(np.float32)).resize((wide, high), Image.Resampling.BILINEAR)
+    strength = np.asarray(smooth)[:, :, None]
+    grey = pixels.mean(axis=2, keepdims=True)
+    colour = np.where(strength > 0, FALLS, RISES)
+    mixed = grey + (colour - grey) * 0.8 * np.abs(strength)
+    return np.broadcast_to(mixed, pixels.shape).round().astype(np.uint8)
+
+
+def _fit(shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which a photo fits its cell."""
+    high, wide = shape
+    scale = min(WIDE / wide, HIGH / high)
+    return max(1, round(high * scale)), max(1, round(wide * scale))
+
+
+def _write(pen: ImageDraw.ImageDraw, upper: int, text: str, colour: str, size: int) -> None:
+    pen.text((EDGE, upper), text, colour, ImageFont.load_default(size))
