@@ -40,7 +40,7 @@ from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
 class Classes:
     """The photos of a stage, and which class each label is."""
 
-    photos: Photos
+    photos: LabelledPhotos
     """Labelled as they were: through a lens they could not be labelled anew."""
     places: NDArray[np.int64]
     """(identities + 1,) the class of each identity, and last that of UNKNOWN, which is -1; -1 for none."""

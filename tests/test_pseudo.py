@@ -41,7 +41,6 @@ from whalebench.methods.parts.training.samplers import (
 )
 from whalebench.methods.pseudo import Pseudo, PseudoConfig, two_halves
 from whalebench.methods.registry import configure
-from whalebench.reports.metrics import summary as metrics
 
 SIZE = (10, 12)
 NETWORK = "backbone=test_resnet,size=32,epochs=1,batch_size=8"
@@ -363,9 +362,8 @@ def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(views: Vi
     from whalebench.benchmarks.running.evaluation import evaluate_scores
 
     answers = {"valid": views.valid_answers, "test": views.test_answers}
-    judged = evaluate_scores(
-        metrics, views.train.identities, {"valid": valid, "test": test}, answers, MethodConfig()
-    )
+    scored = {"valid": valid, "test": test}
+    judged = evaluate_scores(views.train.identities, scored, answers, MethodConfig())
     found = harness.confidence(valid, test)
     first = judged.queries["candidate_1"].to_numpy()
     assert ((first == "new") == (found == 0)).all()
