@@ -146,7 +146,7 @@ def methods(
         atomic_text(markdown, overview.methods_page())
         return console.show_written(markdown)
     rows = overview.field_rows(name) if name else overview.method_rows()
-    return console.show(rows, table_of(rows, f"{name}: fields for --set" if name else "Methods"), as_json)
+    return console.show(rows, table_of(rows, overview.fields_title(name) if name else "Methods"), as_json)
 
 
 @app.command()

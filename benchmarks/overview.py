@@ -101,6 +101,12 @@ def field_rows(name: str) -> list[Row]:
     ]
 
 
+def fields_title(name: str) -> str:
+    """The heading of a method's fields: what its configuration says of them, and how they are set."""
+    about = (find_method(name).Config.__doc__ or "").split("\n")[0]
+    return f"{about or f'Fields of `{name}`.'} Set them as --set field=value."
+
+
 def field_row(field: str, info: FieldInfo, default: Any) -> Row:
     """The row of one field, its default given as JSON has it."""
     search = next((mark for mark in info.metadata if isinstance(mark, Search | Choice)), None)

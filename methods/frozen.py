@@ -24,7 +24,10 @@ from whalebench.methods.parts.training.trainer import predict, ready
 
 
 class FrozenConfig(NetworkMethodConfig):
-    """Fields of `frozen`; those on training have no effect on the network, only on what finds a crop."""
+    """Fields of `frozen`; it trains no network: epochs and the like have no effect, but a finder's own.
+
+    Those of the finder begin with localizer, aligner or segmenter and a dot.
+    """
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"
     """Any timm network by name, one of the hub (hf-hub:BVRA/MegaDescriptor-T-224), or by its name alone:
@@ -84,7 +87,7 @@ class FrozenNetwork(nn.Module):
 
 
 class Frozen(GalleryMethod):
-    """Embeds with a published network and scores by a gallery; train is only the gallery."""
+    """Embeds with a published network and scores by a gallery of the train photos."""
 
     name = "frozen"
     summary = "a published network without training, and the gallery's rule; what training is measured by"
@@ -107,11 +110,11 @@ class Frozen(GalleryMethod):
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1; with gallery.flip the mean with the mirror image's."""
-        looks = [normalise(predict(self.network, photos, self.config, self.device))]
+        embeddings = normalise(predict(self.network, photos, self.config, self.device))
         if self.config.gallery.flip:
             mirrored = predict(lambda p: self.network(p.flip(-1)), photos, self.config, self.device)
-            looks.append(normalise(mirrored))
-        return normalise(np.sum(looks, axis=0))
+            embeddings = embeddings + normalise(mirrored)
+        return normalise(embeddings)
 
     def build_network(self, config: FrozenConfig) -> FrozenNetwork:
         """The network as it was published."""

@@ -1,8 +1,8 @@
 """`happywhale-26th`: the system that came 26th of 1588 in Happywhale of 2022, as one command.
 
 The animal's box is cut out; several networks with generalised-mean pooling are trained as by `arcface`, their
-embeddings put side by side, and the nearest photos of the gallery asked: an individual scores as its nearest
-one. *New* is first where that is too far away, else second.
+embeddings put side by side, and an individual scores as its nearest photo among the nearest of the gallery.
+*New* is first where that is too far away, else second.
 
 What is done differently, and why: all networks learn from one fold, where the author chose nine by their
 score on photos that most of them had learned from; so there is one of each kind here, instead of two, four

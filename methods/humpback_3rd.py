@@ -14,8 +14,6 @@ Upright is the box round the aligned window, as there is no detector of boxes be
 with one cosine instead of Adam in steps. The threshold is chosen on valid, not by an assumed share of *new*
 test photos; no rules for duplicate individuals and leaked image sizes. At scale=small the network is trained
 from scratch, for which margin and scale are milder and the margin grows.
-
-Views of aligned animals: as the landmarks lie in their places, upright, and a little displaced.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from whalebench.methods.arcface import ArcFace, ArcFaceConfig, ArcFaceRecipeConf
 from whalebench.methods.parts.crops.cropping import Seen
 from whalebench.methods.parts.crops.finder import Crop, windows_around
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.geometry import affine_maps, compose, invert, move
+from whalebench.methods.parts.geometry import affine_matrices, compose, invert, transform_corners
 from whalebench.methods.parts.retrieval import robust_centre
 from whalebench.methods.parts.training.samplers import RandomViewSampler, Sampler
 
@@ -46,44 +44,42 @@ TURN, ZOOM, SHIFT = math.radians(5), 0.05, 0.03
 
 
 def aligned_and_upright(photos: LabelledPhotos) -> LabelledPhotos:
-    """The aligned photos, and after them all of them upright: twice as many."""
+    """The aligned photos, followed by all of them upright."""
     windows = _crop(photos).windows
     twice = photos.select(np.tile(np.arange(len(photos)), 2))
     return _through(twice, torch.cat([windows, upright(windows)]))
 
 
 def views_of(photos: Photos, versions: int) -> list[Photos]:
-    """The aligned photos in versions, then the same upright; the first version is not displaced.
+    """The aligned photos in versions, then the upright ones; the first version is not displaced.
 
-    The displacements are drawn once and for all, those of fewer versions are the first of those of more.
+    The displacements are the same in every call; those of fewer versions are the first of those of more.
     """
     windows = _crop(photos).windows
-    moves = _displacements(versions)
     return [
-        _through(photos, compose(each, moved.expand(len(photos), 2, 3)))
+        _through(photos, compose(each, displacement.expand(len(photos), 2, 3)))
         for each in (windows, upright(windows))
-        for moved in moves
+        for displacement in _displacements(versions)
     ]
 
 
 def upright(windows: Tensor) -> Tensor:
-    """Maps (photos, 2, 3) to the upright boxes round windows, which are cut at the photo's border.
+    """Matrices (photos, 2, 3) to the upright boxes round windows, cut at the photo's border.
 
-    The whole photo where little of it is left.
+    Where little is left of a box, it is the whole photo.
     """
-    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=windows.dtype)
-    places = move(corners.expand(len(windows), 4, 2), invert(windows))
-    ends = torch.cat([places.amin(dim=1), places.amax(dim=1)], dim=1).clamp(-1, 1)
-    return windows_around(((ends + 1) / 2).float().numpy(), 0.0, SMALLEST).maps.to(windows.dtype)
+    corners = transform_corners(invert(windows))
+    ends = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1).clamp(-1, 1)
+    return windows_around(((ends + 1) / 2).float().numpy(), 0.0, SMALLEST).matrices.to(windows.dtype)
 
 
 def _displacements(versions: int) -> Tensor:
-    """Maps (versions, 2, 3) in frame units of a window, drawn from a seed of their own."""
+    """Matrices (versions, 2, 3) within a window, drawn from a seed of their own; the first moves nothing."""
     drawn = torch.rand(versions, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     drawn[0] = 0
     angle, zoom = TURN * drawn[:, 0], (ZOOM * drawn[:, 1]).exp()
-    # Frame units run from -1 to 1, so a share of the window is two of them.
-    return affine_maps(angle, torch.zeros_like(angle), zoom, zoom, 2 * SHIFT * drawn[:, 2:], 1.0)
+    # Normalised coordinates run from -1 to 1, so a share of the window is twice that.
+    return affine_matrices(angle, torch.zeros_like(angle), zoom, zoom, 2 * SHIFT * drawn[:, 2:], 1.0)
 
 
 def _crop(photos: Photos) -> Crop:
@@ -147,14 +143,14 @@ class Humpback3rdConfig(ArcFaceRecipeConfig):
 
 
 class HalfAligned(ArcFace):
-    """`arcface` on aligned photos, of which it sees half upright while it learns, and both when it embeds."""
+    """`arcface` on photos that are aligned or upright in each epoch, and embedded in views of both kinds."""
 
     def __init__(self, config: ArcFaceConfig, versions: int) -> None:
         super().__init__(config)
         self.versions = versions
 
     def to_learn_from(self, known: LabelledPhotos) -> tuple[Photos, Sampler | None]:
-        """Photos of both kinds, and in each epoch one of the two, drawn anew."""
+        """The photos of both kinds, and a sampler that draws one of the two anew in each epoch."""
         seen, _ = super().to_learn_from(aligned_and_upright(known))
         # Rows are sides (mirrored or not) of kinds (aligned, upright) of photos.
         kinds = np.arange(len(seen)).reshape(-1, 2, len(known)).swapaxes(1, 2).reshape(-1, 2)
@@ -163,11 +159,11 @@ class HalfAligned(ArcFace):
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1: the trimmed mean of each photo's views."""
         views = [ArcFace.embed(self, view) for view in views_of(photos, self.versions)]
-        return np.stack([robust_centre(of_one) for of_one in np.stack(views, axis=1)])
+        return np.stack([robust_centre(of_photo) for of_photo in np.stack(views, axis=1)])
 
 
 class Humpback3rd(Ensemble):
-    """ArcFace without pooling on flukes half aligned; the mean cosine of its networks, if there are more."""
+    """ArcFace without pooling on flukes aligned in half of the epochs; the mean cosine of its networks."""
 
     name = "humpback-3rd"
     summary = "recipe: half aligned by landmarks, flattened DenseNet121, ArcFace, flip identities, 24 views"

@@ -11,8 +11,6 @@ no column among the scores: what its class takes is missing from the probabiliti
 harness's threshold does the rest, where the author's class came first for nine photos in ten. In the first
 stage everything is trained at once, the network more slowly than the classifier, with one cosine instead of
 restarts (`schedule.cycles` has them in the second); larger batches than four. Valid photos are not augmented.
-
-What a classifier tells apart in one stage of its training: some individuals, or all and *new* ones.
 """
 
 from __future__ import annotations
@@ -31,60 +29,60 @@ from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.losses.margins import SoftmaxLoss
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.parts.training.samplers import Oversampled
+from whalebench.methods.parts.training.samplers import OversamplingSampler
 from whalebench.methods.parts.training.trainer import train_network
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
 
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """The photos of a stage, and which class each label is."""
+    """The photos of a stage of the training, and the class of each label."""
 
     photos: LabelledPhotos
-    """Labelled as they were: through a lens they could not be labelled anew."""
-    places: NDArray[np.int64]
-    """(identities + 1,) the class of each identity, and last that of UNKNOWN, which is -1; -1 for none."""
+    """With their labels of before: photos behind a lens cannot be labelled anew."""
+    class_of: NDArray[np.int64]
+    """(identities + 1,): the class of each identity and, at -1, that of UNKNOWN; -1 for none."""
 
     @property
     def count(self) -> int:
-        """How many classes there are."""
-        return int(self.places.max()) + 1
+        """The number of classes."""
+        return int(self.class_of.max()) + 1
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class (photos,) of each photo."""
-        return self.places[self.photos.labels]
+        return self.class_of[self.photos.labels]
 
     def of(self, labels: Tensor | None) -> Tensor:
         """The classes of labels, both (photos,)."""
         assert labels is not None
-        return torch.from_numpy(self.places).to(labels.device)[labels]
+        return torch.from_numpy(self.class_of).to(labels.device)[labels]
 
     def over_identities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (photos, identities) from those of classes; identities without one score less than all."""
-        known = self.places[:-1] >= 0
+        """Scores (photos, identities) from those of classes; identities without a class score below all."""
+        known = self.class_of[:-1] >= 0
         every = np.full((len(scores), len(known)), scores.min() - 1, np.float32)
-        every[:, known] = scores[:, self.places[:-1][known]]
+        every[:, known] = scores[:, self.class_of[:-1][known]]
         return every
 
 
 def frequent_classes(train: LabelledPhotos, at_least: int) -> Classes:
-    """The individuals with so many photos, in their order, and their photos."""
+    """The individuals with at least so many photos as classes, in their order, and their photos."""
     labels, identities = train.labels, len(train.identities)
     photos = np.bincount(labels[labels != UNKNOWN], minlength=identities)
     frequent = np.flatnonzero(photos >= at_least)
-    places = np.full(identities + 1, -1, np.int64)
-    places[frequent] = np.arange(len(frequent))
-    return Classes(train.select(np.flatnonzero(np.isin(labels, frequent))).labelled(), places)
+    class_of = np.full(identities + 1, -1, np.int64)
+    class_of[frequent] = np.arange(len(frequent))
+    return Classes(train.select(np.flatnonzero(np.isin(labels, frequent))).labelled(), class_of)
 
 
 def all_classes(train: LabelledPhotos, *, new_class: bool) -> Classes:
-    """All individuals, and behind them the *new* ones as one class, if asked for and if there are any."""
+    """All individuals as classes and, with new_class, the *new* ones as one more, if there are any."""
     new = new_class and bool((train.labels == UNKNOWN).any())
-    places = np.arange(len(train.identities) + 1)
+    class_of = np.arange(len(train.identities) + 1)
     if not new:
-        places[-1] = -1
-    return Classes((train if new else train.known()).labelled(), places)
+        class_of[-1] = -1
+    return Classes((train if new else train.known()).labelled(), class_of)
 
 
 NEW = "new"
@@ -139,17 +137,17 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
 
 
 class FreezableBackbone(PooledBackbone):
-    """Backbone and pooling that may stop learning; then batch normalisation keeps its statistics."""
+    """Backbone and pooling that can be frozen, the statistics of batch normalisation included."""
 
     frozen = False
 
     def freeze(self) -> None:
-        """Leaves all weights as they are from now on."""
+        """Stops the learning of all weights and statistics."""
         self.frozen = True
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> FreezableBackbone:
-        """Training mode, unless frozen."""
+        """Sets training mode, unless frozen."""
         super().train(mode and not self.frozen)
         return self
 
@@ -214,5 +212,5 @@ class PlaygroundResnet18(Softmax):
             validate,
             target=lambda batch: classes.of(batch.labels),
             artefact=artefact,
-            sampler=Oversampled(classes.labels, self.config.at_least, config.batch_size),
+            sampler=OversamplingSampler(classes.labels, self.config.at_least, config.batch_size),
         )

@@ -1,4 +1,4 @@
-"""`pseudo`: any method, taught once more by what it is sure of on test photos, in two halves."""
+"""`pseudo`: any method, trained again with pseudo-labels of the test photos it is sure of, in two halves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, MethodConfig, Value
 from whalebench.methods.parts.pipeline import Pipeline, build_method
-from whalebench.methods.parts.training.samplers import mixed
+from whalebench.methods.parts.training.samplers import with_pseudo_labels
 from whalebench.methods.registry import configure_inner
 
 HALVES = ("half_a", "half_b")
@@ -42,8 +42,10 @@ class PseudoConfig(MethodConfig):
             return given
         of = given.get("of", cls.model_fields["of"].default)
         inner = configure_inner(str(of), str(given.get("of_settings", "")))
-        own = {name: str(value) for name in MethodConfig.model_fields if (value := getattr(inner, name))}
-        return own | dict(given)
+        inherited = {
+            name: str(value) for name in MethodConfig.model_fields if (value := getattr(inner, name))
+        }
+        return inherited | dict(given)
 
     @model_validator(mode="after")
     def _one_method_within(self) -> Self:
@@ -51,10 +53,10 @@ class PseudoConfig(MethodConfig):
         if isinstance(inner, PseudoConfig):
             raise ValueError("of=pseudo would guess the guesses; set another method, as of=arcface")
         for name in MethodConfig.model_fields:
-            own, within = getattr(self, name), getattr(inner, name)
-            if own != within:
+            value, within = getattr(self, name), getattr(inner, name)
+            if value != within:
                 raise ValueError(
-                    f"{name}={own} is not the {name}={within} of {self.of}; set of_settings={name}={own}"
+                    f"{name}={value} is not the {name}={within} of {self.of}; set of_settings={name}={value}"
                 )
         return self
 
@@ -67,7 +69,7 @@ class PseudoConfig(MethodConfig):
         return self.inner().sees_annotations()
 
     def track(self) -> str:
-        """As for the method that learns; epochs are as long, but there are three trainings."""
+        """The track of the method that learns, and its three trainings; epochs are as long as in one."""
         return f"{self.inner().track()}; trained three times, twice with pseudo-labels of test photos"
 
 
@@ -101,21 +103,21 @@ class Pseudo(Method):
         """By half, the digests of its photos."""
 
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
-        """What the method that learns lacks."""
+        """What the photos lack for the method that learns."""
         return self.first.missing_requirement(train, queries)
 
     def sizes(self) -> tuple[Size, ...]:
-        """Those of the method that learns."""
+        """The sizes of the method that learns."""
         return self.first.sizes()
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
-        """The method learns from train as it is."""
+        """Has the method learn from train alone."""
         self.train, self.valid = train, valid
         self.models, self.learned = {}, {}
         self.first.learn(train, valid, harness)
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
-        """Guesses the labels of photos, and has a new model learn from each half of the confident ones."""
+        """Has a new model learn from train and each half of the photos with a confident pseudo-label."""
         harness.stage("pseudo-labels")
         guessed = self._guesses(unlabelled, harness)
         halves = dict(zip(HALVES, two_halves(guessed, harness.seed), strict=True))
@@ -132,22 +134,22 @@ class Pseudo(Method):
         assert self.train is not None
         for name, half in halves.items():
             model = self._fresh()
-            view = mixed(self.train, half, self.config.share)
+            view = with_pseudo_labels(self.train, half, self.config.share)
             with harness.scope(name):
                 model.learn(view, self.valid, harness)
             self.models[name], self.learned[name] = model, half.digests
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
-        """The mean (photos, identities) of both models' scores; of what one has learned the other's alone."""
+        """The mean (photos, identities) of the scores of those of both models that did not learn a photo."""
         if not self.models:
             return self.first.score(photos)
         scores = np.stack([model.score(photos) for model in self.models.values()])
         learned = [set(self.learned[name]) for name in self.models]
-        may = np.array([[digest not in own for digest in photos.digests] for own in learned])[:, :, None]
-        return np.asarray(np.where(may, scores, 0).sum(axis=0) / may.sum(axis=0), np.float32)
+        unseen = np.array([[digest not in half for digest in photos.digests] for half in learned])[:, :, None]
+        return np.asarray(np.where(unseen, scores, 0).sum(axis=0) / unseen.sum(axis=0), np.float32)
 
     def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
-        """The scores of the method before it saw a test photo; nothing once restored, or if it never did."""
+        """The scores before anything was learned from test photos; none after a restore."""
         if self.train is None or not self.models:
             return {}
         return {"without pseudo-labels": self.first.score(photos)}
@@ -184,7 +186,7 @@ class Pseudo(Method):
         return build_method(self.config.of, self.config.inner())
 
     def _guesses(self, unlabelled: Photos, harness: Harness) -> LabelledPhotos:
-        """The photos whose best candidate is probable enough, labelled as of that individual."""
+        """The photos whose first candidate is probable enough, with that individual as their label."""
         # Valid is scored as test is, so that its temperature and threshold are theirs.
         valid = self.valid.unlabelled() if self.config.sees_annotations() else self.valid.bare()
         scores = self.first.score(unlabelled)
@@ -194,9 +196,9 @@ class Pseudo(Method):
 
 
 def two_halves(guessed: LabelledPhotos, seed: int) -> tuple[LabelledPhotos, LabelledPhotos]:
-    """Labelled photos in two halves drawn by the seed, those of each individual dealt to both by turns.
+    """Labelled photos in two random halves by the seed, those of each individual in equal parts.
 
-    Equal photos stay together. More is not known of bare photos: those of one encounter may be parted.
+    Equal photos stay together. As nothing more is known of bare photos, an encounter may be split.
     """
     digests, first, which = np.unique(guessed.digests, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(digests))

@@ -83,12 +83,12 @@ class SiameseConfig(EmbedderConfig):
         return super().cycle_gallery() if self.form == "contrastive" else None
 
     def assigns(self) -> bool:
-        """Whether pairs of two individuals are assigned."""
+        """Whether pairs of two individuals are assigned by similarity."""
         return (self.negatives or ("assigned" if self.form == "pair_head" else "random")) == "assigned"
 
 
 class Siamese(EmbeddingMethod):
-    """Pairs, half of one individual and half of two; scores by the nearest, or best matching, photo."""
+    """Learns from pairs of one and of two individuals; scores by the nearest or best matching photo."""
 
     name = "siamese"
     summary = "learned from pairs: contrastive loss, or a head that compares two photos"
@@ -97,7 +97,7 @@ class Siamese(EmbeddingMethod):
     config: SiameseConfig
 
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
-        """Pairs of one kind or the other, where train has none."""
+        """What train lacks for pairs of both kinds: two individuals, or two photos of one."""
         del queries
         individuals = len(np.unique(train.known().labels))
         if individuals < 2:
@@ -116,7 +116,7 @@ class Siamese(EmbeddingMethod):
 
         def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32]:
             self.network, self.loss = network, loss
-            similarity.take(self._fill(known), loss)
+            similarity.update(self._fill(known), loss)
             sampler.refresh()
             return self.score(valid)
 
@@ -143,8 +143,10 @@ class Siamese(EmbeddingMethod):
         )
 
     def features(self, photos: Photos) -> NDArray[np.float32]:
-        """What photos are compared by, (photos, dimensions): embeddings, or for the pair head the network's
-        output as it is, the mean of all looks at each photo."""
+        """Features (photos, dimensions) by which photos are compared.
+
+        They are embeddings or, for the pair head, the mean of the network's output over sizes and sides.
+        """
         if self.config.form == "contrastive":
             return self.embed(photos)
         sizes = {self.config.size, self.config.second_size or self.config.size}
@@ -154,7 +156,7 @@ class Siamese(EmbeddingMethod):
         return mean
 
     def fill_gallery(self, known: LabelledPhotos, harness: Harness) -> None:
-        """Takes the labelled photos of known individuals as the gallery, a stage of its own."""
+        """Fills the gallery with the labelled photos of known individuals, in a stage of its own."""
         harness.stage("gallery")
         harness.fitted("gallery", known)
         self._fill(known)
@@ -183,7 +185,7 @@ class Siamese(EmbeddingMethod):
         )
 
     def _fill(self, known: LabelledPhotos) -> NDArray[np.float32]:
-        """The features of the gallery's photos, by the very path that scores test."""
+        """Fills the gallery by the very path that scores test, and gives its features."""
         features = self.features(known)
         self.gallery.fill(features, known.labels, len(known.identities))
         return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import numpy as np
 import torch
@@ -11,41 +11,29 @@ from pydantic import Field, model_validator
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
-from whalebench.methods.method import Components, FieldValue, Harness, Method, MethodConfig, Search
+from whalebench.methods.method import Components, FieldValue, Harness, Method, MethodConfig
 from whalebench.methods.parts.keypoints import (
-    Motion,
+    MatchingConfig,
     PairGallery,
-    hours_of,
-    photos_of,
-    reordered,
+    estimate_hours,
+    find_all_keypoints,
     require_lightglue,
     require_opencv,
-    shortlisted,
+    rerank,
+    shortlist_mask,
 )
 from whalebench.methods.parts.pipeline import NetworkMethodConfig, build_method
-from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.config import ScheduleConfig, TrainingConfig
 from whalebench.methods.registry import configure_inner
 
 
-class SiftConfig(NetworkMethodConfig):
-    """Fields of `sift`; those on training are only for what finds a crop."""
+class SiftConfig(MatchingConfig, NetworkMethodConfig):
+    """Fields of `sift`; it trains no network: epochs and the like have no effect, but a finder's own.
 
-    size: PhotoSize = (256, 384)
-    """Height x width in pixels in which key points are looked for."""
-    keypoints: Annotated[int, Field(ge=8, le=10000)] = 500
-    """Most key points of a photo, the most distinct ones."""
-    contrast: Annotated[float, Field(gt=0, lt=1), Search(0.005, 0.04, log=True)] = 0.02
-    """Least contrast of a key point, as OpenCV has it; half of its default, for animals under water."""
-    matcher: Literal["ratio", "lightglue"] = "ratio"
-    """ratio: Lowe's test on RootSIFT; lightglue: a learned matcher, an extra, hundreds of times slower."""
-    ratio: Annotated[float, Field(gt=0, le=1), Search(0.6, 0.95)] = 0.8
-    """How much nearer than the second nearest key point the nearest has to be."""
-    mutual: bool = True
-    """Whether two key points have to be each other's nearest."""
-    motion: Motion = "similarity"
-    """What may lie between two photos: turn, scale and shift (similarity), or a tilted plane (homography)."""
-    tolerance: Annotated[float, Field(gt=0), Search(2.0, 20.0, log=True)] = 8.0
-    """By how many pixels a key point may miss its partner: animals bend."""
+    They are there because every method that crops has them; those of the finder begin with localizer, aligner
+    or segmenter and a dot.
+    """
+
     by: str = ""
     """Another method, learned in the same run, whose best individuals are re-ordered; unless given, every
     photo is compared with every one of the gallery."""
@@ -81,15 +69,13 @@ class SiftConfig(NetworkMethodConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """Its own fields, and the finder's where there is one: no network is trained for key points."""
+        """The fields of key points, and of the finder where there is one."""
         unused = TrainingConfig.model_fields
         return {name: start for name, start in super().tunable().items() if name not in unused}
 
     def inner(self) -> MethodConfig | None:
         """The configuration of the other method."""
-        if not self.by:
-            return None
-        return configure_inner(self.by, self.by_settings)
+        return configure_inner(self.by, self.by_settings) if self.by else None
 
     def sees_annotations(self) -> bool:
         """Whether it or the other method is an oracle."""
@@ -133,7 +119,7 @@ class Sift(Method):
         pairs = len(queries) * gallery
         if self.by is not None:
             pairs = min(pairs, round(pairs * self.config.shortlist / max(1, len(train.identities))))
-        hours = hours_of(pairs, self.config.keypoints, self.config.matcher)
+        hours = estimate_hours(pairs, self.config.keypoints, self.config.matcher)
         if hours > self.config.hours:
             raise WhalebenchError(
                 f"sift would compare {pairs:,} pairs of photos ({len(queries):,} test photos with up to "
@@ -154,23 +140,24 @@ class Sift(Method):
         known = train.known()
         harness.fitted("keypoints", known)
         self.gallery = PairGallery(self.config, harness.device)
-        self.gallery.fill(photos_of(known, self.config), known.labels)
+        self.gallery.fill(find_all_keypoints(known, self.config), known.labels)
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
-        """The other method's affair."""
+        """Lets the other method adapt, if there is one."""
         if self.by is not None:
             self.by.adapt(unlabelled, harness)
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
-        """Inliers (photos, identities) of each one's best photo; behind another method see `reordered`."""
-        first = None if self.by is None else self.by.score(photos)
-        shape = (len(photos), len(photos.identities))
-        wanted = np.ones(shape, np.bool_) if first is None else shortlisted(first, self.config.shortlist)
-        inliers = self.gallery.inliers(photos_of(photos, self.config), wanted)
-        return inliers if first is None else reordered(first, inliers, wanted)
+        """Inliers (photos, identities) with the best photo of each; behind another method see `rerank`."""
+        keypoints = find_all_keypoints(photos, self.config)
+        if self.by is None:
+            return self.gallery.inliers(keypoints, np.ones((len(photos), len(photos.identities)), np.bool_))
+        scores = self.by.score(photos)
+        shortlist = shortlist_mask(scores, self.config.shortlist)
+        return rerank(scores, self.gallery.inliers(keypoints, shortlist), shortlist)
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
-        """Those of the other method."""
+        """The embeddings of the other method, if there is one."""
         return None if self.by is None else self.by.embed(photos)
 
     def components(self) -> Components:

@@ -36,7 +36,7 @@ class SoftmaxConfig(NetworkMethodConfig):
 
 
 class PooledBackbone(nn.Module):
-    """Backbone and pooling."""
+    """A backbone followed by its pooling."""
 
     def __init__(self, config: SoftmaxConfig) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """`stn`: a spatial transformer in front of the classifier, free or taught by annotated windows first.
 
-A spatial transformer (Jaderberg et al., 2015): a network that chooses its own window of the photo.
+The transformer (Jaderberg et al., 2015) is a network that chooses the window in which the classifier sees the
+photo. The window is an affine matrix from the window to the whole photo, both in normalised coordinates.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, FieldValue, Harness, Located, Search, attribute
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.aligner import Aligner
 from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork
 from whalebench.methods.parts.crops.localizer import Localizer
-from whalebench.methods.parts.geometry import invert, move, to_frame_units
+from whalebench.methods.parts.geometry import (
+    CORNERS,
+    invert,
+    normalised_landmarks,
+    transform_corners,
+    transform_points,
+)
 from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
 from whalebench.methods.parts.training.trainer import predict, train_network
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
 
-CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
-"""Of a window in its own frame units."""
 ANCHORS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
 """Three points that fix a window: its middle, and the middles of its right and its lower side."""
 REACH = 2.0
@@ -44,7 +49,7 @@ class TransformerConfig(PositionConfig):
     """Passes over the annotated training photos, before it learns together with the classifier."""
 
     def augmentation(self) -> Augmentation:
-        """How photos are changed in these passes: as configured, but nothing hidden."""
+        """The augmentation in these passes: as configured, but nothing is erased."""
         return replace(super().augmentation(), erase=0.0)
 
 
@@ -57,7 +62,7 @@ class WindowNetwork(PositionNetwork):
             nn.init.zeros_(parameter)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Maps (photos, 2, 3), float32, from the window to the whole photo, both in frame units."""
+        """Matrices (photos, 2, 3), float32, from the window to the whole photo."""
         moved = REACH * torch.tanh(super().forward(pixels) / REACH)
         middle, right, lower = (moved + moved.new_tensor(ANCHORS)).unbind(1)
         return torch.stack([right - middle, lower - middle, middle], dim=2)
@@ -72,10 +77,10 @@ class SpatialTransformer(nn.Module):
         self.choice = WindowNetwork(config)
         self.look, self.source, self.size = config.size, source, size
 
-    def maps(self, pixels: Tensor) -> Tensor:
-        """Maps (photos, 2, 3) from the window to the whole photo, of pixels (photos, 3, height, width)."""
-        maps: Tensor = self.choice(cell_means(pixels, self.look))
-        return maps.float()
+    def matrices(self, pixels: Tensor) -> Tensor:
+        """Matrices (photos, 2, 3) from windows to whole photos, of pixels (photos, 3, height, width)."""
+        matrices: Tensor = self.choice(cell_means(pixels, self.look))
+        return matrices.float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Windows (photos, 3, height, width) of pixels (photos, 3, height, width), smaller than these."""
@@ -83,37 +88,35 @@ class SpatialTransformer(nn.Module):
             max(1, round(side * size / source))
             for side, size, source in zip(pixels.shape[-2:], self.size, self.source, strict=True)
         ]
-        maps = self.maps(pixels)
+        matrices = self.matrices(pixels)
         with torch.autocast(pixels.device.type, enabled=False):  # bf16 would miss by whole pixels
-            grid = F.affine_grid(maps, [len(pixels), 1, *smaller], align_corners=False)
+            grid = F.affine_grid(matrices, [len(pixels), 1, *smaller], align_corners=False)
         return F.grid_sample(pixels, grid, "bilinear", "reflection", align_corners=False)
 
 
 class WindowRegression(nn.Module):
-    """How far the corners of windows are from where they should be."""
+    """The distance of the corners of windows from where they should be."""
 
-    def forward(self, maps: Tensor, corners: Tensor) -> Tensor:
-        """Mean smooth-L1 loss of maps (photos, 2, 3) under corners (photos, 4, 2) in frame units."""
-        own = maps.new_tensor(CORNERS).expand(len(maps), -1, -1)
-        return F.smooth_l1_loss(move(own, maps), corners, beta=0.1)
+    def forward(self, matrices: Tensor, corners: Tensor) -> Tensor:
+        """Mean smooth-L1 loss of matrices (photos, 2, 3) against corners (photos, 4, 2)."""
+        return F.smooth_l1_loss(transform_corners(matrices), corners, beta=0.1)
 
 
 def annotated_windows(finder: Finder, train: Photos) -> Photos:
     """The photos whose annotation gives the finder a window, with the window's corners as their landmarks.
 
-    As landmarks they are moved by augmentation with the pixels.
+    Augmentation moves landmarks with the pixels, so the corners stay right.
     """
     annotated = train.select(np.flatnonzero(finder.annotated(train)))
     if not len(annotated) or annotated.annotations is None:
         return annotated
     finder.prepare(annotated)
     windows = finder.windows(finder.read(annotated), annotated)
-    own = torch.tensor(CORNERS, dtype=windows.maps.dtype).expand(len(annotated), -1, -1)
     corners = np.full((len(annotated.annotations.boxes), len(CORNERS), 2), np.nan, np.float32)
-    corners[annotated.rows] = (move(own, invert(windows.maps)).numpy() + 1) / 2
+    corners[annotated.rows] = (transform_corners(invert(windows.matrices)).numpy() + 1) / 2
     names = tuple(f"corner {number}" for number in range(len(CORNERS)))
-    shown = replace(annotated.annotations, landmarks=corners, landmark_names=names)
-    return replace(annotated, annotations=shown).select(np.flatnonzero(~windows.fallback))
+    annotations = replace(annotated.annotations, landmarks=corners, landmark_names=names)
+    return replace(annotated, annotations=annotations).select(np.flatnonzero(~windows.fallback))
 
 
 def learn_windows(config: TransformerConfig, windows: Photos, harness: Harness) -> WindowNetwork:
@@ -125,16 +128,10 @@ def learn_windows(config: TransformerConfig, windows: Photos, harness: Harness) 
         config,
         harness,
         lambda network, loss: None,
-        target=_corners,
+        target=normalised_landmarks,
         artefact="transformer",
     )
     return network
-
-
-def _corners(batch: Batch) -> Tensor:
-    corners = to_frame_units(batch).landmarks
-    assert corners is not None
-    return corners
 
 
 Start = Literal["free", "landmarks", "boxes"]
@@ -143,7 +140,7 @@ PLACES = "places"
 
 
 class StnConfig(SoftmaxConfig):
-    """Fields of `stn`: those of `softmax`, the transformer's network, and what it starts from."""
+    """Fields of `stn`: those of `softmax`, and the transformer's."""
 
     after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"transformer": {"epochs": 0}}
 
@@ -248,16 +245,17 @@ class Stn(Softmax):
         super().learn(train, valid, harness)
 
     def locate(self, photos: Photos) -> Located | None:
-        """Landmarks where their places in the window are in the photo, if it started from landmarks."""
+        """Where the landmarks' places in the window lie in the photo, if it started from landmarks."""
         if self.places is None:
             return None
 
-        def maps(pixels: Tensor) -> Tensor:
-            return self.network.transformer.maps(pixels).flatten(1)
+        def flat_matrices(pixels: Tensor) -> Tensor:
+            return self.network.transformer.matrices(pixels).flatten(1)
 
-        found = torch.from_numpy(predict(maps, photos, self.config, self.device)).double().reshape(-1, 2, 3)
-        places = (2 * self.places - 1).expand(len(found), -1, -1)
-        return Located(landmarks=((move(places, found) + 1) / 2).float().numpy())
+        flat = predict(flat_matrices, photos, self.config, self.device)
+        matrices = torch.from_numpy(flat).double().reshape(-1, 2, 3)
+        places = (2 * self.places - 1).expand(len(matrices), -1, -1)
+        return Located(landmarks=((transform_points(places, matrices) + 1) / 2).float().numpy())
 
     def components(self) -> Components:
         """Transformer, network and classifier, and where landmarks belong."""

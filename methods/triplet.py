@@ -43,9 +43,9 @@ class TripletConfig(EmbedderConfig, MetricLossConfig):
 
     def track(self) -> str:
         """The track of the network; photos drawn again, or left out, make another one."""
-        seen = ", photos drawn again" if self.fill or self.singles == "repeat" else ""
-        left = ", individuals with one photo left out" if self.singles == "leave_out" else ""
-        return super().track() + seen + left
+        again = ", photos drawn again" if self.fill or self.singles == "repeat" else ""
+        left_out = ", individuals with one photo left out" if self.singles == "leave_out" else ""
+        return super().track() + again + left_out
 
 
 class Triplet(EmbeddingMethod):
@@ -58,7 +58,7 @@ class Triplet(EmbeddingMethod):
     config: TripletConfig
 
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
-        """Two photos of one individual, where train has them nowhere and none is to be repeated."""
+        """What train lacks: two photos of one individual, unless single photos are repeated."""
         del queries
         labels = train.known().labels
         alone = len(np.unique(labels)) == len(labels)

@@ -172,6 +172,13 @@ def test_parts_import_downwards() -> None:
                 assert floors[other] < floors[own], f"{file.name} imports {name}"
 
 
+def test_parts_import_no_method() -> None:
+    methods = {module_name(file) for file in (ROOT / "methods").glob("*.py")}
+    methods -= {f"whalebench.methods{name}" for name in ("", ".method", ".registry")}
+    for file in (ROOT / "methods" / "parts").rglob("*.py"):
+        assert methods.isdisjoint(imports(ast.parse(file.read_text(encoding="utf-8")))), file.name
+
+
 def test_reports_never_import_torch(tmp_path: Path) -> None:
     modules = sorted(module_name(file) for file in (ROOT / "reports").rglob("*.py"))
     assert len(modules) > 5

@@ -20,7 +20,7 @@ from whalebench.methods.parts.crops.aligner import FLUKE, RIGHT_WHALE, Aligner, 
 from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow
 from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, annotated_values, whole_where
 from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, LocalizerConfig
-from whalebench.methods.parts.geometry import box_windows, identity_maps, move
+from whalebench.methods.parts.geometry import crop_matrices, transform_points
 from whalebench.methods.parts.pipeline import CropName, Pipeline, build_method
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.softmax import SoftmaxConfig
@@ -62,7 +62,7 @@ def photos(tmp_path: Path) -> Photos:
 
 def box_crop(photos: Photos) -> Crop:
     boxes = torch.from_numpy(annotated_values(photos, "boxes")).double() * 2 - 1
-    return Crop(box_windows(boxes), (HEIGHT, WIDTH))
+    return Crop(crop_matrices(boxes), (HEIGHT, WIDTH))
 
 
 def test_a_crop_shows_the_box_and_nothing_else(photos: Photos) -> None:
@@ -89,14 +89,14 @@ def test_a_crop_follows_its_photos(photos: Photos) -> None:
 
 
 def test_the_whole_photo_as_a_window_is_the_photo(photos: Photos) -> None:
-    seen = photos.through(Crop(identity_maps(COUNT), (HEIGHT, WIDTH)))
+    seen = photos.through(Crop(torch.eye(2, 3).double().repeat(COUNT, 1, 1), (HEIGHT, WIDTH)))
     assert torch.allclose(
         seen.batch([2], (HEIGHT, WIDTH)).pixels, photos.batch([2], (HEIGHT, WIDTH)).pixels, atol=1e-5
     )
 
 
 def test_a_photos_crop_does_not_depend_on_its_batch(photos: Photos) -> None:
-    seen = photos.through(Crop(identity_maps(COUNT), (HEIGHT, WIDTH)))
+    seen = photos.through(Crop(torch.eye(2, 3).double().repeat(COUNT, 1, 1), (HEIGHT, WIDTH)))
     together, alone = seen.batch(range(COUNT), (10, 15)), seen.batch([4], (10, 15))
     assert torch.equal(together.pixels[4:5], alone.pixels)
 
@@ -105,7 +105,11 @@ def test_many_pixels_into_one_are_averaged(photos: Photos) -> None:
     """A checkerboard of single pixels is grey from afar, not black or white."""
     board = np.indices((HEIGHT, WIDTH)).sum(axis=0) % 2 * 255
     Image.fromarray(np.repeat(board[..., None], 3, 2).astype(np.uint8)).save(photos.store.paths[0])
-    seen = photos.through(Crop(identity_maps(COUNT), (HEIGHT, WIDTH))).batch([0], (15, 23)).pixels
+    seen = (
+        photos.through(Crop(torch.eye(2, 3).double().repeat(COUNT, 1, 1), (HEIGHT, WIDTH)))
+        .batch([0], (15, 23))
+        .pixels
+    )
     assert float((seen - 0.5).abs().max()) < 0.1
 
 
@@ -113,7 +117,7 @@ def test_many_pixels_into_one_are_averaged(photos: Photos) -> None:
 def test_the_background_by_mask(photos: Photos, background: str) -> None:
     masks = np.zeros((COUNT, HEIGHT, WIDTH), np.uint8)
     masks[:, :, : WIDTH // 2] = 255
-    whole = identity_maps(COUNT)
+    whole = torch.eye(2, 3).double().repeat(COUNT, 1, 1)
     crop = Crop(whole, (HEIGHT, WIDTH), masks, background, mask_channel=True)  # type: ignore[arg-type]
     plain, seen = (each.batch([3], (HEIGHT, WIDTH)).pixels for each in (photos, photos.through(crop)))
     inside, outside = np.s_[:, :3, :, : WIDTH // 2 - 2], np.s_[:, :3, :, WIDTH // 2 + 2 :]
@@ -132,9 +136,9 @@ def test_a_localizers_window_has_its_margin_and_falls_back(photos: Photos) -> No
     boxes = np.array([[0.25, 0.25, 0.75, 0.5], [0.5, 0.5, 0.51, 0.9], [np.nan] * 4], np.float32)
     windows = localizer.windows(Located(boxes=boxes), photos.select([0, 1, 2]))
     assert windows.fallback.tolist() == [False, True, True]
-    corners = move(torch.tensor([[[-1.0, -0.75], [1.0, 0.25]]]).double(), windows.maps[:1])
+    corners = transform_points(torch.tensor([[[-1.0, -0.75], [1.0, 0.25]]]).double(), windows.matrices[:1])
     assert torch.allclose(corners, torch.tensor([[[-1.0, -1.0], [1.0, 1.0]]]).double())
-    assert torch.equal(windows.maps[1:], identity_maps(2))
+    assert torch.equal(windows.matrices[1:], torch.eye(2, 3).double().repeat(2, 1, 1))
 
 
 def test_generalised_iou_agrees_with_its_definition() -> None:
@@ -159,8 +163,8 @@ def test_right_whale_landmarks_land_where_they_belong(width: int, height: int, d
     reference = build_reference(
         "auto", ("bonnet", "blowhead"), points.float().numpy(), shapes, aspect=None, fit="auto"
     )
-    maps = reference.maps(points, torch.from_numpy(shapes).double())
-    seen = (move(2 * points - 1, maps)[0] + 1) / 2 * torch.tensor([256.0, 256.0])
+    maps = reference.matrices(points, torch.from_numpy(shapes).double())
+    seen = (transform_points(2 * points - 1, maps)[0] + 1) / 2 * torch.tensor([256.0, 256.0])
     wanted = torch.tensor([RIGHT_WHALE["bonnet"], RIGHT_WHALE["blowhead"]]) * 256
     assert float((seen - wanted).abs().max()) < 0.5
     # The window is 2d x d in pixels of the photo, whatever its aspect.
@@ -177,8 +181,8 @@ def test_four_landmarks_land_on_the_published_points_of_a_fluke() -> None:
     seen = places * torch.tensor([0.4, 0.3]) + torch.tensor([0.35, 0.5])  # a small fluke, low in the photo
     shapes = np.array([[300, 400]])
     reference = build_reference("auto", names, seen[None].float().numpy(), shapes, aspect=None, fit="auto")
-    maps = reference.maps(seen[None], torch.from_numpy(shapes).double())
-    assert float((move(2 * seen[None] - 1, maps)[0] - (2 * places - 1)).abs().max()) * 160 < 0.5
+    maps = reference.matrices(seen[None], torch.from_numpy(shapes).double())
+    assert float((transform_points(2 * seen[None] - 1, maps)[0] - (2 * places - 1)).abs().max()) * 160 < 0.5
 
 
 def test_landmarks_nobody_published_are_aligned_to_their_mean_shape() -> None:
@@ -192,8 +196,8 @@ def test_landmarks_nobody_published_are_aligned_to_their_mean_shape() -> None:
     landmarks = np.array(turned, np.float32)
     shapes = np.full((8, 2), 300)
     reference = build_reference("auto", ("a", "b", "c"), landmarks, shapes, aspect=None, fit="similarity")
-    maps = reference.maps(torch.from_numpy(landmarks).double(), torch.from_numpy(shapes).double())
-    seen = move(2 * torch.from_numpy(landmarks).double() - 1, maps)
+    maps = reference.matrices(torch.from_numpy(landmarks).double(), torch.from_numpy(shapes).double())
+    seen = transform_points(2 * torch.from_numpy(landmarks).double() - 1, maps)
     assert float((seen - (2 * reference.places - 1)).abs().max()) < 1e-3
     assert float(reference.places.min()) == pytest.approx(0.15)
     assert float(reference.places.max()) == pytest.approx(0.85)
@@ -250,7 +254,7 @@ def test_a_window_mostly_outside_the_photo_is_not_used(photos: Photos) -> None:
     )
     windows = aligner.windows(Located(landmarks=landmarks), photos.select([0, 1, 2, 3]))
     assert windows.fallback.tolist() == [False, True, True, True]
-    assert torch.equal(windows.maps[1:], identity_maps(3))
+    assert torch.equal(windows.matrices[1:], torch.eye(2, 3).double().repeat(3, 1, 1))
 
 
 # A method behind a crop
@@ -303,7 +307,7 @@ class Guess(Finder):
         assert located.boxes is not None
         boxes = torch.from_numpy(located.boxes).double() * 2 - 1
         bad = boxes.isnan().any(dim=1)
-        return whole_where(bad.numpy(), box_windows(torch.where(bad[:, None], 1.0, boxes) + 0.0))
+        return whole_where(bad.numpy(), crop_matrices(torch.where(bad[:, None], 1.0, boxes) + 0.0))
 
     def sizes(self) -> tuple[Size, ...]:
         return ((16, 16),)
@@ -334,7 +338,7 @@ def test_a_method_learns_from_annotated_windows_and_is_chosen_by_found_ones(phot
     assert bright(inner.train)[5] == pytest.approx(
         bright(
             photos.select([5]).through(
-                Crop(box_windows(torch.tensor([[-1.0, -1.0, 0.0, 0.0]]).double()), (HEIGHT, WIDTH))
+                Crop(crop_matrices(torch.tensor([[-1.0, -1.0, 0.0, 0.0]]).double()), (HEIGHT, WIDTH))
             )
         )[0]
     )
@@ -417,7 +421,9 @@ def test_a_fixed_window_is_that_part_of_every_photo_and_learns_nothing(photos: P
     method.learn(photos, photos, notes)
     assert "window" not in notes.lineage
     assert method.locate(photos) is None  # nobody looked, so there is nothing to hold against annotations
-    shown = photos.bare().through(Crop(finder.windows(finder.locate(photos), photos).maps, (HEIGHT, WIDTH)))
+    shown = photos.bare().through(
+        Crop(finder.windows(finder.locate(photos), photos).matrices, (HEIGHT, WIDTH))
+    )
     cut = photos.batch(range(COUNT), (HEIGHT, WIDTH)).pixels[..., 12:48, 9:45]
     # Only pixels beside an edge differ, where several are averaged into one.
     assert float((shown.batch(range(COUNT), (36, 36)).pixels - cut).abs().mean()) < 0.02
@@ -444,7 +450,7 @@ def test_photos_seen_through_another_lens_are_looked_at_anew(photos: Photos) -> 
     method.learn(photos, photos, Notes())
     plain = method.score(photos.bare())
     dark = Crop(
-        box_windows(torch.tensor([[-1.0, -1.0, -0.8, -0.8]]).double()).repeat(COUNT, 1, 1), (HEIGHT, WIDTH)
+        crop_matrices(torch.tensor([[-1.0, -1.0, -0.8, -0.8]]).double()).repeat(COUNT, 1, 1), (HEIGHT, WIDTH)
     )
     assert not np.allclose(method.score(photos.bare().through(dark)), plain)
     assert np.array_equal(method.score(replace(photos.bare())), plain)

@@ -1,4 +1,4 @@
-"""The margin softmax against a plain loop and the library, its gradients, its margins and its scale."""
+"""Softmax losses against plain loops and the library; the margins, their gradients and the scale."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from whalebench.methods.parts.losses.margins import (
     Heads,
     Margin,
     MarginLoss,
+    SoftmaxLoss,
     adacos,
     fixed_adacos,
     margins_by_size,
@@ -217,3 +218,41 @@ def test_margins_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             HeadConfig(**wrong)
+
+
+def slow_cross_entropy(logits: list[list[float]], labels: list[int], smoothing: float) -> float:
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        log_sum = math.log(sum(math.exp(logit) for logit in row))
+        for place, logit in enumerate(row):
+            target = smoothing / len(row) + (1 - smoothing) * (place == label)
+            total -= target * (logit - log_sum)
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_softmax_is_the_plain_loop(smoothing: float) -> None:
+    torch.manual_seed(0)
+    loss = SoftmaxLoss(4, 6, dropout=0.0, label_smoothing=smoothing)
+    features, labels = torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 3])
+    logits = loss.classifier(features).tolist()
+    wanted = slow_cross_entropy(logits, labels.tolist(), smoothing)
+    assert loss(features, labels).item() == pytest.approx(wanted, rel=1e-5)
+    assert torch.allclose(loss.log_probabilities(features).exp().sum(dim=1), torch.ones(5))
+    assert torch.equal(loss.log_probabilities(features).argmax(dim=1), torch.tensor(logits).argmax(dim=1))
+
+
+def test_logits_have_the_digits_of_float32_also_where_the_network_has_not() -> None:
+    torch.manual_seed(0)
+    loss, features = SoftmaxLoss(50, 8, dropout=0.0, label_smoothing=0.0), 20 * torch.randn(4, 8)
+    exact = loss.log_probabilities(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss.log_probabilities(features), exact)
+
+
+def test_softmax_drops_features_in_training_only() -> None:
+    loss = SoftmaxLoss(4, 50, dropout=0.5, label_smoothing=0.0)
+    features, labels = torch.randn(3, 50), torch.tensor([0, 1, 2])
+    assert loss(features, labels).item() != loss(features, labels).item()
+    loss.eval()
+    assert loss(features, labels).item() == loss(features, labels).item()

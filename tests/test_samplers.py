@@ -34,64 +34,38 @@ def epoch_of(sampler: PKSampler, seed: int) -> list[Any]:
     return sampler.epoch(torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sizes=SIZES, **SAMPLING)
-def test_every_photo_is_in_an_epoch_and_no_identity_is_alone(
+def test_an_epoch_has_every_photo_in_batches_of_several_identities_and_nearly_equal_size(
     sizes: list[int], identities: int, photos: int, singles: Singles, fill: bool, seed: int
 ) -> None:
     labels = labels_of(sizes, seed)
     sampler = PKSampler(labels, identities, photos, singles, fill=fill)
-    batches = epoch_of(sampler, seed)
-    alone = {int(label) for label in np.unique(labels) if (labels == label).sum() == 1}
-    assert sampler.single_identities == len(alone)
-    assert sampler.left_out == (len(alone) if singles == "leave_out" else 0)
+    batches, again = epoch_of(sampler, seed), epoch_of(sampler, seed)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    count = {int(label): int((labels == label).sum()) for label in np.unique(labels)}
+    alone = sum(number == 1 for number in count.values())
+    assert sampler.single_identities == alone
+    assert sampler.left_out == (alone if singles == "leave_out" else 0)
     assert len(batches) == sampler.steps
     seen = np.bincount(np.concatenate(batches), minlength=len(labels))
+    least = {"alone": 1, "leave_out": 0, "repeat": photos if fill else 2}[singles]
     for place, label in enumerate(labels):
-        if label not in alone:
-            assert seen[place] >= 1
-        elif singles == "leave_out":
-            assert seen[place] == 0
-        elif singles == "repeat":
-            assert seen[place] >= (photos if fill else 2)
-        else:
-            assert seen[place] >= 1
+        assert seen[place] >= (least if count[label] == 1 else 1)
+        assert seen[place] == 0 or count[label] > 1 or singles != "leave_out"
     assert min(len(np.unique(labels[batch])) for batch in batches) >= 2
-
-
-@settings(max_examples=80, deadline=None)
-@given(sizes=SIZES, **SAMPLING)
-def test_batches_are_of_nearly_equal_size_and_hold_whole_groups(
-    sizes: list[int], identities: int, photos: int, singles: Singles, fill: bool, seed: int
-) -> None:
-    labels = labels_of(sizes, seed)
-    sampler = PKSampler(labels, identities, photos, singles, fill=fill)
-    batches = epoch_of(sampler, seed)
-    # Groups are of three where K is 2 and the number odd; a lonely batch has one more.
+    # Groups are of three where K is 2 and the number odd; a batch of one identity has one group more.
     largest = max(photos, 3)
     assert max(map(len, batches)) - min(map(len, batches)) <= 2 * largest
     assert max(map(len, batches)) <= identities * photos + 2 * largest
-    for label in set(labels.tolist()) if not fill else ():
-        count = int((labels == label).sum())
-        apart = min(math.ceil(count / photos), max(count // 2, 1), sampler.steps)
-        if count > 1:
+    for label, number in count.items():
+        if number > 1 and not fill:
+            apart = min(math.ceil(number / photos), max(number // 2, 1), sampler.steps)
             assert sum(label in labels[batch] for batch in batches) >= apart
     for batch in batches:
-        for label in np.unique(labels[batch]):
-            together = int((labels[batch] == label).sum())
-            if fill and not (singles == "alone" and (labels == label).sum() == 1):
-                assert together % photos == 0
-            assert together >= 2 or (labels == label).sum() == 1
-
-
-@settings(max_examples=30, deadline=None)
-@given(sizes=SIZES, **SAMPLING)
-def test_the_generator_decides(
-    sizes: list[int], identities: int, photos: int, singles: Singles, fill: bool, seed: int
-) -> None:
-    sampler = PKSampler(labels_of(sizes, seed), identities, photos, singles, fill=fill)
-    first, again = epoch_of(sampler, seed), epoch_of(sampler, seed)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        for label, together in zip(*np.unique(labels[batch], return_counts=True), strict=True):
+            assert together >= 2 or count[label] == 1
+            assert not fill or (singles == "alone" and count[label] == 1) or together % photos == 0
 
 
 def test_another_seed_and_the_next_epoch_are_other_batches() -> None:

@@ -1,9 +1,10 @@
-"""The segmenter: its network on any encoder, masks and their boxes, and a method behind the crop."""
+"""The segmenter: its losses, its network on any encoder, masks and their boxes, and a method behind it."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
@@ -21,14 +21,18 @@ from whalebench.benchmarks.running.outcome import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located
 from whalebench.methods.parts.crops.segmenter import (
+    LEVELS,
     MaskLoss,
     MaskNetwork,
     Segmenter,
     SegmenterConfig,
     SpatialAndChannelExcitation,
+    dice_loss,
+    jaccard_steps,
+    lovasz_hinge,
     mask_boxes,
 )
-from whalebench.methods.parts.networks.backbones import build_backbone, build_encoder
+from whalebench.methods.parts.networks.backbones import build_encoder
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.registry import configure
 from whalebench.tests.notes import Notes
@@ -36,6 +40,105 @@ from whalebench.tests.notes import Notes
 HEIGHT, WIDTH, INDIVIDUALS, ENCOUNTERS, UNMASKED = 48, 64, 5, 7, 7
 SIZE = (48, 64)
 QUICK = SegmenterConfig(size=SIZE, epochs=10, batch_size=8, augment="light")
+
+
+def jaccard_loss(wrong: set[int], animal: set[int]) -> float:
+    """One minus the IoU of an animal and what is found of it when these pixels are wrong."""
+    return len(wrong) / len(animal | wrong) if animal | wrong else 0.0
+
+
+def slow_lovasz_hinge(logits: list[float], truth: list[int]) -> float:
+    """The Lovász extension by its definition: pixels become wrong one by one, the worst error first."""
+    errors = [1 - logit * (1 if said else -1) for logit, said in zip(logits, truth, strict=True)]
+    animal = {place for place, said in enumerate(truth) if said}
+    total, wrong = 0.0, set[int]()
+    for place in sorted(range(len(errors)), key=lambda place: -errors[place]):
+        before = jaccard_loss(wrong, animal)
+        wrong.add(place)
+        total += max(errors[place], 0.0) * (jaccard_loss(wrong, animal) - before)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_loss_is_the_mean_of_the_plain_loop_over_photos(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(4, 1, 5, 7, generator=rng)
+    masks = (torch.rand(4, 1, 5, 7, generator=rng) < 0.1 * (seed + 1)).float()
+    masks[0] = 0  # a photo without animal
+    slow = [
+        slow_lovasz_hinge(one.flatten().tolist(), truth.flatten().int().tolist())
+        for one, truth in zip(logits, masks, strict=True)
+    ]
+    assert lovasz_hinge(logits, masks).item() == pytest.approx(sum(slow) / len(slow), rel=1e-5)
+
+
+def test_where_every_error_is_0_or_1_the_loss_is_the_jaccard_loss_of_the_wrong_pixels() -> None:
+    for truth, wrong in product(product((0, 1), repeat=4), repeat=2):
+        animal = {place for place, said in enumerate(truth) if said}
+        mistaken = {place for place, said in enumerate(wrong) if said}
+        # A right logit has error 0 at 1 or -1, an undecided one has error 1.
+        logits = [0.0 if place in mistaken else 2.0 * said - 1.0 for place, said in enumerate(truth)]
+        loss = lovasz_hinge(torch.tensor([logits]), torch.tensor([truth]).float())
+        assert loss.item() == pytest.approx(jaccard_loss(mistaken, animal), abs=1e-6)
+
+
+def test_values_worked_out_by_hand() -> None:
+    animal = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    # Errors 0.5 (animal), then -1 and less: half of the Jaccard step of losing one of two pixels.
+    assert lovasz_hinge(torch.tensor([[0.5, 2.0, -2.0, -2.0]]), animal).item() == pytest.approx(0.25)
+    # Errors 3 (sea; step 1/3) and 2 (animal; from 1/3 to 2/3).
+    assert lovasz_hinge(torch.tensor([[-1.0, 2.0, 2.0, -2.0]]), animal).item() == pytest.approx(5 / 3)
+    # Without animal one wrong pixel is everything: the worst error counts, the second adds nothing.
+    assert lovasz_hinge(torch.tensor([[0.5, 0.2]]), torch.zeros(1, 2)).item() == pytest.approx(1.5)
+    assert jaccard_steps(torch.tensor([[0.0, 1.0, 1.0]])).tolist() == [pytest.approx([1 / 3, 1 / 3, 1 / 3])]
+
+
+def test_a_right_answer_costs_nothing_and_pulls_nowhere() -> None:
+    masks = torch.tensor([[1.0, 0.0, 0.6, 0.4]])  # half is the border between animal and not
+    logits = torch.tensor([[1.5, -1.5, 3.0, -3.0]], requires_grad=True)
+    loss = lovasz_hinge(logits, masks)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_the_gradient_leads_to_the_mask() -> None:
+    masks = (torch.rand(2, 1, 6, 8, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    logits = torch.zeros_like(masks, requires_grad=True)
+    for _ in range(60):
+        (gradient,) = torch.autograd.grad(lovasz_hinge(logits, masks), logits)
+        logits.data -= 5 * gradient
+    assert torch.equal((logits > 0).float(), masks)
+
+
+def test_dice_by_hand() -> None:
+    logits, masks = torch.tensor([[50.0, 50.0, -50.0]]), torch.tensor([[1.0, 0.0, 1.0]])
+    assert dice_loss(logits, masks).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 2 + 1))
+    assert dice_loss(logits, torch.tensor([[1.0, 1.0, 0.0]])).item() == pytest.approx(0)
+
+
+def test_the_levels_count_half_and_see_the_mask_at_their_own_resolution() -> None:
+    masks = torch.zeros(1, 1, 4, 4)
+    masks[..., :2] = 1
+    right, wrong = 4 * masks - 2, 2 - 4 * masks
+    coarse = torch.tensor([[[[2.0, -2.0], [2.0, -2.0]]]])  # right as well, at half the resolution
+    loss = MaskLoss()
+    loss.warming_up = False
+    assert loss([right, coarse], masks).item() == 0
+    assert loss([right, coarse, wrong], masks).item() == pytest.approx(
+        LEVELS * lovasz_hinge(wrong, masks).item() / 2
+    )
+    assert loss([wrong], masks).item() == pytest.approx(lovasz_hinge(wrong, masks).item())
+
+
+def test_the_warm_up_is_smooth_where_the_hinge_is_flat() -> None:
+    masks = torch.ones(1, 1, 2, 2)
+    logits = torch.full((1, 1, 2, 2), 2.0, requires_grad=True)
+    loss = MaskLoss()
+    loss([logits], masks).backward()
+    assert logits.grad is not None
+    assert bool((logits.grad < 0).all())
 
 
 def draw(folder: Path) -> Path:
@@ -108,38 +211,6 @@ def test_any_encoder_answers_for_every_pixel_and_learns_throughout(
         (found,) = network(pixels(size=size))
     assert found.shape == (2, 1, *size)
     assert found.std() > 0
-
-
-def test_an_encoder_is_its_backbone_with_all_weights_where_they_were() -> None:
-    torch.manual_seed(0)
-    encoder = build_encoder("narrow_resnet10", "none", SIZE).eval()
-    torch.manual_seed(0)
-    backbone = build_backbone("narrow_resnet10", "none", SIZE).eval()
-    own = encoder.backbone.state_dict()
-    assert all(torch.equal(own[key], value) for key, value in backbone.state_dict().items())
-    assert len(own) == len(backbone.state_dict())
-    with torch.inference_mode():
-        maps = encoder(pixels())
-        assert torch.equal(maps[-1], backbone(pixels()))
-    assert [tuple(each.shape[1:]) for each in maps] == [(16, 24, 32), (32, 12, 16), (64, 6, 8), (128, 3, 4)]
-    assert encoder.channels == [16, 32, 64, 128]
-
-
-def test_an_encoder_starts_from_learned_weights() -> None:
-    encoder = build_encoder("tf_efficientnet_lite0", "efficientnet-lite0", (64, 64))
-    backbone = build_backbone("tf_efficientnet_lite0", "efficientnet-lite0", (64, 64))
-    first = encoder.backbone.network.conv_stem.weight  # type: ignore[union-attr]
-    assert torch.equal(first, backbone.network.conv_stem.weight)  # type: ignore[arg-type, union-attr]
-    assert encoder.backbone.get_buffer("mean").flatten().tolist() == [0.5, 0.5, 0.5]
-    assert encoder.channels == [16, 24, 40, 112, 320]
-
-
-def test_a_network_that_keeps_its_stages_to_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from whalebench.methods.parts.networks.own import NarrowResNet
-
-    monkeypatch.delattr(NarrowResNet, "forward_intermediates")
-    with pytest.raises(WhalebenchError, match="'narrow_resnet10' does not hand out its stages"):
-        build_encoder("narrow_resnet10", "none", SIZE)
 
 
 def test_excitation_weighs_by_channel_and_by_place() -> None:
@@ -236,10 +307,10 @@ def test_windows_have_their_margin_and_fall_back_where_nothing_is_found(views: V
     windows = segmenter.windows(Located(boxes=boxes), views.train.select(range(3)))
     assert windows.fallback.tolist() == [False, True, True]
     eye = torch.eye(2, 3, dtype=torch.float64)
-    assert torch.equal(windows.maps[1:], eye.expand(2, 2, 3))
+    assert torch.equal(windows.matrices[1:], eye.expand(2, 2, 3))
     # The box in frame units is (-0.5, 0) to (0.5, 1); widened by a quarter it is 1.5 wide and high.
     ends = torch.tensor([[-0.75, -0.25, 1.0], [0.75, 1.25, 1.0]], dtype=torch.float64)
-    moved = ends @ windows.maps[0].T
+    moved = ends @ windows.matrices[0].T
     assert moved.tolist() == [pytest.approx([-1, -1]), pytest.approx([1, 1])]
 
 

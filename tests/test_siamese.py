@@ -97,7 +97,7 @@ def test_logits_of_all_pairs_do_not_depend_on_how_many_are_looked_at(monkeypatch
     among = logits_among(network, gallery)
     assert np.array_equal(among, among.T)
     assert among == pytest.approx(pair_logits(network, gallery, gallery), abs=1e-5)
-    monkeypatch.setattr(pair_head, "AT_ONCE", {"cpu": 20})
+    monkeypatch.setattr(pair_head, "BLOCK", {"cpu": 20})
     assert pair_logits(network, query, gallery) == pytest.approx(whole, abs=1e-5)
     assert pair_logits(network, query[:0], gallery).shape == (0, 11)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,19 @@ from safetensors.torch import load, save
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.overview import fields_title
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.parts import keypoints
-from whalebench.methods.parts import keypoints as lightglue
 from whalebench.methods.parts.keypoints import (
     Keypoints,
     LightGlue,
     count_inliers,
     find_keypoints,
     match,
-    reordered,
-    rooted,
-    shortlisted,
+    rerank,
+    root_sift,
+    shortlist_mask,
 )
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.sift import Sift, SiftConfig
@@ -56,8 +56,8 @@ def patterned(seed: int) -> Any:
 
 def test_root_sift_is_the_root_of_shares_of_the_sum() -> None:
     descriptors = np.array([[4, 12] + [0] * 126, [0] * 128], np.uint8)
-    assert rooted(descriptors)[0, :2] == pytest.approx([0.5, 0.75**0.5])
-    assert np.linalg.norm(rooted(descriptors), axis=1) == pytest.approx([1, 0])
+    assert root_sift(descriptors)[0, :2] == pytest.approx([0.5, 0.75**0.5])
+    assert np.linalg.norm(root_sift(descriptors), axis=1) == pytest.approx([1, 0])
 
 
 @pytest.mark.parametrize("mutual", [True, False])
@@ -66,7 +66,7 @@ def test_matches_are_those_of_a_plain_loop(mutual: bool) -> None:
     gallery = rng.integers(0, 256, (30, 128)).astype(np.uint8)
     noise = rng.integers(0, 60, (40, 128))
     query = (gallery[rng.integers(0, 30, 40)] * 0.75 + noise).astype(np.uint8)
-    one, other = rooted(query), rooted(gallery)
+    one, other = root_sift(query), root_sift(gallery)
     distance = np.linalg.norm(one[:, None].astype(np.float64) - other[None], axis=2)
     wanted = []
     for row, each in enumerate(distance):
@@ -106,7 +106,7 @@ def test_a_turned_photo_shares_more_than_another() -> None:
     assert len(own) == 200
 
     def shared(one: Keypoints, two: Keypoints) -> int:
-        pairs = match(rooted(one.descriptors), rooted(two.descriptors), 0.8, mutual=True)
+        pairs = match(root_sift(one.descriptors), root_sift(two.descriptors), 0.8, mutual=True)
         places = one.places[pairs[:, 0], :2], two.places[pairs[:, 1], :2]
         counts = {count_inliers(*places, "similarity", 4.0) for _ in range(3)}
         assert len(counts) == 1
@@ -150,11 +150,11 @@ def test_the_shortlist_of_another_method_is_reordered(views: Views) -> None:
 
 def test_scores_on_and_off_the_list() -> None:
     first = np.array([[-3.0, 0.0, 2.0, 2.0]], np.float32)
-    listed = shortlisted(first, 2)
+    listed = shortlist_mask(first, 2)
     assert listed.tolist() == [[False, False, True, True]]
-    assert shortlisted(first, 1).tolist() == [[False, False, True, False]]
-    assert shortlisted(first, 9).all()
-    found = reordered(first, np.array([[9.0, 9.0, 0.0, 5.0]], np.float32), listed)
+    assert shortlist_mask(first, 1).tolist() == [[False, False, True, False]]
+    assert shortlist_mask(first, 9).all()
+    found = rerank(first, np.array([[9.0, 9.0, 0.0, 5.0]], np.float32), listed)
     assert found.tolist() == [pytest.approx([0.125, 0.5, 1 + 5 / 6, 6 + 5 / 6])]
 
 
@@ -213,8 +213,12 @@ def test_the_track_names_what_is_seen_and_learned_by() -> None:
     assert not behind.sees_annotations()
 
 
+def test_its_list_of_fields_says_that_those_on_training_have_no_effect() -> None:
+    assert "epochs and the like have no effect" in fields_title("sift")
+
+
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lightglue, "find_spec", lambda name: None)
+    monkeypatch.setattr(keypoints, "find_spec", lambda name: None if name == "kornia" else name)
     with pytest.raises(WhalebenchError, match=r"install whalebench\[lightglue\], or set matcher=ratio"):
         Sift(SiftConfig(matcher="lightglue"))
     monkeypatch.setattr(keypoints, "find_spec", lambda name: None)
@@ -239,7 +243,7 @@ def test_lightglue_is_handed_what_kornia_asks_for(monkeypatch: pytest.MonkeyPatc
     module.LightGlue = Network  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kornia", ModuleType("kornia"))
     monkeypatch.setitem(sys.modules, "kornia.feature", module)
-    monkeypatch.setattr(lightglue, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(keypoints, "find_spec", lambda name: name)
     points = find_keypoints(patterned(0), 20, 0.02)
     found = LightGlue((160, 200), torch.device("cpu")).match(points, points)
     assert found.tolist() == [[0, 0], [1, 2]]

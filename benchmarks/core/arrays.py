@@ -1,4 +1,4 @@
-"""What several rooms do with arrays of scores, embeddings and names: blocks, top-k, unit length, columns."""
+"""What several rooms do with arrays of scores, embeddings and names: blocks, top-k, unit length, groups."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def normalise(embeddings: NDArray[Any]) -> NDArray[np.float32]:
     """
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.maximum(length, 1e-12), np.float32)
+
+
+def rows_by_label(labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """The rows of each label there is, labels and rows rising.
+
+    >>> rows_by_label(np.array([7, 3, 7]))
+    {3: array([1]), 7: array([0, 2])}
+    """
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=False))
 
 
 def top_columns(values: NDArray[Any], k: int) -> NDArray[np.int64]:

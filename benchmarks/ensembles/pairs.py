@@ -27,13 +27,13 @@ from whalebench.benchmarks.ensembles.options import HOURS, Options
 from whalebench.benchmarks.ensembles.stacking import COPIES, LENGTH, PARTS, SAID, Candidates, Part, Shortlist
 from whalebench.methods.parts.keypoints import (
     Keypoints,
-    Matching,
+    MatchingConfig,
     count_inliers,
+    estimate_hours,
     find_keypoints,
-    hours_of,
     match,
     require_opencv,
-    rooted,
+    root_sift,
 )
 
 POINT = 128 + 4 * 4
@@ -47,7 +47,7 @@ class LocalMatches:
     ground: Ground
     hours: float
     """Longest that it may be estimated to take."""
-    matching: Matching = field(default_factory=Matching)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
     progress: Progress = SILENT
 
     def check(self, pairs: int, queries: int) -> None:
@@ -56,7 +56,7 @@ class LocalMatches:
         For so many pairs of photos in all, and so many queries at a time.
         """
         require_opencv()
-        hours = hours_of(pairs, self.matching.keypoints, "ratio")
+        hours = estimate_hours(pairs, self.matching.keypoints, "ratio")
         if hours > self.hours:
             raise WhalebenchError(
                 f"Local matches would be counted for up to {pairs:,} pairs of photos, about {hours:.1f} "
@@ -80,7 +80,7 @@ class LocalMatches:
         photos = self._keypoints([self.ground.gallery_images[place] for place in needed])
         # Each photo of the gallery is met once, so its key points need not be kept.
         for done, (photo, pairs) in enumerate(zip(photos, np.split(order, starts[1:]), strict=True)):
-            root = rooted(photo.descriptors)
+            root = root_sift(photo.descriptors)
             for pair in pairs:
                 found[pair] = self._shared(queries[rows[pair]], photo, root)
             self.progress.advance(done + 1, len(needed))
@@ -96,7 +96,7 @@ class LocalMatches:
 
     def _shared(self, query: Keypoints, photo: Keypoints, root: NDArray[np.float32]) -> int:
         asked = self.matching
-        pairs = match(rooted(query.descriptors), root, asked.ratio, mutual=asked.mutual)
+        pairs = match(root_sift(query.descriptors), root, asked.ratio, mutual=asked.mutual)
         here, there = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
         return count_inliers(here, there, asked.motion, asked.tolerance)
 

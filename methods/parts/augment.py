@@ -1,9 +1,8 @@
 """Augmentation of whole batches as tensors: one warp and one recolouring, drawn anew for every photo.
 
-Library transforms draw once a batch or work photo by photo; here every photo of a batch gets its own draw
-and the batch stays on the device. Boxes, landmarks and masks go through the same warp.
-
-Mirror twins: each photo of an individual, mirrored, is a photo of another one (Humpback 2019, 3rd).
+Boxes, landmarks and masks go through the same warp. Kornia, too, draws for every photo of a batch; these stay
+because other draws would change every result. At the end mirror twins: each photo of an individual, mirrored,
+is a photo of another one (Humpback 2019, 3rd).
 """
 
 from __future__ import annotations
@@ -19,44 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
-from whalebench.methods.parts.geometry import Outside, affine_maps, warp
-
-
-@dataclass(frozen=True, eq=False)
-class MirrorTwins:
-    """A lens that mirrors some photos and says that they show the twin; no annotations."""
-
-    mirrored: NDArray[np.bool_]
-    """(photos,)"""
-    identities: int
-    """How much higher the label of a twin is."""
-    axis: int = -1
-    """Of pixels (photos, channels, height, width), along which photos are mirrored."""
-
-    def select(self, indices: NDArray[np.int64]) -> MirrorTwins:
-        """The lens for the photos at some places, in that order."""
-        return replace(self, mirrored=self.mirrored[indices])
-
-    def look(self, behind: Photos, indices: NDArray[np.int64], size: Size, device: torch.device) -> Batch:
-        """The photos at some places, some of them mirrored."""
-        batch = behind.batch(indices, size, device)
-        mirrored = torch.from_numpy(self.mirrored[indices]).to(device)
-        pixels = torch.where(mirrored[:, None, None, None], batch.pixels.flip(self.axis), batch.pixels)
-        labels = None if batch.labels is None else batch.labels + self.identities * mirrored
-        return Batch(pixels, labels, species=batch.species)
-
-
-def with_twins(known: LabelledPhotos, axis: int = -1) -> Photos:
-    """Labelled photos as they are, and then all of them mirrored, as of twice as many identities."""
-    photos, identities = len(known), len(known.identities)
-    twice = known.select(np.tile(np.arange(photos), 2))
-    lens = MirrorTwins(np.repeat([False, True], photos), identities, axis)
-    return replace(
-        twice.labelled().through(lens),
-        identities=(*known.identities, *(f"{identity} mirrored" for identity in known.identities)),
-        labels=np.concatenate([known.labels, known.labels + identities]),
-    )
-
+from whalebench.methods.parts.geometry import Outside, affine_matrices, warp
 
 Strength = Literal["auto", "none", "light", "steady", "heavy", "turned"]
 
@@ -81,8 +43,8 @@ class Augmentation:
     """Natural logarithm of the factor."""
     saturation: float = 0.0
     """Share by which colours move towards grey or away from it."""
-    tint: float = 0.0
-    """Added to each channel by itself."""
+    channel_shift: float = 0.0
+    """Added to each colour channel by its own draw."""
     grey: float = 0.0
     """Share of photos that lose their colour."""
     blur: float = 0.0
@@ -91,32 +53,36 @@ class Augmentation:
     """Largest standard deviation of the noise."""
     erase: float = 0.0
     """Share of photos of which one rectangle, 2 to 20 % of the area, is filled with one colour."""
-    mirror: float = 0.0
+    hflip: float = 0.0
     """Share of photos mirrored left to right."""
-    upset: float = 0.0
+    vflip: float = 0.0
     """Share of photos mirrored upside down."""
-    hide: float = 0.0
-    """Share of photos whose fourth channel is blanked."""
+    mask_dropout: float = 0.0
+    """Share of photos whose fourth channel, the mask, is blanked."""
     outside: Outside = "reflection"
     """What is seen where the photo has ended."""
 
 
+_COLOURS = Augmentation(
+    brightness=0.15,
+    contrast=0.35,
+    saturation=0.5,
+    channel_shift=0.05,
+    grey=0.15,
+    blur=0.3,
+    noise=0.04,
+    erase=0.4,
+    mask_dropout=0.5,
+)
+_HEAVY = replace(_COLOURS, rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1)
 STRENGTHS: dict[Strength, Augmentation] = {
     "none": Augmentation(),
     "light": Augmentation(rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.08, contrast=0.12),
-    "steady": Augmentation(
-        rotation=6, shear=4, scale=0.08, shift=0.04, brightness=0.15, contrast=0.35,
-        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,
-    ),
-    "heavy": Augmentation(
-        rotation=15, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
-        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, erase=0.4, hide=0.5,
-    ),
-    "turned": Augmentation(
-        rotation=180, shear=10, scale=0.2, stretch=0.12, shift=0.1, brightness=0.15, contrast=0.35,
-        saturation=0.5, tint=0.05, grey=0.15, blur=0.3, noise=0.04, hide=0.5,
-    ),
-}  # fmt: skip
+    "steady": replace(_COLOURS, rotation=6, shear=4, scale=0.08, shift=0.04),
+    "heavy": _HEAVY,
+    "turned": replace(_HEAVY, rotation=180, erase=0.0),
+}
+"""By the name that is typed; auto is resolved by who asks."""
 
 
 def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch:
@@ -133,7 +99,7 @@ def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch
     colour, mask = moved.pixels[:, :3], moved.pixels[:, 3:]
     colour = _erase(_recolour(colour, by, draw), by, draw)
     if mask.shape[1]:
-        hidden = draw.happens(by.hide)[:, None, None, None]
+        hidden = draw.happens(by.mask_dropout)[:, None, None, None]
         colour = torch.cat([colour, mask.masked_fill(hidden, 0.0)], dim=1)
     return replace(moved, pixels=colour)
 
@@ -149,12 +115,12 @@ class _Draw:
         return (low + (high - low) * drawn).to(self.device)
 
     def normal(self, shape: torch.Size) -> Tensor:
-        """One a pixel, so many that an accelerator draws them itself, from a seed that is drawn here."""
+        """Standard normal draws, one a pixel; an accelerator draws so many itself, from a seed drawn here."""
         if self.device.type == "cpu":
             return torch.randn(shape, generator=self.generator)
         seed = int(torch.randint(2**31, (), generator=self.generator))
-        own = torch.Generator(self.device).manual_seed(seed)
-        return torch.randn(shape, generator=own, device=self.device)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(shape, generator=generator, device=self.device)
 
     def within(self, amount: float, *shape: int) -> Tensor:
         return self.uniform(-amount, amount, *shape)
@@ -168,22 +134,25 @@ def _affine(by: Augmentation, draw: _Draw, aspect: float) -> Tensor:
     angle, shear = draw.within(math.radians(by.rotation)), draw.within(math.radians(by.shear))
     zoom, stretch = draw.within(by.scale), draw.within(by.stretch)
     across, down = torch.exp(zoom + stretch / 2), torch.exp(zoom - stretch / 2)
-    if by.mirror:
-        across = torch.where(draw.happens(by.mirror), -across, across)
-    if by.upset:
-        down = torch.where(draw.happens(by.upset), -down, down)
-    return affine_maps(angle, shear, across, down, draw.within(2 * by.shift, 2), aspect)
+    if by.hflip:
+        across = torch.where(draw.happens(by.hflip), -across, across)
+    if by.vflip:
+        down = torch.where(draw.happens(by.vflip), -down, down)
+    return affine_matrices(angle, shear, across, down, draw.within(2 * by.shift, 2), aspect)
 
 
 def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
-    """Contrast about the photo's mean, saturation, brightness and tint as one colour matrix; blur, noise."""
+    """Contrast, saturation, brightness and channel shift as one colour matrix; then blur and noise.
+
+    The contrast is about the photo's mean.
+    """
     each = (-1, 1, 1)
     factor = torch.exp(draw.within(by.contrast)).reshape(each)
     keep = ((1 + draw.within(by.saturation)) * ~draw.happens(by.grey)).reshape(each)
     identity, third = torch.eye(3, device=draw.device), torch.full((3, 3), 1 / 3, device=draw.device)
     matrix = factor * (keep * identity + (1 - keep) * third)
-    mean = pixels.mean(dim=(1, 2, 3)).reshape(each)
-    offset = mean * (1 - factor) + draw.within(by.brightness).reshape(each) + draw.within(by.tint, 3, 1)
+    offset = pixels.mean(dim=(1, 2, 3)).reshape(each) * (1 - factor)
+    offset = offset + draw.within(by.brightness).reshape(each) + draw.within(by.channel_shift, 3, 1)
     pixels = torch.baddbmm(offset, matrix, pixels.flatten(2)).reshape(pixels.shape)
     if by.blur:
         share = draw.uniform(0.0, 1.0) * draw.happens(by.blur)
@@ -196,6 +165,7 @@ def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
 
 
 def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
+    """The photos, in some of them one rectangle filled with one colour."""
     if not by.erase:
         return pixels
     height, width = pixels.shape[-2:]
@@ -209,3 +179,39 @@ def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
     )[:, None, :]
     inside &= draw.happens(by.erase)[:, None, None]
     return torch.where(inside[:, None], draw.uniform(0.0, 1.0, 3)[:, :, None, None], pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class MirrorTwins:
+    """A lens that mirrors some photos and labels them as the individual's mirror twin; no annotations."""
+
+    mirrored: NDArray[np.bool_]
+    """(photos,)"""
+    identities: int
+    """How many there are without twins: the label of a twin is higher by that."""
+    axis: int = -1
+    """Of pixels (photos, channels, height, width), along which photos are mirrored."""
+
+    def select(self, indices: NDArray[np.int64]) -> MirrorTwins:
+        """The lens for the photos at these indices, in that order."""
+        return replace(self, mirrored=self.mirrored[indices])
+
+    def look(self, behind: Photos, indices: NDArray[np.int64], size: Size, device: torch.device) -> Batch:
+        """The photos at these indices, some of them mirrored."""
+        batch = behind.batch(indices, size, device)
+        mirrored = torch.from_numpy(self.mirrored[indices]).to(device)
+        pixels = torch.where(mirrored[:, None, None, None], batch.pixels.flip(self.axis), batch.pixels)
+        labels = None if batch.labels is None else batch.labels + self.identities * mirrored
+        return Batch(pixels, labels, species=batch.species)
+
+
+def with_twins(known: LabelledPhotos, axis: int = -1) -> Photos:
+    """Labelled photos, followed by all of them mirrored and labelled as of as many more identities."""
+    photos, identities = len(known), len(known.identities)
+    twice = known.select(np.tile(np.arange(photos), 2))
+    lens = MirrorTwins(np.repeat([False, True], photos), identities, axis)
+    return replace(
+        twice.labelled().through(lens),
+        identities=(*known.identities, *(f"{identity} mirrored" for identity in known.identities)),
+        labels=np.concatenate([known.labels, known.labels + identities]),
+    )

@@ -1,7 +1,8 @@
-"""Affine geometry of whole batches: one map a photo moves pixels, boxes, landmarks and masks together.
+"""Affine geometry of whole batches: one matrix a photo moves pixels, boxes, landmarks and masks together.
 
-A map is (photos, 2, 3) and works in *frame units*: -1 to 1 across the frame both ways, as affine_grid has
-them, so it does not depend on the resolution. It is named for its direction, from old to new positions."""
+Matrices (photos, 2, 3) lead from old to new positions in *normalised coordinates*: -1 to 1 across the frame
+both ways, as torch's affine_grid has them, so they do not depend on the resolution.
+"""
 
 from __future__ import annotations
 
@@ -16,76 +17,88 @@ from whalebench.benchmarks.core.photos import Batch, Size
 
 Outside = Literal["reflection", "border", "zeros"]
 """What is seen where a photo has ended: its mirror image, its last pixels, or black."""
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
+"""Of a frame, in its normalised coordinates, clockwise from the upper left."""
 
 
 def warp(batch: Batch, forward: Tensor, size: Size | None = None, outside: Outside = "reflection") -> Batch:
-    """The batch under maps (photos, 2, 3), in a frame of size (height, width), its own unless given.
+    """The batch transformed by matrices (photos, 2, 3), in a frame of size (height, width) or its own.
 
-    A mask is empty outside the photo, in a fourth channel, too. A box becomes the upright box round its
+    A mask, also as a fourth channel, is empty outside the photo. A box becomes the upright box round its
     turned corners, cut at the frame.
     """
     height, width = size or batch.pixels.shape[-2:]
     grid = F.affine_grid(invert(forward), [len(forward), 1, height, width], align_corners=False)
-    pixels = F.grid_sample(batch.pixels[:, :3], grid, "bilinear", outside, align_corners=False)
+
+    def sample(images: Tensor, outside: Outside) -> Tensor:
+        return F.grid_sample(images, grid, "bilinear", outside, align_corners=False)
+
+    pixels = sample(batch.pixels[:, :3], outside)
     if batch.pixels.shape[1] > 3:
-        mask = F.grid_sample(batch.pixels[:, 3:], grid, "bilinear", "zeros", align_corners=False)
-        pixels = torch.cat([pixels, mask], dim=1)
-    masks = batch.masks
-    if masks is not None:
-        masks = F.grid_sample(masks, grid, "bilinear", "zeros", align_corners=False)
-    old = to_frame_units(batch)
-    landmarks = None if old.landmarks is None else to_pixels(move(old.landmarks, forward), (height, width))
-    boxes = None
-    if old.boxes is not None:
-        corners = old.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-        moved = move(corners, forward)
+        pixels = torch.cat([pixels, sample(batch.pixels[:, 3:], "zeros")], dim=1)
+    masks = None if batch.masks is None else sample(batch.masks, "zeros")
+    landmarks = boxes = None
+    if batch.landmarks is not None:
+        landmarks = to_pixels(transform_points(normalised_landmarks(batch), forward), (height, width))
+    if batch.boxes is not None:
+        corners = normalised_boxes(batch)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        moved = transform_points(corners, forward)
         ends = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1).clamp(-1, 1)
         boxes = to_pixels(ends, (height, width)).flatten(1)
     return replace(batch, pixels=pixels, boxes=boxes, landmarks=landmarks, masks=masks)
 
 
-def to_frame_units(batch: Batch) -> Batch:
-    """The batch with its boxes and landmarks in frame units instead of pixels."""
+def normalised_boxes(batch: Batch) -> Tensor:
+    """The batch's boxes (photos, 4) in normalised coordinates."""
+    assert batch.boxes is not None
+    return batch.boxes / _half_frame(batch).repeat(2) - 1
+
+
+def normalised_landmarks(batch: Batch) -> Tensor:
+    """The batch's landmarks (photos, landmarks, 2) in normalised coordinates."""
+    assert batch.landmarks is not None
+    return batch.landmarks / _half_frame(batch) - 1
+
+
+def _half_frame(batch: Batch) -> Tensor:
     height, width = batch.pixels.shape[-2:]
-    half = batch.pixels.new_tensor([width / 2, height / 2])
-    boxes = None if batch.boxes is None else batch.boxes / half.repeat(2) - 1
-    landmarks = None if batch.landmarks is None else batch.landmarks / half - 1
-    return replace(batch, boxes=boxes, landmarks=landmarks)
+    return batch.pixels.new_tensor([width / 2, height / 2])
 
 
 def to_pixels(points: Tensor, size: Size) -> Tensor:
-    """Points (..., 2) in frame units as pixels of a frame of size (height, width)."""
+    """Points (..., 2) in normalised coordinates as pixels of a frame of size (height, width)."""
     return (points + 1) * points.new_tensor([size[1] / 2, size[0] / 2])
 
 
-def move(points: Tensor, forward: Tensor) -> Tensor:
-    """Points (photos, points, 2) in frame units under maps (photos, 2, 3)."""
+def transform_points(points: Tensor, forward: Tensor) -> Tensor:
+    """Points (photos, points, 2) in normalised coordinates, transformed by matrices (photos, 2, 3)."""
     return points @ forward[:, :, :2].mT + forward[:, None, :, 2]
 
 
+def transform_corners(forward: Tensor) -> Tensor:
+    """Where matrices (photos, 2, 3) bring the CORNERS (photos, 4, 2) of the frame."""
+    return transform_points(forward.new_tensor(CORNERS).expand(len(forward), -1, -1), forward)
+
+
 def invert(forward: Tensor) -> Tensor:
-    """The maps that lead back; raises torch.linalg.LinAlgError for a map that flattens the frame."""
+    """The inverse matrices; raises torch.linalg.LinAlgError for one that flattens the frame."""
     linear = torch.linalg.inv(forward[:, :, :2])
     return torch.cat([linear, -linear @ forward[:, :, 2:]], dim=2)
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
-    """The maps that do `first` and `then` one after the other."""
+    """The matrices that apply `first` and `then` one after the other."""
     linear = then[:, :, :2] @ first[:, :, :2]
     return torch.cat([linear, then[:, :, :2] @ first[:, :, 2:] + then[:, :, 2:]], dim=2)
 
 
-def identity_maps(photos: int) -> Tensor:
-    """Maps (photos, 2, 3), float64, that move nothing."""
-    return torch.eye(2, 3, dtype=torch.float64).repeat(photos, 1, 1)
-
-
-def affine_maps(
+def affine_matrices(
     angle: Tensor, shear: Tensor, across: Tensor, down: Tensor, shift: Tensor, aspect: float
 ) -> Tensor:
-    """Maps (photos, 2, 3): zoom across and down, shear, turn in radians, shift (photos, 2) in frame units.
+    """Matrices (photos, 2, 3) that zoom across and down, shear, turn and shift; angles are in radians.
 
-    aspect is the frame's width over its height, so that a turn is one in pixels.
+    shift (photos, 2) is in normalised coordinates. aspect is the frame's width over its height, so that a
+    turn is one in pixels.
     """
     cos, sin, tan = torch.cos(angle), torch.sin(angle), torch.tan(shear)
     # Coordinates run from -1 to 1 both ways, so what passes from one axis to the other has the aspect in it.
@@ -100,8 +113,8 @@ def affine_maps(
     return torch.stack(rows, dim=1).reshape(-1, 2, 3)
 
 
-def box_windows(boxes: Tensor) -> Tensor:
-    """Maps that make each box (photos, 4; x0, y0, x1, y1 in frame units) the whole new frame."""
+def crop_matrices(boxes: Tensor) -> Tensor:
+    """Matrices that make each box (photos, 4), in normalised coordinates, the whole new frame."""
     low, high = boxes[:, :2], boxes[:, 2:]
     scale = 2 / (high - low)
     shift = -(low + high) / (high - low)
@@ -109,36 +122,37 @@ def box_windows(boxes: Tensor) -> Tensor:
 
 
 def fit_affine(points: Tensor, targets: Tensor) -> Tensor:
-    """Maps (photos, 2, 3) that bring points (photos, n, 2) nearest to targets (n, 2), least squares, n >= 3.
+    """Matrices (photos, 2, 3) that bring points (photos, n, 2) nearest to targets (n, 2), least squares.
 
-    The answer of points on one line is not unique and of no use; see `is_degenerate`.
+    n is 3 or more. For points on one line the answer is not unique and of no use; see `is_degenerate`.
     """
     ones = torch.ones_like(points[..., :1])
-    wanted = targets.to(points).expand(len(points), -1, -1)
+    goals = targets.to(points).expand(len(points), -1, -1)
     # gelsd gives an answer even where the points are degenerate, instead of an exception for the whole batch.
-    answer = torch.linalg.lstsq(torch.cat([points, ones], dim=2), wanted, driver="gelsd")
-    maps: Tensor = answer.solution.mT
-    return maps
+    answer = torch.linalg.lstsq(torch.cat([points, ones], dim=2), goals, driver="gelsd")
+    matrices: Tensor = answer.solution.mT
+    return matrices
 
 
 def fit_similarity(points: Tensor, targets: Tensor) -> Tensor:
-    """Maps (photos, 2, 3) of turn, zoom and shift that bring points (photos, n, 2) nearest to targets (n, 2).
+    """Matrices (photos, 2, 3) of turn, zoom and shift that bring points nearest to targets, least squares.
 
-    Both must be in units that are equal both ways. Two points are met exactly. Coinciding points give NaN.
+    points (photos, n, 2) and targets (n, 2) must be in units that are equal both ways. Two points are met
+    exactly. Coinciding points give NaN.
     """
-    wanted = targets.to(points)
-    middle, goal = points.mean(dim=1), wanted.mean(dim=0)
+    targets = targets.to(points)
+    centre, goal = points.mean(dim=1), targets.mean(dim=0)
     # As complex numbers a similarity is one multiplication: the least-squares factor is a projection.
-    old = torch.view_as_complex((points - middle[:, None]).contiguous())
-    new = torch.view_as_complex((wanted - goal).contiguous())
+    old = torch.view_as_complex((points - centre[:, None]).contiguous())
+    new = torch.view_as_complex((targets - goal).contiguous())
     factor = (old.conj() * new).sum(dim=1) / (old.conj() * old).sum(dim=1)
     linear = torch.stack([factor.real, -factor.imag, factor.imag, factor.real], dim=1).reshape(-1, 2, 2)
-    shift = goal - (linear @ middle[:, :, None])[:, :, 0]
+    shift = goal - (linear @ centre[:, :, None])[:, :, 0]
     return torch.cat([linear, shift[:, :, None]], dim=2)
 
 
 def is_degenerate(forward: Tensor, largest: float = 100.0) -> Tensor:
-    """Which maps (photos,) are of no use: not finite, mirrored, or stretching more than `largest` times."""
+    """Whether each matrix is of no use (photos,): not finite, mirroring, or stretching beyond `largest`."""
     linear = forward[:, :, :2]
     finite = forward.flatten(1).isfinite().all(dim=1)
     safe = torch.where(finite[:, None, None], linear, torch.eye(2, dtype=linear.dtype))

@@ -1,8 +1,7 @@
-"""Key points of a photo and what two photos have in common by them: RootSIFT, ratio test, RANSAC.
+"""Key points of photos, and how many of them two photos share: RootSIFT, ratio test and RANSAC.
 
-LightGlue, an extra: a learned matcher of SIFT key points in the place of the ratio test.
-
-Photos compared pair by pair: who shares most key points with a query, and a shortlist by that.
+LightGlue, an extra, is a learned matcher in the place of the ratio test. A gallery of key points is compared
+with queries pair by pair: all of its photos, or those of a shortlist that another method makes.
 """
 
 from __future__ import annotations
@@ -10,42 +9,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from whalebench import MissingError, RunFailedError
 from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.photos import CPU, Photos, Size
+from whalebench.methods.method import PartConfig, Search
+from whalebench.methods.parts.training.config import PhotoSize
 
 Motion = Literal["similarity", "homography"]
-FEWEST = 4
-"""Matches below which no motion is sought: three fit one by chance too often."""
-SEED = 0
-"""Of RANSAC, anew for every pair, so that a pair scores the same whatever was scored before it."""
-ROUNDS = 1000
-"""Most samples that RANSAC draws for a pair."""
-
-
-SECONDS = {"ratio": 1.5e-3, "lightglue": 0.6}
-"""Of one pair with KEYPOINTS each on one core of a laptop; it grows with the square of their number."""
+MIN_MATCHES = 4
+"""Matches below which no motion is estimated: three fit one by chance too often."""
+RANSAC_SEED = 0
+"""Set anew for every pair, so that a pair scores the same whatever was scored before it."""
+RANSAC_ITERATIONS = 1000
 KEYPOINTS = 500
+SECONDS = {"ratio": 1.5e-3, "lightglue": 0.6}
+"""To compare two photos of KEYPOINTS each on one core of a laptop; the time grows with their square."""
 
 
-@dataclass(frozen=True)
-class Matching:
-    """How key points are found and compared outside of `sift`: its fields, at their defaults."""
+class MatchingConfig(PartConfig):
+    """How key points are found and compared."""
 
-    size: tuple[int, int] = (256, 384)
-    keypoints: int = KEYPOINTS
-    contrast: float = 0.02
-    ratio: float = 0.8
+    size: PhotoSize = (256, 384)
+    """Height x width in pixels in which key points are looked for."""
+    keypoints: Annotated[int, Field(ge=8, le=10000)] = KEYPOINTS
+    """Most key points of a photo, the most distinct ones."""
+    contrast: Annotated[float, Field(gt=0, lt=1), Search(0.005, 0.04, log=True)] = 0.02
+    """Least contrast of a key point, as OpenCV has it; half of its default, for animals under water."""
+    matcher: Literal["ratio", "lightglue"] = "ratio"
+    """ratio: Lowe's test on RootSIFT; lightglue: a learned matcher, an extra, hundreds of times slower."""
+    ratio: Annotated[float, Field(gt=0, le=1), Search(0.6, 0.95)] = 0.8
+    """How much nearer than the second nearest key point the nearest has to be."""
     mutual: bool = True
+    """Whether two key points have to be each other's nearest."""
     motion: Motion = "similarity"
-    tolerance: float = 8.0
+    """What may lie between two photos: turn, scale and shift (similarity), or a tilted plane (homography)."""
+    tolerance: Annotated[float, Field(gt=0), Search(2.0, 20.0, log=True)] = 8.0
+    """By how many pixels a key point may miss its partner: animals bend."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +69,7 @@ class Keypoints:
 
 
 def require_opencv() -> None:
-    """Raises WhalebenchError where OpenCV is not installed."""
+    """Raises MissingError where OpenCV is not installed."""
     if find_spec("cv2") is None:
         raise MissingError(
             "sift needs OpenCV, a package that is not installed: install whalebench[sift], or opencv-python-"
@@ -70,8 +77,8 @@ def require_opencv() -> None:
         )
 
 
-def hours_of(pairs: int, keypoints: int, matcher: str) -> float:
-    """About how long so many pairs of photos take to compare, in hours."""
+def estimate_hours(pairs: int, keypoints: int, matcher: str) -> float:
+    """About how long it takes to compare that many pairs of photos, in hours."""
     return pairs * SECONDS[matcher] * (keypoints / KEYPOINTS) ** 2 / 3600
 
 
@@ -81,15 +88,24 @@ def find_keypoints(pixels: NDArray[np.uint8], most: int, contrast: float) -> Key
 
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=contrast)
-    found, descriptors = sift.detectAndCompute(grey, None)
-    if not found:
+    points, descriptors = sift.detectAndCompute(grey, None)
+    if not points:
         return Keypoints(np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8))
-    places = np.array([(*point.pt, point.size, np.deg2rad(point.angle)) for point in found], np.float32)
-    # Ties at the last place let SIFT give more than it was asked for.
+    places = np.array([(*point.pt, point.size, np.deg2rad(point.angle)) for point in points], np.float32)
+    # Where the last ones are equally distinct, SIFT gives more than nfeatures.
     return Keypoints(places[:most], np.asarray(descriptors).astype(np.uint8)[:most])
 
 
-def rooted(descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:
+def find_all_keypoints(photos: Photos, config: MatchingConfig) -> list[Keypoints]:
+    """The key points of each photo; a mask beside the colours is not looked at."""
+    keypoints: list[Keypoints] = []
+    for batch in photos.batches(config.size, 64, CPU):
+        pixels = (batch.pixels[:, :3] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        keypoints += [find_keypoints(photo, config.keypoints, config.contrast) for photo in pixels]
+    return keypoints
+
+
+def root_sift(descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:
     """RootSIFT (Arandjelović & Zisserman, 2012): (points, 128) of length 1, roots of shares of the sum."""
     values = descriptors.astype(np.float32)
     root: NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1e-7))
@@ -99,22 +115,22 @@ def rooted(descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:
 def match(
     query: NDArray[np.float32], gallery: NDArray[np.float32], ratio: float, *, mutual: bool
 ) -> NDArray[np.int64]:
-    """Pairs (matches, 2) of rows of the two photos' RootSIFT descriptors that are each other's.
+    """Pairs (matches, 2) of rows of two photos' RootSIFT descriptors that show the same point.
 
     A query point is matched to its nearest gallery point if that is nearer than ratio times the second
     nearest (Lowe's test); with mutual, only if it is the nearest of that gallery point in turn.
     """
     if not len(query) or len(gallery) < 2:
         return np.zeros((0, 2), np.int64)
-    likeness = query @ gallery.T
-    rows, nearest = np.arange(len(query)), likeness.argmax(axis=1)
-    best = likeness[rows, nearest]
-    likeness[rows, nearest] = -1.0
-    # All have length 1: squared distances are 2 - 2 x likeness.
-    rows = rows[np.maximum(1 - best, 0) < ratio**2 * np.maximum(1 - likeness.max(axis=1), 0)]
+    similarity = query @ gallery.T
+    rows, nearest = np.arange(len(query)), similarity.argmax(axis=1)
+    best = similarity[rows, nearest]
+    similarity[rows, nearest] = -1.0
+    # All have length 1: squared distances are 2 - 2 x similarity.
+    rows = rows[np.maximum(1 - best, 0) < ratio**2 * np.maximum(1 - similarity.max(axis=1), 0)]
     if mutual:
-        likeness[np.arange(len(query)), nearest] = best
-        rows = rows[likeness[:, nearest[rows]].argmax(axis=0) == rows]
+        similarity[np.arange(len(query)), nearest] = best
+        rows = rows[similarity[:, nearest[rows]].argmax(axis=0) == rows]
     return np.stack([rows, nearest[rows]], axis=1)
 
 
@@ -123,19 +139,22 @@ def count_inliers(
 ) -> int:
     """How many matched points (matches, 2) one motion takes to their partners, within tolerance pixels.
 
-    RANSAC (Fischler & Bolles, 1981) from one seed; 0 for fewer than FEWEST matches.
+    RANSAC (Fischler & Bolles, 1981) from one seed; 0 for fewer than MIN_MATCHES matches.
     """
-    if len(query) < FEWEST:
+    if len(query) < MIN_MATCHES:
         return 0
     import cv2
 
-    cv2.setRNGSeed(SEED)
-    how: dict[str, Any] = {
-        "method": cv2.RANSAC, "ransacReprojThreshold": tolerance, "maxIters": ROUNDS, "confidence": 0.99
-    }  # fmt: skip
-    seek = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
-    _, inside = seek(query, gallery, **how)
-    return 0 if inside is None else int(np.count_nonzero(inside))
+    cv2.setRNGSeed(RANSAC_SEED)
+    options: dict[str, Any] = {
+        "method": cv2.RANSAC,
+        "ransacReprojThreshold": tolerance,
+        "maxIters": RANSAC_ITERATIONS,
+        "confidence": 0.99,
+    }
+    estimate = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
+    _, inliers = estimate(query, gallery, **options)
+    return 0 if inliers is None else int(np.count_nonzero(inliers))
 
 
 def require_lightglue() -> None:
@@ -168,77 +187,25 @@ class LightGlue:
         if not len(query) or not len(gallery):
             return np.zeros((0, 2), np.int64)
         with torch.inference_mode():
-            found = self.network({"image0": self._seen(query), "image1": self._seen(gallery)})
-        pairs: NDArray[np.int64] = found["matches"][0].cpu().numpy().astype(np.int64)
+            output = self.network({"image0": self._inputs(query), "image1": self._inputs(gallery)})
+        pairs: NDArray[np.int64] = output["matches"][0].cpu().numpy().astype(np.int64)
         return pairs
 
-    def _seen(self, points: Keypoints) -> dict[str, torch.Tensor]:
+    def _inputs(self, points: Keypoints) -> dict[str, torch.Tensor]:
         places = torch.from_numpy(points.places)[None].to(self.device)
         return {
             "keypoints": places[..., :2],
             "scales": places[..., 2],
             "oris": places[..., 3],
-            "descriptors": torch.from_numpy(rooted(points.descriptors))[None].to(self.device),
+            "descriptors": torch.from_numpy(root_sift(points.descriptors))[None].to(self.device),
             "image_size": torch.tensor([self.size[::-1]], device=self.device),
         }
 
 
-class PairConfig(Protocol):
-    """What is said of key points and how they are compared; see `sift` for the fields."""
-
-    @property
-    def size(self) -> Size: ...  # noqa: D102
-    @property
-    def keypoints(self) -> int: ...  # noqa: D102
-    @property
-    def contrast(self) -> float: ...  # noqa: D102
-    @property
-    def matcher(self) -> str: ...  # noqa: D102
-    @property
-    def ratio(self) -> float: ...  # noqa: D102
-    @property
-    def mutual(self) -> bool: ...  # noqa: D102
-    @property
-    def motion(self) -> Motion: ...  # noqa: D102
-    @property
-    def tolerance(self) -> float: ...  # noqa: D102
-
-
-def photos_of(photos: Photos, config: PairConfig) -> list[Keypoints]:
-    """The key points of each photo; a mask beside the colours is not looked at."""
-    found: list[Keypoints] = []
-    for batch in photos.batches(config.size, 64, CPU):
-        pixels = (batch.pixels[:, :3] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        found += [find_keypoints(each, config.keypoints, config.contrast) for each in pixels]
-    return found
-
-
-def shortlisted(scores: NDArray[np.float32], length: int) -> NDArray[np.bool_]:
-    """Where (queries, identities) the best so many identities of each query are; ties go to the first."""
-    chosen = np.zeros(scores.shape, np.bool_)
-    np.put_along_axis(chosen, top_columns(scores, length), True, axis=1)
-    return chosen
-
-
-def reordered(
-    scores: NDArray[np.float32], inliers: NDArray[np.float32], shortlist: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Scores (queries, identities) that put the shortlist first, in the order of its inliers.
-
-    The shortlist has 1 + inliers + s, all others s, where s in (0, 1) rises with the other method's score:
-    it decides between equal inliers, orders whoever is not on the list, and still tells photos apart that
-    share nothing with anybody.
-    """
-    wide = scores.astype(np.float64)
-    between = 0.5 * (1 + wide / (1 + np.abs(wide)))
-    merged: NDArray[np.float32] = np.where(shortlist, 1 + inliers + between, between).astype(np.float32)
-    return merged
-
-
 class PairGallery:
-    """The key points of the gallery's photos and whose they are."""
+    """The key points of the gallery's photos and the individuals they show."""
 
-    def __init__(self, config: PairConfig, device: torch.device) -> None:
+    def __init__(self, config: MatchingConfig, device: torch.device) -> None:
         self.config = config
         self.lightglue = LightGlue(config.size, device) if config.matcher == "lightglue" else None
 
@@ -246,14 +213,14 @@ class PairGallery:
         """Takes the key points of photos under labels (photos,), indices of identities."""
         self.keypoints, self.labels = keypoints, labels
 
-    def inliers(self, queries: list[Keypoints], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Inliers (queries, identities) with the best photo of each identity; 0 where it is not wanted."""
-        best = np.zeros(wanted.shape, np.float32)
-        roots = [rooted(query.descriptors) for query in queries]
+    def inliers(self, queries: list[Keypoints], compared: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Inliers (queries, identities) with the best photo of each identity; 0 where not compared."""
+        best = np.zeros(compared.shape, np.float32)
+        roots = [root_sift(query.descriptors) for query in queries]
         for photo, label in zip(self.keypoints, self.labels, strict=True):
-            root = rooted(photo.descriptors)
-            for row in np.flatnonzero(wanted[:, label]):
-                count = self._compare(queries[row], roots[row], photo, root)
+            root = root_sift(photo.descriptors)
+            for row in np.flatnonzero(compared[:, label]):
+                count = self._count(queries[row], roots[row], photo, root)
                 best[row, label] = max(best[row, label], count)
         return best
 
@@ -273,12 +240,38 @@ class PairGallery:
         keypoints = [Keypoints(*each) for each in zip(places, descriptors, strict=True)]
         self.fill(keypoints, state["labels"].numpy())
 
-    def _compare(
-        self, query: Keypoints, root: NDArray[np.float32], photo: Keypoints, own: NDArray[np.float32]
+    def _count(
+        self,
+        query: Keypoints,
+        query_root: NDArray[np.float32],
+        photo: Keypoints,
+        photo_root: NDArray[np.float32],
     ) -> int:
         if self.lightglue is not None:
             pairs = self.lightglue.match(query, photo)
         else:
-            pairs = match(root, own, self.config.ratio, mutual=self.config.mutual)
+            pairs = match(query_root, photo_root, self.config.ratio, mutual=self.config.mutual)
         here, there = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
         return count_inliers(here, there, self.config.motion, self.config.tolerance)
+
+
+def shortlist_mask(scores: NDArray[np.float32], length: int) -> NDArray[np.bool_]:
+    """Whether each identity is among a query's `length` best (queries, identities); ties go to the first."""
+    listed = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(listed, top_columns(scores, length), True, axis=1)
+    return listed
+
+
+def rerank(
+    scores: NDArray[np.float32], inliers: NDArray[np.float32], shortlist: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Scores (queries, identities) that put the shortlist first, in the order of its inliers.
+
+    The shortlist has 1 + inliers + s, all others s, where s in (0, 1) rises with the other method's score:
+    it decides between equal inliers, orders whoever is not on the list, and still tells photos apart that
+    share nothing with anybody.
+    """
+    wide = scores.astype(np.float64)
+    between = 0.5 * (1 + wide / (1 + np.abs(wide)))
+    merged: NDArray[np.float32] = np.where(shortlist, 1 + inliers + between, between).astype(np.float32)
+    return merged

@@ -1,21 +1,16 @@
 """The gallery: embedded photos of known individuals, and the rule by which they score a query.
 
-Retrieval: what the gallery says about a query, exactly and in blocks.
-
 Cosines are exact: the components of normalised embeddings are rounded to multiples of 2^-26, a quarter of
 float32's last bit next to 1, so that every product and every partial sum has a place in float64. No order of
-summation, no block and no number of threads can then change a bit of them, and equal photos tie.
-
-Centres: one embedding for each identity, made of those of its photos.
-
-Search by faiss, an extra: for galleries of millions of photos.
+summation, no block and no number of threads can then change a bit of them, and equal photos tie. Faiss, an
+extra, finds the neighbours in galleries of millions of photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -24,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench import MissingError, RunFailedError
-from whalebench.benchmarks.core.arrays import blocks, normalise, top_columns
+from whalebench.benchmarks.core.arrays import blocks, normalise, rows_by_label, top_columns
 from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.methods.method import PartConfig
 
@@ -34,6 +29,8 @@ GRID = 2.0**26
 """Steps from 0 to 1; a sum of products of such steps needs 53 bits as long as it is below 2."""
 BLOCK, GALLERY_BLOCK = 512, 16384
 """Queries and gallery photos that are compared at a time: 64 MiB of cosines, and a few copies of them."""
+SPARE = 16
+"""Neighbours searched beyond k: faiss rounds to float32, so nearly equal ones may change places."""
 
 
 def check_finite(embeddings: NDArray[np.float32]) -> None:
@@ -47,7 +44,7 @@ def check_finite(embeddings: NDArray[np.float32]) -> None:
 
 
 def on_grid(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The embeddings (photos, dimensions) at length 1 on the grid on which their products are exact."""
+    """Embeddings (photos, dimensions) at length 1, rounded to the grid on which their products are exact."""
     return np.round(normalise(embeddings).astype(np.float64) * GRID) / GRID
 
 
@@ -72,16 +69,28 @@ def nearest_photo_scores(
     """
     check_finite(query)
     check_finite(gallery)
-    known = np.flatnonzero(labels != UNKNOWN)
-    order = known[np.argsort(labels[known], kind="stable")]
+    order = known_by_label(labels)
     scores = np.full((len(query), identities), FLOOR, np.float32)
     for rows in blocks(len(query), block):
         for columns in blocks(len(order), gallery_block):
             part = order[columns]
-            present, starts = np.unique(labels[part], return_index=True)
-            nearest = np.maximum.reduceat(cosines(query[rows], gallery[part]), starts, axis=1)
-            scores[rows, present] = np.maximum(scores[rows, present], nearest)
+            raise_to_best(scores[rows], cosines(query[rows], gallery[part]), labels[part])
     return scores
+
+
+def known_by_label(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of all labels (photos,) but UNKNOWN, those of one label next to each other."""
+    known = np.flatnonzero(labels != UNKNOWN)
+    return known[np.argsort(labels[known], kind="stable")]
+
+
+def raise_to_best(scores: NDArray[np.float32], values: NDArray[Any], labels: NDArray[np.int64]) -> None:
+    """Raises scores (queries, identities), in place, to the best value of each identity's photos.
+
+    values (queries, photos) are of photos under rising labels (photos,).
+    """
+    present, starts = np.unique(labels, return_index=True)
+    scores[:, present] = np.maximum(scores[:, present], np.maximum.reduceat(values, starts, axis=1))
 
 
 def top_k(
@@ -101,26 +110,25 @@ def top_k(
     k = min(k, len(gallery))
     indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
     for rows in blocks(len(query), block):
-        found, kept = np.zeros((len(query[rows]), 0), np.int64), np.zeros((len(query[rows]), 0))
+        photos, values = indices[rows, :0], nearest[rows, :0]
         for columns in blocks(len(gallery), gallery_block):
-            here = np.broadcast_to(
-                np.arange(columns.start, columns.stop), (len(found), columns.stop - columns.start)
-            )
-            # Photos kept so far stand first, and they come from earlier rows: places break ties as rows do.
-            found, kept = np.hstack([found, here]), np.hstack([kept, cosines(query[rows], gallery[columns])])
-            best = top_columns(kept, k)
-            found, kept = np.take_along_axis(found, best, 1), np.take_along_axis(kept, best, 1)
-        indices[rows], nearest[rows] = found, kept
+            block_values = cosines(query[rows], gallery[columns])
+            block_photos = np.broadcast_to(np.arange(len(gallery))[columns], block_values.shape)
+            # The best so far stand first, and they come from earlier rows: columns break ties as rows do.
+            photos, values = np.hstack([photos, block_photos]), np.hstack([values, block_values])
+            best = top_columns(values, k)
+            photos, values = np.take_along_axis(photos, best, 1), np.take_along_axis(values, best, 1)
+        indices[rows], nearest[rows] = photos, values
     return indices, nearest
 
 
-NEAR = 0.5
+INLIER_COSINE = 0.5
 """Cosine to the centre above which the robust centre keeps an embedding."""
-KEPT = 0.75
+LEAST_SHARE = 0.75
 """Share of the embeddings that it keeps in any case."""
-FEWEST = 4
-"""Embeddings below which none can be told to be an outlier."""
-ROUNDS = 2
+MIN_TRIMMED = 4
+"""Fewest embeddings of which any is left out."""
+TRIMMING_ROUNDS = 2
 
 
 def mean_centre(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,53 +141,42 @@ def mean_centre(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
 def robust_centre(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """The trimmed mean (dimensions,) at length 1 of embeddings (photos, dimensions) of length 1.
 
-    Two rounds: those nearer to the mean than NEAR stay if they are more than KEPT of all, else the nearest
-    KEPT of all. Fewer than FEWEST embeddings are trimmed no more (Humpback 2019, 3rd place).
+    Two rounds: those nearer to the mean than INLIER_COSINE stay if they are more than LEAST_SHARE of all,
+    else the nearest LEAST_SHARE. Fewer than MIN_TRIMMED are trimmed no more (Humpback 2019, 3rd place).
     """
-    for _ in range(ROUNDS):
-        if len(embeddings) < FEWEST:
+    for _ in range(TRIMMING_ROUNDS):
+        if len(embeddings) < MIN_TRIMMED:
             break
         near = cosines(embeddings, mean_centre(embeddings)[None])[:, 0]
-        least = int(KEPT * len(embeddings))
-        kept = np.flatnonzero(near > NEAR)
+        least = int(LEAST_SHARE * len(embeddings))
+        kept = np.flatnonzero(near > INLIER_COSINE)
         if len(kept) <= least:
             kept = np.sort(np.argsort(-near, kind="stable")[:least])
         embeddings = embeddings[kept]
     return mean_centre(embeddings)
 
 
-CENTRES: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
-    "mean": mean_centre,
-    "robust_centre": robust_centre,
-}
+Centre = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""From embeddings of one identity (photos, dimensions) to their centre (dimensions,)."""
+CENTRES: dict[str, Centre] = {"mean": mean_centre, "robust_centre": robust_centre}
 """By the name of the gallery's rule."""
 
 
-def centres(
-    embeddings: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    identities: int,
-    centre: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+def centres_of(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int64], identities: int, centre: Centre
 ) -> NDArray[np.float32]:
     """The centre of each identity (identities, dimensions), of embeddings (photos, dimensions) under labels.
 
     An identity without photos has a zero vector.
     """
-    found = np.zeros((identities, embeddings.shape[1]), np.float32)
-    order = np.argsort(labels, kind="stable")
-    present, starts = np.unique(labels[order], return_index=True)
-    normal = normalise(embeddings)
-    for identity, photos in zip(present, np.split(order, starts[1:]), strict=False):
-        found[identity] = centre(normal[photos])
-    return found
-
-
-SPARE = 16
-"""Neighbours asked for beyond k: faiss rounds to float32, so places of nearly equal ones may be swapped."""
+    centres, normal = np.zeros((identities, embeddings.shape[1]), np.float32), normalise(embeddings)
+    for identity, photos in rows_by_label(labels).items():
+        centres[identity] = centre(normal[photos])
+    return centres
 
 
 def require_faiss() -> None:
-    """Raises WhalebenchError where faiss is not installed."""
+    """Raises MissingError where faiss is not installed."""
     if find_spec("faiss") is None:
         raise MissingError(
             "search=faiss needs a package that is not installed: install whalebench[faiss], or set "
@@ -190,10 +187,10 @@ def require_faiss() -> None:
 def faiss_top_k(
     query: NDArray[np.float32], gallery: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k nearest gallery photos of each query, as rows and cosines (queries, k), the nearest first.
+    """The k nearest gallery photos of each query by faiss, as rows and cosines like `top_k`.
 
-    As `retrieval.top_k`: the index compares every photo, so nothing is approximate but the rounding, which
-    SPARE makes up for unless more photos than that are equally near.
+    The index compares every photo, so nothing is approximate but the rounding, which SPARE makes up for
+    unless more photos than that are equally near.
     """
     require_faiss()
     import faiss
@@ -206,10 +203,10 @@ def faiss_top_k(
     index.add(right)
     candidates = np.sort(index.search(left.astype(np.float32), min(k + SPARE, len(gallery)))[1], axis=1)
     indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
-    for row, found in enumerate(candidates):
-        near = np.clip(right[found].astype(np.float64) @ left[row], -1.0, 1.0)
+    for row, photos in enumerate(candidates):
+        near = np.clip(right[photos].astype(np.float64) @ left[row], -1.0, 1.0)
         best = np.argsort(-near, kind="stable")[:k]
-        indices[row], nearest[row] = found[best], near[best]
+        indices[row], nearest[row] = photos[best], near[best]
     return indices, nearest
 
 
@@ -237,7 +234,7 @@ class GalleryConfig(PartConfig):
 
 
 class Gallery:
-    """Embedded photos and whose they are; row order is the order in which ties are broken."""
+    """Embedded photos and their labels; among equally near photos the first row wins."""
 
     def __init__(self, config: GalleryConfig, identities: int = 0) -> None:
         """identities are how many a score has columns for, until it is filled."""
@@ -256,7 +253,7 @@ class Gallery:
         self.embeddings, self.labels, self.identities = embeddings[known], labels[known], identities
         self.centres: NDArray[np.float32] | None = None
         if rule := CENTRES.get(self.config.rule):
-            self.centres = centres(self.embeddings, self.labels, identities, rule)
+            self.centres = centres_of(self.embeddings, self.labels, identities, rule)
 
     def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores (queries, identities) of embeddings (queries, dimensions): cosines by the rule, in [-1, 1].
@@ -284,8 +281,8 @@ class Gallery:
     def _neighbour_scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """The largest cosine, or the sum of cosines over the number of neighbours: one scale for all k."""
         search = faiss_top_k if self.config.search == "faiss" else top_k
-        found, near = search(query, self.embeddings, self.config.neighbours)
-        rows, columns = np.arange(len(query))[:, None], self.labels[found]
+        photos, near = search(query, self.embeddings, self.config.neighbours)
+        rows, columns = np.arange(len(query))[:, None], self.labels[photos]
         scores = np.full((len(query), self.identities), FLOOR)
         if self.config.rule == "knn_max":
             np.maximum.at(scores, (rows, columns), near)

@@ -1,6 +1,6 @@
-"""Finds named landmarks, and turns, zooms and shifts the photo so that they lie where they belong.
+"""The aligner: finds landmarks, and turns, zooms and shifts the photo so that they lie where they belong.
 
-Where landmarks shall come to lie in an aligned window, and the maps that bring them there.
+Where they belong is the reference: a published one, one that is typed, or the mean shape of the train photos.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.finder import (
@@ -30,17 +30,17 @@ from whalebench.methods.parts.crops.finder import (
     whole_where,
 )
 from whalebench.methods.parts.geometry import (
-    affine_maps,
+    affine_matrices,
     compose,
     fit_affine,
     fit_similarity,
     invert,
     is_degenerate,
-    move,
-    to_frame_units,
+    normalised_landmarks,
+    transform_points,
 )
 from whalebench.methods.parts.training.config import PhotoSize
-from whalebench.methods.parts.training.trainer import predict, train_network
+from whalebench.methods.parts.training.trainer import predict
 
 Fit = Literal["auto", "similarity", "affine"]
 Places = dict[str, tuple[float, float]]
@@ -69,28 +69,26 @@ class Reference:
     """Width over height of the window, in pixels of the photo; an affine fit does not heed it."""
     fit: Literal["similarity", "affine"]
 
-    def maps(self, landmarks: Tensor, shapes: Tensor) -> Tensor:
-        """Maps (photos, 2, 3) from whole photos to windows, both in frame units.
+    def matrices(self, landmarks: Tensor, shapes: Tensor) -> Tensor:
+        """Matrices (photos, 2, 3) from whole photos to windows, both in normalised coordinates.
 
         landmarks (photos, landmarks, 2) are shares of photos of shapes (photos, 2; height, width) in pixels.
         """
         if self.fit == "affine":
             return fit_affine(2 * landmarks - 1, 2 * self.places - 1)
-        # A similarity is one in pixels: heights are the unit on both sides, and frame units come after.
+        # A similarity is one in pixels: both sides are stretched so that their height is the unit, and back.
         aspects = shapes[:, 1] / shapes[:, 0]
-        photo = _stretches(aspects)
-        window = _stretches(torch.full_like(aspects, self.aspect))
-        targets = (2 * self.places - 1) * window[0, :, :2].diagonal()
-        points = (2 * landmarks - 1) * photo[:, :, :2].diagonal(dim1=1, dim2=2)[:, None]
-        back = _stretches(torch.full_like(aspects, 1 / self.aspect))
-        return compose(compose(photo, fit_similarity(points, targets)), back)
+        stretch, back = _stretches(aspects), _stretches(torch.full_like(aspects, 1 / self.aspect))
+        targets = (2 * self.places - 1) * self.places.new_tensor([self.aspect, 1.0])
+        similarity = fit_similarity(transform_points(2 * landmarks - 1, stretch), targets)
+        return compose(compose(stretch, similarity), back)
 
 
 def build_reference(
     places: str, names: tuple[str, ...], landmarks: NDArray[np.float32], shapes: NDArray[np.int64],
     *, aspect: float | None, fit: Fit,
 ) -> Reference:  # fmt: skip
-    """The reference as configured; "auto" takes a published one by the landmarks' names, else the mean shape.
+    """The reference as configured; places="auto" is the published one for these names, else the mean shape.
 
     landmarks (photos, landmarks, 2) are shares of photos of shapes (photos, 2). Raises WhalebenchError where
     the places do not name the landmarks there are.
@@ -99,22 +97,21 @@ def build_reference(
         raise WhalebenchError(
             f"aligner.fit=affine needs three landmarks, the photos have {len(names)}: set fit=similarity."
         )
+    kind: Literal["similarity", "affine"] = "affine" if len(names) > 2 else "similarity"
+    if fit != "auto":
+        kind = fit
     named = _published(names) if places == "auto" else _parsed(places)
-    published = named if places == "auto" else None
-    wanted: Literal["similarity", "affine"] = (
-        ("affine" if len(names) > 2 else "similarity") if fit == "auto" else fit
-    )
     if named is None:
-        shape, own_aspect = _mean_shape(landmarks, shapes)
-        return Reference(shape, aspect or own_aspect, wanted)
+        mean, mean_aspect = _mean_shape(landmarks, shapes)
+        return Reference(mean, aspect or mean_aspect, kind)
     if set(named) != set(names):
         raise WhalebenchError(
             f"aligner.reference names the landmarks {', '.join(named)}, the photos have {', '.join(names)}: "
             f"name each of these once, as {names[0]}:0.3,0.5."
         )
-    own_aspect = RIGHT_WHALE_ASPECT if published == RIGHT_WHALE else 1.0
+    usual = RIGHT_WHALE_ASPECT if named is RIGHT_WHALE else 1.0
     rows = [named[name] for name in names]
-    return Reference(torch.tensor(rows, dtype=torch.float64), aspect or own_aspect, wanted)
+    return Reference(torch.tensor(rows, dtype=torch.float64), aspect or usual, kind)
 
 
 def _published(names: tuple[str, ...]) -> Places | None:
@@ -141,7 +138,7 @@ def _parsed(text: str) -> Places:
 
 
 def _mean_shape(landmarks: NDArray[np.float32], shapes: NDArray[np.int64]) -> tuple[Tensor, float]:
-    """The mean of all shapes turned, zoomed and shifted onto each other, with room, and its aspect."""
+    """The mean of all shapes turned, zoomed and shifted onto each other, with ROOM around, and its aspect."""
     points = torch.from_numpy(landmarks * shapes[:, None, ::-1]).double()
     points = points[points.isfinite().flatten(1).all(dim=1)]
     if not len(points):
@@ -151,10 +148,9 @@ def _mean_shape(landmarks: NDArray[np.float32], shapes: NDArray[np.int64]) -> tu
         )
     mean = points[0]
     for _ in range(5):
-        maps = fit_similarity(points, mean)
-        usable = maps.isfinite().flatten(1).all(dim=1)
-        moved = points[usable] @ maps[usable][:, :, :2].mT + maps[usable][:, None, :, 2]
-        mean = moved.mean(dim=0)
+        matrices = fit_similarity(points, mean)
+        usable = matrices.isfinite().flatten(1).all(dim=1)
+        mean = transform_points(points[usable], matrices[usable]).mean(dim=0)
     low, high = mean.amin(dim=0), mean.amax(dim=0)
     side = (high - low).clamp(min=float((high - low).max()) / 4)
     places = ((mean - (low + high) / 2) / side) * (1 - 2 * ROOM) + 0.5
@@ -162,7 +158,7 @@ def _mean_shape(landmarks: NDArray[np.float32], shapes: NDArray[np.int64]) -> tu
 
 
 def _stretches(aspects: Tensor) -> Tensor:
-    """Maps (photos, 2, 3) that widen by the aspect."""
+    """Matrices (photos, 2, 3) that widen by the aspect."""
     zeros = torch.zeros_like(aspects)
     rows = [aspects, zeros, zeros, zeros, torch.ones_like(aspects), zeros]
     return torch.stack(rows, dim=1).reshape(-1, 2, 3)
@@ -196,29 +192,29 @@ class AlignerConfig(PositionConfig):
     """Where less than this share of the window is inside the photo, the whole photo is used."""
 
     def augmentation(self) -> Augmentation:
-        """How photos are changed in training: as configured, but nothing hidden and nothing mirrored in."""
+        """The augmentation in training: as configured, but nothing is erased, and black where photos end."""
         return replace(super().augmentation(), erase=0.0, outside="zeros")
 
 
 class Aligner(Finder):
-    """A network that answers with landmarks as seen in several views of the photo, averaged."""
+    """Finds landmarks in several views of a photo, averaged, and aligns the photo by them."""
 
     artefact, needs = "aligner", "landmarks"
 
     config: AlignerConfig
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
-        """Which photos have a landmark."""
+        """Whether each photo has a landmark."""
         values = annotated_values(photos, "landmarks").reshape(len(photos), -1)
         return np.asarray(np.isfinite(values).any(axis=1))
 
     def missing(self, photos: Photos) -> str:
-        """Landmarks, or a second one: there is no turning round a single point."""
+        """What photos lack: landmarks, or a second one, as a single point says nothing of turn and size."""
         names = photos.annotations.landmark_names if photos.annotations else ()
         return super().missing(photos) or ("second landmark" if len(names) < 2 else "")
 
     def prepare(self, train: Photos) -> None:
-        """Fixes where landmarks belong."""
+        """Settles where landmarks belong, by the landmarks of train."""
         assert train.annotations is not None
         landmarks = annotated_values(train, "landmarks")
         reference = build_reference(
@@ -242,22 +238,12 @@ class Aligner(Finder):
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """Trains on the landmarks of train."""
         del valid
-        self.device = harness.device
-        self.network, _ = train_network(
-            self.build(),
-            LandmarkRegression(),
-            train,
-            self.config,
-            harness,
-            lambda network, loss: None,
-            target=_landmarks,
-            artefact=self.artefact,
-        )
+        self.train_on(train, harness, LandmarkRegression(), normalised_landmarks)
 
     def locate(self, photos: Photos) -> Located:
-        """Landmarks as shares of the photo: found in every view, moved back and averaged."""
-        found = [self._seen_through(photos, view) for view in self.views()]
-        return Located(landmarks=((torch.stack(found).mean(dim=0) + 1) / 2).float().numpy())
+        """Landmarks as shares of the photo, the mean of what is found in every view."""
+        each = torch.stack([self._landmarks_in(photos, view) for view in self.views()])
+        return Located(landmarks=((each.mean(dim=0) + 1) / 2).float().numpy())
 
     def read(self, photos: Photos) -> Located:
         """The annotated landmarks."""
@@ -267,20 +253,16 @@ class Aligner(Finder):
         """The window in which landmarks lie where they belong; the whole photo where it makes no sense."""
         assert located.landmarks is not None
         landmarks = torch.from_numpy(located.landmarks).double()
-        unsaid = ~landmarks.isfinite().flatten(1).all(dim=1)
-        landmarks = torch.where(unsaid[:, None, None], 0.0, landmarks)
-        maps = self._reference().maps(landmarks, torch.from_numpy(photos.shapes).double())
-        bad = unsaid | is_degenerate(maps)
-        eye = torch.eye(2, 3, dtype=maps.dtype)
-        bad |= _share_inside(torch.where(bad[:, None, None], eye, maps)) < self.config.inside
-        return whole_where(bad.numpy(), maps)
-
-    def sizes(self) -> tuple[Size, ...]:
-        """The sizes at which it looks at whole photos."""
-        return self.config.sizes()
+        bad = ~landmarks.isfinite().flatten(1).all(dim=1)
+        landmarks = torch.where(bad[:, None, None], 0.0, landmarks)
+        matrices = self._reference().matrices(landmarks, torch.from_numpy(photos.shapes).double())
+        bad |= is_degenerate(matrices)
+        whole = torch.eye(2, 3, dtype=matrices.dtype)
+        bad |= _share_inside(torch.where(bad[:, None, None], whole, matrices)) < self.config.inside
+        return whole_where(bad.numpy(), matrices)
 
     def views(self) -> Tensor:
-        """Maps (views, 2, 3) of a photo's frame, every combination of turns, zooms, shears and shifts."""
+        """Matrices (views, 2, 3), one for every combination of turns, zooms, shears and shifts."""
         by, config = self.config.augmentation(), self.config
         # A full turn ends where it began.
         turns = _steps(math.radians(by.rotation), config.turns, around=by.rotation >= 180)
@@ -292,15 +274,15 @@ class Aligner(Finder):
         )
         angle, shear, zoom, shift = torch.tensor(list(steps), dtype=torch.float64).T
         height, width = config.size
-        both = zoom.exp()
-        return affine_maps(angle, shear, both, both, torch.stack([2 * shift] * 2, dim=1), width / height)
+        scale, both_ways = zoom.exp(), torch.stack([2 * shift] * 2, dim=1)
+        return affine_matrices(angle, shear, scale, scale, both_ways, width / height)
 
-    def _seen_through(self, photos: Photos, view: Tensor) -> Tensor:
-        """Landmarks (photos, landmarks, 2) in frame units of the whole photo, as found in one view of it."""
-        maps = view.expand(len(photos), 2, 3)
-        seen = photos.bare().through(Crop(maps, self.config.size, outside="zeros"))
+    def _landmarks_in(self, photos: Photos, view: Tensor) -> Tensor:
+        """Landmarks (photos, landmarks, 2) found in one view, in normalised coordinates of whole photos."""
+        matrices = view.expand(len(photos), 2, 3)
+        seen = photos.bare().through(Crop(matrices, self.config.size, outside="zeros"))
         answers = predict(self.network, seen, self.config, self.device)
-        return move(torch.from_numpy(answers).double(), invert(maps))
+        return transform_points(torch.from_numpy(answers).double(), invert(matrices))
 
     def _reference(self) -> Reference:
         kept = self.constants
@@ -308,23 +290,17 @@ class Aligner(Finder):
 
 
 class LandmarkRegression(nn.Module):
-    """How far points are from landmarks, both (photos, landmarks, 2) in frame units."""
+    """The distance of points from landmarks, both (photos, landmarks, 2) in normalised coordinates."""
 
     def forward(self, points: Tensor, landmarks: Tensor) -> Tensor:
         """Mean smooth-L1 loss over the coordinates that are annotated."""
-        said = landmarks.isfinite()
+        annotated = landmarks.isfinite()
         each = nn.functional.smooth_l1_loss(points, landmarks.nan_to_num(), beta=0.1, reduction="none")
-        return (each * said).sum() / said.sum().clamp(min=1)
-
-
-def _landmarks(batch: Batch) -> Tensor:
-    landmarks = to_frame_units(batch).landmarks
-    assert landmarks is not None
-    return landmarks
+        return (each * annotated).sum() / annotated.sum().clamp(min=1)
 
 
 def _steps(reach: float, count: int, *, around: bool = False) -> list[float]:
-    """Evenly from -reach to reach, 0 alone for one; around a circle without its end."""
+    """So many amounts evenly from -reach to reach; a single one is 0, and a circle is left open."""
     if count == 1:
         return [0.0]
     if around:
@@ -332,8 +308,8 @@ def _steps(reach: float, count: int, *, around: bool = False) -> list[float]:
     return [reach * (2 * step / (count - 1) - 1) for step in range(count)]
 
 
-def _share_inside(maps: Tensor, steps: int = 11) -> Tensor:
+def _share_inside(matrices: Tensor, steps: int = 11) -> Tensor:
     """The share (photos,) of each window that is inside its photo, on a lattice of points."""
-    ticks = (torch.arange(steps, dtype=maps.dtype) + 0.5) / steps * 2 - 1
-    lattice = torch.cartesian_prod(ticks, ticks).expand(len(maps), -1, -1)
-    return (move(lattice, invert(maps)).abs() <= 1).all(dim=2).double().mean(dim=1)
+    ticks = (torch.arange(steps, dtype=matrices.dtype) + 0.5) / steps * 2 - 1
+    lattice = torch.cartesian_prod(ticks, ticks).expand(len(matrices), -1, -1)
+    return (transform_points(lattice, invert(matrices)).abs() <= 1).all(dim=2).double().mean(dim=1)

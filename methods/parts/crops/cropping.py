@@ -152,7 +152,7 @@ class Cropping:
             if self.finder.background != "kept":
                 # Where the whole photo has to do, nothing of it is background.
                 masks[windows.fallback] = 255
-        crop = Crop(windows.maps, self.read_at, masks, self.finder.background, self.finder.mask_channel)
+        crop = Crop(windows.matrices, self.read_at, masks, self.finder.background, self.finder.mask_channel)
         return photos.through(crop), replace(located, fallback=windows.fallback)
 
     def _cropped(self, photos: Photos) -> tuple[Photos, Located]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import CPU, Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.geometry import Outside, box_windows, warp
+from whalebench.methods.parts.geometry import Outside, crop_matrices, warp
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.training.trainer import ready
+from whalebench.methods.parts.training.trainer import ready, train_network
 
 
 class PositionConfig(TrainingConfig):
@@ -54,7 +54,7 @@ class PositionNetwork(nn.Module):
         self.votes = nn.Conv2d(config.width, 4 * points, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Points (photos, points, 2) in frame units, float32, from pixels (photos, 3, height, width)."""
+        """Points (photos, points, 2) in normalised coordinates, float32, of pixels (photos, 3, h, w)."""
         votes = self.votes(self.neck(self.backbone(pixels))).float()
         height, width = votes.shape[-2:]
         weights, offsets = votes.unflatten(1, (2, self.points, 2)).flatten(-2).unbind(1)
@@ -76,7 +76,7 @@ class Crop:
     """A lens that shows one window of each photo, its background kept, blurred or removed."""
 
     windows: Tensor
-    """(photos, 2, 3), maps from the whole photo to the window, both in frame units."""
+    """(photos, 2, 3), affine matrices from the whole photo to the window, both in normalised coordinates."""
     source: Size
     """Height and width at which whole photos are read to cut windows out of them."""
     masks: NDArray[np.uint8] | None = None
@@ -136,10 +136,10 @@ NETWORK = "network."
 
 @dataclass(frozen=True)
 class Windows:
-    """Where photos are looked at."""
+    """The windows in which photos are seen."""
 
-    maps: Tensor
-    """(photos, 2, 3), float64, from the whole photo to the window, both in frame units."""
+    matrices: Tensor
+    """(photos, 2, 3), float64, from the whole photo to the window, both in normalised coordinates."""
     fallback: NDArray[np.bool_]
     """(photos,) where the whole photo is looked at, because what was found makes no sense."""
 
@@ -189,15 +189,37 @@ class Finder(ABC):
 
     @abstractmethod
     def read(self, photos: Photos) -> Located:
-        """The same from the photos' annotations; NaN where there are none."""
+        """What the photos' annotations say, in the form of `locate`; NaN where there are none."""
 
     @abstractmethod
     def windows(self, located: Located, photos: Photos) -> Windows:
         """The window of each photo by what was found in it; the whole photo where that is NaN."""
 
-    @abstractmethod
     def sizes(self) -> tuple[Size, ...]:
         """The sizes at which it looks at whole photos."""
+        return self.config.sizes()
+
+    def train_on(
+        self,
+        train: Photos,
+        harness: Harness,
+        loss: nn.Module,
+        target: Callable[[Batch], Tensor],
+        before_step: Callable[[Any, float], None] | None = None,
+    ) -> None:
+        """Trains a new network by that loss on photos that are all annotated; it is not validated."""
+        self.device = harness.device
+        self.network, _ = train_network(
+            self.build(),
+            loss,
+            train,
+            self.config,
+            harness,
+            lambda network, loss: None,
+            before_step,
+            target=target,
+            artefact=self.artefact,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was prepared and learned, by name."""
@@ -214,10 +236,10 @@ class Finder(ABC):
             ready(self.network, self.device)
 
 
-def whole_where(bad: NDArray[np.bool_], maps: Tensor) -> Windows:
-    """The windows by maps, the whole photo where they are bad."""
-    eye = torch.eye(2, 3, dtype=maps.dtype)
-    return Windows(torch.where(torch.from_numpy(bad)[:, None, None], eye, maps), bad)
+def whole_where(bad: NDArray[np.bool_], matrices: Tensor) -> Windows:
+    """The windows by their matrices, the whole photo where they are bad."""
+    whole = torch.eye(2, 3, dtype=matrices.dtype)
+    return Windows(torch.where(torch.from_numpy(bad)[:, None, None], whole, matrices), bad)
 
 
 def windows_around(boxes: NDArray[np.float32], margin: float, smallest: float) -> Windows:
@@ -230,7 +252,7 @@ def windows_around(boxes: NDArray[np.float32], margin: float, smallest: float) -
     bad = ~(sides > 2 * smallest).all(dim=1)
     wider = ends + torch.cat([-sides, sides], dim=1) * margin
     safe = torch.where(bad[:, None], ends.new_tensor([-1.0, -1.0, 1.0, 1.0]), wider)
-    return whole_where(bad.numpy(), box_windows(safe))
+    return whole_where(bad.numpy(), crop_matrices(safe))
 
 
 def annotated_values(photos: Photos, kind: Literal["boxes", "landmarks"]) -> NDArray[np.float32]:

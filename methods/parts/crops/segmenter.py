@@ -1,8 +1,6 @@
-"""Finds the animal's mask, and the box that the mask fills.
+"""The segmenter: a U-Net that finds the animal's mask, and the box that the mask fills.
 
-The Lovász hinge: intersection over union as a loss, and how a segmenter learns by it.
-
-A U-Net: an encoder's maps put together again, from coarse to fine, until every pixel has its answer.
+It learns by cross-entropy and Dice at first, then by the Lovász hinge: intersection over union as a loss.
 """
 
 from __future__ import annotations
@@ -18,14 +16,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import Batch, Photos, Size
+from whalebench.benchmarks.core.arrays import blocks
+from whalebench.benchmarks.core.photos import Batch, Photos
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.finder import Background, Finder, Windows, windows_around
 from whalebench.methods.parts.networks.backbones import Encoder, build_encoder
 from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
-from whalebench.methods.parts.training.trainer import predict, train_network
+from whalebench.methods.parts.training.trainer import predict
 
 LEVELS = 0.5
 """Weight of the decoder's own masks beside the final one."""
@@ -34,7 +33,7 @@ CROSS_ENTROPY, DICE = 0.9, 0.5
 
 
 def lovasz_hinge(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over photos of the Lovász hinge of logits (photos, ...) against masks of the same shape.
+    """The Lovász hinge, mean over photos, of logits (photos, ...) against masks of the same shape.
 
     A logit above 0 says animal; a mask of 0.5 and more is animal. The loss is the Lovász extension of one
     minus the intersection over union, applied to hinge errors: 0 where every logit is right by 1 and more.
@@ -53,7 +52,7 @@ def lovasz_hinge(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def jaccard_steps(truth: Tensor) -> Tensor:
-    """What each pixel adds to one minus the IoU when the pixels (photos, pixels) become wrong in this order.
+    """By how much one minus the IoU rises as pixels (photos, pixels) become wrong one after the other.
 
     truth is 1 on the animal and 0 elsewhere.
     """
@@ -64,20 +63,19 @@ def jaccard_steps(truth: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over photos of one minus the Dice coefficient of probabilities and masks, one pixel softer."""
-    found, truth = logits.float().sigmoid().flatten(1), masks.flatten(1)
-    shared = (found * truth).sum(dim=1)
-    return (1 - (2 * shared + 1) / (found.sum(dim=1) + truth.sum(dim=1) + 1)).mean()
+    """One minus the Dice coefficient of probabilities and masks, smoothed by one pixel, mean over photos."""
+    probabilities, truth = logits.float().sigmoid().flatten(1), masks.flatten(1)
+    shared = (probabilities * truth).sum(dim=1)
+    return (1 - (2 * shared + 1) / (probabilities.sum(dim=1) + truth.sum(dim=1) + 1)).mean()
 
 
 class MaskLoss(nn.Module):
-    """The loss of the final mask and, at half the weight, of what every level of the decoder says.
+    """The loss of the final mask and, at half the weight, of the masks of the decoder's levels.
 
-    As the fourth of the TGS salt challenge: cross-entropy and Dice to warm up, because the Lovász hinge is
-    slow from scratch, then the hinge. There half the weight was on a second mask, learned where a photo is
-    not empty, beside a small loss of empty or not. Photos that a segmenter learns from all show the animal:
-    that second mask would be the first and the other head would have nothing to learn. So the half goes to
-    the levels of the decoder, whose supervision was the point of it.
+    As in the fourth place of the TGS salt challenge: cross-entropy and Dice to warm up, because the Lovász
+    hinge is slow from scratch, then the hinge. There the half was on a second mask, of photos that are not
+    empty, beside a small loss of empty or not. Here no photo that is learned from is empty, and both would
+    have nothing to add: the half goes to the levels, whose supervision was the point of it.
     """
 
     def __init__(self) -> None:
@@ -86,10 +84,10 @@ class MaskLoss(nn.Module):
 
     def forward(self, outputs: Sequence[Tensor], masks: Tensor) -> Tensor:
         """Loss of logits (photos, 1, height, width), the final ones first, under masks in [0, 1]."""
-        final, *levels = (self._one(logits, masks) for logits in outputs)
+        final, *levels = (self._loss(logits, masks) for logits in outputs)
         return final + LEVELS * torch.stack(levels).mean() if levels else final
 
-    def _one(self, logits: Tensor, masks: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
         height, width = logits.shape[-2:]
         truth = masks if masks.shape == logits.shape else cell_means(masks, (height, width))
         if not self.warming_up:
@@ -102,7 +100,7 @@ class MaskNetwork(nn.Module):
     """Encoder, U-Net decoder (Ronneberger et al., 2015) and hypercolumn, as the fourth of TGS salt had it."""
 
     def __init__(self, encoder: Encoder, width: int, dropout: float) -> None:
-        """width is the number of channels of every level; dropout the share of the hypercolumn's left out."""
+        """width: channels of every level; dropout: share of the hypercolumn's channels left out."""
         super().__init__()
         self.encoder = encoder
         fine_to_coarse = encoder.channels
@@ -118,18 +116,20 @@ class MaskNetwork(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Logits (photos, 1, height, width) of pixels (photos, 3, height, width), and in training more:
-        behind them what each level of the decoder says at its own resolution, coarse to fine."""
+        """Logits (photos, 1, height, width) of pixels (photos, 3, height, width).
+
+        In training they are followed by the logits of each level at its own resolution, coarse to fine.
+        """
         coarse, *skips = reversed(self.encoder(pixels))
-        found = [self.levels[0](coarse)]
+        decoded = [self.levels[0](coarse)]
         for level, skip in zip(list(self.levels)[1:], skips, strict=True):
-            found.append(level(torch.cat([_resized(found[-1], skip), skip], dim=1)))
-        # The hypercolumn (Hariharan et al., 2015): every level has its say in every pixel.
-        column = torch.cat([_resized(features, found[-1]) for features in found], dim=1)
+            decoded.append(level(torch.cat([_resized(decoded[-1], skip), skip], dim=1)))
+        # The hypercolumn (Hariharan et al., 2015): every pixel is decided by the features of all levels.
+        column = torch.cat([_resized(features, decoded[-1]) for features in decoded], dim=1)
         logits = _resized(self.mask(column), pixels)
         if not self.training:
             return [logits]
-        return [logits, *(own(features) for own, features in zip(self.own_masks, found, strict=True))]
+        return [logits, *(head(features) for head, features in zip(self.own_masks, decoded, strict=True))]
 
 
 class Level(nn.Module):
@@ -154,7 +154,7 @@ class Level(nn.Module):
 
 
 class SpatialAndChannelExcitation(nn.Module):
-    """scSE (Roy, Navab and Wachinger, 2018): what matters is turned up, by place and by channel."""
+    """scSE (Roy, Navab and Wachinger, 2018): features are weighted by position and by channel."""
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class SpatialAndChannelExcitation(nn.Module):
 
 
 def _resized(features: Tensor, like: Tensor) -> Tensor:
-    """Features (photos, channels, h, w) at the resolution of another map."""
+    """Features (photos, channels, h, w), resized to the resolution of another map."""
     if features.shape[-2:] == like.shape[-2:]:
         return features
     return F.interpolate(features, like.shape[-2:], mode="bilinear", align_corners=False)
@@ -208,13 +208,13 @@ class SegmenterConfig(TrainingConfig):
     """Whether the mask is shown to the network as a fourth channel (first of Humpback 2019)."""
 
     def augmentation(self) -> Augmentation:
-        """How photos are changed in training: as configured, mirrored left to right, and nothing erased."""
+        """The augmentation in training: as configured, mirrored left to right, and nothing erased."""
         by = replace(super().augmentation(), erase=0.0, outside="zeros")
-        return by if self.augment == "none" else replace(by, mirror=0.5)
+        return by if self.augment == "none" else replace(by, hflip=0.5)
 
 
 class Segmenter(Finder):
-    """A U-Net that says of every pixel whether it shows the animal."""
+    """Finds the animal's mask by a U-Net that tells for every pixel whether it shows the animal."""
 
     artefact, needs = "segmenter", "masks"
 
@@ -225,7 +225,7 @@ class Segmenter(Finder):
         self.background, self.mask_channel = config.background, config.channel
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
-        """Which photos have a mask; raises ValueError where annotations are hidden."""
+        """Whether each photo has a mask; raises ValueError where annotations are hidden."""
         if photos.annotations is None:
             raise ValueError("masks of these photos are hidden")
         return photos.annotations.has_mask[photos.rows]
@@ -239,18 +239,7 @@ class Segmenter(Finder):
     def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
         """Trains on the masks of train."""
         del valid
-        self.device = harness.device
-        self.network, _ = train_network(
-            self.build(),
-            MaskLoss(),
-            train,
-            self.config,
-            harness,
-            lambda network, loss: None,
-            self._warm_up,
-            target=_masks,
-            artefact=self.artefact,
-        )
+        self.train_on(train, harness, MaskLoss(), _masks, self._warm_up)
 
     def locate(self, photos: Photos) -> Located:
         """Masks (photos, height, width) at the segmenter's size, and their boxes; NaN where none is found."""
@@ -260,20 +249,16 @@ class Segmenter(Finder):
     def read(self, photos: Photos) -> Located:
         """The annotated masks at the segmenter's size, and their boxes."""
         masks = np.full((len(photos), *self.config.size), np.nan, np.float32)
-        places = np.flatnonzero(self.annotated(photos))
-        for start in range(0, len(places), BLOCK):
-            block = places[start : start + BLOCK]
-            masks[block] = _masks(photos.batch(block, self.config.size))[:, 0].numpy()
+        annotated = np.flatnonzero(self.annotated(photos))
+        for block in blocks(len(annotated), BLOCK):
+            rows = annotated[block]
+            masks[rows] = _masks(photos.batch(rows, self.config.size))[:, 0].numpy()
         return Located(boxes=mask_boxes(masks), masks=masks)
 
     def windows(self, located: Located, photos: Photos) -> Windows:
         """The mask's box with its margin; the whole photo where it is too small to be an animal."""
         assert located.boxes is not None
         return windows_around(located.boxes, self.config.margin, self.config.smallest)
-
-    def sizes(self) -> tuple[Size, ...]:
-        """The sizes at which it looks at whole photos."""
-        return self.config.sizes()
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         probabilities: Tensor = self.network(pixels)[0][:, 0].sigmoid()
@@ -292,17 +277,18 @@ def mask_boxes(masks: NDArray[np.float32]) -> NDArray[np.float32]:
 
     boxes = np.full((len(masks), 4), np.nan, np.float32)
     height, width = masks.shape[1:]
-    for place, mask in enumerate(masks):
+    for row, mask in enumerate(masks):
         parts, count = label(mask >= 0.5)
         if count:
             largest = int(np.bincount(parts.ravel())[1:].argmax())
             down, across = find_objects(parts)[largest]
-            boxes[place] = (
+            boxes[row] = (
                 across.start / width, down.start / height, across.stop / width, down.stop / height
             )  # fmt: skip
     return boxes
 
 
 def _masks(batch: Batch) -> Tensor:
+    """The annotated masks (photos, 1, height, width) of a batch that has them."""
     assert batch.masks is not None
     return batch.masks

@@ -1,12 +1,9 @@
-"""The margin softmax: prototypes on the sphere, and a margin between an embedding and its own.
+"""Softmax losses: over a linear classifier, or over prototypes on the sphere with a margin.
 
 ArcFace, CosFace, sub-centres, margins by the number of photos, AdaCos and blanked twins each exist somewhere,
 and in pytorch-metric-learning some of them, but never together. Here they are steps of one forward pass, held
-against the library's ArcFaceLoss and CosFaceLoss and against a plain loop in the tests.
-
-Losses over a linear classifier; those with a margin are in `margins`.
-
-The heads of `arcface`: whose photo it is, and beside that, where it is asked for, of which species.
+against the library's ArcFaceLoss and CosFaceLoss and against a plain loop in the tests. The heads of
+`arcface` put two together: one over individuals and, if configured, one over species.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ class SoftmaxLoss(nn.Module):
         return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def log_probabilities(self, features: Tensor) -> Tensor:
-        """(photos, identities) from features (photos, dimensions), in float32 as the loss has them.
+        """Log probabilities (photos, identities) of features (photos, dimensions), in float32 as in the loss.
 
         With the digits of bf16 many identities would tie.
         """
@@ -54,11 +51,11 @@ class SoftmaxLoss(nn.Module):
 Margin = Literal["arcface", "cosface"]
 
 SMALLEST_SCALE = 1.0
-"""Of AdaCos, whose formula says 0 for two identities."""
+"""Of AdaCos, whose formula gives 0 for two identities."""
 
 
 class MarginLoss(nn.Module):
-    """Cross-entropy over scaled cosines to the prototypes of the identities, the own one with a margin."""
+    """Cross-entropy over scaled cosines to the identities' prototypes, with a margin on the target's."""
 
     def __init__(
         self,
@@ -72,7 +69,7 @@ class MarginLoss(nn.Module):
         twins: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
-        """As described beside the fields of `arcface`; margins is one for all, or one each (identities,).
+        """The arguments are the fields of `HeadConfig`; margins is one for all, or one each (identities,).
 
         scale 0 is AdaCos. twins: identity i and identity i + identities / 2 are each other's mirror image.
         """
@@ -89,7 +86,7 @@ class MarginLoss(nn.Module):
         self.register_buffer("share", torch.ones(()))
 
     def set_share(self, share: float) -> None:
-        """Uses this share of the margins from now on."""
+        """Sets the share of the margins that is used from now on."""
         self.get_buffer("share").fill_(share)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -99,8 +96,8 @@ class MarginLoss(nn.Module):
             cosines = self._blank_twins(cosines, labels)
         if self.adaptive and self.training:
             self.get_buffer("scale").copy_(adacos(cosines.detach(), labels, self.get_buffer("scale")))
-        own = cosines.gather(1, labels[:, None])
-        with_margin = self._with_margin(own, self.get_buffer("margins")[labels][:, None])
+        target = cosines.gather(1, labels[:, None])
+        with_margin = self._with_margin(target, self.get_buffer("margins")[labels][:, None])
         logits = self.get_buffer("scale") * cosines.scatter(1, labels[:, None], with_margin)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
@@ -111,11 +108,11 @@ class MarginLoss(nn.Module):
         return cosines.reshape(-1, *self.centres.shape[:2]).amax(dim=2)
 
     def prototypes(self) -> Tensor:
-        """(identities, subcentres, dimensions), of length 1."""
+        """The prototypes (identities, subcentres, dimensions), of length 1."""
         return F.normalize(self.centres.detach(), dim=2)
 
     def set_prototypes(self, prototypes: Tensor) -> None:
-        """Takes prototypes (identities, subcentres, dimensions) as its own."""
+        """Replaces the prototypes by these (identities, subcentres, dimensions)."""
         with torch.no_grad():
             self.centres.copy_(prototypes.reshape(self.centres.shape))
 
@@ -132,7 +129,7 @@ class MarginLoss(nn.Module):
         return torch.where(past, cosines - margins * margins.sin(), turned)
 
     def _blank_twins(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """The cosines with that to the own mirror image at 0: it may be alike, nothing is learned of it."""
+        """The cosines, 0 for the target's mirror image: as it may be alike, nothing is learned of it."""
         twins = (labels + cosines.shape[1] // 2) % cosines.shape[1]
         return cosines.scatter(1, twins[:, None], 0.0)
 
@@ -146,11 +143,11 @@ def adacos(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     """The scale of AdaCos after a batch of cosines (photos, identities) without margins (Zhang et al., 2019).
 
     It is log B / cos(min(45 degrees, a)): B the mean over photos of the sum of exp(scale cosine) over the
-    other identities, a the median angle to the own prototype, the lower of two middle ones.
+    other identities, a the median angle to the target's prototype, the lower of two middle ones.
     """
-    own = cosines.gather(1, labels[:, None])
+    target = cosines.gather(1, labels[:, None])
     others = (scale * cosines).exp().scatter(1, labels[:, None], 0.0).sum(dim=1)
-    angle = own.clamp(-1, 1).acos().median().clamp(max=math.pi / 4)
+    angle = target.clamp(-1, 1).acos().median().clamp(max=math.pi / 4)
     return (others.mean().log() / angle.cos()).clamp(min=SMALLEST_SCALE)
 
 
@@ -200,7 +197,7 @@ class HeadConfig(PartConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """As for every part, without the margins that are not used."""
+        """The fields worth tuning, without the margins that are not used."""
         unused = {"margin"} if self.margin_by_size else {"margin_a", "margin_b"}
         return {name: start for name, start in super().tunable().items() if name not in unused}
 
@@ -214,7 +211,7 @@ class Heads(nn.Module):
         self.identity, self.species, self.weight = identity, species, weight
 
     def set_share(self, share: float) -> None:
-        """Uses this share of all margins from now on."""
+        """Sets the share of all margins that is used from now on."""
         self.identity.set_share(share)
         if self.species is not None:
             self.species.set_share(share)
@@ -236,43 +233,39 @@ class Heads(nn.Module):
 
 
 def build_heads(config: HeadConfig, known: LabelledPhotos, dimensions: int, label_smoothing: float) -> Heads:
-    """The heads over the identities of labelled photos, and over their species where that is asked for."""
+    """The heads over the identities of labelled photos and, if configured, over their species."""
     photos = np.bincount(known.labels, minlength=len(known.identities))
     identity = build_identity_head(config, photos, dimensions, label_smoothing)
     if not config.species_weight:
         return Heads(identity)
+    a, b, c = SPECIES_MARGIN
     by_size = config.model_copy(
-        update=dict(zip(("margin_a", "margin_b", "margin_c"), SPECIES_MARGIN, strict=True))
+        update={"margin_a": a, "margin_b": b, "margin_c": c, "flip_identities": False}
     )
-    species = _head(by_size, photos_by_species(known), dimensions, label_smoothing, twins=False)
+    species = build_identity_head(by_size, photos_by_species(known), dimensions, label_smoothing)
     return Heads(identity, species, config.species_weight)
 
 
 def build_identity_head(
     config: HeadConfig, photos: NDArray[np.int64], dimensions: int, label_smoothing: float
 ) -> MarginLoss:
-    """The head over identities of so many photos (identities,), and over their mirror twins."""
+    """The head over identities of so many photos (identities,) and, if configured, their mirror twins."""
     twins = config.flip_identities
-    return _head(config, np.tile(photos, 1 + twins), dimensions, label_smoothing, twins=twins)
-
-
-def photos_by_species(photos: Photos) -> NDArray[np.int64]:
-    """How many photos each species has (species,); empty where none is named."""
-    named = np.zeros(0, np.int64) if photos.species is None else photos.species
-    return np.bincount(named[named != UNKNOWN]).astype(np.int64)
-
-
-def _head(
-    config: HeadConfig, photos: NDArray[np.int64], dimensions: int, label_smoothing: float, *, twins: bool
-) -> MarginLoss:
-    counts, by_size = torch.from_numpy(photos), (config.margin_a, config.margin_b, config.margin_c)
+    counts = torch.from_numpy(np.tile(photos, 1 + twins))
+    by_size = margins_by_size(counts, config.margin_a, config.margin_b, config.margin_c)
     return MarginLoss(
-        len(photos),
+        len(counts),
         dimensions,
         kind=config.loss,
         scale=config.scale,
-        margins=margins_by_size(counts, *by_size) if config.margin_by_size else config.margin,
+        margins=by_size if config.margin_by_size else config.margin,
         subcentres=config.subcentres,
         twins=twins,
         label_smoothing=label_smoothing,
     )
+
+
+def photos_by_species(photos: Photos) -> NDArray[np.int64]:
+    """The number of photos of each species (species,); empty where none is named."""
+    named = np.zeros(0, np.int64) if photos.species is None else photos.species
+    return np.bincount(named[named != UNKNOWN]).astype(np.int64)

@@ -1,15 +1,7 @@
-"""Losses on pairs, triplets and proxies by pytorch-metric-learning behind one door.
+"""Metric losses and miners of pytorch-metric-learning, and a loss as the training loop calls it.
 
 Every default of the library is written out: its next version changes them. Embeddings have length 1:
-contrastive and triplet measure their L2 distance, from 0 to 2, the others their cosine.
-
-Miners by pytorch-metric-learning behind one door: which triplets of a batch are learned from.
-
-Distances are L2 between embeddings of length 1, so from 0 to 2. Every default of the library is written out.
-
-The N-pair loss, over all photos of a batch.
-
-A metric loss as the training loop calls it: of any length, mined, and compared with past batches.
+contrastive, triplet and all miners measure their L2 distance, from 0 to 2, the other losses their cosine.
 """
 
 from __future__ import annotations
@@ -27,12 +19,12 @@ MinerName = Literal["all", "hard", "semihard", "distance_weighted", "batch_hard"
 
 
 def build_miner(name: MinerName, margin: float) -> nn.Module | None:
-    """A miner, from embeddings (photos, dimensions) and labels (photos,) to triplets; None for all there are.
+    """The miner of that name, from embeddings (photos, dimensions) and labels (photos,) to triplets.
 
-    Triplets are anchors, positives and negatives, each (triplets,) places in the batch. hard: the negative is
-    no further from the anchor than the positive. semihard: it is further, by margin at most (Schroff et al.,
-    2015). distance_weighted: see there. batch_hard: of each anchor the furthest positive and the nearest
-    negative (Hermans et al., 2017).
+    Triplets are anchors, positives and negatives, each (triplets,) indices in the batch; None stands for all.
+    hard: the negative is no further from the anchor than the positive. semihard: it is further, by margin at
+    most (Schroff et al., 2015). distance_weighted: see `DistanceWeighted`. batch_hard: of each anchor the
+    furthest positive and the nearest negative (Hermans et al., 2017).
     """
     from pytorch_metric_learning import miners
 
@@ -69,15 +61,15 @@ class DistanceWeighted(nn.Module):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Triplets of the batch, or with anchors there and the others in ref (the memory)."""
+        """Triplets of the batch; with ref, the memory, their positives and negatives are from there."""
         ref = None if ref_emb is None else ref_emb.detach().cpu().double()
         others = None if ref_labels is None else ref_labels.cpu()
         triplets = self.miner(embeddings.detach().cpu().double(), labels.cpu(), ref, others)
-        return tuple(places.to(embeddings.device) for places in triplets)
+        return tuple(indices.to(embeddings.device) for indices in triplets)
 
 
 def l2_distance() -> Any:
-    """The library's L2 distance between embeddings, brought to length 1."""
+    """The library's L2 distance between embeddings normalised to length 1."""
     from pytorch_metric_learning import distances
 
     return distances.LpDistance(normalize_embeddings=True, p=2, power=1)
@@ -86,7 +78,7 @@ def l2_distance() -> Any:
 class NPair(nn.Module):
     """N-pair loss (Sohn, 2016) in as many rounds as it takes to bring each photo into a pair.
 
-    The library's takes the first two photos of an identity and passes over the others.
+    The library's own uses only the first two photos of an identity.
     """
 
     def __init__(self, loss: nn.Module, temperature: float) -> None:
@@ -94,7 +86,7 @@ class NPair(nn.Module):
         self.loss, self.temperature = loss, temperature
 
     def forward(self, embeddings: Tensor, labels: Tensor, mined: None = None) -> Tensor:
-        """The mean over all pairs; a pair's positive is told from those of the other pairs of its round."""
+        """The mean over all pairs; a pair's positive competes with those of the other pairs of its round."""
         del mined
         scaled, total, pairs = embeddings * self.temperature**-0.5, embeddings.sum() * 0, 0
         for anchors, positives in _rounds(labels):
@@ -106,27 +98,30 @@ class NPair(nn.Module):
 
 def _rounds(labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Anchors and positives of each round, one pair an identity; rounds of a single pair are left out."""
+    photos_of: dict[int, list[int]] = {}
+    for photo, label in enumerate(labels.tolist()):
+        photos_of.setdefault(label, []).append(photo)
     rounds: dict[int, list[tuple[int, int]]] = {}
-    owner = labels.tolist()
-    for identity in dict.fromkeys(owner):
-        photos = [place for place, label in enumerate(owner) if label == identity]
-        if len(photos) > 1:
-            for number, start in enumerate(range(0, len(photos), 2)):
-                partner = photos[start + 1] if start + 1 < len(photos) else photos[0]
-                rounds.setdefault(number, []).append((photos[start], partner))
+    for photos in photos_of.values():
+        # The last of an odd number is paired with the first.
+        for number, (anchor, positive) in enumerate(
+            zip(photos[::2], [*photos[1::2], photos[0]], strict=False)
+        ):
+            if anchor != positive:
+                rounds.setdefault(number, []).append((anchor, positive))
     tensors = [torch.tensor(pairs, device=labels.device) for pairs in rounds.values() if len(pairs) > 1]
     return [(pairs[:, 0], pairs[:, 1]) for pairs in tensors]
 
 
 LossName = Literal["contrastive", "triplet", "n_pair", "multi_similarity", "circle", "supcon", "proxy_anchor"]
 MARGINS = {"contrastive": 1.0, "triplet": 0.2, "circle": 0.4, "proxy_anchor": 0.1}
-"""Of each loss that has one, unless said otherwise: of the papers, and of FaceNet for triplets."""
+"""The usual margin of each loss that has one: its paper's, for triplets FaceNet's."""
 MINED = ("contrastive", "triplet", "multi_similarity", "circle", "supcon")
 """The losses that learn from chosen pairs or triplets, and so take a miner and a memory."""
 
 
 class MetricLossConfig(MethodConfig):
-    """Fields of a method with such a loss."""
+    """Fields of a method with a metric loss."""
 
     loss: LossName = "triplet"
     """contrastive, triplet, n_pair, multi_similarity, circle, supcon or proxy_anchor."""
@@ -162,12 +157,14 @@ class MetricLossConfig(MethodConfig):
         return self
 
     def tunable(self) -> dict[str, FieldValue]:
-        """As for every method, without what the loss does not have."""
-        found = super().tunable() | {"margin": self.loss_margin()}
-        unused = set() if self.loss in MINED else {"miner"}
-        unused |= set() if self.loss in ("supcon", "n_pair") else {"temperature"}
-        unused |= set() if self.loss_margin() else {"margin"}
-        return {name: start for name, start in found.items() if name not in unused}
+        """The fields worth tuning, without those that have no effect on the loss."""
+        used = {
+            "miner": self.loss in MINED,
+            "temperature": self.loss in ("supcon", "n_pair"),
+            "margin": self.loss_margin() > 0,
+        }
+        fields = super().tunable() | {"margin": self.loss_margin()}
+        return {name: start for name, start in fields.items() if used.get(name, True)}
 
     def loss_margin(self) -> float:
         """The margin of the loss; 0 where it has none."""
@@ -180,7 +177,7 @@ class MetricLossConfig(MethodConfig):
 
 
 def build_loss(config: MetricLossConfig, identities: int, dimensions: int) -> nn.Module:
-    """The loss alone: of embeddings (photos, dimensions) of length 1, labels (photos,), and mined or None.
+    """The loss of embeddings (photos, dimensions) of length 1, labels (photos,) and mined triplets or None.
 
     contrastive: Hadsell et al. 2006; triplet: Schroff et al. 2015; multi_similarity: Wang et al. 2019;
     circle: Sun et al. 2020; supcon: Khosla et al. 2020; proxy_anchor: Kim et al. 2020. Means are over what is
@@ -198,9 +195,8 @@ def build_loss(config: MetricLossConfig, identities: int, dimensions: int) -> nn
         case "contrastive":
             loss = losses.ContrastiveLoss(pos_margin=0, neg_margin=margin, **l2)
         case "triplet":
-            soft = config.soft_margin
             loss = losses.TripletMarginLoss(
-                margin=margin, swap=False, smooth_loss=soft, triplets_per_anchor="all", **l2
+                margin=margin, swap=False, smooth_loss=config.soft_margin, triplets_per_anchor="all", **l2
             )
         case "n_pair":
             product = distances.DotProductSimilarity(normalize_embeddings=False, p=2, power=1)
@@ -230,12 +226,12 @@ def build_loss(config: MetricLossConfig, identities: int, dimensions: int) -> nn
 
 
 def build_metric_loss(config: MetricLossConfig, identities: int, dimensions: int) -> MetricLoss:
-    """The loss, its miner, and the memory where one is asked for; from embeddings and labels to a number."""
+    """The configured loss, with its miner and, if it has one, its memory."""
     return (RememberingLoss if config.memory else MetricLoss)(config, identities, dimensions)
 
 
 class MetricLoss(nn.Module):
-    """A loss and the miner that chooses for it."""
+    """A loss and its miner."""
 
     def __init__(self, config: MetricLossConfig, identities: int, dimensions: int) -> None:
         super().__init__()
@@ -251,20 +247,20 @@ class MetricLoss(nn.Module):
         return self.compare(normalize(embeddings.to(precise)), labels)
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss of embeddings of length 1, among themselves."""
+        """The loss of embeddings of length 1, compared among themselves."""
         mined = None if self.miner is None else self.miner(embeddings, labels)
         value: Tensor = self.loss(embeddings, labels, mined)
         return value
 
     def remember(self, use: bool) -> None:
-        """Uses the memory from now on, or no longer; without one nothing changes."""
+        """Switches the memory on or off, where there is one."""
 
     def take_memory(self, other: Self) -> None:
-        """Takes up what another loss of the same configuration remembers."""
+        """Copies the memory of another loss of the same configuration, where there is one."""
 
 
 class RememberingLoss(MetricLoss):
-    """The same with a memory; its embeddings and how far it is filled are part of the state."""
+    """A metric loss with a memory, whose embeddings and how far it is filled are part of the state."""
 
     def __init__(self, config: MetricLossConfig, identities: int, dimensions: int) -> None:
         super().__init__(config, identities, dimensions)
@@ -276,25 +272,25 @@ class RememberingLoss(MetricLoss):
         self.used = False
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss among themselves and, once it is used, with the memory, which then takes them up."""
+        """The loss compared among themselves or, once it is on, with the memory, which takes them in."""
         if not (self.used and self.training) or len(embeddings) > self.memory.memory_size:
             return super().compare(embeddings, labels)
         value: Tensor = self.memory(embeddings, labels)
         return value
 
     def remember(self, use: bool) -> None:
-        """Uses the memory from now on, or no longer."""
+        """Switches the memory on or off."""
         self.used = use
 
     def take_memory(self, other: Self) -> None:
-        """Takes up what the other remembers."""
+        """Copies the other's memory."""
         self.memory.load_state_dict(other.memory.state_dict())
         self.set_extra_state(other.get_extra_state())
 
     def get_extra_state(self) -> Tensor:
-        """(2,) the next place to be written to, and whether all places have been."""
+        """(2,): where the memory is written next, and whether it is full."""
         return torch.tensor([self.memory.queue_idx, int(self.memory.has_been_filled)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes up what `get_extra_state` gave."""
+        """Restores what `get_extra_state` gave."""
         self.memory.queue_idx, self.memory.has_been_filled = int(state[0]), bool(state[1])

@@ -1,6 +1,7 @@
 """Losses on pairs of photos: the first half of a batch is left, the second half right, in the same order.
 
-The pair head of the 0.78563 Humpback kernel: are two photos' features those of one individual?
+Contrastive, or the binary cross-entropy of the pair head of the 0.78563 Humpback kernel (Piotte, 2018), a
+small network that tells whether the features of two photos are those of one individual.
 """
 
 from __future__ import annotations
@@ -14,20 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.methods.parts.losses.metric_losses import MetricLossConfig, build_loss
-from whalebench.methods.parts.retrieval import check_finite, cosines
+from whalebench.methods.parts.retrieval import check_finite, cosines, known_by_label, raise_to_best
 
 HIDDEN = 32
-"""Units of the small network that every feature shares."""
+"""Units of the small network that is applied to every feature."""
 FLOOR = -100.0
 """The lowest logit there is, and that of an identity without a photo in the gallery."""
-AT_ONCE = {"cpu": 2**14}
+BLOCK = {"cpu": 2**14}
 """Features of pairs at a time: 2 MiB of hidden units stay in a processor's cache; elsewhere 128 MiB."""
 
 
 class PairHead(nn.Module):
-    """A logit for each pair; which photo is left and which is right makes no difference (Piotte, 2018)."""
+    """A logit for each pair of photos, the same for both orders (Piotte, 2018)."""
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
@@ -61,21 +61,18 @@ def pair_logits(
     logits = np.zeros((len(query), len(gallery)), np.float32)
     with torch.inference_mode():
         queries, photos = _on_device(head, query), _on_device(head, gallery)
-        for place in range(len(query)):
-            logits[place] = _row(head, queries[place : place + 1], photos)
+        for row in range(len(query)):
+            logits[row] = _logits_of_one(head, queries[row : row + 1], photos)
     return logits
 
 
 def logits_among(head: PairHead, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (photos, photos) of all photos with each other, from features (photos, dimensions).
-
-    Each pair is looked at once, as its order makes no difference.
-    """
+    """Logits (photos, photos) of all photos with each other, from features (photos, dimensions)."""
     logits = np.zeros((len(features), len(features)), np.float32)
     with torch.inference_mode():
         photos = _on_device(head, features)
-        for place in range(len(features)):
-            logits[place, place:] = _row(head, photos[place : place + 1], photos[place:])
+        for row in range(len(features)):
+            logits[row, row:] = _logits_of_one(head, photos[row : row + 1], photos[row:])
     return np.triu(logits) + np.triu(logits, 1).T
 
 
@@ -93,19 +90,16 @@ def best_pair_scores(
     """
     check_finite(query)
     check_finite(gallery)
-    known = np.flatnonzero(labels != UNKNOWN)
-    order = known[np.argsort(labels[known], kind="stable")]
+    order = known_by_label(labels)
     scores = np.full((len(query), identities), FLOOR, np.float32)
     if len(order):
-        present, starts = np.unique(labels[order], return_index=True)
-        logits = np.maximum(pair_logits(head, query, gallery[order]), np.float32(FLOOR))
-        scores[:, present] = np.maximum.reduceat(logits, starts, axis=1)
+        raise_to_best(scores, pair_logits(head, query, gallery[order]), labels[order])
     return scores
 
 
-def _row(head: PairHead, one: Tensor, others: Tensor) -> NDArray[np.float32]:
-    """Logits (photos,) of features (1, dimensions) with others (photos, dimensions), a few at a time."""
-    size = max(1, AT_ONCE.get(one.device.type, 2**20) // one.shape[1])
+def _logits_of_one(head: PairHead, one: Tensor, others: Tensor) -> NDArray[np.float32]:
+    """Logits (photos,) of features (1, dimensions) with others (photos, dimensions), block by block."""
+    size = max(1, BLOCK.get(one.device.type, 2**20) // one.shape[1])
     parts = [head(one.expand_as(part), part) for part in torch.split(others, size)]
     row: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return row
@@ -127,9 +121,9 @@ class ContrastivePairs(nn.Module):
         self.loss = build_loss(config, identities=0, dimensions=0)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of features (2 x pairs, dimensions), brought to length 1, under labels (2 x pairs,).
+        """The loss of features (2 x pairs, dimensions), normalised inside, under labels (2 x pairs,).
 
-        The mean L2 distance of matching pairs, and the mean of what the distance of others lacks of the
+        It is the mean L2 distance of matching pairs plus the mean of what the distance of others lacks of the
         margin, both over pairs that are not at 0.
         """
         left, right = torch.arange(len(labels), device=labels.device).chunk(2)
@@ -139,7 +133,7 @@ class ContrastivePairs(nn.Module):
         return value
 
     def among(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How alike photos (photos, photos) are, in [0, 1], from features (photos, dimensions)."""
+        """The similarity in [0, 1] of all photos with each other, from features (photos, dimensions)."""
         return (1 + cosines(features, features)) / 2
 
 
@@ -157,7 +151,7 @@ class PairHeadLoss(nn.Module):
         return binary_cross_entropy_with_logits(self.head(left, right), (same == other).float())
 
     def among(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How likely the head thinks that photos (photos, photos) are of one individual, in [0, 1]."""
+        """The head's probability that two photos are of one individual, for all photos with each other."""
         logits = logits_among(self.head, features).astype(np.float64)
         return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
 
@@ -166,31 +160,31 @@ PairLoss = ContrastivePairs | PairHeadLoss
 
 
 class Similarity:
-    """How alike photos were when they were last embedded, while loss and network learn on."""
+    """The similarity of photos as it was when they were last embedded, while loss and network learn on."""
 
     def __init__(self, loss: PairLoss) -> None:
         self.loss = copy.deepcopy(loss).eval()
         self.features = np.zeros((0, 0), np.float32)
 
-    def take(self, features: NDArray[np.float32], loss: PairLoss) -> None:
-        """Takes note of all photos' features (photos, dimensions), and of the loss as it is."""
+    def update(self, features: NDArray[np.float32], loss: PairLoss) -> None:
+        """Keeps all photos' features (photos, dimensions), and a copy of the loss."""
         self.features = features
         self.loss.load_state_dict(loss.state_dict())
 
-    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How alike the photos at those places are (photos, photos), in [0, 1]."""
-        return self.loss.among(self.features[places])
+    def __call__(self, photos: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The similarity in [0, 1] of those photos with each other (photos, photos)."""
+        return self.loss.among(self.features[photos])
 
     def state_dict(self) -> dict[str, Any]:
         """Features and loss."""
         return {"features": self.features, "loss": self.loss.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restores what `state_dict` gave."""
         self.features = state["features"]
         self.loss.load_state_dict(state["loss"])
 
 
 def build_pair_loss(form: Form, dimensions: int, margin: float) -> PairLoss:
-    """The loss of that form; the margin is of contrastive, the dimensions are of pair_head."""
+    """The loss of that form; only contrastive has the margin, only pair_head the dimensions."""
     return ContrastivePairs(margin) if form == "contrastive" else PairHeadLoss(dimensions)

@@ -1,6 +1,6 @@
-"""Backbones: any timm network by name, and some of our own, from photos to feature maps.
+"""Backbones: any timm network by name, and some of this package, from photos to feature maps.
 
-Encoders: a backbone that hands out its feature maps from fine to coarse, for a decoder to put together.
+An encoder is a backbone that gives its feature maps of all resolutions, for a decoder.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from whalebench.methods.parts.networks.weights import (
 )
 
 OWN: dict[str, Callable[[int], nn.Module]] = {NARROW_RESNET: NarrowResNet, **RIGHT_WHALE_NETWORKS}
-"""The networks that are not timm's: name -> what builds one for photos of so many channels."""
+"""The networks that are not timm's: name -> function that builds one for a number of channels."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A network without its classifier, in front of it the normalisation its weights expect."""
+    """A network without its classifier, behind the normalisation of pixels that its weights expect."""
 
     def __init__(
         self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -49,10 +49,10 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Feature map (photos, channels, height, width) from pixels (photos, 3, height, width) in [0, 1].
 
-        The tokens of a transformer come back where their patches are, its class tokens left out; one token
-        wide where the network does not say where that is.
+        The tokens of a transformer are put where their patches are, without its class tokens; where the
+        network does not say where that is, the map is one token wide.
         """
-        features: Tensor = self.network.forward_features(self._normal(pixels))  # type: ignore[operator]
+        features: Tensor = self.network.forward_features(self.normalise(pixels))  # type: ignore[operator]
         if features.ndim == 3:
             prefix = int(getattr(self.network, "num_prefix_tokens", 0))
             tokens = features[:, prefix:].mT
@@ -67,10 +67,11 @@ class Backbone(nn.Module):
         """Features (photos, n) by the network's own pooling; by the average where it has none."""
         if not hasattr(self.network, "forward_head"):
             return self(pixels).mean(dim=(2, 3))  # type: ignore[no-any-return]
-        features: Tensor = self.network(self._normal(pixels))
+        features: Tensor = self.network(self.normalise(pixels))
         return features
 
-    def _normal(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] less the mean, over the standard deviation, that the weights were learned with."""
         return (pixels - self.get_buffer("mean")) / self.get_buffer("std")
 
 
@@ -87,18 +88,18 @@ def build_backbone(
     "efficientnet-lite0" for the weights of that package, or the path of a safetensors file with the
     parameter names of timm or OWN. Raises WhalebenchError for an unknown name or weights that do not fit.
     """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
     if name in OWN and pretrained == "timm":
         raise WhalebenchError(f"timm has no weights of '{name}': give pretrained=none, or a file.")
     colours = _create(name, pretrained == "timm", sizes[0], COLOURS, own_pooling)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
     if name not in OWN:
         mean, std = colours.pretrained_cfg["mean"], colours.pretrained_cfg["std"]
     if pretrained == LITE0:
         colours.load_state_dict(lite0_weights(name, colours))
         mean = std = (0.5, 0.5, 0.5)
-    network = (
-        colours if channels == COLOURS else _with_channels(colours, name, sizes[0], channels, own_pooling)
-    )
+    network = colours
+    if channels != COLOURS:
+        network = _with_channels(colours, name, sizes[0], channels, own_pooling)
     if pretrained not in ("none", "timm", LITE0):
         load_file(network, colours, Path(pretrained))
     extra = channels - COLOURS
@@ -109,12 +110,13 @@ def build_backbone(
 
 
 def _create(name: str, download: bool, size: Size, channels: int, own_pooling: bool = False) -> Any:
+    """The network of that name for a number of channels, with timm's weights if they are to be downloaded."""
     if name in OWN:
         return OWN[name](channels)
     import timm
 
     if known := find_checkpoint(name):
-        # Without a download the hub is not asked: the network alone is timm's.
+        # The hub is needed for its weights only: the network itself is timm's.
         of_timm = known.layout == "timm" and known.repository
         name = f"{HUB}{known.repository}" if download and of_timm else known.architecture or name
     if not name.startswith(HUB) and not timm.is_model(name):
@@ -124,17 +126,17 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
         )
     foreign = known is not None and known.layout == "miewid"
-    wanted: dict[str, Any] = {"pretrained": download and not foreign, "num_classes": 0}
+    options: dict[str, Any] = {"pretrained": download and not foreign, "num_classes": 0}
     if not own_pooling:
-        wanted["global_pool"] = ""
+        options["global_pool"] = ""
     if channels != COLOURS:
-        wanted["in_chans"] = channels
+        options["in_chans"] = channels
     try:
-        # Networks with a fixed input (most transformers) have to be told the size; others refuse the word.
+        # Networks with a fixed input (most transformers) need the size; others refuse the argument.
         try:
-            network = timm.create_model(name, **wanted, img_size=size)
+            network = timm.create_model(name, **options, img_size=size)
         except TypeError:
-            network = timm.create_model(name, **wanted)
+            network = timm.create_model(name, **options)
         if download and foreign and known is not None:
             load_file(network, network, hub_file(known.repository))
         return network
@@ -149,13 +151,13 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
 
 
 def _with_channels(colours: nn.Module, name: str, size: Size, channels: int, own_pooling: bool) -> Any:
-    """The network with more channels than colours, weights of zero behind them, else the same weights."""
-    # What is drawn here is thrown away: whatever is drawn next shall not depend on the channels.
+    """The network with more channels than colours: zeros for these, and else the same weights."""
+    # What is drawn here is thrown away: whatever is drawn next must not depend on the channels.
     with torch.random.fork_rng(devices=[]):
         network = _create(name, False, size, channels, own_pooling)
-    own, old = network.state_dict(), colours.state_dict()
+    state, old = network.state_dict(), colours.state_dict()
     try:
-        network.load_state_dict({key: with_zeros(old[key], own[key]) for key in own})
+        network.load_state_dict({key: with_zeros(old[key], state[key]) for key in state})
     except (KeyError, ValueError) as error:
         raise WhalebenchError(
             f"backbone '{name}' cannot see {channels} channels ({error}): set another backbone."
@@ -164,7 +166,7 @@ def _with_channels(colours: nn.Module, name: str, size: Size, channels: int, own
 
 
 def _try_size(backbone: Backbone, name: str, size: Size) -> None:
-    """Some networks take a size when they are built and refuse it in use: nothing is learned before that."""
+    """Raises WhalebenchError for a size that the network takes when it is built, but not when it is used."""
     try:
         with torch.inference_mode():
             backbone.eval()(torch.zeros(1, backbone.get_buffer("mean").shape[1], *size))
@@ -176,7 +178,7 @@ def _try_size(backbone: Backbone, name: str, size: Size) -> None:
 
 
 class Encoder(nn.Module):
-    """A backbone, its weights and their names unchanged, that gives the last map of every resolution."""
+    """A backbone that gives the last feature map of every resolution; its weights keep their names."""
 
     def __init__(self, backbone: Backbone, size: Size) -> None:
         super().__init__()
@@ -184,20 +186,19 @@ class Encoder(nn.Module):
         with torch.inference_mode():
             maps = self._stages(torch.zeros(1, backbone.get_buffer("mean").shape[1], *size))
         # A transformer's blocks all have one resolution, and some networks two stages of the same.
-        last = {tuple(stage.shape[-2:]): place for place, stage in enumerate(maps)}
-        self.places = sorted(last.values())
-        self.channels = [maps[place].shape[1] for place in self.places]
+        last = {tuple(each.shape[-2:]): stage for stage, each in enumerate(maps)}
+        self.stages = sorted(last.values())
+        self.channels = [maps[stage].shape[1] for stage in self.stages]
         """Of the feature maps, fine to coarse."""
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Feature maps (photos, channels, h, w), fine to coarse, of pixels (photos, 3, h, w) in [0, 1]."""
         maps = self._stages(pixels)
-        return [maps[place] for place in self.places]
+        return [maps[stage] for stage in self.stages]
 
     def _stages(self, pixels: Tensor) -> list[Tensor]:
-        normal = (pixels - self.backbone.get_buffer("mean")) / self.backbone.get_buffer("std")
         maps: list[Tensor] = self.backbone.network.forward_intermediates(  # type: ignore[operator]
-            normal, intermediates_only=True
+            self.backbone.normalise(pixels), intermediates_only=True
         )
         return maps
 
@@ -205,8 +206,8 @@ class Encoder(nn.Module):
 def build_encoder(name: str, pretrained: str, *sizes: Size, channels: int = 3) -> Encoder:
     """The backbone of that name as an encoder for photos of sizes (height, width).
 
-    pretrained and channels as in `build_backbone`. Raises WhalebenchError for a network that keeps its stages
-    to itself.
+    pretrained and channels as in `build_backbone`. Raises WhalebenchError for a network that gives its last
+    feature map only.
     """
     backbone = build_backbone(name, pretrained, *sizes, channels=channels)
     if not hasattr(backbone.network, "forward_intermediates"):

@@ -1,10 +1,9 @@
-"""A ResNet for learning from small photos from scratch on a processor, in minutes.
+"""Backbones that timm does not have: those of a Right Whale system, and a narrow ResNet for processors.
 
-The networks of the Right Whale system that came second (Lau, 2016): 19 plain layers, and thin ResNets.
-
-A depth counts the convolutions of the trunk, as their author counts: shortcuts and the classifier are left
-out. Everywhere batch normalisation and a very leaky ReLU; a stride of 2 instead of pooling. The author put a
-dropout of 0.5 or 0.8 in front of the classifier; that is the field `dropout` of the method.
+The Right Whale system that came second (Lau, 2016) had a network of 19 plain layers and thin ResNets. Their
+depth counts the convolutions of the trunk, as the author does: shortcuts and the classifier are left out. All
+have batch normalisation and a very leaky ReLU, and a stride of 2 instead of pooling. The author's dropout of
+0.5 or 0.8 in front of the classifier is the field `dropout` of the method.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from torch.nn import functional as F
 LEAK = 1 / 3
 """Slope of the very leaky ReLU where it is negative."""
 STEM = 32
-"""Channels of the first convolution, 7 x 7 with a stride of 2, of all of them."""
+"""Channels of the first convolution of each, 7 x 7 with a stride of 2."""
 
 
 class Trunk(nn.Module):
-    """A stem and stages after each other, down to the map that the author pooled as `gp`."""
+    """A stem and the stages after it, down to the map that the author pooled as `gp`."""
 
     def __init__(self, channels: int, *stages: nn.Module, width: int) -> None:
         super().__init__()
@@ -48,15 +47,13 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for place in range(convolutions):
-            first = place == 0
-            before, step = (channels_in, stride) if first else (channels, 1)
-            layers += _xavier_convolution(before, channels, 3, step)
-            layers.append(nn.LeakyReLU(LEAK, inplace=True))
+        for number in range(convolutions):
+            before, step = (channels, 1) if number else (channels_in, stride)
+            layers += [*_xavier_convolution(before, channels, 3, step), nn.LeakyReLU(LEAK, inplace=True)]
         self.residual = nn.Sequential(*layers[:-1])
         projection = _xavier_convolution(channels_in, channels, 1, stride)
-        same = channels_in == channels and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Sequential(*projection[: 1 if late_norm else 2])
+        unchanged = channels_in == channels and stride == 1
+        self.shortcut = nn.Identity() if unchanged else nn.Sequential(*projection[: 1 if late_norm else 2])
         self.norm = nn.BatchNorm2d(channels, eps=1e-4) if late_norm else nn.Identity()
         self.activation = nn.LeakyReLU(LEAK, inplace=True)
 
@@ -71,8 +68,8 @@ def plain_network(channels: int, widths: tuple[int, ...]) -> Trunk:
     stages, before = [], STEM
     for stage, (width, convolutions) in enumerate(zip(widths, (3, 3, 4, 4, 4), strict=True)):
         layers: list[nn.Module] = []
-        for place in range(convolutions):
-            stride = 2 if stage and not place else 1
+        for number in range(convolutions):
+            stride = 2 if stage and not number else 1
             layers += [*_xavier_convolution(before, width, 3, stride), nn.LeakyReLU(LEAK, inplace=True)]
             before = width
         stages.append(nn.Sequential(*layers))
@@ -91,19 +88,19 @@ def residual_network(
     before = STEM
     for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
         layers = []
-        for place in range(count):
-            stride = 2 if stage and not place else 1
-            block = ResidualBlock(
-                before, width, convolutions=convolutions[stage], stride=stride, late_norm=late_norm
+        for number in range(count):
+            stride = 2 if stage and not number else 1
+            depth = convolutions[stage]
+            layers.append(
+                ResidualBlock(before, width, convolutions=depth, stride=stride, late_norm=late_norm)
             )
-            layers.append(block)
             before = width
         stages.append(nn.Sequential(*layers))
     return Trunk(channels, *stages, width=before)
 
 
 FIVE = (48, 64, 80, 96, 128)
-"""Widths of the five stages that most of them have."""
+"""Widths of the five stages that most of the networks have."""
 
 RIGHT_WHALE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     # cropped_jan03, cropped_dec19 and cropped_jan05_2: three widths of one network, all in the ensemble.
@@ -126,11 +123,11 @@ RIGHT_WHALE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
         channels, (3, 4, 23, 3), (48, 64, 80, 128), late_norm=True, pooled=True
     ),
 }
-"""Name as a backbone -> what builds it for photos of so many channels."""
+"""Name as a backbone -> function that builds it for a number of channels."""
 
 
 def _xavier_convolution(channels_in: int, channels: int, kernel: int, stride: int) -> list[nn.Module]:
-    """A convolution and its normalisation."""
+    """A convolution drawn as by Glorot, and its normalisation."""
     convolution = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
     nn.init.xavier_uniform_(convolution.weight)
     return [convolution, nn.BatchNorm2d(channels, eps=1e-4)]
@@ -141,10 +138,11 @@ NARROW_RESNET = "narrow_resnet10"
 
 
 class NarrowResNet(nn.Module):
-    """Ten layers (He et al., 2016) with few channels and a stride of 16 instead of 32.
+    """A ResNet of ten layers (He et al., 2016) with few channels and a stride of 16 instead of 32.
 
-    Nothing is pooled behind the first layer, so that nicks and scars of two or three pixels stay visible.
-    The channels are multiples of 16, which is what the vector units of processors like.
+    It learns from small photos from scratch on a processor, in minutes. Nothing is pooled behind the first
+    layer, so that nicks and scars of two or three pixels stay visible. The channels are multiples of 16,
+    which suits the vector units of processors.
     """
 
     def __init__(self, channels: int = 3, width: int = 16) -> None:
@@ -168,7 +166,7 @@ class NarrowResNet(nn.Module):
         return features
 
     def forward_intermediates(self, pixels: Tensor, *, intermediates_only: bool = True) -> list[Tensor]:
-        """The maps behind each block, fine to coarse, as timm's networks hand them out; nothing else."""
+        """The maps behind each block, fine to coarse, under the name that timm's networks have for it."""
         del intermediates_only
         maps = [self.stem(pixels)]
         for block in self.blocks:
@@ -183,8 +181,8 @@ class Block(nn.Module):
         super().__init__()
         self.first = _convolution(channels_in, channels_out, 3, stride)
         self.second = _convolution(channels_out, channels_out, 3, 1)
-        same = channels_in == channels_out and stride == 1
-        self.shortcut = nn.Identity() if same else _convolution(channels_in, channels_out, 1, stride)
+        unchanged = channels_in == channels_out and stride == 1
+        self.shortcut = nn.Identity() if unchanged else _convolution(channels_in, channels_out, 1, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """The block's feature map."""

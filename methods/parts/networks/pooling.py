@@ -13,14 +13,14 @@ Flattening = Literal["flatten"]
 Grid = tuple[int, int]
 """Rows and columns of cells."""
 EXPONENTS = (1.0, 16.0)
-"""Of the generalised mean: the average, and where powers of activations up to 100 add up within float32."""
+"""Range of the generalised mean's: the average, and where powers of activations up to 100 fit in float32."""
 
 
 def cell_means(maps: Tensor, grid: Grid) -> Tensor:
     """Means (photos, channels, rows, columns) over a grid's cells, which overlap where sides do not divide.
 
-    What adaptive_avg_pool2d gives. Apple's GPUs have that for sides that divide alone, and on NVIDIA's its
-    slopes are added up in another order every time; two products with matrices are exact and the same on all.
+    This is adaptive_avg_pool2d. Apple's GPUs have that only for sides that divide, and on NVIDIA's its
+    gradients are added up in another order every time; products with matrices are the same on all.
     """
     if maps.device.type == "cpu":
         return F.adaptive_avg_pool2d(maps, grid)
@@ -28,14 +28,14 @@ def cell_means(maps: Tensor, grid: Grid) -> Tensor:
 
 
 def means_by_products(maps: Tensor, grid: Grid) -> Tensor:
-    """The same means as two products with matrices of shares."""
+    """The means of `cell_means` as two products with matrices of shares."""
     down, across = (_shares(side, cells).to(maps) for side, cells in zip(maps.shape[-2:], grid, strict=True))
     with torch.autocast(maps.device.type, enabled=False):
         return down @ maps @ across.mT
 
 
 def _shares(side: int, cells: int) -> Tensor:
-    """(cells, side): the share that each position has in the mean of each cell."""
+    """The share of each position in the mean of each cell (cells, side)."""
     shares = torch.zeros(cells, side)
     for cell in range(cells):
         low, high = cell * side // cells, -(-(cell + 1) * side // cells)
@@ -44,7 +44,7 @@ def _shares(side: int, cells: int) -> Tensor:
 
 
 class AveragePool(nn.Module):
-    """Mean over the positions of each cell of a grid, the cells side by side; one cell is global pooling."""
+    """Mean over each cell of a grid, the cells side by side; one cell is global pooling."""
 
     def __init__(self, grid: Grid = (1, 1)) -> None:
         super().__init__()
@@ -71,13 +71,13 @@ class GeM(nn.Module):
         """(photos, channels x cells) from (photos, channels, height, width), in float32 whatever comes in."""
         exponent = self.exponent.clamp(*EXPONENTS)
         powered = features.float().clamp(min=self.floor) ** exponent
-        # A cell in which nothing fires is 0 from exponent 7 on, where a root has no finite slope.
+        # A cell in which nothing fires is 0 from exponent 7 on, where a root has no finite gradient.
         mean = cell_means(powered, self.grid).clamp(min=torch.finfo(torch.float32).tiny)
         return mean.flatten(1) ** (1.0 / exponent)
 
 
 class Flatten(nn.Module):
-    """No pooling: every place counts (Humpback 2019, 3rd place). Training leaves out whole channels."""
+    """No pooling: every position counts (Humpback 2019, 3rd place). Training drops whole channels."""
 
     def __init__(self, channels: int, left_out: float = 0.5) -> None:
         super().__init__()

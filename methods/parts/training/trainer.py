@@ -26,7 +26,7 @@ from whalebench.methods.method import Epoch, Harness
 from whalebench.methods.parts.augment import augment
 from whalebench.methods.parts.training.averaging import build_average
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
-from whalebench.methods.parts.training.samplers import Sampler, Shuffled, mixing
+from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
 
 
 def build_optimizer(
@@ -246,7 +246,7 @@ def train_network(
     validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the
     loss is no longer finite.
     """
-    order = mixing(sampler or Shuffled(len(train), config.batch_size), train)
+    order = pseudo_label_sampler(sampler or Shuffled(len(train), config.batch_size), train)
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     snapshot = Snapshot(config.first_kept())
     harness.fitted(artefact, train)

@@ -13,12 +13,12 @@ from whalebench import WhalebenchError
 from whalebench.methods.parts.training.pair_sampler import (
     NegativePairs,
     PairSampler,
-    Places,
-    Similarity,
+    PairSimilarity,
     assigned_pairs,
     matching_pairs,
     noise_amplitude,
 )
+from whalebench.methods.parts.training.samplers import Indices
 
 NONE = np.zeros((0, 2), np.int64)
 LABELS = np.array([3, 0, 0, 1, 3, 2, 2, 2, 3, 5, 3, 4, 0, 4], np.int64)
@@ -34,7 +34,7 @@ def drawn(photos: int, individuals: int) -> tuple[NDArray[np.float64], NDArray[n
     return (1 + features @ features.T) / 2, labels
 
 
-def within(similarities: NDArray[np.float64]) -> Similarity:
+def within(similarities: NDArray[np.float64]) -> PairSimilarity:
     return lambda places: similarities[np.ix_(places, places)]
 
 
@@ -93,7 +93,7 @@ def test_blocks_come_close_to_the_exact_assignment() -> None:
         negatives = NegativePairs(labels, block, within(similarities))
         negatives.refresh()
         rng = np.random.default_rng(0)
-        pairs = np.concatenate([negatives.take(noise, rng) for _ in range(400 // block)])
+        pairs = np.concatenate([negatives.next_pairs(noise, rng) for _ in range(400 // block)])
         assert sorted(pairs[:, 0]) == sorted(pairs[:, 1]) == list(range(400))
         assert (labels[pairs[:, 0]] != labels[pairs[:, 1]]).all()
         return float(similarities[pairs[:, 0], pairs[:, 1]].mean())
@@ -108,29 +108,29 @@ def test_pairs_are_not_used_twice_before_a_refresh() -> None:
     negatives = NegativePairs(labels, 30, within(similarities))
     negatives.refresh()
     rng = np.random.default_rng(0)
-    rounds = [negatives.take(0, rng) for _ in range(4)]
+    rounds = [negatives.next_pairs(0, rng) for _ in range(4)]
     both_ways = {tuple(sorted(pair)) for pair in np.concatenate(rounds).tolist()}
     # Within a round a pair may stand in both orders, as published; across rounds in neither.
     assert len(both_ways) == sum(len({tuple(sorted(pair)) for pair in each.tolist()}) for each in rounds)
     values = [similarities[each[:, 0], each[:, 1]].mean() for each in rounds]
     assert values == sorted(values, reverse=True)
     negatives.refresh()
-    again = negatives.take(0, rng)
+    again = negatives.next_pairs(0, rng)
     assert similarities[again[:, 0], again[:, 1]].mean() == pytest.approx(values[0])
 
 
 def test_similarities_are_asked_for_block_by_block_only() -> None:
     similarities, labels = drawn(50, 10)
-    asked: list[Places] = []
+    asked: list[Indices] = []
 
-    def similarity(places: Places) -> NDArray[np.float64]:
+    def similarity(places: Indices) -> NDArray[np.float64]:
         asked.append(places)
         return within(similarities)(places)
 
     negatives = NegativePairs(labels, 16, similarity)
     negatives.refresh()
     for _ in range(4):
-        negatives.take(1.0, np.random.default_rng(0))
+        negatives.next_pairs(1.0, np.random.default_rng(0))
     assert [len(each) for each in asked] == [12, 12, 13, 13]
     assert sorted(np.concatenate(asked)) == list(range(50))
 

