@@ -14,6 +14,7 @@ from torch import Tensor
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, MethodConfig, Value
+from whalebench.methods.parts.fusion import average_scores
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.parts.training.samplers import mixed
 from whalebench.methods.registry import configure_inner
@@ -138,13 +139,12 @@ class Pseudo(Method):
             self.models[name], self.learned[name] = model, half.digests
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
-        """The mean (photos, identities) of both models' scores; of what one has learned the other's alone."""
+        """The average (photos, identities) of both models' scores; of what one has learned the other's."""
         if not self.models:
             return self.first.score(photos)
-        scores = np.stack([model.score(photos) for model in self.models.values()])
-        learned = [set(self.learned[name]) for name in self.models]
-        may = np.array([[digest not in own for digest in photos.digests] for own in learned])[:, :, None]
-        return np.asarray(np.where(may, scores, 0).sum(axis=0) / may.sum(axis=0), np.float32)
+        learned = [set(self.learned[half]) for half in self.models]
+        unseen = np.array([[digest not in half for digest in photos.digests] for half in learned])
+        return average_scores([model.score(photos) for model in self.models.values()], unseen)
 
     def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
         """The scores of the method before it saw a test photo; nothing once restored, or if it never did."""
