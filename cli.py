@@ -385,8 +385,7 @@ def ensemble(
 ) -> None:
     """Combine finished runs of one fold, from their stored scores, and keep what comes of it as a run."""
     from whalebench.benchmarks.ensembles import ensemble as ensembles
-    from whalebench.benchmarks.ensembles.heuristics import read_groups
-    from whalebench.benchmarks.ensembles.options import Options
+    from whalebench.benchmarks.ensembles.options import Options, read_groups
     from whalebench.reports.run_report import ensemble_document, ensemble_report
 
     groups = read_groups(duplicates) if duplicates else ()

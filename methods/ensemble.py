@@ -8,14 +8,22 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from pydantic import model_validator
-from scipy.special import softmax
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, MethodConfig, attribute
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.fusion import TIE, Scores, Shares, share_choices, temperature_of, votes
+from whalebench.methods.parts.fusion import (
+    SCORE_RULES,
+    Embeddings,
+    ScoreFusion,
+    Scores,
+    Shares,
+    fit_temperature,
+    share_choices,
+    side_by_side,
+    vote_scores,
+)
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
@@ -28,9 +36,9 @@ class EnsembleConfig(MethodConfig):
     """Methods that learn one after the other, joined by +."""
     member_settings: str = ""
     """Fields of the members, as epochs=15,arcface:dimensions=128; of each that has it, or of the named."""
-    rule: Literal["mean", "vote", "knn"] = "mean"
-    """mean: weighted mean of scores, each over a temperature chosen on valid; vote: 1 / rank, summed; knn:
-    embeddings side by side, nearest photo of the gallery."""
+    rule: Literal["mean", "product", "vote", "knn"] = "mean"
+    """mean: weighted mean of probabilities, each at a temperature chosen on valid; product: that of log
+    probabilities; vote: 1 / rank, summed; knn: embeddings side by side, nearest photo of the gallery."""
 
     @model_validator(mode="after")
     def _several_members(self) -> Self:
@@ -82,10 +90,10 @@ class EnsembleConfig(MethodConfig):
 
 
 class Ensembled(Ensemble):
-    """Its members' scores or embeddings together, in shares chosen by MAP@5 on valid."""
+    """Its members' scores or embeddings fused, in shares chosen by MAP@5 on valid."""
 
     name = "ensemble"
-    summary = "several methods in one run: mean of scores, vote, or embeddings side by side"
+    summary = "several methods in one run: mean or product of probabilities, vote, or embeddings side by side"
     source = (
         "Dietterich 2000; Guo et al. 2017 for the temperatures; Humpback 2019 and Happywhale 2022 solutions"
     )
@@ -98,7 +106,9 @@ class Ensembled(Ensemble):
             build_method(name, member) for name, member in zip(config.names(), config.within(), strict=True)
         ]
         self.shares: Shares = (1 / len(self.members),) * len(self.members)
-        self.temperatures = (1.0,) * len(self.members)
+        self.temperatures: Shares = (1.0,) * len(self.members)
+        self.energy_mean: Shares = (0.0,) * len(self.members)
+        self.energy_spread: Shares = (1.0,) * len(self.members)
         self.gallery = Gallery(GalleryConfig())
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
@@ -115,39 +125,44 @@ class Ensembled(Ensemble):
             self._learn_gallery(train.known(), bare, harness)
             return
         each = [member.score(bare) for member in self.members]
-        self.temperatures = tuple(temperature_of(scores, valid.labels) for scores in each)
-        self._choose({shares: self._joined(each, shares) for shares in share_choices(len(each))}, harness)
+        self.temperatures = tuple(fit_temperature(scores, valid.labels) for scores in each)
+        if self.config.rule != "vote":
+            fusion = ScoreFusion.of_valid(SCORE_RULES[self.config.rule], each, self.temperatures)
+            self.energy_mean = tuple(fusion.energy_mean.tolist())
+            self.energy_spread = tuple(fusion.energy_spread.tolist())
+        self._choose({shares: self._fused(each, shares) for shares in share_choices(len(each))}, harness)
 
     def score(self, photos: Photos) -> Scores:
         """Scores (photos, identities) by the rule."""
         if self.config.rule == "knn":
-            return self.gallery.scores(self._side_by_side(self._embeddings(photos), self.shares))
-        return self._joined([member.score(photos) for member in self.members], self.shares)
+            return self.gallery.scores(side_by_side(self._embeddings(photos), self.shares))
+        return self._fused([member.score(photos) for member in self.members], self.shares)
 
-    def embed(self, photos: Photos) -> Scores | None:
+    def embed(self, photos: Photos) -> Embeddings | None:
         """The members' embeddings side by side at length 1; for knn as its gallery holds them, in shares."""
         if self.config.rule == "knn":
-            return self._side_by_side(self._embeddings(photos), self.shares)
+            return side_by_side(self._embeddings(photos), self.shares)
         return super().embed(photos)
 
     def components(self) -> Components:
-        """Each member by its number, shares and temperatures, for knn the gallery."""
-        joined = {name: attribute(self, name, torch.float64) for name in ("shares", "temperatures")}
+        """Each member by its number, and how they are fused; for knn the gallery."""
+        energies = ("energy_mean", "energy_spread") if self.config.rule in ("mean", "product") else ()
+        fusion = {
+            name: attribute(self, name, torch.float64) for name in ("shares", "temperatures", *energies)
+        }
         gallery = {"": self.gallery} if self.config.rule == "knn" else {}
-        return {**super().components(), **joined, **gallery}
+        return {**super().components(), **fusion, **gallery}
 
     def rebuild(self, identities: int, device: torch.device) -> None:
         """A gallery without photos."""
         self.gallery.identities = identities
 
-    def _joined(self, each: Sequence[Scores], shares: Shares) -> Scores:
-        total = np.zeros(each[0].shape)
-        for scores, temperature, share in zip(each, self.temperatures, shares, strict=True):
-            heated = scores.astype(np.float64) / temperature
-            if self.config.rule == "vote":
-                heated = votes(heated) + TIE * softmax(heated, axis=1)
-            total += share * heated
-        return total.astype(np.float32)
+    def _fused(self, each: Sequence[Scores], shares: Shares) -> Scores:
+        weights = np.array(shares)
+        if self.config.rule == "vote":
+            return vote_scores(each, self.temperatures, weights)
+        energies = np.array(self.energy_mean), np.array(self.energy_spread)
+        return ScoreFusion(SCORE_RULES[self.config.rule], self.temperatures, *energies).fuse(each, weights)
 
     def _choose(self, choices: Mapping[Shares, Scores], harness: Harness) -> None:
         """Takes the shares with the best MAP@5 on valid, of equally good ones those nearest to equal."""
@@ -164,25 +179,17 @@ class Ensembled(Ensemble):
         self._by_gallery(known, train, queries, self.shares)
 
     def _by_gallery(
-        self, known: LabelledPhotos, train: list[Scores], queries: list[Scores], shares: Shares
+        self, known: LabelledPhotos, train: list[Embeddings], queries: list[Embeddings], shares: Shares
     ) -> Scores:
         """Scores of queries after the gallery was filled under these shares."""
-        self.gallery.fill(self._side_by_side(train, shares), known.labels, len(known.identities))
-        return self.gallery.scores(self._side_by_side(queries, shares))
+        self.gallery.fill(side_by_side(train, shares), known.labels, len(known.identities))
+        return self.gallery.scores(side_by_side(queries, shares))
 
-    def _embeddings(self, photos: Photos) -> list[Scores]:
-        found = []
+    def _embeddings(self, photos: Photos) -> list[Embeddings]:
+        every = []
         for member in self.members:
             embeddings = member.embed(photos)
             if embeddings is None:
                 raise RunFailedError(f"rule=knn needs embeddings and {member.name} has none: use rule=mean.")
-            found.append(normalise(embeddings))
-        return found
-
-    @staticmethod
-    def _side_by_side(each: list[Scores], shares: Shares) -> Scores:
-        """(photos, dimensions) of length 1, whose cosine is the weighted mean of the members'."""
-        weighted = [
-            embeddings * np.float32(share**0.5) for embeddings, share in zip(each, shares, strict=True)
-        ]
-        return normalise(np.concatenate(weighted, axis=1))
+            every.append(embeddings)
+        return every

@@ -14,6 +14,7 @@ from torch import Tensor
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, MethodConfig, Value
+from whalebench.methods.parts.fusion import average_scores
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.parts.training.samplers import with_pseudo_labels
 from whalebench.methods.registry import configure_inner
@@ -140,13 +141,12 @@ class Pseudo(Method):
             self.models[name], self.learned[name] = model, half.digests
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
-        """The mean (photos, identities) of the scores of those of both models that did not learn a photo."""
+        """The average (photos, identities) of both models' scores; of what one has learned the other's."""
         if not self.models:
             return self.first.score(photos)
-        scores = np.stack([model.score(photos) for model in self.models.values()])
-        learned = [set(self.learned[name]) for name in self.models]
-        unseen = np.array([[digest not in half for digest in photos.digests] for half in learned])[:, :, None]
-        return np.asarray(np.where(unseen, scores, 0).sum(axis=0) / unseen.sum(axis=0), np.float32)
+        learned = [set(self.learned[half]) for half in self.models]
+        unseen = np.array([[digest not in half for digest in photos.digests] for half in learned])
+        return average_scores([model.score(photos) for model in self.models.values()], unseen)
 
     def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
         """The scores before anything was learned from test photos; none after a restore."""

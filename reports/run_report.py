@@ -110,7 +110,8 @@ def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) 
     folders = [*members, folder]
     drawn = distributions([read_predictions(place) for place in folders])
     records = [*(read_record(place) for place in members), record]
-    rows = [_row(one, values) for one, values in zip(records, drawn, strict=True)]
+    names = _names(records)
+    rows = [_row(*each) for each in zip(names, records, drawn, strict=True)]
     best = max(range(len(members)), key=lambda place: _merit(drawn[place]))
     leads = {key: plain(difference(drawn[-1][key], drawn[best][key])._asdict()) for key in LEADS}
     found = {"rows": rows, "best_member": records[best].run, "leads": leads}
@@ -138,28 +139,44 @@ def ensemble_report(document: Document, folder: str) -> Group:
 
 def verdicts(document: Document) -> list[str]:
     """Whether the ensemble is better than its best member, a sentence each metric, no more than is sure."""
-    said = []
+    sentences = []
     for key, name in LEADS.items():
-        found = {end: nan if value is None else value for end, value in document["leads"][key].items()}
-        lead = Difference(**found)
-        if key == "log_loss":
-            lead = Difference(-lead.value, -lead.high, -lead.low)
+        ends = {end: nan if value is None else value for end, value in document["leads"][key].items()}
+        lead = Difference(**ends)
         if isnan(lead.value):
             continue
-        shown = between(lead.value, lead.low, lead.high)
+        better = lead.value >= 0 if key == "map_at_5" else lead.value <= 0
+        word, size = "better" if better else "worse", lead
+        if lead.value < 0:
+            size = Difference(-lead.value, -lead.high, -lead.low)
+        shown = between(size.value, size.low, size.high)
         if lead.differs:
-            word = "better" if lead.value > 0 else "worse"
-            said.append(f"{name}: {word} than its best member by {shown} on the same photos.")
+            sentences.append(f"{name}: {word} than its best member by {shown} on the same photos.")
         else:
-            said.append(f"{name}: not to be told apart from its best member, better by {shown}.")
-    return said
+            sentences.append(f"{name}: not to be told apart from its best member, {word} by {shown}.")
+    return sentences
 
 
-def _row(record: RunRecord, values: Distributions) -> Document:
+def _names(records: Sequence[RunRecord]) -> list[str]:
+    """The methods; where one has several runs, with the settings in which these differ, or their seeds."""
+    methods = [record.method for record in records]
+    if len(set(methods)) == len(methods):
+        return methods
+    from whalebench.reports.leaderboard import contestants
+
+    named = contestants(records)
+    names = [named[record.run] for record in records]
+    return [
+        name if names.count(name) == 1 else f"{name} seed={record.seed}"
+        for name, record in zip(names, records, strict=True)
+    ]
+
+
+def _row(name: str, record: RunRecord, values: Distributions) -> Document:
     low, high = interval(values["map_at_5"])
     own = {key: values[key][0] for key in ("map_at_5", "top_1", "log_loss")}
     numbers = own | {"map_at_5_low": low, "map_at_5_high": high}
-    return {"run": record.run, "method": record.method, "track": record.track} | plain(numbers)
+    return {"run": record.run, "method": name, "track": record.track} | plain(numbers)
 
 
 def _member_cells(row: Document) -> dict[str, str]:

@@ -6,41 +6,33 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.record import (
-    RECORD,
     SCORES,
     WEIGHTS,
-    RunRecord,
     read_arrays,
     read_predictions,
     read_record,
     write_arrays,
-    write_predictions,
-    write_record,
-    write_scores,
 )
-from whalebench.benchmarks.core.workspace import Workspace, digest_text
-from whalebench.benchmarks.ensembles import stacking as shortlisting
-from whalebench.benchmarks.ensembles.ensemble import Ensemble, EnsembleRequest, ensemble
-from whalebench.benchmarks.ensembles.members import Ground, find_ground
-from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.registry import load_benchmark, make_split
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles import stacking
+from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
+from whalebench.benchmarks.ensembles.members import load_fold
 from whalebench.benchmarks.running import runner
-from whalebench.benchmarks.running.evaluation import PLAIN, evaluate_scores
 from whalebench.benchmarks.running.restored import restore_run
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.run_report import ensemble_document, verdicts
+from whalebench.tests.ensembling import change_lineage, change_record, combine, fold_of, make_run, split_tiny
 
 Cli = Callable[..., Any]
 ARCFACE = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8", "dimensions=8")
@@ -48,10 +40,8 @@ ARCFACE = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8", "dimen
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, shared_tiny: Workspace) -> Workspace:
-    """A workspace with `tiny` and a split whose valid is large, and has known and new photos."""
-    workspace = Workspace.open(tmp_path_factory.mktemp("ensembles") / "workspace")
-    import_csv(shared_tiny.root.parent / "source" / "table.csv", "tiny", workspace)
-    make_split("tiny", workspace, protocol="auto", folds=3, singles="new", valid_share=0.4, seed=0)
+    """A workspace with two runs that are often right, and one that never learned."""
+    workspace = split_tiny(tmp_path_factory.mktemp("ensembles"), shared_tiny)
     make_run(workspace, "arcface", 1.0, 1)
     make_run(workspace, "softmax", 1.0, 2)
     make_run(workspace, "noise", 0.0, 3)
@@ -63,84 +53,6 @@ def place(template: Workspace, tmp_path: Path) -> Workspace:
     """A copy of it to write into."""
     shutil.copytree(template.root, tmp_path / "workspace")
     return Workspace.open(tmp_path / "workspace")
-
-
-def make_run(
-    workspace: Workspace,
-    name: str,
-    quality: float,
-    seed: int,
-    *,
-    fold: int = 0,
-    fitted: tuple[str, ...] | None = None,
-    embeddings: Mapping[str, NDArray[np.float32]] | None = None,
-    **facts: Any,
-) -> Path:
-    """The folder of a run that scores the truth `quality` higher than chance, made without learning.
-
-    `embeddings` are of valid and test, and perhaps of the gallery.
-    """
-    benchmark = load_benchmark("tiny", workspace)
-    base = dict.fromkeys(("benchmark", "catalog_digest", "split_digest"), "")
-    base |= {"benchmark": "tiny", "catalog_digest": benchmark.catalog.digest}
-    base |= {"split_digest": benchmark.split.digest}
-    empty = {
-        "environment": {},
-        "hardware": {},
-        "seconds": {"learn": 1.0},
-        "counts": {},
-        "created": "2026-01-01",
-    }
-    said = {"run": name, "method": name, "config": {}, "fold": fold, "seed": 0, "track": "plain"}
-    none: dict[str, Any] = {"metrics": {}, "valid_metrics": {}, "cmc": []}
-    ground = find_ground(RunRecord(**base, **empty, **said, **none), workspace)
-    digests = benchmark.catalog.table.set_index("image")["content_digest"]
-    train = benchmark.split.parts(fold).train
-    lineage = {"network": sorted(set(digests.loc[list(train)])) if fitted is None else list(fitted)}
-    embedded, weights = dict(embeddings or {}), {}
-    if "gallery" in embedded:
-        lineage["gallery"] = sorted(set(ground.gallery_digests))
-        weights = {"gallery": embedded.pop("gallery"), "labels": ground.gallery_labels}
-    scores = random_scores(ground, quality, seed)
-    answers = {"valid": ground.valid, "test": ground.test}
-    judged = evaluate_scores(ground.identities, scores, answers, PLAIN)
-    none = {"metrics": judged.metrics, "valid_metrics": judged.valid_metrics, "cmc": judged.cmc}
-    none["chosen"] = dict(judged.chosen)
-    none["lineage"] = {
-        part: {"photos": len(own), "digest": digest_text("\n".join(own))} for part, own in lineage.items()
-    }
-    folder = workspace.runs / name
-    folder.mkdir()
-    write_predictions(folder, judged.queries)
-    names = {"identities": ground.identities, "valid": ground.valid.images, "test": ground.test.images}
-    arrays = {f"{part}_scores": values for part, values in scores.items()}
-    arrays |= {f"{part}_embeddings": values for part, values in embedded.items()}
-    write_scores(folder, arrays, names)
-    write_arrays(folder / WEIGHTS, weights, "lineage", lineage)
-    write_record(folder, RunRecord(**base, **empty, **said | facts, **none))
-    return folder
-
-
-def random_scores(ground: Ground, quality: float, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Cosine-like scores of valid and test with the truth `quality` above the rest."""
-    rng, found = np.random.default_rng(seed), {}
-    for part, answers in (("valid", ground.valid), ("test", ground.test)):
-        scores = rng.normal(0, 0.4, (len(answers.images), len(ground.identities)))
-        for row, truth in enumerate(answers.truth):
-            if truth in ground.identities:
-                scores[row, ground.identities.index(truth)] += quality
-        found[part] = scores.astype(np.float32)
-    return found
-
-
-def combine(workspace: Workspace, *runs: str, force: bool = False, **asked: Any) -> Ensemble:
-    return ensemble(EnsembleRequest(runs, **asked), workspace, force=force)
-
-
-def change_record(folder: Path, **fields: Any) -> None:
-    """Nothing; the record in the folder then says other things."""
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    (folder / RECORD).write_text(json.dumps(record | fields), encoding="utf-8")
 
 
 @pytest.mark.parametrize("rule", ["mean", "product", "vote", "logistic", "lightgbm"])
@@ -253,9 +165,8 @@ def test_a_changed_catalog_is_refused(place: Workspace) -> None:
 
 @pytest.mark.parametrize("part", ["valid", "test"])
 def test_a_member_that_learned_from_what_it_is_asked_about_is_refused(place: Workspace, part: str) -> None:
-    record = read_record(place.runs / "arcface")
-    ground = find_ground(record, place)
-    stolen = ground.valid_digests if part == "valid" else ground.test_digests
+    fold = fold_of(place)
+    stolen = fold.valid_digests if part == "valid" else fold.test_digests
     make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(stolen[:2])))
     for rule in ("mean", "logistic"):
         with pytest.raises(WhalebenchError, match=f"network of leak was fitted on 2 of the {part} photo"):
@@ -263,10 +174,10 @@ def test_a_member_that_learned_from_what_it_is_asked_about_is_refused(place: Wor
 
 
 def test_a_member_may_be_calibrated_on_valid_but_not_on_test(place: Workspace) -> None:
-    ground = find_ground(read_record(place.runs / "arcface"), place)
-    for name, digests in (("valid", ground.valid_digests), ("test", ground.test_digests)):
+    fold = fold_of(place)
+    for name, digests in (("valid", fold.valid_digests), ("test", fold.test_digests)):
         own = {"network": ["0" * 64], "0.calibration": sorted(set(digests))}
-        record_lineage(place.runs / "softmax", own)
+        change_lineage(place.runs / "softmax", own)
         if name == "valid":
             made = combine(place, "arcface", "softmax", rule="vote")
             assert {"calibration", "1.0.calibration"} <= set(made.record.lineage)
@@ -288,29 +199,20 @@ def test_the_epsilon_of_a_member_moves_no_score(place: Workspace) -> None:
     assert set(after.record.chosen) >= {"temperature", "epsilon", "new_threshold", "set_threshold_95"}
 
 
-def record_lineage(folder: Path, lineage: Mapping[str, list[str]]) -> None:
-    """Nothing; header and record both say this lineage then."""
-    write_arrays(folder / WEIGHTS, {}, "lineage", lineage)
-    said = {
-        part: {"photos": len(own), "digest": digest_text("\n".join(own))} for part, own in lineage.items()
-    }
-    change_record(folder, lineage=said)
-
-
 def test_a_transductive_member_may_have_learned_from_bare_test_photos(place: Workspace) -> None:
     """Not from valid, which it would be weighed by."""
-    ground = find_ground(read_record(place.runs / "arcface"), place)
-    make_run(place, "pseudo", 3.0, 5, fitted=tuple(sorted(ground.test_digests[:2])), transductive=True)
+    fold = fold_of(place)
+    make_run(place, "pseudo", 3.0, 5, fitted=tuple(sorted(fold.test_digests[:2])), transductive=True)
     record = combine(place, "arcface", "pseudo", rule="logistic").record
     assert record.transductive
     assert any("pseudo used other test photos" in warning for warning in record.warnings)
-    make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(ground.valid_digests[:2])), transductive=True)
+    make_run(place, "leak", 3.0, 5, fitted=tuple(sorted(fold.valid_digests[:2])), transductive=True)
     with pytest.raises(WhalebenchError, match="network of leak was fitted on 2 of the valid photo"):
         combine(place, "arcface", "leak")
 
 
 def test_a_lineage_that_was_taken_out_is_refused(place: Workspace) -> None:
-    record_lineage(place.runs / "softmax", {"calibration": ["0" * 64]})
+    change_lineage(place.runs / "softmax", {"calibration": ["0" * 64]})
     with pytest.raises(WhalebenchError, match="softmax does not say"):
         combine(place, "arcface", "softmax")
     for header in ({}, {"network": ["0" * 64]}):
@@ -338,19 +240,19 @@ def test_a_stacker_that_learns_noise_by_heart_is_not_believed(place: Workspace) 
 
 def test_valid_is_scored_by_what_was_learned_without_it(place: Workspace) -> None:
     """Photos of an individual are never in the part they are tried in and in one that is learned from."""
-    ground = find_ground(read_record(place.runs / "arcface"), place)
-    clusters = np.array(ground.valid.clusters)
-    for fit, rest in ground.splits(0):
+    fold = fold_of(place)
+    clusters = np.array(fold.valid.clusters)
+    for fit, rest in fold.cross_validation(0):
         assert not set(clusters[fit]) & set(clusters[rest])
         assert sorted([*fit, *rest]) == list(range(len(clusters)))
-    tried = np.concatenate([rest for _, rest in ground.splits(0)])
+    tried = np.concatenate([rest for _, rest in fold.cross_validation(0)])
     assert sorted(tried) == list(range(len(clusters)))
 
 
 def test_the_memory_of_a_stacker_is_estimated_first(
     place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shortlisting, "free_memory", lambda: 1000)
+    monkeypatch.setattr(stacking, "free_memory", lambda: 1000)
     for rule in ("logistic", "lightgbm"):
         with pytest.raises(
             WhalebenchError, match=r"Stacking 2 runs of 10 photos takes about 0\.0 GiB, 60 cand"
@@ -414,18 +316,38 @@ def test_the_command_shows_members_and_leads_and_report_lists_it(place: Workspac
     assert cli("report", "--workspace", place.root).code == 0
 
 
-def test_a_verdict_says_no_more_than_its_interval(place: Workspace) -> None:
-    document = {
-        "leads": {
-            "map_at_5": {"value": 0.1, "low": -0.1, "high": 0.3},
-            "log_loss": {"value": -0.5, "low": -0.6, "high": -0.4},
-        }
+@pytest.mark.parametrize(
+    ("key", "lead", "sentence"),
+    [
+        ("map_at_5", (0.1, -0.1, 0.3), "not to be told apart from {}, better by 0.100 [-0.10, 0.30]."),
+        ("map_at_5", (-0.1, -0.3, 0.1), "not to be told apart from {}, worse by 0.100 [-0.10, 0.30]."),
+        ("map_at_5", (-0.2, -0.3, -0.1), "worse than {} by 0.200 [0.10, 0.30] on the same photos."),
+        ("log_loss", (-0.5, -0.6, -0.3), "better than {} by 0.500 [0.30, 0.60] on the same photos."),
+        ("log_loss", (0.5, 0.3, 0.6), "worse than {} by 0.500 [0.30, 0.60] on the same photos."),
+        ("log_loss", (0.1, -0.1, 0.3), "not to be told apart from {}, worse by 0.100 [-0.10, 0.30]."),
+    ],
+)
+def test_a_verdict_is_a_word_and_a_size_and_no_more_than_is_sure(
+    key: str, lead: tuple[float, ...], sentence: str
+) -> None:
+    leads: dict[str, Any] = {
+        name: dict.fromkeys(("value", "low", "high")) for name in ("map_at_5", "log_loss")
     }
-    said = verdicts(document)
-    assert said[0].startswith("MAP@5: not to be told apart")
-    assert said[1] == "log loss: better than its best member by 0.500 [0.40, 0.60] on the same photos."
-    document["leads"]["log_loss"] = {"value": 0.5, "low": 0.4, "high": 0.6}
-    assert "worse" in verdicts(document)[1]
+    leads[key] = dict(zip(("value", "low", "high"), lead, strict=True))
+    name = {"map_at_5": "MAP@5", "log_loss": "log loss"}[key]
+    assert verdicts({"leads": leads}) == [f"{name}: {sentence.format('its best member')}"]
+
+
+def test_members_of_one_method_have_names_of_their_own(place: Workspace) -> None:
+    for name, epochs, seed in (("long", 9, 0), ("longer", 9, 1), ("short", 3, 0)):
+        make_run(place, name, 1.0, 30 + seed, method="arcface", config={"epochs": epochs})
+        change_record(place.runs / name, seed=seed)
+    made = combine(place, "long", "longer", "short", "softmax")
+    document = ensemble_document(made.record, made.folder, made.members)
+    names = {row["run"]: row["method"] for row in document["rows"]}
+    assert names["short"] == "arcface epochs=3"
+    assert (names["long"], names["longer"]) == ("arcface epochs=9 seed=0", "arcface epochs=9 seed=1")
+    assert (names["softmax"], names[made.record.run]) == ("softmax", "ensemble")
 
 
 def test_explain_refuses_an_ensemble(place: Workspace) -> None:
@@ -467,8 +389,8 @@ def test_real_runs_are_put_side_by_side(shared_tiny: Workspace, tmp_path: Path) 
     runs = [name for name in runs if read_record(shared_tiny.runs / name).config["dimensions"] == 8]
     made = combine(shared_tiny, *runs, rule="knn", weights="1,3")
     arrays, _ = read_arrays(made.folder / SCORES, ("test_scores",), "names")
-    ground = find_ground(made.record, shared_tiny)
-    labels = np.array([ground.identities.index(name) for name in ground.gallery])
+    fold = load_fold(made.record, shared_tiny)
+    labels = np.array([fold.identities.index(name) for name in fold.gallery])
     cosines = 0.0
     weights = dict(zip(runs, (0.25, 0.75), strict=True))
     for folder in made.members:
@@ -476,7 +398,7 @@ def test_real_runs_are_put_side_by_side(shared_tiny: Workspace, tmp_path: Path) 
         embeddings = read_arrays(folder / SCORES, ("test_embeddings",), "names")[0]["test_embeddings"]
         cosines = cosines + weights[folder.name] * (embeddings @ gallery.T)
     slow = np.stack(
-        [cosines[:, labels == place].max(axis=1) for place in range(len(ground.identities))], axis=1
+        [cosines[:, labels == place].max(axis=1) for place in range(len(fold.identities))], axis=1
     )
     np.testing.assert_allclose(arrays["test_scores"], slow, atol=1e-5)
     document = ensemble_document(made.record, made.folder, made.members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,28 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save
-from scipy.special import log_softmax
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.ensembles.fusion import vote_scores
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.ensemble import EnsembleConfig, Ensembled
-from whalebench.methods.parts.fusion import share_choices, temperature_of
+from whalebench.methods.parts.fusion import (
+    SCORE_RULES,
+    ScoreFusion,
+    fit_temperature,
+    mean_scores,
+    share_choices,
+)
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.tests.notes import Notes
 
 SMALL = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8"
 
 
+@dataclass
 class Likes(Notes):
     """Likes scores the more the nearer they are to those that it is told to like."""
 
@@ -75,7 +80,7 @@ def test_settings_go_to_the_members_that_have_them() -> None:
         ({"member_settings": "triplet:epochs=3"}, WhalebenchError, "is of no member"),
         ({"member_settings": "softmax:dimensions=3"}, WhalebenchError, "has no field 'dimensions'"),
         ({"member_settings": "epochs=x"}, WhalebenchError, "cannot take epochs='x'"),
-        ({"rule": "median"}, ValueError, "'mean', 'vote' or 'knn'"),
+        ({"rule": "median"}, ValueError, "'mean', 'product', 'vote' or 'knn'"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(settings: dict[str, Any], kind: type[Exception], said: str) -> None:
@@ -90,40 +95,38 @@ def test_an_oracle_or_seen_checkpoint_among_the_members_is_one_of_the_whole() ->
     assert list(pretraining(config, "flukes")) == ["miewid-msv2"]
 
 
-def test_the_mean_is_that_of_scores_over_temperatures(views: Views) -> None:
+def test_the_mean_is_that_of_the_command(views: Views) -> None:
     notes = Likes()
     method, _ = learn(views, notes)
-    each = [member.score(views.valid.bare()) for member in method.members]
+    photos = (views.valid.bare(), views.test)
+    valid, test = ([member.score(each) for member in method.members] for each in photos)
     assert views.valid.labels is not None
-    heats = [best_heat(one, views.valid.labels) for one in each]
-    assert method.temperatures == pytest.approx(heats, rel=1e-2)
+    assert method.temperatures == tuple(fit_temperature(one, views.valid.labels) for one in valid)
     # Nothing is better than anything, so they stay equal; asked about: 11 mixes of arcface, 5 shares.
     assert (method.shares, len(notes.asked)) == ((0.5, 0.5), 11 + 5)
-    slow = sum(
-        0.5 * one.astype(np.float64) / heat for one, heat in zip(each, method.temperatures, strict=True)
-    )
-    np.testing.assert_allclose(method.score(views.valid), slow, rtol=1e-4)
+    fusion = ScoreFusion.of_valid(mean_scores, valid, method.temperatures)
+    for each, scores in zip(photos, (valid, test), strict=True):
+        np.testing.assert_array_equal(method.score(each), fusion.fuse(scores, np.array([0.5, 0.5])))
     assert {"share_0_softmax", "share_1_arcface", "arcface.photo_weight"} <= set(notes.chosen)
     assert {"softmax.network", "arcface.network", "arcface.gallery"} == set(notes.lineage)
     assert {"softmax.train", "arcface.train", "join"} <= set(notes.stages)
 
 
-def test_shares_are_those_that_valid_likes_best(views: Views) -> None:
-    plain, _ = learn(views)
-    notes = Likes()
-    each = [member.score(views.valid.bare()) for member in plain.members]
-    wanted = 0.25 * each[0].astype(np.float64) / plain.temperatures[0]
-    notes.liked = (wanted + 0.75 * each[1].astype(np.float64) / plain.temperatures[1]).astype(np.float32)
-    method, _ = learn(views, notes)
+@pytest.mark.parametrize("rule", ["mean", "product", "vote"])
+def test_shares_are_those_that_valid_likes_best(rule: str, views: Views) -> None:
+    plain, notes = learn(views, Likes(), members="softmax+softmax", rule=rule)
+    wanted = dict(zip(share_choices(2), notes.asked, strict=True))[0.25, 0.75]
+    method, notes = learn(views, Likes(liked=wanted), members="softmax+softmax", rule=rule)
     assert method.shares == (0.25, 0.75)
-    assert notes.chosen["share_1_arcface"] == 0.75
-
-
-def test_votes_are_those_of_the_command(views: Views) -> None:
-    method, _ = learn(views, rule="vote")
-    each = [member.score(views.test) for member in method.members]
-    slow = vote_scores(each, method.temperatures, np.array(method.shares))
-    np.testing.assert_allclose(method.score(views.test), slow, rtol=1e-5)
+    assert notes.chosen["share_1_softmax"] == 0.75
+    np.testing.assert_array_equal(method.score(views.valid.bare()), wanted)
+    each = [member.score(views.test) for member in plain.members]
+    fused, scores = (
+        SCORE_RULES[rule](each, plain.temperatures, np.array([0.25, 0.75])),
+        method.score(views.test),
+    )
+    np.testing.assert_array_equal(scores.argmax(axis=1), fused.argmax(axis=1))
+    assert (rule == "vote") == np.array_equal(scores, fused)  # the others add energies
 
 
 def test_embeddings_side_by_side_are_the_mean_of_cosines(views: Views) -> None:
@@ -142,7 +145,7 @@ def test_embeddings_side_by_side_are_the_mean_of_cosines(views: Views) -> None:
     np.testing.assert_allclose((own @ gallery.T).max(axis=1), method.score(views.test).max(axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["mean", "vote", "knn"])
+@pytest.mark.parametrize("rule", ["mean", "product", "vote", "knn"])
 def test_a_restored_one_scores_the_same(rule: str, views: Views) -> None:
     method, _ = learn(views, rule=rule)
     method.shares = (0.25, 0.75)  # not those it starts from
@@ -178,36 +181,6 @@ def test_members_work_behind_crops_and_twice(tiny: Workspace) -> None:
     assert record.chosen["share_0_bbox"] is not None
     assert (record.oracle, record.transductive) == (False, False)
     assert record.metrics["map_at_5"] is not None
-
-
-def best_heat(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Of many temperatures the one with the least log loss of known photos, each tried."""
-
-    def log_loss(heat: float) -> float:
-        logs = log_softmax(scores.astype(np.float64) / heat, axis=1)
-        return float(np.mean([-row[label] for row, label in zip(logs, labels, strict=True) if label >= 0]))
-
-    return float(min(np.exp(np.arange(-7, 5, 0.005)), key=log_loss))
-
-
-def test_temperatures_rest_on_known_photos(views: Views) -> None:
-    scores = np.random.default_rng(0).normal(size=(len(views.valid), len(views.train.identities)))
-    scores = scores.astype(np.float32)
-    labels = views.valid.labels
-    assert labels is not None
-    found = temperature_of(scores, labels)
-    assert found == pytest.approx(best_heat(scores, labels), rel=1e-2)
-    altered = np.where((labels == UNKNOWN)[:, None], 99, scores).astype(np.float32)
-    assert temperature_of(altered, labels) == found
-    none = np.full(len(labels), UNKNOWN)
-    assert temperature_of(scores, none) == pytest.approx(float(scores.std()))
-
-
-def test_shares_to_choose_from() -> None:
-    assert share_choices(2) == [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25), (0.0, 1.0), (1.0, 0.0)]
-    assert share_choices(3)[0] == (1 / 3,) * 3
-    assert len(share_choices(3)) == 16
-    assert all(sum(each) == pytest.approx(1) for each in share_choices(5))
 
 
 def test_a_member_that_learns_from_test_photos_is_refused() -> None:

@@ -15,32 +15,30 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.record import (
     SCORES,
     WEIGHTS,
     read_arrays,
     read_predictions,
     read_record,
-    write_arrays,
     write_scores,
 )
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.ensembles import fusion as mixing
-from whalebench.benchmarks.ensembles import reranking as neighbourhoods
-from whalebench.benchmarks.ensembles import reranking as reciprocal
+from whalebench.benchmarks.ensembles import reranking
 from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
-from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes, read_groups
-from whalebench.benchmarks.ensembles.members import Ground, find_ground
+from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes
+from whalebench.benchmarks.ensembles.members import FoldData
+from whalebench.benchmarks.ensembles.options import read_groups
 from whalebench.benchmarks.ensembles.reranking import Expansion, ExpansionTogether, one_by_one, together
-from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step
-from whalebench.benchmarks.ensembles.steps import STEPS, WITHOUT, Sight, choose_setting, look, take_steps
-from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.registry import make_split
+from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step, StepInputs, build_inputs
+from whalebench.benchmarks.ensembles.steps import STEPS, WITHOUT, choose_setting, run_steps
 from whalebench.benchmarks.running.evaluation import PLAIN, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW
+from whalebench.methods.parts import fusion
 from whalebench.reports.metrics.resampling import paired_difference
 from whalebench.reports.run_report import ensemble_document
-from whalebench.tests.test_ensemble import combine, make_run
+from whalebench.tests.ensembling import change_lineage, combine, fold_of, make_run, split_tiny
 
 Cli = Callable[..., Any]
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 4, 4])
@@ -105,7 +103,7 @@ def published_jaccard(embeddings: NDArray[np.float32], queries: int, k1: int, k2
 def test_k_reciprocal_together_is_the_published_one(k1: int, k2: int) -> None:
     query, gallery = at_length_1(15, 6), at_length_1(25, 7)
     slow = published_jaccard(np.concatenate([query, gallery]), len(query), k1, k2)
-    found = np.concatenate([one for _, one in neighbourhoods.jaccard(*together(query, gallery, k1, k2))])
+    found = np.concatenate([*reranking.jaccard(*together(query, gallery, k1, k2))])
     np.testing.assert_allclose(found, slow, atol=1e-5)
     assert (slow > 0).mean() > 0.1
 
@@ -142,7 +140,7 @@ def test_k_reciprocal_one_by_one_is_what_it_says(k1: int, k2: int) -> None:
         own = np.mean([own, *(raw[photo] for photo in near[: k2 - 1])], axis=0)
         slow[row] = [np.minimum(own, each).sum() / np.maximum(own, each).sum() for each in theirs]
     codes = one_by_one(query.astype(np.float32), gallery.astype(np.float32), k1, k2)
-    found = np.concatenate([one for _, one in neighbourhoods.jaccard(*codes)])
+    found = np.concatenate([*reranking.jaccard(*codes)])
     np.testing.assert_allclose(found, slow, atol=1e-5)
     assert (slow > 0).mean() > 0.1
 
@@ -168,10 +166,9 @@ def test_expansion_is_a_sum_over_neighbours(step: type[Expansion]) -> None:
 def test_blocks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = STEPS[name].settings[-1]
     at_once = STEPS[name](some_gallery()).scores(some_queries(), setting)
-    monkeypatch.setattr(mixing, "BLOCK_CELLS", 25)
-    monkeypatch.setattr(reciprocal, "CELLS", 500)
-    monkeypatch.setattr(neighbourhoods, "PAIRS", 7)
-    monkeypatch.setattr(neighbourhoods, "ROWS", 2)
+    monkeypatch.setattr(fusion, "BLOCK_CELLS", 25)
+    for constant, size in (("CELLS", 500), ("PAIRS", 7), ("ROWS", 2)):
+        monkeypatch.setattr(reranking, constant, size)
     np.testing.assert_allclose(
         STEPS[name](some_gallery()).scores(some_queries(), setting), at_once, atol=1e-6
     )
@@ -343,19 +340,16 @@ def test_what_does_not_fit_says_why() -> None:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, shared_tiny: Workspace) -> Workspace:
     """A workspace with a run that keeps embeddings of its gallery, and one that does not."""
-    workspace = Workspace.open(tmp_path_factory.mktemp("steps") / "workspace")
-    import_csv(shared_tiny.root.parent / "source" / "table.csv", "tiny", workspace)
-    make_split("tiny", workspace, protocol="auto", folds=3, singles="new", valid_share=0.4, seed=0)
+    workspace = split_tiny(tmp_path_factory.mktemp("steps"), shared_tiny)
     make_run(workspace, "softmax", 1.0, 2)
     add_embeddings(make_run(workspace, "arcface", 0.4, 5), workspace)
     return workspace
 
 
 def add_embeddings(folder: Path, workspace: Workspace) -> None:
-    """Nothing; the run then keeps embeddings, those of one individual near each other."""
-    ground = find_ground(read_record(folder), workspace)
-    column = {identity: place for place, identity in enumerate(ground.identities)}
-    labels = np.array([column[name] for name in ground.gallery])
+    """Makes the run keep embeddings, those of one individual near each other."""
+    fold = fold_of(workspace)
+    column, labels = columns_of(fold.identities), fold.gallery_labels
     centres, rng = np.eye(len(column) + 2), np.random.default_rng(8)
 
     def near(places: list[int]) -> NDArray[np.float32]:
@@ -363,11 +357,11 @@ def add_embeddings(folder: Path, workspace: Workspace) -> None:
         return drawn.astype(np.float32)
 
     arrays, names = read_arrays(folder / SCORES, ("valid_scores", "test_scores"), "names")
-    for part, answers in (("valid", ground.valid), ("test", ground.test)):
+    for part, answers in (("valid", fold.valid), ("test", fold.test)):
         arrays[f"{part}_embeddings"] = near([column.get(truth, len(column)) for truth in answers.truth])
     write_scores(folder, arrays, names)
     _, lineage = read_arrays(folder / WEIGHTS, (), "lineage")
-    write_arrays(folder / WEIGHTS, {"gallery": near(labels.tolist()), "labels": labels}, "lineage", lineage)
+    change_lineage(folder, lineage, gallery=near(labels.tolist()), labels=labels)
 
 
 @pytest.fixture
@@ -378,22 +372,21 @@ def place(template: Workspace, tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def sight(template: Workspace) -> tuple[Ground, Sight, dict[str, NDArray[np.float32]]]:
+def inputs(template: Workspace) -> tuple[FoldData, StepInputs, dict[str, NDArray[np.float32]]]:
     """What steps are shown of the run with embeddings, and its scores by part."""
     request = EnsembleRequest(("arcface",), then=("reciprocal",))
-    named = request.find(template)
-    ground = find_ground(named[0].record, template)
-    groups = ((ground.identities[0], ground.identities[3]),)
-    arrays, _ = read_arrays(named[0].folder / SCORES, ("valid_scores", "test_scores"), "names")
+    runs, fold = request.find_runs(template), fold_of(template)
+    groups = ((fold.identities[0], fold.identities[3]),)
+    arrays, _ = read_arrays(runs[0].folder / SCORES, ("valid_scores", "test_scores"), "names")
     scores = {part: arrays[f"{part}_scores"] for part in ("valid", "test")}
-    return ground, look(ground, named, [1.0], groups, embeddings=True), scores
+    return fold, build_inputs(fold, runs, [1.0], groups, embedded=True), scores
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_answers_to_test_change_nothing_but_its_metrics(
-    name: str, sight: tuple[Ground, Sight, dict[str, NDArray[np.float32]]]
+    name: str, inputs: tuple[FoldData, StepInputs, dict[str, NDArray[np.float32]]]
 ) -> None:
-    ground, seen, scores = sight
+    fold, seen, scores = inputs
     photos = {
         part: table.assign(
             encounter=[f"e{row // 2}" for row in range(len(table))], width=np.arange(len(table)) % 2 + 1
@@ -402,16 +395,16 @@ def test_the_answers_to_test_change_nothing_but_its_metrics(
     }
     gallery = replace(seen.gallery, sizes=photos["gallery"][["width", "height"]].to_numpy())
     seen = replace(seen, photos=photos, gallery=gallery)
-    other = replace(ground.test, truth=ground.test.truth[::-1], identities=ground.test.identities[::-1])
+    other = replace(fold.test, truth=fold.test.truth[::-1], identities=fold.test.identities[::-1])
     first, second = (
-        take_steps((name,), dict(scores), seen, one, PLAIN) for one in (ground, replace(ground, test=other))
+        run_steps((name,), dict(scores), seen, one, PLAIN) for one in (fold, replace(fold, test=other))
     )
     assert first.states[-1].unfit == ""
     assert first.states[-1].chosen == second.states[-1].chosen
     for part in ("valid", "test"):
         np.testing.assert_array_equal(first.scores[part], second.scores[part])
-    assert first.judged.valid_metrics == pytest.approx(second.judged.valid_metrics, nan_ok=True)
-    assert first.judged.metrics["map_at_5"] != second.judged.metrics["map_at_5"]
+    assert first.evaluation.valid_metrics == pytest.approx(second.evaluation.valid_metrics, nan_ok=True)
+    assert first.evaluation.metrics["map_at_5"] != second.evaluation.metrics["map_at_5"]
 
 
 class Shift(Step):
@@ -431,11 +424,11 @@ class Shift(Step):
 
 
 def test_settings_are_those_that_are_best_on_valid(
-    sight: tuple[Ground, Sight, dict[str, NDArray[np.float32]]],
+    inputs: tuple[FoldData, StepInputs, dict[str, NDArray[np.float32]]],
 ) -> None:
-    ground, seen, scores = sight
-    truth = (*(ground.identities[1],) * 3, *(NEW,) * (len(ground.valid.truth) - 3))
-    changed = replace(ground, valid=replace(ground.valid, truth=truth))
+    fold, seen, scores = inputs
+    truth = (*(fold.identities[1],) * 3, *(NEW,) * (len(fold.valid.truth) - 3))
+    changed = replace(fold, valid=replace(fold.valid, truth=truth))
     valid = seen.queries("valid", scores["valid"], 1.0, 1.0)
     chosen = choose_setting(Shift(seen.gallery), valid, changed, PLAIN)
     assert chosen == {"at": 1}  # 1.5 is as good, and later
@@ -460,11 +453,11 @@ def test_one_run_with_a_step_is_an_ensemble_that_shows_both(place: Workspace) ->
     assert {part: said for part, said in record.lineage.items() if part != "calibration"} == own
     tables = dict(iter(read_predictions(made.folder, "variants.parquet").groupby("variant")))
     arrays, _ = read_arrays(made.folder / SCORES, ("valid_scores", "test_scores"), "names")
-    ground = find_ground(record, place)
+    fold = fold_of(place)
     judged = evaluate_scores(
-        ground.identities,
+        fold.identities,
         {part: arrays[f"{part}_scores"] for part in ("valid", "test")},
-        {"valid": ground.valid, "test": ground.test},
+        {"valid": fold.valid, "test": fold.test},
         PLAIN,
     )
     for key in ("map_at_5", "log_loss", "auroc_new"):

@@ -1,19 +1,14 @@
-"""An ensemble of finished runs: from their stored scores to a run of its own, without torch or retraining.
-
-What the record of an ensemble says of its members, of valid, and of what came of them.
-
-What is asked of an ensemble, and what tells one from another.
-"""
+"""An ensemble of finished runs: from their stored scores to a run of its own, without torch or retraining."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -36,96 +31,28 @@ from whalebench.benchmarks.core.record import (
     write_scores,
 )
 from whalebench.benchmarks.core.workspace import Workspace, digest_file, digest_text
-from whalebench.benchmarks.ensembles.heuristics import Groups
 from whalebench.benchmarks.ensembles.members import (
-    Combined,
-    Ground,
+    FoldData,
+    FusionResult,
+    FusionTask,
     Member,
-    Named,
-    find_ground,
+    MemberRun,
     find_members,
+    lineage_facts,
+    load_fold,
     read_members,
 )
-from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Options
-from whalebench.benchmarks.ensembles.rules import combine, given_weights
-from whalebench.benchmarks.ensembles.steps import STEPS, Taken, check_steps, look, take_steps
-from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation
+from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Groups, Options
+from whalebench.benchmarks.ensembles.rules import fuse_members, given_weights
+from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
 from whalebench.methods.method import MethodConfig
 
-STACKER = "stacker"
-"""The part of the lineage that was fitted on valid."""
-
-
-def lineage_of(members: Sequence[Member], ground: Ground, combined: Combined) -> dict[str, list[str]]:
-    """By part of each member, and of the ensemble, digests of the photos it was fitted or chosen on."""
-    found = {CALIBRATION: sorted(set(ground.valid_digests))} | {
-        f"{number}.{part}": list(digests)
-        for number, member in enumerate(members)
-        for part, digests in member.lineage.items()
-    }
-    return found | ({STACKER: sorted(set(ground.valid_digests))} if combined.learned else {})
-
-
-def config_of(named: Sequence[Named]) -> MethodConfig:
-    """What the members say of *new*, where all say the same; else the defaults."""
-    fields = tuple(MethodConfig.model_fields)
-    said = [{key: one.record.config[key] for key in fields if key in one.record.config} for one in named]
-    return MethodConfig.model_validate(said[0] if all(one == said[0] for one in said) else {})
-
-
-def facts_of(
-    named: Sequence[Named],
-    ground: Ground,
-    combined: Combined,
-    judged: Evaluation,
-    lineage: dict[str, list[str]],
-) -> dict[str, Any]:
-    """Everything a record says besides what tells it apart from others."""
-    losses = {
-        "train_log_loss": combined.train_log_loss,
-        "out_of_fold_log_loss": combined.out_of_fold_log_loss,
-    } | combined.alone
-    return {
-        "oracle": any(one.record.oracle for one in named),
-        "transductive": any(one.record.transductive for one in named),
-        "pretraining": {key: value for one in named for key, value in one.record.pretraining.items()},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": versions(),
-        "hardware": hardware("cpu"),
-        "peak_memory_mb": peak_memory_mb(),
-        "counts": named[0].record.counts,
-        "chosen": combined.chosen | judged.chosen,
-        "calibration": judged.calibration
-        | {key: value for key, value in losses.items() if value is not None},
-        "new_curve": judged.new_curve,
-        "lineage": {
-            part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
-            for part, digests in lineage.items()
-        },
-        "metrics": judged.metrics,
-        "valid_metrics": judged.valid_metrics,
-        "cmc": judged.cmc,
-        "warnings": _warnings(named, ground, combined),
-        "members": [one.record.run for one in named],
-    }
-
-
-def _warnings(named: Sequence[Named], ground: Ground, combined: Combined) -> list[str]:
-    """What a reader of the scores should know: of the members, and of what was learned where."""
-    said = list(dict.fromkeys(warning for one in named for warning in one.record.warnings))
-    if combined.learned:
-        said.append(
-            f"The ensemble learned from the {len(ground.valid.images)} valid photos, by which its members "
-            f"had chosen their settings, too; its scores of valid are by what was learned without the photo."
-        )
-    for mark, what in (("oracle", "annotations of test photos"), ("transductive", "other test photos")):
-        using = [one.record.run for one in named if getattr(one.record, mark)]
-        if 0 < len(using) < len(named):
-            said.append(f"{', '.join(using)} used {what}, so all of the ensemble is {mark}.")
-    return said
-
+if TYPE_CHECKING:
+    from whalebench.benchmarks.ensembles.steps import StepResults
 
 METHOD = "ensemble"
+STACKER = "stacker"
+"""The part of the lineage that was fitted on valid."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +74,12 @@ class EnsembleRequest:
             raise WhalebenchError(f"There is no rule '{self.rule}': choose one of {', '.join(RULES)}.")
         given_weights(self.weights, self.rule, len(self.runs))
         self.options.check(self.rule)
-        check_steps(self.then, duplicates=bool(self.groups))
+        if self.then or self.groups:
+            from whalebench.benchmarks.ensembles.steps import check_steps
 
-    def find(self, workspace: Workspace) -> list[Named]:
+            check_steps(self.then, duplicates=bool(self.groups))
+
+    def find_runs(self, workspace: Workspace) -> list[MemberRun]:
         """The runs, as `find_members` finds them; one alone will do where there are steps."""
         return find_members(self.runs, workspace, alone=bool(self.then))
 
@@ -157,69 +87,83 @@ class EnsembleRequest:
         """The given weights (runs,), one in all, or None."""
         return given_weights(self.weights, self.rule, len(self.runs))
 
-    def ordered(self, named: Sequence[Named]) -> EnsembleRequest:
-        """The same by folder, sorted by label, then name: the order in which runs are typed is none."""
-        order = sorted(
-            range(len(named)), key=lambda place: (label(named[place]), named[place].record.run, place)
-        )
-        shares = self.shares()
-        weights = None if shares is None else ",".join(repr(float(shares[place])) for place in order)
-        return replace(self, runs=tuple(str(named[place].folder) for place in order), weights=weights)
-
 
 @dataclass(frozen=True)
-class Identity:
-    """What the record of an ensemble says of who it is."""
+class EnsembleSpec:
+    """A request with its members found: what tells one ensemble from another."""
 
-    run: str
-    config: dict[str, Any]
-    track: str
-    seed: int
-    first: Named
+    request: EnsembleRequest
+    members: Sequence[MemberRun]
+    """In the order of their labels, then names: the order in which runs are typed is none."""
+    shares: NDArray[np.float64] | None
+    """The given weights (members,), one in all, or None."""
+
+    @property
+    def seed(self) -> int:
+        """The lowest of the members'."""
+        return min(member.record.seed for member in self.members)
+
+    @property
+    def track(self) -> str:
+        """The methods and what each is held equal by."""
+        records = [member.record for member in self.members]
+        methods = " + ".join(sorted(record.method for record in records))
+        tracks = " and ".join(dict.fromkeys(sorted(record.track for record in records)))
+        return f"ensemble of {methods}; each: {tracks}"
+
+    def method_config(self) -> MethodConfig:
+        """What the members say of *new*, where all say the same; else the defaults."""
+        fields = tuple(MethodConfig.model_fields)
+        configs = [member.record.config for member in self.members]
+        given = [{key: config[key] for key in fields if key in config} for config in configs]
+        return MethodConfig.model_validate(given[0] if all(one == given[0] for one in given) else {})
+
+    def config(self) -> dict[str, Any]:
+        """The configuration in the record: members by method and settings.
+
+        The same in every fold and for every seed, so that reports take the mean over them.
+        """
+        request = self.request
+        config: dict[str, Any] = {
+            "rule": request.rule,
+            "weights": None if self.shares is None else self.shares.tolist(),
+            "members": [label(member) for member in self.members],
+            **self.method_config().model_dump(mode="json"),
+        } | request.options.settings()
+        if request.then:
+            config["then"] = list(request.then)
+        if request.groups:
+            config["duplicates"] = digest_text(json.dumps(request.groups))[:8]
+        return config
 
     def facts(self) -> dict[str, Any]:
-        """By the record's fields."""
-        same = ("benchmark", "catalog_digest", "split_digest", "fold")
-        shared = {key: getattr(self.first.record, key) for key in same}
-        own = {"run": self.run, "method": METHOD, "config": self.config, "track": self.track}
-        return shared | own | {"seed": self.seed}
+        """By the record's fields who the ensemble is. Its name changes whenever a member's scores do."""
+        first, config = self.members[0].record, self.config()
+        scores = [[member.record.run, digest_file(member.folder / SCORES)] for member in self.members]
+        mark = digest_text(json.dumps([__version__, config, scores], sort_keys=True))[:8]
+        shared = ("benchmark", "catalog_digest", "split_digest", "fold")
+        return {key: getattr(first, key) for key in shared} | {
+            "run": f"{METHOD}-{first.benchmark}-fold{first.fold}-seed{self.seed}-{mark}",
+            "method": METHOD,
+            "config": config,
+            "track": self.track,
+            "seed": self.seed,
+        }
 
 
-def identify(request: EnsembleRequest, named: Sequence[Named]) -> Identity:
-    """Who the ensemble of those members by that rule is.
-
-    Its configuration names members by method and settings, the same in every fold and for every seed, so
-    that reports take the mean over them; its seed is the lowest of the members'. The name changes whenever a
-    member's scores do.
-    """
-    records = [one.record for one in named]
-    shares = request.shares()
-    config: dict[str, Any] = {
-        "rule": request.rule,
-        "weights": None if shares is None else shares.tolist(),
-        "members": [label(one) for one in named],
-        **config_of(named).model_dump(mode="json"),
-    } | request.options.settings()
-    if request.then:
-        config["then"] = list(request.then)
-    if request.groups:
-        config["duplicates"] = digest_text(json.dumps(request.groups))[:8]
-    methods = " + ".join(sorted(one.method for one in records))
-    tracks = " and ".join(dict.fromkeys(sorted(one.track for one in records)))
-    everything = [
-        __version__,
-        config,
-        [[one.record.run, digest_file(one.folder / SCORES)] for one in named],
-    ]
-    mark = digest_text(json.dumps(everything, sort_keys=True))[:8]
-    seed = min(one.seed for one in records)
-    run = f"{METHOD}-{records[0].benchmark}-fold{records[0].fold}-seed{seed}-{mark}"
-    return Identity(run, config, f"ensemble of {methods}; each: {tracks}", seed, named[0])
+def resolve(request: EnsembleRequest, workspace: Workspace) -> EnsembleSpec:
+    """The request with its runs found, in an order of their own, and the weights with them."""
+    runs, shares = request.find_runs(workspace), request.shares()
+    order = sorted(range(len(runs)), key=lambda place: (label(runs[place]), runs[place].record.run, place))
+    if shares is not None:
+        shares = shares[order] / shares[order].sum()  # one in all to the last bit in this order, too
+    return EnsembleSpec(request, [runs[place] for place in order], shares)
 
 
-def label(one: Named) -> str:
+def label(member: MemberRun) -> str:
     """The method with a digest of its settings, the same in every fold and for every seed."""
-    return f"{one.record.method}-{digest_text(json.dumps(one.record.config, sort_keys=True))[:6]}"
+    digest = digest_text(json.dumps(member.record.config, sort_keys=True))[:6]
+    return f"{member.record.method}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -244,69 +188,130 @@ def ensemble(
     Raises WhalebenchError for runs that cannot be combined: see `members`. What is learned is learned from
     the valid photos; test is scored once.
     """
-    request = request.ordered(request.find(workspace))
-    named = request.find(workspace)
-    who = identify(request, named)
-    folder = workspace.runs / who.run
+    spec = resolve(request, workspace)
+    identity = spec.facts()
+    folder = workspace.runs / identity["run"]
     if folder.exists() and not force:
         progress.stage("found")
     else:
-        _make(request, who, named, folder, workspace, progress, force=force)
-    return Ensemble(read_record(folder), folder, [member.folder for member in named])
+        began = time.perf_counter()
+        outcome = _fuse(spec, workspace, progress)
+        progress.stage("write")
+        seconds = {"combine": round(time.perf_counter() - began, 2)}
+        record = RunRecord(**identity | outcome.facts(spec) | {"seconds": seconds})
+        write_run(folder, lambda into: outcome.write(into, record), force=force)
+    return Ensemble(read_record(folder), folder, [member.folder for member in spec.members])
 
 
-def _make(
-    request: EnsembleRequest,
-    who: Identity,
-    named: Sequence[Named],
-    folder: Path,
-    workspace: Workspace,
-    progress: Progress,
-    *,
-    force: bool,
-) -> None:
-    """Nothing; the finished ensemble stands in the folder."""
-    began = time.perf_counter()
-    ground = find_ground(named[0].record, workspace, progress)
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of the members: everything that is kept in the ensemble's folder."""
+
+    fold: FoldData
+    fused: FusionResult
+    """Its scores are those after all steps."""
+    evaluation: Evaluation
+    steps: StepResults | None
+    """None where none were asked for."""
+    lineage: Mapping[str, list[str]]
+    """By part of each member, and of the ensemble, digests of the photos it was fitted or chosen on."""
+
+    def facts(self, spec: EnsembleSpec) -> dict[str, Any]:
+        """Everything a record says besides what tells it apart from others, and seconds."""
+        records = [member.record for member in spec.members]
+        losses = {
+            "train_log_loss": self.fused.train_log_loss,
+            "out_of_fold_log_loss": self.fused.out_of_fold_log_loss,
+        } | self.fused.alone
+        facts = {
+            "oracle": any(record.oracle for record in records),
+            "transductive": any(record.transductive for record in records),
+            "pretraining": {key: value for record in records for key, value in record.pretraining.items()},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": versions(),
+            "hardware": hardware("cpu"),
+            "peak_memory_mb": peak_memory_mb(),
+            "counts": records[0].counts,
+            "chosen": self.fused.chosen | self.evaluation.chosen,
+            "calibration": self.evaluation.calibration
+            | {key: value for key, value in losses.items() if value is not None},
+            "new_curve": self.evaluation.new_curve,
+            "lineage": lineage_facts(self.lineage),
+            "metrics": self.evaluation.metrics,
+            "valid_metrics": self.evaluation.valid_metrics,
+            "cmc": self.evaluation.cmc,
+            "warnings": self._warnings(records),
+            "members": [record.run for record in records],
+        }
+        return facts if self.steps is None else self.steps.facts(facts)
+
+    def _warnings(self, records: Sequence[RunRecord]) -> list[str]:
+        """What a reader of the scores should know: of the members, and of what was learned where."""
+        warnings = list(dict.fromkeys(warning for record in records for warning in record.warnings))
+        if self.fused.learned:
+            warnings.append(
+                f"The ensemble learned from the {len(self.fold.valid.images)} valid photos, by which its "
+                f"members had chosen their settings, too; its scores of valid are by what was learned "
+                f"without the photo."
+            )
+        for mark, what in (("oracle", "annotations of test photos"), ("transductive", "other test photos")):
+            using = [record.run for record in records if getattr(record, mark)]
+            if 0 < len(using) < len(records):
+                warnings.append(f"{', '.join(using)} used {what}, so all of the ensemble is {mark}.")
+        return warnings
+
+    def write(self, into: Path, record: RunRecord) -> None:
+        """Leaves every file of the run in the folder, the record last; no training, so an empty curve."""
+        write_predictions(into, self.evaluation.queries)
+        if self.steps is not None:
+            write_predictions(into, self.steps.queries(), VARIANTS)
+        pd.DataFrame(columns=["stage", "epoch", "loss"]).to_csv(into / CURVE, index=False)
+        fold, fused = self.fold, self.fused
+        names = {"identities": fold.identities, "valid": fold.valid.images, "test": fold.test.images}
+        write_scores(into, {"valid_scores": fused.valid, "test_scores": fused.test}, names)
+        write_arrays(into / WEIGHTS, fused.learned, "lineage", self.lineage)
+        write_record(into, record)
+
+
+def _fuse(spec: EnsembleSpec, workspace: Workspace, progress: Progress) -> _Outcome:
+    """The members' scores read, fused by the rule, taken through the steps and evaluated."""
+    fold = load_fold(spec.members[0].record, workspace, progress)
     progress.stage("read")
-    members = list(read_members(named, ground))
+    members = list(read_members(spec.members, fold))
     progress.stage("combine")
-    combined = combine(request.rule, members, ground, request.shares(), who.seed, request.options, progress)
-    lineage = lineage_of(members, ground, combined)
-    del members  # their scores are as large as those that are judged now
+    request = spec.request
+    task = FusionTask(members, fold, spec.seed, spec.shares, request.options, progress)
+    fused = fuse_members(request.rule, task)
+    lineage = _lineage_of(members, fold, learned=bool(fused.learned))
+    del members, task  # their scores are as large as those that are evaluated now
     progress.stage("judge")
-    taken = _take(request, named, ground, combined)
-    combined = replace(combined, valid=taken.scores["valid"], test=taken.scores["test"])
-    progress.stage("write")
-    seconds = {"combine": round(time.perf_counter() - began, 2)}
-    facts = who.facts() | facts_of(named, ground, combined, taken.judged, lineage) | {"seconds": seconds}
-    record = RunRecord(**taken.facts(facts))
-    write_run(folder, lambda into: _write(into, record, ground, combined, taken, lineage), force=force)
+    config, scores = spec.method_config(), {"valid": fused.valid, "test": fused.test}
+    if request.then:
+        steps = _run_steps(spec, fold, fused)
+        return _Outcome(fold, replace(fused, **steps.scores), steps.evaluation, steps, lineage)
+    answers = {"valid": fold.valid, "test": fold.test}
+    evaluation = evaluate_scores(fold.identities, scores, answers, config)
+    return _Outcome(fold, fused, evaluation, None, lineage)
 
 
-def _take(request: EnsembleRequest, named: Sequence[Named], ground: Ground, combined: Combined) -> Taken:
-    """The request's steps taken with what was combined; judged in any case."""
-    weights: Any = combined.chosen.get("weights", [1 / len(named)] * len(named))
-    looking = any(STEPS[name].looks_at_embeddings for name in request.then)
-    sight = look(ground, named, weights, request.groups, embeddings=looking) if request.then else None
-    scores = {"valid": combined.valid, "test": combined.test}
-    return take_steps(request.then, scores, sight, ground, config_of(named))
+def _run_steps(spec: EnsembleSpec, fold: FoldData, fused: FusionResult) -> StepResults:
+    from whalebench.benchmarks.ensembles.step import build_inputs
+    from whalebench.benchmarks.ensembles.steps import STEPS, run_steps
+
+    request = spec.request
+    equal = [1 / len(spec.members)] * len(spec.members)
+    weights: Any = fused.chosen.get("weights", equal)
+    embedded = any(STEPS[name].looks_at_embeddings for name in request.then)
+    inputs = build_inputs(fold, spec.members, weights, request.groups, embedded=embedded)
+    scores = {"valid": fused.valid, "test": fused.test}
+    return run_steps(request.then, scores, inputs, fold, spec.method_config())
 
 
-def _write(
-    into: Path,
-    record: RunRecord,
-    ground: Ground,
-    combined: Combined,
-    taken: Taken,
-    lineage: dict[str, list[str]],
-) -> None:
-    """Leaves every file of the run in the folder, the record last; there was no training, so no curve."""
-    write_predictions(into, taken.judged.queries)
-    if record.variants:
-        write_predictions(into, taken.queries(), VARIANTS)
-    pd.DataFrame(columns=["stage", "epoch", "loss"]).to_csv(into / CURVE, index=False)
-    names = {"identities": ground.identities, "valid": ground.valid.images, "test": ground.test.images}
-    write_scores(into, {"valid_scores": combined.valid, "test_scores": combined.test}, names)
-    write_arrays(into / WEIGHTS, combined.learned, "lineage", lineage)
-    write_record(into, record)
+def _lineage_of(members: Sequence[Member], fold: FoldData, *, learned: bool) -> dict[str, list[str]]:
+    valid = sorted(set(fold.valid_digests))
+    of_members = {
+        f"{number}.{part}": list(digests)
+        for number, member in enumerate(members)
+        for part, digests in member.lineage.items()
+    }
+    return {CALIBRATION: valid} | of_members | ({STACKER: valid} if learned else {})

@@ -1,10 +1,8 @@
-"""A stacker on features: a classifier over individuals, on features of valid photos (Right Whale, 2nd).
+"""Stackers on features: classifiers over individuals, on features of valid photos (Right Whale, 2nd).
 
-It learns from the valid photos alone: no member has learned from them, so their features are as out-of-fold
+They learn from the valid photos alone: no member has learned from them, so their features are as out-of-fold
 as those of test. Those of train photos are in-fold, and a classifier knows them by heart. Most individuals
-have few valid photos or none, so what it says is mixed with the mean of the members.
-
-What a stacker on features learns with: classifiers over individuals.
+have few valid photos or none, so what a classifier says is mixed with the mean of the members.
 """
 
 from __future__ import annotations
@@ -20,15 +18,25 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import free_memory
-from whalebench.benchmarks.ensembles.fusion import Floats, Scores, blocks, log_softmax, mixed_log_loss
-from whalebench.benchmarks.ensembles.members import FOLDS, Combined, Ground, Member, embeddings_of
-from whalebench.benchmarks.ensembles.stacking import Part, as_bytes, growth
+from whalebench.benchmarks.ensembles.members import FOLDS, FusionResult, FusionTask, Member, read_features
+from whalebench.benchmarks.ensembles.stacking import as_bytes, growth
+from whalebench.methods.parts.fusion import (
+    Floats,
+    Labels,
+    Scores,
+    log_probabilities,
+    log_sum_exp,
+    mean_log_loss,
+    row_blocks,
+)
 
-Labels = NDArray[np.int64]
+SHARES = tuple(step / 10 for step in range(11))
+"""How much the classifier may count among the individuals it knows; the rest is the mean's."""
+Rows = Labels
 
 
 class Projection:
-    """Features standardised, and turned to their first principal components where that is asked for."""
+    """Features standardised, and projected on their first principal components where those are asked for."""
 
     def __init__(self, features: Floats, components: int | None) -> None:
         from sklearn.decomposition import PCA
@@ -37,8 +45,8 @@ class Projection:
         scaler = StandardScaler().fit(features)
         self.mean, self.scale, self.components = scaler.mean_, scaler.scale_, None
         if components is not None:
-            turned = PCA(components, svd_solver="full").fit(scaler.transform(features))
-            self.components = turned.components_  # standardised features have mean 0
+            fitted = PCA(components, svd_solver="full").fit(scaler.transform(features))
+            self.components = fitted.components_  # standardised features have mean 0
 
     def __call__(self, features: Floats) -> Floats:
         """(photos, components) of features (photos, features)."""
@@ -47,8 +55,8 @@ class Projection:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What was learned, by name, to be stored."""
-        turned = {} if self.components is None else {"components": self.components}
-        return {"mean": self.mean, "scale": self.scale} | turned
+        components = {} if self.components is None else {"components": self.components}
+        return {"mean": self.mean, "scale": self.scale} | components
 
 
 class Classifier(ABC):
@@ -60,21 +68,21 @@ class Classifier(ABC):
     """From the simplest to the richest."""
     most_trees: ClassVar[int | None] = None
     """How many trees it may grow in all; None where it grows none."""
-    turns: ClassVar[bool] = False
-    """Whether it says the same however features are turned, so that as many as photos are enough."""
+    rotation_invariant: ClassVar[bool] = False
+    """Whether it says the same however features are rotated, so that as many as photos are enough."""
 
     def __init__(self, seed: int, components: int | None) -> None:
         self.seed, self.components = seed, components
 
     def fit(self, features: Floats, labels: Labels) -> None:
         """Learns under every choice from features and labels (photos,) of 0 to the number of classes."""
-        needless = self.turns and features.shape[1] > len(features)
+        needless = self.rotation_invariant and features.shape[1] > len(features)
         self.projection = Projection(features, self.components or (len(features) if needless else None))
         self._fit(self.projection(features), labels)
 
     def log_probabilities(self, features: Floats, choice: float) -> Floats:
         """(photos, classes) under that choice."""
-        return log_softmax(self._logits(self.projection(features), choice))
+        return log_probabilities(self._logits(self.projection(features), choice))
 
     def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         """What was learned under that choice, by name, to be stored."""
@@ -100,7 +108,7 @@ class LogisticFeatures(Classifier):
 
     setting = "C"
     choices = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
-    turns = True
+    rotation_invariant = True
 
     @staticmethod
     def size(photos: int, features: int, classes: int) -> int:
@@ -123,8 +131,8 @@ class LogisticFeatures(Classifier):
 
     def _logits(self, features: Floats, choice: float) -> Floats:
         lines = self.lines[choice]
-        found: Floats = features @ lines[:, :-1].T + lines[:, -1]
-        return found
+        logits: Floats = features @ lines[:, :-1].T + lines[:, -1]
+        return logits
 
     def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         return {"lines": self.lines[choice]}
@@ -154,8 +162,8 @@ class TreeFeatures(Classifier):
         self.booster = lightgbm.train(fixed | growth(len(features), self.seed), data, num_boost_round=rounds)
 
     def _logits(self, features: Floats, choice: float) -> Floats:
-        found = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
-        return np.asarray(found, np.float64)
+        logits = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
+        return np.asarray(logits, np.float64)
 
     def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         return {"trees": as_bytes(self.booster.model_to_string(num_iteration=int(choice)))}
@@ -167,149 +175,128 @@ CLASSIFIERS: dict[str, type[Classifier]] = {
 }
 
 
-SHARES = tuple(step / 10 for step in range(11))
-"""How much the classifier may count among the individuals it knows; the rest is the mean's."""
-Rows = NDArray[np.int64]
-
-
 @dataclass(frozen=True)
-class Known:
+class FittedClassifier:
     """A classifier that has learned, and the columns of the individuals it knows."""
 
     classifier: Classifier
-    columns: NDArray[np.int64]
+    columns: Labels
 
-    def mixed(self, base: Scores, features: Floats, choice: float, share: float) -> Scores:
+    def mix(self, base: Scores, features: Floats, choice: float, share: float) -> Scores:
         """Scores (photos, identities) of the mean, with the share of the individuals it knows dealt anew.
 
         What the mean gives to them together, and to everyone else, stays as it is.
         """
-        found = base.copy()
+        mixed = base.copy()
         if not share:
-            return found
-        for rows in blocks(len(base), base.shape[1]):
+            return mixed
+        for rows in row_blocks(*base.shape):
             here = base[rows][:, self.columns].astype(np.float64)
-            logs = self.classifier.log_probabilities(features[rows], choice) + _log_sum(here)[:, None]
+            logs = self.classifier.log_probabilities(features[rows], choice) + log_sum_exp(here)[:, None]
             with np.errstate(divide="ignore"):  # a share of one leaves the mean nothing
-                found[rows, self.columns] = np.logaddexp(np.log1p(-share) + here, np.log(share) + logs)
-        return found
+                mixed[rows, self.columns] = np.logaddexp(np.log1p(-share) + here, np.log(share) + logs)
+        return mixed
 
-    def truths(self, base: Scores, features: Floats, own: Rows, choice: float) -> Floats:
-        """(photos, 2) log probability of the truth `own` (photos,) by the mean, and by the classifier.
+    def target_logs(self, base: Scores, features: Floats, targets: Labels, choice: float) -> Floats:
+        """(photos, 2) log probability of the right column (photos,) by the mean, and by the classifier.
 
         Of an individual that it does not know the classifier says what the mean says.
         """
-        logs = log_softmax(base.astype(np.float64))
-        photos = np.arange(len(own))
-        mean = logs[photos, own]
-        place = np.searchsorted(self.columns, own) % len(self.columns)
-        says = self.classifier.log_probabilities(features, choice)[photos, place]
-        says = np.where(self.columns[place] == own, says + _log_sum(logs[:, self.columns]), mean)
-        return np.stack([mean, says], axis=1)
+        logs, photos = log_probabilities(base), np.arange(len(targets))
+        mean = logs[photos, targets]
+        place = np.searchsorted(self.columns, targets) % len(self.columns)
+        own = self.classifier.log_probabilities(features, choice)[photos, place]
+        own = np.where(self.columns[place] == targets, own + log_sum_exp(logs[:, self.columns]), mean)
+        return np.stack([mean, own], axis=1)
 
 
-def stack_features(
-    members: Sequence[Member],
-    ground: Ground,
-    mean: Combined,
-    kind: type[Classifier],
-    seed: int,
-    components: int | None,
-) -> Combined:
+def stack_features(task: FusionTask, mean: FusionResult, kind: type[Classifier]) -> FusionResult:
     """The members' mean, mixed with what a classifier says of the individuals that valid shows.
 
     Its setting and its share are chosen by the log loss of valid photos that it has not learned from; photos
     of one encounter are kept apart, not those of an individual, whom nobody could name then. Then it learns
     from all of valid, and scores test.
     """
-    valid = features_of(members, "valid")
-    own, splits = ground.own, ground.splits(seed, ground.valid_groups)
-    learned_from = [*[fit[own[fit] >= 0] for fit, _ in splits], np.flatnonzero(own >= 0)]
-    _check(kind, ground, learned_from, valid.shape[1], components)
-    *aside, whole = (_learn(kind, seed, components, valid[rows], own[rows]) for rows in learned_from)
+    valid, test = features_of(task.members)
+    fold, seed, components = task.fold, task.seed, task.options.pca
+    labels, splits = fold.valid_labels, fold.cross_validation(seed, fold.valid_groups)
+    learned_from = [*[fit[labels[fit] >= 0] for fit, _ in splits], np.flatnonzero(labels >= 0)]
+    _check(kind, labels, learned_from, valid.shape[1], components)
+    *aside, whole = (_fit(kind(seed, components), valid[rows], labels[rows]) for rows in learned_from)
     losses: dict[tuple[float, float], float] = {}
     for choice in kind.choices:
-        truths = np.zeros((len(own), 2))
-        for known, (_, rest) in zip(aside, splits, strict=True):
-            truths[rest] = known.truths(mean.valid[rest], valid[rest], np.maximum(own[rest], 0), choice)
-        losses |= {(choice, share): _loss(truths[own >= 0], share) for share in SHARES}
+        logs = np.zeros((len(labels), 2))
+        for fitted, (_, rest) in zip(aside, splits, strict=True):
+            targets = np.maximum(labels[rest], 0)
+            logs[rest] = fitted.target_logs(mean.valid[rest], valid[rest], targets, choice)
+        losses |= {(choice, share): mix_log_loss(logs[labels >= 0], share) for share in SHARES}
     # Of equal ones the least share; of those, what is best alone.
     choice, share = min(losses, key=lambda one: (losses[one], one[1], losses[one[0], SHARES[-1]]))
     scores = np.empty_like(mean.valid)
-    for known, (_, rest) in zip(aside, splits, strict=True):
-        scores[rest] = known.mixed(mean.valid[rest], valid[rest], choice, share)
+    for fitted, (_, rest) in zip(aside, splits, strict=True):
+        scores[rest] = fitted.mix(mean.valid[rest], valid[rest], choice, share)
     rows = learned_from[-1]
-    trained = whole.truths(mean.valid[rows], valid[rows], own[rows], choice)
-    return Combined(
+    trained = whole.target_logs(mean.valid[rows], valid[rows], labels[rows], choice)
+    return FusionResult(
         valid=scores,
-        test=whole.mixed(mean.test, features_of(members, "test"), choice, share),
+        test=whole.mix(mean.test, test, choice, share),
         chosen=mean.chosen | {kind.setting: choice, "share": share},
-        train_log_loss=_loss(trained, share),
+        train_log_loss=mix_log_loss(trained, share),
         out_of_fold_log_loss=losses[choice, share],
         alone={
-            "classifier_train_log_loss": _loss(trained, SHARES[-1]),
+            "classifier_train_log_loss": mix_log_loss(trained, SHARES[-1]),
             "classifier_out_of_fold_log_loss": losses[choice, SHARES[-1]],
         },
         learned=mean.learned | whole.classifier.arrays(choice) | {"columns": whole.columns},
     )
 
 
-def features_of(members: Sequence[Member], part: Part) -> Floats:
-    """(photos, features) of the part, the members' side by side.
+def features_of(members: Sequence[Member]) -> tuple[Floats, Floats]:
+    """(photos, features) of valid and of test, the members' side by side.
 
     Raises WhalebenchError for a member that keeps none, or other ones of test than of valid.
     """
-    found = []
+    every = []
     for member in members:
-        both = {each: embeddings_of(member, each) for each in ("valid", "test")}
-        one, other = both.values()
-        if one is None or other is None or one.shape[1:] != other.shape[1:]:
+        valid, test = read_features(member, "valid"), read_features(member, "test")
+        if valid is None or test is None or valid.shape[1:] != test.shape[1:]:
             raise WhalebenchError(
-                f"The run {member.name} keeps no features of valid and test ({member.named.record.method}): "
+                f"The run {member.name} keeps no features of valid and test ({member.run.record.method}): "
                 f"leave it out, or use --rule mean."
             )
-        features = both[part]
-        assert features is not None
-        if not np.isfinite(features).all():
+        if not (np.isfinite(valid).all() and np.isfinite(test).all()):
             raise WhalebenchError(
                 f"Features of {member.name} are not finite: repeat the run with --force, or leave it out."
             )
-        found.append(features.astype(np.float64))
-    return np.hstack(found)
+        every.append((valid, test))
+    valid, test = (np.hstack(part).astype(np.float64) for part in zip(*every, strict=True))
+    return valid, test
 
 
-def _learn(kind: type[Classifier], seed: int, components: int | None, features: Floats, own: Rows) -> Known:
-    classifier = kind(seed, components)
-    columns, labels = np.unique(own, return_inverse=True)
+def _fit(classifier: Classifier, features: Floats, targets: Labels) -> FittedClassifier:
+    columns, labels = np.unique(targets, return_inverse=True)
     classifier.fit(features, labels.astype(np.int64))
-    return Known(classifier, columns)
+    return FittedClassifier(classifier, columns)
 
 
-def _loss(truths: Floats, share: float) -> float:
+def mix_log_loss(target_logs: Floats, share: float) -> float:
     """Mean log loss of the mix, of log probabilities (photos, 2) of the truth by the mean and beside it."""
-    return float(mixed_log_loss(truths, np.array([1 - share, share])).mean())
-
-
-def _log_sum(logs: Floats) -> Floats:
-    """(photos,) log of the sum of exp of each row."""
-    highest = logs.max(axis=1)
-    found: Floats = highest + np.log(np.exp(logs - highest[:, None]).sum(axis=1))
-    return found
+    return float(mean_log_loss(target_logs, np.array([1 - share, share])).mean())
 
 
 def _check(
     kind: type[Classifier],
-    ground: Ground,
+    labels: Labels,
     learned_from: Sequence[Rows],
     features: int,
     components: int | None,
 ) -> None:
-    """Nothing; raises WhalebenchError where too little can be learned, or where it would take too much."""
-    own, whole = ground.own, learned_from[-1]
-    individuals = len(np.unique(own[whole]))
+    """Raises WhalebenchError where too little can be learned, or where it would take too much."""
+    whole = learned_from[-1]
+    individuals = len(np.unique(labels[whole]))
     shown = f"The {len(whole)} known valid photos show {individuals} individuals"
-    fewest = min(len(np.unique(own[rows])) for rows in learned_from)
-    met_again = any(np.isin(own[np.setdiff1d(whole, rows)], own[rows]).any() for rows in learned_from)
+    fewest = min(len(np.unique(labels[rows])) for rows in learned_from)
+    met_again = any(np.isin(labels[np.setdiff1d(whole, rows)], labels[rows]).any() for rows in learned_from)
     if len(learned_from) == 1 or fewest < 2 or not met_again:
         raise WhalebenchError(
             f"{shown}, too few, or none of them in two encounters, so that nothing can be tried on photos "
@@ -321,19 +308,16 @@ def _check(
             f"--pca {components} components cannot be had of {features} features and {photos} photos: give "
             f"{min(features, photos)} or fewer."
         )
-    _check_size(kind, shown, individuals, len(whole), components or features)
-
-
-def _check_size(kind: type[Classifier], shown: str, individuals: int, photos: int, features: int) -> None:
     trees = individuals * int(max(kind.choices)) * (FOLDS + 1)
     if kind.most_trees is not None and trees > kind.most_trees:
         raise WhalebenchError(
             f"{shown}: with one for each of them in every round {trees:,} trees would be grown, more than "
             f"{kind.most_trees:,}; use --rule logistic-features, or mean."
         )
-    needed, free = (FOLDS + 1) * kind.size(photos, features, individuals), free_memory()
+    width = components or features
+    needed, free = (FOLDS + 1) * kind.size(len(whole), width, individuals), free_memory()
     if free is not None and needed > free:
         raise WhalebenchError(
-            f"{shown}: to learn them from {features:,} features takes about {needed / 2**30:.1f} GiB, and "
+            f"{shown}: to learn them from {width:,} features takes about {needed / 2**30:.1f} GiB, and "
             f"{free / 2**30:.1f} GiB are free; add --pca 100, or use --rule mean."
         )

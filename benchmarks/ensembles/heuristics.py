@@ -1,23 +1,14 @@
-"""Known duplicates: individuals that a file says are one animal under several names.
-
-The class-balance rule: a close second that nobody else is called comes before a first called too often.
-
-The burst rule: photos that were taken together answer together.
-
-The size rule: of candidates that are hardly told apart, the one who has photos of the photo's size.
-"""
+"""Steps by rule of thumb: class balance, bursts, photo sizes, and known duplicates."""
 
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from whalebench import WhalebenchError
-from whalebench.benchmarks.ensembles.fusion import Scores
 from whalebench.benchmarks.ensembles.step import Queries, Setting, Step
+from whalebench.methods.parts.fusion import Scores
 
 
 class Balance(Step):
@@ -39,18 +30,18 @@ class Balance(Step):
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The same scores, two of some photos exchanged."""
-        columns, chances = queries.leaders
-        found, counts = queries.scores.copy(), np.bincount(columns[:, 0], minlength=queries.scores.shape[1])
-        gaps = chances[:, 0] - chances[:, 1]
+        columns, probabilities = queries.leaders
+        changed, counts = queries.scores.copy(), np.bincount(columns[:, 0], minlength=queries.scores.shape[1])
+        gaps = probabilities[:, 0] - probabilities[:, 1]
         close = np.flatnonzero(gaps < setting["gap"])
         for row in close[np.argsort(gaps[close], kind="stable")]:
             first, second = columns[row, :2]
             often = setting["many"] * len(columns) / np.count_nonzero(counts)
             if counts[second] == 0 and counts[first] > often:
-                found[row, [first, second]] = found[row, [second, first]]
+                changed[row, [first, second]] = changed[row, [second, first]]
                 counts[first] -= 1
                 counts[second] += 1
-        return found
+        return changed
 
 
 class Bursts(Step):
@@ -74,13 +65,13 @@ class Bursts(Step):
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The means; a photo of no encounter, or alone in it, keeps its scores."""
         del setting
-        found = queries.scores.copy()
+        changed = queries.scores.copy()
         for encounter, rows in (
             pd.Series(queries.encounters).groupby(list(queries.encounters)).indices.items()
         ):
             if encounter and len(rows) > 1:
-                found[rows] = np.mean(queries.scores[rows], axis=0, dtype=np.float64)
-        return found
+                changed[rows] = np.mean(queries.scores[rows], axis=0, dtype=np.float64)
+        return changed
 
 
 class Sizes(Step):
@@ -104,21 +95,17 @@ class Sizes(Step):
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The same scores, in some photos those of two candidates exchanged."""
-        columns, chances = queries.leaders
-        gallery, found = self.gallery, queries.scores.copy()
+        columns, probabilities = queries.leaders
+        gallery, changed = self.gallery, queries.scores.copy()
         held = set(zip(gallery.labels.tolist(), *gallery.sizes.T.tolist(), strict=True))
-        rivals = chances[:, :1] - chances < setting["gap"]
+        rivals = probabilities[:, :1] - probabilities < setting["gap"]
         for row in np.flatnonzero(rivals.sum(axis=1) > 1):
             size = tuple(queries.sizes[row].tolist())
             fitting = [column for column in columns[row, rivals[row]].tolist() if (column, *size) in held]
             if len(fitting) == 1:
                 pair = [columns[row, 0], fitting[0]]
-                found[row, pair] = found[row, pair[::-1]]
-        return found
-
-
-Groups = tuple[tuple[str, ...], ...]
-"""Names of individuals that are one animal."""
+                changed[row, pair] = changed[row, pair[::-1]]
+        return changed
 
 
 class Duplicates(Step):
@@ -138,42 +125,16 @@ class Duplicates(Step):
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The same scores, those of duplicates of the first raised."""
         del setting
-        found, first = queries.scores.copy(), queries.leaders[0][:, 0]
+        changed, first = queries.scores.copy(), queries.leaders[0][:, 0]
         group_of = {column: group for group in self.gallery.groups for column in group}
         for row in np.flatnonzero(np.isin(first, list(group_of))):
             others = sorted(
                 (column for column in group_of[first[row]] if column != first[row]),
                 key=lambda column, row=row: queries.scores[row, column],  # type: ignore[misc]
             )
-            value = found[row, first[row]]
+            value = changed[row, first[row]]
             # Above whoever has the score of the first, too.
             for column in (*others, first[row]):
                 value = np.nextafter(value, np.float32(np.inf))
-                found[row, column] = value
-        return found
-
-
-def read_groups(file: Path) -> Groups:
-    """The groups of a CSV: a group in each row's `SubId`, or an `identity` and its `group` in each row.
-
-    `SubId` holds names with spaces between them, as in Humpback 2019's published list. Raises WhalebenchError
-    for a file that cannot be read, without these columns, or that puts one name into two groups.
-    """
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}): give a CSV of duplicate groups.") from error
-    if "SubId" in table:
-        groups = [tuple(sorted(set(names.split()))) for names in table["SubId"]]
-    elif {"identity", "group"} <= set(table):
-        grouped = table[table["group"].str.strip() != ""].groupby("group")
-        groups = [tuple(sorted(set(part["identity"]))) for _, part in grouped]
-    else:
-        raise WhalebenchError(
-            f"{file} has the columns {', '.join(map(str, table))}: give `SubId` with names in a row, or "
-            f"`identity` and `group`."
-        )
-    named = [name for group in groups for name in group]
-    if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise WhalebenchError(f"{file} puts {twice[0]} into several groups: make them one.")
-    return tuple(sorted(groups))
+                changed[row, column] = value
+        return changed

@@ -1,8 +1,9 @@
-"""The rules by name, and what may be asked of some of them besides; light, for the front door."""
+"""The rules by name and what some of them take besides; light, for the command line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from whalebench import WhalebenchError
@@ -22,17 +23,19 @@ RULES: tuple[str, ...] = get_args(Rule)
 """What may be typed after --rule."""
 HOURS = 2.0
 """Longest that local matches may be estimated to take unless told otherwise."""
-USERS = {
+Groups = tuple[tuple[str, ...], ...]
+"""Names of individuals that are one animal."""
+TAKERS = {
     "pca": ("logistic-features", "lightgbm-features"),
     "local_matches": ("pairs",),
     "hours": ("pairs",),
 }
-"""The rules that heed each option."""
+"""The rules that take each option."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What some rules take, as typed; the defaults ask for nothing."""
+    """What some rules take, as typed."""
 
     pca: int | None = None
     """Principal components that the features are turned to; all features as they are where None."""
@@ -42,12 +45,12 @@ class Options:
     """Longest that they may be estimated to take, over both parts; HOURS where None."""
 
     def check(self, rule: str) -> None:
-        """Nothing; raises WhalebenchError for values that cannot be, and for what the rule would not heed."""
-        for name in self.asked():
-            if rule not in USERS[name]:
+        """Raises WhalebenchError for values that cannot be, and for what the rule would ignore."""
+        for name in self.changed():
+            if rule not in TAKERS[name]:
                 raise WhalebenchError(
                     f"--{name.replace('_', '-')} means nothing to --rule {rule}: leave it out, or use --rule "
-                    f"{' or '.join(USERS[name])}."
+                    f"{' or '.join(TAKERS[name])}."
                 )
         if self.pca is not None and self.pca < 1:
             raise WhalebenchError(f"--pca {self.pca} components are none: give 1 or more, or leave it out.")
@@ -59,15 +62,43 @@ class Options:
         if self.hours is not None and not self.hours > 0:
             raise WhalebenchError(f"--hours {self.hours:g} is no time: give more than 0.")
 
-    def asked(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
         """By name what differs from the defaults."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
 
     def settings(self) -> dict[str, Any]:
-        """The same without what cannot change a score."""
-        return {name: value for name, value in self.asked().items() if name != "hours"}
+        """What differs from the defaults and can change a score."""
+        return {name: value for name, value in self.changed().items() if name != "hours"}
 
 
 NO_OPTIONS = Options()
-"""Nothing is asked for."""
+"""The defaults."""
+
+
+def read_groups(file: Path) -> Groups:
+    """The groups of a CSV: a group in each row's `SubId`, or an `identity` and its `group` in each row.
+
+    `SubId` holds names with spaces between them, as in Humpback 2019's published list. Raises WhalebenchError
+    for a file that cannot be read, without these columns, or that puts one name into two groups.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}): give a CSV of duplicate groups.") from error
+    if "SubId" in table:
+        groups = [tuple(sorted(set(names.split()))) for names in table["SubId"]]
+    elif {"identity", "group"} <= set(table):
+        grouped = table[table["group"].str.strip() != ""].groupby("group")
+        groups = [tuple(sorted(set(part["identity"]))) for _, part in grouped]
+    else:
+        raise WhalebenchError(
+            f"{file} has the columns {', '.join(map(str, table))}: give `SubId` with names in a row, or "
+            f"`identity` and `group`."
+        )
+    named = [name for group in groups for name in group]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise WhalebenchError(f"{file} puts {twice[0]} into several groups: make them one.")
+    return tuple(sorted(groups))

@@ -1,81 +1,136 @@
-"""The rules by which members become one, by name.
+"""The rules by which members become one, by name, and what `mean` and `product` learn from valid to do so.
 
-The product of the members' probabilities, each to a power of its own that is found on valid.
-
-A logarithmic opinion pool (Genest & Zidek, 1986; Heskes, 1998): where members agree it is surer than any of
-them, as a mean never is, and it forgets a member whose power is near 0.
-
-Embeddings of members side by side, and the nearest photo of the gallery (Happywhale, 26th: nine).
+The formulas are those of `methods.parts.fusion`; the stackers have files of their own, read when asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.ensembles.feature_stacking import CLASSIFIERS, stack_features
-from whalebench.benchmarks.ensembles.fusion import (
+from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask, read_embeddings
+from whalebench.methods.parts.fusion import (
+    SCORE_RULES,
     Floats,
-    Mixture,
+    Labels,
+    ScoreFusion,
     Scores,
-    blocks,
     fit_weights,
     log_probabilities,
-    log_softmax,
-    mean_scores,
-    mixed_log_loss,
-    own_log_probabilities,
-    vote_scores,
+    mean_log_loss,
+    nearest_scores,
+    row_blocks,
+    target_log_probabilities,
 )
-from whalebench.benchmarks.ensembles.members import Combined, Embeddings, Ground, Member, Side, side_of
-from whalebench.benchmarks.ensembles.options import NO_OPTIONS, Options
-from whalebench.benchmarks.ensembles.pairs import Pairs
-from whalebench.benchmarks.ensembles.stacking import LEARNERS, Candidates, stack
 from whalebench.reports.metrics.evaluation import means_by_threshold
 
+WEIGHTED = (*SCORE_RULES, "knn")
+"""Rules that take weights."""
 MOST = 2_000
 """Photos of valid, about, that powers are found on: a few numbers need no more."""
-Rows = NDArray[np.int64]
+Rows = Labels
 
 
-def product_scores(scores: Sequence[Scores], temperatures: Sequence[float], powers: Floats) -> Scores:
-    """Log probabilities (photos, identities) of the product, made to be one in all.
+def fuse_members(rule: str, task: FusionTask) -> FusionResult:
+    """The members' scores by that rule."""
+    if rule in WEIGHTED:
+        return _fuse_weighted(rule, task)
+    if rule.endswith("-features"):
+        from whalebench.benchmarks.ensembles.feature_stacking import CLASSIFIERS, stack_features
 
-    `powers` are (members,), or (photos, members) where each photo has its own.
+        return stack_features(task, fitted_mean(task), CLASSIFIERS[rule])
+    from whalebench.benchmarks.ensembles.stacking import LEARNERS, Candidates, stack
+
+    if rule == "pairs":
+        from whalebench.benchmarks.ensembles.pairs import Pairs
+
+        return stack(Pairs(task), LEARNERS["lightgbm"])
+    return stack(Candidates(task), LEARNERS[rule])
+
+
+def _fuse_weighted(rule: str, task: FusionTask) -> FusionResult:
+    learned = {"mean": fitted_mean, "product": log_opinion_pool}
+    if rule in learned and task.weights is None and len(task.members) > 1:
+        return learned[rule](task)
+    weights = task.equal_weights() if task.weights is None else task.weights
+    if rule == "knn":
+        valid, test = _fuse_embeddings(task, weights)
+    else:
+        fusion = _score_fusion(rule, task)
+        valid, test = fusion.fuse(task.valid, weights), fusion.fuse(task.test, weights)
+    return FusionResult(valid, test, {"weights": weights.tolist()})
+
+
+def _score_fusion(rule: str, task: FusionTask) -> ScoreFusion:
+    return ScoreFusion.of_valid(SCORE_RULES[rule], task.valid, task.temperatures)
+
+
+def _fuse_embeddings(task: FusionTask, weights: Floats) -> tuple[Scores, Scores]:
+    """Scores of valid and test by cosines to the nearest photo (Happywhale, 26th: nine members)."""
+    every = []
+    for member in task.members:
+        embeddings = read_embeddings(member, task.fold)
+        if embeddings is None:
+            raise WhalebenchError(
+                f"The run {member.name} keeps no embeddings of its gallery and of test to put beside the "
+                f"others' ({member.run.record.method}): leave it out, or use --rule mean."
+            )
+        every.append(embeddings)
+    galleries, labels = [each.gallery for each in every], task.fold.gallery_labels
+    valid, test = (
+        nearest_scores(queries, galleries, labels, len(task.fold.identities), weights)
+        for queries in ([each.valid for each in every], [each.test for each in every])
+    )
+    return valid, test
+
+
+def fitted_mean(task: FusionTask) -> FusionResult:
+    """The mean with weights by log loss on valid; equal ones, unless those are better on photos set aside.
+
+    Better is a lower log loss and no lower MAP@5. Then valid's scores are by weights found without it.
     """
-    found: Scores = np.empty(scores[0].shape, np.float32)
-    by_photo = np.broadcast_to(powers, (len(found), len(scores)))
-    for rows in blocks(len(found), found.shape[1]):
-        total = np.zeros(found[rows].shape)
-        for place, (one, temperature) in enumerate(zip(scores, temperatures, strict=True)):
-            total += by_photo[rows, place, None] * log_probabilities(one[rows], temperature)
-        found[rows] = log_softmax(total)
-    return found
+    fusion, equal, labels = _score_fusion("mean", task), task.equal_weights(), task.fold.valid_labels
+    plain, known = fusion.fuse(task.valid, equal), labels >= 0
+    logs = target_log_probabilities(task.valid, task.temperatures, labels)
+    aside = _out_of_fold(task, lambda rows: fit_weights(logs[rows[known[rows]]]))
+    if aside is None:
+        chosen = {"weights": equal.tolist(), "equal_weights": True}
+        return FusionResult(plain, fusion.fuse(task.test, equal), chosen)
+    weights = fit_weights(logs[known])
+    losses = [float(mean_log_loss(logs, each)[known].mean()) for each in (weights, aside, equal)]
+    fitted = fusion.fuse(task.valid, aside)
+    better = losses[1] < losses[2] and _map_at_5(fitted, task.fold) >= _map_at_5(plain, task.fold)
+    kept = weights if better else equal
+    return FusionResult(
+        valid=fitted if better else plain,
+        test=fusion.fuse(task.test, kept),
+        chosen={"weights": kept.tolist(), "equal_weights": not better},
+        train_log_loss=losses[0],
+        out_of_fold_log_loss=losses[1],
+        learned={"weights": kept},
+    )
 
 
-def pool(members: Sequence[Member], ground: Ground, seed: int) -> Combined:
+def log_opinion_pool(task: FusionTask) -> FusionResult:
     """The product with the powers that make the truth of known valid photos most likely.
 
     Valid's scores are by powers found without the photo, and without its individual. Where valid has too few
     known photos for that all powers are one over the number of members.
     """
-    mixture = Mixture(members, product_scores)
-    equal = np.full(len(members), 1 / len(members))
-    splits, known = ground.splits(seed), np.flatnonzero(ground.own >= 0)
-    if not splits:
-        return Combined(mixture.valid(equal), mixture.test(equal), {"powers": equal.tolist()})
-    evidence = Evidence(members, known[:: max(1, len(known) // MOST)], ground.own)
-    aside = np.empty((len(ground.own), len(members)))
-    for fit, rest in splits:
-        aside[rest] = evidence.powers(fit)
+    fusion, labels = _score_fusion("product", task), task.fold.valid_labels
+    known = np.flatnonzero(labels >= 0)
+    evidence = Evidence(task.valid, task.temperatures, known[:: max(1, len(known) // MOST)], labels)
+    aside = _out_of_fold(task, evidence.powers)
+    if aside is None:
+        equal = task.equal_weights()
+        chosen = {"powers": equal.tolist()}
+        return FusionResult(fusion.fuse(task.valid, equal), fusion.fuse(task.test, equal), chosen)
     powers = evidence.powers(known)
-    return Combined(
-        valid=mixture.valid(aside),
-        test=mixture.test(powers),
+    return FusionResult(
+        valid=fusion.fuse(task.valid, aside),
+        test=fusion.fuse(task.test, powers),
         chosen={"powers": powers.tolist()},
         train_log_loss=evidence.log_loss(powers),
         out_of_fold_log_loss=evidence.log_loss(aside[evidence.rows]),
@@ -83,14 +138,28 @@ def pool(members: Sequence[Member], ground: Ground, seed: int) -> Combined:
     )
 
 
+def _out_of_fold(task: FusionTask, fit: Callable[[Rows], Floats]) -> Floats | None:
+    """Weights (valid photos, members) fitted without each photo; None where valid has too few known ones."""
+    splits = task.fold.cross_validation(task.seed)
+    aside = np.empty((len(task.fold.valid_labels), len(task.members)))
+    for rows, rest in splits:
+        aside[rest] = fit(rows)
+    return aside if splits else None
+
+
 class Evidence:
     """What the members say of some known valid photos, and whose these are."""
 
-    def __init__(self, members: Sequence[Member], rows: Rows, own: Rows) -> None:
-        """`own` is the right column of each valid photo, and `rows` those that are looked at."""
-        self.rows, self.own = rows, own[rows]
+    def __init__(
+        self, scores: Sequence[Scores], temperatures: Sequence[float], rows: Rows, labels: Labels
+    ) -> None:
+        """Scores and labels are of all valid photos, and `rows` those that are looked at."""
+        self.rows, self.targets = rows, labels[rows]
         self.logs = np.stack(
-            [log_probabilities(one.valid[rows], one.temperature).astype(np.float32) for one in members]
+            [
+                log_probabilities(one[rows], temperature).astype(np.float32)
+                for one, temperature in zip(scores, temperatures, strict=True)
+            ]
         )
 
     def powers(self, fit: Rows) -> Floats:
@@ -110,8 +179,8 @@ class Evidence:
             away = logarithms - start
             return loss + float(away @ away) / 2, slope * powers + away
 
-        found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-9})
-        powers: Floats = np.exp(found.x)
+        best = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-9})
+        powers: Floats = np.exp(best.x)
         return powers
 
     def log_loss(self, powers: Floats) -> float:
@@ -123,141 +192,23 @@ class Evidence:
         """Summed log loss of the photos at some places, and its derivatives by each power (members,)."""
         loss, slope = 0.0, np.zeros(len(self.logs))
         by_photo = np.broadcast_to(powers, (len(self.rows), len(self.logs)))
-        for part in blocks(len(chosen), self.logs.shape[2]):
+        for part in row_blocks(len(chosen), self.logs.shape[2]):
             rows = chosen[part]
-            logs, own = self.logs[:, rows].astype(np.float64), self.own[rows, None]
-            mixed = log_softmax(np.einsum("pm,mpi->pi", by_photo[rows], logs))
-            loss -= float(np.take_along_axis(mixed, own, 1).sum())
-            right = np.take_along_axis(logs, np.broadcast_to(own, (len(logs), *own.shape)), 2).sum(
-                axis=(1, 2)
-            )
-            slope += np.einsum("pi,mpi->m", np.exp(mixed), logs) - right
+            logs, targets = self.logs[:, rows].astype(np.float64), self.targets[rows, None]
+            pooled = log_probabilities(np.einsum("pm,mpi->pi", by_photo[rows], logs))
+            loss -= float(np.take_along_axis(pooled, targets, 1).sum())
+            of_target = np.broadcast_to(targets, (len(logs), *targets.shape))
+            right = np.take_along_axis(logs, of_target, 2).sum(axis=(1, 2))
+            slope += np.einsum("pi,mpi->m", np.exp(pooled), logs) - right
         return loss, slope
 
 
-FLOOR = -1.0
-"""The lowest cosine: of an individual without a photo in the gallery."""
-
-
-def nearest_scores(members: Sequence[Member], ground: Ground, weights: Floats) -> tuple[Scores, Scores]:
-    """Scores (photos, identities) of valid and test: the cosine to each individual's nearest photo.
-
-    Each member's embeddings have length 1, so the cosine of those side by side is the mean of the members'
-    cosines; a weight (members,) lengthens a member's by its root.
-    """
-    sides = [_side(member, ground) for member in members]
-    galleries, labels = [side.gallery for side in sides], ground.gallery_labels
-    valid, test = ([side.valid for side in sides], [side.test for side in sides])
-    return (
-        _nearest(valid, galleries, labels, weights, len(ground.identities)),
-        _nearest(test, galleries, labels, weights, len(ground.identities)),
-    )
-
-
-def _nearest(
-    queries: Sequence[Embeddings],
-    galleries: Sequence[Embeddings],
-    labels: NDArray[np.int64],
-    weights: Floats,
-    identities: int,
-) -> Scores:
-    """Scores (photos, identities), in blocks of photos, so that memory does not grow with the gallery."""
-    order = np.argsort(labels, kind="stable")
-    present, starts = np.unique(labels[order], return_index=True)
-    found = np.full((len(queries[0]), identities), FLOOR, np.float32)
-    sorted_galleries = [gallery[order] for gallery in galleries]
-    for rows in blocks(len(found), len(labels)):
-        cosines = np.zeros((len(found[rows]), len(labels)), np.float32)
-        for query, gallery, weight in zip(queries, sorted_galleries, weights, strict=True):
-            cosines += np.float32(weight) * (query[rows] @ gallery.T)
-        found[rows, present] = np.maximum.reduceat(cosines, starts, axis=1)
-    return found
-
-
-def _side(member: Member, ground: Ground) -> Side:
-    side = side_of(member, ground)
-    if side is None:
-        raise WhalebenchError(
-            f"The run {member.name} keeps no embeddings of its gallery and of test to put beside the others' "
-            f"({member.named.record.method}): leave it out, or use --rule mean."
-        )
-    return side
-
-
-WEIGHTED = ("mean", "product", "vote", "knn")
-"""Rules that take weights."""
-MIXES = {"mean": mean_scores, "product": product_scores, "vote": vote_scores}
-
-
-def combine(
-    rule: str,
-    members: Sequence[Member],
-    ground: Ground,
-    given: Floats | None,
-    seed: int,
-    options: Options = NO_OPTIONS,
-    progress: Progress = SILENT,
-) -> Combined:
-    """The members' scores by that rule; `given` weights (members,) are taken as they are.
-
-    Without them `mean` and `product` choose their own on valid, and the others weigh all members the same.
-    """
-    if rule == "pairs":
-        return stack(Pairs(members, ground, options, progress), ground, LEARNERS["lightgbm"], seed)
-    if rule in LEARNERS:
-        return stack(Candidates(members), ground, LEARNERS[rule], seed)
-    if rule in CLASSIFIERS:
-        mean = _mean(members, ground, seed)
-        return stack_features(members, ground, mean, CLASSIFIERS[rule], seed, options.pca)
-    if rule == "mean" and given is None and len(members) > 1:
-        return _mean(members, ground, seed)
-    if rule == "product" and given is None and len(members) > 1:
-        return pool(members, ground, seed)
-    weights = np.full(len(members), 1 / len(members)) if given is None else given
-    if rule == "knn":
-        valid, test = nearest_scores(members, ground, weights)
-    else:
-        mixed = Mixture(members, MIXES[rule])
-        valid, test = mixed.valid(weights), mixed.test(weights)
-    return Combined(valid, test, {"weights": weights.tolist()})
-
-
-def _mean(members: Sequence[Member], ground: Ground, seed: int) -> Combined:
-    """The mean with weights by log loss on valid; equal ones, unless those are better on photos set aside.
-
-    Better is a lower log loss and no lower MAP@5. Then valid's scores are by weights found without it.
-    """
-    mixed = Mixture(members, mean_scores)
-    equal = np.full(len(members), 1 / len(members))
-    plain = mixed.valid(equal)
-    splits, known = ground.splits(seed), ground.own >= 0
-    if not splits:
-        return Combined(plain, mixed.test(equal), {"weights": equal.tolist(), "equal_weights": True})
-    own = own_log_probabilities(members, ground.own)
-    aside = np.empty((len(known), len(members)))
-    for fit, rest in splits:
-        aside[rest] = fit_weights(own[fit[known[fit]]])
-    weights = fit_weights(own[known])
-    losses = [float(mixed_log_loss(own, each)[known].mean()) for each in (weights, aside, equal)]
-    fitted = mixed.valid(aside)
-    better = losses[1] < losses[2] and _map_at_5(fitted, ground) >= _map_at_5(plain, ground)
-    chosen = weights if better else equal
-    return Combined(
-        valid=fitted if better else plain,
-        test=mixed.test(chosen),
-        chosen={"weights": chosen.tolist(), "equal_weights": not better},
-        train_log_loss=losses[0],
-        out_of_fold_log_loss=losses[1],
-        learned={"weights": chosen},
-    )
-
-
-def _map_at_5(scores: Scores, ground: Ground) -> float:
+def _map_at_5(scores: Scores, fold: FoldData) -> float:
     """On the known photos of valid."""
-    found = means_by_threshold(
-        truth=ground.valid.truth, identities=ground.identities, scores=scores, new_thresholds=[None]
+    means = means_by_threshold(
+        truth=fold.valid.truth, identities=fold.identities, scores=scores, new_thresholds=[None]
     )
-    return found["map_at_5_known"][0]
+    return means["map_at_5_known"][0]
 
 
 def given_weights(text: str | None, rule: str, members: int) -> Floats | None:
@@ -274,5 +225,5 @@ def given_weights(text: str | None, rule: str, members: int) -> Floats | None:
         raise WhalebenchError(f"--weights {text} are {len(weights)} for {members} runs: give one a run.")
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise WhalebenchError(f"--weights {text} cannot be: none may be below 0, and one must be above.")
-    found: Floats = weights / weights.sum()
-    return found
+    shares: Floats = weights / weights.sum()
+    return shares

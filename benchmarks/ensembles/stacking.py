@@ -1,8 +1,7 @@
-"""A stacker: learns from the valid photos, which no member has learned from, which candidate is right.
+"""Stackers: from the valid photos, which no member has learned from, they learn which candidate is right.
 
-What a stacker learns with: logistic regression or boosted trees on candidates, right or not.
-
-Candidates of each photo, those that any member ranks high, and what the members say of each.
+A photo's candidates are those that any member ranks high. Of each the members say how likely it is, and a
+learner, logistic regression or boosted trees, says whether it is the right one.
 """
 
 from __future__ import annotations
@@ -19,13 +18,21 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.machine import cores, free_memory
-from whalebench.benchmarks.ensembles.fusion import Floats, Scores, blocks, log_probabilities
-from whalebench.benchmarks.ensembles.members import Combined, Ground, Member
+from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
+from whalebench.methods.parts.fusion import Floats, Labels, Scores, log_probabilities, row_blocks
 
-Hits = NDArray[np.bool_]
-
+Matches = NDArray[np.bool_]
+Part = Literal["valid", "test"]
+PARTS: tuple[Part, ...] = ("valid", "test")
 ROWS = 50_000
 """Candidates that keep a thread busy."""
+LENGTH = 20
+"""Candidates that each member brings."""
+MEMBER_FEATURES = ("log probability", "score", "reciprocal rank", "margin")
+"""What each member says of a candidate; the margin is that of its log probability over its best rival's, and
+the reciprocal rank is 0 beyond the first 20."""
+COPIES = 3
+"""How many times the features are held while a stacker learns."""
 
 
 class Learner(ABC):
@@ -40,7 +47,7 @@ class Learner(ABC):
         self.seed = seed
 
     @abstractmethod
-    def fit(self, features: Floats, hits: Hits) -> None:
+    def fit(self, features: Floats, is_match: Matches) -> None:
         """Learns under every choice from features and whether each candidate is right (candidates,)."""
 
     @abstractmethod
@@ -58,7 +65,7 @@ class Logistic(Learner):
     setting = "C"
     choices = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
-    def fit(self, features: Floats, hits: Hits) -> None:
+    def fit(self, features: Floats, is_match: Matches) -> None:
         """Learns one line for each C."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
@@ -68,14 +75,14 @@ class Logistic(Learner):
         self.lines = {}
         for choice in self.choices:
             # Several features say nearly the same, so the solver takes its time.
-            fitted = LogisticRegression(C=choice, max_iter=5_000, tol=1e-5).fit(scaled, hits)
+            fitted = LogisticRegression(C=choice, max_iter=5_000, tol=1e-5).fit(scaled, is_match)
             self.lines[choice] = np.append(fitted.coef_[0], fitted.intercept_)
 
     def logits(self, features: Floats, choice: float) -> Floats:
         """Linear in the standardised features."""
         line = self.lines[choice]
-        found: Floats = self.scaler.transform(features) @ line[:-1] + line[-1]
-        return found
+        logits: Floats = self.scaler.transform(features) @ line[:-1] + line[-1]
+        return logits
 
     def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         """Mean and scale of the features, and the line, its intercept last."""
@@ -88,18 +95,18 @@ class Trees(Learner):
     setting = "trees"
     choices = (10, 25, 50, 100, 200)
 
-    def fit(self, features: Floats, hits: Hits) -> None:
+    def fit(self, features: Floats, is_match: Matches) -> None:
         """Learns the most trees; fewer are the first of them."""
         import lightgbm
 
         fixed = {"objective": "binary", "min_data_in_leaf": 20} | growth(len(features), self.seed)
-        data = lightgbm.Dataset(features, hits.astype(np.int64), params={"verbosity": -1})
+        data = lightgbm.Dataset(features, is_match.astype(np.int64), params={"verbosity": -1})
         self.booster = lightgbm.train(fixed, data, num_boost_round=int(max(self.choices)))
 
     def logits(self, features: Floats, choice: float) -> Floats:
         """The sum of the first trees."""
-        found = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
-        return np.asarray(found, np.float64)
+        logits = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
+        return np.asarray(logits, np.float64)
 
     def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         """The trees in LightGBM's own words, as UTF-8 bytes."""
@@ -130,19 +137,6 @@ def as_bytes(text: str) -> NDArray[np.uint8]:
 LEARNERS: dict[str, type[Learner]] = {"logistic": Logistic, "lightgbm": Trees}
 
 
-LENGTH = 20
-"""Candidates that each member brings."""
-SAID = ("log probability", "score", "reciprocal rank", "margin")
-"""What each member says of a candidate; the margin is that of its log probability over its best rival's, and
-the reciprocal rank is 0 beyond the first 20."""
-COPIES = 3
-"""How many times the features are held while a stacker learns."""
-
-
-Part = Literal["valid", "test"]
-PARTS: tuple[Part, ...] = ("valid", "test")
-
-
 @dataclass(frozen=True)
 class Shortlist:
     """The candidates of some photos, by photo and then by column; each photo has one at least.
@@ -166,13 +160,13 @@ class Shortlist:
         return np.flatnonzero(new)
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(rows,) whether they are those of one of the photos."""
+        """(rows,) whether they are of one of the photos at these rows of scores."""
         return np.isin(self.photos, rows)
 
-    def hits(self, own: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def is_match(self, labels: Labels) -> Matches:
         """(rows,) whether the candidate is the right one, given the right column of each photo (photos,)."""
-        found: NDArray[np.bool_] = self.columns == own[self.photos]
-        return found
+        match: Matches = self.columns == labels[self.photos]
+        return match
 
     def best(self, logits: Floats) -> Floats:
         """(candidates,) the highest of each candidate's logits (rows,)."""
@@ -180,55 +174,51 @@ class Shortlist:
 
 
 class Candidates:
-    """What the members say of the candidates of valid and of test: what a stacker goes by."""
+    """The candidates of valid and of test with what the members say of them: what a stacker goes by."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
-        self.temperatures = [member.temperature for member in members]
+    def __init__(self, task: FusionTask) -> None:
+        self.task = task
 
     def scores(self, part: Part) -> list[Scores]:
         """Scores (photos, identities) by member."""
-        return [member.valid if part == "valid" else member.test for member in self.members]
+        return self.task.valid if part == "valid" else self.task.test
 
     def check(self) -> None:
-        """Nothing; raises WhalebenchError for what would take more memory, or longer, than there is."""
+        """Raises WhalebenchError for what would take more memory, or longer, than there is."""
         for part in PARTS:
             check_memory(self.scores(part))
 
     def gather(self, part: Part) -> Shortlist:
         """The candidates of the part's photos."""
-        return shortlist(self.scores(part), self.temperatures, [member.name for member in self.members])
+        names = [member.name for member in self.task.members]
+        return shortlist(self.scores(part), self.task.temperatures, names)
 
-    def scored(self, part: Part, found: Shortlist, logits: Floats) -> Scores:
+    def fuse(self, part: Part, gathered: Shortlist, logits: Floats) -> Scores:
         """Scores (photos, identities) of the part, given the logits of its candidates (rows,)."""
-        return full_scores(found, logits, self.scores(part), self.temperatures)
+        return full_scores(gathered, logits, self.scores(part), self.task.temperatures)
 
 
-def shortlist(
-    scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str] = ()
-) -> Shortlist:
+def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str]) -> Shortlist:
     """The first 20 candidates of every member for each photo, of scores (photos, identities) by member."""
-    check_memory(scores)
-    called = members or [f"member {place}" for place in range(len(scores))]
     photos, columns, features = [], [], []
-    for rows in blocks(len(scores[0]), scores[0].shape[1]):
+    for rows in row_blocks(*scores[0].shape):
         best = [top_columns(one[rows], LENGTH) for one in scores]
-        candidate = np.zeros(scores[0][rows].shape, np.bool_)
-        for found in best:
-            np.put_along_axis(candidate, found, True, 1)
-        photo, column = np.nonzero(candidate)
-        said = [
-            _said(one[rows], temperature, found, photo, column)
-            for one, temperature, found in zip(scores, temperatures, best, strict=True)
+        is_candidate = np.zeros(scores[0][rows].shape, np.bool_)
+        for each in best:
+            np.put_along_axis(is_candidate, each, True, 1)
+        photo, column = np.nonzero(is_candidate)
+        by_member = [
+            _member_features(one[rows], temperature, each, photo, column)
+            for one, temperature, each in zip(scores, temperatures, best, strict=True)
         ]
         photos.append(photo + rows.start)
         columns.append(column)
-        features.append(np.hstack(said))
-    names = tuple(f"{said} by {member}" for member in called for said in SAID)
+        features.append(np.hstack(by_member))
+    names = tuple(f"{feature} by {member}" for member in members for feature in MEMBER_FEATURES)
     return Shortlist(np.concatenate(photos), np.concatenate(columns), np.concatenate(features), names)
 
 
-def _said(
+def _member_features(
     scores: Scores,
     temperature: float,
     best: NDArray[np.int64],
@@ -240,24 +230,25 @@ def _said(
     ranks = np.zeros(scores.shape)
     np.put_along_axis(ranks, best, np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape), 1)
     first, second = (np.take_along_axis(logs, best[:, place, None], 1)[:, 0] for place in (0, 1))
-    own = logs[photo, column]
+    log = logs[photo, column]
     rival = np.where(column == best[photo, 0], second[photo], first[photo])
-    return np.stack([own, scores[photo, column], ranks[photo, column], own - rival], axis=1)
+    return np.stack([log, scores[photo, column], ranks[photo, column], log - rival], axis=1)
 
 
 def full_scores(
-    found: Shortlist, logits: Floats, scores: Sequence[Scores], temperatures: Sequence[float]
+    gathered: Shortlist, logits: Floats, scores: Sequence[Scores], temperatures: Sequence[float]
 ) -> Scores:
     """Scores (photos, identities): the highest logit (rows,) of each candidate, and all others below them.
 
     The others of a photo weigh together as much as its last candidate, and are told apart by the mean of the
     members' log probabilities.
     """
-    whole: Scores = np.empty(scores[0].shape, np.float32)
-    photos, columns, best = found.photos[found.firsts], found.columns[found.firsts], found.best(logits)
-    last = np.minimum.reduceat(best, np.searchsorted(photos, np.arange(len(whole))))
-    for rows in blocks(len(whole), whole.shape[1]):
-        mean = np.zeros(whole[rows].shape)
+    full: Scores = np.empty(scores[0].shape, np.float32)
+    photos, columns = gathered.photos[gathered.firsts], gathered.columns[gathered.firsts]
+    best = gathered.best(logits)
+    last = np.minimum.reduceat(best, np.searchsorted(photos, np.arange(len(full))))
+    for rows in row_blocks(*full.shape):
+        mean = np.zeros(full[rows].shape)
         for one, temperature in zip(scores, temperatures, strict=True):
             mean += log_probabilities(one[rows], temperature) / len(scores)
         here = slice(*np.searchsorted(photos, (rows.start, rows.stop)))
@@ -268,14 +259,14 @@ def full_scores(
         total = np.log(np.maximum(np.exp(mean - highest).sum(axis=1, keepdims=True), 1e-300)) + highest
         mean += last[rows, None] - total
         mean[photo, column] = best[here]
-        whole[rows] = mean
-    return whole
+        full[rows] = mean
+    return full
 
 
 def check_memory(scores: Sequence[Scores]) -> None:
-    """Nothing; raises WhalebenchError where the features of candidates would not fit into free memory."""
+    """Raises WhalebenchError where the features of candidates would not fit into free memory."""
     members, photos, identities = len(scores), len(scores[0]), scores[0].shape[1]
-    rows, width = photos * min(identities, LENGTH * members), len(SAID) * members
+    rows, width = photos * min(identities, LENGTH * members), len(MEMBER_FEATURES) * members
     needed, free = rows * width * 8 * COPIES, free_memory()
     if free is not None and needed > free:
         raise WhalebenchError(
@@ -285,52 +276,52 @@ def check_memory(scores: Sequence[Scores]) -> None:
         )
 
 
-def stack(said: Candidates, ground: Ground, kind: type[Learner], seed: int) -> Combined:
-    """The members' scores combined by what the learner makes of their candidates.
+def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
+    """The members' scores fused by what the learner makes of their candidates.
 
     Its setting is chosen by the log loss of photos it has not learned from, individuals kept apart; of valid
     it gives scores by those that were learned without them, too. Then it learns from all of valid, and scores
     test.
     """
-    said.check()
-    splits = ground.splits(seed)
-    found = said.gather("valid")
-    hits = found.hits(ground.own)
-    if not splits or not all(hits[found.of(fit)].any() for fit, _ in splits):
+    candidates.check()
+    fold, seed = candidates.task.fold, candidates.task.seed
+    splits, valid = fold.cross_validation(seed), candidates.gather("valid")
+    features, is_match = valid.features, valid.is_match(fold.valid_labels)
+    if not splits or not all(is_match[valid.of(fit)].any() for fit, _ in splits):
         raise WhalebenchError(
-            f"The {len(ground.valid.images)} valid photos show too few known individuals, found among the "
+            f"The {len(fold.valid.images)} valid photos show too few known individuals, found among the "
             f"candidates, for a stacker to learn from and be tried on: use --rule mean or vote."
         )
-    aside = {choice: np.empty(len(hits)) for choice in kind.choices}
+    aside = {choice: np.empty(len(is_match)) for choice in kind.choices}
     for fit, rest in splits:
-        learner, tried = kind(seed), found.of(rest)
-        learner.fit(found.features[found.of(fit)], hits[found.of(fit)])
+        learner, fitted, tried = kind(seed), valid.of(fit), valid.of(rest)
+        learner.fit(features[fitted], is_match[fitted])
         for choice, logits in aside.items():
-            logits[tried] = learner.logits(found.features[tried], choice)
-    losses = {choice: candidate_log_loss(found, logits, ground) for choice, logits in aside.items()}
+            logits[tried] = learner.logits(features[tried], choice)
+    losses = {choice: candidate_log_loss(valid, logits, fold) for choice, logits in aside.items()}
     chosen = min(kind.choices, key=lambda choice: losses[choice])  # of equal ones the simplest
     learner = kind(seed)
-    learner.fit(found.features, hits)
-    trained = candidate_log_loss(found, learner.logits(found.features, chosen), ground)
-    of_test = said.gather("test")
-    return Combined(
-        valid=said.scored("valid", found, aside[chosen]),
-        test=said.scored("test", of_test, learner.logits(of_test.features, chosen)),
+    learner.fit(features, is_match)
+    trained = candidate_log_loss(valid, learner.logits(features, chosen), fold)
+    test = candidates.gather("test")
+    return FusionResult(
+        valid=candidates.fuse("valid", valid, aside[chosen]),
+        test=candidates.fuse("test", test, learner.logits(test.features, chosen)),
         chosen={kind.setting: chosen},
         train_log_loss=trained,
         out_of_fold_log_loss=losses[chosen],
-        learned=learner.arrays(chosen) | {"features": as_bytes("\n".join(found.names))},
+        learned=learner.arrays(chosen) | {"features": as_bytes("\n".join(valid.names))},
     )
 
 
-def candidate_log_loss(found: Shortlist, logits: Floats, ground: Ground) -> float:
+def candidate_log_loss(gathered: Shortlist, logits: Floats, fold: FoldData) -> float:
     """Mean log loss of the known valid photos whose individual is a candidate, normalised over candidates.
 
     Each candidate counts once, by the highest of its logits (rows,).
     """
-    photos, best = found.photos[found.firsts], found.best(logits)
+    photos, best = gathered.photos[gathered.firsts], gathered.best(logits)
     starts = np.flatnonzero(np.diff(photos, prepend=-1))
     highest = np.maximum.reduceat(best, starts)
     total = np.log(np.add.reduceat(np.exp(best - highest[photos]), starts)) + highest
-    right = found.hits(ground.own)[found.firsts]
-    return float((total[photos[right]] - best[right]).mean())
+    is_match = gathered.is_match(fold.valid_labels)[gathered.firsts]
+    return float((total[photos[is_match]] - best[is_match]).mean())

@@ -1,6 +1,6 @@
-"""What a step is: other scores for photos whose answers it never sees.
+"""What a step is: other scores for photos whose answers it never sees, and what it is shown of a fold.
 
-Steps that bring a likeness of their own to the gallery, and mix it with the scores there are.
+`steps.py` has the steps by name and takes them one after the other.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import top_columns
-from whalebench.benchmarks.ensembles.fusion import Floats, Scores, blocks, log_probabilities
+from whalebench.benchmarks.core.arrays import columns_of, top_columns
+from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays
+from whalebench.benchmarks.ensembles.members import FoldData, MemberRun
+from whalebench.benchmarks.ensembles.options import Groups
+from whalebench.methods.parts.fusion import (
+    Embeddings,
+    Floats,
+    Labels,
+    Scores,
+    log_probabilities,
+    row_blocks,
+    side_by_side,
+)
 
 Setting = Mapping[str, float]
 """The parameters of a step by name."""
@@ -27,19 +39,19 @@ LEADERS = 5
 class Gallery:
     """The known photos of train, those of one individual side by side, and what is known of individuals."""
 
-    labels: NDArray[np.int64]
+    labels: Labels
     """(photos,) the column of each one's individual, rising; every column is there."""
     sizes: NDArray[np.int64]
     """(photos, 2) width and height in pixels, 0 where the catalog has none."""
-    embeddings: NDArray[np.float32] | None = None
+    embeddings: Embeddings | None = None
     """(photos, dimensions) of length 1; None where no member keeps any."""
     groups: tuple[tuple[int, ...], ...] = ()
     """Columns that are known to be one individual."""
 
-    def nearest(self, likeness: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(queries, individuals) that of the most alike photo, of a likeness (queries, photos)."""
+    def nearest(self, similarities: NDArray[np.float32]) -> Scores:
+        """(queries, individuals) that of the most similar photo, of similarities (queries, photos)."""
         starts = np.searchsorted(self.labels, np.arange(self.labels[-1] + 1))
-        return np.maximum.reduceat(likeness, starts, axis=1)
+        return np.maximum.reduceat(similarities, starts, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,22 +68,75 @@ class Queries:
     """(photos, 2) width and height in pixels, 0 where the catalog has none."""
     encounters: tuple[str, ...]
     """"" where the catalog names none."""
-    embeddings: NDArray[np.float32] | None = None
+    embeddings: Embeddings | None = None
     """(photos, dimensions) of length 1; None where no member keeps any."""
 
     @cached_property
-    def leaders(self) -> tuple[NDArray[np.int64], Floats]:
+    def leaders(self) -> tuple[Labels, Floats]:
         """Columns and probabilities (photos, at most LEADERS) of the first candidates, best first."""
-        found = [
-            (
-                best,
-                np.take_along_axis(np.exp(log_probabilities(self.scores[rows], self.temperature)), best, 1),
-            )
-            for rows in blocks(*self.scores.shape)
-            for best in [top_columns(self.scores[rows], LEADERS)]
-        ]
-        columns, chances = zip(*found, strict=True)
-        return np.concatenate(columns), np.concatenate(chances)
+        columns = top_columns(self.scores, LEADERS)
+        probabilities = np.empty(columns.shape)
+        for rows in row_blocks(*self.scores.shape):
+            every = np.exp(log_probabilities(self.scores[rows], self.temperature))
+            probabilities[rows] = np.take_along_axis(every, columns[rows], 1)
+        return columns, probabilities
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """The gallery, and of both parts everything but scores and answers."""
+
+    gallery: Gallery
+    photos: dict[str, pd.DataFrame]
+    embeddings: dict[str, Embeddings]
+    """(photos, dimensions) by `gallery`, `valid` and `test`; empty where no member keeps any."""
+
+    def queries(self, part: str, scores: Scores, temperature: float, unit: float) -> Queries:
+        """The photos of `valid` or `test` with the scores they have by now."""
+        photos = self.photos[part]
+        return Queries(
+            scores, temperature, unit, _sizes(photos), tuple(photos["encounter"]), self.embeddings.get(part)
+        )
+
+
+def build_inputs(
+    fold: FoldData, runs: Sequence[MemberRun], weights: Sequence[float], groups: Groups, *, embedded: bool
+) -> StepInputs:
+    """What steps are shown of the fold; of members' embeddings nothing unless they are asked for."""
+    column, labels = columns_of(fold.identities), fold.gallery_labels
+    order = np.argsort(labels, kind="stable")
+    embeddings = _joint_embeddings(runs, weights, labels) if embedded else {}
+    known = (tuple(column[name] for name in group if name in column) for group in groups)
+    gallery = Gallery(
+        labels=labels[order],
+        sizes=_sizes(fold.photos["gallery"])[order],
+        embeddings=embeddings["gallery"][order] if embeddings else None,
+        groups=tuple(group for group in known if len(group) > 1),
+    )
+    return StepInputs(gallery, fold.photos, embeddings)
+
+
+def _sizes(photos: pd.DataFrame) -> NDArray[np.int64]:
+    return photos[["width", "height"]].to_numpy(np.int64)
+
+
+def _joint_embeddings(
+    runs: Sequence[MemberRun], weights: Sequence[float], labels: Labels
+) -> dict[str, Embeddings]:
+    """By part the embeddings, side by side, of the members that keep a gallery with these labels."""
+    kept: list[tuple[float, dict[str, Embeddings]]] = []
+    for run, weight in zip(runs, weights, strict=True):
+        gallery, _ = read_arrays(run.folder / WEIGHTS, ("gallery", "labels"), "lineage")
+        queries, _ = read_arrays(run.folder / SCORES, ("valid_embeddings", "test_embeddings"), "names")
+        if len(gallery) < 2 or len(queries) < 2 or not np.array_equal(gallery["labels"], labels):
+            continue
+        parts = {name.removesuffix("_embeddings"): each for name, each in queries.items()}
+        if weight > 0 and parts["test"].shape[1:] == gallery["gallery"].shape[1:]:
+            kept.append((weight, parts | {"gallery": gallery["gallery"]}))
+    if not kept:
+        return {}
+    shares = [weight for weight, _ in kept]
+    return {part: side_by_side([each[part] for _, each in kept], shares) for part in kept[0][1]}
 
 
 class Step(ABC):
@@ -98,9 +163,9 @@ class Step(ABC):
 
 
 class MixedStep(Step):
-    """own * scores + (1 - own) * likeness; scores count in units of their spread on valid, see Queries.unit.
+    """own * scores + (1 - own) * similarities; scores count in units of their spread on valid (Queries.unit).
 
-    A subclass says its likeness, in which the right individual should stand about 1 above the others.
+    A subclass says its similarities, in which the right individual should stand about 1 above the others.
     """
 
     looks_at_embeddings = True
@@ -117,16 +182,19 @@ class MixedStep(Step):
         return "" if len(self.gallery.labels) > 1 else "there is one known photo only"
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
-        """The mix; the likeness is remembered while only `own` changes."""
+        """The mix; similarities are remembered while only `own` changes."""
         rest = {name: value for name, value in setting.items() if name != "own"}
         if self._last is None or self._last[0] is not queries or self._last[1] != rest:
             self._last = None  # before the next one is there
-            self._last = queries, rest, self.likeness(queries, rest)
+            assert queries.embeddings is not None  # see missing_requirement
+            assert self.gallery.embeddings is not None
+            similarities = self.similarities(queries.embeddings, self.gallery.embeddings, rest)
+            self._last = queries, rest, similarities
         own = setting["own"]
         mixed: Scores = np.float32(own / queries.unit) * queries.scores
         mixed += np.float32(1 - own) * self._last[2]
         return mixed
 
     @abstractmethod
-    def likeness(self, queries: Queries, setting: Setting) -> Scores:
-        """(photos, individuals) how alike each photo is to each individual's, about from 0 to 1."""
+    def similarities(self, queries: Embeddings, gallery: Embeddings, setting: Setting) -> Scores:
+        """(queries, individuals) how similar each photo is to each individual's, about from 0 to 1."""

@@ -1,36 +1,27 @@
-"""Steps taken one after the other: settings chosen on valid, and every state in between judged.
-
-The steps by name.
-
-What steps are shown of a fold: photos without their answers, and the gallery.
-"""
+"""The steps by name, taken one after the other: settings chosen on valid, every state evaluated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.arrays import columns_of, normalise
-from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays
-from whalebench.benchmarks.ensembles.fusion import Scores
-from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Groups, Sizes
-from whalebench.benchmarks.ensembles.members import Ground, Named
+from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes
+from whalebench.benchmarks.ensembles.members import FoldData
 from whalebench.benchmarks.ensembles.reranking import (
     Expansion,
     ExpansionTogether,
     Reciprocal,
     ReciprocalTogether,
 )
-from whalebench.benchmarks.ensembles.step import Gallery, Queries, Setting, Step
+from whalebench.benchmarks.ensembles.step import Queries, Setting, Step, StepInputs
 from whalebench.benchmarks.running.evaluation import EQUAL, Evaluation, choose_new_threshold, evaluate_scores
 from whalebench.methods.method import MethodConfig
+from whalebench.methods.parts.fusion import Scores
 
 STEPS: dict[str, type[Step]] = {
     step.name: step
@@ -45,10 +36,12 @@ STEPS: dict[str, type[Step]] = {
         Balance,
     )
 }
+WITHOUT = "without"
+"""The state before the first step."""
 
 
 def check_steps(names: Sequence[str], *, duplicates: bool) -> None:
-    """Nothing; raises WhalebenchError for an unknown step, one given twice, and duplicates without a file."""
+    """Raises WhalebenchError for an unknown step, one given twice, and duplicates without a file."""
     for name in names:
         if name not in STEPS:
             hint = did_you_mean(name, STEPS, f"choose from {', '.join(STEPS)}.")
@@ -61,159 +54,100 @@ def check_steps(names: Sequence[str], *, duplicates: bool) -> None:
         )
 
 
-Embeddings = dict[str, NDArray[np.float32]]
-"""Embeddings (photos, dimensions) by `gallery`, `valid` and `test`."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """The gallery, and of both parts everything but scores and answers."""
-
-    gallery: Gallery
-    photos: dict[str, pd.DataFrame]
-    embeddings: Embeddings
-
-    def queries(self, part: str, scores: Scores, temperature: float, unit: float) -> Queries:
-        """The photos of `valid` or `test` with the scores they have by now."""
-        photos = self.photos[part]
-        encounters = tuple(photos["encounter"])
-        sizes = photos[["width", "height"]].to_numpy(np.int64)
-        return Queries(scores, temperature, unit, sizes, encounters, self.embeddings.get(part))
-
-
-def look(
-    ground: Ground, named: Sequence[Named], weights: Sequence[float], groups: Groups, *, embeddings: bool
-) -> Sight:
-    """What steps are shown of the ground; of members' embeddings nothing unless they are asked for."""
-    column = columns_of(ground.identities)
-    labels = ground.gallery_labels
-    order = np.argsort(labels, kind="stable")
-    parts = _side_by_side(named, weights, labels) if embeddings else {}
-    known = (tuple(column[name] for name in group if name in column) for group in groups)
-    gallery = Gallery(
-        labels=labels[order],
-        sizes=ground.photos["gallery"][["width", "height"]].to_numpy(np.int64)[order],
-        embeddings=parts["gallery"][order] if parts else None,
-        groups=tuple(group for group in known if len(group) > 1),
-    )
-    return Sight(gallery, ground.photos, parts)
-
-
-def _side_by_side(named: Sequence[Named], weights: Sequence[float], labels: NDArray[np.int64]) -> Embeddings:
-    """Embeddings of the members that keep a gallery, so that a cosine is the weighted mean of theirs."""
-    found: dict[str, list[NDArray[np.float32]]] = {"gallery": [], "valid": [], "test": []}
-    for one, weight in zip(named, weights, strict=True):
-        kept, _ = read_arrays(one.folder / WEIGHTS, ("gallery", "labels"), "lineage")
-        seen, _ = read_arrays(one.folder / SCORES, ("valid_embeddings", "test_embeddings"), "names")
-        if len(kept) < 2 or len(seen) < 2 or not np.array_equal(kept["labels"], labels):
-            continue
-        if weight > 0 and seen["test_embeddings"].shape[1:] == kept["gallery"].shape[1:]:
-            parts = {"gallery": kept["gallery"], **{name.split("_")[0]: each for name, each in seen.items()}}
-            for part, each in parts.items():
-                found[part].append(normalise(each) * np.float32(np.sqrt(weight)))
-    return {part: normalise(np.hstack(each)) for part, each in found.items() if each}
-
-
-WITHOUT = "without"
-"""The state before the first step."""
-Parts = dict[str, Scores]
-"""Scores (photos, identities) by `valid` and `test`."""
-
-
 @dataclass(frozen=True)
 class State:
     """What the scores came to after a step, or before the first."""
 
     name: str
-    judged: Evaluation
+    evaluation: Evaluation
     transductive: bool = False
     chosen: Setting = field(default_factory=dict)
     unfit: str = ""
-    """Why the step was not taken; then the judgement is that of the state before."""
+    """Why the step was not taken; then the evaluation is that of the state before."""
 
     def variant(self) -> dict[str, Any]:
         """What the record says of it."""
-        found = {"metrics": self.judged.metrics, "valid_metrics": self.judged.valid_metrics}
+        metrics = {"metrics": self.evaluation.metrics, "valid_metrics": self.evaluation.valid_metrics}
         if self.unfit:
-            found = {part: dict.fromkeys(metrics, nan) for part, metrics in found.items()}
-        said = {"transductive": self.transductive, "chosen": dict(self.chosen), "unfit": self.unfit}
-        return found | said
+            metrics = {part: dict.fromkeys(values, nan) for part, values in metrics.items()}
+        return metrics | {
+            "transductive": self.transductive,
+            "chosen": dict(self.chosen),
+            "unfit": self.unfit,
+        }
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The scores after all steps, and the states on the way, the first without any."""
+class StepResults:
+    """The scores (photos, identities) after all steps, and the states on the way, the first without any."""
 
-    scores: Parts
+    scores: Mapping[str, Scores]
     states: tuple[State, ...]
 
     @property
-    def judged(self) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         """The last state's."""
-        return self.states[-1].judged
+        return self.states[-1].evaluation
 
-    def facts(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """The facts of a record with what steps add; the same where there are none."""
-        if len(self.states) == 1:
-            return facts
+    def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts of a record with what steps add to them."""
         chosen = {f"{s.name}.{key}": value for s in self.states for key, value in s.chosen.items()}
-        together = [state.name for state in self.states if state.transductive]
+        transductive = [state.name for state in self.states if state.transductive]
         warnings = [f"The step {s.name} does not fit: {s.unfit}." for s in self.states if s.unfit]
-        if together:
-            warnings.append(f"{', '.join(together)} used other test photos: transductive.")
-        return facts | {
-            "transductive": facts["transductive"] or bool(together),
+        if transductive:
+            warnings.append(f"{', '.join(transductive)} used other test photos: transductive.")
+        return {
+            **facts,
+            "transductive": facts["transductive"] or bool(transductive),
             "chosen": facts["chosen"] | chosen,
             "variants": {state.name: state.variant() for state in self.states},
             "warnings": [*facts["warnings"], *warnings],
         }
 
     def queries(self) -> pd.DataFrame:
-        """One row a test photo and state that there is, the state's name in `variant`."""
-        there = [state for state in self.states if not state.unfit]
-        return pd.concat(
-            [state.judged.queries.assign(variant=state.name) for state in there], ignore_index=True
-        )
+        """One row a test photo and state whose step was taken, the state's name in `variant`."""
+        taken = [state for state in self.states if not state.unfit]
+        tables = [state.evaluation.queries.assign(variant=state.name) for state in taken]
+        return pd.concat(tables, ignore_index=True)
 
 
-def take_steps(
+def run_steps(
     names: Sequence[str],
-    scores: Parts,
-    sight: Sight | None,
-    ground: Ground,
+    scores: Mapping[str, Scores],
+    inputs: StepInputs,
+    fold: FoldData,
     config: MethodConfig,
-) -> Taken:
-    """What the steps make of the scores; a step that does not fit is passed over and says why.
+) -> StepResults:
+    """What the steps make of the scores by `valid` and `test`; a step that does not fit is passed over.
 
     Steps see no answers. Settings are chosen by MAP@5 on valid with the best threshold of *new* there, then
     test is scored once; temperature and threshold are chosen after each step as for every run.
     """
-    answers = {"valid": ground.valid, "test": ground.test}
-    states = [State(WITHOUT, evaluate_scores(ground.identities, scores, answers, config))]
+    answers = {"valid": fold.valid, "test": fold.test}
+    states = [State(WITHOUT, evaluate_scores(fold.identities, scores, answers, config))]
     for name in names:
-        assert sight is not None
-        before, unit = states[-1].judged, _unit(scores["valid"])
+        before, unit = states[-1].evaluation, _unit(scores["valid"])
         temperature = before.chosen["temperature"] or 1.0
-        valid, test = (sight.queries(part, scores[part], temperature, unit) for part in answers)
-        step = STEPS[name](sight.gallery)
+        valid, test = (inputs.queries(part, scores[part], temperature, unit) for part in answers)
+        step = STEPS[name](inputs.gallery)
         if reason := step.missing_requirement(valid, test):
             states.append(State(name, before, unfit=reason))
             continue
-        chosen = choose_setting(step, valid, ground, config)
+        chosen = choose_setting(step, valid, fold, config)
         scores = {"valid": step.scores(valid, chosen), "test": step.scores(test, chosen)}
-        judged = evaluate_scores(ground.identities, scores, answers, config)
-        states.append(State(name, judged, step.transductive, chosen))
-    return Taken(scores, tuple(states))
+        evaluation = evaluate_scores(fold.identities, scores, answers, config)
+        states.append(State(name, evaluation, step.transductive, chosen))
+    return StepResults(scores, tuple(states))
 
 
-def choose_setting(step: Step, valid: Queries, ground: Ground, config: MethodConfig) -> Setting:
+def choose_setting(step: Step, valid: Queries, fold: FoldData, config: MethodConfig) -> Setting:
     """The setting of the step's grid with the best MAP@5 on valid; of equally good ones the first."""
     best, highest = step.settings[0], float("-inf")
     for setting in step.settings if len(step.settings) > 1 else ():
         scores = step.scores(valid, setting)
-        worth = choose_new_threshold(scores, ground.valid, ground.identities, config)[1]
-        if worth > highest + EQUAL:
-            best, highest = setting, worth
+        map_at_5 = choose_new_threshold(scores, fold.valid, fold.identities, config)[1]
+        if map_at_5 > highest + EQUAL:
+            best, highest = setting, map_at_5
     return best
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
+
+if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
+    from whalebench.benchmarks.core.photos import Annotations, LabelledPhotos, Photos
 
 NEW = "new"
 """The truth of a photo whose individual is not known in train."""
@@ -139,6 +142,8 @@ def _view(
     species: tuple[str, ...] = (),
 ) -> LabelledPhotos:
     """The photos of some rows, labelled and annotated."""
+    from whalebench.benchmarks.core.photos import LabelledPhotos
+
     part = benchmark.catalog.table.iloc[rows]
     return LabelledPhotos(
         images=tuple(part["image"]),
@@ -155,12 +160,16 @@ def _view(
 
 def _places(values: pd.Series[str], names: tuple[str, ...]) -> NDArray[np.int64]:
     """Each value's place among names, UNKNOWN where it is none of them."""
+    from whalebench.benchmarks.core.photos import UNKNOWN
+
     place_of = columns_of(names)
     return np.array([place_of.get(value, UNKNOWN) for value in values], np.int64)
 
 
 def _annotations(catalog: Catalog) -> Annotations:
     """Of the whole catalog, as shares of each photo's width and height."""
+    from whalebench.benchmarks.core.photos import Annotations
+
     table = catalog.table
     width, height = (table[side].to_numpy(np.float64)[:, None] for side in ("width", "height"))
     boxes = table[["x0", "y0", "x1", "y1"]].to_numpy(np.float64) / np.hstack([width, height, width, height])

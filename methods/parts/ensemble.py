@@ -14,7 +14,7 @@ from whalebench.methods.parts.pipeline import Pipeline
 
 
 class Ensemble(Method):
-    """Base of methods made of others; a subclass sets `members`, and may say how their scores are joined."""
+    """Base of methods made of others; a subclass sets `members`, and may say how their scores are fused."""
 
     members: Sequence[Method | Pipeline]
 
@@ -32,12 +32,13 @@ class Ensemble(Method):
             member.learn(train, valid, harness)
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
-        """The mean (photos, identities) of the members' scores."""
+        """The average (photos, identities) of the members' scores."""
         return average_scores([member.score(photos) for member in self.members])
 
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """The members' embeddings side by side (photos, dimensions), at length 1; None where none has any."""
-        return side_by_side([member.embed(photos) for member in self.members])
+        every = [embedded for member in self.members if (embedded := member.embed(photos)) is not None]
+        return side_by_side(every) if every else None
 
     def components(self) -> Components:
         """Each member by its number."""

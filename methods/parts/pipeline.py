@@ -271,7 +271,8 @@ class Pipeline(Restorable):
             return self.cycles[0].embed(shown)
         if self.gallery is not None:
             return self._mean_embedding(shown)
-        return side_by_side([method.embed(shown) for method in self.cycles])
+        every = [embedded for method in self.cycles if (embedded := method.embed(shown)) is not None]
+        return side_by_side(every) if every else None
 
     def locate(self, photos: Photos) -> Located | None:
         """Where the crop, or else the method in its best cycle, says the animals are; None if it does not."""

@@ -18,62 +18,46 @@ import pytest
 from numpy.typing import NDArray
 
 from whalebench import MissingError, WhalebenchError
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.record import RECORD, WEIGHTS, read_arrays, read_record, write_arrays
-from whalebench.benchmarks.core.workspace import Workspace, digest_text
-from whalebench.benchmarks.ensembles import pairs as local
-from whalebench.benchmarks.ensembles import pairs as pairing
-from whalebench.benchmarks.ensembles.members import (
-    Combined,
-    Ground,
-    Member,
-    find_ground,
-    find_members,
-    read_members,
-)
+from whalebench.benchmarks.core.record import RECORD, WEIGHTS, read_arrays
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles import local_matches, pairs
+from whalebench.benchmarks.ensembles.local_matches import LocalMatches
+from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
 from whalebench.benchmarks.ensembles.options import RULES, Options
 from whalebench.benchmarks.ensembles.pairs import (
     NEAREST,
-    LocalMatches,
     Pairs,
+    capture_differences,
+    capture_metadata,
     day_of,
-    differences,
     nearest,
-    taken_of,
 )
-from whalebench.benchmarks.ensembles.rules import combine as by_rule
-from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.registry import make_split
-from whalebench.methods.parts import keypoints
-from whalebench.tests.test_ensemble import change_record, combine, make_run
+from whalebench.benchmarks.ensembles.rules import fuse_members
+from whalebench.methods.parts import fusion, keypoints
+from whalebench.tests.ensembling import (
+    change_lineage,
+    combine,
+    embedded,
+    fold_of,
+    make_run,
+    members_of,
+    split_tiny,
+)
 
 Cli = Callable[..., Any]
 EMBEDDED = ("one", "two")
 
 
-def embedded(ground: Ground, seed: int, noise: float = 1.0) -> dict[str, NDArray[np.float32]]:
-    """Embeddings about a centre of each individual; of new photos about nothing."""
-    rng = np.random.default_rng(seed)
-    centres = dict(zip(ground.identities, rng.normal(size=(len(ground.identities), 6)), strict=True))
-    truths = {"valid": ground.valid.truth, "test": ground.test.truth, "gallery": ground.gallery}
-    return {
-        part: np.array(
-            [centres.get(truth, np.zeros(6)) + noise * rng.normal(size=6) for truth in named], np.float32
-        )
-        for part, named in truths.items()
-    }
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, shared_tiny: Workspace) -> Workspace:
     """A workspace with `tiny`, a large valid part, two runs with a gallery, and one with scores only."""
-    workspace = Workspace.open(tmp_path_factory.mktemp("pairs") / "workspace")
-    import_csv(shared_tiny.root.parent / "source" / "table.csv", "tiny", workspace)
-    make_split("tiny", workspace, protocol="auto", folds=3, singles="new", valid_share=0.4, seed=0)
+    workspace = split_tiny(tmp_path_factory.mktemp("pairs"), shared_tiny)
     make_run(workspace, "plain", 0.3, 3)
-    ground = find_ground(read_record(workspace.runs / "plain"), workspace)
+    fold = fold_of(workspace)
     for seed, name in enumerate(EMBEDDED):
-        make_run(workspace, name, 0.3, seed, embeddings=embedded(ground, seed))
+        make_run(workspace, name, 0.3, seed, embeddings=embedded(fold, seed))
     return workspace
 
 
@@ -84,25 +68,19 @@ def place(template: Workspace, tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path / "workspace")
 
 
-def standing(place: Workspace, *names: str) -> tuple[Ground, list[Member]]:
-    named = find_members(names, place)
-    ground = find_ground(named[0].record, place)
-    return ground, list(read_members(named, ground))
-
-
-def altered(ground: Ground, **columns: Any) -> Ground:
+def altered(fold: FoldData, **columns: Any) -> FoldData:
     """The ground with other columns in its catalog."""
-    catalog = ground.benchmark.catalog
+    catalog = fold.benchmark.catalog
     changed = Catalog(catalog.name, catalog.table.assign(**columns), catalog.digest)
-    return replace(ground, benchmark=replace(ground.benchmark, catalog=changed))
+    return replace(fold, benchmark=replace(fold.benchmark, catalog=changed))
 
 
-def described(ground: Ground) -> Ground:
+def described(fold: FoldData) -> FoldData:
     """The ground with a size, a date and a side for most photos."""
-    rng, photos = np.random.default_rng(4), len(ground.benchmark.catalog.table)
+    rng, photos = np.random.default_rng(4), len(fold.benchmark.catalog.table)
     dates = [f"2024-05-{day:02d}" if day else "" for day in rng.integers(0, 28, photos)]
     return altered(
-        ground,
+        fold,
         width=rng.integers(20, 60, photos),
         height=rng.integers(20, 60, photos),
         date=dates,
@@ -110,7 +88,7 @@ def described(ground: Ground) -> Ground:
     )
 
 
-def everything(made: Combined) -> list[bytes]:
+def everything(made: FusionResult) -> list[bytes]:
     """All that an ensemble knows, but its metrics."""
     arrays = [made.valid, made.test, *(made.learned[name] for name in sorted(made.learned))]
     return [array.tobytes() for array in arrays] + [json.dumps(made.chosen).encode()]
@@ -135,17 +113,17 @@ def test_pairs_leave_a_whole_run(place: Workspace, cli: Cli) -> None:
 
 
 def test_a_pair_says_what_is_known_of_its_two_photos(place: Workspace) -> None:
-    ground, members = standing(place, "one", "plain", "two")
-    ground = described(ground)
-    said = Pairs(members, ground, Options())
+    fold, members = members_of(place, "one", "plain", "two")
+    fold = described(fold)
+    said = Pairs(FusionTask(members, fold))
     found, candidates = said.gather("test"), super(Pairs, said).gather("test")
     assert len(found.features) > len(candidates.features)
-    table = ground.benchmark.catalog.table.set_index("image")
+    table = fold.benchmark.catalog.table.set_index("image")
     names = list(found.names)
     cosines = {name: place for place, name in enumerate(names) if name.startswith("cosine")}
     assert list(cosines) == ["cosine by one", "cosine by two"]
     seen: dict[tuple[int, int], list[int]] = {}
-    embeddings = [embedded(ground, seed) for seed in range(2)]
+    embeddings = [embedded(fold, seed) for seed in range(2)]
     for row in range(len(found.features)):
         photo, column = int(found.photos[row]), int(found.columns[row])
         values = dict(zip(names, found.features[row], strict=True))
@@ -164,10 +142,10 @@ def test_a_pair_says_what_is_known_of_its_two_photos(place: Workspace) -> None:
         own = found.features[row, list(cosines.values())]
         shown = int(np.abs(slow - own).sum(axis=1).argmin())
         np.testing.assert_allclose(slow[shown], own, atol=1e-6)
-        assert ground.gallery[shown] == ground.identities[column]
+        assert fold.gallery[shown] == fold.identities[column]
         seen.setdefault((photo, column), []).append(shown)
-        query, other = table.loc[ground.test.images[photo]], table.loc[ground.gallery_images[shown]]
-        assert values["photos in the gallery"] == ground.gallery.count(ground.identities[column])
+        query, other = table.loc[fold.test.images[photo]], table.loc[fold.gallery_images[shown]]
+        assert values["photos in the gallery"] == fold.gallery.count(fold.identities[column])
         ratios = [np.log(query[side] / other[side]) for side in ("width", "height")]
         assert values["log width"] == pytest.approx(ratios[0])
         assert values["log area"] == pytest.approx(sum(ratios))
@@ -184,7 +162,7 @@ def test_a_pair_says_what_is_known_of_its_two_photos(place: Workspace) -> None:
     assert len(seen) == len(candidates.features)
     for (photo, column), shown_photos in seen.items():
         means = np.mean([unit(one["test"][photo]) @ unit(one["gallery"]).T for one in embeddings], axis=0)
-        own = [place for place, name in enumerate(ground.gallery) if name == ground.identities[column]]
+        own = [place for place, name in enumerate(fold.gallery) if name == fold.identities[column]]
         assert set(shown_photos) == set(sorted(own, key=lambda place: -means[place])[:NEAREST])
 
 
@@ -201,11 +179,11 @@ def test_of_equally_near_photos_the_first_are_taken() -> None:
 
 
 def test_an_individual_is_as_likely_as_its_best_pair(place: Workspace) -> None:
-    ground, members = standing(place, "one", "two")
-    said = Pairs(members, ground, Options())
+    fold, members = members_of(place, "one", "two")
+    said = Pairs(FusionTask(members, fold))
     found = said.gather("valid")
     logits = np.random.default_rng(1).normal(size=len(found.photos))
-    scores = said.scored("valid", found, logits)
+    scores = said.fuse("valid", found, logits)
     for photo, column in {*zip(found.photos.tolist(), found.columns.tolist(), strict=True)}:
         mine = (found.photos == photo) & (found.columns == column)
         assert scores[photo, column] == pytest.approx(logits[mine].max())
@@ -213,8 +191,8 @@ def test_an_individual_is_as_likely_as_its_best_pair(place: Workspace) -> None:
 
 def test_without_embeddings_pairs_go_by_the_rest(place: Workspace) -> None:
     make_run(place, "plainer", 0.3, 8)
-    ground, members = standing(place, "plain", "plainer")
-    found = Pairs(members, ground, Options()).gather("valid")
+    fold, members = members_of(place, "plain", "plainer")
+    found = Pairs(FusionTask(members, fold)).gather("valid")
     assert not [name for name in found.names if name.startswith("cosine")]
     assert combine(place, "plain", "plainer", rule="pairs").record.metrics["map_at_5"] is not None
 
@@ -226,9 +204,9 @@ def test_days_are_those_of_dates_that_name_one() -> None:
     table = pd.DataFrame({"image": ["a", "b"], "width": [0, 4], "height": [3, 4]}).assign(
         date="", viewpoint=["left", ""]
     )
-    taken = taken_of(table, ["b", "a"])
-    assert np.isnan(differences(taken, taken, np.array([0]), np.array([1]))[0, [0, 2, 3, 4, 5]]).all()
-    assert differences(taken, taken, np.array([1]), np.array([1]))[0, 5] == 1
+    taken = capture_metadata(table, ["b", "a"])
+    assert np.isnan(capture_differences(taken, taken, np.array([0]), np.array([1]))[0, [0, 2, 3, 4, 5]]).all()
+    assert capture_differences(taken, taken, np.array([1]), np.array([1]))[0, 5] == 1
 
 
 def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> None:
@@ -237,12 +215,11 @@ def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> No
     from whalebench.methods.parts.keypoints import PairGallery, find_all_keypoints
     from whalebench.methods.sift import SiftConfig
 
-    ground, _ = standing(place, "one", "two")
+    fold, _ = members_of(place, "one", "two")
     config = SiftConfig()
-    views = fold_views(ground.benchmark, 0)
+    views = fold_views(fold.benchmark, 0)
     known = views.train.known()
-    assert known.labels is not None
-    assert known.images == ground.gallery_images
+    assert known.images == fold.gallery_images
     import torch
 
     gallery = PairGallery(config, torch.device("cpu"))
@@ -251,7 +228,7 @@ def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> No
     queries = views.test.select([0, 3])
     slow = gallery.inliers(find_all_keypoints(queries, config), np.ones((2, 6), np.bool_))
     rows, others = np.repeat([0, 1], 6), np.tile([5, 4, 3, 2, 1, 0], 2)
-    found = LocalMatches(ground, 1.0).count(queries.images, rows, others)
+    found = LocalMatches(fold, 1.0).count(queries.images, rows, others)
     assert found.max() > 3
     np.testing.assert_array_equal(found, slow[rows, others])
 
@@ -259,8 +236,8 @@ def test_local_matches_are_those_of_sift_at_its_defaults(place: Workspace) -> No
 def test_local_matches_tell_who_scores_do_not(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The members say next to nothing; the photos of an individual share a pattern."""
     pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
-    small = partial(LocalMatches, matching=local.MatchingConfig(size=(80, 96), keypoints=60))
-    monkeypatch.setattr(pairing, "LocalMatches", small)
+    small = partial(LocalMatches, matching=local_matches.MatchingConfig(size=(80, 96), keypoints=60))
+    monkeypatch.setattr(local_matches, "LocalMatches", small)
     for seed, name in enumerate(("noise", "noise2")):
         make_run(place, name, 0.0, 20 + seed)
     without = combine(place, "noise", "noise2", rule="pairs").record
@@ -283,13 +260,13 @@ def test_nothing_is_begun_that_would_take_beyond_its_hours(
         raise AssertionError("a photo was looked at")
 
     pytest.importorskip("cv2", reason="OpenCV is not installed: the extra sift")
-    monkeypatch.setattr(local, "find_keypoints", never)
+    monkeypatch.setattr(local_matches, "find_keypoints", never)
     arguments = ("ensemble", "one", "two", "--rule", "pairs", "--local-matches", "--hours", "1e-6")
     answer = cli(*arguments, "--workspace", place.root)
     assert answer.code == 2
     assert "Local matches would be counted for up to" in answer.err
     assert "--hours 1" in answer.err
-    monkeypatch.setattr(local, "free_memory", lambda: 1000)
+    monkeypatch.setattr(local_matches, "free_memory", lambda: 1000)
     with pytest.raises(WhalebenchError, match=r"The key points of .* photos take about"):
         combine(place, "one", "two", rule="pairs", options=Options(local_matches=True))
 
@@ -304,12 +281,12 @@ def test_without_opencv_local_matches_are_missed_at_once(
 
 
 def test_the_memory_of_pairs_is_estimated_first(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairing, "free_memory", lambda: 1000)
+    monkeypatch.setattr(pairs, "free_memory", lambda: 1000)
     with pytest.raises(WhalebenchError, match=r"Up to \d+ pairs of photos with 18 features each"):
         combine(place, "one", "two", rule="pairs")
-    ground, members = standing(place, "one", "two")
-    said = Pairs(members, ground, Options())
-    most = len(ground.test.images) * said._most(NEAREST)
+    fold, members = members_of(place, "one", "two")
+    said = Pairs(FusionTask(members, fold))
+    most = len(fold.test.images) * said.most_pairs(NEAREST)
     assert len(said.gather("test").photos) <= most
 
 
@@ -348,58 +325,53 @@ def test_neither_torch_nor_opencv_is_loaded_unasked(place: Workspace) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_answers_to_test_change_nothing_but_metrics(template: Workspace, rule: str) -> None:
     """Nor does whom test photos show in the catalog, nor encounters, even where they say who it is."""
-    ground, members = standing(template, *EMBEDDED)
-    first = everything(by_rule(rule, members, ground, None, 0))
-    table = ground.benchmark.catalog.table
-    tested = table["image"].isin(ground.test.images)
+    fold, members = members_of(template, *EMBEDDED)
+    first = everything(fuse_members(rule, FusionTask(members, fold)))
+    table = fold.benchmark.catalog.table
+    tested = table["image"].isin(fold.test.images)
     names = table["identity"].where(~tested, "somebody else")
-    lied = altered(ground, identity=names, encounter=table["identity"])
-    wrong = replace(ground.test, truth=ground.test.truth[::-1], identities=ground.test.identities[::-1])
-    assert wrong.truth != ground.test.truth
-    assert everything(by_rule(rule, members, replace(lied, test=wrong), None, 0)) == first
+    lied = altered(fold, identity=names, encounter=table["identity"])
+    wrong = replace(fold.test, truth=fold.test.truth[::-1], identities=fold.test.identities[::-1])
+    assert wrong.truth != fold.test.truth
+    assert everything(fuse_members(rule, FusionTask(members, replace(lied, test=wrong)))) == first
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("vote", "knn")])
 def test_the_answers_to_valid_change_what_is_learned(template: Workspace, rule: str) -> None:
     """So that the test before this one can fail."""
-    ground, members = standing(template, *EMBEDDED)
-    first = everything(by_rule(rule, members, ground, None, 0))
-    wrong = replace(ground.valid, truth=ground.valid.truth[::-1])
-    assert everything(by_rule(rule, members, replace(ground, valid=wrong), None, 0)) != first
+    fold, members = members_of(template, *EMBEDDED)
+    first = everything(fuse_members(rule, FusionTask(members, fold)))
+    wrong = replace(fold.valid, truth=fold.valid.truth[::-1])
+    assert everything(fuse_members(rule, FusionTask(members, replace(fold, valid=wrong)))) != first
 
 
 @pytest.mark.parametrize("rule", ["pairs", "logistic-features", "lightgbm-features"])
 @pytest.mark.parametrize("part", ["valid", "test"])
 def test_a_member_that_learned_from_valid_or_test_is_refused(place: Workspace, rule: str, part: str) -> None:
-    ground, _ = standing(place, *EMBEDDED)
-    stolen = ground.valid_digests if part == "valid" else ground.test_digests
-    make_run(place, "leak", 3.0, 5, fitted=stolen[:2], embeddings=embedded(ground, 5, noise=0))
+    fold, _ = members_of(place, *EMBEDDED)
+    stolen = fold.valid_digests if part == "valid" else fold.test_digests
+    make_run(place, "leak", 3.0, 5, fitted=stolen[:2], embeddings=embedded(fold, 5, noise=0))
     with pytest.raises(WhalebenchError, match=f"network of leak was fitted on 2 of the {part} photo"):
         combine(place, "one", "leak", rule=rule)
 
 
 @pytest.mark.parametrize("rule", ["pairs", "knn"])
 def test_a_gallery_that_holds_test_photos_is_refused(place: Workspace, rule: str) -> None:
-    ground, _ = standing(place, *EMBEDDED)
+    fold, _ = members_of(place, *EMBEDDED)
     arrays, lineage = read_arrays(place.runs / "two" / WEIGHTS, ("gallery", "labels"), "lineage")
-    queries = embedded(ground, 1)["test"]
-    own = np.array([ground.identities.index(name) for name in ground.gallery])
-    column = {identity: place for place, identity in enumerate(ground.identities)}
-    truth = np.array([column.get(name, 0) for name in ground.test.truth])
+    queries = embedded(fold, 1)["test"]
+    own, column = fold.gallery_labels, columns_of(fold.identities)
+    truth = np.array([column.get(name, 0) for name in fold.test.truth])
 
     def plant(gallery: Any, labels: Any, of: list[str]) -> None:
         said = {"network": lineage["network"], "gallery": sorted(of)}
-        write_arrays(place.runs / "two" / WEIGHTS, {"gallery": gallery, "labels": labels}, "lineage", said)
-        digests = {
-            name: {"photos": len(each), "digest": digest_text("\n".join(each))} for name, each in said.items()
-        }
-        change_record(place.runs / "two", lineage=digests)
+        change_lineage(place.runs / "two", said, gallery=gallery, labels=labels)
 
     both = np.concatenate([arrays["gallery"], queries]), np.concatenate([own, truth])
     plant(*both, lineage["gallery"])  # more photos than train has
     with pytest.raises(WhalebenchError, match="The gallery of two is not, or does not say that it is, one"):
         combine(place, "one", "two", rule=rule)
-    plant(*both, [*lineage["gallery"], *ground.test_digests])  # and says so
+    plant(*both, [*lineage["gallery"], *fold.test_digests])  # and says so
     with pytest.raises(WhalebenchError, match=r"The gallery of two was fitted on .* of the test photo"):
         combine(place, "one", "two", rule=rule)
     plant(np.resize(queries, arrays["gallery"].shape), own, [])  # instead of train's, and says nothing
@@ -411,11 +383,11 @@ def test_a_gallery_that_holds_test_photos_is_refused(place: Workspace, rule: str
 
 def test_pairs_that_say_nothing_are_not_believed(place: Workspace) -> None:
     """Noise is learned by heart, and what is said and chosen rests on photos of individuals set aside."""
-    ground, _ = standing(place, *EMBEDDED)
+    fold, _ = members_of(place, *EMBEDDED)
     rng = np.random.default_rng(9)
     for seed, name in enumerate(("noise", "noise2")):
         noise = {
-            part: rng.normal(size=each.shape).astype(np.float32) for part, each in embedded(ground, 0).items()
+            part: rng.normal(size=each.shape).astype(np.float32) for part, each in embedded(fold, 0).items()
         }
         make_run(place, name, 0.0, 30 + seed, embeddings=noise)
     record = combine(place, "noise", "noise2", rule="pairs").record
@@ -425,11 +397,9 @@ def test_pairs_that_say_nothing_are_not_believed(place: Workspace) -> None:
 
 
 def test_blocks_change_no_pair(template: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from whalebench.benchmarks.ensembles import fusion as mixing
-
-    ground, members = standing(template, "one", "plain", "two")
-    at_once = Pairs(members, ground, Options()).gather("test")
-    monkeypatch.setattr(mixing, "BLOCK_CELLS", 11)
-    again = Pairs(members, ground, Options()).gather("test")
+    fold, members = members_of(template, "one", "plain", "two")
+    at_once = Pairs(FusionTask(members, fold)).gather("test")
+    monkeypatch.setattr(fusion, "BLOCK_CELLS", 11)
+    again = Pairs(FusionTask(members, fold)).gather("test")
     np.testing.assert_array_equal(at_once.features, again.features)
     np.testing.assert_array_equal(at_once.columns, again.columns)

@@ -19,49 +19,44 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import feature_stacking
 from whalebench.benchmarks.ensembles.feature_stacking import (
     CLASSIFIERS,
-    Known,
+    FittedClassifier,
     LogisticFeatures,
     Projection,
     TreeFeatures,
 )
-from whalebench.benchmarks.ensembles.fusion import log_softmax
-from whalebench.benchmarks.ensembles.members import Ground, find_ground, find_members, read_members
+from whalebench.benchmarks.ensembles.members import FoldData, FusionTask
 from whalebench.benchmarks.ensembles.options import Options
-from whalebench.benchmarks.ensembles.rules import combine as by_rule
-from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.registry import make_split
-from whalebench.tests.test_ensemble import combine, make_run
+from whalebench.benchmarks.ensembles.rules import fuse_members
+from whalebench.methods.parts.fusion import log_probabilities
+from whalebench.tests.ensembling import Embeddings, combine, fold_of, make_run, members_of, split_tiny
 
 Cli = Callable[..., Any]
-Embeddings = dict[str, NDArray[np.float32]]
 NEVER = 10**15
 
 
-def features(ground: Ground, seed: int, noise: float) -> Embeddings:
+def features(fold: FoldData, seed: int, noise: float) -> Embeddings:
     """Of valid and test: a centre of each individual and so much noise; of new photos noise alone."""
     rng = np.random.default_rng(seed)
-    centres = dict(zip(ground.identities, np.eye(len(ground.identities)), strict=True))
-    size = len(ground.identities)
+    centres = dict(zip(fold.identities, np.eye(len(fold.identities)), strict=True))
+    size = len(fold.identities)
     return {
         part: np.array(
             [centres.get(truth, np.zeros(size)) + noise * rng.normal(size=size) for truth in named],
             np.float32,
         )
-        for part, named in (("valid", ground.valid.truth), ("test", ground.test.truth))
+        for part, named in (("valid", fold.valid.truth), ("test", fold.test.truth))
     }
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, shared_tiny: Workspace) -> Workspace:
     """`tiny` with a large valid part; two runs whose features tell all, and two whose scores tell more."""
-    workspace = Workspace.open(tmp_path_factory.mktemp("features") / "workspace")
-    import_csv(shared_tiny.root.parent / "source" / "table.csv", "tiny", workspace)
-    make_split("tiny", workspace, protocol="auto", folds=3, singles="new", valid_share=0.5, seed=0)
+    workspace = split_tiny(tmp_path_factory.mktemp("features"), shared_tiny, valid_share=0.5)
     make_run(workspace, "plain", 0.0, 3)
-    ground = find_ground(read_record(workspace.runs / "plain"), workspace)
+    fold = fold_of(workspace)
     for seed, name in enumerate(("telling", "telling2", "idle", "idle2")):
         quality, noise = (1.0, 9.0) if name.startswith("idle") else (0.0, 0.05)
-        make_run(workspace, name, quality, seed, embeddings=features(ground, seed, noise))
+        make_run(workspace, name, quality, seed, embeddings=features(fold, seed, noise))
     return workspace
 
 
@@ -85,7 +80,7 @@ def test_features_that_tell_are_believed(place: Workspace, rule: str, arrays: st
     names = (arrays, "mean", "scale", "columns", "weights")
     learned, lineage = read_arrays(place.runs / record.run / WEIGHTS, names, "lineage")
     assert set(learned) == set(names)
-    assert len(lineage["stacker"]) == len(find_ground(record, place).valid.images)
+    assert len(lineage["stacker"]) == len(fold_of(place).valid.images)
     assert any("valid photos" in warning for warning in record.warnings)
 
 
@@ -106,8 +101,8 @@ def test_idle_features_change_nothing_and_the_panic_is_in_the_record(place: Work
 class Says:
     """A classifier that says the same of every photo."""
 
-    def __init__(self, *chances: float) -> None:
-        self.logs = np.log(np.array(chances))
+    def __init__(self, *probabilities: float) -> None:
+        self.logs = np.log(np.array(probabilities))
 
     def log_probabilities(self, features: NDArray[np.float64], choice: float) -> NDArray[np.float64]:
         return np.tile(self.logs, (len(features), 1))
@@ -115,48 +110,46 @@ class Says:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_only_the_individuals_that_valid_shows_are_dealt_anew(share: float) -> None:
-    known = Known(Says(0.75, 0.25), np.array([1, 3]))  # type: ignore[arg-type]
+    fitted = FittedClassifier(Says(0.75, 0.25), np.array([1, 3]))  # type: ignore[arg-type]
     base = np.random.default_rng(1).normal(2, 1, (4, 5)).astype(np.float32)
-    found = known.mixed(base, np.zeros((4, 2)), 1.0, share)
+    found = fitted.mix(base, np.zeros((4, 2)), 1.0, share)
     assert found is not base
     np.testing.assert_array_equal(found[:, [0, 2, 4]], base[:, [0, 2, 4]])
     mass = np.exp(base[:, [1, 3]].astype(np.float64))
     slow = (1 - share) * mass + share * mass.sum(axis=1, keepdims=True) * [0.75, 0.25]
     np.testing.assert_allclose(np.exp(found[:, [1, 3]]), slow, rtol=1e-5)
     own = np.array([0, 1, 3, 4])
-    truths = known.truths(base, np.zeros((4, 2)), own, 1.0)
-    mixed = log_softmax(found.astype(np.float64))[np.arange(4), own]
-    loss = feature_stacking._loss(truths, share)
+    logs = fitted.target_logs(base, np.zeros((4, 2)), own, 1.0)
+    mixed = log_probabilities(found)[np.arange(4), own]
+    loss = feature_stacking.mix_log_loss(logs, share)
     assert loss == pytest.approx(-mixed.mean(), rel=1e-5)
 
 
 def test_what_is_tried_was_in_another_encounter(template: Workspace) -> None:
-    ground = find_ground(read_record(template.runs / "plain"), template)
-    groups = np.array([*ground.valid_groups[:-1], ground.valid_groups[0]])
-    splits = ground.splits(0, groups.tolist())
+    fold = fold_of(template)
+    groups = np.array([*fold.valid_groups[:-1], fold.valid_groups[0]])
+    splits = fold.cross_validation(0, groups.tolist())
     for fit, rest in splits:
         assert not set(groups[fit]) & set(groups[rest])
     assert sorted(np.concatenate([rest for _, rest in splits])) == list(range(len(groups)))
-    encounters = ground.benchmark.catalog.table.set_index("image")["encounter"]
-    assert len(set(ground.valid_groups)) == len(set(encounters.loc[list(ground.valid.images)]))
+    encounters = fold.benchmark.catalog.table.set_index("image")["encounter"]
+    assert len(set(fold.valid_groups)) == len(set(encounters.loc[list(fold.valid.images)]))
 
 
 def test_valid_is_scored_by_what_was_learned_without_it(template: Workspace) -> None:
     """Another name for one photo changes no score of its own, but some of photos it was learned from for."""
-    named = find_members(("telling", "telling2"), template)
-    ground = find_ground(named[0].record, template)
-    members = list(read_members(named, ground))
-    fit, rest = ground.splits(0, ground.valid_groups)[0]
-    photo = rest[ground.own[rest] >= 0][0]
-    identity = (ground.own[photo] + 1) % len(ground.identities)
-    truth = list(ground.valid.truth)
-    truth[photo] = ground.identities[identity]
-    lied = replace(ground, valid=replace(ground.valid, truth=tuple(truth)))
+    fold, members = members_of(template, "telling", "telling2")
+    fit, rest = fold.cross_validation(0, fold.valid_groups)[0]
+    photo = rest[fold.valid_labels[rest] >= 0][0]
+    identity = (fold.valid_labels[photo] + 1) % len(fold.identities)
+    truth = list(fold.valid.truth)
+    truth[photo] = fold.identities[identity]
+    lied = replace(fold, valid=replace(fold.valid, truth=tuple(truth)))
     # The same parts, and the same mean: what differs is what the classifier is told of the photo.
-    mean = by_rule("mean", members, ground, np.full(2, 0.5), 0)
+    mean = fuse_members("mean", FusionTask(members, fold, weights=np.full(2, 0.5)))
     both = [
-        feature_stacking.stack_features(members, one, mean, LogisticFeatures, 0, None)
-        for one in (ground, lied)
+        feature_stacking.stack_features(FusionTask(members, one), mean, LogisticFeatures)
+        for one in (fold, lied)
     ]
     assert both[0].chosen == both[1].chosen
     np.testing.assert_array_equal(both[0].valid[photo], both[1].valid[photo])
@@ -167,8 +160,8 @@ def test_valid_is_scored_by_what_was_learned_without_it(template: Workspace) -> 
 def test_features_of_train_are_refused(place: Workspace, rule: str) -> None:
     """Those that the run was fitted on, passed off as those of valid: the seed's train log loss of 0."""
     record = read_record(place.runs / "telling")
-    ground = find_ground(record, place)
-    parts = ground.benchmark.split.parts(record.fold)
+    fold = fold_of(place)
+    parts = fold.benchmark.split.parts(record.fold)
     arrays, names = read_arrays(
         place.runs / "telling" / SCORES,
         ("valid_scores", "test_scores", "valid_embeddings", "test_embeddings"),
@@ -183,14 +176,14 @@ def test_features_of_train_are_refused(place: Workspace, rule: str) -> None:
 
 
 def test_what_cannot_be_learned_is_a_sentence(place: Workspace, cli: Cli) -> None:
-    ground = find_ground(read_record(place.runs / "plain"), place)
-    broken = features(ground, 1, 0.1)
+    fold = fold_of(place)
+    broken = features(fold, 1, 0.1)
     broken["test"][0, 0] = np.nan
     make_run(place, "broken", 0.0, 7, embeddings=broken)
-    short = {name: each[:, : 6 if name == "valid" else 5] for name, each in features(ground, 1, 0.1).items()}
+    short = {name: each[:, : 6 if name == "valid" else 5] for name, each in features(fold, 1, 0.1).items()}
     make_run(place, "uneven", 0.0, 8, embeddings=short)
     make_run(
-        place, "cut", 0.0, 9, embeddings={name: each[:-1] for name, each in features(ground, 1, 0.1).items()}
+        place, "cut", 0.0, 9, embeddings={name: each[:-1] for name, each in features(fold, 1, 0.1).items()}
     )
     for other, more, said in (
         ("plain", (), "keeps no features of valid and test"),
@@ -206,16 +199,14 @@ def test_what_cannot_be_learned_is_a_sentence(place: Workspace, cli: Cli) -> Non
 
 
 def test_individuals_met_once_are_too_few(template: Workspace) -> None:
-    named = find_members(("telling", "telling2"), template)
-    ground = find_ground(named[0].record, template)
-    members = list(read_members(named, ground))
+    fold, members = members_of(template, "telling", "telling2")
     once, seen = [], set()
-    for truth in ground.valid.truth:
+    for truth in fold.valid.truth:
         once.append("new" if truth in seen else truth)
         seen.add(truth)
-    alone = replace(ground, valid=replace(ground.valid, truth=tuple(once)))
+    alone = replace(fold, valid=replace(fold.valid, truth=tuple(once)))
     with pytest.raises(WhalebenchError, match="none of them in two encounters"):
-        by_rule("logistic-features", members, alone, None, 0)
+        fuse_members("logistic-features", FusionTask(members, alone))
 
 
 def test_trees_and_memory_are_counted_first(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import top_columns
-from whalebench.benchmarks.ensembles import fusion as mixing
-from whalebench.benchmarks.ensembles.fusion import (
+from whalebench.benchmarks.core.arrays import normalise, top_columns
+from whalebench.benchmarks.ensembles.rules import Evidence
+from whalebench.benchmarks.ensembles.stacking import Shortlist, full_scores, shortlist
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import (
+    SCORE_RULES,
+    TIE,
+    ScoreFusion,
+    average_scores,
     energies,
-    energy_score,
+    fit_temperature,
     fit_weights,
+    mean_log_loss,
     mean_scores,
-    mixed_log_loss,
+    nearest_scores,
+    product_scores,
+    share_choices,
+    side_by_side,
     vote_scores,
 )
-from whalebench.benchmarks.ensembles.rules import Evidence, product_scores
-from whalebench.benchmarks.ensembles.stacking import full_scores, shortlist
-from whalebench.methods.parts.fusion import TIE
 
 TEMPERATURES = [0.1, 1.0, 3.0]
 
@@ -33,7 +38,7 @@ def drawn(photos: int = 7, identities: int = 60, members: int = 3) -> list[NDArr
     return [rng.normal(size=(photos, identities)).round(1).astype(np.float32) for _ in range(members)]
 
 
-def chances(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     raised = np.exp(scores.astype(np.float64) / temperature)
     rows: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return rows
@@ -41,7 +46,9 @@ def chances(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float
 
 def test_the_mean_is_that_of_probabilities() -> None:
     scores, weights = drawn(), np.array([0.5, 0.5, 0.0])
-    slow = sum(w * chances(one, heat) for w, one, heat in zip(weights, scores, TEMPERATURES, strict=True))
+    slow = sum(
+        w * probabilities(one, heat) for w, one, heat in zip(weights, scores, TEMPERATURES, strict=True)
+    )
     found = mean_scores(scores, TEMPERATURES, weights)
     np.testing.assert_allclose(np.exp(found), slow, rtol=1e-4)
     by_photo = mean_scores(scores, TEMPERATURES, np.tile(weights, (len(found), 1)))
@@ -52,7 +59,7 @@ def test_the_product_is_that_of_probabilities_to_their_powers() -> None:
     scores, temperatures, powers = drawn(), [0.5, 1.0, 2.0], np.array([0.7, 0.0, 1.6])
     slow = np.ones(scores[0].shape)
     for one, temperature, power in zip(scores, temperatures, powers, strict=True):
-        slow *= chances(one, temperature) ** power
+        slow *= probabilities(one, temperature) ** power
     slow /= slow.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(np.exp(product_scores(scores, temperatures, powers)), slow, rtol=1e-4)
     by_photo = np.broadcast_to(powers, (len(slow), 3))
@@ -61,8 +68,7 @@ def test_the_product_is_that_of_probabilities_to_their_powers() -> None:
 
 
 def evidence(scores: list[NDArray[np.float32]], own: NDArray[np.int64]) -> Evidence:
-    members = [SimpleNamespace(valid=one, temperature=1.0) for one in scores]
-    return Evidence(members, np.arange(len(own)), own)  # type: ignore[arg-type]
+    return Evidence(scores, [1.0] * len(scores), np.arange(len(own)), own)
 
 
 @given(st.integers(2, 4), st.integers(5, 30), st.integers(0, 99))
@@ -103,7 +109,7 @@ def test_votes_are_reciprocal_ranks_of_the_first_twenty() -> None:
             ranked = sorted(range(len(values)), key=lambda column: (-values[column], column))
             for rank, column in enumerate(ranked[:20], start=1):
                 slow[row, column] += weight / rank
-        slow += weight * TIE * chances(one, heat)
+        slow += weight * TIE * probabilities(one, heat)
     np.testing.assert_allclose(vote_scores(scores, TEMPERATURES, weights), slow, rtol=1e-5)
 
 
@@ -114,28 +120,32 @@ def test_best_columns_are_the_first_of_a_stable_sort(identities: int) -> None:
     np.testing.assert_array_equal(top_columns(scores, 20), slow)
 
 
+def gathered(scores: list[NDArray[np.float32]]) -> Shortlist:
+    return shortlist(scores, TEMPERATURES[: len(scores)], [f"member {place}" for place in range(len(scores))])
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, weights = drawn(), np.full(3, 1 / 3)
 
     def everything() -> list[NDArray[np.float64]]:
-        found = shortlist(scores, TEMPERATURES)
+        found = gathered(scores)
         whole = full_scores(found, found.features[:, 0], scores, TEMPERATURES)
-        mixed = [mix(scores, TEMPERATURES, weights) for mix in (mean_scores, vote_scores)]
+        mixed = [rule(scores, TEMPERATURES, weights) for rule in SCORE_RULES.values()]
         return [*mixed, energies(scores, TEMPERATURES), found.features, found.firsts, whole]
 
     at_once = everything()
-    monkeypatch.setattr(mixing, "BLOCK_CELLS", 130)
+    monkeypatch.setattr(fusion, "BLOCK_CELLS", 130)
     for one, other in zip(at_once, everything(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_shortlist_says_what_each_member_says() -> None:
     scores = drawn(members=2)
-    found = shortlist(scores, TEMPERATURES[:2])
+    found = gathered(scores)
     for place in range(0, len(found.photos), 5):
         photo, column = found.photos[place], found.columns[place]
         for member, (one, heat) in enumerate(zip(scores, TEMPERATURES, strict=False)):
-            logs = np.log(chances(one, heat)[photo])
+            logs = np.log(probabilities(one, heat)[photo])
             ranked = np.argsort(-one[photo], kind="stable")
             rank = int(np.flatnonzero(ranked == column)[0]) + 1
             rival = np.delete(logs, column).max()
@@ -148,7 +158,7 @@ def test_a_shortlist_says_what_each_member_says() -> None:
 
 def test_those_who_are_no_candidates_stand_below_them() -> None:
     scores = drawn(members=2)
-    found = shortlist(scores, TEMPERATURES[:2])
+    found = gathered(scores)
     logits = np.random.default_rng(2).normal(size=len(found.photos))
     whole = full_scores(found, logits, scores, TEMPERATURES[:2])
     for photo in range(len(whole)):
@@ -161,7 +171,7 @@ def test_those_who_are_no_candidates_stand_below_them() -> None:
 
 def test_where_all_are_candidates_nobody_is_left() -> None:
     scores = drawn(identities=6, members=2)
-    found = shortlist(scores, TEMPERATURES[:2])
+    found = gathered(scores)
     logits = np.arange(len(found.photos), dtype=np.float64)
     np.testing.assert_array_equal(full_scores(found, logits, scores, TEMPERATURES[:2]).ravel(), logits)
 
@@ -177,7 +187,7 @@ def test_weights_are_one_in_all_and_no_others_are_better(members: int, photos: i
 
     def worth(shares: NDArray[np.float64]) -> float:
         """What is minimised: log loss, and one photo more that each member got right."""
-        return float(mixed_log_loss(own, shares).sum() - np.log(np.maximum(shares, 1e-300)).sum())
+        return float(mean_log_loss(own, shares).sum() - np.log(np.maximum(shares, 1e-300)).sum())
 
     others = rng.dirichlet(np.ones(members), 20)
     assert worth(weights) <= min(worth(shares) for shares in others) + 1e-5
@@ -188,12 +198,69 @@ def test_members_that_say_the_same_weigh_the_same() -> None:
     np.testing.assert_allclose(fit_weights(own), 1 / 3)
 
 
-def test_familiarity_of_equal_members_is_what_each_says() -> None:
+def test_the_energy_of_equal_members_is_what_each_says() -> None:
     scores = drawn(members=1)[0]
     once = energies([scores], [0.5])
-    twice = energies([scores, scores], [0.5, 0.5])
-    alone = energy_score(once, once, np.ones(1))
+    np.testing.assert_allclose(once[:, 0], np.log(np.exp(scores.astype(np.float64) / 0.5).sum(axis=1)))
+    alone = ScoreFusion.of_valid(mean_scores, [scores], [0.5]).energy_score(once, np.ones(1))
     np.testing.assert_allclose(alone, once[:, 0] - once.mean())
-    np.testing.assert_allclose(energy_score(twice, twice, np.array([0.3, 0.7])), alone)
-    slow = np.log(np.exp(scores.astype(np.float64) / 0.5).sum(axis=1))
-    np.testing.assert_allclose(once[:, 0], slow)
+    twins = ScoreFusion.of_valid(mean_scores, [scores, scores], [0.5, 0.5])
+    np.testing.assert_allclose(twins.energy_score(np.hstack([once, once]), np.array([0.3, 0.7])), alone)
+
+
+def test_the_energy_changes_no_order_but_how_unlike_anyone_a_photo_is() -> None:
+    scores, weights = drawn(), np.array([0.2, 0.3, 0.5])
+    fused = ScoreFusion.of_valid(mean_scores, scores, TEMPERATURES).fuse(scores, weights)
+    added = fused - mean_scores(scores, TEMPERATURES, weights)
+    np.testing.assert_allclose(added, np.broadcast_to(added[:, :1], added.shape), atol=1e-4)
+    louder = [np.where(np.arange(7)[:, None] == 0, one + 5, one).astype(np.float32) for one in scores]
+    again = ScoreFusion.of_valid(mean_scores, scores, TEMPERATURES).fuse(louder, weights)
+    assert (again[0] > fused[0]).all()
+    np.testing.assert_allclose(again[1:], fused[1:], atol=1e-5)
+
+
+def test_an_average_is_over_the_members_that_are_counted() -> None:
+    scores = drawn(members=2)
+    np.testing.assert_array_equal(average_scores(scores), np.mean(scores, axis=0))
+    counted = np.array([[True] * 7, [False, *[True] * 6]])
+    found = average_scores(scores, counted)
+    np.testing.assert_array_equal(found[0], scores[0][0])
+    np.testing.assert_array_equal(found[1:], np.mean(scores, axis=0)[1:])
+
+
+def test_cosines_side_by_side_are_the_mean_of_the_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, labels, shares = np.random.default_rng(3), np.array([2, 0, 2, 3]), (0.25, 0.75)
+    galleries = [normalise(rng.normal(size=(4, size))) for size in (3, 5)]
+    queries = [normalise(rng.normal(size=(6, size))) for size in (3, 5)]
+    cosines = np.zeros((6, 4))
+    for share, query, gallery in zip(shares, queries, galleries, strict=True):
+        cosines += share * query @ gallery.T
+    slow = [cosines[:, labels == label].max(axis=1, initial=-1) for label in range(4)]
+    monkeypatch.setattr(fusion, "BLOCK_CELLS", 8)
+    found = nearest_scores(queries, galleries, labels, 4, np.array(shares))
+    np.testing.assert_allclose(found, np.stack(slow, axis=1), atol=1e-6)
+    joint = side_by_side(queries, shares) @ side_by_side(galleries, shares).T
+    np.testing.assert_allclose(joint, cosines, atol=1e-6)
+
+
+def test_temperatures_rest_on_known_photos() -> None:
+    scores = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    labels = np.arange(20) % 8 - 2
+    known = labels >= 0
+
+    def log_loss(temperature: float) -> float:
+        each = np.log(probabilities(scores[known], temperature))
+        return float(-each[np.arange(known.sum()), labels[known]].mean())
+
+    best = min(np.exp(np.arange(-3, 5, 0.005)), key=log_loss)
+    found = fit_temperature(scores, labels)
+    assert found == pytest.approx(best, rel=1e-2)
+    altered = np.where(known[:, None], scores, 99).astype(np.float32)
+    assert fit_temperature(altered, labels) == found
+    assert fit_temperature(scores, np.full(20, -1)) == pytest.approx(float(scores.std()))
+
+
+def test_shares_to_choose_from() -> None:
+    assert share_choices(3)[0] == (1 / 3,) * 3
+    assert len(share_choices(3)) == 16
+    assert all(sum(each) == pytest.approx(1) for each in share_choices(5))
