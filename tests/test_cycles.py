@@ -16,7 +16,8 @@ from whalebench.benchmarks.conformance.checks import is_evaluated, is_restored, 
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import CPU, Photos
+from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Harness, Restorable
@@ -300,6 +301,21 @@ def test_embeddings_of_cycles_are_averaged_and_compared_by_the_gallery(learned: 
     assert np.allclose(method.score(test), near, atol=1e-5)
     assert np.allclose(method.embed(test), mean(test), atol=1e-6)
     assert {"gallery", "labels", "best_cycle"} < method.weights().keys()
+
+
+def test_what_is_written_down_within_a_scope_has_its_name(ground: ToyBenchmarks) -> None:
+    views = on_trial(ground, "softmax").views
+    harness = RunHarness(0, CPU, views, SILENT)
+    with harness.scope("half_a"), harness.scope("cycle_1", CarryOver({})):
+        assert harness.cycle is not None
+        harness.choose("epoch", 2.0)
+        harness.warn("Few photos.")
+        harness.fitted("network", views.train)
+    assert harness.cycle is None
+    harness.choose("epoch", 1.0)
+    assert harness.chosen == {"half_a.cycle_1.epoch": 2.0, "epoch": 1.0}
+    assert harness.warnings == ["half_a: cycle_1: Few photos."]
+    assert harness.lineage.keys() == {"half_a.network"}  # all cycles learn from the same photos
 
 
 class LearnedBefore(Restorable):
