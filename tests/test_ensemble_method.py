@@ -114,9 +114,10 @@ def test_the_mean_is_that_of_the_command(views: Views) -> None:
 
 @pytest.mark.parametrize("rule", ["mean", "product", "vote"])
 def test_shares_are_those_that_valid_likes_best(rule: str, views: Views) -> None:
-    plain, notes = learn(views, Likes(), members="softmax+softmax", rule=rule)
+    settings: Any = {"members": "softmax+softmax", "member_settings": SMALL.rpartition(",")[0], "rule": rule}
+    plain, notes = learn(views, Likes(), **settings)
     wanted = dict(zip(share_choices(2), notes.asked, strict=True))[0.25, 0.75]
-    method, notes = learn(views, Likes(liked=wanted), members="softmax+softmax", rule=rule)
+    method, notes = learn(views, Likes(liked=wanted), **settings)
     assert method.shares == (0.25, 0.75)
     assert notes.chosen["share_1_softmax"] == 0.75
     np.testing.assert_array_equal(method.score(views.valid.bare()), wanted)
