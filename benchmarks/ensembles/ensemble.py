@@ -288,7 +288,8 @@ def _fuse(spec: EnsembleSpec, workspace: Workspace, progress: Progress) -> _Outc
     config, scores = spec.method_config(), {"valid": fused.valid, "test": fused.test}
     if request.then:
         steps = _run_steps(spec, fold, fused)
-        return _Outcome(fold, replace(fused, **steps.scores), steps.evaluation, steps, lineage)
+        fused = replace(fused, valid=steps.scores["valid"], test=steps.scores["test"])
+        return _Outcome(fold, fused, steps.evaluation, steps, lineage)
     answers = {"valid": fold.valid, "test": fold.test}
     evaluation = evaluate_scores(fold.identities, scores, answers, config)
     return _Outcome(fold, fused, evaluation, None, lineage)

@@ -269,8 +269,8 @@ def features_of(members: Sequence[Member]) -> tuple[Floats, Floats]:
                 f"Features of {member.name} are not finite: repeat the run with --force, or leave it out."
             )
         every.append((valid, test))
-    valid, test = (np.hstack(part).astype(np.float64) for part in zip(*every, strict=True))
-    return valid, test
+    of_valid, of_test = (np.hstack(part).astype(np.float64) for part in zip(*every, strict=True))
+    return of_valid, of_test
 
 
 def _fit(classifier: Classifier, features: Floats, targets: Labels) -> FittedClassifier:

@@ -85,9 +85,15 @@ class Pairs(Candidates):
         candidate, gallery, cosines = candidate[kept], gallery[kept], cosines[kept]
         photos, columns = alone.photos[candidate], alone.columns[candidate]
         more, names = self._pair_features(part, photos, gallery)
-        names = (*alone.names, *(f"cosine by {name}" for name in self.embedded), *names)
+        cosine_names = (f"cosine by {name}" for name in self.embedded)
         features = np.hstack([alone.features[candidate], cosines, *more])
-        return replace(alone, photos=photos, columns=columns, features=features, names=names)
+        return replace(
+            alone,
+            photos=photos,
+            columns=columns,
+            features=features,
+            names=(*alone.names, *cosine_names, *names),
+        )
 
     def most_pairs(self, photos: int) -> int:
         """The most pairs that a query can have with so many photos of each candidate."""
@@ -112,7 +118,7 @@ class Pairs(Candidates):
                 cosines[block, place] = np.einsum("ij,ij->i", one, other)
         return cosines
 
-    def _pair_features(self, part: Part, rows: Rows, gallery: Rows) -> tuple[list[Floats], tuple[str, ...]]:
+    def _pair_features(self, part: Part, rows: Rows, gallery: Rows) -> tuple[list[Floats], list[str]]:
         """What no member says of pairs, and its names: count, differences, and local matches if asked for."""
         fold = self.fold
         images = fold.valid.images if part == "valid" else fold.test.images
@@ -120,11 +126,12 @@ class Pairs(Candidates):
             capture_metadata(fold.benchmark.catalog.table, each) for each in (images, fold.gallery_images)
         )
         count = self.counts[fold.gallery_labels[gallery], None].astype(np.float64)
-        features, names = [count, capture_differences(queries, known, rows, gallery)], DIFFERENCES
+        features = [count, capture_differences(queries, known, rows, gallery)]
+        names = ["photos in the gallery", *DIFFERENCES]
         if self.local is not None:
             features.append(self.local.count(images, rows, gallery)[:, None])
-            names = (*names, "local matches")
-        return features, ("photos in the gallery", *names)
+            names.append("local matches")
+        return features, names
 
 
 def nearest(candidate: Rows, gallery: Rows, similarity: Floats) -> Rows:
