@@ -285,13 +285,12 @@ def _fuse(spec: EnsembleSpec, workspace: Workspace, progress: Progress) -> _Outc
     lineage = _lineage_of(members, fold, learned=bool(fused.learned))
     del members, task  # their scores are as large as those that are evaluated now
     progress.stage("judge")
-    config, scores = spec.method_config(), {"valid": fused.valid, "test": fused.test}
     if request.then:
         steps = _run_steps(spec, fold, fused)
         fused = replace(fused, valid=steps.scores["valid"], test=steps.scores["test"])
         return _Outcome(fold, fused, steps.evaluation, steps, lineage)
-    answers = {"valid": fold.valid, "test": fold.test}
-    evaluation = evaluate_scores(fold.identities, scores, answers, config)
+    scores, answers = {"valid": fused.valid, "test": fused.test}, {"valid": fold.valid, "test": fold.test}
+    evaluation = evaluate_scores(fold.identities, scores, answers, spec.method_config())
     return _Outcome(fold, fused, evaluation, None, lineage)
 
 
