@@ -24,7 +24,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_run, read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace, digest_text
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, Options
-from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.calibration import calibration_of, choose_calibration
 from whalebench.benchmarks.running.evaluation import CALIBRATION
 from whalebench.benchmarks.running.folds import Answers, answers_of
@@ -103,14 +103,7 @@ class FoldData:
 
 def load_fold(record: RunRecord, workspace: Workspace, progress: Progress = SILENT) -> FoldData:
     """The fold of a run; raises WhalebenchError where catalog or split are no longer the same."""
-    benchmark = load_benchmark(record.benchmark, workspace, progress)
-    now = {"catalog": benchmark.catalog.digest, "split": benchmark.split.digest}
-    for what, then in (("catalog", record.catalog_digest), ("split", record.split_digest)):
-        if now[what] != then:
-            raise WhalebenchError(
-                f"The {what} of {record.benchmark} is not the one that {record.run} was made with "
-                f"({now[what][:16]} now, {then[:16]} then): bring that one back, or run again."
-            )
+    benchmark = load_benchmark_of(record, workspace, progress)
     parts, table = benchmark.split.parts(record.fold), benchmark.catalog.table.set_index("image", drop=False)
     train, valid, test = (table.loc[list(images)] for images in (parts.train, parts.valid, parts.test))
     identities = tuple(sorted(set(train["identity"]) - {""}))
