@@ -270,9 +270,15 @@ def test_large_photos_are_scored_in_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, batches: int
 ) -> None:
     data, network = photos(tmp_path, 20), Small().eval()
-    monkeypatch.setattr(PhotoStore, "pixels", lambda *_: np.zeros((20, 16, 16, 3), np.uint8))
+    read: list[Size] = []
+
+    def pixels(store: PhotoStore, size: Size) -> Any:
+        read.append(size)
+        return np.zeros((20, 16, 16, 3), np.uint8)
+
+    monkeypatch.setattr(PhotoStore, "pixels", pixels)
     predict(network, data, config(size=16, batch_size=8), CPU, (side, side))
-    assert len(asked) == batches
+    assert read == [(side, side)] * batches
 
 
 def test_files_of_one_name_with_other_weights_are_another_track(tmp_path: Path) -> None:
