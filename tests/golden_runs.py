@@ -234,7 +234,7 @@ class Ground:
     """By command: its exit code, what it printed, and by name the files that it wrote."""
 
     def call(self, command: str) -> None:
-        """Nothing; the command has run, and what came of it is kept."""
+        """Runs the command and keeps what came of it."""
         sys.stderr.write(f"  {self.name}: {command}\n")
         if command.startswith("report"):
             self.settle()
@@ -292,7 +292,7 @@ class Ground:
         return [PADDING.sub(r"\1", line).rstrip() for line in timeless.splitlines()]
 
     def settle(self) -> None:
-        """Nothing; all records say when and how fast by their place alone, so that reports are the same."""
+        """Gives all records times by their place alone, so that reports are the same."""
         for place, file in enumerate(sorted((self.root / self.name / "runs").glob("*-*/record.json"))):
             record = json.loads(file.read_text("utf-8"))
             record |= {"created": f"2026-01-01T00:00:{place:02d}+00:00", "photos_per_second": 100.0 + place}
