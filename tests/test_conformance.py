@@ -115,8 +115,8 @@ def test_what_is_tried_on_holds_what_methods_stumble_over(toys: ToyBenchmarks) -
     assert annotations is not None
     assert (labels == UNKNOWN).sum() == 3
     assert sorted(np.bincount(labels[labels != UNKNOWN]))[:2] == [1, 1]
-    assert views.valid_answers.truth.count("new") == 2
-    assert {"new"} < set(views.test_answers.truth)
+    assert views.answers["valid"].truth.count("new") == 2
+    assert {"new"} < set(views.answers["test"].truth)
     shown = {
         "boxes": np.isfinite(annotations.boxes[views.train.rows]).all(axis=1),
         "landmarks": np.isfinite(annotations.landmarks[views.train.rows]).all(axis=(1, 2)),

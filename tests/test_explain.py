@@ -45,16 +45,15 @@ from whalebench.benchmarks.explaining.altered import (
     occlude,
     sliding_boxes,
     spread,
-    without_animal,
     without_background,
 )
 from whalebench.benchmarks.explaining.explain import choose_photos, explain
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running import restored, runner
+from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration
 from whalebench.benchmarks.running.folds import fold_views
-from whalebench.benchmarks.running.restored import restore_run
+from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
 
 SIZE = (30, 40)
@@ -106,7 +105,7 @@ def _methods() -> Iterator[None]:
     kinds: dict[str, type[Method]] = {"pixels": Pixels, "forgetful": Forgetful}
     found = runner.find_method
     with pytest.MonkeyPatch.context() as patch:
-        for module in (runner, restored):
+        for module in (runner, outcome):
             patch.setattr(module, "find_method", lambda name: kinds.get(name) or found(name))
         yield
 
@@ -233,7 +232,7 @@ def test_regions_are_mask_else_box_else_round_the_landmarks(photos: Photos) -> N
 
 def test_what_is_painted_over_is_gone_and_the_rest_is_as_it_was(photos: Photos) -> None:
     regions, before = find_regions(photos), pixels_of(photos)
-    animal = pixels_of(without_animal(photos, regions))
+    animal = pixels_of(photos.through(PaintedOver(regions, "animal")))
     background = pixels_of(without_background(photos, regions, SIZE))
     # The box is rows 6 to 18 and columns 10 to 30; the paint reaches one pixel further.
     outside = torch.ones(SIZE, dtype=torch.bool)
@@ -254,7 +253,7 @@ def test_what_is_painted_over_is_gone_and_the_rest_is_as_it_was(photos: Photos) 
 
 def test_of_a_mask_the_rectangle_is_painted_over_and_the_outline_kept(photos: Photos) -> None:
     regions, before = find_regions(photos), pixels_of(photos)
-    animal = pixels_of(without_animal(photos, regions))[1]
+    animal = pixels_of(photos.through(PaintedOver(regions, "animal")))[1]
     background = pixels_of(without_background(photos, regions, SIZE))[1]
     assert torch.equal(animal[:, :9], before[1][:, :9])
     assert torch.equal(animal[:, :, 21:], before[1][:, :, 21:])
@@ -277,7 +276,11 @@ def test_nothing_of_what_is_painted_over_shows_through(photos: Photos, over: Any
     regions = find_regions(photos).select(np.array([0, 0]))
     pair = photos.select([0, 3])
     assert (pixels_of(pair, size)[0] - pixels_of(pair, size)[1]).abs().max() > 0.2
-    altered = without_animal(pair, regions) if over == "animal" else without_background(pair, regions, SIZE)
+    altered = (
+        pair.through(PaintedOver(regions, "animal"))
+        if over == "animal"
+        else without_background(pair, regions, SIZE)
+    )
     seen = pixels_of(altered, size)
     # Bicubic resizing reaches a little further than paint does.
     assert (seen[0] - seen[1]).abs().max() < 0.03

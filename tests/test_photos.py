@@ -189,15 +189,15 @@ def test_the_parts_of_a_fold(tmp_path: Path) -> None:
 
 def test_an_individual_that_is_not_in_train_is_new(tmp_path: Path) -> None:
     views = fold_views(benchmark(tmp_path), 0)
-    assert views.test_answers.truth == ("ann", "bob", NEW, NEW)
-    assert views.test_answers.identities == ("ann", "bob", "cas", "")
-    assert views.valid_answers.truth == ("ann", NEW, NEW)
+    assert views.answers["test"].truth == ("ann", "bob", NEW, NEW)
+    assert views.answers["test"].identities == ("ann", "bob", "cas", "")
+    assert views.answers["valid"].truth == ("ann", NEW, NEW)
     assert views.train.labels.tolist() == [0, 1, UNKNOWN]
     assert views.valid.labels.tolist() == [0, UNKNOWN, UNKNOWN]
 
 
 def test_what_is_resampled_together(tmp_path: Path) -> None:
-    clusters = fold_views(benchmark(tmp_path), 0).test_answers.clusters
+    clusters = fold_views(benchmark(tmp_path), 0).answers["test"].clusters
     assert clusters == ("individual ann", "individual bob", "individual cas", "group e10")
 
 

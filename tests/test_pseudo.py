@@ -22,10 +22,10 @@ from whalebench.benchmarks.core.record import SCORES, RunRecord, read_arrays
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.explain import explain
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running import restored, runner
+from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.restored import restore_run
+from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts import pipeline
@@ -113,7 +113,7 @@ KINDS: dict[str, type[Method]] = {kind.name: kind for kind in (Nearest, Together
 def _methods() -> Iterator[None]:
     found = registry.find_method
     with pytest.MonkeyPatch.context() as patch:
-        for module in (runner, restored, registry, pipeline):
+        for module in (runner, outcome, registry, pipeline):
             patch.setattr(module, "find_method", lambda name: KINDS.get(name) or found(name))
         yield
 
@@ -361,7 +361,7 @@ def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(views: Vi
     valid, test = (scores.score(photos.bare()) for photos in (views.valid, views.test))
     from whalebench.benchmarks.running.evaluation import evaluate_scores
 
-    answers = {"valid": views.valid_answers, "test": views.test_answers}
+    answers = views.answers
     scored = {"valid": valid, "test": test}
     judged = evaluate_scores(views.train.identities, scored, answers, MethodConfig())
     found = harness.confidence(valid, test)

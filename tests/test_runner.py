@@ -298,9 +298,9 @@ def test_a_leak_through_calibration_is_refused(
     def leaking(*arguments: Any, **options: Any) -> Views:
         views = fold_views(*arguments, **options)
         photos = {"train": views.train, "test": views.test}[part]
-        return replace(views, valid=photos, valid_answers=views.test_answers)
+        return replace(views, valid=photos, answers=dict.fromkeys(views.answers, views.answers["test"]))
 
-    monkeypatch.setattr("whalebench.benchmarks.running.folds.fold_views", leaking)
+    monkeypatch.setattr("whalebench.benchmarks.running.runner.fold_views", leaking)
 
     def learning(*_: Any) -> None:
         raise AssertionError("it is said before anything is learned")

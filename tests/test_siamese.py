@@ -157,8 +157,8 @@ def test_likenesses_lie_between_0_and_1_and_are_symmetric(loss: ContrastivePairs
 
 def test_it_learns(learned: tuple[Siamese, Notes], views: Views) -> None:
     method, notes = learned
-    known = [row for row, truth in enumerate(views.test_answers.truth) if truth != NEW]
-    own = [views.train.identities.index(views.test_answers.truth[row]) for row in known]
+    known = [row for row, truth in enumerate(views.answers["test"].truth) if truth != NEW]
+    own = [views.train.identities.index(views.answers["test"].truth[row]) for row in known]
     assert (method.score(views.test)[known].argmax(axis=1) == own).mean() > 0.6
     # Of 24 photos the last pairs assigned may be hard ones again.
     assert min(epoch.loss for epoch in notes.epochs) < 0.5 * notes.epochs[0].loss

@@ -43,8 +43,8 @@ def with_singles(views: Views, singles: int) -> Views:
 def test_it_learns(views: Views) -> None:
     settings = ("epochs=12", "learning_rate=0.01", "augment=none", "miner=semihard", "ema=0")
     method, notes = learn(views, *settings)
-    known = [row for row, truth in enumerate(views.test_answers.truth) if truth != NEW]
-    own = [views.train.identities.index(views.test_answers.truth[row]) for row in known]
+    known = [row for row, truth in enumerate(views.answers["test"].truth) if truth != NEW]
+    own = [views.train.identities.index(views.answers["test"].truth[row]) for row in known]
     assert (method.score(views.test)[known].argmax(axis=1) == own).mean() > 0.6
     assert notes.epochs[-1].loss < notes.epochs[0].loss
 

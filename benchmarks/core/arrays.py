@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def blocks(length: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def columns_of(names: Sequence[str]) -> dict[str, int]:
+def columns_of(names: Iterable[str]) -> dict[str, int]:
     """The column of each name, from 0.
 
     >>> columns_of(["ada", "bea"])

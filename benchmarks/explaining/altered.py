@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from whalebench.benchmarks.core.arrays import blocks
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.benchmarks.running.calibration import Calibration
 from whalebench.methods.parts.geometry import warp
@@ -109,9 +110,19 @@ def mirrored(photos: Photos) -> Photos:
     return replace(seen, annotations=replace(photos.annotations, boxes=boxes, landmarks=landmarks))
 
 
-def without_animal(photos: Photos, regions: Regions) -> Photos:
-    """The photos without their animals, which are painted over in the mean colour of what is round them."""
-    return photos.through(PaintedOver(regions, "animal"))
+def alterations(
+    test: Photos, regions: Regions, shown: NDArray[np.int64], size: Size
+) -> dict[str, tuple[NDArray[np.int64], Photos]]:
+    """By name of the alteration: which test photos, and how the method sees them.
+
+    The animals of those at `shown`, or what is round these, are painted over; the others have no region.
+    """
+    altered = {"mirrored": (np.arange(len(test)), mirrored(test))}
+    if len(shown):
+        seen, where = test.select(shown), regions.select(shown)
+        altered["without_background"] = (shown, without_background(seen, where, size))
+        altered["without_animal"] = (shown, seen.through(PaintedOver(where, "animal")))
+    return altered
 
 
 def without_background(photos: Photos, regions: Regions, size: Size) -> Photos:
@@ -121,8 +132,8 @@ def without_background(photos: Photos, regions: Regions, size: Size) -> Photos:
     its animal drowns the outline (MAP@5 of `softmax` on `flukes` is 0.26 then, and 0.40 so).
     """
     total, count = torch.zeros(3), torch.zeros(())
-    for start in range(0, len(photos), BATCH):
-        indices = np.arange(start, min(start + BATCH, len(photos)))
+    for part in blocks(len(photos), BATCH):
+        indices = np.arange(part.start, part.stop)
         background = 1 - regions.shares(indices, size)
         total += (photos.batch(indices, size).pixels * background).sum(dim=(0, 2, 3))
         count += background.sum()

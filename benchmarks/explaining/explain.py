@@ -6,7 +6,6 @@ where the method looks in some of them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,31 +17,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, did_you_mean
+from whalebench.benchmarks.core import record
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
-from whalebench.benchmarks.core.photos import Photos, Size
+from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import (
-    Diagnosis,
-    find_run,
-    read_diagnosis,
-    read_predictions,
-    write_diagnosis,
-)
+from whalebench.benchmarks.core.record import Diagnosis
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.explaining.altered import (
-    Occlusion,
-    Regions,
-    find_regions,
-    mirrored,
-    occlude,
-    without_animal,
-    without_background,
-)
+from whalebench.benchmarks.explaining.altered import Occlusion, alterations, find_regions, occlude
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.benchmarks.running.folds import NEW
-from whalebench.benchmarks.running.restored import Restored, restore_run
+from whalebench.benchmarks.running.outcome import Restored, restore_run
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize
 
@@ -50,6 +37,7 @@ SMALL: Size = (64, 96)
 """Height and width at which the mean background is taken for a method that names no size."""
 KINDS = ("mask", "box", "landmarks")
 CANDIDATES = tuple(f"candidate_{place}" for place in range(1, 6))
+NOT_ANNOTATED = "no test photo has a mask, a box or two landmarks to say where the animal is"
 MOST_PHOTOS = 64
 SMALLEST_BOX, LARGEST_BOX = 0.04, 0.5
 
@@ -88,17 +76,21 @@ def explain(
     repeated, unless force. Raises WhalebenchError for what cannot be explained.
     """
     _check_options(photos, box)
-    folder = find_run(run, workspace)
+    folder = record.find_run(run, workspace)
     picture = out or workspace.reports / f"explain-{folder.name}.png"
     picture_format(picture)
     restored = restore_run(run, workspace, progress)
-    _refuse_transductive(restored)
-    queries, catalog = read_predictions(folder), restored.benchmark.catalog
+    if restored.method.transductive:
+        raise WhalebenchError(
+            f"{restored.record.method} scores photos with the help of the others, so none can be altered "
+            f"alone: explain a run that is not transductive."
+        )
+    queries, catalog = record.read_predictions(folder), restored.benchmark.catalog
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
-    diagnosis = None if force else read_diagnosis(folder)
+    diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:
         diagnosis = diagnose(restored, progress)
-        write_diagnosis(folder, diagnosis)
+        record.write_diagnosis(folder, diagnosis)
     progress.stage("occlude")
     rows, drawn = [], []
     for index in chosen:
@@ -151,14 +143,6 @@ def _in_words(occlusion: Occlusion) -> str:
     return f"{text}; {on_animal}, {occlusion.animal:.0%} of the photo"
 
 
-def _refuse_transductive(restored: Restored) -> None:
-    if restored.method.transductive:
-        raise WhalebenchError(
-            f"{restored.record.method} scores photos with the help of the others, so none can be altered "
-            f"alone: explain a run that is not transductive."
-        )
-
-
 def _check_options(photos: int, box: float) -> None:
     if not 1 <= photos <= MOST_PHOTOS:
         raise WhalebenchError(f"--photos {photos} cannot be shown: give a number from 1 to {MOST_PHOTOS}.")
@@ -187,7 +171,7 @@ def choose_photos(queries: pd.DataFrame, count: int) -> list[int]:
 
 def named_photos(images: Sequence[str], queries: pd.DataFrame, catalog: Catalog) -> list[int]:
     """Rows of the test photos of these names, each once; raises WhalebenchError for any other name."""
-    place = {image: row for row, image in enumerate(queries["image"])}
+    place = columns_of(queries["image"])
     first = next(iter(place))
     for image in images:
         if image in place:
@@ -210,11 +194,14 @@ def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
     test = restored.views.queries()["test"]
     regions = find_regions(restored.views.annotated["test"])
     shown = np.flatnonzero(regions.kinds != "none")
-    _decode_masks(restored, regions, progress)
+    if (regions.kinds == "mask").any():  # decoded with progress, before they are needed
+        progress.stage("decode")
+        for size in restored.method.sizes():
+            restored.benchmark.store.masks(size, progress.advance, cores())
     queries = {"test": _evaluate(restored, np.arange(len(test)), restored.scores)}
     if len(shown):
         queries["annotated"] = queries["test"].iloc[shown]
-    altered = _altered(test, regions, shown, (*restored.method.sizes(), SMALL)[0])
+    altered = alterations(test, regions, shown, (*restored.method.sizes(), SMALL)[0])
     for done, (name, (indices, photos)) in enumerate(altered.items()):
         progress.stage(name)
         queries[name] = _evaluate(restored, indices, restored.method.score(photos))
@@ -229,9 +216,7 @@ def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
         chance=missing | chances,
         photos={"test": len(test)} | counts,
         region=" or ".join(kind for kind in KINDS if counts[kind]) or "none",
-        reason=""
-        if len(shown)
-        else "no test photo has a mask, a box or two landmarks to say where the animal is",
+        reason="" if len(shown) else NOT_ANNOTATED,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -242,27 +227,14 @@ def chance(queries: pd.DataFrame) -> float:
     What somebody gets who does not look at the photos but knows which answers are worth giving. Where *new*
     is often the answer and often the truth, this is far above one in so many individuals.
     """
-    count = Counter(queries["truth"])
-    share = {name: number / len(queries) for name, number in count.items()}
+    share = queries["truth"].value_counts(normalize=True)
     places = [queries[column].map(share).fillna(0.0) / (rank + 1) for rank, column in enumerate(CANDIDATES)]
     return float(sum(place.mean() for place in places))
 
 
-def _altered(
-    test: Photos, regions: Regions, shown: NDArray[np.int64], size: Size
-) -> dict[str, tuple[NDArray[np.int64], Photos]]:
-    """By name of the alteration: which test photos, and how the method sees them."""
-    altered = {"mirrored": (np.arange(len(test)), mirrored(test))}
-    if len(shown):
-        seen, where = test.select(shown), regions.select(shown)
-        altered["without_background"] = (shown, without_background(seen, where, size))
-        altered["without_animal"] = (shown, without_animal(seen, where))
-    return altered
-
-
 def _evaluate(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
     """One row a photo, by what the run chose on valid: its calibration, its threshold of *new*."""
-    answers, chosen = restored.views.test_answers, restored.record.chosen
+    answers, chosen = restored.views.answers["test"], restored.record.chosen
     values = np.asarray(scores, np.float32)
     threshold = chosen.get("new_threshold")
     return evaluate_queries(
@@ -281,11 +253,3 @@ def _evaluate(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd
 def _calibration(restored: Restored) -> Calibration:
     """What the run chose on valid to make probabilities by."""
     return calibration_of(restored.record.chosen) or UNCALIBRATED
-
-
-def _decode_masks(restored: Restored, regions: Regions, progress: Progress) -> None:
-    """Decodes the masks at every size that the method asks for, with progress, before they are needed."""
-    if (regions.kinds == "mask").any():
-        progress.stage("decode")
-        for size in restored.method.sizes():
-            restored.benchmark.store.masks(size, progress.advance, cores())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,6 +15,7 @@ import pandas as pd
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import (
     OPTIONAL_TEXT,
+    SIZE,
     Catalog,
     build_catalog,
     read_catalog,
@@ -25,18 +24,8 @@ from whalebench.benchmarks.core.catalog import (
 )
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text
-from whalebench.benchmarks.importing.checks import (
-    Missing,
-    Row,
-    absent_files,
-    check_columns,
-    check_rows,
-    misfits,
-    number_columns,
-    refuse,
-    resolve_paths,
-)
-from whalebench.benchmarks.importing.table_reader import TextTable, read_table
+from whalebench.benchmarks.importing import tables
+from whalebench.benchmarks.importing.tables import Missing, Row, TextTable
 
 NAMED = ("identity", "encounter", "viewpoint", "species")
 """Columns in which one name may have been written in two ways."""
@@ -78,12 +67,12 @@ def import_csv(
     dataset is the public set that the photos are: weights that were trained on it are marked so.
     """
     _check_name(name)
-    table = read_table(file)
-    notes = check_columns(table, file)
-    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
-    problems = check_rows(table, number_columns(table))
-    problems += absent_files(table, photos, masks, missing)
-    refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
+    table = tables.read_table(file)
+    notes = tables.check_columns(table, file)
+    photos, masks = tables.resolve_paths(table, "path", file), tables.resolve_paths(table, "mask", file)
+    problems = tables.check_rows(table, tables.number_columns(table))
+    problems += tables.absent_files(table, photos, masks, missing)
+    tables.refuse(file, table, problems + tables.misfits(table, photos, masks, max_pixels))
 
     facts = _decode(photos, masks, max_pixels, progress)
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
@@ -95,7 +84,8 @@ def import_csv(
     stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
     folder = workspace.benchmarks / name
     notes += _check_absent_or_same(folder, build_catalog(frame, name))
-    _write_quarantine(folder, quarantined)
+    listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
+    atomic_text(folder / "quarantine.csv", listed.to_csv(index=False, lineterminator="\n"))
     source = str(file.absolute())
     catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
     write_stamps(folder, stamps)
@@ -107,8 +97,8 @@ def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
     file = folder / "quarantine.csv"
     if not file.is_file():
         return ()
-    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
-    return tuple(Quarantined(row["image"], row["path"], row["reason"]) for row in rows)
+    table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    return tuple(map(Quarantined._make, table.itertuples(index=False)))
 
 
 def _check_name(name: str) -> None:
@@ -161,10 +151,10 @@ def _frame(
         for column in ("image", "identity", *OPTIONAL_TEXT, "split")
         if column in table.columns
     }
-    for column in number_columns(table):
+    for column in tables.number_columns(table):
         columns[column] = [float(row[column]) if row[column] else None for row in rows]
     columns |= {"path": [photos[index] for index in kept], "mask": [masks[index] for index in kept]}
-    columns |= {size: [getattr(fact, size) for fact in kept.values()] for size in ("width", "height")}
+    columns |= {size: [getattr(fact, size) for fact in kept.values()] for size in SIZE}
     digests = [fact.digest for fact in kept.values()]
     return pd.DataFrame({**columns, "content_digest": digests, "file_digest": digests})
 
@@ -184,14 +174,6 @@ def _check_absent_or_same(folder: Path, catalog: Catalog) -> list[str]:
         f"The benchmark {catalog.name} exists with other content ({change}); "
         f"choose another name, or remove {folder} first."
     )
-
-
-def _write_quarantine(folder: Path, quarantined: tuple[Quarantined, ...]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Quarantined._fields)
-    writer.writerows(quarantined)
-    atomic_text(folder / "quarantine.csv", text.getvalue())
 
 
 def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import BOX, PARTS, Catalog
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
     from whalebench.benchmarks.core.photos import Annotations, LabelledPhotos, Photos
 
+SCORED = ("valid", "test")
+"""The parts of a fold that are scored, and have answers."""
 NEW = "new"
 """The truth of a photo whose individual is not known in train."""
 
@@ -43,8 +45,8 @@ class Views:
     train: LabelledPhotos
     valid: LabelledPhotos
     test: Photos
-    valid_answers: Answers
-    test_answers: Answers
+    answers: dict[str, Answers]
+    """Of valid and test."""
     annotated: dict[str, LabelledPhotos]
     """The photos of valid and test with everything that is annotated on them; never handed to a method."""
     oracle: bool = False
@@ -65,14 +67,14 @@ class Views:
             "train_known_photos": len(self.train.known()),
             "identities": len(self.train.identities),
             "valid_photos": len(self.valid),
-            "valid_new_photos": self.valid_answers.truth.count(NEW),
+            "valid_new_photos": self.answers["valid"].truth.count(NEW),
             "test_photos": len(self.test),
-            "test_new_photos": self.test_answers.truth.count(NEW),
+            "test_new_photos": self.answers["test"].truth.count(NEW),
         }
 
     def warnings(self) -> list[str]:
         """What a reader of the scores should know of this fold."""
-        if NEW in self.test_answers.truth and NEW not in self.valid_answers.truth:
+        if NEW in self.answers["test"].truth and NEW not in self.answers["valid"].truth:
             return [
                 "Valid has no new photo to choose a threshold by, so new is no candidate and every new test "
                 "photo scores 0; a split made with --singles new has some."
@@ -85,13 +87,10 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
 
     An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them.
     """
-    parts = benchmark.split.parts(fold)
+    parts = benchmark.split.parts(fold)._asdict()
     table = benchmark.catalog.table
-    row_of = {image: row for row, image in enumerate(table["image"])}
-    rows = {
-        name: np.array([row_of[image] for image in getattr(parts, name)], np.int64)
-        for name in ("train", "valid", "test")
-    }
+    row_of = columns_of(table["image"])
+    rows = {part: np.array([row_of[image] for image in images], np.int64) for part, images in parts.items()}
     identities = tuple(sorted(set(table["identity"].iloc[rows["train"]]) - {""}))
     if len(identities) < 2:
         raise WhalebenchError(
@@ -104,20 +103,15 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
         annotations, store = _hidden(everything, rows["test"]), store.without_masks_of(rows["test"])
     species = tuple(sorted(set(table["species"].iloc[rows["train"]]) - {""}))
     train, valid, test = (
-        _view(benchmark, store, rows[name], identities, annotations, species)
-        for name in ("train", "valid", "test")
+        _view(benchmark, store, rows[part], identities, annotations, species) for part in PARTS
     )
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     return Views(
         train,
         valid,
         test.unlabelled() if oracle else test.bare(),
-        answers_of(table.iloc[rows["valid"]], identities, groups),
-        answers_of(table.iloc[rows["test"]], identities, groups),
-        {
-            name: _view(benchmark, benchmark.store, rows[name], identities, everything)
-            for name in ("valid", "test")
-        },
+        {part: answers_of(table.iloc[rows[part]], identities, groups) for part in SCORED},
+        {part: _view(benchmark, benchmark.store, rows[part], identities, everything) for part in SCORED},
         oracle,
     )
 
@@ -172,7 +166,7 @@ def _annotations(catalog: Catalog) -> Annotations:
 
     table = catalog.table
     width, height = (table[side].to_numpy(np.float64)[:, None] for side in ("width", "height"))
-    boxes = table[["x0", "y0", "x1", "y1"]].to_numpy(np.float64) / np.hstack([width, height, width, height])
+    boxes = table[list(BOX)].to_numpy(np.float64) / np.hstack([width, height, width, height])
     names = catalog.landmark_names
     points = np.full((len(table), len(names), 2), np.nan)
     for place, name in enumerate(names):

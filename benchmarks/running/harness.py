@@ -177,14 +177,14 @@ class RunHarness:
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""
-        answers, identities = self._views.valid_answers, self._views.train.identities
+        answers, identities = self._views.answers["valid"], self._views.train.identities
         return choose_new_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> NDArray[np.float64]:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
-        answers, identities = self._views.valid_answers, self._views.train.identities
+        answers, identities = self._views.answers["valid"], self._views.train.identities
         calibration = choose_calibration(valid_scores, answers, identities)
         threshold = choose_new_threshold(valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold

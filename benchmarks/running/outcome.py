@@ -1,4 +1,4 @@
-"""What came of a run: how good its scores are, how well it found the animals, and the files it leaves."""
+"""What came of a run: how good its scores are, the files it leaves, and its method brought back from them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from whalebench import RunFailedError
+from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core import record as records
 from whalebench.benchmarks.core.arrays import columns_of
+from whalebench.benchmarks.core.machine import choose_device, cores
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.benchmarks.core.record import (
-    CURVE,
-    WEIGHTS,
-    RunRecord,
-    write_predictions,
-    write_record,
-    write_scores,
-)
-from whalebench.benchmarks.core.workspace import inherit_permissions
+from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord
+from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions
+from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
-from whalebench.benchmarks.running.folds import NEW, Answers, Views
+from whalebench.benchmarks.running.folds import NEW, SCORED, Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Located
-from whalebench.methods.parts.pipeline import Pipeline
+from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.registry import find_method
 from whalebench.reports.metrics.summary import average_precision_at_r
 
 Floats = NDArray[np.float64]
@@ -38,6 +37,11 @@ COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "fallback
 """Of the per-query table, where a method locates and the photos are annotated."""
 NUMBERS = ("metrics", "valid_metrics", "variants", "cmc", "calibration", "new_curve", "location")
 """Fields of the outcome that are fields of the record, too."""
+TOLERANCE = 1e-3
+"""By how much a restored method may miss a stored score on the processor."""
+LOW_PRECISION, MOST_PHOTOS = 0.02, 0.95
+"""The same on another kind of device, or in bf16, as a share of the spread of the stored scores, and of how
+many photos at least: one whose mask was found just so may be seen through another window there."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,14 @@ def evaluate_parts(method: Pipeline, views: Views, harness: RunHarness) -> Outco
     """
     harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
-    scores = {part: score_photos(method, shown[part]) for part in ("valid", "test")}
-    answers = {"valid": views.valid_answers, "test": views.test_answers}
-    embeddings = _embeddings(method, shown)
-    precisions = {
-        part: _precision_at_r(embeddings, part, answers[part], views.train)
-        for part in (answers if embeddings else ())
+    scores = {part: score_photos(method, shown[part]) for part in SCORED}
+    embedded = {part: method.embed(photos) for part, photos in shown.items()}
+    embeddings = {
+        part: np.asarray(value, np.float32) for part, value in embedded.items() if value is not None
     }
+    precisions = {part: _precision_at_r(embeddings, part, views) for part in SCORED if embeddings}
     identities = views.train.identities
-    evaluation = evaluate_scores(identities, scores, answers, method.config, precisions)
+    evaluation = evaluate_scores(identities, scores, views.answers, method.config, precisions)
     for name, value in evaluation.chosen.items():
         harness.choose(name, value)
     location = _evaluate_locations(method, views)
@@ -96,13 +99,14 @@ def evaluate_parts(method: Pipeline, views: Views, harness: RunHarness) -> Outco
     )
 
 
-def score_photos(method: Pipeline, photos: Photos) -> NDArray[np.float32]:
-    """The method's scores (photos, identities); raises RunFailedError for another shape, or not finite."""
-    return _checked(method, method.score(photos), photos)
+def score_photos(
+    method: Pipeline, photos: Photos, given: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """The method's scores (photos, identities), or others of its that are given, checked.
 
-
-def _checked(method: Pipeline, given: NDArray[np.float32], photos: Photos) -> NDArray[np.float32]:
-    scores = np.asarray(given, np.float32)
+    Raises RunFailedError for another shape, or not finite.
+    """
+    scores = np.asarray(method.score(photos) if given is None else given, np.float32)
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
         raise RunFailedError(
@@ -117,12 +121,11 @@ def _checked(method: Pipeline, given: NDArray[np.float32], photos: Photos) -> ND
 def _evaluate_variants(method: Pipeline, views: Views) -> dict[str, dict[str, dict[str, float]]]:
     """How good its other scores are, each with its own choices on valid."""
     shown = views.queries()
-    given = {part: method.variants(shown[part]) for part in ("valid", "test")}
-    answers = {"valid": views.valid_answers, "test": views.test_answers}
+    given = {part: method.variants(shown[part]) for part in SCORED}
     evaluated = {}
     for name in given["test"]:
-        scores = {part: _checked(method, variants[name], shown[part]) for part, variants in given.items()}
-        evaluation = evaluate_scores(views.train.identities, scores, answers, method.config)
+        scores = {part: score_photos(method, shown[part], given[part][name]) for part in SCORED}
+        evaluation = evaluate_scores(views.train.identities, scores, views.answers, method.config)
         evaluated[name] = {"metrics": evaluation.metrics, "valid_metrics": evaluation.valid_metrics}
     return evaluated
 
@@ -137,23 +140,13 @@ def _evaluate_locations(method: Pipeline, views: Views) -> dict[str, pd.DataFram
     return tables
 
 
-def _embeddings(method: Pipeline, shown: dict[str, Photos]) -> dict[str, NDArray[np.float32]]:
-    """Embeddings by part; empty for a method that has none."""
-    embeddings: dict[str, NDArray[np.float32]] = {}
-    for part, photos in shown.items():
-        embedded = method.embed(photos)
-        if embedded is None:
-            return {}
-        embeddings[part] = np.asarray(embedded, np.float32)
-    return embeddings
-
-
 def _precision_at_r(
-    embeddings: dict[str, NDArray[np.float32]], part: str, answers: Answers, train: Photos
+    embeddings: dict[str, NDArray[np.float32]], part: str, views: Views
 ) -> NDArray[np.float64]:
-    label = columns_of(train.identities)
-    wanted = np.array([-1 if truth == NEW else label[truth] for truth in answers.truth], np.int64)
-    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], train.known().labels)
+    label = columns_of(views.train.identities)
+    truth = views.answers[part].truth
+    wanted = np.array([-1 if name == NEW else label[name] for name in truth], np.int64)
+    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], views.train.known().labels)
 
 
 def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
@@ -234,12 +227,145 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     """Leaves every file of the run in the folder, the record last."""
     from safetensors.torch import save_file as save_weights
 
-    write_predictions(folder, outcome.queries)
-    curve.to_csv(folder / CURVE, index=False)
-    write_scores(folder, outcome.arrays, outcome.names)
+    records.write_predictions(folder, outcome.queries)
+    curve.to_csv(folder / records.CURVE, index=False)
+    records.write_scores(folder, outcome.arrays, outcome.names)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
     save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
     inherit_permissions(folder / WEIGHTS)
-    write_record(folder, record)
+    records.write_record(folder, record)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run whose method scores again."""
+
+    record: RunRecord
+    folder: Path
+    benchmark: Benchmark
+    method: Pipeline
+    views: Views
+    scores: NDArray[np.float32]
+    """(test photos, identities), as the restored method gives them."""
+
+
+def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) -> Restored:
+    """The run of that name, or in that folder, with its method as it was after learning.
+
+    Raises WhalebenchError where catalog, split or weights are not those of the run, where a part was fitted
+    on test photos, where the method cannot be restored, and where it does not give the stored scores again.
+    """
+    folder = records.find_run(name, workspace)
+    record = records.read_record(folder)
+    if record.unfit:
+        raise WhalebenchError(
+            f"The run {record.run} learned nothing, because {record.unfit}: choose another run."
+        )
+    if record.members:
+        raise WhalebenchError(
+            f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
+            f"of its members, {', '.join(record.members)}."
+        )
+    benchmark = load_benchmark_of(record, workspace, progress)
+    method = _method(record)
+    views = fold_views(benchmark, record.fold, oracle=record.oracle)
+    weights, lineage = _read_weights(folder)
+    _refuse_seen_test(record, lineage, views)
+    device = _device(record)
+    progress.stage("decode")
+    for size in method.sizes():
+        benchmark.store.pixels(size, progress.advance, cores())
+    progress.stage("restore")
+    _take_up(method, weights, views, device, folder / WEIGHTS)
+    scores = np.asarray(method.score(views.queries()["test"]), np.float32)
+    _refuse_other_scores(record, folder, views, scores, device)
+    return Restored(record, folder, benchmark, method, views, scores)
+
+
+def _method(record: RunRecord) -> Pipeline:
+    kind = find_method(record.method)
+    try:
+        return build_method(kind, kind.Config.model_validate(record.config))
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its fields"
+        raise WhalebenchError(
+            f"{record.run} was made with a {record.method} of other fields ({field}): run it again."
+        ) from error
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
+    """What was learned by name, and by part the digests of the photos it was fitted on."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / WEIGHTS
+    try:
+        with safe_open(file, "pt") as opened:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+            lineage = json.loads(opened.metadata()["lineage"])
+    except (OSError, SafetensorError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}): repeat the run with --force.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise WhalebenchError(
+            f"{file} does not say which photos it was fitted on: repeat the run with --force."
+        ) from error
+    return weights, lineage
+
+
+def _refuse_seen_test(record: RunRecord, lineage: dict[str, list[str]], views: Views) -> None:
+    if record.transductive:  # it was handed them without labels, and is ranked apart
+        return
+    for part, digests in lineage.items():
+        seen = set(digests) & set(views.test.digests)
+        if seen:
+            raise WhalebenchError(
+                f"The {part} of {record.run} was fitted on {len(seen)} of its test photo(s), so its scores "
+                f"mean nothing: run it again on the split as it is."
+            )
+
+
+def _device(record: RunRecord) -> torch.device:
+    """The device the run was made on where it is here, because another one rounds differently."""
+    try:
+        return choose_device(str(record.hardware.get("device", "auto")))
+    except WhalebenchError:
+        return choose_device("auto")
+
+
+def _take_up(
+    method: Pipeline, weights: dict[str, torch.Tensor], views: Views, device: torch.device, file: Path
+) -> None:
+    try:
+        method.restore(weights, views.train.identities, device)
+    except NotImplementedError as error:
+        raise WhalebenchError(
+            f"{method.name} cannot be restored from its weights: choose a run of another method, or give it "
+            f"a restore() (see methods/method.py)."
+        ) from error
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WhalebenchError(
+            f"{file} does not hold what {method.name} learned ({reason}): repeat the run with --force."
+        ) from error
+
+
+def _refuse_other_scores(
+    record: RunRecord, folder: Path, views: Views, scores: NDArray[np.float32], device: torch.device
+) -> None:
+    file = folder / SCORES
+    arrays, names = records.read_arrays(file, ("test_scores",), "names")
+    stored = arrays.get("test_scores", np.zeros(0))
+    shown = list(views.test.images), list(views.train.identities)
+    if (names["test"], names["identities"]) != shown or stored.shape != scores.shape:
+        raise WhalebenchError(f"{file} is of other photos than the run: repeat the run with --force.")
+    then = str(record.hardware.get("device", "cpu"))
+    exact = device.type == then == "cpu" and "bf16" not in json.dumps(record.config)
+    allowed = TOLERANCE if exact else LOW_PRECISION * float(np.ptp(stored))
+    of_photos = np.abs(scores - stored).max(axis=1)
+    off = float(of_photos.max() if exact else np.quantile(of_photos, MOST_PHOTOS))
+    if not off <= allowed:  # also where it is NaN
+        raise WhalebenchError(
+            f"{record.run} does not score as it did: its scores are off by up to {off:.2g}, made on {then} "
+            f"and again on {device.type}; repeat the run with --force, or explain it where it was made."
+        )

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from whalebench import RunFailedError, WhalebenchError, __version__
+from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.machine import choose_device, cores, hardware, peak_memory_mb, versions
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.workspace import Workspace, digest_text, run_lock
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.running.evaluation import CALIBRATION, new_share_warnings
+from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.outcome import Outcome, evaluate_parts, write_outcome
+from whalebench.methods.method import MethodConfig
+from whalebench.methods.parts.networks.weights import pretraining
+from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.registry import configure, find_method
-
-if TYPE_CHECKING:
-    import torch
-
-    from whalebench.benchmarks.running.folds import Views
-    from whalebench.benchmarks.running.harness import RunHarness
-    from whalebench.methods.method import MethodConfig
-    from whalebench.methods.parts.pipeline import Pipeline
-
 
 UNFINISHED = "unfinished"
 """The folder in the workspace's cache with one folder for each run that was begun and is not written."""
@@ -71,84 +70,55 @@ def run(
     benchmark.split.parts(request.fold)
     device = choose_device(request.device)
     folder = workspace.runs / run_name(request, config, benchmark, device.type)
-    unfinished = workspace.cache / UNFINISHED / folder.name
+    checkpoints = CheckpointStore(workspace.cache / UNFINISHED / folder.name, device)
     with run_lock(workspace, folder.name, lambda: progress.stage("wait")):
         if folder.exists() and not force:
             progress.stage("found")
-            # What a process left that was stopped just before doing so.
-            shutil.rmtree(unfinished, ignore_errors=True)
+            checkpoints.discard()  # what a process left that was stopped just before doing so
             return read_record(folder)
-        from whalebench.methods.parts.pipeline import build_method
-
-        return _repeat(
-            request,
-            build_method(kind, config),
-            benchmark,
-            folder,
-            unfinished,
-            device,
-            progress=progress,
-            force=force,
-        )
-
-
-def _repeat(
-    request: RunRequest,
-    method: Pipeline,
-    benchmark: Benchmark,
-    folder: Path,
-    unfinished_folder: Path,
-    device: torch.device,
-    *,
-    progress: Progress,
-    force: bool,
-) -> RunRecord:
-    import torch
-
-    from whalebench.benchmarks.core.checkpoint import CheckpointStore
-    from whalebench.benchmarks.running.evaluation import CALIBRATION
-    from whalebench.benchmarks.running.folds import fold_views
-    from whalebench.benchmarks.running.harness import RunHarness
-    from whalebench.benchmarks.running.outcome import evaluate_parts, write_outcome
-
-    views = fold_views(benchmark, request.fold, oracle=method.config.sees_annotations())
-    unfinished = CheckpointStore(unfinished_folder, device)
-    if force:
-        unfinished.discard()
-    harness = RunHarness(request.seed, device, views, progress, method.config, unfinished)
-    if missing := method.missing_requirement(views.train, views.test):
+        views = fold_views(benchmark, request.fold, oracle=config.sees_annotations())
+        if force:
+            checkpoints.discard()
+        method = build_method(kind, config)
+        harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
+        if missing := method.missing_requirement(views.train, views.test):
+            facts = _facts(request, method, benchmark, views, harness)
+            facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
+            facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
+            record = RunRecord(run=folder.name, **facts)
+            write_run(folder, lambda into: write_record(into, record), force=force)
+            return read_record(folder)
+        harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
+        harness.stage("decode")
+        for size in method.sizes():
+            benchmark.store.pixels(size, progress.advance, cores())
+        outcome = _learn(method, views, harness, checkpoints)
+        progress.stage("write")
         facts = _facts(request, method, benchmark, views, harness)
-        facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
-        facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
-        record = RunRecord(run=folder.name, **facts)
-        write_run(folder, lambda into: write_record(into, record), force=force)
+        learned = RunRecord(run=folder.name, **facts, **outcome.numbers())
+        write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
+        checkpoints.discard()
         return read_record(folder)
-    harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
-    harness.stage("decode")
-    for size in method.sizes():
-        benchmark.store.pixels(size, progress.advance, cores())
+
+
+def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Outcome:
+    """What comes of the method after it has learned; its curve is kept where that goes wrong."""
     harness.seed_everything()
     try:
         harness.stage("learn")
         harness.fit(method)
         harness.stage("score")
-        outcome = evaluate_parts(method, views, harness)
+        return evaluate_parts(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
-        kept = unfinished.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
+        kept = checkpoints.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
     except torch.OutOfMemoryError as error:
         raise RunFailedError(
-            f"the memory of {device} is too small for it: lower batch_size ({method.config.track()})."
+            f"the memory of {harness.device} is too small for it: lower batch_size ({method.config.track()})."
         ) from error
-    progress.stage("write")
-    facts = _facts(request, method, benchmark, views, harness)
-    record = RunRecord(run=folder.name, **facts, **outcome.numbers())
-    write_run(folder, lambda into: write_outcome(into, record, outcome, harness.curve()), force=force)
-    unfinished.discard()
-    return read_record(folder)
 
 
 def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str) -> str:
@@ -172,10 +142,7 @@ def _facts(
     request: RunRequest, method: Pipeline, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
-    from whalebench.benchmarks.running.evaluation import new_share_warnings
-    from whalebench.methods.parts.networks.weights import pretraining
-
-    of_share = new_share_warnings(views.valid_answers, method.config)
+    of_share = new_share_warnings(views.answers["valid"], method.config)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),
