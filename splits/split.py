@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +26,12 @@ SIDECAR = (
     "parameters",
     "catalog_digest",
     "split_digest",
+    "tool_version",
     "counts",
     "warnings",
     "catalog_columns",
 )
-"""What the JSON beside a split must hold."""
+"""What the JSON beside a split holds."""
 
 Rows = Mapping[str, tuple[int, str, int]]
 """Fold, group and valid of each image."""
@@ -82,10 +83,7 @@ def fold_parts(table: pd.DataFrame, fold: int) -> Parts:
     """The train, valid and test photos of one fold of a split's table."""
     test, valid = table["fold"] == fold, table["valid"] == fold
     images = table["image"]
-    train, valid_part, test_part = (
-        tuple(sorted(images[chosen].tolist())) for chosen in (~test & ~valid, valid & ~test, test)
-    )
-    return Parts(train, valid_part, test_part)
+    return Parts(*(tuple(sorted(images[each].tolist())) for each in (~test & ~valid, valid & ~test, test)))
 
 
 def make_table(rows: Rows) -> pd.DataFrame:
@@ -102,11 +100,7 @@ def make_table(rows: Rows) -> pd.DataFrame:
 
 def table_text(table: pd.DataFrame) -> str:
     """The split's table as the CSV it is kept as."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*(table[column].tolist() for column in COLUMNS), strict=True))
-    return text.getvalue()
+    return table.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")
 
 
 def table_digest(table: pd.DataFrame) -> str:
@@ -180,12 +174,6 @@ def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters
         raise WhalebenchError(f"The photos of {catalog.name} cannot be split this way: {problem}; {remedy}.")
 
 
-def _straddling(table: pd.DataFrame) -> tuple[str, ...]:
-    """The groups with photos in different folds or valid parts, sorted."""
-    places = table.groupby("group")[["fold", "valid"]].nunique()
-    return tuple(sorted(places.index[(places > 1).any(axis=1)].tolist()))
-
-
 def _problems(
     table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]
 ) -> Iterator[str]:
@@ -196,9 +184,10 @@ def _problems(
     group_of = {image: group.name for group in groups for image in group.images}
     if table["group"].tolist() != [group_of[image] for image in table["image"]]:
         yield "its groups are not those of the catalog's encounters and duplicates"
-    cut = _straddling(table)
+    places = table.groupby("group")[["fold", "valid"]].nunique()
+    cut = places.index[(places > 1).any(axis=1)].tolist()
     if cut and protocol != "published":
-        yield f"the group of {cut[0]} is cut in two"
+        yield f"the group of {min(cut)} is cut in two"
     if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
         yield "a photo is in the test and the valid part of one fold"
     folds = range(int(parameters["folds"]))
@@ -239,16 +228,8 @@ def committed_stem(name: str) -> Path | None:
 def write_split(split: Split, stem: Path) -> None:
     """Writes the split to `stem`.csv and `stem`.json; a different one there is not overwritten."""
     text = table_text(split.table)
-    sidecar = {
-        "protocol": split.protocol,
-        "parameters": split.parameters,
-        "catalog_digest": split.catalog_digest,
-        "split_digest": split.digest,
-        "tool_version": __version__,
-        "counts": split.counts,
-        "warnings": list(split.warnings),
-        "catalog_columns": split.catalog_columns,
-    }
+    facts = vars(split) | {"split_digest": split.digest, "tool_version": __version__}
+    sidecar = {name: facts[name] for name in SIDECAR}
     if _with(stem, ".json").exists():
         there = _read_sidecar(stem)
         same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
@@ -279,8 +260,8 @@ def read_split(stem: Path, catalog: Catalog) -> Split:
             "changed one under a new name and make its split."
         )
     check_split(table, catalog, sidecar["protocol"], sidecar["parameters"])
-    facts = {name: sidecar[name] for name in SIDECAR if name not in ("split_digest", "warnings")}
-    return Split(table=table, digest=sidecar["split_digest"], warnings=tuple(sidecar["warnings"]), **facts)
+    sidecar |= {"table": table, "digest": sidecar["split_digest"], "warnings": tuple(sidecar["warnings"])}
+    return Split(**{each.name: sidecar[each.name] for each in fields(Split)})
 
 
 def _read_sidecar(stem: Path) -> dict[str, Any]:
@@ -293,7 +274,7 @@ def _read_sidecar(stem: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
-    absent = set(SIDECAR) - set(sidecar if isinstance(sidecar, dict) else ())
+    absent = set(SIDECAR) - {"tool_version", *(sidecar if isinstance(sidecar, dict) else ())}
     if absent:
         raise WhalebenchError(f"{file} does not say {', '.join(sorted(absent))}; restore it.")
     return dict(sidecar)

@@ -29,7 +29,7 @@ from whalebench.benchmarks.core.record import (
     Diagnosis,
     find_run,
     read_diagnosis,
-    write_diagnosis,
+    write_record,
 )
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
@@ -617,7 +617,7 @@ def test_a_diagnosis_comes_back_equal_and_a_damaged_one_is_named(tmp_path: Path)
         region="box",
         created="2026-11-23T12:00:00+00:00",
     )
-    write_diagnosis(tmp_path, known)
+    write_record(tmp_path, known, DIAGNOSIS)
     assert read_diagnosis(tmp_path) == known
     assert known.map_at_5["mirrored"] is None
     (tmp_path / DIAGNOSIS).write_text('{"schema_version": 1}')

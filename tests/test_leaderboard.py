@@ -19,7 +19,6 @@ from whalebench.benchmarks.core.record import (
     Diagnosis,
     RunRecord,
     read_record,
-    write_diagnosis,
     write_predictions,
     write_record,
     write_run,
@@ -467,14 +466,16 @@ def test_what_a_score_rests_on_is_shown_beside_it(tmp_path):
     score = {"test": 0.7, "without_background": 0.65, "without_animal": 0.031, "mirrored": None}
     facts = {"chance": {}, "photos": {"test": 60}, "region": "box", "created": "2026-11-23T12:00:00+00:00"}
     found = Diagnosis.model_validate(facts | {"map_at_5": score | {"chance": 0.03, "annotated": 0.7}})
-    write_diagnosis(tmp_path / "one", found)
+    write_record(tmp_path / "one", found, DIAGNOSIS)
     board = leaderboard(tmp_path)
     for text in everywhere(board):
         assert re.search(r"tested (no )?background (no )?animal chance", text)  # on two lines, or on one
         assert "arcface 0 0.700 0.650 0.031 0.030 " in text and "mirrored" in text
     said = {row["run"]: row["diagnosis"] for row in json.loads(to_json(board))}
     assert said["two"] is None and said["one"]["without_animal"] == 0.031 and said["one"]["mirrored"] is None
-    write_diagnosis(tmp_path / "one", found.model_copy(update={"map_at_5": score | {"annotated": 0.72}}))
+    write_record(
+        tmp_path / "one", found.model_copy(update={"map_at_5": score | {"annotated": 0.72}}), DIAGNOSIS
+    )
     assert all("0.700 0.720 0.650" in text for text in everywhere(leaderboard(tmp_path)))
 
 

@@ -71,8 +71,10 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
             f"The catalog {name} holds the image {image!r} {times} times; keep one of them."
         )
     digest = table_digest(complete)
+    base = folder.absolute() if folder else Path()
     for column in ("path", "mask"):
-        complete[column] = pd.Series([_absolute(value, folder) for value in complete[column]], dtype="str")
+        paths = [str(base / value) if value else "" for value in complete[column]]
+        complete[column] = pd.Series(paths, dtype="str")
     return Catalog(name, complete, digest)
 
 
@@ -148,12 +150,6 @@ def read_catalog(folder: Path) -> Catalog:
             f"not {str(facts['digest'])[:12]}); restore it, or import what it says now under a new name."
         )
     return catalog
-
-
-def _absolute(value: str, folder: Path | None) -> str:
-    if not value or folder is None or Path(value).is_absolute():
-        return value
-    return str(folder.absolute() / value)
 
 
 def _relative(value: str, folder: Path) -> str:

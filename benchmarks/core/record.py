@@ -149,9 +149,10 @@ class Runs(NamedTuple):
     problems: list[str]
 
 
-def write_record(folder: Path, record: RunRecord) -> None:
-    """Writes the record into the folder of its run as strict JSON (no NaN)."""
-    _write(folder / RECORD, record)
+def write_record(folder: Path, record: RunRecord | Diagnosis, name: str = RECORD) -> None:
+    """Writes the record, or its DIAGNOSIS, into the folder of its run as strict JSON (no NaN)."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    atomic_text(folder / name, text + "\n")
 
 
 def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIONS) -> None:
@@ -183,10 +184,9 @@ def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False
     except OSError as error:
         if (folder / RECORD).is_file() and not force:  # another process was quicker, just now
             return
-        message = (
+        raise WhalebenchError(
             f"The run {folder.name} cannot be written ({error}): check the workspace, then run it again."
-        )
-        raise WhalebenchError(message) from error
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not folder.exists():  # stopped between the two moves
@@ -200,11 +200,6 @@ def read_record(folder: Path) -> RunRecord:
     return record.model_copy(update={"run": folder.name})
 
 
-def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
-    """Writes the diagnosis beside the record of the run it is about."""
-    _write(folder / DIAGNOSIS, diagnosis)
-
-
 def read_diagnosis(folder: Path) -> Diagnosis | None:
     """The diagnosis of one run, or None where it has not been explained."""
     file = folder / DIAGNOSIS
@@ -213,20 +208,14 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
     return _read(file, Diagnosis, f"make it again with `whalebench explain {folder.name} --force`")
 
 
-def _write(file: Path, document: Document) -> None:
-    text = json.dumps(document.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
-    atomic_text(file, text + "\n")
-
-
 def _read(file: Path, kind: type[Document], remedy: str) -> Document:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
-            written = content.get("schema_version")
-            message = (
-                f"{file} has schema version {written}, this whalebench reads {SCHEMA_VERSION}: {remedy}."
+            raise WhalebenchError(
+                f"{file} has schema version {content.get('schema_version')}, this whalebench reads "
+                f"{SCHEMA_VERSION}: {remedy}."
             )
-            raise WhalebenchError(message)
         return kind.model_validate(content)
     except OSError as error:
         raise WhalebenchError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
@@ -244,10 +233,7 @@ def read_runs(runs_folder: Path) -> Runs:
     Names with a leading dot are runs being written, or left by a crash: no run stands there.
     """
     records, problems = [], []
-    folders = sorted(runs_folder.iterdir()) if runs_folder.is_dir() else []
-    for folder in folders:
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
+    for folder in sorted(runs_folder.glob("[!.]*/")):
         try:
             records.append(read_record(folder))
         except WhalebenchError as error:
@@ -261,8 +247,9 @@ def read_predictions(folder: Path, name: str = PREDICTIONS) -> pd.DataFrame:
     try:
         queries = pd.read_parquet(file)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        message = f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
-        raise WhalebenchError(message) from error
+        raise WhalebenchError(
+            f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
+        ) from error
     return queries.assign(**{name: nan for name in LATER if name not in queries})
 
 

@@ -90,7 +90,7 @@ def explain(
     diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:
         diagnosis = diagnose(restored, progress)
-        record.write_diagnosis(folder, diagnosis)
+        record.write_record(folder, diagnosis, record.DIAGNOSIS)
     progress.stage("occlude")
     rows, drawn = [], []
     for index in chosen:
