@@ -95,9 +95,9 @@ class _Page:
         size = columns * (cell + _GAP) + 3 * _GAP, upper + len(chosen) * row + 2 * _GAP
         self.sheet = Image.new("RGB", size, PAPER)
         self._pen = ImageDraw.Draw(self.sheet)
-        self._text(2 * _GAP, _GAP + 4, title, INK, 24)
+        _write(self._pen, 2 * _GAP, _GAP + 4, title, INK, 24)
         for number, (label, photos) in enumerate(chosen):
-            self._text(2 * _GAP, upper + number * row + 8, label, INK, 17)
+            _write(self._pen, 2 * _GAP, upper + number * row + 8, label, INK, 17)
             for column, photo in enumerate(photos.to_dict("records")):
                 left = 2 * _GAP + column * (cell + _GAP)
                 self._photo(left, upper + number * row + _LABEL, {str(key): photo[key] for key in photo})
@@ -114,10 +114,7 @@ class _Page:
             ) from error
         self.sheet.paste(fitted, (left + (wide - fitted.width) // 2, upper + (high - fitted.height) // 2))
         caption = "  ".join(str(photo[key]) for key in ("image", "date") if photo.get(key))
-        self._text(left, upper + high + 3, caption, PALE, 12)
-
-    def _text(self, left: int, upper: int, text: str, colour: str, size: int) -> None:
-        self._pen.text((left, upper), text, colour, ImageFont.load_default(size))
+        _write(self._pen, left, upper + high + 3, caption, PALE, 12)
 
 
 @dataclass(frozen=True)
@@ -136,16 +133,13 @@ class HeatPhoto:
 def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
     """Writes the picture, a row a photo; raises WhalebenchError where it cannot be written."""
     fitted = [_fit(photo.shape) for photo in photos]
-    page = Image.new(
-        "RGB",
-        (2 * WIDE + 3 * EDGE, HEADER + sum(high + LINES + EDGE for high, _ in fitted)),
-        PAPER,
-    )
+    height = HEADER + sum(high + LINES + EDGE for high, _ in fitted)
+    page = Image.new("RGB", (2 * WIDE + 3 * EDGE, height), PAPER)
     pen, upper = ImageDraw.Draw(page), HEADER
-    _write(pen, 12, title, INK, 18)
+    _write(pen, EDGE, 12, title, INK, 18)
     for photo, (high, wide) in zip(photos, fitted, strict=True):
-        _write(pen, upper, photo.title, INK, 15)
-        _write(pen, upper + 21, photo.caption, PALE, 13)
+        _write(pen, EDGE, upper, photo.title, INK, 15)
+        _write(pen, EDGE, upper + 21, photo.caption, PALE, 13)
         with pixel_limit(MAX_PIXELS):
             pixels = decode(photo.path, (high, wide, 3))
         page.paste(Image.fromarray(pixels), (EDGE, upper + LINES - 4))
@@ -173,5 +167,5 @@ def _fit(shape: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(high * scale)), max(1, round(wide * scale))
 
 
-def _write(pen: ImageDraw.ImageDraw, upper: int, text: str, colour: str, size: int) -> None:
-    pen.text((EDGE, upper), text, colour, ImageFont.load_default(size))
+def _write(pen: ImageDraw.ImageDraw, left: int, upper: int, text: str, colour: str, size: int) -> None:
+    pen.text((left, upper), text, colour, ImageFont.load_default(size))

@@ -32,7 +32,7 @@ LIBRARIES = (
 
 CORES = "WHALEBENCH_CORES"
 """The environment variable that keeps a process to so many cores."""
-MEMINFO = Path("/proc/meminfo")
+CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 """What a container may use and does use."""
 
@@ -80,7 +80,7 @@ def hardware(device: str) -> dict[str, str | int]:
     """The machine in words: system, processor, cores and the device in use."""
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": _proc_value(CPUINFO, "model name") or platform.processor() or "unknown",
         "cores": cores(),
         "device": device,
     }
@@ -105,16 +105,9 @@ def peak_memory_mb() -> float | None:
 
 def free_memory() -> int | None:
     """Bytes that can be had without swapping, of the machine or the container; None where nobody says."""
-    free = (_free_of_machine(), _free_of_container())
-    return min((size for size in free if size is not None), default=None)
-
-
-def _free_of_machine() -> int | None:
-    try:
-        lines = MEMINFO.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return None
+    available = _proc_value(MEMINFO, "MemAvailable").removesuffix(" kB")
+    of_machine = int(available) * 1024 if available.isdecimal() else None
+    return min((size for size in (of_machine, _free_of_container()) if size is not None), default=None)
 
 
 def _free_of_container() -> int | None:
@@ -169,9 +162,10 @@ def _version(name: str) -> str:
         return "absent"
 
 
-def _processor() -> str:
+def _proc_value(file: Path, key: str) -> str:
+    """What a file of /proc says first of a key, "" where it says nothing."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -80,7 +80,9 @@ class PhotoStore:
     ) -> NDArray[np.uint8]:
         if (kind, shape) in self._open:
             return self._open[kind, shape]
-        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{self._key(kind, shape)}.npy"
+        masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
+        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
+        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
             # Renamed when the last photo is in, so an array that exists is whole.
@@ -90,11 +92,6 @@ class PhotoStore:
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
-
-    def _key(self, kind: str, shape: tuple[int, ...]) -> str:
-        paths = self.mask_paths if kind == "masks" else ()
-        masks = [digest_file(Path(path)) if path else "" for path in paths]
-        return digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
 
 
 def _decode_all(
