@@ -217,10 +217,10 @@ def _choose(pool: Sequence[Group], target: int, fold: int, left: GroupsLeft) -> 
             owed += group.size * target
             due = photos < target if fill else 2 * owed >= group.size * total
             fits = 2 * (photos + group.size) <= 3 * target or (fill and not photos)
-            if due and fits and group.name not in chosen and _stays_known(group, fold, left):
-                for identity in group.identities:
-                    if identity in left:
-                        left[identity][fold] -= 1
+            must_stay = [left[identity] for identity in group.identities if identity in left]
+            if due and fits and group.name not in chosen and all(each[fold] > 1 for each in must_stay):
+                for each in must_stay:
+                    each[fold] -= 1
                 chosen[group.name] = group
                 owed -= group.size * total
                 photos += group.size
@@ -237,10 +237,6 @@ def _groups_left(
                 for fold in range(folds):
                     left[identity][fold] += fold_of[group.name] != fold
     return dict(left)
-
-
-def _stays_known(group: Group, fold: int, left: GroupsLeft) -> bool:
-    return all(left[identity][fold] > 1 for identity in group.identities if identity in left)
 
 
 def _shuffled(pool: Sequence[Group], fold: int, seed: int) -> list[Group]:

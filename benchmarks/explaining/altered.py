@@ -220,8 +220,11 @@ class PaintedOver:
         hidden = shares < 0.99 if self.over == "background" else _rectangles(shares > 0.01)
         hidden = (F.max_pool2d(hidden.float(), 3, stride=1, padding=1) > 0).to(device)
         batch = behind.batch(indices, size, device)
-        paint = _mean_colour(batch.pixels, ~hidden)
-        if self.colour is not None:
+        if self.colour is None:
+            count = (~hidden).sum(dim=(2, 3), keepdim=True)
+            mean = (batch.pixels * ~hidden).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+            paint = torch.where(count > 0, mean, GREY)
+        else:
             paint = self.colour.to(device)[:, None, None]
         return replace(batch, pixels=torch.where(hidden, paint, batch.pixels))
 
@@ -268,10 +271,3 @@ def _rectangles(inside: Tensor) -> Tensor:
         return begun & line.flip(dim).cumsum(dim).gt(0).flip(dim)
 
     return between(rows, 2) & between(columns, 3)
-
-
-def _mean_colour(pixels: Tensor, where: Tensor) -> Tensor:
-    """Mean (photos, channels, 1, 1) of the pixels somewhere, grey where that is nowhere."""
-    count = where.sum(dim=(2, 3), keepdim=True)
-    mean = (pixels * where).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
-    return torch.where(count > 0, mean, GREY)
