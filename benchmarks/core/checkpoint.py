@@ -92,8 +92,7 @@ class CheckpointStore:
             raise WhalebenchError(
                 f"What was kept of this run in {self.folder} does not fit ({said}): begin anew with --force."
             ) from error
-        facts: dict[str, Any] = kept["facts"]
-        return facts
+        return dict(kept["facts"])
 
     def save(self, facts: dict[str, Any], *, last: bool) -> str:
         """Saves the parts as they are now with these facts, unless that was done a short while ago.

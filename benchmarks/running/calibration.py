@@ -47,10 +47,6 @@ class Calibration:
         rows += self.epsilon / rows.shape[1]
         return rows
 
-    def chosen(self) -> dict[str, float | None]:
-        """Both numbers by name, as a record keeps them."""
-        return {"temperature": self.temperature, "epsilon": self.epsilon}
-
 
 UNCALIBRATED = Calibration()
 """The softmax of scores as they are; that of cosines is nearly uniform."""

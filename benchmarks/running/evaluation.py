@@ -61,7 +61,12 @@ def evaluate_scores(
     `precisions`, where there are embeddings, are the average precision at R of each photo by part. Raises
     RunFailedError where a photo is in both parts.
     """
-    _refuse_shared_photos(answers)
+    # What is chosen on valid must not be chosen by an answer to test.
+    if shared := set(answers["valid"].images) & set(answers["test"].images):
+        raise RunFailedError(
+            f"{len(shared)} photo(s) are in valid and in test, first {min(shared)}, so that calibration and "
+            f"thresholds would be chosen by answers to test: make the split again."
+        )
     valid, known = scores["valid"], answers["valid"]
     calibration = choose_calibration(valid, known, identities)
     threshold, _ = choose_new_threshold(valid, known, identities, config)
@@ -88,7 +93,7 @@ def evaluate_scores(
     on_test.insert(1, "identity", pd.Series(answers["test"].identities, dtype="str"))
     return Evaluation(
         queries=on_test,
-        chosen=calibration.chosen() | {"new_threshold": threshold, "set_threshold_95": set_limit},
+        chosen=vars(calibration) | {"new_threshold": threshold, "set_threshold_95": set_limit},
         metrics=summarize(on_test),
         valid_metrics=summarize(on_valid),
         cmc=cmc(on_test),
@@ -109,15 +114,6 @@ def _calibration_effect(
         effect[f"test_ece_{when}"] = calibration_error(bins)
         effect[f"reliability_{when}"] = bins
     return effect
-
-
-def _refuse_shared_photos(answers: Mapping[str, Answers]) -> None:
-    """Refuses photos in both parts: what is chosen on valid must not be chosen by an answer to test."""
-    if shared := set(answers["valid"].images) & set(answers["test"].images):
-        raise RunFailedError(
-            f"{len(shared)} photo(s) are in valid and in test, first {min(shared)}, so that calibration and "
-            f"thresholds would be chosen by answers to test: make the split again."
-        )
 
 
 def choose_new_threshold(
