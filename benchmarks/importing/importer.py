@@ -97,7 +97,7 @@ def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
     file = folder / "quarantine.csv"
     if not file.is_file():
         return ()
-    table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    table = pd.read_csv(file, dtype="str", keep_default_na=False, lineterminator="\n")
     return tuple(map(Quarantined._make, table.itertuples(index=False)))
 
 
