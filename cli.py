@@ -308,7 +308,7 @@ def sweep(
     place = _open(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
-    with sweep_report.watch_sweep(console.err, quiet=as_json) as show:
+    with console.watch_sweep(quiet=as_json) as show:
         sweeping = Sweep(cells, shares, place, show)
         if not dry_run:
             sweeping.run(retry=retry)
