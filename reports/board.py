@@ -55,7 +55,6 @@ class Section:
     split_digest: str
     queries: int
     new: int
-    clusters: int
     rows: tuple[Row, ...]
 
 

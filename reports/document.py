@@ -321,7 +321,7 @@ def _small(
     """A table of the numbers of these keys of some rows, their names as titles of the columns."""
     header, cells = _names(section)
     lines = tuple((*cells(row), *(_cell(numbers, key) for key in keys)) for row, numbers in rows)
-    return Grid(f"{title}, fold {section.fold}", (*header, *map(names.get, keys)), lines, legend)
+    return Grid(f"{title}, fold {section.fold}", (*header, *(names[key] for key in keys)), lines, legend)
 
 
 def _cell(numbers: Mapping[str, Any], key: str) -> str:
