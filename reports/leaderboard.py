@@ -14,23 +14,10 @@ import pandas as pd
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.record import (
-    LATER,
-    RunRecord,
-    read_diagnosis,
-    read_predictions,
-    read_runs,
-)
+from whalebench.benchmarks.core.record import LATER, RunRecord, read_diagnosis, read_predictions, read_runs
 from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
+from whalebench.reports.metrics import resampling
 from whalebench.reports.metrics.ranking import Floats, is_new, mean
-from whalebench.reports.metrics.resampling import (
-    RESAMPLES,
-    difference,
-    distributions,
-    interval,
-    mean_draws,
-    shared_ranks,
-)
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.wording import typed
 
@@ -206,13 +193,15 @@ def on_the_same_photos(rows: Sequence[Row]) -> list[Row]:
 def _section(rows: Sequence[Row]) -> Section:
     """The rows of one fold with metrics, intervals and ranks, best first."""
     tables = {row.record.run: row.queries for row in rows if row.queries is not None}
-    drawn = dict(zip(tables, distributions(list(tables.values())), strict=True)) if tables else {}
-    ranks = dict(zip(drawn, shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True))
+    drawn = dict(zip(tables, resampling.distributions(list(tables.values())), strict=True)) if tables else {}
+    ranks = dict(
+        zip(drawn, resampling.shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True)
+    )
     ranked = []
     for row in rows:
         name, metrics = row.record.run, _metrics(row)
         for key in tuple(metrics):
-            ends = interval(drawn[name][key]) if name in drawn else (nan, nan)
+            ends = resampling.interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
         ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
     ranked.sort(key=_place)
@@ -240,7 +229,7 @@ FoldTables = dict[int, dict[int, pd.DataFrame]]
 """Per-query tables of one contestant by fold and seed."""
 
 
-def summaries(rows: Iterable[Row], resamples: int = RESAMPLES) -> tuple[Summary, ...]:
+def summaries(rows: Iterable[Row], resamples: int = resampling.RESAMPLES) -> tuple[Summary, ...]:
     """A summary for each set of folds that contestants have finished, where there is more than one run each.
 
     The rows are of one split, and of each fold they are of the same photos; those without a per-query table
@@ -268,12 +257,12 @@ def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], 
     # Each fold weighs the same, so that the mean is that of the folds' own MAP@5.
     weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in photos])
     clusters = pd.concat([part["cluster"] for part in photos])
-    drawn = dict(zip(grids, mean_draws(values, weights, clusters, resamples).T, strict=True))
-    ranks = dict(zip(grids, shared_ranks(list(drawn.values())), strict=True))
+    drawn = dict(zip(grids, resampling.mean_draws(values, weights, clusters, resamples).T, strict=True))
+    ranks = dict(zip(grids, resampling.shared_ranks(list(drawn.values())), strict=True))
     order = sorted(grids, key=lambda name: -drawn[name][0])
     standings = []
     for name, following in zip(order, [*order[1:], None], strict=True):
-        grid, (low, high) = grids[name], interval(drawn[name])
+        grid, (low, high) = grids[name], resampling.interval(drawn[name])
         standing = Standing(
             rank=ranks[name],
             contestant=name,
@@ -284,7 +273,7 @@ def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], 
             seed_spread=pooled_spread(_by_fold(grid, "average_precision_at_5")),
             top_1=mean(map(mean, _by_fold(grid, "top_1"))),
             log_loss=mean(map(mean, _by_fold(grid, "log_loss"))),
-            lead=None if following is None else difference(drawn[name], drawn[following]),
+            lead=None if following is None else resampling.difference(drawn[name], drawn[following]),
         )
         standings.append(standing)
     return Summary(folds, digest, len(values), tuple(standings))

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]
     summary = [
         plain(
             {"benchmark": table.benchmark, "track": table.track, "folds": over_folds.folds}
-            | asdict(standing)
+            | standing._asdict()
             | {"lead": standing.lead._asdict() if standing.lead else None}
         )
         for table in board.tables

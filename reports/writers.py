@@ -67,23 +67,21 @@ def to_csv(board: Leaderboard) -> str:
 
     What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`.
     """
-    rows = [_values(row, KEYS) | row.metrics | _more(row) for row in board.rows]
+    rows = []
+    for row in board.rows:
+        groups = {
+            f"{group}_{key}": value
+            for group, values in _values(row, GROUPS).items()
+            for key, value in (values or {}).items()
+            if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
+        }
+        rows.append(_values(row, KEYS) | row.metrics | _values(row, MORE) | groups)
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     writer.writerows([plain(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
-
-
-def _more(row: Row) -> dict[str, Any]:
-    numbers = {
-        f"{group}_{key}": value
-        for group, values in _values(row, GROUPS).items()
-        for key, value in (values or {}).items()
-        if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
-    }
-    return _values(row, MORE) | numbers
 
 
 def _values(row: Row, keys: Sequence[str]) -> dict[str, Any]:
