@@ -93,12 +93,12 @@ def report(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
-    from whalebench.reports import leaderboard, terminal, writers
+    from whalebench.reports import leaderboard, writers
 
     place = _open(workspace)
     board = leaderboard.leaderboard(place.runs, benchmark)
     written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
-    console.show(writers.to_rows(board), terminal.render(board), as_json)
+    console.show(writers.to_rows(board), writers.render(board), as_json)
     if not as_json:
         console.show_written(*written)
 
@@ -301,7 +301,7 @@ def sweep(
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-    from whalebench.reports import sweep_report, terminal
+    from whalebench.reports import sweep_report, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
@@ -319,7 +319,7 @@ def sweep(
     document = sweeping.document() | sweep_report.board_document(board)
     console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        terminal.render_svg(board, svg, folds=False)
+        writers.render_svg(board, svg, folds=False)
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)

@@ -14,9 +14,8 @@ from whalebench.reports.board import Leaderboard
 from whalebench.reports.console import cell_name, cell_table, progress_line
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.listing import table_of
-from whalebench.reports.terminal import render
 from whalebench.reports.wording import duration
-from whalebench.reports.writers import to_rows
+from whalebench.reports.writers import render, to_rows
 
 
 def board_of(cells: Iterable[CellState], runs_folder: Path) -> Leaderboard | None:

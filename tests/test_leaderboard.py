@@ -37,9 +37,18 @@ from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.run_report import run_summary
-from whalebench.reports.terminal import FittedGrid, render, render_svg, to_svg
 from whalebench.reports.wording import percent
-from whalebench.reports.writers import to_csv, to_html, to_json, to_markdown, write_reports
+from whalebench.reports.writers import (
+    FittedGrid,
+    render,
+    render_svg,
+    to_csv,
+    to_html,
+    to_json,
+    to_markdown,
+    to_svg,
+    write_reports,
+)
 
 NONE_NEW = 6
 """So many photos `put` makes without one of a new individual."""
@@ -388,7 +397,7 @@ def test_the_picture_fetches_nothing_and_says_what_the_table_says(tmp_path):
 
 
 def test_reports_never_import_torch():
-    names = ("leaderboard", "metrics", "terminal", "writers")
+    names = ("leaderboard", "metrics", "writers")
     code = f"import sys; {'; '.join(f'import whalebench.reports.{name}' for name in names)}; "
     code += "print(sorted({'torch', 'timm', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
