@@ -299,6 +299,7 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
+    from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import sweep_report, writers
@@ -319,7 +320,7 @@ def sweep(
     document = sweeping.document() | sweep_report.board_document(board)
     console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        writers.render_svg(board, svg, folds=False)
+        atomic_text(svg, writers.to_svg(board, folds=False))
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)
@@ -348,6 +349,7 @@ def tune(
 
     A field that is set is not tuned.
     """
+    from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.benchmarks.running.runner import RunRequest
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
@@ -365,7 +367,7 @@ def tune(
         console.stopped(str(interrupted))
         raise typer.Exit(130) from None
     document = tuning.with_scores(tuned.document(), place.runs)
-    figures.write_picture(document, tuned.picture)
+    atomic_text(tuned.picture, figures.tuning_svg(document))
     return console.show(document, tuning.tuning_report(document), as_json)
 
 

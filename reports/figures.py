@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from math import ceil, floor, isnan
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import between, number, percent
 
@@ -210,17 +208,11 @@ stroke-dasharray: 4 4 } .complete, .bar { fill: #0b6e99 } .pruned { fill: #fff; 
 """
 
 
-def write_picture(document: Mapping[str, Any], file: Path) -> Path:
-    """Writes the picture of the document that `tune --json` prints, and gives back the file."""
-    atomic_text(file, tuning_svg(document))
-    return file
-
-
 def tuning_svg(document: Mapping[str, Any]) -> str:
     """An SVG of a study: a dot a trial in the order they ended in, a bar a field by how much it mattered.
 
-    Full dots are complete trials, hollow ones were pruned after their last epoch, crosses failed. The line
-    is the best complete one so far, the dashed one the defaults.
+    The document is that of `tune --json`. Full dots are complete trials, hollow ones were pruned after their
+    last epoch, crosses failed. The line is the best complete one so far, the dashed one the defaults.
     """
     bars = document["importance"]
     top = STUDY_EDGE + STUDY_HEIGHT + 40

@@ -230,10 +230,8 @@ def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any
             "truth": row["truth"],
             "rank": row["rank"],
             "largest drop": number(row["largest_drop"], 2),
-        }
-        | {
-            name: UNDEFINED if row[key] is None else f"{row[key]:.0%}"
-            for name, key in (("on the animal", "on_animal"), ("animal", "animal"))
+            "on the animal": _percent(row["on_animal"]),
+            "animal": _percent(row["animal"]),
         }
         for row in shown
     ]
@@ -247,6 +245,10 @@ def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any
         table_of(photos, "Where it looks: what hiding a part costs, in nats"),
         Text(hint, style="dim"),
     )
+
+
+def _percent(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.0%}"
 
 
 def run_summary(record: RunRecord, runs_folder: Path) -> Group:

@@ -1,4 +1,4 @@
-"""The leaderboard rendered: for the terminal, as Markdown, HTML and SVG to read, CSV and JSON for programs."""
+"""The leaderboard rendered: for the terminal, as Markdown, HTML and SVG to read, CSV and JSON to compute."""
 
 from __future__ import annotations
 
@@ -82,12 +82,6 @@ def to_svg(board: Leaderboard, *, folds: bool = True) -> str:
     picture = console.export_svg(title="whalebench report", unique_id="whalebench")
     picture = re.sub(r"@font-face\s*\{[^}]*\}", "", picture)  # rich's fonts come from a network host
     return "\n".join(line.rstrip() for line in TEXT.sub(_stripped, picture).splitlines()) + "\n"
-
-
-def render_svg(board: Leaderboard, file: Path, *, folds: bool = True) -> Path:
-    """Writes the picture, and gives back the file."""
-    atomic_text(file, to_svg(board, folds=folds))
-    return file
 
 
 def _stripped(match: re.Match[str]) -> str:
