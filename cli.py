@@ -93,12 +93,12 @@ def report(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
-    from whalebench.reports import leaderboard, terminal, writers
+    from whalebench.reports import leaderboard, writers
 
     place = _open(workspace)
     board = leaderboard.leaderboard(place.runs, benchmark)
     written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
-    console.show(writers.to_rows(board), terminal.render(board), as_json)
+    console.show(writers.to_rows(board), writers.render(board), as_json)
     if not as_json:
         console.show_written(*written)
 
@@ -299,16 +299,17 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
+    from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-    from whalebench.reports import sweep_report, terminal
+    from whalebench.reports import sweep_report, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = _open(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
-    with sweep_report.watch_sweep(console.err, quiet=as_json) as show:
+    with console.watch_sweep(quiet=as_json) as show:
         sweeping = Sweep(cells, shares, place, show)
         if not dry_run:
             sweeping.run(retry=retry)
@@ -319,7 +320,7 @@ def sweep(
     document = sweeping.document() | sweep_report.board_document(board)
     console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        terminal.render_svg(board, svg, folds=False)
+        atomic_text(svg, writers.to_svg(board, folds=False))
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)
@@ -348,6 +349,7 @@ def tune(
 
     A field that is set is not tuned.
     """
+    from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.benchmarks.running.runner import RunRequest
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
@@ -365,7 +367,7 @@ def tune(
         console.stopped(str(interrupted))
         raise typer.Exit(130) from None
     document = tuning.with_scores(tuned.document(), place.runs)
-    figures.write_picture(document, tuned.picture)
+    atomic_text(tuned.picture, figures.tuning_svg(document))
     return console.show(document, tuning.tuning_report(document), as_json)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -47,20 +47,17 @@ class Row:
         return f"{self.contestant} starts from {' and '.join(where)}." if where else ""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """The rows of one fold of one split, best first: what is ranked and paired."""
 
     fold: int
     split_digest: str
     queries: int
     new: int
-    clusters: int
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """One contestant over the folds of a summary: means over seeds, then over folds."""
 
     rank: int | None
@@ -79,8 +76,7 @@ class Standing:
     """Over the next standing, paired on the same photos; None for the last."""
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The contestants that have finished the same folds of one split, best first."""
 
     folds: tuple[int, ...]
@@ -89,8 +85,7 @@ class Summary:
     standings: tuple[Standing, ...]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """The sections of one benchmark and track; oracle and transductive runs have tables of their own."""
 
     benchmark: str
@@ -103,8 +98,7 @@ class Table:
     """Over folds and seeds, where there are several."""
 
 
-@dataclass(frozen=True)
-class Leaderboard:
+class Leaderboard(NamedTuple):
     """All tables, and a sentence for each run that could not be read."""
 
     tables: tuple[Table, ...]

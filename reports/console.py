@@ -1,33 +1,73 @@
-"""The terminal: results on stdout, progress and errors on stderr, one JSON document where it is asked for."""
+"""The terminal: results on stdout, progress and errors on stderr, one JSON document where it is asked for.
+
+Progress moves as a person likes to watch it: a live bar or table on a terminal, plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from math import isnan
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
 
 from whalebench import MissingError, RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.progress import SILENT, CellState, EpochSummary, Progress, SweepState
+from whalebench.reports.wording import UNDEFINED, duration
+
+if TYPE_CHECKING:
+    from rich import progress as bars
 
 out, err = Console(), Console(stderr=True)
-
-
-@contextmanager
-def progress_shown(*, quiet: bool) -> Iterator[Progress]:
-    """Progress on stderr while the block runs; nothing where `quiet` and stderr is no terminal."""
-    from whalebench.reports.progress import watch
-
-    if quiet and not err.is_terminal:
-        yield SILENT
-        return
-    with watch(err) as progress:
-        yield progress
+STAGES = {
+    "draw": "Drawing flukes",
+    "verify": "Verifying photos",
+    "inspect": "Checking photos",
+    "decode": "Decoding photos",
+    "learn": "Learning",
+    "localizer": "Learning to find boxes",
+    "aligner": "Learning to find landmarks",
+    "segmenter": "Learning to find masks",
+    "transformer": "Learning where to look",
+    "crop": "Finding the animals",
+    "network": "Loading the network",
+    "keypoints": "Detecting key points",
+    "first individuals": "Training on the individuals with most photos",
+    "train": "Training",
+    "gallery": "Embedding the gallery",
+    "join": "Fusing the members on valid photos",
+    "pseudo-labels": "Guessing the labels of test photos",
+    "final": "Learning from the networks' features",
+    "score": "Scoring test photos",
+    "read": "Reading the scores of the runs",
+    "combine": "Fusing the scores",
+    "judge": "Evaluating on test photos",
+    "write": "Writing the record",
+    "restore": "Restoring the run",
+    "without_background": "Scoring without background",
+    "without_animal": "Scoring without the animal",
+    "mirrored": "Scoring mirrored photos",
+    "occlude": "Hiding parts of photos",
+    "check": "Checking the method",
+    "wait": "Another process is at this run: waiting for it",
+    "found": "Found this run finished (--force repeats it)",
+}
+"""What is shown for each stage; one that is not here is shown by its own name."""
+REPEATED = 10
+"""Seconds between two plain lines on how far a stage is."""
+REFRESH = 0.25
+"""Seconds between two drawings of the live table."""
 
 
 def show(document: Any, shown: Any, as_json: bool) -> None:
@@ -68,3 +108,182 @@ def _exit(sentence: str, code: int, debug: bool) -> NoReturn:
         traceback.print_exc()
     err.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
     raise SystemExit(code)
+
+
+@contextmanager
+def progress_shown(console: Console = err, *, quiet: bool = False) -> Iterator[Progress]:
+    """The progress of a run while the block runs; nothing where `quiet` and the console is no terminal."""
+    if not console.is_terminal:
+        yield SILENT if quiet else PlainProgress(console)
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("[bold]{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[note]}"),
+    )
+    with bars.Progress(*columns, console=console, transient=True) as bar:
+        yield LiveProgress(bar)
+
+
+class LiveProgress:
+    """One line that moves, and a line that stays for each epoch."""
+
+    def __init__(self, bar: bars.Progress) -> None:
+        self._bar = bar
+        self._task: bars.TaskID | None = None
+
+    def stage(self, name: str) -> None:
+        """Shows a new bar, without length until the first piece is done."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(stage_words(name), total=None, note="")
+
+    def advance(self, done: int, total: int) -> None:
+        """Moves the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def epoch(self, summary: EpochSummary) -> None:
+        """Prints the epoch's numbers, and moves the bar by an epoch."""
+        if self._task is not None:
+            numbers, left = _epoch_words(summary)
+            self._bar.console.print(numbers, highlight=False)
+            self._bar.update(self._task, completed=summary.number, total=summary.of, note=left)
+
+
+class PlainProgress:
+    """A line for each stage and each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._stage, self._last = console, "", 0.0
+
+    def stage(self, name: str) -> None:
+        """Prints the stage."""
+        self._stage, self._last = stage_words(name), time.monotonic()
+        self._console.print(self._stage, highlight=False)
+
+    def advance(self, done: int, total: int) -> None:
+        """Prints how far the stage is, every ten seconds."""
+        if time.monotonic() - self._last >= REPEATED:
+            self._last = time.monotonic()
+            self._console.print(f"{self._stage}: {done} of {total}", highlight=False)
+
+    def epoch(self, summary: EpochSummary) -> None:
+        """Prints the epoch's numbers."""
+        self._console.print("  ".join(_epoch_words(summary)), highlight=False)
+
+
+def stage_words(name: str) -> str:
+    """A stage in words, that of one of several trainings and what the harness adds behind a comma included.
+
+    >>> stage_words("cycle_2.train"), stage_words("train, taken up after epoch 3")
+    ('Training, cycle 2', 'Training, taken up after epoch 3')
+    """
+    head, *rest = name.split(", ", 1)
+    if re.fullmatch(r"[\w. -]+", head) is None:  # a sentence
+        return name
+    *where, stage = head.split(".")
+    return ", ".join([STAGES.get(stage, stage), *(part.replace("_", " ") for part in where), *rest])
+
+
+def _epoch_words(summary: EpochSummary) -> tuple[str, str]:
+    """The numbers, and the time left by the harness: a bar's own estimate forgets epochs above 30 seconds."""
+    words = [f"epoch {summary.number}/{summary.of}", f"loss {summary.loss:.3f}"]
+    if not isnan(summary.valid_map_at_5):
+        words.append(f"valid MAP@5 {summary.valid_map_at_5:.3f}")
+    words.append(f"{summary.photos_per_second:.0f} photos/s")
+    return "  ".join(words), f"{duration(summary.seconds_left)} left"
+
+
+@contextmanager
+def watch_sweep(console: Console = err, *, quiet: bool = False) -> Iterator[Callable[[SweepState], None]]:
+    """A block with a function that shows a sweep as fits the console; if quiet, on a terminal only.
+
+    On a terminal that is a table with a row a contestant, drawn anew a few times a second; elsewhere a line
+    for each cell that has started or ended since the last call.
+    """
+    before: dict[str, str] = {}
+    last = 0.0
+
+    def print_changes(state: SweepState) -> None:
+        for cell in state.cells:
+            status = before.get(cell.run, cell.status if cell.ended_before else "waiting")
+            before[cell.run] = cell.status
+            if not quiet and cell.status != status:
+                words = f"{cell_name(cell)}: {_cell_words(cell)}"
+                end = f" ({progress_line(state)})" if cell.status != "running" else ""
+                console.print(words + end, highlight=False, markup=False, soft_wrap=True)
+
+    if not console.is_terminal:
+        yield print_changes
+        return
+    from rich.live import Live
+
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def draw(state: SweepState) -> None:
+            nonlocal last
+            if time.monotonic() - last >= REFRESH:
+                last = time.monotonic()
+                live.update(Group(cell_table(state.cells), Text(progress_line(state))), refresh=True)
+
+        yield draw
+
+
+def progress_line(state: SweepState) -> str:
+    """How far a sweep is, in a line: cells by what became of them, and the time left."""
+    count = _counts(state.cells)
+    parts = [f"{count['done']} of {len(state.cells)} done"]
+    parts += [f"{count[name]} {name}" for name in ("running", "waiting", "failed") if count[name]]
+    if count["running"] or count["waiting"]:
+        left = UNDEFINED if state.seconds_left is None else f"about {duration(state.seconds_left)}"
+        parts.append(f"time left {left}")
+    return ", ".join(parts)
+
+
+def cell_table(cells: Iterable[CellState]) -> Table:
+    """A row a contestant: how many of its cells are done, running, waiting, failed, and what it does now."""
+    by_contestant: dict[str, list[CellState]] = defaultdict(list)
+    for cell in cells:
+        by_contestant[cell.contestant].append(cell)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("method", overflow="fold")
+    for name in _counts([]):
+        table.add_column(name, justify="right")
+    table.add_column("now", overflow="ellipsis", no_wrap=True)
+    for name, group in by_contestant.items():
+        now = [f"{_place(cell)}: {cell.activity}" for cell in group if cell.status == "running"]
+        table.add_row(Text(name), *map(str, _counts(group).values()), Text("\n".join(now)))
+    return table
+
+
+def _counts(cells: Iterable[CellState]) -> dict[str, int]:
+    """How many cells are done (not fit, or missing something here, among them), running, waiting, failed."""
+    number = Counter(cell.status for cell in cells)
+    done = number["finished"] + number["unfit"] + number["missing"]
+    return {"done": done} | {name: number[name] for name in ("running", "waiting", "failed")}
+
+
+def cell_name(cell: CellState) -> str:
+    """Contestant, fold and seed of a cell."""
+    return f"{cell.contestant}, {_place(cell)}"
+
+
+def _place(cell: CellState) -> str:
+    return f"fold {cell.fold} seed {cell.seed}"
+
+
+def _cell_words(cell: CellState) -> str:
+    """What became of a cell, in a few words."""
+    match cell.status:
+        case "finished":
+            return "found finished" if cell.ended_before else f"finished in {duration(cell.seconds or 0.0)}"
+        case "running":
+            return "starts"
+        case "waiting":
+            return "stopped"
+    kind = {"unfit": "does not fit", "missing": "missing here", "failed": "failed"}[cell.status]
+    return f"{kind}: {cell.reason}"

@@ -4,33 +4,22 @@ A chapter for each table: headings, grids of texts, pictures, remarks. Below all
 what intervals, ranks and columns mean, each thing once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isnan, nan
-from typing import Any
+from typing import Any, NamedTuple
 
+from whalebench.reports import wording
 from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
 from whalebench.reports.figures import Mark, forest, histogram_svg, measures, reliability_svg
 from whalebench.reports.metrics.resampling import RESAMPLES
-from whalebench.reports.wording import (
-    CANDIDATE_SET,
-    METRICS,
-    UNDEFINED,
-    between,
-    candidate_set,
-    duration,
-    number,
-    percent,
-    with_interval,
-)
+from whalebench.reports.wording import METRICS, UNDEFINED, between, number, with_interval
 
 SEEN = "seen in pretraining"
 NAME_COLUMNS = ("method", "run")
 """Columns of names, which stand to the left; all others are numbers."""
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """A table of texts below a title."""
 
     title: str
@@ -44,23 +33,18 @@ class Grid:
     """Its intervals as an SVG, shown above it on the page; empty for none."""
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
     """SVGs side by side, on the page only."""
 
     title: str
     drawings: tuple[str, ...]
 
 
-Parts = tuple[Grid | Pictures, ...]
-
-
-@dataclass(frozen=True)
-class Chapter:
+class Chapter(NamedTuple):
     """One table of the leaderboard."""
 
     title: str
-    parts: Parts
+    parts: tuple[Grid | Pictures, ...]
     remarks: tuple[str, ...]
     """What is missing or wrong, a sentence each."""
 
@@ -70,8 +54,7 @@ class Chapter:
         return [part for part in self.parts if isinstance(part, Grid)]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """What is shown of a leaderboard, wherever it is shown."""
 
     chapters: tuple[Chapter, ...]
@@ -133,34 +116,23 @@ def board_document(board: Leaderboard, *, folds: bool = True) -> Document:
 
     Without `folds`, those of a table are left out where its summaries hold every contestant that has a rank.
     """
-    over_folds = [_over_folds(table) for table in board.tables]
-    by_fold = [_by_fold(table) if folds or not _summed_up(table) else () for table in board.tables]
-    chapters = tuple(
-        Chapter(_title(table), (*summaries, *sections), tuple(_remarks(table)))
-        for table, summaries, sections in zip(board.tables, over_folds, by_fold, strict=True)
+    chapters = []
+    for table in board.tables:
+        parts: list[Grid | Pictures] = [_summary(summary, table) for summary in table.summaries]
+        ranked = {
+            row.contestant for section in table.sections for row in section.rows if row.rank is not None
+        }
+        if folds or ranked - {one.contestant for summary in table.summaries for one in summary.standings}:
+            parts += [part for section in table.sections for part in _section(section, table)]
+        # What sets a table apart from those with honest boxes and single photos is in its title.
+        marks = [name for name in ("oracle", "transductive") if getattr(table, name)]
+        title = " · ".join([table.benchmark, table.track, *marks])
+        chapters.append(Chapter(title, tuple(parts), tuple(_remarks(table))))
+    legend = dict.fromkeys(
+        sentence for chapter in chapters for grid in chapter.grids for sentence in grid.legend
     )
-    grids = [part for parts in (*over_folds, *by_fold) for part in parts if isinstance(part, Grid)]
-    legend = dict.fromkeys(sentence for grid in grids for sentence in grid.legend)
-    return Document(chapters, (BRACKETS, *legend), board.problems)
-
-
-def _over_folds(table: Table) -> Parts:
-    return tuple(_summary(summary, table) for summary in table.summaries)
-
-
-def _by_fold(table: Table) -> Parts:
-    return tuple(part for section in table.sections for part in _section(section, table))
-
-
-def _summed_up(table: Table) -> bool:
-    ranked = {row.contestant for section in table.sections for row in section.rows if row.rank is not None}
-    return ranked <= {one.contestant for summary in table.summaries for one in summary.standings}
-
-
-def _title(table: Table) -> str:
-    """Benchmark, track, and what sets a table apart from those with honest boxes and single photos."""
-    marks = [name for name in ("oracle", "transductive") if getattr(table, name)]
-    return " · ".join([table.benchmark, table.track, *marks])
+    over_folds_first = sorted(legend, key=lambda sentence: sentence not in (OVER_FOLDS, SEED_SPREAD))
+    return Document(tuple(chapters), (BRACKETS, *over_folds_first), board.problems)
 
 
 def _remarks(table: Table) -> Iterator[str]:
@@ -222,20 +194,19 @@ def _split(digest: str, table: Table) -> str:
 
 def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
     """The ranked rows, then small tables on what some runs have, then pictures."""
-    names = _Names(section)
     head = f"fold {section.fold}{_split(section.split_digest, table)}"
     ends = ("", "_low", "_high")
+    header, names = _names(section)
     yield Grid(
         title=f"{head}: {section.queries} test photos, {section.new} of them new individuals",
-        header=("rank", *names.header, *METRICS.values(), "time"),
-        rows=tuple((number(row.rank, 0), *names.cells(row), *_metrics(row)) for row in section.rows),
+        header=("rank", *header, *METRICS.values(), "time"),
+        rows=tuple((number(row.rank, 0), *names(row), *_metrics(row)) for row in section.rows),
         best=frozenset(place for place, row in enumerate(section.rows) if row.rank == 1),
         forest=forest(
             [Mark(_name(row), *(row.metrics[f"map_at_5{end}"] for end in ends)) for row in section.rows]
         ),
     )
-    for small in (_calibration, _new_individuals, _location, _diagnosis):
-        yield from small(section)
+    yield from _small_tables(section)
     diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
     bars = [
         histogram_svg(measure, values, _name(row))
@@ -249,17 +220,16 @@ def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
         yield Pictures("", tuple(bars))
 
 
-class _Names:
-    """The columns that name the rows of a section; the run only where contestant and seed repeat."""
+def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
+    """Titles of the columns that name the rows of a section, and what fills them; the run where needed."""
+    pairs = {(row.contestant, row.record.seed) for row in section.rows}
+    header = ("method", "seed", "run") if len(pairs) < len(section.rows) else ("method", "seed")
 
-    def __init__(self, section: Section) -> None:
-        pairs = {(row.contestant, row.record.seed) for row in section.rows}
-        self.header = ("method", "seed", *(("run",) if len(pairs) < len(section.rows) else ()))
-
-    def cells(self, row: Row) -> list[str]:
-        """The texts that name a row, one for each title of the header."""
+    def cells(row: Row) -> tuple[str, ...]:
         method = f"{row.contestant} ({SEEN})" if row.seen else row.contestant
-        return [method, str(row.record.seed), row.record.run][: len(self.header)]
+        return (method, str(row.record.seed), row.record.run)[: len(header)]
+
+    return header, cells
 
 
 def _name(row: Row) -> str:
@@ -272,7 +242,7 @@ def _metrics(row: Row) -> list[str]:
     others = [number(row.metrics.get(key)) for key in METRICS if key != "map_at_5"]
     if row.record.unfit:
         return ["does not fit", *others, UNDEFINED]
-    return [with_interval(row.metrics, "map_at_5"), *others, duration(row.seconds)]
+    return [with_interval(row.metrics, "map_at_5"), *others, wording.duration(row.seconds)]
 
 
 CALIBRATION = {
@@ -280,9 +250,11 @@ CALIBRATION = {
     "test_log_loss_after": "log loss after",
     "test_ece_before": "ECE before",
     "test_ece_after": "ECE after",
+    "candidate_set": wording.CANDIDATE_SET,
 }
 """What a record says of test before and after calibration, and the title of its column."""
 NEW_INDIVIDUALS = {
+    "baks_baus": "geometric mean",
     "baks": "BAKS",
     "baus": "BAUS",
     "dir_at_far_1": "DIR 1 %",
@@ -308,86 +280,58 @@ DIAGNOSIS = {
     "mirrored": "mirrored",
 }
 """What was done to the photos, and the title of its column."""
+RowNumbers = Sequence[tuple[Row, Mapping[str, Any]]]
+"""Rows, each with some of its numbers by name."""
+
+
+def _small_tables(section: Section) -> Iterator[Grid]:
+    """Tables on what only some rows have: calibration, *new* individuals, found animals, altered photos."""
+    fit: RowNumbers = [
+        (row, {**row.record.calibration, **row.metrics}) for row in section.rows if not row.record.unfit
+    ]
+    if any(numbers.get("test_log_loss_after") is not None for _, numbers in fit):
+        title = "Calibration and candidate sets"
+        yield _small(title, section, fit, CALIBRATION, [*CALIBRATION], CALIBRATED, CANDIDATE_SETS)
+    new = [(row, row.metrics) for row in section.rows if not isnan(row.metrics.get("dir_at_far_10", nan))]
+    if new:
+        yield _small("New individuals", section, new, NEW_INDIVIDUALS, [*NEW_INDIVIDUALS], BALANCED, DETECTED)
+    located = [(row, row.location) for row in section.rows if row.location]
+    keys = [key for key in LOCATION if any(key in numbers for _, numbers in located)]
+    if keys:
+        legend = {"landmark_error_median": LANDMARKS, "fallback": FALLBACK}
+        legends = [legend[key] for key in keys if key in legend]
+        yield _small("How well the animals were found", section, located, LOCATION, keys, MEASURED, *legends)
+    altered = [(row, row.diagnosis) for row in section.rows if row.diagnosis]
+    keys = [key for key in DIAGNOSIS if any(numbers.get(key) is not None for _, numbers in altered)]
+    if all(numbers.get("annotated") == numbers.get("test") for _, numbers in altered):
+        keys = [key for key in keys if key != "annotated"]  # every photo was annotated
+    if altered:
+        legends = [ALTERED, *([ANNOTATED] if "annotated" in keys else [])]
+        yield _small("What the scores rest on", section, altered, DIAGNOSIS, keys, *legends)
 
 
 def _small(
     title: str,
     section: Section,
-    rows: Sequence[Row],
-    header: Iterable[str],
-    cells: Callable[[Row], Iterable[str]],
-    legend: tuple[str, ...],
-) -> Iterator[Grid]:
-    """A table of some rows of a section, where there are any, with these cells behind their names."""
-    names = _Names(section)
-    if rows:
-        lines = tuple((*names.cells(row), *cells(row)) for row in rows)
-        yield Grid(f"{title}, fold {section.fold}", (*names.header, *header), lines, legend)
+    rows: RowNumbers,
+    names: Mapping[str, str],
+    keys: Sequence[str],
+    *legend: str,
+) -> Grid:
+    """A table of the numbers of these keys of some rows, their names as titles of the columns."""
+    header, cells = _names(section)
+    lines = tuple((*cells(row), *(_cell(numbers, key) for key in keys)) for row, numbers in rows)
+    return Grid(f"{title}, fold {section.fold}", (*header, *(names[key] for key in keys)), lines, legend)
 
 
-def _calibration(section: Section) -> Iterator[Grid]:
-    """Log loss and calibration error before and after, and candidate sets, where a record has them."""
-    rows = [row for row in section.rows if not row.record.unfit]
-    if all(row.record.calibration.get("test_log_loss_after") is None for row in rows):
-        return
-
-    def cells(row: Row) -> list[str]:
-        facts: Mapping[str, Any] = row.record.calibration
-        return [*(number(facts.get(key)) for key in CALIBRATION), candidate_set(row.metrics)]
-
-    header, legend = (*CALIBRATION.values(), CANDIDATE_SET), (CALIBRATED, CANDIDATE_SETS)
-    yield from _small("Calibration and candidate sets", section, rows, header, cells, legend)
-
-
-def _new_individuals(section: Section) -> Iterator[Grid]:
-    """Metrics of *new* individuals, where there are some and a run that can predict *new*."""
-    rows = [row for row in section.rows if not isnan(row.metrics.get("dir_at_far_10", nan))]
-
-    def cells(row: Row) -> list[str]:
-        numbers = (number(row.metrics.get(key)) for key in NEW_INDIVIDUALS)
-        return [with_interval(row.metrics, "baks_baus"), *numbers]
-
-    header = ("geometric mean", *NEW_INDIVIDUALS.values())
-    yield from _small("New individuals", section, rows, header, cells, (BALANCED, DETECTED))
-
-
-def _location(section: Section) -> Iterator[Grid]:
-    """How well boxes, masks and landmarks were localized, where a method does so."""
-    rows = [row for row in section.rows if row.location]
-    keys = [key for key in LOCATION if any(key in row.location for row in rows)]
-    legends = {"landmark_error_median": LANDMARKS, "fallback": FALLBACK}
-    yield from _small(
-        "How well the animals were found",
-        section,
-        rows if keys else (),
-        [LOCATION[key] for key in keys],
-        lambda row: [_located(row.location, key) for key in keys],
-        (MEASURED, *(sentence for key, sentence in legends.items() if key in keys)),
-    )
-
-
-def _located(location: Mapping[str, Any], key: str) -> str:
-    value = location.get(key)
+def _cell(numbers: Mapping[str, Any], key: str) -> str:
+    value = numbers.get(key)
+    if key == "candidate_set":
+        return wording.candidate_set(numbers)
+    if key == "baks_baus":
+        return with_interval(numbers, key)
     if key == "fallback":
-        return UNDEFINED if value is None else f"{value} of {location['photos']}"
+        return UNDEFINED if value is None else f"{value} of {numbers['photos']}"
     if key.startswith("landmark_error"):
-        return percent(value)
+        return wording.percent(value)
     return number(value, 1 if key == "landmark_pixels_median" else 3)
-
-
-def _diagnosis(section: Section) -> Iterator[Grid]:
-    """MAP@5 on altered test photos, where `whalebench explain` has been run."""
-    rows = [row for row in section.rows if row.diagnosis]
-    scores = [row.diagnosis or {} for row in rows]
-    keys = [key for key in DIAGNOSIS if any(each.get(key) is not None for each in scores)]
-    partly = "annotated" in keys and any(each.get("annotated") != each.get("test") for each in scores)
-    if not partly:  # every photo was annotated: the same as tested, or none was
-        keys = [key for key in keys if key != "annotated"]
-    yield from _small(
-        "What the scores rest on",
-        section,
-        rows,
-        [DIAGNOSIS[key] for key in keys],
-        lambda row: [number((row.diagnosis or {}).get(key)) for key in keys],
-        (ALTERED, ANNOTATED) if partly else (ALTERED,),
-    )

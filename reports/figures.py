@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from math import ceil, floor, isnan
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import between, number, percent
 
@@ -19,34 +17,33 @@ EDGE = 18
 
 
 def element(name: str, content: str = "", /, **attributes: object) -> str:
-    """An SVG element; `kind` is its class, and underscores in other names are hyphens.
+    """An SVG element; `kind` is its class, underscores in other names are hyphens, empty ones are left out.
 
     >>> element("circle", kind="after", cx=3, cy=4), element("text", "a &lt; b", text_anchor="end")
     ('<circle class="after" cx="3" cy="4"/>', '<text text-anchor="end">a &lt; b</text>')
     """
-    names = {key: "class" if key == "kind" else key.replace("_", "-") for key in attributes}
-    start = " ".join([name, *(f'{names[key]}="{value}"' for key, value in attributes.items())])
+    named = {"class" if key == "kind" else key.replace("_", "-"): attributes[key] for key in attributes}
+    start = " ".join([name, *(f'{key}="{value}"' for key, value in named.items() if value != "")])
     return f"<{start}>{content}</{name}>" if content else f"<{start}/>"
 
 
 def line(x1: object, x2: object, y1: object, y2: object, kind: str = "") -> str:
     """A line from x1, y1 to x2, y2."""
-    named = {"kind": kind} if kind else {}
-    return element("line", **named, x1=x1, x2=x2, y1=y1, y2=y2)
+    return element("line", kind=kind, x1=x1, x2=x2, y1=y1, y2=y2)
 
 
 def text(x: object, y: object, content: str, *, faint: bool = False, anchor: str = "") -> str:
     """A text that begins at x, or has its end or middle there."""
-    kind = {"kind": "faint"} if faint else {}
-    where = {"text_anchor": anchor} if anchor else {}
-    return element("text", escape(content), **kind, x=x, y=y, **where)
+    return element("text", escape(content), kind="faint" if faint else "", x=x, y=y, text_anchor=anchor)
 
 
-def picture(width: float, height: float, title: str, parts: Sequence[str], kind: str = "") -> str:
-    """The SVG of that size."""
-    named = f'class="{kind}" ' if kind else ""
-    head = f'<svg {named}viewBox="0 0 {width} {height}" width="{width}" role="img">'
-    return "\n".join([head, f"<title>{escape(title)}</title>", *parts, "</svg>"])
+def picture(
+    width: float, height: float, title: str, parts: Sequence[str], style: str = "", **attributes: str
+) -> str:
+    """The SVG of that size, with further attributes as `element` takes them."""
+    size = {"viewBox": f"0 0 {width} {height}", "width": width, "role": "img"}
+    content = "\n".join(["", f"<title>{escape(title)}</title>{style}", *parts, ""])
+    return element("svg", content, **attributes, **size)
 
 
 def shortened(name: str, letters: int) -> str:
@@ -133,10 +130,18 @@ def histogram_svg(measure: str, values: Floats, name: str) -> str:
     beyond = f", {above} beyond" if above else ""
     base, right = BARS_HEIGHT + 2.5 * EDGE, EDGE + BARS_WIDTH
     at = round(EDGE + BARS_WIDTH * middle / limit, 1)
+    counts = np.histogram(values, BINS, (0, limit))[0].tolist()
+    step, most = BARS_WIDTH / BINS, max(*counts, 1)
+    bars = []
+    for place, count in enumerate(counts):
+        if count:
+            x, width, height = EDGE + step * place + 0.5, f"{step - 1:.1f}", BARS_HEIGHT * count / most
+            y = f"{base - height:.1f}"
+            bars.append(element("rect", x=f"{x:.1f}", y=y, width=width, height=f"{height:.1f}"))
     parts = [
         text(EDGE, 13, shortened(name, 36)),
         text(EDGE, 31, what, faint=True),
-        *_bars(np.histogram(values, BINS, (0, limit))[0].tolist(), base),
+        *bars,
         line(EDGE, right, base, base, kind="grid"),
         line(at, at, base - BARS_HEIGHT, base + 4),
         text(EDGE, base + 16, "0", faint=True),
@@ -144,15 +149,6 @@ def histogram_svg(measure: str, values: Floats, name: str) -> str:
     ]
     title = f"{name}: {what}; {len(values)} photos{beyond}"
     return picture(BARS_WIDTH + 2 * EDGE, BARS_HEIGHT + 4 * EDGE, title, parts, kind="bars")
-
-
-def _bars(counts: Sequence[int], base: float) -> Iterator[str]:
-    step, most = BARS_WIDTH / len(counts), max(*counts, 1)
-    for place, count in enumerate(counts):
-        if count:
-            x, width = f"{EDGE + step * place + 0.5:.1f}", f"{step - 1:.1f}"
-            height = BARS_HEIGHT * count / most
-            yield element("rect", x=x, y=f"{base - height:.1f}", width=width, height=f"{height:.1f}")
 
 
 SQUARE = 150
@@ -212,31 +208,24 @@ stroke-dasharray: 4 4 } .complete, .bar { fill: #0b6e99 } .pruned { fill: #fff; 
 """
 
 
-def write_picture(document: Mapping[str, Any], file: Path) -> Path:
-    """Writes the picture of the document that `tune --json` prints, and gives back the file."""
-    atomic_text(file, tuning_svg(document))
-    return file
-
-
 def tuning_svg(document: Mapping[str, Any]) -> str:
     """An SVG of a study: a dot a trial in the order they ended in, a bar a field by how much it mattered.
 
-    Full dots are complete trials, hollow ones were pruned after their last epoch, crosses failed. The line
-    is the best complete one so far, the dashed one the defaults.
+    The document is that of `tune --json`. Full dots are complete trials, hollow ones were pruned after their
+    last epoch, crosses failed. The line is the best complete one so far, the dashed one the defaults.
     """
-    bars = list(document["importance"].items())
+    bars = document["importance"]
     top = STUDY_EDGE + STUDY_HEIGHT + 40
     width, height = STUDY_WIDTH + 2 * STUDY_EDGE, top + (STUDY_ROW * (len(bars) + 1) + 16 if bars else 0)
     title = "{method} on {benchmark}, fold {fold}, seed {seed}: {budget}".format_map(document)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
         element("rect", kind="paper", width="100%", height="100%"),
         text(STUDY_EDGE, 22, title),
         *_history(document["trials"]),
         *_importance(bars, top + 16),
     ]
-    return "\n".join([*parts, "</svg>\n"])
+    style, namespace = f"<style>{STYLE}</style>", "http://www.w3.org/2000/svg"
+    return picture(width, height, title, parts, style, xmlns=namespace) + "\n"
 
 
 def _history(trials: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -278,12 +267,12 @@ def _trial(trial: Mapping[str, Any], x: float, base: float, y: Callable[[float],
     return element("circle", hint, kind=trial["state"], cx=x, cy=y(value), r=4)
 
 
-def _importance(bars: Sequence[tuple[str, float]], top: int) -> Iterator[str]:
+def _importance(bars: Mapping[str, float], top: int) -> Iterator[str]:
     """A line a field: its name, a bar, and its share in percent."""
     if bars:
         yield text(STUDY_EDGE, top, "What mattered: share of how much valid MAP@5 varied", faint=True)
     start, right = STUDY_EDGE + STUDY_NAMES, STUDY_EDGE + STUDY_WIDTH
-    for place, (name, share) in enumerate(bars, start=1):
+    for place, (name, share) in enumerate(bars.items(), start=1):
         y, width = top + STUDY_ROW * place, f"{(STUDY_WIDTH - STUDY_NAMES - 50) * share:.1f}"
         bar = element("rect", kind="bar", x=start, y=y - 11, width=width, height=12)
         percentage = text(right, y, f"{100 * share:.0f} %", faint=True, anchor="end")

@@ -14,29 +14,16 @@ import pandas as pd
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.record import (
-    LATER,
-    RunRecord,
-    read_diagnosis,
-    read_predictions,
-    read_runs,
-)
+from whalebench.benchmarks.core.record import LATER, RunRecord, read_diagnosis, read_predictions, read_runs
 from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
+from whalebench.reports.metrics import resampling
 from whalebench.reports.metrics.ranking import Floats, is_new, mean
-from whalebench.reports.metrics.resampling import (
-    RESAMPLES,
-    Difference,
-    difference,
-    distributions,
-    interval,
-    mean_draws,
-    shared_ranks,
-)
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.wording import typed
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
+SAME = ["image", "truth", "cluster"]
 
 
 def leaderboard(
@@ -160,10 +147,9 @@ def read_row(folder: Path, record: RunRecord, contestant: str) -> Row:
         return row
     try:
         queries = read_predictions(folder)
+        _check(queries, record)
     except WhalebenchError as error:
         return replace(row, problem=str(error))
-    if problem := _problem(queries, record):
-        return replace(row, problem=problem)
     try:
         diagnosis = read_diagnosis(folder)
     except WhalebenchError as error:
@@ -174,56 +160,56 @@ def read_row(folder: Path, record: RunRecord, contestant: str) -> Row:
     return replace(row, queries=queries, diagnosis=diagnosis.map_at_5, note=note)
 
 
-def _problem(queries: pd.DataFrame, record: RunRecord) -> str:
-    """Why the per-query table is not to be trusted; empty where it is."""
+def _check(queries: pd.DataFrame, record: RunRecord) -> None:
+    """Raises WhalebenchError where the per-query table is not to be trusted."""
     missing = sorted(COLUMNS - set(queries.columns))
     if missing or not len(queries) or queries["image"].duplicated().any():
         what = f"lack {', '.join(missing)}" if missing else "are empty or hold a photo twice"
-        return f"The predictions of {record.run} {what}: repeat the run with --force."
+        raise WhalebenchError(f"The predictions of {record.run} {what}: repeat the run with --force.")
     for key, value in summarize(queries).items():
         recorded = record.metrics.get(key, value)
-        same = recorded == value or (recorded is not None and isclose(recorded, value, abs_tol=1e-9))
-        if not (isnan(value) if recorded is None else same):
+        if not (isnan(value) if recorded is None else isclose(recorded, value, abs_tol=1e-9)):
             differ = f"the record says {key} {recorded}, its predictions say {value}"
-            return f"{record.run}: {differ}: repeat the run with --force."
-    return ""
+            raise WhalebenchError(f"{record.run}: {differ}: repeat the run with --force.")
 
 
 def on_the_same_photos(rows: Sequence[Row]) -> list[Row]:
     """The rows, those on other photos than most of this split and fold set aside with a reason."""
-    photos = []
-    for row in rows:
-        columns = None if row.queries is None else row.queries[["image", "truth", "cluster"]]
-        photos.append(None if columns is None else tuple(sorted(columns.itertuples(index=False, name=None))))
-    most = Counter(each for each in photos if each is not None).most_common(1)
+    photos = {
+        row.record.run: tuple(sorted(row.queries[SAME].itertuples(index=False, name=None)))
+        for row in rows
+        if row.queries is not None
+    }
+    most = Counter(photos.values()).most_common(1)
     reason = "{} was tested on other photos than most runs of its split and fold: repeat it with --force."
     return [
         row
-        if each is None or each == most[0][0]
+        if row.queries is None or photos[row.record.run] == most[0][0]
         else Row(row.record, row.contestant, problem=reason.format(row.record.run))
-        for row, each in zip(rows, photos, strict=True)
+        for row in rows
     ]
 
 
 def _section(rows: Sequence[Row]) -> Section:
     """The rows of one fold with metrics, intervals and ranks, best first."""
     tables = {row.record.run: row.queries for row in rows if row.queries is not None}
-    drawn = dict(zip(tables, distributions(list(tables.values())), strict=True)) if tables else {}
-    ranks = dict(zip(drawn, shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True))
+    drawn = dict(zip(tables, resampling.distributions(list(tables.values())), strict=True)) if tables else {}
+    ranks = dict(
+        zip(drawn, resampling.shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True)
+    )
     ranked = []
     for row in rows:
         name, metrics = row.record.run, _metrics(row)
         for key in tuple(metrics):
-            ends = interval(drawn[name][key]) if name in drawn else (nan, nan)
+            ends = resampling.interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
         ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
     ranked.sort(key=_place)
-    table, first = next(iter(tables.values()), None), rows[0].record
-    if table is None:
-        photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
-        return Section(first.fold, first.split_digest, photos, new, 0, tuple(ranked))
-    new, clusters = int(is_new(table).sum()), table["cluster"].nunique()
-    return Section(first.fold, first.split_digest, len(table), new, clusters, tuple(ranked))
+    first = rows[0].record
+    photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
+    for table in tables.values():  # of the same photos
+        photos, new = len(table), int(is_new(table).sum())
+    return Section(first.fold, first.split_digest, photos, new, tuple(ranked))
 
 
 def _metrics(row: Row) -> dict[str, float]:
@@ -243,7 +229,7 @@ FoldTables = dict[int, dict[int, pd.DataFrame]]
 """Per-query tables of one contestant by fold and seed."""
 
 
-def summaries(rows: Iterable[Row], resamples: int = RESAMPLES) -> tuple[Summary, ...]:
+def summaries(rows: Iterable[Row], resamples: int = resampling.RESAMPLES) -> tuple[Summary, ...]:
     """A summary for each set of folds that contestants have finished, where there is more than one run each.
 
     The rows are of one split, and of each fold they are of the same photos; those without a per-query table
@@ -271,13 +257,25 @@ def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], 
     # Each fold weighs the same, so that the mean is that of the folds' own MAP@5.
     weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in photos])
     clusters = pd.concat([part["cluster"] for part in photos])
-    drawn = dict(zip(grids, mean_draws(values, weights, clusters, resamples).T, strict=True))
-    ranks = dict(zip(grids, shared_ranks(list(drawn.values())), strict=True))
+    drawn = dict(zip(grids, resampling.mean_draws(values, weights, clusters, resamples).T, strict=True))
+    ranks = dict(zip(grids, resampling.shared_ranks(list(drawn.values())), strict=True))
     order = sorted(grids, key=lambda name: -drawn[name][0])
     standings = []
     for name, following in zip(order, [*order[1:], None], strict=True):
-        lead = None if following is None else difference(drawn[name], drawn[following])
-        standings.append(_standing(name, grids[name], drawn[name], ranks[name], lead))
+        grid, (low, high) = grids[name], resampling.interval(drawn[name])
+        standing = Standing(
+            rank=ranks[name],
+            contestant=name,
+            seeds=_seeds(grid),
+            map_at_5=float(drawn[name][0]),
+            low=low,
+            high=high,
+            seed_spread=pooled_spread(_by_fold(grid, "average_precision_at_5")),
+            top_1=mean(map(mean, _by_fold(grid, "top_1"))),
+            log_loss=mean(map(mean, _by_fold(grid, "log_loss"))),
+            lead=None if following is None else resampling.difference(drawn[name], drawn[following]),
+        )
+        standings.append(standing)
     return Summary(folds, digest, len(values), tuple(standings))
 
 
@@ -286,24 +284,6 @@ def _precisions(grid: FoldTables, folds: tuple[int, ...]) -> Floats:
     key = "average_precision_at_5"
     return np.concatenate(
         [np.mean([table[key].to_numpy() for table in grid[fold].values()], axis=0) for fold in folds]
-    )
-
-
-def _standing(
-    name: str, grid: FoldTables, drawn: Floats, rank: int | None, lead: Difference | None
-) -> Standing:
-    low, high = interval(drawn)
-    return Standing(
-        rank=rank,
-        contestant=name,
-        seeds=_seeds(grid),
-        map_at_5=float(drawn[0]),
-        low=low,
-        high=high,
-        seed_spread=pooled_spread(_by_fold(grid, "average_precision_at_5")),
-        top_1=mean(map(mean, _by_fold(grid, "top_1"))),
-        log_loss=mean(map(mean, _by_fold(grid, "log_loss"))),
-        lead=lead,
     )
 
 

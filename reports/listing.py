@@ -1,6 +1,6 @@
 """Plain rows as tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -15,14 +15,12 @@ SHOWN = 20
 def table_of(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
     """A rich table with a column for each key; numbers stand to the right, None is a dash."""
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    keys = list(rows[0]) if rows else []
-    for key in keys:
-        numeric = all(
-            isinstance(row[key], int | float | None) and not isinstance(row[key], bool) for row in rows
-        )
+    for key in rows[0] if rows else ():
+        numeric = all(isinstance(row[key], int | float | None) for row in rows)
+        numeric = numeric and not any(isinstance(row[key], bool) for row in rows)
         table.add_column(key.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(row[key])) for key in keys))
+        table.add_row(*(Text(_cell(row[key])) for key in rows[0]))
     return table
 
 
@@ -37,6 +35,11 @@ def facts_table(facts: dict[str, Any], title: str = "") -> Table:
     return table
 
 
+def warning_lines(warnings: Iterable[str]) -> list[Text]:
+    """A line for each warning."""
+    return [Text(f"! {warning}", style="yellow") for warning in warnings]
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
@@ -47,34 +50,24 @@ def _cell(value: Any) -> str:
 
 def import_report(facts: dict[str, Any], left_out: list[dict[str, str]], notes: list[str]) -> Group:
     """What `rich` prints after an import: what came in, what was left out and why, what to do next."""
-    lines = [Text(f"! {note}", style="yellow") for note in notes]
-    name = facts["name"]
-    hint = (
-        f"Next: whalebench run arcface --benchmark {name} --fold 0 (or first: whalebench split make {name})"
-    )
-    return Group(facts_table(facts, "Imported"), _quarantine(left_out), *lines, Text(hint, style="dim"))
+    hint = "Next: whalebench run arcface --benchmark {name} --fold 0 (or first: whalebench split make {name})"
+    end = Text(hint.format_map(facts), style="dim")
+    return Group(facts_table(facts, "Imported"), _quarantine(left_out), *warning_lines(notes), end)
 
 
 def check_report(document: dict[str, Any]) -> Group:
     """What `rich` prints after a check that found everything in place."""
-    sentence = (
-        f"{document['name']}: {document['photos']:,} photos, the catalog and the split are as they were."
-    )
+    sentence = "{name}: {photos:,} photos, the catalog and the split are as they were.".format_map(document)
     return Group(Text(sentence), _quarantine(document["quarantined"]))
 
 
 def split_report(name: str, facts: dict[str, Any], rows: list[dict[str, Any]], warnings: list[str]) -> Group:
     """What `rich` prints of a split: how it was made, what is in each part, what to know."""
-    lines = [Text(f"! {warning}", style="yellow") for warning in warnings]
-    return Group(facts_table(facts, f"Split of {name}"), table_of(rows), *lines)
+    return Group(facts_table(facts, f"Split of {name}"), table_of(rows), *warning_lines(warnings))
 
 
-def _quarantine(left_out: list[dict[str, str]]) -> Group:
-    if not left_out:
-        return Group(Text("No photo had to be quarantined."))
-    lines = [
-        f"! quarantined {photo['image']}: {photo['reason']} ({photo['path']})" for photo in left_out[:SHOWN]
-    ]
+def _quarantine(left_out: list[dict[str, str]]) -> Text:
+    lines = ["! quarantined {image}: {reason} ({path})".format_map(photo) for photo in left_out[:SHOWN]]
     if len(left_out) > SHOWN:
         lines.append(f"! and {len(left_out) - SHOWN} more, in quarantine.csv beside the benchmark's catalog")
-    return Group(*map(Text, lines))
+    return Text("\n".join(lines) or "No photo had to be quarantined.")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from whalebench.benchmarks.core.record import VARIANTS, Diagnosis, RunRecord, read_predictions, read_record
 from whalebench.reports.figures import OVERLAPS
-from whalebench.reports.listing import facts_table, table_of
+from whalebench.reports.listing import facts_table, table_of, warning_lines
 from whalebench.reports.metrics.resampling import (
     Difference,
     Distributions,
@@ -236,7 +236,7 @@ def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any
         for row in shown
     ]
     counts = ", ".join(f"{kind} {count}" for kind, count in diagnosis.photos.items() if count)
-    notes = [Text(f"! {diagnosis.reason}", style="yellow")] if diagnosis.reason else []
+    notes = warning_lines([diagnosis.reason] if diagnosis.reason else [])
     hint = "Without the animal the score should be at chance, or the background gives the individual away."
     return Group(
         table_of(rows, f"{run}: MAP@5 on altered test photos"),
@@ -254,12 +254,10 @@ def _percent(value: float | None) -> str:
 def run_summary(record: RunRecord, runs_folder: Path) -> Group:
     """What `rich` prints after a run: scores with their intervals or why there are none; the record."""
     facts = {"does not fit": record.unfit} if record.unfit else _scores(record, runs_folder)
-    facts["finished"] = record.created
-    facts["record"] = str(runs_folder / record.run)
+    facts |= {"finished": record.created, "record": str(runs_folder / record.run)}
     title = f"{record.method} on {record.benchmark}, fold {record.fold}, seed {record.seed}"
-    notes = [Text(f"! {warning}", style="yellow") for warning in record.warnings]
     hint = Text("Compare runs: whalebench report. Repeat this one: add --force.", style="dim")
-    return Group(facts_table(facts, title), *_variants(record), *notes, hint)
+    return Group(facts_table(facts, title), *_variants(record), *warning_lines(record.warnings), hint)
 
 
 def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:

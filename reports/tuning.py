@@ -1,6 +1,6 @@
 """What tuning was worth: the tuned row beside the defaults', and whether the two can be told apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from whalebench.benchmarks.core.record import RunRecord, plain, read_predictions, read_record
-from whalebench.reports.listing import facts_table, table_of
+from whalebench.benchmarks.core.record import plain, read_predictions, read_record
+from whalebench.reports.listing import facts_table, table_of, warning_lines
 from whalebench.reports.metrics.resampling import Difference, intervals, paired_difference
 from whalebench.reports.wording import between, duration, number, with_interval
 
@@ -26,32 +26,30 @@ def with_scores(document: Document, runs_folder: Path) -> dict[str, Any]:
     test is paired: on the same resamples of individuals. Where the defaults have no run there is no row of
     theirs, and the lead is None.
     """
-    finished = {name: runs_folder / run for name, run in document["runs"].items() if run}
-    runs = {name: read_record(folder) for name, folder in finished.items()}
-    tables = {name: read_predictions(folder) for name, folder in finished.items()}
-    rows = []
-    for name, record in runs.items():
-        low, high = intervals(tables[name])["map_at_5"]
-        rows.append({"name": name} | _row(record, low, high, document["settings"] if name == "tuned" else []))
-    if "default" not in tables:
-        return {**document, "rows": rows, "lead": None}
-    lead = paired_difference(tables["tuned"], tables["default"])
-    return {**document, "rows": rows, "lead": dict(zip(LEAD, plain(lead), strict=True))}
-
-
-def _row(record: RunRecord, low: float, high: float, settings: Sequence[str]) -> dict[str, Any]:
-    valid, test = record.valid_metrics.get("map_at_5"), record.metrics.get("map_at_5")
-    return {
-        "settings": list(settings),
-        "valid_map_at_5": valid,
-        "map_at_5": test,
-        "map_at_5_low": plain(low),
-        "map_at_5_high": plain(high),
-        "shrink": None if valid is None or test is None else valid - test,
-        "seconds": sum(record.seconds.values()),
-        "run": record.run,
-        "track": record.track,
-    }
+    rows, tables = [], {}
+    for name, run in document["runs"].items():
+        if run:
+            record, tables[name] = read_record(runs_folder / run), read_predictions(runs_folder / run)
+            low, high = plain(intervals(tables[name])["map_at_5"])
+            valid, test = record.valid_metrics.get("map_at_5"), record.metrics.get("map_at_5")
+            row = {
+                "name": name,
+                "settings": list(document["settings"]) if name == "tuned" else [],
+                "valid_map_at_5": valid,
+                "map_at_5": test,
+                "map_at_5_low": low,
+                "map_at_5_high": high,
+                "shrink": None if valid is None or test is None else valid - test,
+                "seconds": sum(record.seconds.values()),
+                "run": record.run,
+                "track": record.track,
+            }
+            rows.append(row)
+    lead = None
+    if "default" in tables:
+        drawn = paired_difference(tables["tuned"], tables["default"])
+        lead = dict(zip(LEAD, plain(drawn), strict=True))
+    return {**document, "rows": rows, "lead": lead}
 
 
 def tuning_report(document: Document) -> Group:
@@ -70,8 +68,17 @@ def tuning_report(document: Document) -> Group:
     }
     title = "{method} on {benchmark}, fold {fold}, seed {seed}, tuned".format_map(document)
     failed = [trial for trial in document["trials"] if trial["reason"]]
-    notes = [Text(f"! trial {trial['number']} failed: {trial['reason']}", style="yellow") for trial in failed]
-    rows = [_shown(row) for row in document["rows"]]
+    notes = warning_lines(f"trial {trial['number']} failed: {trial['reason']}" for trial in failed)
+    rows = [
+        {
+            "": row["name"],
+            "valid MAP@5": number(row["valid_map_at_5"]),
+            "test MAP@5": with_interval(row, "map_at_5"),
+            "valid minus test": number(row["shrink"]),
+            "run": row["run"],
+        }
+        for row in document["rows"]
+    ]
     hint = Text(
         "Valid chose among many, so its number flatters the tuned row; test was looked at once. Look closer: "
         f"optuna-dashboard {document['storage'].removeprefix('journal:')}",
@@ -92,13 +99,3 @@ def verdict(document: Document) -> str:
         better = "better" if lead.value > 0 else "worse"
         return f"Tuned is {better} on test than the defaults by {shown}, on the same photos."
     return f"On test the two cannot be told apart: tuned leads the defaults by {shown}, on the same photos."
-
-
-def _shown(row: Document) -> dict[str, str]:
-    return {
-        "": row["name"],
-        "valid MAP@5": number(row["valid_map_at_5"]),
-        "test MAP@5": with_interval(row, "map_at_5"),
-        "valid minus test": number(row["shrink"]),
-        "run": row["run"],
-    }

@@ -1,18 +1,26 @@
-"""The leaderboard as files: Markdown and HTML to read, CSV to compute with, JSON for programs."""
+"""The leaderboard rendered: for the terminal, as Markdown, HTML and SVG to read, CSV and JSON to compute."""
+
+from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
 
 from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.document import NAME_COLUMNS, Chapter, Grid, Pictures, board_document
-from whalebench.reports.terminal import to_svg
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
@@ -28,6 +36,10 @@ MORE = (
 )
 GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
+SVG_WIDTH = 92
+UNLIMITED = 10_000
+"""The width of a window in which everything fits."""
+TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
 
 
 def write_reports(
@@ -49,6 +61,92 @@ def write_reports(
     return list(texts)
 
 
+def render(board: Leaderboard, *, folds: bool = True) -> Group:
+    """What `rich` prints of a leaderboard; `folds` as in `board_document`."""
+    document = board_document(board, folds=folds)
+    parts: list[RenderableType] = []
+    for chapter in document.chapters:
+        parts.append(Text(chapter.title, style="bold cyan"))
+        parts += map(FittedGrid, chapter.grids)
+        parts += [Text(f"! {remark}", style="yellow") for remark in chapter.remarks]
+        parts.append(Text())
+    parts += [Text(sentence, style="dim") for sentence in document.legend]
+    parts += [Text(f"! {problem}", style="red") for problem in document.problems]
+    return Group(*parts)
+
+
+def to_svg(board: Leaderboard, *, folds: bool = True) -> str:
+    """An SVG picture of the rendered tables that fetches nothing from the network; `folds` as in `render`."""
+    console = Console(record=True, width=SVG_WIDTH, file=io.StringIO(), force_terminal=True)
+    console.print(render(board, folds=folds))
+    picture = console.export_svg(title="whalebench report", unique_id="whalebench")
+    picture = re.sub(r"@font-face\s*\{[^}]*\}", "", picture)  # rich's fonts come from a network host
+    return "\n".join(line.rstrip() for line in TEXT.sub(_stripped, picture).splitlines()) + "\n"
+
+
+def _stripped(match: re.Match[str]) -> str:
+    """The SVG text without blanks at its ends, moved by as much: not every viewer keeps leading blanks."""
+    start, middle, length, rest, content = match.groups()
+    content = unescape(content)
+    cell = float(length) / len(content)
+    x = float(start) + cell * (len(content) - len(content.lstrip()))
+    content = content.strip()
+    return f'x="{x:g}"{middle}textLength="{cell * len(content):g}"{rest}>{escape(content)}</text>'
+
+
+@dataclass(frozen=True)
+class FittedGrid:
+    """A grid that fits the window: in a narrow one intervals go below their numbers, the last column's first.
+
+    So the words of names stay whole as long as may be, and numbers never lose a digit.
+    """
+
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=UNLIMITED)
+        for whole in range(len(self.grid.header), -1, -1):
+            table = self._table(whole)
+            if table.__rich_measure__(console, unlimited).minimum <= options.max_width:
+                yield table
+                return
+        yield self._table(0, words=False)
+
+    def _table(self, whole: int, *, words: bool = True) -> Table:
+        """The table, intervals on the line of their numbers in that many columns from the left.
+
+        With `words` those of names stay whole.
+        """
+        table = Table(
+            title=Text(self.grid.title),
+            title_justify="left",
+            title_style="",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        rows = [
+            [*texts[:whole], *(text.replace(" [", "\n[") for text in texts[whole:])]
+            for texts in self.grid.rows
+        ]
+        for name, *texts in zip(self.grid.header, *rows, strict=True):
+            if name in NAME_COLUMNS:
+                least = _longest(" ".join([name, *texts]).split()) if words else 1
+                table.add_column(name, vertical="bottom", overflow="fold", min_width=least)
+            else:
+                head = name.replace(" ", "\n", 1)
+                least = _longest("\n".join([head, *texts]).splitlines())
+                table.add_column(head, justify="right", vertical="bottom", no_wrap=True, min_width=least)
+        for place, row in enumerate(rows):
+            table.add_row(*map(Text, row), style="bold" if place in self.grid.best else "")
+        return table
+
+
+def _longest(pieces: Sequence[str]) -> int:
+    return max(map(len, pieces), default=0)
+
+
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
     """One dictionary a row, as `report --json` prints them; undefined numbers are None."""
     return [
@@ -67,23 +165,21 @@ def to_csv(board: Leaderboard) -> str:
 
     What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`.
     """
-    rows = [_values(row, KEYS) | row.metrics | _more(row) for row in board.rows]
+    rows = []
+    for row in board.rows:
+        groups = {
+            f"{group}_{key}": value
+            for group, values in _values(row, GROUPS).items()
+            for key, value in (values or {}).items()
+            if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
+        }
+        rows.append(_values(row, KEYS) | row.metrics | _values(row, MORE) | groups)
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     writer.writerows([plain(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
-
-
-def _more(row: Row) -> dict[str, Any]:
-    numbers = {
-        f"{group}_{key}": value
-        for group, values in _values(row, GROUPS).items()
-        for key, value in (values or {}).items()
-        if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
-    }
-    return _values(row, MORE) | numbers
 
 
 def _values(row: Row, keys: Sequence[str]) -> dict[str, Any]:

@@ -213,10 +213,10 @@ def test_a_terminal_sees_a_bar_that_moves() -> None:
     from rich.console import Console
 
     from whalebench.benchmarks.core.progress import EpochSummary
-    from whalebench.reports.progress import watch
+    from whalebench.reports.console import progress_shown
 
     screen = io.StringIO()
-    with watch(Console(file=screen, force_terminal=True, width=150)) as progress:
+    with progress_shown(Console(file=screen, force_terminal=True, width=150)) as progress:
         progress.stage("decode")
         progress.advance(3, 7)
         progress.stage("train")
@@ -230,10 +230,10 @@ def test_a_file_gets_plain_lines() -> None:
     from rich.console import Console
 
     from whalebench.benchmarks.core.progress import EpochSummary
-    from whalebench.reports.progress import watch
+    from whalebench.reports.console import progress_shown
 
     file = io.StringIO()
-    with watch(Console(file=file, width=150)) as progress:
+    with progress_shown(Console(file=file, width=150)) as progress:
         progress.stage("train")
         progress.advance(1, 9)
         progress.epoch(EpochSummary(2, 5, 1.25, float("nan"), 321.0, 60.0))

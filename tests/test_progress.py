@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import whalebench
-from whalebench.reports.progress import STAGES, stage_words
+from whalebench.reports.console import STAGES, stage_words
 
 ROOT = Path(whalebench.__file__).parent
 

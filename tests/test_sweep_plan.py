@@ -15,7 +15,7 @@ from whalebench.benchmarks.running.workers import divide
 from whalebench.benchmarks.sweeping.plan import Contestant, Plan, contestants_of, make_plan, whole_numbers
 from whalebench.benchmarks.sweeping.sweep import seconds_left
 from whalebench.methods.registry import configure, find_method, method_names
-from whalebench.reports.sweep_report import progress_line, watch_sweep
+from whalebench.reports.console import progress_line, watch_sweep
 
 PAPER = """
 benchmark = "whales"

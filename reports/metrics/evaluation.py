@@ -32,6 +32,8 @@ from whalebench.reports.metrics.ranking import (
 
 CLIP = 1e-15  # Kaggle's: a certain and wrong answer costs 34.5, not infinity
 NO_CANDIDATE = -2  # column of "no further candidate"; -1 is *new*
+NAN_SCORE = "A score of {} is NaN: check the method's numbers (loss, learning rate)."
+NO_PROBABILITIES = "The probabilities of {} are negative, not finite or all zero: check the calibration."
 
 
 class _NameOrder:
@@ -83,16 +85,19 @@ def evaluate_queries(
     true_columns = order.truth(truth)
     parts = []
     for (rows, block), (_, likely) in zip(order.blocks(scores), order.blocks(probabilities), strict=True):
-        _check_scores(block, images[rows])
+        _refuse(np.isnan(block.max(axis=1)), images[rows], NAN_SCORE)  # NaN is the largest
         shares = _shares(likely, images[rows])
         ranked = _ranking_columns(block, true_columns[rows], new_threshold, new_rule)
         parts.append(ranked | _probability_columns(shares, true_columns[rows], set_threshold))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    table = _table(images, truth, clusters, order.names, columns)
     if embeddings_precision is None:
         embeddings_precision = np.full(len(images), np.nan)
-    precision = _column(embeddings_precision, len(images), "average precisions at R")
-    return table.assign(new_score=new_scores, average_precision_at_r=precision)
+    columns["average_precision_at_r"] = _column(embeddings_precision, len(images), "average precisions at R")
+    text = {"image": list(images), "truth": list(truth), "cluster": list(clusters)}
+    # NO_CANDIDATE and -1 count from the end.
+    labels = np.asarray([*order.names, "", NEW], dtype=object)[columns["candidates"]]
+    text |= {f"candidate_{place + 1}": labels[:, place].tolist() for place in range(CANDIDATES)}
+    return pd.DataFrame(text, dtype="str").assign(**_numbers(columns | {"new_score": new_scores}))
 
 
 def _ranking_columns(
@@ -121,26 +126,18 @@ def _probability_columns(shares: Floats, truth: Integers, threshold: float | Non
     return columns | {"set_size_95": sets.sum(axis=1).astype(np.float64), "covered_95": covered}
 
 
-def _table(
-    images: Sequence[str],
-    truth: Sequence[str],
-    clusters: Sequence[str],
-    names: list[str],
-    columns: dict[str, NDArray[Any]],
-) -> pd.DataFrame:
-    """The per-query table in the column order of predictions.parquet, up to what the scores alone say."""
-    # NO_CANDIDATE and -1 count from the end.
-    labels = np.asarray([*names, "", NEW], dtype=object)[columns["candidates"]]
-    rank, places = columns["rank"], range(CANDIDATES)
-    text = {"image": list(images), "truth": list(truth), "cluster": list(clusters)}
-    text |= {f"candidate_{place + 1}": labels[:, place].tolist() for place in places}
-    numbers = {f"score_{place + 1}": columns["scores"][:, place] for place in places} | {"rank": rank}
-    numbers["average_precision_at_5"] = np.asarray(list(map(average_precision_at_k, rank)))
-    numbers["top_1"] = (rank <= 1).astype(np.float64)
-    numbers["top_5"] = (rank <= CANDIDATES).astype(np.float64)
-    numbers["log_loss"] = -np.log(np.clip(columns["probability"], CLIP, 1 - CLIP))
-    numbers |= {key: columns[key] for key in ("probability", "confidence", "set_size_95", "covered_95")}
-    return pd.DataFrame(text, dtype="str").assign(**numbers)
+def _numbers(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The numbers of the per-query table in the column order of predictions.parquet."""
+    rank, further = columns["rank"], ("probability", "confidence", "set_size_95", "covered_95")
+    return {
+        **{f"score_{place + 1}": columns["scores"][:, place] for place in range(CANDIDATES)},
+        "rank": rank,
+        "average_precision_at_5": np.asarray(list(map(average_precision_at_k, rank))),
+        "top_1": (rank <= 1).astype(np.float64),
+        "top_5": (rank <= CANDIDATES).astype(np.float64),
+        "log_loss": -np.log(np.clip(columns["probability"], CLIP, 1 - CLIP)),
+        **{key: columns[key] for key in (*further, "new_score", "average_precision_at_r")},
+    }
 
 
 def means_by_threshold(
@@ -190,42 +187,34 @@ def _check_names(
     images: Sequence[str], truth: Sequence[str], clusters: Sequence[str], identities: Sequence[str]
 ) -> None:
     """Raises WhalebenchError unless there are queries and candidates, each named once, and one truth each."""
-    number = len(images)
+    number, candidates = len(images), set(identities)
+    problem = ""
     if not number or not len(identities):
-        raise WhalebenchError(f"{number} queries and {len(identities)} identities: nothing can be evaluated.")
-    if not number == len(truth) == len(clusters):
+        problem = f"{number} queries and {len(identities)} identities: nothing can be evaluated."
+    elif not number == len(truth) == len(clusters):
         counts = f"{number} images, {len(truth)} truths and {len(clusters)} clusters"
-        raise WhalebenchError(f"{counts}: hand over one a query.")
-    if len(set(images)) < number:
-        raise WhalebenchError("An image is evaluated twice: hand over each query once.")
-    candidates = set(identities)
-    if len(candidates) < len(identities) or NEW in candidates:
-        raise WhalebenchError(
-            f"The identities repeat or hold {NEW!r}, which means none of them: rename them."
-        )
-    unknown = next((name for name in truth if name != NEW and name not in candidates), None)
-    if unknown is not None:
-        raise WhalebenchError(
-            f"The truth {unknown!r} is no candidate: call individuals not in train {NEW!r}."
-        )
+        problem = f"{counts}: hand over one a query."
+    elif len(set(images)) < number:
+        problem = "An image is evaluated twice: hand over each query once."
+    elif len(candidates) < len(identities) or NEW in candidates:
+        problem = f"The identities repeat or hold {NEW!r}, which means none of them: rename them."
+    elif unknown := [name for name in truth if name != NEW and name not in candidates]:
+        problem = f"The truth {unknown[0]!r} is no candidate: call individuals not in train {NEW!r}."
+    if problem:
+        raise WhalebenchError(problem)
 
 
-def _check_scores(scores: Floats, images: Sequence[str]) -> None:
-    """Raises WhalebenchError where a score is NaN."""
-    bad = np.isnan(scores).any(axis=1)
+def _refuse(bad: NDArray[np.bool_], images: Sequence[str], sentence: str) -> None:
+    """Raises WhalebenchError with the sentence on the first image that is bad, if there is one."""
     if bad.any():
-        image = images[int(np.flatnonzero(bad)[0])]
-        raise WhalebenchError(f"A score of {image} is NaN: check the method's numbers (loss, learning rate).")
+        raise WhalebenchError(sentence.format(images[int(bad.argmax())]))
 
 
 def _shares(probabilities: Floats, images: Sequence[str]) -> Floats:
     """The rows divided by their sums; raises WhalebenchError where they are no probabilities."""
     total = probabilities.sum(axis=1, keepdims=True)
     bad = ~np.isfinite(total[:, 0]) | (total[:, 0] <= 0) | (probabilities < 0).any(axis=1)
-    if bad.any():
-        image = images[int(np.flatnonzero(bad)[0])]
-        message = f"The probabilities of {image} are negative, not finite or all zero: check the calibration."
-        raise WhalebenchError(message)
+    _refuse(bad, images, NO_PROBABILITIES)
     shares: Floats = probabilities / total
     return shares
 

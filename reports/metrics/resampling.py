@@ -180,8 +180,7 @@ class _Resampled:
         codes = pd.factorize(table["cluster"], sort=True)[0].astype(np.int64)
         self.clusters = int(codes.max()) + 1
         self.scores = _ScoreDraws(table, codes)
-        parts = [(key, values, np.ones(len(table))) for key, values in _parts(table)]
-        self.keys, values, weights = zip(*parts, *_balanced_parts(table), strict=True)
+        self.keys, values, weights = zip(*_parts(table), strict=True)
         sums = [_sums(codes, *part, self.clusters) for part in zip(values, weights, strict=True)]
         self.sums = np.concatenate(sums, axis=1)
 
@@ -208,34 +207,28 @@ class _Resampled:
         return joined
 
 
-def _parts(table: pd.DataFrame) -> Iterator[tuple[str, Floats]]:
-    """Metrics and the values they are the mean of; a metric that comes twice is the mean of both means."""
-    new, precision = is_new(table), table["average_precision_at_5"].to_numpy()
-    predicted = predicted_new(table).astype(np.float64)
-    if not new_is_candidate(table):
-        predicted[:] = np.nan
-    for key in ("top_1", "top_5", "log_loss"):
-        yield key, table[key].to_numpy()
-    yield "coverage_95", table["covered_95"].to_numpy()
-    yield "set_size_95", np.where(new, np.nan, table["set_size_95"].to_numpy())
-    yield "map_at_5", precision
-    yield "map_at_r", table["average_precision_at_r"].to_numpy()
-    yield "map_at_5_known", np.where(new, np.nan, precision)
-    yield "map_at_5_new", np.where(new, precision, np.nan)
-    yield "accuracy_new", np.where(new, predicted, np.nan)
-    yield "accuracy_new", np.where(new, np.nan, 1 - predicted)
-    first = first_candidate_correct(table)
-    yield "normalised_accuracy", np.where(new, np.nan, first)
-    yield "normalised_accuracy", np.where(new, first, np.nan)  # mu is a half
-
-
-def _balanced_parts(table: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
-    """Metrics of which each individual has the same share: values and weights."""
+def _parts(table: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
+    """Metrics, the values they are the mean of, and weights; one that comes twice is the mean of both."""
     new, first = is_new(table), first_candidate_correct(table)
+    precision = table["average_precision_at_5"]
+    called_new = np.where(new_is_candidate(table), predicted_new(table), np.nan)
     names = table["cluster"].where(new, table["truth"])
-    weights = 1 / names.groupby([new, names]).transform("size").to_numpy(np.float64)
-    yield "baks", np.where(new, np.nan, first), weights
-    yield "baus", np.where(new, first, np.nan), weights
+    equal = np.ones(len(table))
+    each_individual = 1 / names.groupby([new, names]).transform("size").to_numpy(np.float64)
+    for key in ("top_1", "top_5", "log_loss"):
+        yield key, table[key].to_numpy(), equal
+    yield "coverage_95", table["covered_95"].to_numpy(), equal
+    yield "set_size_95", np.where(new, np.nan, table["set_size_95"]), equal
+    yield "map_at_5", precision.to_numpy(), equal
+    yield "map_at_r", table["average_precision_at_r"].to_numpy(), equal
+    yield "map_at_5_known", np.where(new, np.nan, precision), equal
+    yield "map_at_5_new", np.where(new, precision, np.nan), equal
+    yield "accuracy_new", np.where(new, called_new, np.nan), equal
+    yield "accuracy_new", np.where(new, np.nan, 1 - called_new), equal
+    yield "normalised_accuracy", np.where(new, np.nan, first), equal
+    yield "normalised_accuracy", np.where(new, first, np.nan), equal  # mu is a half
+    yield "baks", np.where(new, np.nan, first), each_individual
+    yield "baus", np.where(new, first, np.nan), each_individual
 
 
 def _sums(codes: Integers, values: Floats, weights: Floats, clusters: int) -> Floats:
