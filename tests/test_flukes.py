@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes
-from whalebench.benchmarks.flukes.draw import catalog_rows
+from whalebench.benchmarks.flukes.draw import catalog_rows, paint
 from whalebench.benchmarks.flukes.integers import Stream, uniform
-from whalebench.benchmarks.flukes.paint import paint
 from whalebench.benchmarks.flukes.population import Plan, plan_photos
 from whalebench.benchmarks.flukes.view import LANDMARKS, pose
 

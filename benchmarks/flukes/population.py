@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.flukes.individual import Individual, draw_individual
-from whalebench.benchmarks.flukes.integers import Stream
+from whalebench.benchmarks.flukes.integers import Stream, drawn
 
 Colour = tuple[int, int, int]
 
@@ -82,6 +82,18 @@ def _canonical(part: Individual | Encounter | Shot) -> str:
     return json.dumps(vars(part), default=vars, sort_keys=True, separators=(",", ":"))
 
 
+def _draw_horizon(stream: Stream) -> int:
+    return stream.between(350, 650) if stream.chance(160) else stream.between(800, 4000)
+
+
+def _draw_blur(stream: Stream) -> int:
+    return stream.between(0, 500) if stream.chance(680) else stream.between(500, 1500)
+
+
+def _draw_motion(stream: Stream) -> int:
+    return stream.between(1, 2) if stream.chance(120) else 0
+
+
 @dataclass(frozen=True)
 class Encounter:
     """One meeting with one whale: a day, a sea, a light and a place to stand."""
@@ -90,53 +102,56 @@ class Encounter:
     height: int
     water: Colour
     sky: Colour
-    swell: int
-    chop: int
-    wave: int
-    direction: int
-    flat: int
-    horizon: int
-    glint: int
-    light: int
-    ambient: int
-    warmth: int
-    haze: int
-    film: int
-    yaw: int
-    pitch: int
-    lift: int
-    share: int
-    tilt: int
-    depth: int
-    sea: int
+    swell: int = drawn(Stream.between, (150, 1000))
+    chop: int = drawn(Stream.between, (200, 1000))
+    wave: int = drawn(Stream.between, (250, 750))
+    direction: int = drawn(Stream.bell, (-50, 50))
+    flat: int = drawn(Stream.between, (110, 260))
+    horizon: int = drawn(_draw_horizon)
+    glint: int = drawn(Stream.positive, (-600, 1000))
+    light: int = drawn(Stream.between, (-1000, 1000))
+    ambient: int = drawn(Stream.between, (150, 1000))
+    warmth: int = drawn(Stream.between, (-400, 600))
+    haze: int = drawn(Stream.positive, (-300, 360))
+    film: int = drawn(Stream.positive, (-500, 500))
+    yaw: int = drawn(Stream.bell, (-600, 600))
+    pitch: int = drawn(Stream.bell, (380, 1140))
+    lift: int = drawn(Stream.bell, (-190, 370))
+    share: int = drawn(Stream.bell, (600, 1000))
+    tilt: int = drawn(Stream.bell, (-90, 90))
+    depth: int = drawn(Stream.bell, (-500, 150))
+    sea: int = drawn(Stream.seed)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One photo of an encounter: the pose of that moment and the camera's doing."""
+    """One photo of an encounter: the pose of that moment and the camera's doing.
 
-    yaw: int
-    pitch: int
-    lifts: tuple[int, int]
-    curls: tuple[int, int]
-    twists: tuple[int, int]
-    roll: int
-    tilt: int
-    share: int
-    place: tuple[int, int]
-    depth: int
-    ripple: tuple[int, ...]
-    drift: tuple[int, int]
-    splash: int
-    drips: int
-    exposure: int
-    contrast: int
-    balance: Colour
-    blur: int
-    motion: int
-    noise: int
-    quality: int
-    seed: int
+    Six fields are drawn as offsets from the encounter's, which `draw_shot` adds.
+    """
+
+    yaw: int = drawn(Stream.bell, (-130, 130))
+    pitch: int = drawn(Stream.bell, (-160, 160))
+    lifts: tuple[int, int] = drawn(Stream.bell, (-160, 160), (-160, 160))
+    curls: tuple[int, int] = drawn(Stream.bell, (-80, 340), (-80, 340))
+    twists: tuple[int, int] = drawn(Stream.bell, (-380, 380), (-380, 380))
+    roll: int = drawn(Stream.bell, (-220, 220))
+    tilt: int = drawn(Stream.bell, (-40, 40))
+    share: int = drawn(Stream.bell, (-100, 100))
+    place: tuple[int, int] = drawn(Stream.bell, (0, 1000), (100, 900))
+    depth: int = drawn(Stream.bell, (-120, 120))
+    ripple: tuple[int, ...] = drawn(Stream.between, (3, 18), (0, 6283), (0, 6283), (0, 6283))
+    drift: tuple[int, int] = drawn(Stream.between, (0, 9999), (0, 9999))
+    splash: int = drawn(Stream.positive, (-300, 1000))
+    drips: int = drawn(Stream.positive, (-1600, 1000))
+    exposure: int = drawn(Stream.bell, (640, 1360))
+    contrast: int = drawn(Stream.bell, (820, 1180))
+    balance: tuple[int, int, int] = drawn(Stream.bell, (930, 1070), (960, 1040), (930, 1070))
+    blur: int = drawn(_draw_blur)
+    motion: int = drawn(_draw_motion)
+    noise: int = drawn(Stream.between, (2, 24))
+    quality: int = drawn(Stream.between, (62, 95))
+    seed: int = drawn(Stream.seed)
 
 
 def plan_photos(photos: int | None = None) -> list[Plan]:
@@ -220,59 +235,22 @@ def draw_encounter(name: str) -> Encounter:
     stream = Stream("encounter", name)
     width, height = SIZES[stream.between(0, len(SIZES) - 1)]
     water, sky = _WATERS[stream.between(0, len(_WATERS) - 1)], _SKIES[stream.between(0, len(_SKIES) - 1)]
-    return Encounter(
-        width=width,
-        height=height,
-        water=_near(stream, water, 10),
-        sky=_near(stream, sky, 14),
-        swell=stream.between(150, 1000),
-        chop=stream.between(200, 1000),
-        wave=stream.between(250, 750),
-        direction=stream.bell(-50, 50),
-        flat=stream.between(110, 260),
-        horizon=stream.between(350, 650) if stream.chance(160) else stream.between(800, 4000),
-        glint=max(0, stream.between(-600, 1000)),
-        light=stream.between(-1000, 1000),
-        ambient=stream.between(150, 1000),
-        warmth=stream.between(-400, 600),
-        haze=max(0, stream.between(-300, 360)),
-        film=max(0, stream.between(-500, 500)),
-        yaw=stream.bell(-600, 600),
-        pitch=stream.bell(380, 1140),
-        lift=stream.bell(-190, 370),
-        share=stream.bell(600, 1000),
-        tilt=stream.bell(-90, 90),
-        depth=stream.bell(-500, 150),
-        sea=stream.seed(),
+    return stream.fill(
+        Encounter, width=width, height=height, water=_near(stream, water, 10), sky=_near(stream, sky, 14)
     )
 
 
 def draw_shot(name: str, encounter: Encounter) -> Shot:
     """The photo of that name in its encounter: near its fellows, never the same."""
-    stream = Stream("shot", name)
-    return Shot(
-        yaw=min(650, max(-650, encounter.yaw + stream.bell(-130, 130))),
-        pitch=min(1150, max(400, encounter.pitch + stream.bell(-160, 160))),
-        lifts=(encounter.lift + stream.bell(-160, 160), encounter.lift + stream.bell(-160, 160)),
-        curls=(stream.bell(-80, 340), stream.bell(-80, 340)),
-        twists=(stream.bell(-380, 380), stream.bell(-380, 380)),
-        roll=stream.bell(-220, 220),
-        tilt=encounter.tilt + stream.bell(-40, 40),
-        share=min(960, max(500, encounter.share + stream.bell(-100, 100))),
-        place=(stream.bell(0, 1000), stream.bell(100, 900)),
-        depth=encounter.depth + stream.bell(-120, 120),
-        ripple=(stream.between(3, 18), *(stream.between(0, 6283) for _ in range(3))),
-        drift=(stream.between(0, 9999), stream.between(0, 9999)),
-        splash=max(0, stream.between(-300, 1000)),
-        drips=max(0, stream.between(-1600, 1000)),
-        exposure=stream.bell(640, 1360),
-        contrast=stream.bell(820, 1180),
-        balance=(stream.bell(930, 1070), stream.bell(960, 1040), stream.bell(930, 1070)),
-        blur=stream.between(0, 500) if stream.chance(680) else stream.between(500, 1500),
-        motion=stream.between(1, 2) if stream.chance(120) else 0,
-        noise=stream.between(2, 24),
-        quality=stream.between(62, 95),
-        seed=stream.seed(),
+    shot = Stream("shot", name).fill(Shot)
+    return replace(
+        shot,
+        yaw=min(650, max(-650, encounter.yaw + shot.yaw)),
+        pitch=min(1150, max(400, encounter.pitch + shot.pitch)),
+        lifts=(encounter.lift + shot.lifts[0], encounter.lift + shot.lifts[1]),
+        tilt=encounter.tilt + shot.tilt,
+        share=min(960, max(500, encounter.share + shot.share)),
+        depth=encounter.depth + shot.depth,
     )
 
 

@@ -38,7 +38,7 @@ class View:
     """Pixels to a half width."""
     centre: tuple[float, float] = (0.0, 0.0)
     """The pixel of the upright frame's origin, where the fluke's axis crosses its middle."""
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    box: tuple[int, ...] = (0, 0, 0, 0)
     """Around the visible fluke in whole pixels, rounded outward; x1 and y1 exclusive."""
     landmarks: tuple[tuple[float, float], ...] = ()
     """Left tip, notch, right tip and bottom in pixels, rounded to a tenth."""
@@ -133,10 +133,6 @@ def _framed(view: View, outline: Outline, encounter: Encounter, shot: Shot) -> V
         view,
         scale=scale,
         centre=(float(centre[0]), float(centre[1])),
-        box=(*_whole(np.floor(corner)), *_whole(np.ceil(corner + scale * size))),
+        box=tuple(map(int, (*np.floor(corner), *np.ceil(corner + scale * size)))),
         landmarks=tuple((round(float(x), 1), round(float(y), 1)) for x, y in centre + scale * marks),
     )
-
-
-def _whole(point: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[int, int]:
-    return int(point[0]), int(point[1])
