@@ -171,17 +171,12 @@ def paint_sea(scene: Scene, view: View, x: Image32, y: Image32) -> Image32:
     if encounter.glint:
         path = np.exp(-np.square((x - encounter.light / 1000 * 0.8 * wide) / (0.45 * wide)))
         light += (slope * 2.4 - 1.1).clip(0, 1) * path * (encounter.glint / 1000)
-    _add_sky(light, sky, water, (y - horizon) / wide, view.scale * wide)
-    return np.asarray(light, dtype=np.float32)
-
-
-def _add_sky(light: Image32, sky: Image32, water: Image32, rise: Image32, pixels: float) -> None:
-    """Paints over `light` what rises above the horizon, `rise` being in widths of the photo."""
-    above = (rise * pixels + 0.5).clip(0, 1)
-    rows = int(np.count_nonzero(above.any(1)))
-    if rows:
+    rise = (y - horizon) / wide
+    above = (rise * (view.scale * wide) + 0.5).clip(0, 1)
+    if rows := int(np.count_nonzero(above.any(1))):
         air = sky * (1.02 - 0.5 * rise[:rows].clip(0, 1) * (1 - water))
         light[:, :rows] += above[:rows] * (air - light[:, :rows])
+    return np.asarray(light, dtype=np.float32)
 
 
 def _slope(encounter: Encounter, shot: Shot, x: Image32, depth: Image32, wide: float) -> Image32:
@@ -362,7 +357,10 @@ def develop(light: Image32, scene: Scene) -> Image8:
     index = (light * (_STEPS / _BRIGHTEST)).clip(0, _STEPS - 1).astype(np.int32)
     flat = np.stack([curve[at] for curve, at in zip(_curves(scene.encounter, shot), index, strict=True)], -1)
     if shot.motion:
-        flat = np.asarray(Image.fromarray(flat).filter(_shaken(shot.motion)))
+        # The camera moves sideways by one or two pixels to each side.
+        row = [int(abs(place) <= shot.motion) for place in range(-2, 3)]
+        shaken = ImageFilter.Kernel((5, 5), [0] * 10 + row + [0] * 10)
+        flat = np.asarray(Image.fromarray(flat).filter(shaken))
     if shot.blur > 200:
         flat = np.asarray(Image.fromarray(flat).filter(ImageFilter.BoxBlur(shot.blur / 1000)))
     start = shot.seed % (_grain().size - flat.size)
@@ -380,12 +378,6 @@ def _curves(encounter: Encounter, shot: Shot) -> Image8:
     tone = tone / (1 + 0.18 * tone**3) ** (1 / 3)
     tone = 0.45 + (np.clip(tone, 0, 1) ** 0.8 - 0.45) * shot.contrast / 1000
     return np.asarray(np.clip(tone, 0, 1) * 255 + 0.5, dtype=np.uint8)
-
-
-def _shaken(reach: int) -> ImageFilter.Kernel:
-    """The blur of a camera that moves sideways by one or two pixels to each side."""
-    row = [int(abs(place) <= reach) for place in range(-2, 3)]
-    return ImageFilter.Kernel((5, 5), [0] * 10 + row + [0] * 10)
 
 
 @lru_cache(maxsize=1)

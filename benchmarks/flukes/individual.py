@@ -31,7 +31,7 @@ COLUMNS, ROWS = 512, 128
 
 
 def _draw_length(stream: Stream) -> int:
-    return 1000 - (stream.between(40, 160) if stream.chance(120) else stream.between(0, 30))
+    return 1000 - stream.either(120, (40, 160), (0, 30))
 
 
 def _draw_nicks(stream: Stream) -> tuple[Mark, ...]:
@@ -39,8 +39,7 @@ def _draw_nicks(stream: Stream) -> tuple[Mark, ...]:
 
 
 def _nick(stream: Stream) -> Mark:
-    deep = stream.chance(350)
-    depth = stream.between(50, 130) if deep else stream.between(18, 50)
+    depth = stream.either(350, (50, 130), (18, 50))
     return stream.between(90, 960), stream.between(10, 26) + depth // 4, depth, stream.between(-500, 500)
 
 
@@ -189,20 +188,18 @@ def outline_of(individual: Individual) -> Outline:
 def _trailing(wing: Wing) -> Array:
     edge = wing.sweep / 1000 * _OUT + wing.bump / 1000 * np.sin(np.pi * np.minimum(_OUT * 1.08, 1.0)) ** 1.3
     edge += wing.hook / 1000 * np.clip((_OUT - 0.8) / 0.2, 0, 1) ** 2
-    edge += _scallops(wing)
+    # Small teeth, coarse and fine, strongest in the middle of the wing.
+    coarse, fine = (
+        np.interp(_OUT, np.linspace(0, 1, knots.size), knots)
+        for knots in (uniform(wing.seed, 23), uniform(wing.seed + 1, 71))
+    )
+    teeth = 2.2 * coarse + fine - 1.6
+    edge += wing.scallop / 1000 * teeth * np.sin(np.pi * np.clip(_OUT, 0.02, 0.98)) ** 0.5
     for place, width, depth, lean in wing.nicks:
         offset = (_OUT - place / 1000) / (width / 1000)
         offset = offset / (1 + lean / 1000 * np.sign(offset))
         edge -= depth / 1000 * np.clip(1.15 - np.abs(offset), 0, 1) ** 0.8
     return edge
-
-
-def _scallops(wing: Wing) -> Array:
-    """Small teeth of the trailing edge, coarse and fine, strongest in the middle of the wing."""
-    coarse, fine = uniform(wing.seed, 23), uniform(wing.seed + 1, 71)
-    knots = np.linspace(0, 1, coarse.size), np.linspace(0, 1, fine.size)
-    teeth = 2.2 * np.interp(_OUT, knots[0], coarse) + np.interp(_OUT, knots[1], fine) - 1.6
-    return wing.scallop / 1000 * teeth * np.sin(np.pi * np.clip(_OUT, 0.02, 0.98)) ** 0.5
 
 
 def _leading(wing: Wing, chord: float, tip: float) -> Array:

@@ -39,6 +39,10 @@ class Stream:
         """A number from `low` to `high` with the middle the most likely: the mean of three."""
         return sum(self.between(low, high) for _ in range(3)) // 3
 
+    def either(self, permille: int, first: tuple[int, int], second: tuple[int, int]) -> int:
+        """A number from the first range `permille` times in a thousand, else from the second."""
+        return self.between(*(first if self.chance(permille) else second))
+
     def chance(self, permille: int) -> bool:
         """True `permille` times in a thousand."""
         return self.between(0, 999) < permille
@@ -69,7 +73,7 @@ class Stream:
         return kind(**given)
 
 
-def drawn(draw: Callable[..., Any], *ranges: tuple[int, ...]) -> Any:
+def drawn(draw: Callable[..., Any], *ranges: tuple[Any, ...]) -> Any:
     """A field of a dataclass that `Stream.fill` draws: a value, or a tuple of one from each of the ranges."""
     return field(metadata={"draw": (draw, ranges or ((),))})
 

@@ -82,14 +82,6 @@ def _canonical(part: Individual | Encounter | Shot) -> str:
     return json.dumps(vars(part), default=vars, sort_keys=True, separators=(",", ":"))
 
 
-def _draw_horizon(stream: Stream) -> int:
-    return stream.between(350, 650) if stream.chance(160) else stream.between(800, 4000)
-
-
-def _draw_blur(stream: Stream) -> int:
-    return stream.between(0, 500) if stream.chance(680) else stream.between(500, 1500)
-
-
 def _draw_motion(stream: Stream) -> int:
     return stream.between(1, 2) if stream.chance(120) else 0
 
@@ -107,7 +99,7 @@ class Encounter:
     wave: int = drawn(Stream.between, (250, 750))
     direction: int = drawn(Stream.bell, (-50, 50))
     flat: int = drawn(Stream.between, (110, 260))
-    horizon: int = drawn(_draw_horizon)
+    horizon: int = drawn(Stream.either, (160, (350, 650), (800, 4000)))
     glint: int = drawn(Stream.positive, (-600, 1000))
     light: int = drawn(Stream.between, (-1000, 1000))
     ambient: int = drawn(Stream.between, (150, 1000))
@@ -147,7 +139,7 @@ class Shot:
     exposure: int = drawn(Stream.bell, (640, 1360))
     contrast: int = drawn(Stream.bell, (820, 1180))
     balance: tuple[int, int, int] = drawn(Stream.bell, (930, 1070), (960, 1040), (930, 1070))
-    blur: int = drawn(_draw_blur)
+    blur: int = drawn(Stream.either, (680, (0, 500), (500, 1500)))
     motion: int = drawn(_draw_motion)
     noise: int = drawn(Stream.between, (2, 24))
     quality: int = drawn(Stream.between, (62, 95))

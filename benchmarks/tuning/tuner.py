@@ -151,7 +151,7 @@ class Tuner:
         The others do what is left of one that is killed. Raises WhalebenchError or RunFailedError with the
         reason where all have failed, and KeyboardInterrupt, when all have ended, after Ctrl-C.
         """
-        request, handle = self._request, self.handle
+        request, handle, budget = self._request, self.handle, self.context.budget
         with handle.exclusive():
             handle.enqueue_defaults(self.context.space)
         self._progress.stage(f"Trials by {request.jobs} workers")
@@ -160,20 +160,17 @@ class Tuner:
         with workers.WorkerPool(shares) as pool:
             started = [pool.start([*arguments, "--worker", str(number)]) for number in range(request.jobs)]
             while pool.running() and not pool.interrupts:
-                self._show_spent()
+                spent = handle.summary().spent
+                if budget.trials is not None:
+                    self._progress.advance(spent.trials, budget.trials)
+                else:
+                    self._progress.advance(round(100 * budget.share(spent)), 100)
                 time.sleep(LOOK)
         if pool.interrupts:
             raise KeyboardInterrupt
         codes = [worker.exit_code() for worker in started]
         if all(codes):
             raise (WhalebenchError if BAD_INPUT in codes else RunFailedError)(started[0].reason())
-
-    def _show_spent(self) -> None:
-        budget, spent = self.context.budget, self.handle.summary().spent
-        if budget.trials is not None:
-            self._progress.advance(spent.trials, budget.trials)
-        else:
-            self._progress.advance(round(100 * budget.share(spent)), 100)
 
     def _finish(self) -> Tuned:
         """The runs of the best trial and of the defaults, and everything there is to say of the study."""
