@@ -29,8 +29,17 @@ from whalebench.benchmarks.flukes.individual import (
     texture,
 )
 from whalebench.benchmarks.flukes.integers import uniform
-from whalebench.benchmarks.flukes.population import Encounter, Plan, Scene, Shot, plan_photos, planes
-from whalebench.benchmarks.flukes.view import LANDMARKS, View, pose
+from whalebench.benchmarks.flukes.population import (
+    LANDMARKS,
+    Encounter,
+    Plan,
+    Scene,
+    Shot,
+    View,
+    plan_photos,
+    planes,
+    pose,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
