@@ -30,10 +30,9 @@ def benchmark_rows(workspace: Workspace) -> list[Row]:
     rows = []
     for name in benchmark_names(workspace):
         folder = workspace.benchmarks / name
+        facts: Row = {"source": "drawn by whalebench the first time it is run"}
         if (folder / "catalog.json").exists():
             facts = read_facts(folder)
-        else:
-            facts = {"source": "drawn by whalebench the first time it is run"}
         kept = ("photos", "individuals", "new_photos", "quarantined", "source")
         rows.append({"name": name} | {key: facts.get(key) for key in kept} | {"runs": runs.count(name)})
     return rows
@@ -83,12 +82,10 @@ def split_facts(split: Split) -> Row:
 
 def method_rows() -> list[Row]:
     """A row a method: name, what it does, where it comes from, what a recipe's system was said to score."""
-    rows = []
-    for name in method_names():
-        method = find_method(name)
-        facts = {"summary": method.summary, "source": method.source, "published": method.published}
-        rows.append({"name": name} | facts)
-    return rows
+    facts = ("summary", "source", "published")
+    return [
+        {"name": name} | {fact: getattr(find_method(name), fact) for fact in facts} for name in method_names()
+    ]
 
 
 def field_rows(name: str) -> list[Row]:
@@ -164,9 +161,9 @@ def methods_page() -> str:
     titles: dict[Config, str] = {method.Config: method.name for method in methods}
     inherited = {config for method in methods for config in _declaring(method.Config)}
     shared = sorted(inherited - set(titles), key=lambda config: (len(config.__mro__), config.__name__))
-    titles |= {config: f"{_noun(config)} (shared)" for config in shared}
-    parts = sorted(_parts(inherited) - set(titles), key=lambda config: config.__name__)
-    titles |= {config: f"{_noun(config)} (part)" for config in parts}
+    parts = sorted(_parts(inherited) - inherited, key=lambda config: config.__name__)
+    for configs, kind in ((shared, "shared"), (parts, "part")):
+        titles |= {config: f"{config.__name__.removesuffix('Config')} ({kind})" for config in configs}
     rows = [(_link(each.name), each.summary, each.source, each.published) for each in methods]
     blocks = [HEAD, _table(("method", "what it does", "paper or system", "published score"), rows)]
     blocks += [_section(method.Config, titles, f"## `{method.name}`", method.summary) for method in methods]
@@ -240,10 +237,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         is_part = isinstance(value, Mapping)
         flat |= _flat(value, f"{prefix}{name}.") if is_part else {prefix + name: str(value)}
     return flat
-
-
-def _noun(config: Config) -> str:
-    return config.__name__.removesuffix("Config")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

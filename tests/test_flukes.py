@@ -12,11 +12,9 @@ import pytest
 from PIL import Image
 
 from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes
-from whalebench.benchmarks.flukes.draw import catalog_rows
+from whalebench.benchmarks.flukes.draw import catalog_rows, paint
 from whalebench.benchmarks.flukes.integers import Stream, uniform
-from whalebench.benchmarks.flukes.paint import paint
-from whalebench.benchmarks.flukes.population import Plan, plan_photos
-from whalebench.benchmarks.flukes.view import LANDMARKS, pose
+from whalebench.benchmarks.flukes.population import LANDMARKS, Plan, plan_photos, pose
 
 SMALL = 60
 SCENES = "52909924b14a60a83068f119f8fa37fa885abf140f080cf874a677a9dbe69d61"

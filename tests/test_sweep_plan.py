@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_cores_are_dealt_out_evenly(
     for share in dealt:
         environment = share.environment()
         assert environment["OMP_NUM_THREADS"] == environment["WHALEBENCH_CORES"] == str(threads)
-        assert "CUDA_VISIBLE_DEVICES" not in environment
+        assert environment.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def test_accelerators_are_dealt_out_one_by_one() -> None:

@@ -30,10 +30,10 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner, workers
 from whalebench.benchmarks.running.folds import fold_views
-from whalebench.benchmarks.tuning import space, tuner, worker
+from whalebench.benchmarks.tuning import space, tuner
 from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_space
 from whalebench.benchmarks.tuning.study import LEASE, StudyHandle, TrialSummary, new_lease, open_study
-from whalebench.benchmarks.tuning.worker import TrialContext, TrialProgress, TrialRun, run_trials
+from whalebench.benchmarks.tuning.tuner import TrialContext, TrialProgress, TrialRun, run_trials
 from whalebench.methods.registry import configure, find_method
 from whalebench.reports import figures, tuning
 
@@ -71,8 +71,8 @@ class Quick:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> type[Quick]:
-    monkeypatch.setattr(worker, "TrialRun", Quick)
-    monkeypatch.setattr(worker, "POLL", 0.05)
+    monkeypatch.setattr(tuner, "TrialRun", Quick)
+    monkeypatch.setattr(tuner, "POLL", 0.05)
     return Quick
 
 
@@ -181,7 +181,7 @@ def test_trials_that_fail_are_kept_with_their_reason_and_are_not_fatal(
     monkeypatch.setattr(Quick, "valid_map_at_5", fails)
     handle = study_in(tmp_path)
     found = run_trials(context, handle, SILENT)
-    rows = [tuner.trial_row(trial) for trial in found.ended]
+    rows = found.rows()
     assert [row["state"] for row in rows] == ["complete", "fail", "fail", "complete"]
     assert [row["reason"] for row in rows] == ["", "the loss became nan", "ValueError: odd", ""]
     assert (found.spent.trials, found.spent.photos) == (4, 400)
@@ -388,11 +388,11 @@ def test_importance_finds_the_field_that_matters(context: TrialContext) -> None:
         value = rates["learning_rate"]
         trials.append(optuna.trial.create_trial(params=rates, distributions=fields, value=value))
     found = TrialSummary(tuple(trials))
-    shares = tuner.importance(found, 0)
-    assert shares == tuner.importance(found, 0)
+    shares = found.importance(0)
+    assert shares == found.importance(0)
     assert next(iter(shares)) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
-    assert tuner.importance(TrialSummary(found.ended[:3]), 0) == {}
+    assert TrialSummary(found.ended[:3]).importance(0) == {}
 
 
 def document(trials: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.conformance.trial import (
     TOLERANCE,
     CheckFailed,
-    Learned,
     NotApplicable,
     Trial,
     relative_distance,
@@ -189,15 +188,15 @@ def scores_each_photo_by_itself(trial: Trial) -> str:
         raise NotApplicable("It says that a photo's scores depend on the others (transductive).")
     whole = method.score(photos)
     backwards = np.arange(len(photos))[::-1]
-    for beside, chosen in {
-        "in another order": backwards, "among fewer": backwards[::3], "alone": backwards[:1]
-    }.items():  # fmt: skip
-        off = relative_distance(whole, _with_rows(whole, chosen, method.score(photos.select(chosen))))
-        if off > TOLERANCE:
-            raise CheckFailed(
-                f"Scored {beside}, photos get other scores, by {off:.2g} of the spread: score each by itself "
-                "(evaluation mode, no statistics of the batch, no chance), or declare `transductive = True`."
-            )
+    places = {"in another order": backwards, "among fewer": backwards[::3], "alone": backwards[:1]}
+    for beside, chosen in places.items():
+        scores = whole.copy()
+        scores[chosen] = method.score(photos.select(chosen))
+        complaint = (
+            f"Scored {beside}, photos get other scores, by {{}} of the spread: score each by itself "
+            "(evaluation mode, no statistics of the batch, no chance), or declare `transductive = True`."
+        )
+        _refuse_difference(whole, scores, complaint, TOLERANCE)
     return "Scored in another order, among fewer and alone, photos get the same scores."
 
 
@@ -206,11 +205,8 @@ def needs_no_labels(trial: Trial) -> str:
     learned = trial.after_learning()
     valid = learned.views.valid
     mislabelled = replace(valid, labels=np.roll(valid.labels, 1))
-    off = relative_distance(learned.scores(), learned.method.score(mislabelled))
-    if off > TOLERANCE:
-        raise CheckFailed(
-            "Its scores change when photos carry labels or annotations: score by the pixels alone."
-        )
+    complaint = "Its scores change when photos carry labels or annotations: score by the pixels alone."
+    _refuse_difference(learned.scores(), learned.method.score(mislabelled), complaint, TOLERANCE)
     return "Bare photos get the scores of photos with labels and annotations."
 
 
@@ -253,13 +249,13 @@ def _refuse_shape(values: object, wanted: tuple[int, ...], what: str) -> None:
         raise CheckFailed(f"{what} holds {int((~np.isfinite(values)).sum())} values that are not finite.")
 
 
-def _with_rows(
-    whole: NDArray[np.float32], places: NDArray[np.int64], values: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """A copy of the table with other values at some rows."""
-    filled = whole.copy()
-    filled[places] = values
-    return filled
+def _refuse_difference(
+    first: NDArray[np.float32], second: NDArray[np.float32], complaint: str, tolerance: float = 0.0
+) -> None:
+    """Raises CheckFailed where scores differ by more than that share of their spread, which fills {}."""
+    distance = relative_distance(first, second)
+    if distance > tolerance:
+        raise CheckFailed(complaint.format(f"{distance:.2g}"))
 
 
 def _arrays(photos: Photos) -> dict[str, NDArray[np.generic]]:
@@ -310,12 +306,11 @@ def is_restored(trial: Trial) -> str:
         again.restore(stored, learned.views.train.identities, CPU)
     except NotImplementedError as error:
         raise NotApplicable("It cannot be restored: `whalebench explain` will refuse its runs.") from error
-    off = relative_distance(learned.scores(), Learned(again, learned.harness, learned.views).scores())
-    if off > TOLERANCE:
-        raise CheckFailed(
-            f"Restored from its weights it scores otherwise, by {off:.2g} of the spread: have weights() give "
-            "everything that score() reads."
-        )
+    complaint = (
+        "Restored from its weights it scores otherwise, by {} of the spread: have weights() give everything "
+        "that score() reads."
+    )
+    _refuse_difference(learned.scores(), replace(learned, method=again).scores(), complaint, TOLERANCE)
     return f"Restored from its weights ({len(stored)} stored by name) it scores the same."
 
 
@@ -332,12 +327,11 @@ def declares_its_sizes(trial: Trial) -> str:
 
 def repeats_itself(trial: Trial) -> str:
     """The same seed gives the same scores, to the last bit."""
-    first, again = trial.after_learning().scores(), trial.learn(trial.views).scores()
-    if not np.array_equal(first, again):
-        raise CheckFailed(
-            f"Learned again with the same seed its scores differ, by {relative_distance(first, again):.2g} "
-            "of the spread: draw every random number from harness.seed or from torch's generator."
-        )
+    complaint = (
+        "Learned again with the same seed its scores differ, by {} of the spread: draw every random number "
+        "from harness.seed or from torch's generator."
+    )
+    _refuse_difference(trial.after_learning().scores(), trial.learn(trial.views).scores(), complaint)
     return "Learned again with the same seed, it gives the same scores."
 
 
@@ -348,13 +342,12 @@ def does_not_peek(trial: Trial) -> str:
         raise NotApplicable(
             f"It learns from test photos and says so (transductive): {', '.join(sorted(parts))}."
         )
-    first = learned.scores()
-    blind = trial.learn(trial.views_of(trial.toys.blank)).scores()
-    if not np.array_equal(first, blind):
-        raise CheckFailed(
-            "With other test photos it learns something else: in learn() look at train and valid only, "
-            "through Photos.batch."
-        )
+    complaint = (
+        "With other test photos it learns something else: in learn() look at train and valid only, "
+        "through Photos.batch."
+    )
+    blind = trial.learn(trial.views_of(trial.toys.blank))
+    _refuse_difference(learned.scores(), blind.scores(), complaint)
     return "With grey test photos it learns the same."
 
 
@@ -392,12 +385,11 @@ def resumes(trial: Trial) -> str:
                 )
     if not stops:
         raise NotApplicable("It has no two epochs to be stopped between.")
-    first, second = whole.scores(), again.scores()
-    if not np.array_equal(first, second):
-        raise CheckFailed(
-            f"Stopped and taken up again its scores differ by {relative_distance(first, second):.2g} of the "
-            "spread: name all that changes while it learns to harness.resume()."
-        )
+    complaint = (
+        "Stopped and taken up again its scores differ by {} of the spread: name all that changes while it "
+        "learns to harness.resume()."
+    )
+    _refuse_difference(whole.scores(), again.scores(), complaint)
     return f"Stopped {stops} time(s) and taken up again, it gives the same scores."
 
 

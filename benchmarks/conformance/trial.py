@@ -7,17 +7,17 @@ masks lack here and there; species are named.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
-from whalebench.benchmarks.core.photos import CPU, Photos, Size
+from whalebench.benchmarks.core.photos import CPU, Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
@@ -37,11 +37,11 @@ PHOTOS = {
 """Photos by individual and part; "nobody" stands for individuals without a name."""
 SHAPES = ((64, 96), (96, 64), (80, 80))
 """Heights and widths in pixels, by turns."""
-GAPS = {"box": 3, "tip": 4, "mask": 5}
-"""Every so many photos this annotation is missing."""
+BOX = ("x0", "y0", "x1", "y1")
+GAPS = {BOX: 3, ("tip_x", "tip_y"): 4, ("mask",): 5}
+"""Every so many photos these columns are empty."""
 TOLERANCE = 1e-4
 """How far apart scores may lie that should be equal, as a share of their spread: sums are rounded."""
-SomePhotos = TypeVar("SomePhotos", bound=Photos)
 
 
 class CheckFailed(Exception):
@@ -75,7 +75,8 @@ class Trial:
         self.name, self.kind, self.config, self.toys = name, kind, config, toys
         self.requested_sizes: set[Size] = set()
         """Sizes at which photos of `views` were requested so far."""
-        self.views = with_watched_store(self.views_of(toys.annotated), self.requested_sizes)
+        store = WatchedStore(**vars(toys.annotated.store), requested_sizes=self.requested_sizes)
+        self.views = self.views_of(replace(toys.annotated, store=store))
 
     def views_of(self, benchmark: Benchmark) -> Views:
         """What the method may see of the benchmark's only fold."""
@@ -104,16 +105,6 @@ class Trial:
         if self.learned is None:
             raise NotApplicable("It has not learned.")
         return self.learned
-
-
-def with_watched_store(views: Views, requested_sizes: set[Size]) -> Views:
-    """The same views on a store of their own, which adds every size that is requested to the set."""
-
-    def watch(photos: SomePhotos) -> SomePhotos:
-        kept = {name: getattr(photos.store, name) for name in ("cache", "paths", "digests", "mask_paths")}
-        return replace(photos, store=WatchedStore(**kept, requested_sizes=requested_sizes))
-
-    return replace(views, train=watch(views.train), valid=watch(views.valid), test=watch(views.test))
 
 
 @dataclass(frozen=True)
@@ -148,8 +139,7 @@ class ToyBenchmarks(NamedTuple):
 def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
     """The benchmarks, drawn into the workspace; the same pixels every time."""
     rows = _draw(workspace.cache / "drawn")
-    annotations = {"x0", "y0", "x1", "y1", "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species"}
-    bare = [{key: value for key, value in row.items() if key not in annotations} for row in rows]
+    bare = rows.drop(columns=[*BOX, "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species"])
     annotated = _imported(rows, "trial", workspace)
     test = set(annotated.split.parts(0).test)
     grey = str(workspace.cache / "drawn" / "grey.png")
@@ -162,17 +152,14 @@ def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
     )
 
 
-def _imported(rows: list[dict[str, Any]], name: str, workspace: Workspace) -> Benchmark:
+def _imported(rows: pd.DataFrame, name: str, workspace: Workspace) -> Benchmark:
     file = workspace.cache / "drawn" / f"{name}.csv"
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    rows.to_csv(file, index=False)
     import_csv(file, name, workspace)
     return load_benchmark(name, workspace, propose=True)
 
 
-def _draw(folder: Path) -> list[dict[str, Any]]:
+def _draw(folder: Path) -> pd.DataFrame:
     """The rows of the table, its photos and masks in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", SHAPES[0][::-1], (128, 128, 128)).save(folder / "grey.png")
@@ -180,14 +167,13 @@ def _draw(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for place, (individual, parts) in enumerate(PHOTOS.items()):
         pattern = rng.integers(0, 256, (6, 8, 3))
-        for part, count in parts.items():
-            for _ in range(count):
-                if individual == "nobody":
-                    pattern = rng.integers(0, 256, (6, 8, 3))
-                facts = {"identity": individual.replace("nobody", ""), "split": part}
-                facts |= {"species": ("humpback", "fin")[place % 2]}
-                rows.append(_draw_one(folder, len(rows), pattern, rng) | facts)
-    return rows
+        for part in (part for part, count in parts.items() for _ in range(count)):
+            if individual == "nobody":
+                pattern = rng.integers(0, 256, (6, 8, 3))
+            facts = {"identity": individual.replace("nobody", ""), "split": part}
+            facts |= {"species": ("humpback", "fin")[place % 2]}
+            rows.append(_draw_one(folder, len(rows), pattern, rng) | facts)
+    return pd.DataFrame(rows)
 
 
 def _draw_one(
@@ -209,10 +195,7 @@ def _draw_one(
     values |= {"mask": f"{number:02d}-mask.png"}
     values |= {"x0": left, "y0": top, "x1": left + wide, "y1": top + high}
     values |= {"tip_x": left + wide - 2, "tip_y": top + high // 2, "notch_x": left + 2, "notch_y": top + 2}
-    if number % GAPS["box"] == 1:
-        values |= dict.fromkeys(("x0", "y0", "x1", "y1"), "")
-    if number % GAPS["tip"] == 1:
-        values |= dict.fromkeys(("tip_x", "tip_y"), "")
-    if number % GAPS["mask"] == 1:
-        values["mask"] = ""
+    for columns, gap in GAPS.items():
+        if number % gap == 1:
+            values |= dict.fromkeys(columns, "")
     return values

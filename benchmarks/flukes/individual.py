@@ -6,14 +6,16 @@ and the texture of its underside: pigment, scars and barnacles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from whalebench.benchmarks.flukes.integers import Stream, uniform
+from whalebench.benchmarks.flukes.integers import Stream, drawn, uniform
 
 Mark = tuple[int, ...]
 Array = NDArray[np.float64]
@@ -28,26 +30,42 @@ COLUMNS, ROWS = 512, 128
 """The texture's size: columns from tip to tip, rows from the trailing edge (top) to the leading edge."""
 
 
+def _draw_length(stream: Stream) -> int:
+    return 1000 - stream.either(120, (40, 160), (0, 30))
+
+
+def _draw_nicks(stream: Stream) -> tuple[Mark, ...]:
+    return tuple(_nick(stream) for _ in range(max(0, stream.between(-1, 5))))
+
+
+def _nick(stream: Stream) -> Mark:
+    depth = stream.either(350, (50, 130), (18, 50))
+    return stream.between(90, 960), stream.between(10, 26) + depth // 4, depth, stream.between(-500, 500)
+
+
 @dataclass(frozen=True)
 class Wing:
-    """One half of a fluke; lengths are thousandths of the half width, from the notch to the tip."""
+    """One half of a fluke; lengths are thousandths of the half width, from the notch to the tip.
 
-    length: int
-    sweep: int
-    bump: int
-    hook: int
-    power: int
-    tip: int
-    drop: int
-    scallop: int
-    seed: int
-    nicks: tuple[Mark, ...]
+    What both wings have in common is added to some fields by `draw_individual`.
+    """
+
+    length: int = drawn(_draw_length)
+    sweep: int = drawn(Stream.between, (-20, 20))
+    bump: int = drawn(Stream.between, (-25, 25))
+    hook: int = drawn(Stream.between, (-40, 40))
+    power: int = drawn(Stream.between, (-80, 80))
+    tip: int = drawn(Stream.between, (-3, 3))
+    drop: int = drawn(Stream.between, (-20, 20))
+    scallop: int = drawn(Stream.between, (-3, 3))
+    seed: int = drawn(Stream.seed)
+    nicks: tuple[Mark, ...] = drawn(_draw_nicks)
     """Position, width, depth and lean of each cut in the trailing edge."""
-    white: int
-    centre: int
-    trailing: int
-    leading: int
-    end: int
+    white: int = drawn(Stream.between, (-180, 180))
+    centre: int = drawn(Stream.between, (60, 420))
+    trailing: int = drawn(Stream.between, (10, 220))
+    leading: int = drawn(Stream.between, (0, 260))
+    end: int = drawn(Stream.between, (0, 200))
 
 
 @dataclass(frozen=True)
@@ -76,53 +94,33 @@ class Individual:
 def draw_individual(name: str) -> Individual:
     """The individual of that name, always the same."""
     stream = Stream("individual", name)
-    white = stream.between(-1000, 1000)
-    sweep, bump, hook = stream.bell(30, 280), stream.bell(0, 210), stream.bell(-60, 140)
-    power, tip, drop = stream.between(1000, 2000), stream.between(14, 40), stream.bell(110, 330)
-    common = (sweep, bump, hook, power, tip, drop, stream.between(3, 18))
+    common = {"white": stream.between(-1000, 1000)}
+    common |= {"sweep": stream.bell(30, 280), "bump": stream.bell(0, 210), "hook": stream.bell(-60, 140)}
+    common |= {"power": stream.between(1000, 2000), "tip": stream.between(14, 40)}
+    common |= {"drop": stream.bell(110, 330), "scallop": stream.between(3, 18)}
     return Individual(
         chord=stream.bell(360, 640),
         notch_depth=stream.bell(20, 170),
         notch_width=stream.between(12, 90),
         peduncle=stream.between(110, 200),
-        left=_wing(stream, common, white),
-        right=_wing(stream, common, white),
+        left=_wing(stream, common),
+        right=_wing(stream, common),
         pattern=stream.seed(),
         mirrored=stream.between(350, 800),
         coarse=stream.between(5, 11),
         soft=stream.between(40, 220),
         tone=stream.between(720, 950),
         blotches=tuple(_draw_blotch(stream) for _ in range(stream.between(3, 9))),
-        scars=_scars(stream, white),
+        scars=_scars(stream, common["white"]),
         barnacles=_barnacles(stream),
     )
 
 
-def _wing(stream: Stream, common: tuple[int, ...], white: int) -> Wing:
-    sweep, bump, hook, power, tip, drop, scallop = common
-    return Wing(
-        length=1000 - (stream.between(40, 160) if stream.chance(120) else stream.between(0, 30)),
-        sweep=sweep + stream.between(-20, 20),
-        bump=bump + stream.between(-25, 25),
-        hook=hook + stream.between(-40, 40),
-        power=power + stream.between(-80, 80),
-        tip=max(5, tip + stream.between(-3, 3)),
-        drop=drop + stream.between(-20, 20),
-        scallop=max(2, scallop + stream.between(-3, 3)),
-        seed=stream.seed(),
-        nicks=tuple(_nick(stream) for _ in range(max(0, stream.between(-1, 5)))),
-        white=white + stream.between(-180, 180),
-        centre=stream.between(60, 420),
-        trailing=stream.between(10, 220),
-        leading=stream.between(0, 260),
-        end=stream.between(0, 200),
-    )
-
-
-def _nick(stream: Stream) -> Mark:
-    deep = stream.chance(350)
-    depth = stream.between(50, 130) if deep else stream.between(18, 50)
-    return stream.between(90, 960), stream.between(10, 26) + depth // 4, depth, stream.between(-500, 500)
+def _wing(stream: Stream, common: Mapping[str, int]) -> Wing:
+    wing = stream.fill(Wing)
+    values: dict[str, Any] = {name: value + getattr(wing, name) for name, value in common.items()}
+    values |= {"tip": max(5, values["tip"]), "scallop": max(2, values["scallop"])}
+    return replace(wing, **values)
 
 
 def _draw_blotch(stream: Stream) -> Mark:
@@ -190,20 +188,18 @@ def outline_of(individual: Individual) -> Outline:
 def _trailing(wing: Wing) -> Array:
     edge = wing.sweep / 1000 * _OUT + wing.bump / 1000 * np.sin(np.pi * np.minimum(_OUT * 1.08, 1.0)) ** 1.3
     edge += wing.hook / 1000 * np.clip((_OUT - 0.8) / 0.2, 0, 1) ** 2
-    edge += _scallops(wing)
+    # Small teeth, coarse and fine, strongest in the middle of the wing.
+    coarse, fine = (
+        np.interp(_OUT, np.linspace(0, 1, knots.size), knots)
+        for knots in (uniform(wing.seed, 23), uniform(wing.seed + 1, 71))
+    )
+    teeth = 2.2 * coarse + fine - 1.6
+    edge += wing.scallop / 1000 * teeth * np.sin(np.pi * np.clip(_OUT, 0.02, 0.98)) ** 0.5
     for place, width, depth, lean in wing.nicks:
         offset = (_OUT - place / 1000) / (width / 1000)
         offset = offset / (1 + lean / 1000 * np.sign(offset))
         edge -= depth / 1000 * np.clip(1.15 - np.abs(offset), 0, 1) ** 0.8
     return edge
-
-
-def _scallops(wing: Wing) -> Array:
-    """Small teeth of the trailing edge, coarse and fine, strongest in the middle of the wing."""
-    coarse, fine = uniform(wing.seed, 23), uniform(wing.seed + 1, 71)
-    knots = np.linspace(0, 1, coarse.size), np.linspace(0, 1, fine.size)
-    teeth = 2.2 * np.interp(_OUT, knots[0], coarse) + np.interp(_OUT, knots[1], fine) - 1.6
-    return wing.scallop / 1000 * teeth * np.sin(np.pi * np.clip(_OUT, 0.02, 0.98)) ** 0.5
 
 
 def _leading(wing: Wing, chord: float, tip: float) -> Array:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,17 @@ class Stream:
         """A number from `low` to `high` with the middle the most likely: the mean of three."""
         return sum(self.between(low, high) for _ in range(3)) // 3
 
+    def either(self, permille: int, first: tuple[int, int], second: tuple[int, int]) -> int:
+        """A number from the first range `permille` times in a thousand, else from the second."""
+        return self.between(*(first if self.chance(permille) else second))
+
     def chance(self, permille: int) -> bool:
         """True `permille` times in a thousand."""
         return self.between(0, 999) < permille
+
+    def positive(self, low: int, high: int) -> int:
+        """A number from `low` to `high`, 0 instead of those below it."""
+        return max(0, self.between(low, high))
 
     def seed(self) -> int:
         """A number of 32 bits, for `uniform`."""
@@ -53,6 +62,20 @@ class Stream:
             other = self.between(0, last)
             deck[last], deck[other] = deck[other], deck[last]
         return deck
+
+    def fill(self, kind: type[Item], **given: Any) -> Item:
+        """A dataclass whose fields are `drawn` in their order, but for those that are given."""
+        for each in fields(kind):  # type: ignore[arg-type]
+            if each.name not in given:
+                draw, ranges = each.metadata["draw"]
+                values = tuple(draw(self, *limits) for limits in ranges)
+                given[each.name] = values if len(values) > 1 else values[0]
+        return kind(**given)
+
+
+def drawn(draw: Callable[..., Any], *ranges: tuple[Any, ...]) -> Any:
+    """A field of a dataclass that `Stream.fill` draws: a value, or a tuple of one from each of the ranges."""
+    return field(metadata={"draw": (draw, ranges or ((),))})
 
 
 def uniform(seed: int, *shape: int) -> NDArray[np.float32]:

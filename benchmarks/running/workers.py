@@ -37,6 +37,8 @@ THREADS = (
     "VECLIB_MAXIMUM_THREADS",
 )
 """What the numerical libraries take their number of threads from."""
+COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE")
+"""What makes lines anything but plain."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PARENT = "WHALEBENCH_PARENT"
 """The environment variable that tells a worker which process started it."""
@@ -63,9 +65,11 @@ class Share:
     """The one that it sees, as CUDA_VISIBLE_DEVICES has it; empty: whatever there is."""
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that keep a process to its share."""
-        variables = dict.fromkeys((*THREADS, CORES), str(self.threads))
-        return variables | ({VISIBLE: self.accelerator} if self.accelerator else {})
+        """This environment with what keeps a process to its share, and what makes it print plain lines."""
+        variables = dict(os.environ) | dict.fromkeys((*THREADS, CORES), str(self.threads))
+        variables |= {"COLUMNS": "1000", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+        variables |= {VISIBLE: self.accelerator} if self.accelerator else {}
+        return {key: value for key, value in variables.items() if key not in COLOURED}
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -154,7 +158,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=_environment(share),
+                env=share.environment(),
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -207,21 +211,9 @@ class Worker:
         with self._process.stderr as lines:
             for line in filter(None, map(str.strip, lines)):
                 self._lines.append(line)
-                self.activity = self._describe(line)
-
-    def _describe(self, line: str) -> str:
-        """What a line of progress says, an epoch after its stage."""
-        if epoch := EPOCH.match(line):
-            return f"{self._stage}, {epoch[0]}"
-        self._stage = line.split(":", maxsplit=1)[0]
-        return line
-
-
-def _environment(share: Share) -> dict[str, str]:
-    """The environment with the share, and without what makes plain lines anything else."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
-    plain = {"COLUMNS": "1000", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
-    return kept | share.environment() | plain
+                epoch = EPOCH.match(line)  # is shown after the stage that it belongs to
+                self.activity = f"{self._stage}, {epoch[0]}" if epoch else line
+                self._stage = self._stage if epoch else line.split(":", maxsplit=1)[0]
 
 
 def is_orphan() -> bool:

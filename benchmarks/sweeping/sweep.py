@@ -22,15 +22,8 @@ from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, P
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
 from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, run_name
-from whalebench.benchmarks.running.workers import (
-    PAUSE,
-    Share,
-    Worker,
-    WorkerPool,
-    command_arguments,
-    share_machine,
-)
 from whalebench.benchmarks.sweeping.plan import Plan
 from whalebench.methods.registry import configure, find_method
 
@@ -48,14 +41,8 @@ class Cell(CellState):
 
     def facts(self) -> dict[str, Any]:
         """What it asks for, as JSON says it."""
-        request = self.request
-        return {
-            "method": request.method,
-            "settings": list(request.settings),
-            "benchmark": request.benchmark,
-            "fold": request.fold,
-            "seed": request.seed,
-        }
+        names = ("method", "settings", "benchmark", "fold", "seed")
+        return {name: getattr(self.request, name) for name in names}
 
     def document(self) -> dict[str, Any]:
         """The cell as `sweep --json` prints it."""
@@ -86,9 +73,9 @@ class FailureLog:
 
     def write(self, cell: Cell, exit_code: int | None) -> None:
         """Keeps what the cell asked for, why it failed, and the exit code."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"run": cell.run, "status": cell.status} | cell.facts()
-        facts |= {"reason": cell.reason, "exit_code": exit_code}
-        facts["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        facts |= {"reason": cell.reason, "exit_code": exit_code, "created": now}
         atomic_text(self._file(cell.run), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     def forget(self, run: str) -> None:
@@ -101,7 +88,7 @@ class FailureLog:
 
 def prepare(
     plan: Plan, device: str, jobs: int | None, workspace: Workspace, progress: Progress = SILENT
-) -> tuple[tuple[Cell, ...], tuple[Share, ...]]:
+) -> tuple[tuple[Cell, ...], tuple[workers.Share, ...]]:
     """The cells of a plan, one seed of every fold before the next seed; and the shares of the machine.
 
     Raises WhalebenchError for a device, method, setting, fold, seed or benchmark that is not there. The
@@ -109,7 +96,7 @@ def prepare(
     one cell.
     """
     chosen = choose_device(device)
-    shares = share_machine(jobs, chosen, device)
+    shares = workers.share_machine(jobs, chosen, device)
     configured = [
         (each, configure(find_method(each.method), each.settings)) for each in dict.fromkeys(plan.contestants)
     ]
@@ -157,14 +144,14 @@ class Sweep:
     def __init__(
         self,
         cells: Sequence[Cell],
-        shares: Sequence[Share],
+        shares: Sequence[workers.Share],
         workspace: Workspace,
         show: Callable[[SweepState], None],
     ) -> None:
         self.cells, self.seconds, self.stopped = cells, 0.0, False
         self._workspace, self._show = workspace, show
-        self._failures, self._pool = FailureLog(workspace), WorkerPool(shares)
-        self._running: dict[str, tuple[Cell, Worker]] = {}
+        self._failures, self._pool = FailureLog(workspace), workers.WorkerPool(shares)
+        self._running: dict[str, tuple[Cell, workers.Worker]] = {}
         """By the name of the run."""
 
     def run(self, *, retry: bool = False) -> None:
@@ -181,7 +168,7 @@ class Sweep:
         with self._pool:
             try:
                 while self._step() and not self._pool.interrupts:
-                    time.sleep(PAUSE)
+                    time.sleep(workers.PAUSE)
             finally:  # on an error too, no process stays behind
                 self._end()
         self.seconds = time.monotonic() - started
@@ -222,7 +209,7 @@ class Sweep:
         update_status(cell, self._workspace)
         if cell.is_done:
             return
-        arguments = command_arguments("run", cell.request, self._workspace)
+        arguments = workers.command_arguments("run", cell.request, self._workspace)
         # What is there now and is not whole stands in the way of a run.
         force = ["--force"] if (self._workspace.runs / cell.run).exists() else []
         worker = self._pool.start([*arguments, "--json", "--progress", *force])
@@ -230,7 +217,7 @@ class Sweep:
         cell.status, cell.reason, cell.ended_before = "running", "", False
         cell.seconds, cell.activity = 0.0, worker.activity
 
-    def _close(self, cell: Cell, worker: Worker) -> None:
+    def _close(self, cell: Cell, worker: workers.Worker) -> None:
         """Sets what became of the cell whose process has ended, and keeps why it failed."""
         code = worker.exit_code()
         if code == 0:

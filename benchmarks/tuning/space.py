@@ -84,8 +84,8 @@ def _distribution(field: FieldInfo, start: FieldValue) -> BaseDistribution | Non
         return None
     low, high = min(mark.low, number), max(mark.high, number)
     if field.annotation is int:
-        return distributions.IntDistribution(int(low), int(high), log=mark.log, step=1)
-    return distributions.FloatDistribution(low, high, log=mark.log, step=None)
+        return distributions.IntDistribution(int(low), int(high), log=mark.log)
+    return distributions.FloatDistribution(low, high, log=mark.log)
 
 
 def _typed(value: FieldValue) -> str:
@@ -178,12 +178,7 @@ def build_sampler(seed: int, trials: int, worker: int = 0) -> BaseSampler:
 
     state = np.random.SeedSequence([seed, trials, worker]).generate_state(1)
     return TPESampler(
-        n_startup_trials=RANDOM_TRIALS,
-        n_ei_candidates=24,
-        seed=int(state[0]),
-        multivariate=True,
-        group=False,
-        constant_liar=True,
+        n_startup_trials=RANDOM_TRIALS, seed=int(state[0]), multivariate=True, constant_liar=True
     )
 
 
@@ -195,9 +190,4 @@ def build_pruner(epochs: int) -> BasePruner:
     from optuna.pruners import MedianPruner
 
     # Its steps are counted from 0, epochs from 1.
-    return MedianPruner(
-        n_startup_trials=BEFORE_PRUNING,
-        n_warmup_steps=epochs // 3 + 1,
-        interval_steps=1,
-        n_min_trials=BEFORE_PRUNING,
-    )
+    return MedianPruner(BEFORE_PRUNING, n_warmup_steps=epochs // 3 + 1, n_min_trials=BEFORE_PRUNING)

@@ -13,10 +13,11 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,10 @@ TIMEOUT = 60
 """Seconds that a worker waits for another one's write to a file."""
 HEARTBEAT, LEASE_SECONDS = 30.0, 600.0
 """Seconds from one sign of life to the next, and without any until a worker elsewhere is given up."""
+TREES = 64
+"""Of the forest that the importance is read from, each of as many levels at most."""
+ENOUGH = 4
+"""Complete trials, before which nothing is said of what mattered."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +91,39 @@ class TrialSummary:
             count += 1
         return replace(self, ended=self.ended[:count])
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The ended trials in plain values; a pruned one scored what it did after its last epoch."""
+        return [
+            {
+                "number": trial.number,
+                "state": trial.state.name.lower(),
+                "valid_map_at_5": trial.values[0] if trial.values else None,
+                "epochs": max(trial.intermediate_values, default=None),
+                "parameters": dict(trial.params),
+                "settings": list(trial.user_attrs.get(SETTINGS, ())),
+                "seconds": trial.user_attrs.get(SECONDS),
+                "photos": trial.user_attrs.get(PHOTOS),
+                "reason": trial.user_attrs.get(REASON, ""),
+            }
+            for trial in self.ended
+        ]
 
-def summarize_trials(trials: Sequence[FrozenTrial]) -> TrialSummary:
-    """The trials sorted by what has become of them."""
-    from optuna.trial import TrialState
+    def importance(self, seed: int) -> dict[str, float]:
+        """Each field's share of how much valid MAP@5 varied, by fANOVA (Hutter et al. 2014), largest first.
 
-    by_state: dict[TrialState, list[FrozenTrial]] = {state: [] for state in TrialState}
-    for trial in trials:
-        if not (trial.state == TrialState.FAIL and trial.user_attrs.get(LOST)):
-            by_state[trial.state].append(trial)
-    ended = by_state[TrialState.COMPLETE] + by_state[TrialState.PRUNED] + by_state[TrialState.FAIL]
-    ended.sort(key=lambda trial: trial.number)
-    return TrialSummary(
-        tuple(ended), tuple(by_state[TrialState.RUNNING]), tuple(by_state[TrialState.WAITING])
-    )
+        Empty with few complete trials, or where they all scored the same.
+        """
+        import optuna
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+        complete = self.complete()
+        if len(complete) < ENOUGH or len({trial.values[0] for trial in complete}) < 2:
+            return {}
+        study = optuna.create_study(direction="maximize")  # in memory: of these trials alone
+        study.add_trials(complete)
+        evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=TREES, seed=seed)
+        shares = get_param_importances(study, evaluator=evaluator)
+        return {name: round(share, 4) for name, share in shares.items() if isfinite(share)}
 
 
 @dataclass(frozen=True)
@@ -123,11 +147,15 @@ class StudyHandle:
         SQLite has no locked rows, so that two workers could take the same trial. The system lets go of the
         lock of a worker that is killed. Databases and journals order their writes themselves.
         """
-        return _locked(self.lock)
+        return file_lock(self.lock) if self.lock else nullcontext()
 
     def summary(self) -> TrialSummary:
         """What has become of the trials so far."""
-        return summarize_trials(self.study.get_trials(deepcopy=False))
+        groups: dict[str, list[FrozenTrial]] = {"ended": [], "running": [], "waiting": []}
+        for trial in self.study.get_trials(deepcopy=False):  # in order of their numbers
+            if not (trial.state.name == "FAIL" and trial.user_attrs.get(LOST)):
+                groups["ended" if trial.state.is_finished() else trial.state.name.lower()].append(trial)
+        return TrialSummary(**{name: tuple(trials) for name, trials in groups.items()})
 
     def enqueue_defaults(self, space: Space) -> None:
         """Queues the values before tuning, unless they have been or are being tried."""
@@ -171,14 +199,19 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     something else.
     """
     import optuna
+    from optuna.study import StudyDirection
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         handle = _create(url, name, pruner)
-        if FACTS not in handle.study.user_attrs:
-            _check_new(handle.study)
-            handle.study.set_user_attr(FACTS, facts)
-        stored = handle.study.user_attrs[FACTS]
+        study = handle.study
+        if FACTS not in study.user_attrs:
+            if study.get_trials(deepcopy=False) or study.directions != [StudyDirection.MAXIMIZE]:
+                raise WhalebenchError(
+                    f"study {name} was not begun by `whalebench tune`: give --study another name."
+                )
+            study.set_user_attr(FACTS, facts)
+        stored = study.user_attrs[FACTS]
     except WhalebenchError:
         raise
     except Exception as error:  # every database has its own errors
@@ -201,7 +234,7 @@ def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
     import optuna
 
     lock = _lock_file(url)
-    with _locked(lock):
+    with file_lock(lock) if lock else nullcontext():
         storage = _open_storage(url)
         study = optuna.create_study(
             storage=storage,
@@ -214,22 +247,8 @@ def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
     return StudyHandle(study, storage, url, lock)
 
 
-def _check_new(study: Study) -> None:
-    """Raises WhalebenchError where someone else has begun the study for a purpose of their own."""
-    from optuna.study import StudyDirection
-
-    if study.get_trials(deepcopy=False) or study.directions != [StudyDirection.MAXIMIZE]:
-        raise WhalebenchError(
-            f"study {study.study_name} was not begun by `whalebench tune`: give --study another name."
-        )
-
-
 def _without_password(url: str) -> str:
     return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", url)
-
-
-def _locked(lock: Path | None) -> AbstractContextManager[None]:
-    return file_lock(lock) if lock else nullcontext()
 
 
 def _lock_file(url: str) -> Path | None:
@@ -263,15 +282,9 @@ def _open_storage(url: str) -> BaseStorage:
         raise WhalebenchError(
             f"storage {url} is no place for a study: give sqlite:///FILE, journal:FILE or a database's URL."
         )
-    is_file = url.startswith(SQLITE)
-    return storages.RDBStorage(
-        url,
-        engine_kwargs={"connect_args": {"timeout": TIMEOUT}} if is_file else {"pool_pre_ping": True},
-        skip_compatibility_check=False,
-        heartbeat_interval=None,  # a trial's lease does its work
-        grace_period=None,
-        skip_table_creation=False,
-    )
+    # Without Optuna's heartbeat: a trial's lease does its work.
+    in_file = {"connect_args": {"timeout": TIMEOUT}}
+    return storages.RDBStorage(url, in_file if url.startswith(SQLITE) else {"pool_pre_ping": True})
 
 
 def new_lease() -> dict[str, Any]:

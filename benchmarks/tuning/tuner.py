@@ -1,46 +1,42 @@
-"""Tuning from end to end: trials judged by valid, then the best and the defaults scored on test once."""
+"""Tuning from end to end: trials judged by valid, then the best and the defaults scored on test once.
+
+Each worker of a study takes trials, learned on train and scored on valid, until the budget is spent.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from whalebench import RunFailedError, WhalebenchError, __version__
-from whalebench.benchmarks.core.machine import choose_device
-from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.machine import choose_device, cores
+from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.workspace import Workspace, digest_text
-from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running import runner
-from whalebench.benchmarks.running.workers import (
-    WorkerPool,
-    check_jobs,
-    command_arguments,
-    is_orphan,
-    share_machine,
-)
-from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_space
-from whalebench.benchmarks.tuning.study import (
-    PHOTOS,
-    REASON,
-    SECONDS,
-    SETTINGS,
-    SQLITE,
-    StudyHandle,
-    TrialSummary,
-    open_study,
-)
-from whalebench.benchmarks.tuning.worker import TrialContext, TrialRun, run_trials
+from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.running import runner, workers
+from whalebench.benchmarks.running.folds import Answers, fold_views
+from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.outcome import score_photos
+from whalebench.benchmarks.tuning import study
+from whalebench.benchmarks.tuning.space import Budget, Space, build_pruner, build_sampler, search_space
+from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+    import torch
+    from optuna import Trial
+    from optuna.trial import TrialState
 
-    from whalebench.methods.method import MethodConfig
+    from whalebench.methods.method import Method, MethodConfig
 
 STUDIES = "tuning"
 """The folder in the workspace's cache with a file for each study."""
@@ -48,10 +44,8 @@ BAD_INPUT = 2
 """The exit code of a worker that was asked for something that cannot be."""
 LOOK = 0.5
 """Seconds from one look at the trials of the workers to the next."""
-TREES = 64
-"""Of the forest that the importance is read from, each of as many levels at most."""
-ENOUGH = 4
-"""Complete trials, before which nothing is said of what mattered."""
+POLL = 1.0
+"""Seconds from one look for work to the next, while others do the last trials."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class TuneRequest:
     def arguments(self, study: str, storage: str, workspace: Workspace) -> list[str]:
         """The arguments of the command line of one of several workers on the study."""
         budget = self.budget
-        arguments = command_arguments("tune", self.run, workspace)
+        arguments = workers.command_arguments("tune", self.run, workspace)
         arguments += [] if budget.trials is None else ["--trials", str(budget.trials)]
         arguments += [] if budget.seconds is None else ["--budget", f"{budget.seconds!r}s"]
         arguments += [] if budget.photos is None else ["--budget", str(budget.photos)]
@@ -93,7 +87,7 @@ class Tuner:
         method = find_method(run.method)
         config, space = configure(method, run.settings), search_space(method, run.settings)
         runner.check_seed(run.seed)
-        check_jobs(request.jobs)
+        workers.check_jobs(request.jobs)
         benchmark = load_benchmark(run.benchmark, workspace, progress, propose=True)
         benchmark.split.parts(run.fold)
         device = choose_device(run.device)
@@ -108,13 +102,13 @@ class Tuner:
             raise WhalebenchError(
                 f"--study {name} cannot be a file's name: leave out slashes and a leading dot."
             )
-        url = request.storage or f"{SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
-        self.handle = open_study(url, name, facts, build_pruner(getattr(config, "epochs", 0)))
+        url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
+        self.handle = study.open_study(url, name, facts, build_pruner(getattr(config, "epochs", 0)))
         self._request, self._workspace, self._progress = request, workspace, progress
 
     def work(self, number: int) -> None:
         """Works as one of several workers on the study until its budget is spent."""
-        run_trials(self.context, self.handle, self._progress, worker=number, stopped=is_orphan)
+        run_trials(self.context, self.handle, self._progress, worker=number, stopped=workers.is_orphan)
 
     def tune(self) -> Tuned:
         """The tuned method beside its defaults, each scored on test once; a study that was stopped goes on.
@@ -157,34 +151,32 @@ class Tuner:
         The others do what is left of one that is killed. Raises WhalebenchError or RunFailedError with the
         reason where all have failed, and KeyboardInterrupt, when all have ended, after Ctrl-C.
         """
-        request, handle = self._request, self.handle
+        request, handle, budget = self._request, self.handle, self.context.budget
         with handle.exclusive():
             handle.enqueue_defaults(self.context.space)
         self._progress.stage(f"Trials by {request.jobs} workers")
         arguments = request.arguments(handle.study.study_name, handle.url, self._workspace)
-        with WorkerPool(share_machine(request.jobs, self.context.device, request.run.device)) as pool:
-            workers = [pool.start([*arguments, "--worker", str(number)]) for number in range(request.jobs)]
+        shares = workers.share_machine(request.jobs, self.context.device, request.run.device)
+        with workers.WorkerPool(shares) as pool:
+            started = [pool.start([*arguments, "--worker", str(number)]) for number in range(request.jobs)]
             while pool.running() and not pool.interrupts:
-                self._show_spent()
+                spent = handle.summary().spent
+                if budget.trials is not None:
+                    self._progress.advance(spent.trials, budget.trials)
+                else:
+                    self._progress.advance(round(100 * budget.share(spent)), 100)
                 time.sleep(LOOK)
         if pool.interrupts:
             raise KeyboardInterrupt
-        codes = [worker.exit_code() for worker in workers]
+        codes = [worker.exit_code() for worker in started]
         if all(codes):
-            raise (WhalebenchError if BAD_INPUT in codes else RunFailedError)(workers[0].reason())
-
-    def _show_spent(self) -> None:
-        budget, spent = self.context.budget, self.handle.summary().spent
-        if budget.trials is not None:
-            self._progress.advance(spent.trials, budget.trials)
-        else:
-            self._progress.advance(round(100 * budget.share(spent)), 100)
+            raise (WhalebenchError if BAD_INPUT in codes else RunFailedError)(started[0].reason())
 
     def _finish(self) -> Tuned:
         """The runs of the best trial and of the defaults, and everything there is to say of the study."""
         request, trials = self._request.run, self.handle.summary().within(self.context.budget)
         facts = tuning_facts(trials, self.context, self.handle)
-        settings = (*request.settings, *trials.best().user_attrs[SETTINGS])
+        settings = (*request.settings, *trials.best().user_attrs[study.SETTINGS])
         best = replace(request, settings=settings, tuning=facts)
         tuned = runner.run(best, self._workspace, self._progress)
         default: RunRecord | str
@@ -222,8 +214,8 @@ class Tuned:
             "seed": self.tuned.seed,
             "fixed": list(self.context.settings),
             "best": self.trials.best().number,
-            "trials": [trial_row(trial) for trial in self.trials.ended],
-            "importance": importance(self.trials, self.context.seed),
+            "trials": self.trials.rows(),
+            "importance": self.trials.importance(self.context.seed),
             "runs": {
                 "default": None if isinstance(self.default, str) else self.default.run,
                 "tuned": self.tuned.run,
@@ -248,40 +240,200 @@ def tuning_facts(trials: TrialSummary, context: TrialContext, handle: StudyHandl
             "photos": spent.photos,
         },
         "space": context.space.words(),
-        "settings": list(best.user_attrs[SETTINGS]),
+        "settings": list(best.user_attrs[study.SETTINGS]),
         "valid_map_at_5": best.values[0],
     }
 
 
-def trial_row(trial: FrozenTrial) -> dict[str, Any]:
-    """One trial in plain values; a pruned one scored what it did after its last epoch."""
-    attributes = trial.user_attrs
-    return {
-        "number": trial.number,
-        "state": trial.state.name.lower(),
-        "valid_map_at_5": trial.values[0] if trial.values else None,
-        "epochs": max(trial.intermediate_values, default=None),
-        "parameters": dict(trial.params),
-        "settings": list(attributes.get(SETTINGS, ())),
-        "seconds": attributes.get(SECONDS),
-        "photos": attributes.get(PHOTOS),
-        "reason": attributes.get(REASON, ""),
-    }
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a study have in common."""
+
+    method: type[Method]
+    settings: tuple[str, ...]
+    """Fields that are not tuned, as key=value."""
+    space: Space
+    budget: Budget
+    benchmark: Benchmark
+    fold: int
+    seed: int
+    device: torch.device
 
 
-def importance(trials: TrialSummary, seed: int) -> dict[str, float]:
-    """Each field's share of how much valid MAP@5 varied, by fANOVA (Hutter et al. 2014), the largest first.
+def run_trials(
+    context: TrialContext,
+    handle: StudyHandle,
+    progress: Progress,
+    *,
+    worker: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> TrialSummary:
+    """Runs trials until the budget is spent and no other worker is at one, and says what became of them.
 
-    Empty with few complete trials, or where they all scored the same.
+    Trials whose worker was killed are done again. Raises WhalebenchError where the method cannot be run at
+    all: for what keeps the defaults from being tried. Stopped, it returns after the trial it is at.
     """
-    import optuna
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    announced: set[int] = set()
+    while True:
+        trial = None
+        with handle.exclusive():
+            handle.requeue_stale()
+            handle.enqueue_defaults(context.space)
+            trials = handle.summary()
+            is_over = context.budget.is_spent(trials.spent)
+            if stopped() or (is_over and not trials.running):
+                return trials
+            if not is_over and not _is_allotted(context.budget, trials):
+                trial = _begin(context, handle, len(trials.ended) + len(trials.running), worker)
+        if trial is not None:
+            TrialRunner(context, handle, trial).run(progress)
+            continue
+        awaited = {each.number for each in trials.running}
+        if awaited - announced:
+            progress.stage(f"Waiting for trial {', '.join(map(str, sorted(awaited)))} of other workers")
+        announced = awaited
+        time.sleep(POLL)
 
-    complete = trials.complete()
-    if len(complete) < ENOUGH or len({trial.values[0] for trial in complete}) < 2:
-        return {}
-    study = optuna.create_study(direction="maximize")  # in memory: of these trials alone
-    study.add_trials(complete)
-    evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=TREES, seed=seed)
-    shares = get_param_importances(study, evaluator=evaluator, params=None, target=None, normalize=True)
-    return {name: round(share, 4) for name, share in shares.items() if isfinite(share)}
+
+def _is_allotted(budget: Budget, trials: TrialSummary, surplus: int = 0) -> bool:
+    """Whether enough trials have ended or are under way."""
+    begun = len(trials.ended) + len(trials.running) - surplus
+    return budget.trials is not None and begun >= budget.trials
+
+
+def _begin(context: TrialContext, handle: StudyHandle, before: int, worker: int) -> Trial | None:
+    """A trial with its values; None where another worker was quicker, who may be on another machine."""
+    handle.study.sampler = build_sampler(context.seed, before, worker)
+    trial = handle.study.ask(fixed_distributions=context.space.distributions)
+    trial.set_user_attr(study.LEASE, study.new_lease())
+    if not _is_allotted(context.budget, handle.summary(), surplus=1):
+        return trial
+    handle.abandon(trial, "there was no need of it", requeue_drawn=False)
+    time.sleep(np.random.default_rng().uniform(0, POLL))  # else the same two would meet again and again
+    return None
+
+
+class TrialRunner:
+    """Runs a trial that this worker has taken, and tells the study how it ended."""
+
+    def __init__(self, context: TrialContext, handle: StudyHandle, trial: Trial) -> None:
+        self._context, self._handle, self._trial = context, handle, trial
+        self._settings = context.space.settings(trial.params)
+        self._attributes: dict[str, Any] = {study.SETTINGS: list(self._settings), study.PHOTOS: 0}
+
+    def run(self, progress: Progress) -> None:
+        """Runs the trial until it is scored, pruned, or failed for a reason that the study keeps.
+
+        What keeps the defaults from being tried at all is raised, but not that they did not learn. Nothing is
+        said of a trial that was given to another meanwhile, because this machine was silent for long.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        started = time.perf_counter()
+        try:
+            with study.heartbeat(lambda lease: self._trial.set_user_attr(study.LEASE, lease)):
+                value, state = self._outcome(progress)
+            self._attributes[study.SECONDS] = round(time.perf_counter() - started, 2)
+            for name, attribute in self._attributes.items():
+                self._trial.set_user_attr(name, attribute)
+            self._handle.study.tell(self._trial, value, state)
+        except UpdateFinishedTrialError:
+            return
+        except BaseException as error:  # Ctrl-C, too
+            self._handle.abandon(self._trial, str(error) or "it was interrupted")
+            raise
+
+    def _outcome(self, progress: Progress) -> tuple[float | None, TrialState]:
+        """MAP@5 on valid if it came to that, and how the trial ended."""
+        from optuna import TrialPruned
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        try:
+            return self._score(progress), TrialState.COMPLETE
+        except TrialPruned:
+            return None, TrialState.PRUNED
+        except UpdateFinishedTrialError:
+            raise
+        except Exception as error:
+            if not self._settings and not isinstance(error, RunFailedError):
+                raise
+            name = "" if isinstance(error, WhalebenchError) else f"{type(error).__name__}: "
+            self._attributes[study.REASON] = f"{name}{error}"
+            return None, TrialState.FAIL
+
+    def _score(self, progress: Progress) -> float:
+        """MAP@5 on valid of the trial's configuration."""
+        context = self._context
+        progress.stage(f"Trial {self._trial.number}: {' '.join(self._settings) or 'the defaults'}")
+        config = configure(context.method, (*context.settings, *self._settings))
+        run = TrialRun(context, config, TrialProgress(progress, self._report))
+        try:
+            return run.valid_map_at_5()
+        finally:
+            self._attributes[study.PHOTOS] = run.photos()
+
+    def _report(self, step: int, map_at_5: float) -> None:
+        """Tells the study; raises TrialPruned where MAP@5 on valid is too little after so many epochs."""
+        from optuna import TrialPruned
+
+        self._trial.report(map_at_5, step)
+        if self._settings and self._trial.should_prune():  # the defaults are to be known in any case
+            raise TrialPruned
+
+
+class TrialRun:
+    """One configuration that learns on train and is scored on valid, as test would be."""
+
+    def __init__(self, context: TrialContext, config: MethodConfig, progress: Progress) -> None:
+        """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
+        self.benchmark, self.progress = context.benchmark, progress
+        self.method = build_method(context.method, config)
+        views = fold_views(self.benchmark, context.fold, oracle=config.sees_annotations())
+        nothing = Answers((), (), (), ())
+        # Neither photos nor answers of test are in them.
+        self.views = replace(views, test=views.test.select([]), test_answers=nothing, annotated={})
+        name = self.benchmark.name
+        if missing := self.method.missing_requirement(self.views.train, self.views.valid):
+            raise WhalebenchError(f"{context.method.name} does not fit: {name} has no {missing}.")
+        if not len(self.views.valid):
+            raise WhalebenchError(
+                f"fold {context.fold} of {name} has no valid photos: there is nothing to tune by."
+            )
+        self.harness = RunHarness(context.seed, context.device, self.views, progress, config)
+
+    def valid_map_at_5(self) -> float:
+        """MAP@5 on valid after learning, with the best threshold of *new* there."""
+        self.harness.stage("decode")
+        for size in self.method.sizes():
+            self.benchmark.store.pixels(size, self.progress.advance, cores())
+        self.harness.seed_everything()
+        self.harness.stage("learn")
+        self.method.learn(self.views.train, self.views.valid, self.harness)
+        return self.harness.valid_map_at_5(score_photos(self.method, self.views.queries()["valid"]))
+
+    def photos(self) -> int:
+        """Photos learned from so far."""
+        return int(self.harness.curve()["photos"].sum())
+
+
+class TrialProgress:
+    """Passes progress on, and reports MAP@5 on valid of each epoch to a function that may end the trial."""
+
+    def __init__(self, progress: Progress, report: Callable[[int, float], None]) -> None:
+        self.stage, self.advance = progress.stage, progress.advance
+        self._progress, self._report = progress, report
+        self._before = self._last = 0
+
+    def epoch(self, summary: EpochSummary) -> None:
+        """Shows the epoch, and reports it where it was validated, which those of a finder are not.
+
+        Epochs are counted on where a method trains twice, so that steps rise.
+        """
+        self._progress.epoch(summary)
+        if isnan(summary.valid_map_at_5):
+            return
+        if self._before + summary.number <= self._last:
+            self._before = self._last
+        self._last = self._before + summary.number
+        self._report(self._last, summary.valid_map_at_5)
