@@ -35,28 +35,67 @@ COPIES = 3
 """How many times the features are held while a stacker learns."""
 
 
+class Projection:
+    """Features standardised, and projected on their first principal components where those are asked for."""
+
+    def __init__(self, features: Floats, components: int | None) -> None:
+        from sklearn.decomposition import PCA
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler().fit(features)
+        self.mean, self.scale, self.components = scaler.mean_, scaler.scale_, None
+        if components is not None:
+            fitted = PCA(components, svd_solver="full").fit(scaler.transform(features))
+            self.components = fitted.components_  # standardised features have mean 0
+
+    def __call__(self, features: Floats) -> Floats:
+        """(rows, components) of features (rows, features)."""
+        scaled: Floats = (features - self.mean) / self.scale
+        return scaled if self.components is None else scaled @ self.components.T
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, by name, to be stored."""
+        components = {} if self.components is None else {"components": self.components}
+        return {"mean": self.mean, "scale": self.scale} | components
+
+
 class Learner(ABC):
-    """Says how likely a candidate is the right one, after features (candidates, features) of others."""
+    """Says after features (rows, features) of others of which class a row is, as right or wrong."""
 
     setting: ClassVar[str]
     """What cross-validation chooses."""
     choices: ClassVar[Sequence[float]]
     """From the simplest to the richest."""
+    standardises: ClassVar[bool] = True
+    """Whether it learns from standardised features; only then they may be turned to components."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, components: int | None = None) -> None:
+        self.seed, self.components = seed, components
 
-    @abstractmethod
-    def fit(self, features: Floats, is_match: Matches) -> None:
-        """Learns under every choice from features and whether each candidate is right (candidates,)."""
+    def fit(self, features: Floats, targets: NDArray[Any]) -> None:
+        """Learns under every choice from features and the class of each row (rows,), the first being 0."""
+        self.projection = Projection(features, self.components) if self.standardises else None
+        self._fit(self._projected(features), targets)
 
-    @abstractmethod
     def logits(self, features: Floats, choice: float) -> Floats:
-        """(candidates,) log odds under that choice."""
+        """(rows, classes) under that choice; where it learned which rows are right, (rows,) log odds."""
+        return self._logits(self._projected(features), choice)
 
-    @abstractmethod
     def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         """What was learned under that choice, by name, to be stored."""
+        return (self.projection.arrays() if self.projection else {}) | self._arrays(choice)
+
+    def _projected(self, features: Floats) -> Floats:
+        return self.projection(features) if self.projection else features
+
+    @abstractmethod
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None: ...
+
+    @abstractmethod
+    def _logits(self, features: Floats, choice: float) -> Floats: ...
+
+    @abstractmethod
+    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]: ...
 
 
 class Logistic(Learner):
@@ -64,29 +103,25 @@ class Logistic(Learner):
 
     setting = "C"
     choices = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    tolerance: ClassVar[float] = 1e-5
+    """Several features say nearly the same, so the solver takes its time."""
 
-    def fit(self, features: Floats, is_match: Matches) -> None:
-        """Learns one line for each C."""
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None:
         from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
 
-        self.scaler = StandardScaler().fit(features)
-        scaled = self.scaler.transform(features)
         self.lines = {}
         for choice in self.choices:
-            # Several features say nearly the same, so the solver takes its time.
-            fitted = LogisticRegression(C=choice, max_iter=5_000, tol=1e-5).fit(scaled, is_match)
-            self.lines[choice] = np.append(fitted.coef_[0], fitted.intercept_)
+            fitted = LogisticRegression(C=choice, max_iter=5_000, tol=self.tolerance).fit(features, targets)
+            self.lines[choice] = np.column_stack([fitted.coef_, fitted.intercept_])
 
-    def logits(self, features: Floats, choice: float) -> Floats:
-        """Linear in the standardised features."""
-        line = self.lines[choice]
-        logits: Floats = self.scaler.transform(features) @ line[:-1] + line[-1]
-        return logits
+    def _logits(self, features: Floats, choice: float) -> Floats:
+        lines = self.lines[choice]
+        logits: Floats = features @ lines[:, :-1].T + lines[:, -1]
+        return logits if len(lines) > 1 else logits[:, 0]
 
-    def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        """Mean and scale of the features, and the line, its intercept last."""
-        return {"mean": self.scaler.mean_, "scale": self.scaler.scale_, "line": self.lines[choice]}
+    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
+        lines = self.lines[choice]
+        return {"lines": lines} if len(lines) > 1 else {"line": lines[0]}
 
 
 class Trees(Learner):
@@ -94,39 +129,38 @@ class Trees(Learner):
 
     setting = "trees"
     choices = (10, 25, 50, 100, 200)
+    standardises = False
 
-    def fit(self, features: Floats, is_match: Matches) -> None:
-        """Learns the most trees; fewer are the first of them."""
+    def objective(self, targets: NDArray[Any]) -> dict[str, Any]:
+        """What LightGBM is told of the targets."""
+        del targets
+        return {"objective": "binary", "min_data_in_leaf": 20}
+
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None:
         import lightgbm
 
-        fixed = {"objective": "binary", "min_data_in_leaf": 20} | growth(len(features), self.seed)
-        data = lightgbm.Dataset(features, is_match.astype(np.int64), params={"verbosity": -1})
-        self.booster = lightgbm.train(fixed, data, num_boost_round=int(max(self.choices)))
+        growth = self.objective(targets) | {
+            "num_leaves": 7,
+            "learning_rate": 0.05,
+            "lambda_l2": 1.0,
+            # Few rows are quicker on one thread: several wait for each other after every split.
+            "num_threads": min(cores(), 1 + len(features) // ROWS),
+            # The same trees whatever the machine: the way histograms are built is not tried out.
+            "deterministic": True,
+            "force_row_wise": True,
+            "seed": self.seed,
+            "verbosity": -1,
+        }
+        data = lightgbm.Dataset(features, targets.astype(np.int64), params={"verbosity": -1})
+        # The most trees; fewer are the first of them.
+        self.booster = lightgbm.train(growth, data, num_boost_round=int(max(self.choices)))
 
-    def logits(self, features: Floats, choice: float) -> Floats:
-        """The sum of the first trees."""
+    def _logits(self, features: Floats, choice: float) -> Floats:
         logits = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
         return np.asarray(logits, np.float64)
 
-    def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        """The trees in LightGBM's own words, as UTF-8 bytes."""
+    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         return {"trees": as_bytes(self.booster.model_to_string(num_iteration=int(choice)))}
-
-
-def growth(rows: int, seed: int) -> dict[str, Any]:
-    """How LightGBM grows trees on so many rows: slowly, with few leaves, and the same everywhere."""
-    return {
-        "num_leaves": 7,
-        "learning_rate": 0.05,
-        "lambda_l2": 1.0,
-        # Few rows are quicker on one thread: several wait for each other after every split.
-        "num_threads": min(cores(), 1 + rows // ROWS),
-        # The same trees whatever the machine: the way histograms are built is not tried out.
-        "deterministic": True,
-        "force_row_wise": True,
-        "seed": seed,
-        "verbosity": -1,
-    }
 
 
 def as_bytes(text: str) -> NDArray[np.uint8]:
