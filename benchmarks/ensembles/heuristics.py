@@ -66,9 +66,8 @@ class Bursts(Step):
         """The means; a photo of no encounter, or alone in it, keeps its scores."""
         del setting
         changed = queries.scores.copy()
-        for encounter, rows in (
-            pd.Series(queries.encounters).groupby(list(queries.encounters)).indices.items()
-        ):
+        grouped = pd.Series(queries.encounters).groupby(list(queries.encounters))
+        for encounter, rows in grouped.indices.items():
             if encounter and len(rows) > 1:
                 changed[rows] = np.mean(queries.scores[rows], axis=0, dtype=np.float64)
         return changed
@@ -138,3 +137,6 @@ class Duplicates(Step):
                 value = np.nextafter(value, np.float32(np.inf))
                 changed[row, column] = value
         return changed
+
+
+STEPS: tuple[type[Step], ...] = (Duplicates, Sizes, Bursts, Balance)

@@ -1,8 +1,7 @@
 """Re-ranking by neighbours: query expansion, and k-reciprocal neighbourhoods compared (Zhong et al. 2017).
 
-Expansion looks for a photo with its nearest neighbours added to it. By the other, photos are similar whose
-neighbours, and theirs in turn, are the same: sets of neighbours as sparse matrices are expanded, weighed,
-averaged and compared.
+By the latter, photos are similar whose neighbours, and theirs in turn, are the same: sets of neighbours are
+sparse matrices.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from whalebench.benchmarks.core.arrays import blocks, normalise, top_columns
-from whalebench.benchmarks.ensembles.step import MixedStep, Setting
+from whalebench.benchmarks.ensembles.step import MixedStep, Setting, Step
 from whalebench.methods.parts.fusion import Embeddings, Labels, Scores, row_blocks
 
 Sparse = Any
@@ -92,6 +91,9 @@ class ReciprocalTogether(Reciprocal):
 
     name = "reciprocal-together"
     transductive = True
+
+
+STEPS: tuple[type[Step], ...] = (Reciprocal, ReciprocalTogether, Expansion, ExpansionTogether)
 
 
 class Near(NamedTuple):
@@ -180,12 +182,7 @@ def expanded(whole: Sparse, half: Sparse) -> Sparse:
     return joined
 
 
-def encoded(
-    around: Sparse,
-    queries: NDArray[np.float32],
-    pool: NDArray[np.float32],
-    lowest: NDArray[np.float32],
-) -> Sparse:
+def encoded(around: Sparse, queries: Embeddings, pool: Embeddings, lowest: NDArray[np.float32]) -> Sparse:
     """Codes (queries, pool), one in all: exp(-distance) of the members of each query's set.
 
     The distance is the squared one, as a share of that to the least alike photo.
@@ -217,7 +214,6 @@ def jaccard(queries: Sparse, gallery: Sparse) -> Iterator[NDArray[np.float32]]:
         row = np.repeat(np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)), lengths)
         smaller = np.minimum(met.data, np.repeat(block.data, lengths))
         shape = (block.shape[0], gallery.shape[0])
-        shared = np.bincount(
-            row * shape[1] + met.indices, weights=smaller, minlength=shape[0] * shape[1]
-        ).reshape(shape)
+        cells = row * shape[1] + met.indices
+        shared = np.bincount(cells, weights=smaller, minlength=shape[0] * shape[1]).reshape(shape)
         yield (shared / (ours[rows, None] + theirs - shared)).astype(np.float32)

@@ -72,18 +72,15 @@ def _fuse_embeddings(task: FusionTask, weights: Floats) -> tuple[Scores, Scores]
     every = []
     for member in task.members:
         embeddings = read_embeddings(member, task.fold)
-        if embeddings is None:
+        if not embeddings:
             raise WhalebenchError(
                 f"The run {member.name} keeps no embeddings of its gallery and of test to put beside the "
                 f"others' ({member.run.record.method}): leave it out, or use --rule mean."
             )
         every.append(embeddings)
-    galleries, labels = [each.gallery for each in every], task.fold.gallery_labels
-    valid, test = (
-        nearest_scores(queries, galleries, labels, len(task.fold.identities), weights)
-        for queries in ([each.valid for each in every], [each.test for each in every])
-    )
-    return valid, test
+    gallery, valid, test = ([each[part] for each in every] for part in ("gallery", "valid", "test"))
+    known = task.fold.gallery_labels, len(task.fold.identities)
+    return nearest_scores(valid, gallery, *known, weights), nearest_scores(test, gallery, *known, weights)
 
 
 def fitted_mean(task: FusionTask) -> FusionResult:

@@ -93,10 +93,8 @@ class StepInputs:
 
     def queries(self, part: str, scores: Scores, temperature: float, unit: float) -> Queries:
         """The photos of `valid` or `test` with the scores they have by now."""
-        photos = self.photos[part]
-        return Queries(
-            scores, temperature, unit, _sizes(photos), tuple(photos["encounter"]), self.embeddings.get(part)
-        )
+        sizes, encounters = _sizes(self.photos[part]), tuple(self.photos[part]["encounter"])
+        return Queries(scores, temperature, unit, sizes, encounters, self.embeddings.get(part))
 
 
 def build_inputs(
