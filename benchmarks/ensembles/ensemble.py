@@ -170,11 +170,7 @@ class Ensemble:
 
 
 def ensemble(
-    request: EnsembleRequest,
-    workspace: Workspace,
-    progress: Progress = SILENT,
-    *,
-    force: bool = False,
+    request: EnsembleRequest, workspace: Workspace, progress: Progress = SILENT, *, force: bool = False
 ) -> Ensemble:
     """The ensemble; one that is finished already is read, not repeated, unless force.
 

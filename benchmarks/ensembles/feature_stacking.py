@@ -19,19 +19,11 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import free_memory
 from whalebench.benchmarks.ensembles.members import FOLDS, FusionResult, FusionTask, Member, read_features
 from whalebench.benchmarks.ensembles.stacking import Logistic, Trees
-from whalebench.methods.parts.fusion import (
-    Floats,
-    Labels,
-    Scores,
-    log_probabilities,
-    log_sum_exp,
-    mean_log_loss,
-    row_blocks,
-)
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_probabilities
 
 SHARES = tuple(step / 10 for step in range(11))
 """How much the classifier may count among the individuals it knows; the rest is the mean's."""
-Rows = Labels
 
 
 class LogisticFeatures(Logistic):
@@ -111,10 +103,10 @@ class FittedClassifier:
         mixed = base.copy()
         if not share:
             return mixed
-        for rows in row_blocks(*base.shape):
+        for rows in fusion.row_blocks(*base.shape):
             here = base[rows][:, self.columns].astype(np.float64)
             logits = self.classifier.logits(features[rows], choice)
-            logs = log_probabilities(logits) + log_sum_exp(here)[:, None]
+            logs = log_probabilities(logits) + fusion.log_sum_exp(here)[:, None]
             with np.errstate(divide="ignore"):  # a share of one leaves the mean nothing
                 mixed[rows, self.columns] = np.logaddexp(np.log1p(-share) + here, np.log(share) + logs)
         return mixed
@@ -128,7 +120,7 @@ class FittedClassifier:
         mean = logs[photos, targets]
         place = np.searchsorted(self.columns, targets) % len(self.columns)
         own = log_probabilities(self.classifier.logits(features, choice))[photos, place]
-        own = np.where(self.columns[place] == targets, own + log_sum_exp(logs[:, self.columns]), mean)
+        own = np.where(self.columns[place] == targets, own + fusion.log_sum_exp(logs[:, self.columns]), mean)
         return np.stack([mean, own], axis=1)
 
 
@@ -199,7 +191,7 @@ def features_of(members: Sequence[Member]) -> tuple[Floats, Floats]:
 
 def mix_log_loss(target_logs: Floats, share: float) -> float:
     """Mean log loss of the mix, of log probabilities (photos, 2) of the truth by the mean and beside it."""
-    return float(mean_log_loss(target_logs, np.array([1 - share, share])).mean())
+    return float(fusion.mean_log_loss(target_logs, np.array([1 - share, share])).mean())
 
 
 def _check(

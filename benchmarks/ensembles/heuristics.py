@@ -25,7 +25,6 @@ class Balance(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """A second individual."""
-        del valid
         return "" if test.scores.shape[1] > 1 else "there is one individual only"
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
@@ -56,7 +55,6 @@ class Bursts(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Encounters of several test photos."""
-        del valid
         named = [encounter for encounter in test.encounters if encounter]
         if not named:
             return "the catalog names no encounters of test photos"
@@ -64,7 +62,6 @@ class Bursts(Step):
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The means; a photo of no encounter, or alone in it, keeps its scores."""
-        del setting
         changed = queries.scores.copy()
         grouped = pd.Series(queries.encounters).groupby(list(queries.encounters))
         for encounter, rows in grouped.indices.items():
@@ -118,12 +115,10 @@ class Duplicates(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """A group of which two names are known in the fold."""
-        del valid, test
         return "" if self.gallery.groups else "no group of duplicates has two individuals known in this fold"
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The same scores, those of duplicates of the first raised."""
-        del setting
         changed, first = queries.scores.copy(), queries.leaders[0][:, 0]
         group_of = {column: group for group in self.gallery.groups for column in group}
         for row in np.flatnonzero(np.isin(first, list(group_of))):

@@ -29,9 +29,8 @@ from whalebench.benchmarks.ensembles.stacking import (
     Part,
     Shortlist,
 )
-from whalebench.methods.parts.fusion import Floats, Labels, row_blocks
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, row_blocks
 
-Rows = Labels
 NEAREST = 3
 """Photos of each candidate that a query is paired with, the nearest by the mean of the members' cosines."""
 SCRATCH = 6 * 8

@@ -121,7 +121,7 @@ def one_by_one(queries: Embeddings, gallery: Embeddings, k1: int, k2: int) -> tu
     mine = _nearest(queries, gallery, k1)
     # A photo's neighbour k1, itself not counted, is the one that a query has to be nearer than.
     mutual = mine.cosines >= near.cosines[mine.columns, k1]
-    half = sets(near.columns, _mutual(near.columns, _half(k1)), len(gallery))
+    half = sets(near.columns, _mutual(near.columns, round(k1 / 2)), len(gallery))
     around = expanded(sets(mine.columns, mutual, len(gallery)), half)
     alone = encoded(around, queries, gallery, mine.lowest)
     others = mean_of(raw, mine.columns[:, : k2 - 1]) * (k2 - 1) if k2 > 1 else alone * 0
@@ -131,12 +131,8 @@ def one_by_one(queries: Embeddings, gallery: Embeddings, k1: int, k2: int) -> tu
 def _own_codes(photos: Embeddings, k1: int) -> tuple[Sparse, Near]:
     """Codes (photos, photos) before their means are taken, and the neighbours, each photo its own first."""
     near = _nearest(photos, photos, k1 + 1, itself=True)
-    whole, half = (sets(near.columns, _mutual(near.columns, k), len(photos)) for k in (k1, _half(k1)))
+    whole, half = (sets(near.columns, _mutual(near.columns, k), len(photos)) for k in (k1, round(k1 / 2)))
     return encoded(expanded(whole, half), photos, photos, near.lowest), near
-
-
-def _half(k1: int) -> int:
-    return int(np.around(k1 / 2))
 
 
 def _nearest(queries: Embeddings, pool: Embeddings, count: int, *, itself: bool = False) -> Near:

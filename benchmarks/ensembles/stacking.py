@@ -19,7 +19,8 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.machine import cores, free_memory
 from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
-from whalebench.methods.parts.fusion import Floats, Labels, Scores, log_probabilities, row_blocks
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_probabilities
 
 Matches = NDArray[np.bool_]
 Part = Literal["valid", "test"]
@@ -133,7 +134,6 @@ class Trees(Learner):
 
     def objective(self, targets: NDArray[Any]) -> dict[str, Any]:
         """What LightGBM is told of the targets."""
-        del targets
         return {"objective": "binary", "min_data_in_leaf": 20}
 
     def _fit(self, features: Floats, targets: NDArray[Any]) -> None:
@@ -183,7 +183,7 @@ class Shortlist:
     columns: NDArray[np.int64]
     """(rows,) the column of the individual."""
     features: Floats
-    """(rows, features) what is known of each; that of the members first, SAID after SAID."""
+    """(rows, features) what is known of each; that of the members first, one after the other."""
     names: tuple[str, ...]
     """Of the features."""
 
@@ -219,23 +219,27 @@ class Candidates:
 
     def check(self) -> None:
         """Raises WhalebenchError for what would take more memory, or longer, than there is."""
-        for part in PARTS:
-            check_memory(self.scores(part))
+        members = len(self.task.members)
+        for photos, identities in (self.scores(part)[0].shape for part in PARTS):
+            rows, width = photos * min(identities, LENGTH * members), len(MEMBER_FEATURES) * members
+            needed, free = rows * width * 8 * COPIES, free_memory()
+            if free is not None and needed > free:
+                raise WhalebenchError(
+                    f"Stacking {members} runs of {photos:,} photos takes about {needed / 2**30:.1f} GiB, "
+                    f"{rows:,} candidates with {width} features each, and {free / 2**30:.1f} GiB are free: "
+                    f"combine fewer runs, or use --rule mean."
+                )
 
     def gather(self, part: Part) -> Shortlist:
         """The candidates of the part's photos."""
         names = [member.name for member in self.task.members]
         return shortlist(self.scores(part), self.task.temperatures, names)
 
-    def fuse(self, part: Part, gathered: Shortlist, logits: Floats) -> Scores:
-        """Scores (photos, identities) of the part, given the logits of its candidates (rows,)."""
-        return full_scores(gathered, logits, self.scores(part), self.task.temperatures)
-
 
 def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str]) -> Shortlist:
     """The first 20 candidates of every member for each photo, of scores (photos, identities) by member."""
     photos, columns, features = [], [], []
-    for rows in row_blocks(*scores[0].shape):
+    for rows in fusion.row_blocks(*scores[0].shape):
         best = [top_columns(one[rows], LENGTH) for one in scores]
         is_candidate = np.zeros(scores[0][rows].shape, np.bool_)
         for each in best:
@@ -252,17 +256,10 @@ def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: 
     return Shortlist(np.concatenate(photos), np.concatenate(columns), np.concatenate(features), names)
 
 
-def _member_features(
-    scores: Scores,
-    temperature: float,
-    best: NDArray[np.int64],
-    photo: NDArray[np.int64],
-    column: NDArray[np.int64],
-) -> Floats:
-    """(candidates, SAID) what one member says of candidates (photo, column)."""
+def _member_features(scores: Scores, temperature: float, best: Labels, photo: Rows, column: Labels) -> Floats:
+    """(candidates, MEMBER_FEATURES) what one member says of candidates (photo, column)."""
     logs = log_probabilities(scores, temperature)
-    ranks = np.zeros(scores.shape)
-    np.put_along_axis(ranks, best, np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape), 1)
+    ranks = fusion.reciprocal_ranks(best, scores.shape[1])
     first, second = (np.take_along_axis(logs, best[:, place, None], 1)[:, 0] for place in (0, 1))
     log = logs[photo, column]
     rival = np.where(column == best[photo, 0], second[photo], first[photo])
@@ -281,7 +278,7 @@ def full_scores(
     photos, columns = gathered.photos[gathered.firsts], gathered.columns[gathered.firsts]
     best = gathered.best(logits)
     last = np.minimum.reduceat(best, np.searchsorted(photos, np.arange(len(full))))
-    for rows in row_blocks(*full.shape):
+    for rows in fusion.row_blocks(*full.shape):
         mean = np.zeros(full[rows].shape)
         for one, temperature in zip(scores, temperatures, strict=True):
             mean += log_probabilities(one[rows], temperature) / len(scores)
@@ -297,19 +294,6 @@ def full_scores(
     return full
 
 
-def check_memory(scores: Sequence[Scores]) -> None:
-    """Raises WhalebenchError where the features of candidates would not fit into free memory."""
-    members, photos, identities = len(scores), len(scores[0]), scores[0].shape[1]
-    rows, width = photos * min(identities, LENGTH * members), len(MEMBER_FEATURES) * members
-    needed, free = rows * width * 8 * COPIES, free_memory()
-    if free is not None and needed > free:
-        raise WhalebenchError(
-            f"Stacking {members} runs of {photos:,} photos takes about {needed / 2**30:.1f} GiB, {rows:,} "
-            f"candidates with {width} features each, and {free / 2**30:.1f} GiB are free: combine fewer "
-            f"runs, or use --rule mean."
-        )
-
-
 def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     """The members' scores fused by what the learner makes of their candidates.
 
@@ -318,7 +302,8 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     test.
     """
     candidates.check()
-    fold, seed = candidates.task.fold, candidates.task.seed
+    task = candidates.task
+    fold, seed, temperatures = task.fold, task.seed, task.temperatures
     splits, valid = fold.cross_validation(seed), candidates.gather("valid")
     features, is_match = valid.features, valid.is_match(fold.valid_labels)
     if not splits or not all(is_match[valid.of(fit)].any() for fit, _ in splits):
@@ -339,8 +324,8 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     trained = candidate_log_loss(valid, learner.logits(features, chosen), fold)
     test = candidates.gather("test")
     return FusionResult(
-        valid=candidates.fuse("valid", valid, aside[chosen]),
-        test=candidates.fuse("test", test, learner.logits(test.features, chosen)),
+        valid=full_scores(valid, aside[chosen], task.valid, temperatures),
+        test=full_scores(test, learner.logits(test.features, chosen), task.test, temperatures),
         chosen={kind.setting: chosen},
         train_log_loss=trained,
         out_of_fold_log_loss=losses[chosen],
