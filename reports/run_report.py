@@ -78,7 +78,7 @@ def step_rows(record: RunRecord, folder: Path) -> list[Document]:
     for name, said in record.variants.items():
         assert isinstance(said, dict)
         now = drawn.get(name)
-        leads = _leads(now, before) if now and before else {}
+        leads: Document = _leads(now, before) if now and before else {}
         rows.append({"step": name} | said | _numbers(now, ("log_loss",)) | {"leads": leads})
         before = now or before
     return rows

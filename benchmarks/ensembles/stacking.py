@@ -129,7 +129,7 @@ class Trees(Learner):
     """LightGBM with few leaves: valid has few photos."""
 
     setting = "trees"
-    choices = (10, 25, 50, 100, 200)
+    choices: ClassVar[Sequence[float]] = (10, 25, 50, 100, 200)
     standardises = False
 
     def objective(self, targets: NDArray[Any]) -> dict[str, Any]:
