@@ -26,7 +26,6 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import reranking
-from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
 from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes
 from whalebench.benchmarks.ensembles.members import FoldData, find_members
 from whalebench.benchmarks.ensembles.options import read_groups
