@@ -12,18 +12,9 @@ from pydantic import model_validator
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, MethodConfig, attribute
+from whalebench.methods.parts import fusion
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.fusion import (
-    SCORE_RULES,
-    Embeddings,
-    ScoreFusion,
-    Scores,
-    Shares,
-    fit_temperature,
-    share_choices,
-    side_by_side,
-    vote_scores,
-)
+from whalebench.methods.parts.fusion import SCORE_RULES, Embeddings, ScoreFusion, Scores, Shares
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
@@ -125,33 +116,33 @@ class Ensembled(Ensemble):
             self._learn_gallery(train.known(), bare, harness)
             return
         each = [member.score(bare) for member in self.members]
-        self.temperatures = tuple(fit_temperature(scores, valid.labels) for scores in each)
+        self.temperatures = tuple(fusion.fit_temperature(scores, valid.labels) for scores in each)
         if self.config.rule != "vote":
-            fusion = ScoreFusion.of_valid(SCORE_RULES[self.config.rule], each, self.temperatures)
-            self.energy_mean = tuple(fusion.energy_mean.tolist())
-            self.energy_spread = tuple(fusion.energy_spread.tolist())
-        self._choose({shares: self._fused(each, shares) for shares in share_choices(len(each))}, harness)
+            pool = ScoreFusion.of_valid(SCORE_RULES[self.config.rule], each, self.temperatures)
+            self.energy_mean = tuple(pool.energy_mean.tolist())
+            self.energy_spread = tuple(pool.energy_spread.tolist())
+        choices = fusion.share_choices(len(each))
+        self._choose({shares: self._fused(each, shares) for shares in choices}, harness)
 
     def score(self, photos: Photos) -> Scores:
         """Scores (photos, identities) by the rule."""
         if self.config.rule == "knn":
-            return self.gallery.scores(side_by_side(self._embeddings(photos), self.shares))
+            return self.gallery.scores(fusion.side_by_side(self._embeddings(photos), self.shares))
         return self._fused([member.score(photos) for member in self.members], self.shares)
 
     def embed(self, photos: Photos) -> Embeddings | None:
         """The members' embeddings side by side at length 1; for knn as its gallery holds them, in shares."""
         if self.config.rule == "knn":
-            return side_by_side(self._embeddings(photos), self.shares)
+            return fusion.side_by_side(self._embeddings(photos), self.shares)
         return super().embed(photos)
 
     def components(self) -> Components:
         """Each member by its number, and how they are fused; for knn the gallery."""
         energies = ("energy_mean", "energy_spread") if self.config.rule in ("mean", "product") else ()
-        fusion = {
-            name: attribute(self, name, torch.float64) for name in ("shares", "temperatures", *energies)
-        }
+        numbers = ("shares", "temperatures", *energies)
         gallery = {"": self.gallery} if self.config.rule == "knn" else {}
-        return {**super().components(), **fusion, **gallery}
+        fused = {name: attribute(self, name, torch.float64) for name in numbers}
+        return {**super().components(), **fused, **gallery}
 
     def rebuild(self, identities: int, device: torch.device) -> None:
         """A gallery without photos."""
@@ -160,7 +151,7 @@ class Ensembled(Ensemble):
     def _fused(self, each: Sequence[Scores], shares: Shares) -> Scores:
         weights = np.array(shares)
         if self.config.rule == "vote":
-            return vote_scores(each, self.temperatures, weights)
+            return fusion.vote_scores(each, self.temperatures, weights)
         energies = np.array(self.energy_mean), np.array(self.energy_spread)
         return ScoreFusion(SCORE_RULES[self.config.rule], self.temperatures, *energies).fuse(each, weights)
 
@@ -174,7 +165,7 @@ class Ensembled(Ensemble):
     def _learn_gallery(self, known: LabelledPhotos, valid: Photos, harness: Harness) -> None:
         harness.fitted("gallery", known)
         train, queries = self._embeddings(known), self._embeddings(valid)
-        choices = share_choices(len(train))
+        choices = fusion.share_choices(len(train))
         self._choose({shares: self._by_gallery(known, train, queries, shares) for shares in choices}, harness)
         self._by_gallery(known, train, queries, self.shares)
 
@@ -182,8 +173,8 @@ class Ensembled(Ensemble):
         self, known: LabelledPhotos, train: list[Embeddings], queries: list[Embeddings], shares: Shares
     ) -> Scores:
         """Scores of queries after the gallery was filled under these shares."""
-        self.gallery.fill(side_by_side(train, shares), known.labels, len(known.identities))
-        return self.gallery.scores(side_by_side(queries, shares))
+        self.gallery.fill(fusion.side_by_side(train, shares), known.labels, len(known.identities))
+        return self.gallery.scores(fusion.side_by_side(queries, shares))
 
     def _embeddings(self, photos: Photos) -> list[Embeddings]:
         every = []

@@ -10,7 +10,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from whalebench.benchmarks.core.record import VARIANTS, Diagnosis, RunRecord, read_predictions, read_record
+from whalebench.benchmarks.core.record import (
+    VARIANTS,
+    Diagnosis,
+    RunRecord,
+    plain,
+    read_predictions,
+    read_record,
+)
 from whalebench.reports.figures import OVERLAPS
 from whalebench.reports.listing import facts_table, table_of, warning_lines
 from whalebench.reports.metrics.resampling import (
@@ -33,12 +40,31 @@ from whalebench.reports.wording import (
     with_interval,
 )
 
-Row = dict[str, Any]
-KEYS = ("map_at_5", "log_loss")
-"""The metrics in which a step is held against the state before it."""
+Document = dict[str, Any]
+LEADS = {"map_at_5": "MAP@5", "log_loss": "log loss"}
+"""The metrics in which an ensemble is held against its best member, and a step against the state before it;
+of log loss, the lower is the better."""
 
 
-def step_rows(record: RunRecord, folder: Path) -> list[Row]:
+def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) -> Document:
+    """The record, a row for each member, the ensemble, and each step, and leads over the best member.
+
+    The best member is that with the highest MAP@5 on test, of equal ones by log loss, which favours the
+    member: the ensemble did not know. The leads are paired, on the same draws of individuals.
+    """
+    drawn = distributions([read_predictions(place) for place in (*members, folder)])
+    records = [*(read_record(place) for place in members), record]
+    rows = [
+        {"run": each.run, "method": name, "track": each.track} | _numbers(values, ("top_1", "log_loss"))
+        for name, each, values in zip(_names(records), records, drawn, strict=True)
+    ]
+    merits = [(each["map_at_5"][0], -np.nan_to_num(each["log_loss"][0])) for each in drawn[:-1]]
+    best = merits.index(max(merits))
+    added = {"rows": rows, "best_member": records[best].run, "leads": _leads(drawn[-1], drawn[best])}
+    return record.model_dump(mode="json") | added | {"steps": step_rows(record, folder)}
+
+
+def step_rows(record: RunRecord, folder: Path) -> list[Document]:
     """A row for the scores without any step and one after each, empty where the run has no steps.
 
     A row has `step`, `transductive`, `chosen`, `unfit`, `valid_map_at_5`, `map_at_5` with `_low` and `_high`,
@@ -52,109 +78,23 @@ def step_rows(record: RunRecord, folder: Path) -> list[Row]:
     for name, said in record.variants.items():
         assert isinstance(said, dict)
         now = drawn.get(name)
-        rows.append({"step": name} | said | _numbers(now, before))
+        leads: Document = _leads(now, before) if now and before else {}
+        rows.append({"step": name} | said | _numbers(now, ("log_loss",)) | {"leads": leads})
         before = now or before
     return rows
 
 
-def step_blocks(rows: Sequence[Row]) -> list[Table | Text]:
-    """What `rich` prints of the rows; nothing where there are none."""
-    if not rows:
-        return []
-    legend = "Gained: in MAP@5 over the row above, on the same photos. Settings were chosen on valid."
-    return [table_of([_step_cells(row) for row in rows], "Step by step"), Text(legend, style="dim")]
+def _numbers(values: Distributions | None, keys: Sequence[str]) -> Document:
+    """MAP@5 with its interval, and other metrics; None where there are no values."""
+    if values is None:
+        return dict.fromkeys(("map_at_5", "map_at_5_low", "map_at_5_high", *keys))
+    low, high = interval(values["map_at_5"])
+    numbers = {key: values[key][0] for key in ("map_at_5", *keys)}
+    return dict(plain(numbers | {"map_at_5_low": low, "map_at_5_high": high}))
 
 
-def _numbers(now: Distributions | None, before: Distributions | None) -> Row:
-    if now is None:
-        return dict.fromkeys(("map_at_5", "map_at_5_low", "map_at_5_high", "log_loss")) | {"leads": {}}
-    low, high = interval(now["map_at_5"])
-    own = {key: float(now[key][0]) for key in KEYS} | {"map_at_5_low": low, "map_at_5_high": high}
-    leads = {key: difference(now[key], before[key])._asdict() for key in KEYS} if before else {}
-    return plain(own) | {"leads": {key: plain(lead) for key, lead in leads.items()}}
-
-
-def _step_cells(row: Row) -> dict[str, str]:
-    kind = "transductive" if row["transductive"] else "inductive"
-    return {
-        "step": row["step"],
-        "": "does not fit" if row["unfit"] else kind if row["leads"] else "",
-        "valid MAP@5": number(row["valid_metrics"]["map_at_5"]),
-        "MAP@5": number(row["map_at_5"]),
-        "gained": _lead(**row["leads"]["map_at_5"]) if row["leads"] else "",
-        "log loss": number(row["log_loss"]),
-    }
-
-
-def _lead(value: float | None, low: float | None, high: float | None) -> str:
-    value, low, high = (nan if one is None else one for one in (value, low, high))
-    return between(value, low, high)
-
-
-def plain(numbers: dict[str, float]) -> dict[str, float | None]:
-    """The numbers as JSON can hold them: None where they are undefined."""
-    return {key: None if isnan(value) else float(value) for key, value in numbers.items()}
-
-
-Document = dict[str, Any]
-LEADS = {"map_at_5": "MAP@5", "log_loss": "log loss"}
-"""The metrics in which the ensemble is held against its best member; of log loss, the lower is the better."""
-
-
-def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) -> Document:
-    """The record, a row for each member, the ensemble, and each step, and leads over the best member.
-
-    The best member is that with the highest MAP@5 on test, which favours the member: the ensemble did not
-    know. The leads are paired, on the same draws of individuals.
-    """
-    folders = [*members, folder]
-    drawn = distributions([read_predictions(place) for place in folders])
-    records = [*(read_record(place) for place in members), record]
-    names = _names(records)
-    rows = [_row(*each) for each in zip(names, records, drawn, strict=True)]
-    best = max(range(len(members)), key=lambda place: _merit(drawn[place]))
-    leads = {key: plain(difference(drawn[-1][key], drawn[best][key])._asdict()) for key in LEADS}
-    found = {"rows": rows, "best_member": records[best].run, "leads": leads}
-    return record.model_dump(mode="json") | found | {"steps": step_rows(record, folder)}
-
-
-def ensemble_report(document: Document, folder: str) -> Group:
-    """What `rich` prints of the document."""
-    chosen, calibration = document["chosen"], document["calibration"]
-    trained, aside = (calibration.get(f"{key}_log_loss") for key in ("train", "out_of_fold"))
-    losses = f"{number(trained)} of photos learned from, {number(aside)} of photos set aside"
-    facts = {
-        "rule": document["config"]["rule"],
-        "chosen on valid": " ".join(f"{key}={_said(chosen[key])}" for key in chosen),
-        "log loss on valid": "" if trained is None else losses,
-        "time": duration(sum(document["seconds"].values())),
-        "record": folder,
-    }
-    title = "ensemble on {benchmark}, fold {fold}, seed {seed}".format_map(document)
-    notes = [Text(f"! {warning}", style="yellow") for warning in document["warnings"]]
-    rows = [_member_cells(row) for row in document["rows"]]
-    verdict = map(Text, verdicts(document))
-    return Group(facts_table(facts, title), *notes, table_of(rows), *verdict, *step_blocks(document["steps"]))
-
-
-def verdicts(document: Document) -> list[str]:
-    """Whether the ensemble is better than its best member, a sentence each metric, no more than is sure."""
-    sentences = []
-    for key, name in LEADS.items():
-        ends = {end: nan if value is None else value for end, value in document["leads"][key].items()}
-        lead = Difference(**ends)
-        if isnan(lead.value):
-            continue
-        better = lead.value >= 0 if key == "map_at_5" else lead.value <= 0
-        word, size = "better" if better else "worse", lead
-        if lead.value < 0:
-            size = Difference(-lead.value, -lead.high, -lead.low)
-        shown = between(size.value, size.low, size.high)
-        if lead.differs:
-            sentences.append(f"{name}: {word} than its best member by {shown} on the same photos.")
-        else:
-            sentences.append(f"{name}: not to be told apart from its best member, {word} by {shown}.")
-    return sentences
+def _leads(now: Distributions, before: Distributions) -> Document:
+    return {key: plain(difference(now[key], before[key])._asdict()) for key in LEADS}
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:
@@ -172,25 +112,32 @@ def _names(records: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _row(name: str, record: RunRecord, values: Distributions) -> Document:
-    low, high = interval(values["map_at_5"])
-    own = {key: values[key][0] for key in ("map_at_5", "top_1", "log_loss")}
-    numbers = own | {"map_at_5_low": low, "map_at_5_high": high}
-    return {"run": record.run, "method": name, "track": record.track} | plain(numbers)
-
-
-def _member_cells(row: Document) -> dict[str, str]:
-    value, low, high = (nan if row[key] is None else row[key] for key in _ENDS)
-    return {
-        "": row["method"],
-        "MAP@5": between(value, low, high),
-        "top-1": number(row["top_1"]),
-        "log loss": number(row["log_loss"]),
-        "run": row["run"],
+def ensemble_report(document: Document, folder: str) -> Group:
+    """What `rich` prints of the document."""
+    chosen, calibration = document["chosen"], document["calibration"]
+    trained, aside = (calibration.get(f"{key}_log_loss") for key in ("train", "out_of_fold"))
+    losses = f"{number(trained)} of photos learned from, {number(aside)} of photos set aside"
+    facts = {
+        "rule": document["config"]["rule"],
+        "chosen on valid": " ".join(f"{key}={_said(chosen[key])}" for key in chosen),
+        "log loss on valid": "" if trained is None else losses,
+        "time": duration(sum(document["seconds"].values())),
+        "record": folder,
     }
-
-
-_ENDS = ("map_at_5", "map_at_5_low", "map_at_5_high")
+    title = "ensemble on {benchmark}, fold {fold}, seed {seed}".format_map(document)
+    notes = [Text(f"! {warning}", style="yellow") for warning in document["warnings"]]
+    rows = [
+        {
+            "": row["method"],
+            "MAP@5": with_interval(row, "map_at_5"),
+            "top-1": number(row["top_1"]),
+            "log loss": number(row["log_loss"]),
+            "run": row["run"],
+        }
+        for row in document["rows"]
+    ]
+    verdict = map(Text, verdicts(document))
+    return Group(facts_table(facts, title), *notes, table_of(rows), *verdict, *step_blocks(document["steps"]))
 
 
 def _said(value: Any) -> str:
@@ -199,9 +146,41 @@ def _said(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
 
 
-def _merit(values: Distributions) -> tuple[float, float]:
-    """MAP@5, and of equally good runs the log loss."""
-    return float(values["map_at_5"][0]), -float(np.nan_to_num(values["log_loss"][0]))
+def verdicts(document: Document) -> list[str]:
+    """Whether the ensemble is better than its best member, a sentence each metric, no more than is sure."""
+    sentences = []
+    for key, name in LEADS.items():
+        ends = document["leads"][key].values()
+        lead = Difference(*(nan if end is None else end for end in ends))
+        if isnan(lead.value):
+            continue
+        word = "better" if not lead.value or (lead.value > 0) == (key == "map_at_5") else "worse"
+        by = between(*lead) if lead.value >= 0 else between(-lead.value, -lead.high, -lead.low)
+        if lead.differs:
+            sentences.append(f"{name}: {word} than its best member by {by} on the same photos.")
+        else:
+            sentences.append(f"{name}: not to be told apart from its best member, {word} by {by}.")
+    return sentences
+
+
+def step_blocks(rows: Sequence[Document]) -> list[Table | Text]:
+    """What `rich` prints of the rows; nothing where there are none."""
+    if not rows:
+        return []
+    legend = "Gained: in MAP@5 over the row above, on the same photos. Settings were chosen on valid."
+    return [table_of([_step_cells(row) for row in rows], "Step by step"), Text(legend, style="dim")]
+
+
+def _step_cells(row: Document) -> dict[str, str]:
+    kind = "transductive" if row["transductive"] else "inductive"
+    return {
+        "step": row["step"],
+        "": "does not fit" if row["unfit"] else kind if row["leads"] else "",
+        "valid MAP@5": number(row["valid_metrics"]["map_at_5"]),
+        "MAP@5": number(row["map_at_5"]),
+        "gained": between(**row["leads"]["map_at_5"]) if row["leads"] else "",
+        "log loss": number(row["log_loss"]),
+    }
 
 
 NAMES = {

@@ -26,9 +26,8 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import reranking
-from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
 from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes
-from whalebench.benchmarks.ensembles.members import FoldData
+from whalebench.benchmarks.ensembles.members import FoldData, find_members
 from whalebench.benchmarks.ensembles.options import read_groups
 from whalebench.benchmarks.ensembles.reranking import Expansion, ExpansionTogether, one_by_one, together
 from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step, StepInputs, build_inputs
@@ -374,8 +373,7 @@ def place(template: Workspace, tmp_path: Path) -> Workspace:
 @pytest.fixture
 def inputs(template: Workspace) -> tuple[FoldData, StepInputs, dict[str, NDArray[np.float32]]]:
     """What steps are shown of the run with embeddings, and its scores by part."""
-    request = EnsembleRequest(("arcface",), then=("reciprocal",))
-    runs, fold = request.find_runs(template), fold_of(template)
+    runs, fold = find_members(("arcface",), template, alone=True), fold_of(template)
     groups = ((fold.identities[0], fold.identities[3]),)
     arrays, _ = read_arrays(runs[0].folder / SCORES, ("valid_scores", "test_scores"), "names")
     scores = {part: arrays[f"{part}_scores"] for part in ("valid", "test")}

@@ -21,12 +21,12 @@ from whalebench.benchmarks.ensembles.feature_stacking import (
     CLASSIFIERS,
     FittedClassifier,
     LogisticFeatures,
-    Projection,
     TreeFeatures,
 )
 from whalebench.benchmarks.ensembles.members import FoldData, FusionTask
 from whalebench.benchmarks.ensembles.options import Options
 from whalebench.benchmarks.ensembles.rules import fuse_members
+from whalebench.benchmarks.ensembles.stacking import Projection
 from whalebench.methods.parts.fusion import log_probabilities
 from whalebench.tests.ensembling import Embeddings, combine, fold_of, make_run, members_of, split_tiny
 
@@ -104,7 +104,7 @@ class Says:
     def __init__(self, *probabilities: float) -> None:
         self.logs = np.log(np.array(probabilities))
 
-    def log_probabilities(self, features: NDArray[np.float64], choice: float) -> NDArray[np.float64]:
+    def logits(self, features: NDArray[np.float64], choice: float) -> NDArray[np.float64]:
         return np.tile(self.logs, (len(features), 1))
 
 
@@ -255,5 +255,5 @@ def test_lines_are_those_of_all_features_where_photos_are_few(classes: int) -> N
         warnings.simplefilter("ignore")
         theirs = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8).fit(standard, labels)
     other = (rng.normal(size=(4, 30)) - drawn.mean(axis=0)) / drawn.std(axis=0)
-    found = ours.log_probabilities(other * drawn.std(axis=0) + drawn.mean(axis=0), 1.0)
+    found = log_probabilities(ours.logits(other * drawn.std(axis=0) + drawn.mean(axis=0), 1.0))
     np.testing.assert_allclose(found, theirs.predict_log_proba(other), atol=2e-3)

@@ -32,6 +32,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace, digest_file, digest_text
 from whalebench.benchmarks.ensembles.members import (
+    SHARED,
     FoldData,
     FusionResult,
     FusionTask,
@@ -78,14 +79,6 @@ class EnsembleRequest:
             from whalebench.benchmarks.ensembles.steps import check_steps
 
             check_steps(self.then, duplicates=bool(self.groups))
-
-    def find_runs(self, workspace: Workspace) -> list[MemberRun]:
-        """The runs, as `find_members` finds them; one alone will do where there are steps."""
-        return find_members(self.runs, workspace, alone=bool(self.then))
-
-    def shares(self) -> NDArray[np.float64] | None:
-        """The given weights (runs,), one in all, or None."""
-        return given_weights(self.weights, self.rule, len(self.runs))
 
 
 @dataclass(frozen=True)
@@ -141,8 +134,7 @@ class EnsembleSpec:
         first, config = self.members[0].record, self.config()
         scores = [[member.record.run, digest_file(member.folder / SCORES)] for member in self.members]
         mark = digest_text(json.dumps([__version__, config, scores], sort_keys=True))[:8]
-        shared = ("benchmark", "catalog_digest", "split_digest", "fold")
-        return {key: getattr(first, key) for key in shared} | {
+        return {key: getattr(first, key) for key in SHARED} | {
             "run": f"{METHOD}-{first.benchmark}-fold{first.fold}-seed{self.seed}-{mark}",
             "method": METHOD,
             "config": config,
@@ -153,7 +145,8 @@ class EnsembleSpec:
 
 def resolve(request: EnsembleRequest, workspace: Workspace) -> EnsembleSpec:
     """The request with its runs found, in an order of their own, and the weights with them."""
-    runs, shares = request.find_runs(workspace), request.shares()
+    runs = find_members(request.runs, workspace, alone=bool(request.then))
+    shares = given_weights(request.weights, request.rule, len(runs))
     order = sorted(range(len(runs)), key=lambda place: (label(runs[place]), runs[place].record.run, place))
     if shares is not None:
         shares = shares[order] / shares[order].sum()  # one in all to the last bit in this order, too
@@ -177,11 +170,7 @@ class Ensemble:
 
 
 def ensemble(
-    request: EnsembleRequest,
-    workspace: Workspace,
-    progress: Progress = SILENT,
-    *,
-    force: bool = False,
+    request: EnsembleRequest, workspace: Workspace, progress: Progress = SILENT, *, force: bool = False
 ) -> Ensemble:
     """The ensemble; one that is finished already is read, not repeated, unless force.
 
@@ -219,11 +208,10 @@ class _Outcome:
     def facts(self, spec: EnsembleSpec) -> dict[str, Any]:
         """Everything a record says besides what tells it apart from others, and seconds."""
         records = [member.record for member in spec.members]
-        losses = {
-            "train_log_loss": self.fused.train_log_loss,
-            "out_of_fold_log_loss": self.fused.out_of_fold_log_loss,
-        } | self.fused.alone
-        facts = {
+        losses = {key: getattr(self.fused, key) for key in ("train_log_loss", "out_of_fold_log_loss")}
+        losses = {key: value for key, value in losses.items() if value is not None} | self.fused.alone
+        evaluated = ("metrics", "valid_metrics", "cmc", "new_curve")
+        facts = {key: getattr(self.evaluation, key) for key in evaluated} | {
             "oracle": any(record.oracle for record in records),
             "transductive": any(record.transductive for record in records),
             "pretraining": {key: value for record in records for key, value in record.pretraining.items()},
@@ -233,13 +221,8 @@ class _Outcome:
             "peak_memory_mb": peak_memory_mb(),
             "counts": records[0].counts,
             "chosen": self.fused.chosen | self.evaluation.chosen,
-            "calibration": self.evaluation.calibration
-            | {key: value for key, value in losses.items() if value is not None},
-            "new_curve": self.evaluation.new_curve,
+            "calibration": self.evaluation.calibration | losses,
             "lineage": lineage_facts(self.lineage),
-            "metrics": self.evaluation.metrics,
-            "valid_metrics": self.evaluation.valid_metrics,
-            "cmc": self.evaluation.cmc,
             "warnings": self._warnings(records),
             "members": [record.run for record in records],
         }
@@ -289,8 +272,8 @@ def _fuse(spec: EnsembleSpec, workspace: Workspace, progress: Progress) -> _Outc
         steps = _run_steps(spec, fold, fused)
         fused = replace(fused, valid=steps.scores["valid"], test=steps.scores["test"])
         return _Outcome(fold, fused, steps.evaluation, steps, lineage)
-    scores, answers = {"valid": fused.valid, "test": fused.test}, {"valid": fold.valid, "test": fold.test}
-    evaluation = evaluate_scores(fold.identities, scores, answers, spec.method_config())
+    scores = {"valid": fused.valid, "test": fused.test}
+    evaluation = evaluate_scores(fold.identities, scores, fold.answers, spec.method_config())
     return _Outcome(fold, fused, evaluation, None, lineage)
 
 

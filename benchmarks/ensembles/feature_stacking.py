@@ -8,10 +8,9 @@ have few valid photos or none, so what a classifier says is mixed with the mean 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,156 +18,63 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import free_memory
 from whalebench.benchmarks.ensembles.members import FOLDS, FusionResult, FusionTask, Member, read_features
-from whalebench.benchmarks.ensembles.stacking import as_bytes, growth
-from whalebench.methods.parts.fusion import (
-    Floats,
-    Labels,
-    Scores,
-    log_probabilities,
-    log_sum_exp,
-    mean_log_loss,
-    row_blocks,
-)
+from whalebench.benchmarks.ensembles.stacking import Logistic, Trees
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_probabilities
 
 SHARES = tuple(step / 10 for step in range(11))
 """How much the classifier may count among the individuals it knows; the rest is the mean's."""
-Rows = Labels
 
 
-class Projection:
-    """Features standardised, and projected on their first principal components where those are asked for."""
+class LogisticFeatures(Logistic):
+    """Multinomial, a line for each individual (the last step of Right Whale, 2nd, with C = 10)."""
 
-    def __init__(self, features: Floats, components: int | None) -> None:
-        from sklearn.decomposition import PCA
-        from sklearn.preprocessing import StandardScaler
-
-        scaler = StandardScaler().fit(features)
-        self.mean, self.scale, self.components = scaler.mean_, scaler.scale_, None
-        if components is not None:
-            fitted = PCA(components, svd_solver="full").fit(scaler.transform(features))
-            self.components = fitted.components_  # standardised features have mean 0
-
-    def __call__(self, features: Floats) -> Floats:
-        """(photos, components) of features (photos, features)."""
-        scaled: Floats = (features - self.mean) / self.scale
-        return scaled if self.components is None else scaled @ self.components.T
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned, by name, to be stored."""
-        components = {} if self.components is None else {"components": self.components}
-        return {"mean": self.mean, "scale": self.scale} | components
-
-
-class Classifier(ABC):
-    """Says which individual a photo shows, after features (photos, features) of others."""
-
-    setting: ClassVar[str]
-    """What cross-validation chooses."""
-    choices: ClassVar[Sequence[float]]
-    """From the simplest to the richest."""
-    most_trees: ClassVar[int | None] = None
-    """How many trees it may grow in all; None where it grows none."""
-    rotation_invariant: ClassVar[bool] = False
-    """Whether it says the same however features are rotated, so that as many as photos are enough."""
-
-    def __init__(self, seed: int, components: int | None) -> None:
-        self.seed, self.components = seed, components
-
-    def fit(self, features: Floats, labels: Labels) -> None:
-        """Learns under every choice from features and labels (photos,) of 0 to the number of classes."""
-        needless = self.rotation_invariant and features.shape[1] > len(features)
-        self.projection = Projection(features, self.components or (len(features) if needless else None))
-        self._fit(self.projection(features), labels)
-
-    def log_probabilities(self, features: Floats, choice: float) -> Floats:
-        """(photos, classes) under that choice."""
-        return log_probabilities(self._logits(self.projection(features), choice))
-
-    def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        """What was learned under that choice, by name, to be stored."""
-        return self.projection.arrays() | self._arrays(choice)
-
-    @staticmethod
-    @abstractmethod
-    def size(photos: int, features: int, classes: int) -> int:
-        """Bytes that one fit holds at most, about, under all choices."""
-
-    @abstractmethod
-    def _fit(self, features: Floats, labels: Labels) -> None: ...
-
-    @abstractmethod
-    def _logits(self, features: Floats, choice: float) -> Floats: ...
-
-    @abstractmethod
-    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]: ...
-
-
-class LogisticFeatures(Classifier):
-    """L2-regularised multinomial logistic regression (the last step of Right Whale, 2nd, with C = 10)."""
-
-    setting = "C"
     choices = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
-    rotation_invariant = True
+    tolerance = 1e-4
 
     @staticmethod
     def size(photos: int, features: int, classes: int) -> int:
-        """Gradients of the solver's last ten steps and one set of lines a choice."""
+        """Bytes at most, about: gradients of the solver's last ten steps and one set of lines a choice."""
         lines = classes * (min(photos, features) + 1)
         return 8 * ((25 + len(LogisticFeatures.choices)) * lines + 4 * photos * classes)
 
-    def _fit(self, features: Floats, labels: Labels) -> None:
-        from sklearn.linear_model import LogisticRegression
+    def fit(self, features: Floats, targets: NDArray[Any]) -> None:
+        """As any learner; L2 says the same however features are rotated, so as many as photos are enough."""
+        if features.shape[1] > len(features):
+            self.components = self.components or len(features)
+        super().fit(features, targets)
 
-        self.lines = {}
-        for choice in self.choices:
-            with warnings.catch_warnings():
-                # That individuals are many for so few photos is why the result is mixed with the mean.
-                warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-                fitted = LogisticRegression(C=choice, max_iter=5_000, tol=1e-4).fit(features, labels)
-            lines = np.column_stack([fitted.coef_, fitted.intercept_])
-            # Of two classes the library gives the one line between them.
-            self.lines[choice] = lines if len(lines) > 1 else np.vstack([np.zeros_like(lines), lines])
-
-    def _logits(self, features: Floats, choice: float) -> Floats:
-        lines = self.lines[choice]
-        logits: Floats = features @ lines[:, :-1].T + lines[:, -1]
-        return logits
-
-    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        return {"lines": self.lines[choice]}
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None:
+        with warnings.catch_warnings():
+            # That individuals are many for so few photos is why the result is mixed with the mean.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            super()._fit(features, targets)
+        for choice, lines in self.lines.items():
+            if len(lines) == 1:  # of two classes the library gives the one line between them
+                self.lines[choice] = np.vstack([np.zeros_like(lines), lines])
 
 
-class TreeFeatures(Classifier):
+class TreeFeatures(Trees):
     """LightGBM over individuals: in each round a tree for each of them."""
 
     setting = "rounds"
     choices = (5, 10, 20, 40)
+    standardises = True
     most_trees = 200_000
+    """How many it may grow in all."""
 
     @staticmethod
     def size(photos: int, features: int, classes: int) -> int:
-        """Scores and gradients, binned features, and 2 KiB a tree."""
+        """Bytes at most, about: scores and gradients, binned features, and 2 KiB a tree."""
         trees = classes * max(TreeFeatures.choices)
         return int(24 * photos * classes + 2 * photos * features + 2048 * trees)
 
-    def _fit(self, features: Floats, labels: Labels) -> None:
-        import lightgbm
-
-        self.classes = int(labels.max()) + 1
-        # Two or three photos are all there is of most individuals.
-        fixed = {"objective": "multiclass", "num_class": self.classes, "min_data_in_leaf": 2}
-        data = lightgbm.Dataset(features, labels, params={"verbosity": -1})
-        rounds = int(max(self.choices))
-        self.booster = lightgbm.train(fixed | growth(len(features), self.seed), data, num_boost_round=rounds)
-
-    def _logits(self, features: Floats, choice: float) -> Floats:
-        logits = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
-        return np.asarray(logits, np.float64)
-
-    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        return {"trees": as_bytes(self.booster.model_to_string(num_iteration=int(choice)))}
+    def objective(self, targets: NDArray[Any]) -> dict[str, Any]:
+        """Two or three photos are all there is of most individuals."""
+        return {"objective": "multiclass", "num_class": int(targets.max()) + 1, "min_data_in_leaf": 2}
 
 
+Classifier = LogisticFeatures | TreeFeatures
 CLASSIFIERS: dict[str, type[Classifier]] = {
     "logistic-features": LogisticFeatures,
     "lightgbm-features": TreeFeatures,
@@ -182,6 +88,13 @@ class FittedClassifier:
     classifier: Classifier
     columns: Labels
 
+    @classmethod
+    def of(cls, classifier: Classifier, features: Floats, columns: Labels) -> Self:
+        """One that has learned from features of photos and the columns of whom they show (photos,)."""
+        known, labels = np.unique(columns, return_inverse=True)
+        classifier.fit(features, labels)
+        return cls(classifier, known)
+
     def mix(self, base: Scores, features: Floats, choice: float, share: float) -> Scores:
         """Scores (photos, identities) of the mean, with the share of the individuals it knows dealt anew.
 
@@ -190,9 +103,10 @@ class FittedClassifier:
         mixed = base.copy()
         if not share:
             return mixed
-        for rows in row_blocks(*base.shape):
+        for rows in fusion.row_blocks(*base.shape):
             here = base[rows][:, self.columns].astype(np.float64)
-            logs = self.classifier.log_probabilities(features[rows], choice) + log_sum_exp(here)[:, None]
+            logits = self.classifier.logits(features[rows], choice)
+            logs = log_probabilities(logits) + fusion.log_sum_exp(here)[:, None]
             with np.errstate(divide="ignore"):  # a share of one leaves the mean nothing
                 mixed[rows, self.columns] = np.logaddexp(np.log1p(-share) + here, np.log(share) + logs)
         return mixed
@@ -205,8 +119,8 @@ class FittedClassifier:
         logs, photos = log_probabilities(base), np.arange(len(targets))
         mean = logs[photos, targets]
         place = np.searchsorted(self.columns, targets) % len(self.columns)
-        own = self.classifier.log_probabilities(features, choice)[photos, place]
-        own = np.where(self.columns[place] == targets, own + log_sum_exp(logs[:, self.columns]), mean)
+        own = log_probabilities(self.classifier.logits(features, choice))[photos, place]
+        own = np.where(self.columns[place] == targets, own + fusion.log_sum_exp(logs[:, self.columns]), mean)
         return np.stack([mean, own], axis=1)
 
 
@@ -222,7 +136,9 @@ def stack_features(task: FusionTask, mean: FusionResult, kind: type[Classifier])
     labels, splits = fold.valid_labels, fold.cross_validation(seed, fold.valid_groups)
     learned_from = [*[fit[labels[fit] >= 0] for fit, _ in splits], np.flatnonzero(labels >= 0)]
     _check(kind, labels, learned_from, valid.shape[1], components)
-    *aside, whole = (_fit(kind(seed, components), valid[rows], labels[rows]) for rows in learned_from)
+    *aside, whole = (
+        FittedClassifier.of(kind(seed, components), valid[rows], labels[rows]) for rows in learned_from
+    )
     losses: dict[tuple[float, float], float] = {}
     for choice in kind.choices:
         logs = np.zeros((len(labels), 2))
@@ -273,15 +189,9 @@ def features_of(members: Sequence[Member]) -> tuple[Floats, Floats]:
     return of_valid, of_test
 
 
-def _fit(classifier: Classifier, features: Floats, targets: Labels) -> FittedClassifier:
-    columns, labels = np.unique(targets, return_inverse=True)
-    classifier.fit(features, labels.astype(np.int64))
-    return FittedClassifier(classifier, columns)
-
-
 def mix_log_loss(target_logs: Floats, share: float) -> float:
     """Mean log loss of the mix, of log probabilities (photos, 2) of the truth by the mean and beside it."""
-    return float(mean_log_loss(target_logs, np.array([1 - share, share])).mean())
+    return float(fusion.mean_log_loss(target_logs, np.array([1 - share, share])).mean())
 
 
 def _check(
@@ -309,7 +219,7 @@ def _check(
             f"{min(features, photos)} or fewer."
         )
     trees = individuals * int(max(kind.choices)) * (FOLDS + 1)
-    if kind.most_trees is not None and trees > kind.most_trees:
+    if issubclass(kind, TreeFeatures) and trees > kind.most_trees:
         raise WhalebenchError(
             f"{shown}: with one for each of them in every round {trees:,} trees would be grown, more than "
             f"{kind.most_trees:,}; use --rule logistic-features, or mean."

@@ -25,7 +25,6 @@ class Balance(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """A second individual."""
-        del valid
         return "" if test.scores.shape[1] > 1 else "there is one individual only"
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
@@ -56,7 +55,6 @@ class Bursts(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Encounters of several test photos."""
-        del valid
         named = [encounter for encounter in test.encounters if encounter]
         if not named:
             return "the catalog names no encounters of test photos"
@@ -64,11 +62,9 @@ class Bursts(Step):
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The means; a photo of no encounter, or alone in it, keeps its scores."""
-        del setting
         changed = queries.scores.copy()
-        for encounter, rows in (
-            pd.Series(queries.encounters).groupby(list(queries.encounters)).indices.items()
-        ):
+        grouped = pd.Series(queries.encounters).groupby(list(queries.encounters))
+        for encounter, rows in grouped.indices.items():
             if encounter and len(rows) > 1:
                 changed[rows] = np.mean(queries.scores[rows], axis=0, dtype=np.float64)
         return changed
@@ -119,12 +115,10 @@ class Duplicates(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """A group of which two names are known in the fold."""
-        del valid, test
         return "" if self.gallery.groups else "no group of duplicates has two individuals known in this fold"
 
     def scores(self, queries: Queries, setting: Setting) -> Scores:
         """The same scores, those of duplicates of the first raised."""
-        del setting
         changed, first = queries.scores.copy(), queries.leaders[0][:, 0]
         group_of = {column: group for group in self.gallery.groups for column in group}
         for row in np.flatnonzero(np.isin(first, list(group_of))):
@@ -138,3 +132,6 @@ class Duplicates(Step):
                 value = np.nextafter(value, np.float32(np.inf))
                 changed[row, column] = value
         return changed
+
+
+STEPS: tuple[type[Step], ...] = (Duplicates, Sizes, Bursts, Balance)

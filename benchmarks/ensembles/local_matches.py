@@ -13,7 +13,7 @@ from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.machine import cores, free_memory
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.ensembles.members import FoldData
-from whalebench.methods.parts.fusion import Floats, Labels
+from whalebench.methods.parts.fusion import Floats, Rows
 from whalebench.methods.parts.keypoints import (
     Keypoints,
     MatchingConfig,
@@ -25,7 +25,6 @@ from whalebench.methods.parts.keypoints import (
     root_sift,
 )
 
-Rows = Labels
 POINT = 128 + 4 * 4
 """Bytes of a key point."""
 

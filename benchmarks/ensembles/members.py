@@ -36,12 +36,7 @@ CAPTURE = ["encounter", "width", "height"]
 """Columns of the catalog that steps see: they say nothing of who is shown."""
 GALLERY = "gallery"
 """The array of a run's weights that holds its gallery, and the part of its lineage that says whose it is."""
-SHARED = {
-    "benchmark": "the benchmark",
-    "catalog_digest": "the catalog",
-    "split_digest": "the split",
-    "fold": "the fold",
-}
+SHARED = ("benchmark", "catalog_digest", "split_digest", "fold")
 """What the records of two members must agree in."""
 
 
@@ -66,17 +61,24 @@ class FoldData:
     photos: dict[str, pd.DataFrame]
     """By `gallery`, `valid` and `test`: encounter, width and height of the photos, nobody's name."""
 
+    @property
+    def answers(self) -> dict[str, Answers]:
+        """Those to `valid` and to `test`."""
+        return {"valid": self.valid, "test": self.test}
+
     @cached_property
     def valid_labels(self) -> Labels:
         """(valid photos,) the column of each one's individual, -1 where it is new."""
-        column = columns_of(self.identities)
-        return np.array([column.get(truth, -1) for truth in self.valid.truth], np.int64)
+        return self._columns(self.valid.truth)
 
     @cached_property
     def gallery_labels(self) -> Labels:
         """(known photos of train,) the column of each one's individual."""
+        return self._columns(self.gallery)
+
+    def _columns(self, names: Sequence[str]) -> Labels:
         column = columns_of(self.identities)
-        return np.array([column[identity] for identity in self.gallery], np.int64)
+        return np.array([column.get(name, -1) for name in names], np.int64)
 
     def cross_validation(
         self, seed: int, clusters: Sequence[str] | None = None
@@ -229,12 +231,13 @@ def find_members(names: Sequence[str], workspace: Workspace, *, alone: bool = Fa
 
 
 def _refuse_other_fold(first: RunRecord, second: RunRecord) -> None:
-    for name, what in SHARED.items():
+    for name in SHARED:
         one, other = (str(getattr(record, name)) for record in (first, second))
         if one != other:
+            what = name.removesuffix("_digest")
             raise WhalebenchError(
-                f"{first.run} and {second.run} differ in {what} ({one[:16]}, {other[:16]}), so their scores "
-                f"are not of the same photos: combine runs of one fold of one split."
+                f"{first.run} and {second.run} differ in the {what} ({one[:16]}, {other[:16]}), so their "
+                f"scores are not of the same photos: combine runs of one fold of one split."
             )
 
 
@@ -328,35 +331,25 @@ def _refuse_in_fold(
         )
 
 
-@dataclass(frozen=True)
-class MemberEmbeddings:
-    """One member's embeddings (photos, dimensions), each of length 1."""
+def read_embeddings(member: Member, fold: FoldData) -> dict[str, Embeddings]:
+    """The member's embeddings (photos, dimensions) at length 1 by `gallery`, `valid` and `test`.
 
-    valid: Embeddings
-    test: Embeddings
-    gallery: Embeddings
-    """Of the known photos of train, as `FoldData.gallery_images` has them."""
-
-
-def read_embeddings(member: Member, fold: FoldData) -> MemberEmbeddings | None:
-    """The member's embeddings; None where it keeps none of its gallery, or none of valid and test.
-
-    Raises WhalebenchError for a gallery that is not one embedding a known train photo.
+    Those of the gallery are as `FoldData.gallery_images` has them. Empty where the member keeps none of one
+    part. Raises WhalebenchError for a gallery that is not one embedding a known train photo.
     """
     arrays, _ = read_arrays(member.run.folder / WEIGHTS, (GALLERY, "labels"), "lineage")
     valid, test = (read_features(member, part) for part in ("valid", "test"))
     if set(arrays) != {GALLERY, "labels"} or valid is None or test is None:
-        return None
+        return {}
     filled = set(member.lineage.get(GALLERY, ()))
     if not np.array_equal(arrays["labels"], fold.gallery_labels) or filled != set(fold.gallery_digests):
         raise WhalebenchError(
             f"The gallery of {member.name} is not, or does not say that it is, one embedding a known train "
             f"photo, so it cannot be put beside another: leave that run out, or use --rule mean."
         )
-    gallery = arrays[GALLERY]
-    if not valid.shape[1:] == test.shape[1:] == gallery.shape[1:]:
-        return None
-    return MemberEmbeddings(*(normalise(each) for each in (valid, test, gallery)))
+    every = {GALLERY: arrays[GALLERY], "valid": valid, "test": test}
+    alike = len({each.shape[1:] for each in every.values()}) == 1
+    return {part: normalise(each) for part, each in every.items()} if alike else {}
 
 
 def read_features(member: Member, part: str) -> Embeddings | None:

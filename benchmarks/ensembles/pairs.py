@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,9 +29,8 @@ from whalebench.benchmarks.ensembles.stacking import (
     Part,
     Shortlist,
 )
-from whalebench.methods.parts.fusion import Floats, Labels, row_blocks
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, row_blocks
 
-Rows = Labels
 NEAREST = 3
 """Photos of each candidate that a query is paired with, the nearest by the mean of the members' cosines."""
 SCRATCH = 6 * 8
@@ -50,7 +49,7 @@ class Pairs(Candidates):
         super().__init__(task)
         self.fold = fold = task.fold
         embedded = {member.name: read_embeddings(member, fold) for member in task.members}
-        self.embedded = {name: each for name, each in embedded.items() if each is not None}
+        self.embedded = {name: each for name, each in embedded.items() if each}
         self.counts = np.bincount(fold.gallery_labels, minlength=len(fold.identities))
         self.local = None
         if task.options.local_matches:
@@ -87,13 +86,7 @@ class Pairs(Candidates):
         more, names = self._pair_features(part, photos, gallery)
         cosine_names = (f"cosine by {name}" for name in self.embedded)
         features = np.hstack([alone.features[candidate], cosines, *more])
-        return replace(
-            alone,
-            photos=photos,
-            columns=columns,
-            features=features,
-            names=(*alone.names, *cosine_names, *names),
-        )
+        return Shortlist(photos, columns, features, (*alone.names, *cosine_names, *names))
 
     def most_pairs(self, photos: int) -> int:
         """The most pairs that a query can have with so many photos of each candidate."""
@@ -112,19 +105,16 @@ class Pairs(Candidates):
         """(pairs, members with embeddings) cosines of photos at `rows` of the part with the gallery's."""
         cosines = np.empty((len(rows), len(self.embedded)))
         for place, each in enumerate(self.embedded.values()):
-            queries = each.valid if part == "valid" else each.test
-            for block in row_blocks(len(rows), queries.shape[1]):
-                one, other = queries[rows[block]], each.gallery[gallery[block]]
+            for block in row_blocks(len(rows), each[part].shape[1]):
+                one, other = each[part][rows[block]], each["gallery"][gallery[block]]
                 cosines[block, place] = np.einsum("ij,ij->i", one, other)
         return cosines
 
     def _pair_features(self, part: Part, rows: Rows, gallery: Rows) -> tuple[list[Floats], list[str]]:
         """What no member says of pairs, and its names: count, differences, and local matches if asked for."""
         fold = self.fold
-        images = fold.valid.images if part == "valid" else fold.test.images
-        queries, known = (
-            capture_metadata(fold.benchmark.catalog.table, each) for each in (images, fold.gallery_images)
-        )
+        images, table = fold.answers[part].images, fold.benchmark.catalog.table
+        queries, known = (capture_metadata(table, each) for each in (images, fold.gallery_images))
         count = self.counts[fold.gallery_labels[gallery], None].astype(np.float64)
         features = [count, capture_differences(queries, known, rows, gallery)]
         names = ["photos in the gallery", *DIFFERENCES]

@@ -1,8 +1,7 @@
 """Re-ranking by neighbours: query expansion, and k-reciprocal neighbourhoods compared (Zhong et al. 2017).
 
-Expansion looks for a photo with its nearest neighbours added to it. By the other, photos are similar whose
-neighbours, and theirs in turn, are the same: sets of neighbours as sparse matrices are expanded, weighed,
-averaged and compared.
+By the latter, photos are similar whose neighbours, and theirs in turn, are the same: sets of neighbours are
+sparse matrices.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from whalebench.benchmarks.core.arrays import blocks, normalise, top_columns
-from whalebench.benchmarks.ensembles.step import MixedStep, Setting
+from whalebench.benchmarks.ensembles.step import MixedStep, Setting, Step
 from whalebench.methods.parts.fusion import Embeddings, Labels, Scores, row_blocks
 
 Sparse = Any
@@ -94,6 +93,9 @@ class ReciprocalTogether(Reciprocal):
     transductive = True
 
 
+STEPS: tuple[type[Step], ...] = (Reciprocal, ReciprocalTogether, Expansion, ExpansionTogether)
+
+
 class Near(NamedTuple):
     """The nearest photos of some photos."""
 
@@ -119,7 +121,7 @@ def one_by_one(queries: Embeddings, gallery: Embeddings, k1: int, k2: int) -> tu
     mine = _nearest(queries, gallery, k1)
     # A photo's neighbour k1, itself not counted, is the one that a query has to be nearer than.
     mutual = mine.cosines >= near.cosines[mine.columns, k1]
-    half = sets(near.columns, _mutual(near.columns, _half(k1)), len(gallery))
+    half = sets(near.columns, _mutual(near.columns, round(k1 / 2)), len(gallery))
     around = expanded(sets(mine.columns, mutual, len(gallery)), half)
     alone = encoded(around, queries, gallery, mine.lowest)
     others = mean_of(raw, mine.columns[:, : k2 - 1]) * (k2 - 1) if k2 > 1 else alone * 0
@@ -129,12 +131,8 @@ def one_by_one(queries: Embeddings, gallery: Embeddings, k1: int, k2: int) -> tu
 def _own_codes(photos: Embeddings, k1: int) -> tuple[Sparse, Near]:
     """Codes (photos, photos) before their means are taken, and the neighbours, each photo its own first."""
     near = _nearest(photos, photos, k1 + 1, itself=True)
-    whole, half = (sets(near.columns, _mutual(near.columns, k), len(photos)) for k in (k1, _half(k1)))
+    whole, half = (sets(near.columns, _mutual(near.columns, k), len(photos)) for k in (k1, round(k1 / 2)))
     return encoded(expanded(whole, half), photos, photos, near.lowest), near
-
-
-def _half(k1: int) -> int:
-    return int(np.around(k1 / 2))
 
 
 def _nearest(queries: Embeddings, pool: Embeddings, count: int, *, itself: bool = False) -> Near:
@@ -180,12 +178,7 @@ def expanded(whole: Sparse, half: Sparse) -> Sparse:
     return joined
 
 
-def encoded(
-    around: Sparse,
-    queries: NDArray[np.float32],
-    pool: NDArray[np.float32],
-    lowest: NDArray[np.float32],
-) -> Sparse:
+def encoded(around: Sparse, queries: Embeddings, pool: Embeddings, lowest: NDArray[np.float32]) -> Sparse:
     """Codes (queries, pool), one in all: exp(-distance) of the members of each query's set.
 
     The distance is the squared one, as a share of that to the least alike photo.
@@ -217,7 +210,6 @@ def jaccard(queries: Sparse, gallery: Sparse) -> Iterator[NDArray[np.float32]]:
         row = np.repeat(np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)), lengths)
         smaller = np.minimum(met.data, np.repeat(block.data, lengths))
         shape = (block.shape[0], gallery.shape[0])
-        shared = np.bincount(
-            row * shape[1] + met.indices, weights=smaller, minlength=shape[0] * shape[1]
-        ).reshape(shape)
+        cells = row * shape[1] + met.indices
+        shared = np.bincount(cells, weights=smaller, minlength=shape[0] * shape[1]).reshape(shape)
         yield (shared / (ours[rows, None] + theirs - shared)).astype(np.float32)

@@ -11,26 +11,14 @@ import numpy as np
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask, read_embeddings
-from whalebench.methods.parts.fusion import (
-    SCORE_RULES,
-    Floats,
-    Labels,
-    ScoreFusion,
-    Scores,
-    fit_weights,
-    log_probabilities,
-    mean_log_loss,
-    nearest_scores,
-    row_blocks,
-    target_log_probabilities,
-)
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, ScoreFusion, Scores, log_probabilities
 from whalebench.reports.metrics.evaluation import means_by_threshold
 
-WEIGHTED = (*SCORE_RULES, "knn")
+WEIGHTED = (*fusion.SCORE_RULES, "knn")
 """Rules that take weights."""
 MOST = 2_000
 """Photos of valid, about, that powers are found on: a few numbers need no more."""
-Rows = Labels
 
 
 def fuse_members(rule: str, task: FusionTask) -> FusionResult:
@@ -58,13 +46,13 @@ def _fuse_weighted(rule: str, task: FusionTask) -> FusionResult:
     if rule == "knn":
         valid, test = _fuse_embeddings(task, weights)
     else:
-        fusion = _score_fusion(rule, task)
-        valid, test = fusion.fuse(task.valid, weights), fusion.fuse(task.test, weights)
+        pool = _score_fusion(rule, task)
+        valid, test = pool.fuse(task.valid, weights), pool.fuse(task.test, weights)
     return FusionResult(valid, test, {"weights": weights.tolist()})
 
 
 def _score_fusion(rule: str, task: FusionTask) -> ScoreFusion:
-    return ScoreFusion.of_valid(SCORE_RULES[rule], task.valid, task.temperatures)
+    return ScoreFusion.of_valid(fusion.SCORE_RULES[rule], task.valid, task.temperatures)
 
 
 def _fuse_embeddings(task: FusionTask, weights: Floats) -> tuple[Scores, Scores]:
@@ -72,18 +60,15 @@ def _fuse_embeddings(task: FusionTask, weights: Floats) -> tuple[Scores, Scores]
     every = []
     for member in task.members:
         embeddings = read_embeddings(member, task.fold)
-        if embeddings is None:
+        if not embeddings:
             raise WhalebenchError(
                 f"The run {member.name} keeps no embeddings of its gallery and of test to put beside the "
                 f"others' ({member.run.record.method}): leave it out, or use --rule mean."
             )
         every.append(embeddings)
-    galleries, labels = [each.gallery for each in every], task.fold.gallery_labels
-    valid, test = (
-        nearest_scores(queries, galleries, labels, len(task.fold.identities), weights)
-        for queries in ([each.valid for each in every], [each.test for each in every])
-    )
-    return valid, test
+    gallery, valid, test = ([each[part] for each in every] for part in ("gallery", "valid", "test"))
+    known = gallery, task.fold.gallery_labels, len(task.fold.identities)
+    return fusion.nearest_scores(valid, *known, weights), fusion.nearest_scores(test, *known, weights)
 
 
 def fitted_mean(task: FusionTask) -> FusionResult:
@@ -91,21 +76,21 @@ def fitted_mean(task: FusionTask) -> FusionResult:
 
     Better is a lower log loss and no lower MAP@5. Then valid's scores are by weights found without it.
     """
-    fusion, equal, labels = _score_fusion("mean", task), task.equal_weights(), task.fold.valid_labels
-    plain, known = fusion.fuse(task.valid, equal), labels >= 0
-    logs = target_log_probabilities(task.valid, task.temperatures, labels)
-    aside = _out_of_fold(task, lambda rows: fit_weights(logs[rows[known[rows]]]))
+    pool, equal, labels = _score_fusion("mean", task), task.equal_weights(), task.fold.valid_labels
+    plain, known = pool.fuse(task.valid, equal), labels >= 0
+    logs = fusion.target_log_probabilities(task.valid, task.temperatures, labels)
+    aside = _out_of_fold(task, lambda rows: fusion.fit_weights(logs[rows[known[rows]]]))
     if aside is None:
         chosen = {"weights": equal.tolist(), "equal_weights": True}
-        return FusionResult(plain, fusion.fuse(task.test, equal), chosen)
-    weights = fit_weights(logs[known])
-    losses = [float(mean_log_loss(logs, each)[known].mean()) for each in (weights, aside, equal)]
-    fitted = fusion.fuse(task.valid, aside)
+        return FusionResult(plain, pool.fuse(task.test, equal), chosen)
+    weights = fusion.fit_weights(logs[known])
+    losses = [float(fusion.mean_log_loss(logs, each)[known].mean()) for each in (weights, aside, equal)]
+    fitted = pool.fuse(task.valid, aside)
     better = losses[1] < losses[2] and _map_at_5(fitted, task.fold) >= _map_at_5(plain, task.fold)
     kept = weights if better else equal
     return FusionResult(
         valid=fitted if better else plain,
-        test=fusion.fuse(task.test, kept),
+        test=pool.fuse(task.test, kept),
         chosen={"weights": kept.tolist(), "equal_weights": not better},
         train_log_loss=losses[0],
         out_of_fold_log_loss=losses[1],
@@ -119,18 +104,18 @@ def log_opinion_pool(task: FusionTask) -> FusionResult:
     Valid's scores are by powers found without the photo, and without its individual. Where valid has too few
     known photos for that all powers are one over the number of members.
     """
-    fusion, labels = _score_fusion("product", task), task.fold.valid_labels
+    pool, labels = _score_fusion("product", task), task.fold.valid_labels
     known = np.flatnonzero(labels >= 0)
     evidence = Evidence(task.valid, task.temperatures, known[:: max(1, len(known) // MOST)], labels)
     aside = _out_of_fold(task, evidence.powers)
     if aside is None:
         equal = task.equal_weights()
         chosen = {"powers": equal.tolist()}
-        return FusionResult(fusion.fuse(task.valid, equal), fusion.fuse(task.test, equal), chosen)
+        return FusionResult(pool.fuse(task.valid, equal), pool.fuse(task.test, equal), chosen)
     powers = evidence.powers(known)
     return FusionResult(
-        valid=fusion.fuse(task.valid, aside),
-        test=fusion.fuse(task.test, powers),
+        valid=pool.fuse(task.valid, aside),
+        test=pool.fuse(task.test, powers),
         chosen={"powers": powers.tolist()},
         train_log_loss=evidence.log_loss(powers),
         out_of_fold_log_loss=evidence.log_loss(aside[evidence.rows]),
@@ -155,12 +140,8 @@ class Evidence:
     ) -> None:
         """Scores and labels are of all valid photos, and `rows` those that are looked at."""
         self.rows, self.targets = rows, labels[rows]
-        self.logs = np.stack(
-            [
-                log_probabilities(one[rows], temperature).astype(np.float32)
-                for one, temperature in zip(scores, temperatures, strict=True)
-            ]
-        )
+        seen = zip((one[rows] for one in scores), temperatures, strict=True)
+        self.logs = np.stack([log_probabilities(*each).astype(np.float32) for each in seen])
 
     def powers(self, fit: Rows) -> Floats:
         """The powers (members,), above 0, under which the truths of these valid photos are most likely.
@@ -192,7 +173,7 @@ class Evidence:
         """Summed log loss of the photos at some places, and its derivatives by each power (members,)."""
         loss, slope = 0.0, np.zeros(len(self.logs))
         by_photo = np.broadcast_to(powers, (len(self.rows), len(self.logs)))
-        for part in row_blocks(len(chosen), self.logs.shape[2]):
+        for part in fusion.row_blocks(len(chosen), self.logs.shape[2]):
             rows = chosen[part]
             logs, targets = self.logs[:, rows].astype(np.float64), self.targets[rows, None]
             pooled = log_probabilities(np.einsum("pm,mpi->pi", by_photo[rows], logs))

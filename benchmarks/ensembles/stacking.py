@@ -19,7 +19,8 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.machine import cores, free_memory
 from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
-from whalebench.methods.parts.fusion import Floats, Labels, Scores, log_probabilities, row_blocks
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_probabilities
 
 Matches = NDArray[np.bool_]
 Part = Literal["valid", "test"]
@@ -35,28 +36,67 @@ COPIES = 3
 """How many times the features are held while a stacker learns."""
 
 
+class Projection:
+    """Features standardised, and projected on their first principal components where those are asked for."""
+
+    def __init__(self, features: Floats, components: int | None) -> None:
+        from sklearn.decomposition import PCA
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler().fit(features)
+        self.mean, self.scale, self.components = scaler.mean_, scaler.scale_, None
+        if components is not None:
+            fitted = PCA(components, svd_solver="full").fit(scaler.transform(features))
+            self.components = fitted.components_  # standardised features have mean 0
+
+    def __call__(self, features: Floats) -> Floats:
+        """(rows, components) of features (rows, features)."""
+        scaled: Floats = (features - self.mean) / self.scale
+        return scaled if self.components is None else scaled @ self.components.T
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, by name, to be stored."""
+        components = {} if self.components is None else {"components": self.components}
+        return {"mean": self.mean, "scale": self.scale} | components
+
+
 class Learner(ABC):
-    """Says how likely a candidate is the right one, after features (candidates, features) of others."""
+    """Says after features (rows, features) of others of which class a row is, as right or wrong."""
 
     setting: ClassVar[str]
     """What cross-validation chooses."""
     choices: ClassVar[Sequence[float]]
     """From the simplest to the richest."""
+    standardises: ClassVar[bool] = True
+    """Whether it learns from standardised features; only then they may be turned to components."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, components: int | None = None) -> None:
+        self.seed, self.components = seed, components
 
-    @abstractmethod
-    def fit(self, features: Floats, is_match: Matches) -> None:
-        """Learns under every choice from features and whether each candidate is right (candidates,)."""
+    def fit(self, features: Floats, targets: NDArray[Any]) -> None:
+        """Learns under every choice from features and the class of each row (rows,), the first being 0."""
+        self.projection = Projection(features, self.components) if self.standardises else None
+        self._fit(self._projected(features), targets)
 
-    @abstractmethod
     def logits(self, features: Floats, choice: float) -> Floats:
-        """(candidates,) log odds under that choice."""
+        """(rows, classes) under that choice; where it learned which rows are right, (rows,) log odds."""
+        return self._logits(self._projected(features), choice)
 
-    @abstractmethod
     def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         """What was learned under that choice, by name, to be stored."""
+        return (self.projection.arrays() if self.projection else {}) | self._arrays(choice)
+
+    def _projected(self, features: Floats) -> Floats:
+        return self.projection(features) if self.projection else features
+
+    @abstractmethod
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None: ...
+
+    @abstractmethod
+    def _logits(self, features: Floats, choice: float) -> Floats: ...
+
+    @abstractmethod
+    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]: ...
 
 
 class Logistic(Learner):
@@ -64,69 +104,63 @@ class Logistic(Learner):
 
     setting = "C"
     choices = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    tolerance: ClassVar[float] = 1e-5
+    """Several features say nearly the same, so the solver takes its time."""
 
-    def fit(self, features: Floats, is_match: Matches) -> None:
-        """Learns one line for each C."""
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None:
         from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
 
-        self.scaler = StandardScaler().fit(features)
-        scaled = self.scaler.transform(features)
         self.lines = {}
         for choice in self.choices:
-            # Several features say nearly the same, so the solver takes its time.
-            fitted = LogisticRegression(C=choice, max_iter=5_000, tol=1e-5).fit(scaled, is_match)
-            self.lines[choice] = np.append(fitted.coef_[0], fitted.intercept_)
+            fitted = LogisticRegression(C=choice, max_iter=5_000, tol=self.tolerance).fit(features, targets)
+            self.lines[choice] = np.column_stack([fitted.coef_, fitted.intercept_])
 
-    def logits(self, features: Floats, choice: float) -> Floats:
-        """Linear in the standardised features."""
-        line = self.lines[choice]
-        logits: Floats = self.scaler.transform(features) @ line[:-1] + line[-1]
-        return logits
+    def _logits(self, features: Floats, choice: float) -> Floats:
+        lines = self.lines[choice]
+        logits: Floats = features @ lines[:, :-1].T + lines[:, -1]
+        return logits if len(lines) > 1 else logits[:, 0]
 
-    def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        """Mean and scale of the features, and the line, its intercept last."""
-        return {"mean": self.scaler.mean_, "scale": self.scaler.scale_, "line": self.lines[choice]}
+    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
+        lines = self.lines[choice]
+        return {"lines": lines} if len(lines) > 1 else {"line": lines[0]}
 
 
 class Trees(Learner):
     """LightGBM with few leaves: valid has few photos."""
 
     setting = "trees"
-    choices = (10, 25, 50, 100, 200)
+    choices: ClassVar[Sequence[float]] = (10, 25, 50, 100, 200)
+    standardises = False
 
-    def fit(self, features: Floats, is_match: Matches) -> None:
-        """Learns the most trees; fewer are the first of them."""
+    def objective(self, targets: NDArray[Any]) -> dict[str, Any]:
+        """What LightGBM is told of the targets."""
+        return {"objective": "binary", "min_data_in_leaf": 20}
+
+    def _fit(self, features: Floats, targets: NDArray[Any]) -> None:
         import lightgbm
 
-        fixed = {"objective": "binary", "min_data_in_leaf": 20} | growth(len(features), self.seed)
-        data = lightgbm.Dataset(features, is_match.astype(np.int64), params={"verbosity": -1})
-        self.booster = lightgbm.train(fixed, data, num_boost_round=int(max(self.choices)))
+        growth = self.objective(targets) | {
+            "num_leaves": 7,
+            "learning_rate": 0.05,
+            "lambda_l2": 1.0,
+            # Few rows are quicker on one thread: several wait for each other after every split.
+            "num_threads": min(cores(), 1 + len(features) // ROWS),
+            # The same trees whatever the machine: the way histograms are built is not tried out.
+            "deterministic": True,
+            "force_row_wise": True,
+            "seed": self.seed,
+            "verbosity": -1,
+        }
+        data = lightgbm.Dataset(features, targets.astype(np.int64), params={"verbosity": -1})
+        # The most trees; fewer are the first of them.
+        self.booster = lightgbm.train(growth, data, num_boost_round=int(max(self.choices)))
 
-    def logits(self, features: Floats, choice: float) -> Floats:
-        """The sum of the first trees."""
+    def _logits(self, features: Floats, choice: float) -> Floats:
         logits = self.booster.predict(features, raw_score=True, num_iteration=int(choice))
         return np.asarray(logits, np.float64)
 
-    def arrays(self, choice: float) -> dict[str, NDArray[Any]]:
-        """The trees in LightGBM's own words, as UTF-8 bytes."""
+    def _arrays(self, choice: float) -> dict[str, NDArray[Any]]:
         return {"trees": as_bytes(self.booster.model_to_string(num_iteration=int(choice)))}
-
-
-def growth(rows: int, seed: int) -> dict[str, Any]:
-    """How LightGBM grows trees on so many rows: slowly, with few leaves, and the same everywhere."""
-    return {
-        "num_leaves": 7,
-        "learning_rate": 0.05,
-        "lambda_l2": 1.0,
-        # Few rows are quicker on one thread: several wait for each other after every split.
-        "num_threads": min(cores(), 1 + rows // ROWS),
-        # The same trees whatever the machine: the way histograms are built is not tried out.
-        "deterministic": True,
-        "force_row_wise": True,
-        "seed": seed,
-        "verbosity": -1,
-    }
 
 
 def as_bytes(text: str) -> NDArray[np.uint8]:
@@ -149,7 +183,7 @@ class Shortlist:
     columns: NDArray[np.int64]
     """(rows,) the column of the individual."""
     features: Floats
-    """(rows, features) what is known of each; that of the members first, SAID after SAID."""
+    """(rows, features) what is known of each; that of the members first, one after the other."""
     names: tuple[str, ...]
     """Of the features."""
 
@@ -185,23 +219,27 @@ class Candidates:
 
     def check(self) -> None:
         """Raises WhalebenchError for what would take more memory, or longer, than there is."""
-        for part in PARTS:
-            check_memory(self.scores(part))
+        members = len(self.task.members)
+        for photos, identities in (self.scores(part)[0].shape for part in PARTS):
+            rows, width = photos * min(identities, LENGTH * members), len(MEMBER_FEATURES) * members
+            needed, free = rows * width * 8 * COPIES, free_memory()
+            if free is not None and needed > free:
+                raise WhalebenchError(
+                    f"Stacking {members} runs of {photos:,} photos takes about {needed / 2**30:.1f} GiB, "
+                    f"{rows:,} candidates with {width} features each, and {free / 2**30:.1f} GiB are free: "
+                    f"combine fewer runs, or use --rule mean."
+                )
 
     def gather(self, part: Part) -> Shortlist:
         """The candidates of the part's photos."""
         names = [member.name for member in self.task.members]
         return shortlist(self.scores(part), self.task.temperatures, names)
 
-    def fuse(self, part: Part, gathered: Shortlist, logits: Floats) -> Scores:
-        """Scores (photos, identities) of the part, given the logits of its candidates (rows,)."""
-        return full_scores(gathered, logits, self.scores(part), self.task.temperatures)
-
 
 def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str]) -> Shortlist:
     """The first 20 candidates of every member for each photo, of scores (photos, identities) by member."""
     photos, columns, features = [], [], []
-    for rows in row_blocks(*scores[0].shape):
+    for rows in fusion.row_blocks(*scores[0].shape):
         best = [top_columns(one[rows], LENGTH) for one in scores]
         is_candidate = np.zeros(scores[0][rows].shape, np.bool_)
         for each in best:
@@ -218,17 +256,10 @@ def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: 
     return Shortlist(np.concatenate(photos), np.concatenate(columns), np.concatenate(features), names)
 
 
-def _member_features(
-    scores: Scores,
-    temperature: float,
-    best: NDArray[np.int64],
-    photo: NDArray[np.int64],
-    column: NDArray[np.int64],
-) -> Floats:
-    """(candidates, SAID) what one member says of candidates (photo, column)."""
+def _member_features(scores: Scores, temperature: float, best: Labels, photo: Rows, column: Labels) -> Floats:
+    """(candidates, MEMBER_FEATURES) what one member says of candidates (photo, column)."""
     logs = log_probabilities(scores, temperature)
-    ranks = np.zeros(scores.shape)
-    np.put_along_axis(ranks, best, np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape), 1)
+    ranks = fusion.reciprocal_ranks(best, scores.shape[1])
     first, second = (np.take_along_axis(logs, best[:, place, None], 1)[:, 0] for place in (0, 1))
     log = logs[photo, column]
     rival = np.where(column == best[photo, 0], second[photo], first[photo])
@@ -247,7 +278,7 @@ def full_scores(
     photos, columns = gathered.photos[gathered.firsts], gathered.columns[gathered.firsts]
     best = gathered.best(logits)
     last = np.minimum.reduceat(best, np.searchsorted(photos, np.arange(len(full))))
-    for rows in row_blocks(*full.shape):
+    for rows in fusion.row_blocks(*full.shape):
         mean = np.zeros(full[rows].shape)
         for one, temperature in zip(scores, temperatures, strict=True):
             mean += log_probabilities(one[rows], temperature) / len(scores)
@@ -263,19 +294,6 @@ def full_scores(
     return full
 
 
-def check_memory(scores: Sequence[Scores]) -> None:
-    """Raises WhalebenchError where the features of candidates would not fit into free memory."""
-    members, photos, identities = len(scores), len(scores[0]), scores[0].shape[1]
-    rows, width = photos * min(identities, LENGTH * members), len(MEMBER_FEATURES) * members
-    needed, free = rows * width * 8 * COPIES, free_memory()
-    if free is not None and needed > free:
-        raise WhalebenchError(
-            f"Stacking {members} runs of {photos:,} photos takes about {needed / 2**30:.1f} GiB, {rows:,} "
-            f"candidates with {width} features each, and {free / 2**30:.1f} GiB are free: combine fewer "
-            f"runs, or use --rule mean."
-        )
-
-
 def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     """The members' scores fused by what the learner makes of their candidates.
 
@@ -284,7 +302,8 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     test.
     """
     candidates.check()
-    fold, seed = candidates.task.fold, candidates.task.seed
+    task = candidates.task
+    fold, seed, temperatures = task.fold, task.seed, task.temperatures
     splits, valid = fold.cross_validation(seed), candidates.gather("valid")
     features, is_match = valid.features, valid.is_match(fold.valid_labels)
     if not splits or not all(is_match[valid.of(fit)].any() for fit, _ in splits):
@@ -305,8 +324,8 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     trained = candidate_log_loss(valid, learner.logits(features, chosen), fold)
     test = candidates.gather("test")
     return FusionResult(
-        valid=candidates.fuse("valid", valid, aside[chosen]),
-        test=candidates.fuse("test", test, learner.logits(test.features, chosen)),
+        valid=full_scores(valid, aside[chosen], task.valid, temperatures),
+        test=full_scores(test, learner.logits(test.features, chosen), task.test, temperatures),
         chosen={kind.setting: chosen},
         train_log_loss=trained,
         out_of_fold_log_loss=losses[chosen],

@@ -19,15 +19,8 @@ from whalebench.benchmarks.core.arrays import columns_of, top_columns
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays
 from whalebench.benchmarks.ensembles.members import FoldData, MemberRun
 from whalebench.benchmarks.ensembles.options import Groups
-from whalebench.methods.parts.fusion import (
-    Embeddings,
-    Floats,
-    Labels,
-    Scores,
-    log_probabilities,
-    row_blocks,
-    side_by_side,
-)
+from whalebench.methods.parts import fusion
+from whalebench.methods.parts.fusion import Embeddings, Floats, Labels, Scores
 
 Setting = Mapping[str, float]
 """The parameters of a step by name."""
@@ -76,8 +69,8 @@ class Queries:
         """Columns and probabilities (photos, at most LEADERS) of the first candidates, best first."""
         columns = top_columns(self.scores, LEADERS)
         probabilities = np.empty(columns.shape)
-        for rows in row_blocks(*self.scores.shape):
-            every = np.exp(log_probabilities(self.scores[rows], self.temperature))
+        for rows in fusion.row_blocks(*self.scores.shape):
+            every = np.exp(fusion.log_probabilities(self.scores[rows], self.temperature))
             probabilities[rows] = np.take_along_axis(every, columns[rows], 1)
         return columns, probabilities
 
@@ -93,10 +86,8 @@ class StepInputs:
 
     def queries(self, part: str, scores: Scores, temperature: float, unit: float) -> Queries:
         """The photos of `valid` or `test` with the scores they have by now."""
-        photos = self.photos[part]
-        return Queries(
-            scores, temperature, unit, _sizes(photos), tuple(photos["encounter"]), self.embeddings.get(part)
-        )
+        sizes, encounters = _sizes(self.photos[part]), tuple(self.photos[part]["encounter"])
+        return Queries(scores, temperature, unit, sizes, encounters, self.embeddings.get(part))
 
 
 def build_inputs(
@@ -136,7 +127,7 @@ def _joint_embeddings(
     if not kept:
         return {}
     shares = [weight for weight, _ in kept]
-    return {part: side_by_side([each[part] for _, each in kept], shares) for part in kept[0][1]}
+    return {part: fusion.side_by_side([each[part] for _, each in kept], shares) for part in kept[0][1]}
 
 
 class Step(ABC):
@@ -176,7 +167,6 @@ class MixedStep(Step):
 
     def missing_requirement(self, valid: Queries, test: Queries) -> str:
         """Embeddings of the gallery, and two photos in it."""
-        del valid, test
         if self.gallery.embeddings is None:
             return "no member keeps embeddings of its gallery"
         return "" if len(self.gallery.labels) > 1 else "there is one known photo only"

@@ -10,32 +10,14 @@ from typing import Any
 import pandas as pd
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes
+from whalebench.benchmarks.ensembles import heuristics, reranking
 from whalebench.benchmarks.ensembles.members import FoldData
-from whalebench.benchmarks.ensembles.reranking import (
-    Expansion,
-    ExpansionTogether,
-    Reciprocal,
-    ReciprocalTogether,
-)
 from whalebench.benchmarks.ensembles.step import Queries, Setting, Step, StepInputs
 from whalebench.benchmarks.running.evaluation import EQUAL, Evaluation, choose_new_threshold, evaluate_scores
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.parts.fusion import Scores
 
-STEPS: dict[str, type[Step]] = {
-    step.name: step
-    for step in (
-        Reciprocal,
-        ReciprocalTogether,
-        Expansion,
-        ExpansionTogether,
-        Duplicates,
-        Sizes,
-        Bursts,
-        Balance,
-    )
-}
+STEPS = {step.name: step for step in (*reranking.STEPS, *heuristics.STEPS)}
 WITHOUT = "without"
 """The state before the first step."""
 
@@ -48,7 +30,7 @@ def check_steps(names: Sequence[str], *, duplicates: bool) -> None:
             raise WhalebenchError(f"There is no step '{name}': {hint}")
         if names.count(name) > 1:
             raise WhalebenchError(f"The step {name} is given twice: name each once.")
-    if duplicates != (Duplicates.name in names):
+    if duplicates != (heuristics.Duplicates.name in names):
         raise WhalebenchError(
             "--duplicates FILE is what --then duplicates reads: give both, or leave both out."
         )
@@ -70,11 +52,8 @@ class State:
         metrics = {"metrics": self.evaluation.metrics, "valid_metrics": self.evaluation.valid_metrics}
         if self.unfit:
             metrics = {part: dict.fromkeys(values, nan) for part, values in metrics.items()}
-        return metrics | {
-            "transductive": self.transductive,
-            "chosen": dict(self.chosen),
-            "unfit": self.unfit,
-        }
+        chosen = dict(self.chosen)
+        return metrics | {"transductive": self.transductive, "chosen": chosen, "unfit": self.unfit}
 
 
 @dataclass(frozen=True)
@@ -123,19 +102,19 @@ def run_steps(
     Steps see no answers. Settings are chosen by MAP@5 on valid with the best threshold of *new* there, then
     test is scored once; temperature and threshold are chosen after each step as for every run.
     """
-    answers = {"valid": fold.valid, "test": fold.test}
-    states = [State(WITHOUT, evaluate_scores(fold.identities, scores, answers, config))]
+    states = [State(WITHOUT, evaluate_scores(fold.identities, scores, fold.answers, config))]
     for name in names:
-        before, unit = states[-1].evaluation, _unit(scores["valid"])
+        before, now = states[-1].evaluation, scores["valid"]
+        unit = max(float((now.max(axis=1) - now.mean(axis=1)).mean()), 1e-9)
         temperature = before.chosen["temperature"] or 1.0
-        valid, test = (inputs.queries(part, scores[part], temperature, unit) for part in answers)
+        valid, test = (inputs.queries(part, scores[part], temperature, unit) for part in ("valid", "test"))
         step = STEPS[name](inputs.gallery)
         if reason := step.missing_requirement(valid, test):
             states.append(State(name, before, unfit=reason))
             continue
         chosen = choose_setting(step, valid, fold, config)
         scores = {"valid": step.scores(valid, chosen), "test": step.scores(test, chosen)}
-        evaluation = evaluate_scores(fold.identities, scores, answers, config)
+        evaluation = evaluate_scores(fold.identities, scores, fold.answers, config)
         states.append(State(name, evaluation, step.transductive, chosen))
     return StepResults(scores, tuple(states))
 
@@ -149,8 +128,3 @@ def choose_setting(step: Step, valid: Queries, fold: FoldData, config: MethodCon
         if map_at_5 > highest + EQUAL:
             best, highest = setting, map_at_5
     return best
-
-
-def _unit(scores: Scores) -> float:
-    """By how much the best score stands above the mean one, on average; above 0."""
-    return max(float((scores.max(axis=1) - scores.mean(axis=1)).mean()), 1e-9)

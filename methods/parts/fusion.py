@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]
 Embeddings = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Rows = NDArray[np.int64]
 Shares = tuple[float, ...]
 """How much each member counts, one in all."""
 Rule = Callable[[Sequence[Scores], Sequence[float], Floats], Scores]
@@ -116,8 +117,12 @@ def votes(scores: NDArray[Any]) -> Floats:
 
     Of equally good candidates the first column comes first.
     """
-    ranked = np.zeros(scores.shape)
-    best = top_columns(scores, VOTES)
+    return reciprocal_ranks(top_columns(scores, VOTES), scores.shape[1])
+
+
+def reciprocal_ranks(best: Labels, identities: int) -> Floats:
+    """1 / rank (photos, identities) of the columns (photos, candidates), best first, and 0 of all others."""
+    ranked = np.zeros((len(best), identities))
     np.put_along_axis(ranked, best, np.broadcast_to(1 / np.arange(1, best.shape[1] + 1), best.shape), 1)
     return ranked
 
