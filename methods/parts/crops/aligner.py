@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, Located
+from whalebench.benchmarks.core.photos import Batch, Photos
+from whalebench.methods.method import Located
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.finder import (
     Crop,
@@ -39,7 +39,6 @@ from whalebench.methods.parts.geometry import (
     normalised_landmarks,
     transform_points,
 )
-from whalebench.methods.parts.training.config import PhotoSize
 from whalebench.methods.parts.training.trainer import predict
 
 Fit = Literal["auto", "similarity", "affine"]
@@ -170,10 +169,6 @@ Views = Annotated[int, Field(ge=1, le=36)]
 class AlignerConfig(PositionConfig):
     """Fields of the aligner."""
 
-    size: PhotoSize = (80, 128)
-    """Height x width in pixels at which it looks at whole photos."""
-    epochs: Annotated[int, Field(ge=0)] = 15
-    """Passes over the annotated training photos."""
     turns: Views = 3
     """Views by turning the photo within the range of `augment`, when landmarks are found."""
     zooms: Views = 3
@@ -235,19 +230,18 @@ class Aligner(Finder):
         """The network, with a point for each landmark."""
         return PositionNetwork(self.config, len(self.constants["places"]))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Trains on the landmarks of train."""
-        del valid
-        self.train_on(train, harness, LandmarkRegression(), normalised_landmarks)
+    def loss(self) -> nn.Module:
+        """The distance from the landmarks."""
+        return LandmarkRegression()
+
+    def target(self, batch: Batch) -> Tensor:
+        """The annotated landmarks."""
+        return normalised_landmarks(batch)
 
     def locate(self, photos: Photos) -> Located:
         """Landmarks as shares of the photo, the mean of what is found in every view."""
         each = torch.stack([self._landmarks_in(photos, view) for view in self.views()])
         return Located(landmarks=((each.mean(dim=0) + 1) / 2).float().numpy())
-
-    def read(self, photos: Photos) -> Located:
-        """The annotated landmarks."""
-        return Located(landmarks=annotated_values(photos, "landmarks"))
 
     def windows(self, located: Located, photos: Photos) -> Windows:
         """The window in which landmarks lie where they belong; the whole photo where it makes no sense."""
@@ -257,8 +251,7 @@ class Aligner(Finder):
         landmarks = torch.where(bad[:, None, None], 0.0, landmarks)
         matrices = self._reference().matrices(landmarks, torch.from_numpy(photos.shapes).double())
         bad |= is_degenerate(matrices)
-        whole = torch.eye(2, 3, dtype=matrices.dtype)
-        bad |= _share_inside(torch.where(bad[:, None, None], whole, matrices)) < self.config.inside
+        bad |= _share_inside(whole_where(bad.numpy(), matrices).matrices) < self.config.inside
         return whole_where(bad.numpy(), matrices)
 
     def views(self) -> Tensor:
