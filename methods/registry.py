@@ -90,9 +90,8 @@ def _check_field(method: type[Method], key: str) -> None:
     fields = sorted(name for name, _ in fields_of(method.Config))
     if key not in fields:
         inside = [name for name in fields if name.startswith(f"{key}.")]
-        hint = did_you_mean(key, fields, f"there are {', '.join(fields)}.")
-        if inside:
-            hint = f"write one of {', '.join(inside)}."
+        hint = f"write one of {', '.join(inside)}." if inside else ""
+        hint = hint or did_you_mean(key, fields, f"there are {', '.join(fields)}.")
         raise WhalebenchError(f"'{method.name}' has no field '{key}': {hint}")
 
 

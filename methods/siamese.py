@@ -21,7 +21,7 @@ from whalebench.methods.parts.losses.pair_losses import (
     build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.pair_sampler import PairSampler, PairSimilarity
+from whalebench.methods.parts.training.pair_sampler import PairSampler
 from whalebench.methods.parts.training.trainer import ready, train_network
 
 MARGIN = 1.0
@@ -105,7 +105,14 @@ class Siamese(EmbeddingMethod):
         harness.stage("train")
         network, loss = self.build_network(config), self._loss().to(harness.device)
         similarity = Similarity(loss)
-        sampler = self._sampler(known, similarity if config.assigns() else None)
+        sampler = PairSampler(
+            known.labels,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            block=config.block,
+            views=config.views,
+            similarity=similarity if config.assigns() else None,
+        )
         harness.choose("individuals_with_one_photo", sampler.single_identities)
 
         def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32]:
@@ -160,14 +167,3 @@ class Siamese(EmbeddingMethod):
 
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
-
-    def _sampler(self, known: LabelledPhotos, similarity: PairSimilarity | None) -> PairSampler:
-        config = self.config
-        return PairSampler(
-            known.labels,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            block=config.block,
-            views=config.views,
-            similarity=similarity,
-        )

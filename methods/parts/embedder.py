@@ -47,16 +47,20 @@ class EmbedderConfig(NetworkMethodConfig):
     """How embedded train photos score a query."""
 
     @model_validator(mode="after")
-    def _flatten_one_map(self) -> Self:
-        if self.pooling != "flatten":
-            return self
-        if self.stages > 1:
+    def _map_and_looks(self) -> Self:
+        flat = self.pooling == "flatten"
+        if flat and self.stages > 1:
             raise ValueError("pooling=flatten keeps every place of the last stage only; set stages=1")
-        if other := set(self.sizes()) - {self.size}:
+        if flat and (other := set(self.sizes()) - {self.size}):
             height, width = min(other)
             raise ValueError(
                 f"pooling=flatten has a weight for every place at size={self.size[0]}x{self.size[1]}, so it "
                 f"cannot look at {height}x{width}; give one size throughout, or pooling=gem"
+            )
+        if self.mirror != "across" and not self.mirrors():
+            raise ValueError(
+                f"mirror={self.mirror} has no effect, as nothing is mirrored; set gallery.flip=true, or "
+                f"flip_identities=true where there is one"
             )
         return self
 
@@ -64,15 +68,6 @@ class EmbedderConfig(NetworkMethodConfig):
         """Network, pixels, epochs and cycles; a second look is more pixels, so another track."""
         second = self.second_size
         return super().track() + (f", second look at {second[0]} x {second[1]} px" if second else "")
-
-    @model_validator(mode="after")
-    def _something_to_mirror(self) -> Self:
-        if self.mirror != "across" and not self.mirrors():
-            raise ValueError(
-                f"mirror={self.mirror} has no effect, as nothing is mirrored; set gallery.flip=true, or "
-                f"flip_identities=true where there is one"
-            )
-        return self
 
     def mirrors(self) -> bool:
         """Whether photos are mirrored anywhere."""

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, windows_around
+from whalebench.methods.parts.crops.finder import Crop, Finder
 from whalebench.methods.parts.training.config import TrainingConfig
 
 
@@ -57,12 +57,6 @@ class FixedWindow(Finder):
     def read(self, photos: Photos) -> Located:
         """The window as the box of each photo, whatever is annotated."""
         return self.locate(photos)
-
-    def windows(self, located: Located, photos: Photos) -> Windows:
-        """That window of each photo."""
-        del photos
-        assert located.boxes is not None
-        return windows_around(located.boxes, margin=0.0, smallest=0.0)
 
 
 REMEMBERED = 4

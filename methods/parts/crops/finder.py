@@ -157,6 +157,9 @@ class Finder(ABC):
     """What it learns from, in the plural, as "boxes"."""
     background: Background = "kept"
     mask_channel: bool = False
+    margin: float = 0.0
+    smallest: float = 0.0
+    """By what share of itself a box is widened on each side, and of which share of the photo it is none."""
     looks: ClassVar[bool] = True
     """Whether it looks at photos to say where the animal is, so that it can be held against annotations."""
 
@@ -219,9 +222,11 @@ class Finder(ABC):
         values: Any = annotated_values(photos, self.needs)
         return Located(**{self.needs: values})
 
-    @abstractmethod
     def windows(self, located: Located, photos: Photos) -> Windows:
-        """The window of each photo by what was found in it; the whole photo where that is NaN."""
+        """The window of each photo by what was found in it, its box; the whole photo where that is none."""
+        del photos
+        assert located.boxes is not None
+        return windows_around(located.boxes, self.margin, self.smallest)
 
     def sizes(self) -> tuple[Size, ...]:
         """The sizes at which it looks at whole photos."""

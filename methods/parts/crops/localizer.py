@@ -14,14 +14,7 @@ from torch import Tensor, nn
 from whalebench.benchmarks.core.photos import Batch, Photos
 from whalebench.methods.method import Located
 from whalebench.methods.parts.augment import Augmentation
-from whalebench.methods.parts.crops.finder import (
-    Finder,
-    PositionConfig,
-    PositionNetwork,
-    Windows,
-    annotated_values,
-    windows_around,
-)
+from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork, annotated_values
 from whalebench.methods.parts.geometry import normalised_boxes
 from whalebench.methods.parts.training.trainer import predict
 
@@ -57,6 +50,10 @@ class Localizer(Finder):
 
     config: LocalizerConfig
 
+    def __init__(self, config: LocalizerConfig) -> None:
+        super().__init__(config)
+        self.margin, self.smallest = config.margin, config.smallest
+
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Whether each photo has a box."""
         return np.asarray(np.isfinite(annotated_values(photos, "boxes")).all(axis=1))
@@ -77,11 +74,6 @@ class Localizer(Finder):
         """Boxes as shares of the photo, cut at its border."""
         corners = torch.from_numpy(predict(self.network, photos, self.config, self.device))
         return Located(boxes=((_boxes_between(corners) + 1) / 2).clamp(0, 1).numpy())
-
-    def windows(self, located: Located, photos: Photos) -> Windows:
-        """The box with its margin; the whole photo where the box is too small to be one."""
-        assert located.boxes is not None
-        return windows_around(located.boxes, self.config.margin, self.config.smallest)
 
 
 class BoxRegression(nn.Module):

@@ -20,7 +20,7 @@ from whalebench.benchmarks.core.arrays import blocks
 from whalebench.benchmarks.core.photos import Batch, Photos
 from whalebench.methods.method import Located
 from whalebench.methods.parts.augment import Augmentation
-from whalebench.methods.parts.crops.finder import Background, Finder, Windows, convolution, windows_around
+from whalebench.methods.parts.crops.finder import Background, Finder, convolution
 from whalebench.methods.parts.networks.backbones import Encoder, build_encoder
 from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
@@ -215,6 +215,7 @@ class Segmenter(Finder):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(config)
         self.background, self.mask_channel = config.background, config.channel
+        self.margin, self.smallest = config.margin, config.smallest
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Whether each photo has a mask; raises ValueError where annotations are hidden."""
@@ -254,11 +255,6 @@ class Segmenter(Finder):
             rows = annotated[block]
             masks[rows] = self.target(photos.batch(rows, self.config.size))[:, 0].numpy()
         return Located(boxes=mask_boxes(masks), masks=masks)
-
-    def windows(self, located: Located, photos: Photos) -> Windows:
-        """The mask's box with its margin; the whole photo where it is too small to be an animal."""
-        assert located.boxes is not None
-        return windows_around(located.boxes, self.config.margin, self.config.smallest)
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         probabilities: Tensor = self.network(pixels)[0][:, 0].sigmoid()
