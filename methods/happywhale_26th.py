@@ -72,6 +72,6 @@ class Happywhale26th(Ensemble):
         embeddings, each = self.embed(photos), [member.gallery for member in self.members]
         assert embeddings is not None
         gallery = Gallery(self.config.gallery)
-        joined = np.concatenate([gallery.embeddings for gallery in each], axis=1)
+        joined = np.concatenate([one.embeddings for one in each], axis=1)
         gallery.fill(joined, each[0].labels, each[0].identities)
         return gallery.scores(embeddings)
