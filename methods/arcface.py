@@ -215,7 +215,5 @@ class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
         return ArcFaceConfig.model_validate(fields | head | {"photo_weight": 1.0})
 
     def members(self) -> list[ArcFaceConfig]:
-        """The configuration of each network; the crop is cut once for all of them."""
-        whole = self.as_arcface()
-        seen = {"crop": "none", "oracle": False, "augment": self.strength()}
-        return [whole.model_copy(update=seen | {"backbone": name}) for name in self.backbone.split("+")]
+        """The configuration of each network, by `arcface`."""
+        return self.as_arcface().of_each_network()

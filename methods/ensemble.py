@@ -111,11 +111,12 @@ class Ensembled(Ensemble):
             with harness.scope(label):
                 member.learn(train, valid, harness)
         harness.stage("join")
-        bare = valid.bare()
+        # Valid is scored as test is: an oracle among the members needs its annotations.
+        shown = valid.unlabelled() if self.config.sees_annotations() else valid.bare()
         if self.config.rule == "knn":
-            self._learn_gallery(train.known(), bare, harness)
+            self._learn_gallery(train.known(), shown, harness)
             return
-        each = [member.score(bare) for member in self.members]
+        each = [member.score(shown) for member in self.members]
         self.temperatures = tuple(fusion.fit_temperature(scores, valid.labels) for scores in each)
         if self.config.rule != "vote":
             pool = ScoreFusion.of_valid(SCORE_RULES[self.config.rule], each, self.temperatures)

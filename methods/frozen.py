@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
-from whalebench.methods.method import FieldValue, Harness
+from whalebench.methods.method import Harness
 from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
 from whalebench.methods.parts.networks.weights import find_checkpoint, hub_file, miewid_neck
-from whalebench.methods.parts.pipeline import NetworkMethodConfig
+from whalebench.methods.parts.pipeline import UntrainedConfig
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.config import PhotoSize
 from whalebench.methods.parts.training.trainer import predict, ready
 
 
-class FrozenConfig(NetworkMethodConfig):
-    """Fields of `frozen`; it trains no network: epochs and the like have no effect, but a finder's own.
+class FrozenConfig(UntrainedConfig):
+    """Fields of `frozen`; it trains no network: epochs and the like have no effect, but a finder's own."""
 
-    Those of the finder begin with localizer, aligner or segmenter and a dot.
-    """
+    no_schedule: ClassVar = "this one is not; leave it out"
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"
     """Any timm network by name, one of the hub (hf-hub:BVRA/MegaDescriptor-T-224), or by its name alone:
@@ -45,27 +44,13 @@ class FrozenConfig(NetworkMethodConfig):
     gallery: GalleryConfig = GalleryConfig()
     """How embedded train photos score a query."""
 
-    @model_validator(mode="after")
-    def _nothing_to_schedule(self) -> Self:
-        if self.schedule != ScheduleConfig():
-            raise ValueError(
-                "schedule is that of a network that is trained, and this one is not; leave it out"
-            )
-        return self
-
-    def tunable(self) -> dict[str, FieldValue]:
-        """The fields of the finder, where there is one: the network is not trained."""
-        unused = TrainingConfig.model_fields
-        return {name: start for name, start in super().tunable().items() if name not in unused}
-
 
 class FrozenNetwork(nn.Module):
     """Backbone and pooling, as they were published."""
 
     def __init__(self, config: FrozenConfig) -> None:
         super().__init__()
-        auto = config.pooling == "auto"
-        known = find_checkpoint(config.backbone)
+        auto, known = config.pooling == "auto", find_checkpoint(config.backbone)
         self.backbone = build_backbone(
             config.backbone, config.pretrained, config.size, channels=config.channels(), own_pooling=auto
         )

@@ -17,58 +17,37 @@ At scale=full the author's 32 photos of 768 px in a batch take some 80 GiB of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.arcface import ArcFace, ArcFaceRecipeConfig
-from whalebench.methods.method import Harness
 from whalebench.methods.parts.ensemble import Ensemble
+from whalebench.methods.parts.recipe import typed
 from whalebench.methods.parts.retrieval import Gallery
 
 THREE = "tf_efficientnet_b6.ns_jft_in1k+tf_efficientnetv2_l.in21k+eca_nfnet_l2.ra3_in1k"
 """The networks of the author's last ensemble, by timm's names for their weights."""
-COMMON: dict[str, Any] = {"crop": "box", "grid": "1", "new_rule": "second", "new_share": "0.15"}
+COMMON = "crop=box grid=1 new_rule=second new_share=0.15 "
 
 
 class Happywhale26thConfig(ArcFaceRecipeConfig):
     """Fields of `happywhale-26th`; backbone holds the networks' names, joined by +."""
 
     scales: ClassVar = {
-        "full": COMMON
-        | {
-            "backbone": THREE,
-            "pretrained": "timm",
-            "size": "768",
-            "augment": "heavy",
-            "crop_source": "1024",
-            "epochs": "25",
-            "learning_rate": "0.0001",
-            "dimensions": "512",
-            "head": {"scale": "30", "margin": "0.3"},
-            "gallery": {"rule": "knn_max", "neighbours": "850"},
-            "localizer": {
-                "backbone": "resnet34",
-                "pretrained": "timm",
-                "size": "256",
-                "epochs": "60",
-                "learning_rate": "0.0005",
-            },
-        },
-        "small": COMMON
-        | {
-            "backbone": "narrow_resnet10+narrow_resnet10",
-            "epochs": "15",
-            "augment": "steady",
-            "grid": "2x3",
-            "head": {"scale": "20", "margin": "0.3", "margin_warm_up": "0.4"},
-            "gallery": {"rule": "knn_max", "neighbours": "100"},
-        },
+        "full": typed(
+            COMMON + f"backbone={THREE} pretrained=timm size=768 augment=heavy crop_source=1024 epochs=25 "
+            "learning_rate=0.0001 dimensions=512 head.scale=30 head.margin=0.3 gallery.rule=knn_max "
+            "gallery.neighbours=850 localizer.backbone=resnet34 localizer.pretrained=timm localizer.size=256 "
+            "localizer.epochs=60 localizer.learning_rate=0.0005"
+        ),
+        "small": typed(
+            COMMON
+            + "backbone=narrow_resnet10+narrow_resnet10 epochs=15 augment=steady grid=2x3 head.scale=20 "
+            "head.margin=0.3 head.margin_warm_up=0.4 gallery.rule=knn_max gallery.neighbours=100"
+        ),
     }
 
 
@@ -87,27 +66,12 @@ class Happywhale26th(Ensemble):
     def __init__(self, config: Happywhale26thConfig) -> None:
         super().__init__(config)
         self.members = [ArcFace(member) for member in config.members()]
-        self.gallery = Gallery(config.gallery)
-
-    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
-        """Trains one network after the other, then joins their galleries."""
-        super().learn(train, valid, harness)
-        self._join_galleries()
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities) of the joined embeddings by the gallery's rule."""
-        embeddings = self.embed(photos)
+        embeddings, each = self.embed(photos), [member.gallery for member in self.members]
         assert embeddings is not None
-        return self.gallery.scores(embeddings)
-
-    def restore(
-        self, weights: Mapping[str, Tensor], identities: tuple[str, ...], device: torch.device
-    ) -> None:
-        """Takes up each network and its gallery."""
-        super().restore(weights, identities, device)
-        self._join_galleries()
-
-    def _join_galleries(self) -> None:
-        each = [member.gallery for member in self.members]
-        embeddings = np.concatenate([gallery.embeddings for gallery in each], axis=1)
-        self.gallery.fill(embeddings, each[0].labels, each[0].identities)
+        gallery = Gallery(self.config.gallery)
+        joined = np.concatenate([one.embeddings for one in each], axis=1)
+        gallery.fill(joined, each[0].labels, each[0].identities)
+        return gallery.scores(embeddings)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from whalebench.methods.parts.crops.cropping import Seen
 from whalebench.methods.parts.crops.finder import Crop, windows_around
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.geometry import affine_matrices, compose, invert, transform_corners
+from whalebench.methods.parts.recipe import typed
 from whalebench.methods.parts.retrieval import robust_centre
 from whalebench.methods.parts.training.samplers import RandomViewSampler, Sampler
 
@@ -91,45 +92,24 @@ def _through(photos: Seen, windows: Tensor) -> Seen:
     return replace(photos, lens=replace(_crop(photos), windows=windows))
 
 
-COMMON: dict[str, Any] = {
-    "crop": "aligned",
-    "pooling": "flatten",
-    "average": "checkpoints",
-    "gallery": {"rule": "robust_centre"},
-}
+COMMON = "crop=aligned pooling=flatten average=checkpoints gallery.rule=robust_centre "
 
 
 class Humpback3rdConfig(ArcFaceRecipeConfig):
     """Fields of `humpback-3rd`."""
 
     scales: ClassVar = {
-        "full": COMMON
-        | {
-            "backbone": "densenet121",
-            "pretrained": "timm",
-            "size": "320",
-            "epochs": "300",
-            "learning_rate": "0.0005",
-            "augment": "heavy",
-            "dimensions": "512",
-            "head": {"scale": "65", "margin": "0.5", "flip_identities": "true"},
-            "aligner": {
-                "backbone": "densenet121",
-                "pretrained": "timm",
-                "size": "288",
-                "epochs": "300",
-                "batch_size": "16",
-                "learning_rate": "0.0005",
-            },
-        },
-        "small": COMMON
-        | {
-            "epochs": "15",
-            "augment": "steady",
-            "checkpoints": "4",
-            "versions": "1",
-            "head": {"scale": "20", "margin": "0.3", "margin_warm_up": "0.4", "flip_identities": "true"},
-        },
+        "full": typed(
+            COMMON
+            + "backbone=densenet121 pretrained=timm size=320 epochs=300 learning_rate=0.0005 augment=heavy "
+            "dimensions=512 head.scale=65 head.margin=0.5 head.flip_identities=true "
+            "aligner.backbone=densenet121 aligner.pretrained=timm aligner.size=288 aligner.epochs=300 "
+            "aligner.batch_size=16 aligner.learning_rate=0.0005"
+        ),
+        "small": typed(
+            COMMON + "epochs=15 augment=steady checkpoints=4 versions=1 head.scale=20 head.margin=0.3 "
+            "head.margin_warm_up=0.4 head.flip_identities=true"
+        ),
     }
 
     versions: Annotated[int, Field(ge=1)] = 6

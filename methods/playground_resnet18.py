@@ -28,7 +28,7 @@ from torch import Tensor
 from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.losses.margins import SoftmaxLoss
-from whalebench.methods.parts.recipe import RecipeConfig
+from whalebench.methods.parts.recipe import RecipeConfig, typed
 from whalebench.methods.parts.training.samplers import OversamplingSampler
 from whalebench.methods.parts.training.trainer import train_network
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
@@ -92,26 +92,11 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     """Fields of `playground-resnet18`."""
 
     scales: ClassVar = {
-        "full": {
-            "backbone": "resnet18",
-            "pretrained": "timm",
-            "size": "224",
-            "epochs": "45",
-            "learning_rate": "0.0002",
-            "head_rate": "5",
-            "dropout": "0",
-            "ema": "0",
-            "grid": "1",
-            "schedule": {"tail": "1"},
-        },
-        "small": {
-            "epochs": "10",
-            "first_epochs": "20",
-            "dropout": "0",
-            "ema": "0",
-            "grid": "1",
-            "schedule": {"tail": "1"},
-        },
+        "full": typed(
+            "backbone=resnet18 pretrained=timm size=224 epochs=45 learning_rate=0.0002 head_rate=5 dropout=0 "
+            "ema=0 grid=1 schedule.tail=1"
+        ),
+        "small": typed("epochs=10 first_epochs=20 dropout=0 ema=0 grid=1 schedule.tail=1"),
     }
 
     after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"first_epochs": 0}
@@ -131,9 +116,8 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     def track(self) -> str:
         """The track of the network, and what is seen in the first stage, and more often."""
         first = f"after {self.first_epochs} of individuals with {self.first_photos} photos and more"
-        return f"{super().track()}, {first}, each individual at least {self.at_least} times an epoch" + (
-            ", photos of new ones" if self.new_class else ""
-        )
+        new = ", photos of new ones" if self.new_class else ""
+        return f"{super().track()}, {first}, each individual at least {self.at_least} times an epoch{new}"
 
 
 class FreezableBackbone(PooledBackbone):
@@ -176,7 +160,7 @@ class PlaygroundResnet18(Softmax):
                 self.network.freeze()
         harness.stage("train")
         every = all_classes(train, new_class=config.new_class)
-        self.loss = self._classifier(every.count)
+        self.loss = self._classifier(self.network, every.count)
         self._learn_stage(every, valid, config, harness, artefact="network")
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
@@ -189,10 +173,6 @@ class PlaygroundResnet18(Softmax):
         """Takes up network and classifier, with a class of *new* ones where it has one."""
         classes = (*identities, NEW)[: len(weights["loss.classifier.bias"])]
         super().restore(weights, classes, device)
-
-    def _classifier(self, classes: int) -> SoftmaxLoss:
-        config, width = self.config, self.loss.classifier.in_features
-        return SoftmaxLoss(classes, width, dropout=config.dropout, label_smoothing=config.label_smoothing)
 
     def _network(self, config: SoftmaxConfig) -> FreezableBackbone:
         return FreezableBackbone(config)

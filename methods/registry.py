@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -45,23 +45,30 @@ def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:
 
     Raises WhalebenchError naming the field, the value and what is expected.
     """
-    values: dict[str, Any] = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
+        key, equals, _ = setting.partition("=")
         if not equals:
             raise WhalebenchError(
                 f"--set {setting} has no value: write key=value, for example --set epochs=10."
             )
         _check_field(method, key)
-        *groups, field = key.split(".")
-        group = values
-        for name in groups:
-            group = group.setdefault(name, {})
-        group[field] = value
     try:
-        return method.Config.model_validate_strings(values)
+        return method.Config.model_validate_strings(by_part(settings))
     except ValidationError as error:
         raise WhalebenchError(_sentence(method, error)) from error
+
+
+def by_part(settings: Iterable[str]) -> dict[str, Any]:
+    """The values of `key=value` settings by key; those of a part, as part.key=value, in a mapping for it."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        *parts, field = key.split(".")
+        group = values
+        for part in parts:
+            group = group.setdefault(part, {})
+        group[field] = value
+    return values
 
 
 def configure_inner(name: str, settings: str) -> MethodConfig:
@@ -83,9 +90,8 @@ def _check_field(method: type[Method], key: str) -> None:
     fields = sorted(name for name, _ in fields_of(method.Config))
     if key not in fields:
         inside = [name for name in fields if name.startswith(f"{key}.")]
-        hint = did_you_mean(key, fields, f"there are {', '.join(fields)}.")
-        if inside:
-            hint = f"write one of {', '.join(inside)}."
+        hint = f"write one of {', '.join(inside)}." if inside else ""
+        hint = hint or did_you_mean(key, fields, f"there are {', '.join(fields)}.")
         raise WhalebenchError(f"'{method.name}' has no field '{key}': {hint}")
 
 
@@ -103,9 +109,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _sentence(method: type[Method], error: ValidationError) -> str:
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     if not field:
-        return f"'{method.name}' cannot be set so: {first['msg'].removeprefix('Value error, ')}."
-    message = first["msg"].removeprefix("Value error, ")
-    reason = message[0].lower() + message[1:]
-    return f"'{method.name}' cannot take {field}={first['input']!r}: {reason}."
+        return f"'{method.name}' cannot be set so: {message}."
+    return f"'{method.name}' cannot take {field}={first['input']!r}: {message[0].lower()}{message[1:]}."

@@ -30,8 +30,8 @@ from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.aligned import AlignedConfig
 from whalebench.methods.method import Components, Harness
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.softmax import Softmax, SoftmaxConfig
+from whalebench.methods.parts.recipe import RecipeConfig, typed
+from whalebench.methods.softmax import Softmax
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -144,33 +144,15 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
     """Fields of `right-whale-2nd`: those of `aligned`, with several networks at two scales."""
 
     scales: ClassVar = {
-        "full": {
-            "size": "256",
-            "epochs": "300",
-            "learning_rate": "0.001",
-            "dropout": "0.8",
-            "grid": "1",
-            "augment": "heavy",
-            "aligner": {
-                "size": "256",
-                "epochs": "150",
-                "augment": "turned",
-                "learning_rate": "0.001",
-                "turns": "8",
-                "zooms": "3",
-                "shears": "3",
-                "shifts": "3",
-            },
-        },
-        "small": {
-            "backbone": "lau_vgg19_thin+lau_resnet19",
-            "size": "64",
-            "epochs": "30",
-            "learning_rate": "0.003",
-            "dropout": "0.2",
-            "grid": "1",
-            "augment": "heavy",
-        },
+        "full": typed(
+            "size=256 epochs=300 learning_rate=0.001 dropout=0.8 grid=1 augment=heavy aligner.size=256 "
+            "aligner.epochs=150 aligner.augment=turned aligner.learning_rate=0.001 aligner.turns=8 "
+            "aligner.zooms=3 aligner.shears=3 aligner.shifts=3"
+        ),
+        "small": typed(
+            "backbone=lau_vgg19_thin+lau_resnet19 size=64 epochs=30 learning_rate=0.003 dropout=0.2 grid=1 "
+            "augment=heavy"
+        ),
     }
 
     backbone: str = SIX
@@ -188,14 +170,9 @@ class RightWhale2ndConfig(RecipeConfig, AlignedConfig):
             raise ValueError(f"components={self.components} are of features, which final=mean has none of")
         return self
 
-    def members(self) -> list[SoftmaxConfig]:
+    def members(self) -> list[Self]:
         """The configuration of each network."""
-        shared = {name: getattr(self, name) for name in SoftmaxConfig.model_fields}
-        # The crop is cut once for all of them.
-        shared |= {"crop": "none", "oracle": False, "augment": self.strength()}
-        return [
-            SoftmaxConfig.model_validate(shared | {"backbone": name}) for name in self.backbone.split("+")
-        ]
+        return self.of_each_network()
 
 
 class RightWhale2nd(Ensemble):

@@ -21,7 +21,7 @@ from whalebench.methods.parts.losses.pair_losses import (
     build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.pair_sampler import PairSampler, PairSimilarity
+from whalebench.methods.parts.training.pair_sampler import PairSampler
 from whalebench.methods.parts.training.trainer import ready, train_network
 
 MARGIN = 1.0
@@ -47,15 +47,11 @@ class SiameseConfig(EmbedderConfig):
     """How often a photo is seen in an epoch, on average; 1 as in other methods, 4 in the published kernel."""
 
     @model_validator(mode="after")
-    def _pairs_of_both_kinds(self) -> Self:
+    def _possible_pairs(self) -> Self:
         if self.batch_size < 4:
             raise ValueError(
                 f"batch_size={self.batch_size} has no room for a pair of one individual and one of two; set 4"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _what_the_head_has(self) -> Self:
         if self.form == "contrastive":
             return self
         if self.margin is not None:
@@ -69,10 +65,8 @@ class SiameseConfig(EmbedderConfig):
 
     def tunable(self) -> dict[str, FieldValue]:
         """The fields worth tuning; the margin where form=contrastive, the only form that has one."""
-        margin: dict[str, FieldValue] = (
-            {"margin": self.margin or MARGIN} if self.form == "contrastive" else {}
-        )
-        return super().tunable() | margin
+        values = super().tunable()
+        return values | {"margin": self.margin or MARGIN} if self.form == "contrastive" else values
 
     def track(self) -> str:
         """The track of the network; photos seen more often than once an epoch make another one."""
@@ -111,12 +105,19 @@ class Siamese(EmbeddingMethod):
         harness.stage("train")
         network, loss = self.build_network(config), self._loss().to(harness.device)
         similarity = Similarity(loss)
-        sampler = self._sampler(known, similarity if config.assigns() else None)
+        sampler = PairSampler(
+            known.labels,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            block=config.block,
+            views=config.views,
+            similarity=similarity if config.assigns() else None,
+        )
         harness.choose("individuals_with_one_photo", sampler.single_identities)
 
         def validate(network: Embedder, loss: PairLoss) -> NDArray[np.float32]:
             self.network, self.loss = network, loss
-            similarity.update(self._fill(known), loss)
+            similarity.update(self.embed_gallery(known), loss)
             sampler.refresh()
             return self.score(valid)
 
@@ -135,9 +136,9 @@ class Siamese(EmbeddingMethod):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities) by the gallery's rule, or the pair head's largest logit of each."""
-        features, gallery = self.features(photos), self.gallery
         if not isinstance(self.loss, PairHeadLoss):
-            return gallery.scores(features)
+            return super().score(photos)
+        features, gallery = self.features(photos), self.gallery
         return best_pair_scores(
             self.loss.head, features, gallery.embeddings, gallery.labels, gallery.identities
         )
@@ -155,12 +156,6 @@ class Siamese(EmbeddingMethod):
         mean: NDArray[np.float32] = np.mean(looks, axis=0)
         return mean
 
-    def fill_gallery(self, known: LabelledPhotos, harness: Harness) -> None:
-        """Fills the gallery with the labelled photos of known individuals, in a stage of its own."""
-        harness.stage("gallery")
-        harness.fitted("gallery", known)
-        self._fill(known)
-
     def components(self) -> Components:
         """Network, gallery, and the pair head where there is one."""
         return {**super().components(), "loss": self.loss}
@@ -172,20 +167,3 @@ class Siamese(EmbeddingMethod):
 
     def _loss(self) -> PairLoss:
         return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
-
-    def _sampler(self, known: LabelledPhotos, similarity: PairSimilarity | None) -> PairSampler:
-        config = self.config
-        return PairSampler(
-            known.labels,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            block=config.block,
-            views=config.views,
-            similarity=similarity,
-        )
-
-    def _fill(self, known: LabelledPhotos) -> NDArray[np.float32]:
-        """Fills the gallery by the very path that scores test, and gives its features."""
-        features = self.features(known)
-        self.gallery.fill(features, known.labels, len(known.identities))
-        return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
-from whalebench.methods.method import Components, FieldValue, Harness, Method, MethodConfig
+from whalebench.methods.method import Components, Harness, Method, MethodConfig
 from whalebench.methods.parts.keypoints import (
     MatchingConfig,
     PairGallery,
@@ -22,17 +22,14 @@ from whalebench.methods.parts.keypoints import (
     rerank,
     shortlist_mask,
 )
-from whalebench.methods.parts.pipeline import NetworkMethodConfig, build_method
-from whalebench.methods.parts.training.config import ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.pipeline import NetworkMethodConfig, UntrainedConfig, build_method
 from whalebench.methods.registry import configure_inner
 
 
-class SiftConfig(MatchingConfig, NetworkMethodConfig):
-    """Fields of `sift`; it trains no network: epochs and the like have no effect, but a finder's own.
+class SiftConfig(MatchingConfig, UntrainedConfig):
+    """Fields of `sift`; it trains no network: epochs and the like have no effect, but a finder's own."""
 
-    They are there because every method that crops has them; those of the finder begin with localizer, aligner
-    or segmenter and a dot.
-    """
+    no_schedule: ClassVar = "key points are not; leave it out, or set it in by_settings"
 
     by: str = ""
     """Another method, learned in the same run, whose best individuals are re-ordered; unless given, every
@@ -43,15 +40,6 @@ class SiftConfig(MatchingConfig, NetworkMethodConfig):
     """How many of the other method's best individuals are re-ordered."""
     hours: Annotated[float, Field(gt=0)] = 2.0
     """Longest that comparing the test photos may be estimated to take; nothing is begun beyond."""
-
-    @model_validator(mode="after")
-    def _nothing_to_schedule(self) -> Self:
-        if self.schedule != ScheduleConfig():
-            raise ValueError(
-                "schedule is that of a network that is trained, and key points are not; leave it out, or set "
-                "it in by_settings"
-            )
-        return self
 
     @model_validator(mode="after")
     def _shortlist_by_another(self) -> Self:
@@ -67,11 +55,6 @@ class SiftConfig(MatchingConfig, NetworkMethodConfig):
         if isinstance(inner, NetworkMethodConfig) and inner.crop != "none" and self.crop != "none":
             raise ValueError(f"crop={self.crop} and the crop={inner.crop} of {self.by} would crop twice")
         return self
-
-    def tunable(self) -> dict[str, FieldValue]:
-        """The fields of key points, and of the finder where there is one."""
-        unused = TrainingConfig.model_fields
-        return {name: start for name, start in super().tunable().items() if name not in unused}
 
     def inner(self) -> MethodConfig | None:
         """The configuration of the other method."""

@@ -66,8 +66,7 @@ class Softmax(Method):
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Trains on the photos of known individuals; valid is only watched."""
-        config = self.config
-        self.device = harness.device
+        config, self.device = self.config, harness.device
         harness.stage("train")
         network, loss = self._build(config, len(train.identities))
 
@@ -105,13 +104,11 @@ class Softmax(Method):
 
     def _build(self, config: SoftmaxConfig, identities: int) -> tuple[PooledBackbone, SoftmaxLoss]:
         network = self._network(config)
-        loss = SoftmaxLoss(
-            identities,
-            network.backbone.channels * math.prod(config.grid),
-            dropout=config.dropout,
-            label_smoothing=config.label_smoothing,
-        )
-        return network, loss
+        return network, self._classifier(network, identities)
+
+    def _classifier(self, network: PooledBackbone, classes: int) -> SoftmaxLoss:
+        config, width = self.config, network.backbone.channels * math.prod(self.config.grid)
+        return SoftmaxLoss(classes, width, dropout=config.dropout, label_smoothing=config.label_smoothing)
 
     def _log_probabilities(
         self, network: PooledBackbone, loss: SoftmaxLoss, photos: Photos

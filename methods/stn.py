@@ -18,19 +18,13 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, FieldValue, Harness, Located, Search, attribute
+from whalebench.methods.parts import geometry
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.aligner import Aligner
 from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork
 from whalebench.methods.parts.crops.localizer import Localizer
-from whalebench.methods.parts.geometry import (
-    CORNERS,
-    invert,
-    normalised_landmarks,
-    transform_corners,
-    transform_points,
-)
 from whalebench.methods.parts.networks.pooling import cell_means
-from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
+from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.parts.training.trainer import predict, train_network
 from whalebench.methods.softmax import PooledBackbone, Softmax, SoftmaxConfig
 
@@ -43,8 +37,6 @@ REACH = 2.0
 class TransformerConfig(PositionConfig):
     """Fields of the network that chooses the window."""
 
-    size: PhotoSize = (80, 128)
-    """Height x width in pixels at which it looks at whole photos."""
     epochs: Annotated[int, Field(ge=0)] = 30
     """Passes over the annotated training photos, before it learns together with the classifier."""
 
@@ -99,7 +91,7 @@ class WindowRegression(nn.Module):
 
     def forward(self, matrices: Tensor, corners: Tensor) -> Tensor:
         """Mean smooth-L1 loss of matrices (photos, 2, 3) against corners (photos, 4, 2)."""
-        return F.smooth_l1_loss(transform_corners(matrices), corners, beta=0.1)
+        return F.smooth_l1_loss(geometry.transform_corners(matrices), corners, beta=0.1)
 
 
 def annotated_windows(finder: Finder, train: Photos) -> Photos:
@@ -112,9 +104,9 @@ def annotated_windows(finder: Finder, train: Photos) -> Photos:
         return annotated
     finder.prepare(annotated)
     windows = finder.windows(finder.read(annotated), annotated)
-    corners = np.full((len(annotated.annotations.boxes), len(CORNERS), 2), np.nan, np.float32)
-    corners[annotated.rows] = (transform_corners(invert(windows.matrices)).numpy() + 1) / 2
-    names = tuple(f"corner {number}" for number in range(len(CORNERS)))
+    corners = np.full((len(annotated.annotations.boxes), len(geometry.CORNERS), 2), np.nan, np.float32)
+    corners[annotated.rows] = (geometry.transform_corners(geometry.invert(windows.matrices)).numpy() + 1) / 2
+    names = tuple(f"corner {number}" for number in range(len(geometry.CORNERS)))
     annotations = replace(annotated.annotations, landmarks=corners, landmark_names=names)
     return replace(annotated, annotations=annotations).select(np.flatnonzero(~windows.fallback))
 
@@ -128,7 +120,7 @@ def learn_windows(config: TransformerConfig, windows: Photos, harness: Harness) 
         config,
         harness,
         lambda network, loss: None,
-        target=normalised_landmarks,
+        target=geometry.normalised_landmarks,
         artefact="transformer",
     )
     return network
@@ -180,12 +172,9 @@ class StnConfig(SoftmaxConfig):
 
     def teacher(self) -> Finder | None:
         """What makes windows of annotations, or None where the transformer is free."""
-        match self.start:
-            case "landmarks":
-                return Aligner(self.aligner)
-            case "boxes":
-                return Localizer(self.localizer)
-        return None
+        if self.start == "free":
+            return None
+        return Aligner(self.aligner) if self.start == "landmarks" else Localizer(self.localizer)
 
     def finder_config(self) -> TrainingConfig:
         """The configuration of the network that chooses the window."""
@@ -255,7 +244,7 @@ class Stn(Softmax):
         flat = predict(flat_matrices, photos, self.config, self.device)
         matrices = torch.from_numpy(flat).double().reshape(-1, 2, 3)
         places = (2 * self.places - 1).expand(len(matrices), -1, -1)
-        return Located(landmarks=((transform_points(places, matrices) + 1) / 2).float().numpy())
+        return Located(landmarks=((geometry.transform_points(places, matrices) + 1) / 2).float().numpy())
 
     def components(self) -> Components:
         """Transformer, network and classifier, and where landmarks belong."""

@@ -75,7 +75,8 @@ class Triplet(EmbeddingMethod):
         def validate(network: Embedder, loss: MetricLoss) -> NDArray[np.float32]:
             del loss
             self.network = network
-            return self._score_now(valid, known)
+            self.embed_gallery(known)
+            return self.score(valid)
 
         def before_step(loss: MetricLoss, done: float) -> None:
             # Embeddings move too fast to be worth remembering while the learning rate still rises.
@@ -120,8 +121,3 @@ class Triplet(EmbeddingMethod):
         harness.choose("individuals_with_one_photo", sampler.single_identities)
         harness.choose("individuals_left_out", sampler.left_out)
         return sampler
-
-    def _score_now(self, valid: LabelledPhotos, known: LabelledPhotos) -> NDArray[np.float32]:
-        """Scores of valid by the very path that scores test: all photos of train embedded anew."""
-        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
-        return self.score(valid)

@@ -160,9 +160,8 @@ def test_right_whale_landmarks_land_where_they_belong(width: int, height: int, d
     blowhead = bonnet - 60 * np.array([np.cos(turn), np.sin(turn)])
     points = torch.tensor(np.stack([bonnet, blowhead]) / [width, height])[None]
     shapes = np.array([[height, width]])
-    reference = build_reference(
-        "auto", ("bonnet", "blowhead"), points.float().numpy(), shapes, aspect=None, fit="auto"
-    )
+    names = ("bonnet", "blowhead")
+    reference = build_reference(AlignerConfig(), names, points.float().numpy(), shapes)
     maps = reference.matrices(points, torch.from_numpy(shapes).double())
     seen = (transform_points(2 * points - 1, maps)[0] + 1) / 2 * torch.tensor([256.0, 256.0])
     wanted = torch.tensor([RIGHT_WHALE["bonnet"], RIGHT_WHALE["blowhead"]]) * 256
@@ -180,7 +179,7 @@ def test_four_landmarks_land_on_the_published_points_of_a_fluke() -> None:
     places = torch.tensor([FLUKE[name] for name in names]).double()
     seen = places * torch.tensor([0.4, 0.3]) + torch.tensor([0.35, 0.5])  # a small fluke, low in the photo
     shapes = np.array([[300, 400]])
-    reference = build_reference("auto", names, seen[None].float().numpy(), shapes, aspect=None, fit="auto")
+    reference = build_reference(AlignerConfig(), names, seen[None].float().numpy(), shapes)
     maps = reference.matrices(seen[None], torch.from_numpy(shapes).double())
     assert float((transform_points(2 * seen[None] - 1, maps)[0] - (2 * places - 1)).abs().max()) * 160 < 0.5
 
@@ -195,7 +194,7 @@ def test_landmarks_nobody_published_are_aligned_to_their_mean_shape() -> None:
         turned.append((shape @ turn.T * rng.uniform(0.5, 1.5) + 150) / 300)
     landmarks = np.array(turned, np.float32)
     shapes = np.full((8, 2), 300)
-    reference = build_reference("auto", ("a", "b", "c"), landmarks, shapes, aspect=None, fit="similarity")
+    reference = build_reference(AlignerConfig(fit="similarity"), ("a", "b", "c"), landmarks, shapes)
     maps = reference.matrices(torch.from_numpy(landmarks).double(), torch.from_numpy(shapes).double())
     seen = transform_points(2 * torch.from_numpy(landmarks).double() - 1, maps)
     assert float((seen - (2 * reference.places - 1)).abs().max()) < 1e-3
@@ -292,16 +291,13 @@ class Guess(Finder):
     def build(self) -> nn.Module:
         return nn.Linear(1, 1)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
+    def learn(self, train: Photos, harness: Harness) -> None:
         self.network = self.build()
         harness.fitted(self.artefact, train)
 
     def locate(self, photos: Photos) -> Located:
         assert photos.annotations is None, "a finder must look at pixels alone"
         return Located(boxes=np.tile(np.array([0, 0, 0.5, 0.5], np.float32), (len(photos), 1)))
-
-    def read(self, photos: Photos) -> Located:
-        return Located(boxes=annotated_values(photos, "boxes"))
 
     def windows(self, located: Located, photos: Photos) -> Windows:
         assert located.boxes is not None

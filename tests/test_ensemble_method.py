@@ -184,6 +184,18 @@ def test_members_work_behind_crops_and_twice(tiny: Workspace) -> None:
     assert record.metrics["map_at_5"] is not None
 
 
+@pytest.mark.parametrize("rule", ["mean", "knn"])
+def test_an_oracle_beside_members_that_see_no_annotations(rule: str, tiny: Workspace) -> None:
+    """Valid is scored as test is: with its annotations, where a member asks for them."""
+    settings = f"{SMALL.rpartition(',')[0]},bbox:oracle=true"
+    request = ("members=softmax+bbox", f"member_settings={settings}", f"rule={rule}")
+    record = run(RunRequest("ensemble", "tiny", settings=request, device="cpu"), tiny)
+    assert record.oracle
+    assert {"softmax.network", "bbox.network"} <= set(record.lineage)
+    assert "bbox.localizer" not in record.lineage
+    assert record.metrics["map_at_5"] is not None
+
+
 def test_a_member_that_learns_from_test_photos_is_refused() -> None:
     with pytest.raises(ValueError, match="pseudo learns from test photos"):
         EnsembleConfig(members="softmax+pseudo")

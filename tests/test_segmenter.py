@@ -173,7 +173,7 @@ def learned(views: Views) -> Segmenter:
     torch.manual_seed(0)
     segmenter = Segmenter(QUICK)
     masked = np.flatnonzero(segmenter.annotated(views.train))
-    segmenter.learn(views.train.select(masked), views.valid, Notes())
+    segmenter.learn(views.train.select(masked), Notes())
     return segmenter
 
 
@@ -254,7 +254,7 @@ def test_the_hinge_takes_over_after_its_share_of_the_training(
     monkeypatch.setattr(MaskLoss, "forward", noted)
     segmenter = Segmenter(QUICK.model_copy(update={"epochs": 2, "lovasz_from": share}))
     masked = np.flatnonzero(segmenter.annotated(views.train))[:16]
-    segmenter.learn(views.train.select(masked), views.valid, Notes())
+    segmenter.learn(views.train.select(masked), Notes())
     assert warm == expected
 
 

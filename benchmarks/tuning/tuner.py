@@ -390,9 +390,9 @@ class TrialRun:
         self.benchmark, self.progress = context.benchmark, progress
         self.method = build_method(context.method, config)
         views = fold_views(self.benchmark, context.fold, oracle=config.sees_annotations())
-        nothing = Answers((), (), (), ())
         # Neither photos nor answers of test are in them.
-        self.views = replace(views, test=views.test.select([]), test_answers=nothing, annotated={})
+        answers = views.answers | {"test": Answers((), (), (), ())}
+        self.views = replace(views, test=views.test.select([]), answers=answers, annotated={})
         name = self.benchmark.name
         if missing := self.method.missing_requirement(self.views.train, self.views.valid):
             raise WhalebenchError(f"{context.method.name} does not fit: {name} has no {missing}.")

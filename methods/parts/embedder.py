@@ -47,34 +47,27 @@ class EmbedderConfig(NetworkMethodConfig):
     """How embedded train photos score a query."""
 
     @model_validator(mode="after")
-    def _flatten_one_map(self) -> Self:
-        if self.pooling != "flatten":
-            return self
-        if self.stages > 1:
+    def _map_and_looks(self) -> Self:
+        flat = self.pooling == "flatten"
+        if flat and self.stages > 1:
             raise ValueError("pooling=flatten keeps every place of the last stage only; set stages=1")
-        if other := set(self.sizes()) - {self.size}:
+        if flat and (other := set(self.sizes()) - {self.size}):
             height, width = min(other)
             raise ValueError(
                 f"pooling=flatten has a weight for every place at size={self.size[0]}x{self.size[1]}, so it "
                 f"cannot look at {height}x{width}; give one size throughout, or pooling=gem"
             )
-        return self
-
-    def track(self) -> str:
-        """Network, pixels, epochs and cycles; a second look is more pixels, so another track."""
-        second = (
-            f", second look at {self.second_size[0]} x {self.second_size[1]} px" if self.second_size else ""
-        )
-        return super().track() + second
-
-    @model_validator(mode="after")
-    def _something_to_mirror(self) -> Self:
         if self.mirror != "across" and not self.mirrors():
             raise ValueError(
                 f"mirror={self.mirror} has no effect, as nothing is mirrored; set gallery.flip=true, or "
                 f"flip_identities=true where there is one"
             )
         return self
+
+    def track(self) -> str:
+        """Network, pixels, epochs and cycles; a second look is more pixels, so another track."""
+        second = self.second_size
+        return super().track() + (f", second look at {second[0]} x {second[1]} px" if second else "")
 
     def mirrors(self) -> bool:
         """Whether photos are mirrored anywhere."""
@@ -151,11 +144,15 @@ class GalleryMethod(Method):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities) by the gallery's rule."""
-        return self.gallery.scores(self.embed(photos))
+        return self.gallery.scores(self.features(photos))
 
     @abstractmethod
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1."""
+
+    def features(self, photos: Photos) -> NDArray[np.float32]:
+        """Features (photos, dimensions) by which photos are compared: embeddings, if nothing else is said."""
+        return self.embed(photos)
 
     @abstractmethod
     def build_network(self, config: Any) -> nn.Module:
@@ -165,7 +162,13 @@ class GalleryMethod(Method):
         """Embeds the labelled photos of known individuals as the gallery, a stage of its own."""
         harness.stage("gallery")
         harness.fitted("gallery", known)
-        self.gallery.fill(self.embed(known), known.labels, len(known.identities))
+        self.embed_gallery(known)
+
+    def embed_gallery(self, known: LabelledPhotos) -> NDArray[np.float32]:
+        """Fills the gallery, by the very path that scores test, and gives its features."""
+        features = self.features(known)
+        self.gallery.fill(features, known.labels, len(known.identities))
+        return features
 
     def components(self) -> Components:
         """Network and embedded gallery."""

@@ -73,15 +73,11 @@ class NetworkMethodConfig(TrainingConfig, MethodConfig):
     """In how many cycles the network is trained, and what is kept of each."""
 
     @model_validator(mode="after")
-    def _oracle_of_something(self) -> Self:
+    def _something_to_crop_by(self) -> Self:
         if self.oracle and self.crop in ("none", "window"):
             raise ValueError(
                 f"oracle=true has nothing to crop by with crop={self.crop}; set crop=box, mask or aligned"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _window_to_crop_by(self) -> Self:
         if (self.crop == "window") != (self.window is not None):
             raise ValueError(
                 "crop=window and window=x0,y0,x1,y1 need each other; set both, as window=0.2,0.3,0.9,0.7"
@@ -153,6 +149,11 @@ class NetworkMethodConfig(TrainingConfig, MethodConfig):
             changed[name] = part.model_copy(update=value) if isinstance(part, PartConfig) else value
         return self.model_copy(update=changed)
 
+    def of_each_network(self) -> list[Self]:
+        """The configuration of each network where backbone joins several by +; they see one crop together."""
+        seen = {"crop": "none", "oracle": False, "augment": self.strength()}
+        return [self.model_copy(update=seen | {"backbone": name}) for name in self.backbone.split("+")]
+
     def cycle_gallery(self) -> GalleryConfig | None:
         """The gallery that embeddings of several cycles can be compared with; None where there is none."""
         return None
@@ -179,6 +180,28 @@ class NetworkMethodConfig(TrainingConfig, MethodConfig):
     def finder_config(self) -> TrainingConfig | None:
         """The configuration of the network that finds the animal, or None where there is none."""
         return getattr(self, FINDERS[self.crop][0]) if self.crop in FINDERS else None
+
+
+class UntrainedConfig(NetworkMethodConfig):
+    """Fields of a method that trains no network: epochs and the like have no effect, but a finder's own.
+
+    They are there because every method that crops has them; those of the finder begin with localizer, aligner
+    or segmenter and a dot.
+    """
+
+    no_schedule: ClassVar[str]
+    """Why there is nothing to schedule, and what to do."""
+
+    @model_validator(mode="after")
+    def _nothing_to_schedule(self) -> Self:
+        if self.schedule != ScheduleConfig():
+            raise ValueError(f"schedule is that of a network that is trained, and {self.no_schedule}")
+        return self
+
+    def tunable(self) -> dict[str, FieldValue]:
+        """The fields worth tuning, of networks those of the finder alone, where there is one."""
+        unused = TrainingConfig.model_fields
+        return {name: start for name, start in super().tunable().items() if name not in unused}
 
 
 BEST = "best_cycle"

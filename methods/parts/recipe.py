@@ -8,9 +8,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from whalebench.methods.method import MethodConfig
+from whalebench.methods.registry import by_part
 
 Scale = Literal["full", "small"]
 Values = Mapping[str, Any]
+
+
+def typed(settings: str) -> Values:
+    """The fields of settings as they are typed, as "epochs=10 head.scale=20"; of one set twice the later."""
+    return by_part(settings.split())
 
 
 class RecipeConfig(MethodConfig):

@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, Located
+from whalebench.benchmarks.core.photos import Batch, Photos
+from whalebench.methods.method import Located
+from whalebench.methods.parts import geometry
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.finder import (
     Crop,
@@ -29,17 +30,6 @@ from whalebench.methods.parts.crops.finder import (
     annotated_values,
     whole_where,
 )
-from whalebench.methods.parts.geometry import (
-    affine_matrices,
-    compose,
-    fit_affine,
-    fit_similarity,
-    invert,
-    is_degenerate,
-    normalised_landmarks,
-    transform_points,
-)
-from whalebench.methods.parts.training.config import PhotoSize
 from whalebench.methods.parts.training.trainer import predict
 
 Fit = Literal["auto", "similarity", "affine"]
@@ -75,35 +65,34 @@ class Reference:
         landmarks (photos, landmarks, 2) are shares of photos of shapes (photos, 2; height, width) in pixels.
         """
         if self.fit == "affine":
-            return fit_affine(2 * landmarks - 1, 2 * self.places - 1)
+            return geometry.fit_affine(2 * landmarks - 1, 2 * self.places - 1)
         # A similarity is one in pixels: both sides are stretched so that their height is the unit, and back.
         aspects = shapes[:, 1] / shapes[:, 0]
         stretch, back = _stretches(aspects), _stretches(torch.full_like(aspects, 1 / self.aspect))
         targets = (2 * self.places - 1) * self.places.new_tensor([self.aspect, 1.0])
-        similarity = fit_similarity(transform_points(2 * landmarks - 1, stretch), targets)
-        return compose(compose(stretch, similarity), back)
+        similarity = geometry.fit_similarity(geometry.transform_points(2 * landmarks - 1, stretch), targets)
+        return geometry.compose(geometry.compose(stretch, similarity), back)
 
 
 def build_reference(
-    places: str, names: tuple[str, ...], landmarks: NDArray[np.float32], shapes: NDArray[np.int64],
-    *, aspect: float | None, fit: Fit,
-) -> Reference:  # fmt: skip
-    """The reference as configured; places="auto" is the published one for these names, else the mean shape.
+    config: AlignerConfig, names: tuple[str, ...], landmarks: NDArray[np.float32], shapes: NDArray[np.int64]
+) -> Reference:
+    """The reference as configured; auto is the published one for these names, else the mean shape.
 
     landmarks (photos, landmarks, 2) are shares of photos of shapes (photos, 2). Raises WhalebenchError where
     the places do not name the landmarks there are.
     """
-    if fit == "affine" and len(names) < 3:
+    if config.fit == "affine" and len(names) < 3:
         raise WhalebenchError(
             f"aligner.fit=affine needs three landmarks, the photos have {len(names)}: set fit=similarity."
         )
     kind: Literal["similarity", "affine"] = "affine" if len(names) > 2 else "similarity"
-    if fit != "auto":
-        kind = fit
-    named = _published(names) if places == "auto" else _parsed(places)
+    if config.fit != "auto":
+        kind = config.fit
+    named = _published(names) if config.reference == "auto" else _parsed(config.reference)
     if named is None:
         mean, mean_aspect = _mean_shape(landmarks, shapes)
-        return Reference(mean, aspect or mean_aspect, kind)
+        return Reference(mean, config.aspect or mean_aspect, kind)
     if set(named) != set(names):
         raise WhalebenchError(
             f"aligner.reference names the landmarks {', '.join(named)}, the photos have {', '.join(names)}: "
@@ -111,7 +100,7 @@ def build_reference(
         )
     usual = RIGHT_WHALE_ASPECT if named is RIGHT_WHALE else 1.0
     rows = [named[name] for name in names]
-    return Reference(torch.tensor(rows, dtype=torch.float64), aspect or usual, kind)
+    return Reference(torch.tensor(rows, dtype=torch.float64), config.aspect or usual, kind)
 
 
 def _published(names: tuple[str, ...]) -> Places | None:
@@ -148,9 +137,9 @@ def _mean_shape(landmarks: NDArray[np.float32], shapes: NDArray[np.int64]) -> tu
         )
     mean = points[0]
     for _ in range(5):
-        matrices = fit_similarity(points, mean)
+        matrices = geometry.fit_similarity(points, mean)
         usable = matrices.isfinite().flatten(1).all(dim=1)
-        mean = transform_points(points[usable], matrices[usable]).mean(dim=0)
+        mean = geometry.transform_points(points[usable], matrices[usable]).mean(dim=0)
     low, high = mean.amin(dim=0), mean.amax(dim=0)
     side = (high - low).clamp(min=float((high - low).max()) / 4)
     places = ((mean - (low + high) / 2) / side) * (1 - 2 * ROOM) + 0.5
@@ -170,10 +159,6 @@ Views = Annotated[int, Field(ge=1, le=36)]
 class AlignerConfig(PositionConfig):
     """Fields of the aligner."""
 
-    size: PhotoSize = (80, 128)
-    """Height x width in pixels at which it looks at whole photos."""
-    epochs: Annotated[int, Field(ge=0)] = 15
-    """Passes over the annotated training photos."""
     turns: Views = 3
     """Views by turning the photo within the range of `augment`, when landmarks are found."""
     zooms: Views = 3
@@ -216,15 +201,8 @@ class Aligner(Finder):
     def prepare(self, train: Photos) -> None:
         """Settles where landmarks belong, by the landmarks of train."""
         assert train.annotations is not None
-        landmarks = annotated_values(train, "landmarks")
-        reference = build_reference(
-            self.config.reference,
-            train.annotations.landmark_names,
-            landmarks,
-            train.shapes,
-            aspect=self.config.aspect,
-            fit=self.config.fit,
-        )
+        names, landmarks = train.annotations.landmark_names, annotated_values(train, "landmarks")
+        reference = build_reference(self.config, names, landmarks, train.shapes)
         self.constants = {
             "places": reference.places,
             "aspect": torch.tensor(reference.aspect, dtype=torch.float64),
@@ -235,19 +213,18 @@ class Aligner(Finder):
         """The network, with a point for each landmark."""
         return PositionNetwork(self.config, len(self.constants["places"]))
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Trains on the landmarks of train."""
-        del valid
-        self.train_on(train, harness, LandmarkRegression(), normalised_landmarks)
+    def loss(self) -> nn.Module:
+        """The distance from the landmarks."""
+        return LandmarkRegression()
+
+    def target(self, batch: Batch) -> Tensor:
+        """The annotated landmarks."""
+        return geometry.normalised_landmarks(batch)
 
     def locate(self, photos: Photos) -> Located:
         """Landmarks as shares of the photo, the mean of what is found in every view."""
         each = torch.stack([self._landmarks_in(photos, view) for view in self.views()])
         return Located(landmarks=((each.mean(dim=0) + 1) / 2).float().numpy())
-
-    def read(self, photos: Photos) -> Located:
-        """The annotated landmarks."""
-        return Located(landmarks=annotated_values(photos, "landmarks"))
 
     def windows(self, located: Located, photos: Photos) -> Windows:
         """The window in which landmarks lie where they belong; the whole photo where it makes no sense."""
@@ -256,9 +233,8 @@ class Aligner(Finder):
         bad = ~landmarks.isfinite().flatten(1).all(dim=1)
         landmarks = torch.where(bad[:, None, None], 0.0, landmarks)
         matrices = self._reference().matrices(landmarks, torch.from_numpy(photos.shapes).double())
-        bad |= is_degenerate(matrices)
-        whole = torch.eye(2, 3, dtype=matrices.dtype)
-        bad |= _share_inside(torch.where(bad[:, None, None], whole, matrices)) < self.config.inside
+        bad |= geometry.is_degenerate(matrices)
+        bad |= _share_inside(whole_where(bad.numpy(), matrices).matrices) < self.config.inside
         return whole_where(bad.numpy(), matrices)
 
     def views(self) -> Tensor:
@@ -275,14 +251,14 @@ class Aligner(Finder):
         angle, shear, zoom, shift = torch.tensor(list(steps), dtype=torch.float64).T
         height, width = config.size
         scale, both_ways = zoom.exp(), torch.stack([2 * shift] * 2, dim=1)
-        return affine_matrices(angle, shear, scale, scale, both_ways, width / height)
+        return geometry.affine_matrices(angle, shear, scale, scale, both_ways, width / height)
 
     def _landmarks_in(self, photos: Photos, view: Tensor) -> Tensor:
         """Landmarks (photos, landmarks, 2) found in one view, in normalised coordinates of whole photos."""
         matrices = view.expand(len(photos), 2, 3)
         seen = photos.bare().through(Crop(matrices, self.config.size, outside="zeros"))
         answers = predict(self.network, seen, self.config, self.device)
-        return transform_points(torch.from_numpy(answers).double(), invert(matrices))
+        return geometry.transform_points(torch.from_numpy(answers).double(), geometry.invert(matrices))
 
     def _reference(self) -> Reference:
         kept = self.constants
@@ -312,4 +288,5 @@ def _share_inside(matrices: Tensor, steps: int = 11) -> Tensor:
     """The share (photos,) of each window that is inside its photo, on a lattice of points."""
     ticks = (torch.arange(steps, dtype=matrices.dtype) + 0.5) / steps * 2 - 1
     lattice = torch.cartesian_prod(ticks, ticks).expand(len(matrices), -1, -1)
-    return (transform_points(lattice, invert(matrices)).abs() <= 1).all(dim=2).double().mean(dim=1)
+    inside = geometry.transform_points(lattice, geometry.invert(matrices)).abs() <= 1
+    return inside.all(dim=2).double().mean(dim=1)

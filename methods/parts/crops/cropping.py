@@ -11,11 +11,10 @@ from typing import Annotated, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
-from torch import nn
 
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
-from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, windows_around
+from whalebench.methods.parts.crops.finder import Crop, Finder
 from whalebench.methods.parts.training.config import TrainingConfig
 
 
@@ -51,15 +50,6 @@ class FixedWindow(Finder):
         """Every photo: nothing has to be annotated."""
         return np.ones(len(photos), np.bool_)
 
-    def build(self) -> nn.Module:
-        """A network without weights."""
-        return nn.Identity()
-
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Takes note of the device alone."""
-        del train, valid
-        self.device = harness.device
-
     def locate(self, photos: Photos) -> Located:
         """The window as the box of each photo."""
         return Located(boxes=np.tile(np.array(self.sides, np.float32), (len(photos), 1)))
@@ -67,16 +57,6 @@ class FixedWindow(Finder):
     def read(self, photos: Photos) -> Located:
         """The window as the box of each photo, whatever is annotated."""
         return self.locate(photos)
-
-    def windows(self, located: Located, photos: Photos) -> Windows:
-        """That window of each photo."""
-        del photos
-        assert located.boxes is not None
-        return windows_around(located.boxes, margin=0.0, smallest=0.0)
-
-    def sizes(self) -> tuple[Size, ...]:
-        """No size: it does not look at photos."""
-        return ()
 
 
 REMEMBERED = 4
@@ -119,7 +99,8 @@ class Cropping:
         self.finder.prepare(annotated)
         if not self.oracle:
             harness.stage(self.finder.artefact)
-            self.finder.learn(annotated, valid, harness)
+            if self.finder.looks:
+                self.finder.learn(annotated, harness)
         harness.stage("crop")
         chosen_by = self.see(valid if self.oracle else valid.bare())
         learned_from = self.see_annotated(train)

@@ -1,15 +1,13 @@
-"""What finds the animal in a photo before it is identified: localizer, aligner and segmenter alike.
+"""What localizer, aligner and segmenter share: a finder, a network that answers with positions, the crop.
 
-A network that answers with positions: what localizer and aligner have in common.
-
-The crop as a lens: a window of each photo, cut out of it batch by batch, on the device.
+The crop is a lens: a window of each photo, cut out of it batch by batch, on the device.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,13 +22,17 @@ from whalebench.benchmarks.core.photos import CPU, Batch, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.geometry import Outside, crop_matrices, warp
 from whalebench.methods.parts.networks.backbones import build_backbone
-from whalebench.methods.parts.training.config import TrainingConfig
+from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
 from whalebench.methods.parts.training.trainer import ready, train_network
 
 
 class PositionConfig(TrainingConfig):
     """Fields of a network that answers with positions."""
 
+    size: PhotoSize = (80, 128)
+    """Height x width in pixels at which it looks at whole photos."""
+    epochs: Annotated[int, Field(ge=0)] = 15
+    """Passes over the annotated training photos."""
     width: Annotated[int, Field(ge=1)] = 64
     """Channels between the backbone and the votes."""
 
@@ -46,11 +48,7 @@ class PositionNetwork(nn.Module):
         super().__init__()
         self.points = points
         self.backbone = build_backbone(config.backbone, config.pretrained, *config.sizes())
-        self.neck = nn.Sequential(
-            nn.Conv2d(self.backbone.channels, config.width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(config.width),
-            nn.ReLU(inplace=True),
-        )
+        self.neck = nn.Sequential(*convolution(self.backbone.channels, config.width))
         self.votes = nn.Conv2d(config.width, 4 * points, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -63,6 +61,12 @@ class PositionNetwork(nn.Module):
         cells = torch.stack([across.repeat(height), down.repeat_interleave(width)])
         points: Tensor = (weights.softmax(dim=-1) * (cells + offsets)).sum(dim=-1)
         return points
+
+
+def convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """A 3 x 3 convolution, its normalisation and its activation."""
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+    return [layer, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
 
 
 Background = Literal["kept", "blurred", "removed"]
@@ -153,6 +157,9 @@ class Finder(ABC):
     """What it learns from, in the plural, as "boxes"."""
     background: Background = "kept"
     mask_channel: bool = False
+    margin: float = 0.0
+    smallest: float = 0.0
+    """By what share of itself a box is widened on each side, and of which share of the photo it is none."""
     looks: ClassVar[bool] = True
     """Whether it looks at photos to say where the animal is, so that it can be held against annotations."""
 
@@ -175,51 +182,55 @@ class Finder(ABC):
         """Takes from the annotations of train what windows need besides a network."""
         del train
 
-    @abstractmethod
     def build(self) -> nn.Module:
-        """The network as it stands before learning, after `prepare`."""
+        """The network as it stands before learning, after `prepare`; none unless it learns."""
+        return nn.Identity()
 
-    @abstractmethod
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Learns from train photos that are all annotated; valid ones may lack annotations."""
+    def loss(self) -> nn.Module:
+        """What the network's answers and `target` are handed to; for what learns."""
+        raise NotImplementedError
+
+    def target(self, batch: Batch) -> Tensor:
+        """What the network is to answer with, from the annotations of a batch; for what learns."""
+        raise NotImplementedError
+
+    def before_step(self, loss: Any, done: float) -> None:
+        """May change the loss by the share of the training that is done."""
+        del loss, done
+
+    def learn(self, train: Photos, harness: Harness) -> None:
+        """Trains a new network on photos that are all annotated; it is not validated."""
+        self.device = harness.device
+        self.network, _ = train_network(
+            self.build(),
+            self.loss(),
+            train,
+            self.config,
+            harness,
+            lambda network, loss: None,
+            self.before_step,
+            target=self.target,
+            artefact=self.artefact,
+        )
 
     @abstractmethod
     def locate(self, photos: Photos) -> Located:
         """What it finds in photos, looking at their pixels alone."""
 
-    @abstractmethod
     def read(self, photos: Photos) -> Located:
         """What the photos' annotations say, in the form of `locate`; NaN where there are none."""
+        values: Any = annotated_values(photos, self.needs)
+        return Located(**{self.needs: values})
 
-    @abstractmethod
     def windows(self, located: Located, photos: Photos) -> Windows:
-        """The window of each photo by what was found in it; the whole photo where that is NaN."""
+        """The window of each photo by what was found in it, its box; the whole photo where that is none."""
+        del photos
+        assert located.boxes is not None
+        return windows_around(located.boxes, self.margin, self.smallest)
 
     def sizes(self) -> tuple[Size, ...]:
         """The sizes at which it looks at whole photos."""
-        return self.config.sizes()
-
-    def train_on(
-        self,
-        train: Photos,
-        harness: Harness,
-        loss: nn.Module,
-        target: Callable[[Batch], Tensor],
-        before_step: Callable[[Any, float], None] | None = None,
-    ) -> None:
-        """Trains a new network by that loss on photos that are all annotated; it is not validated."""
-        self.device = harness.device
-        self.network, _ = train_network(
-            self.build(),
-            loss,
-            train,
-            self.config,
-            harness,
-            lambda network, loss: None,
-            before_step,
-            target=target,
-            artefact=self.artefact,
-        )
+        return self.config.sizes() if self.looks else ()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was prepared and learned, by name."""
@@ -255,8 +266,8 @@ def windows_around(boxes: NDArray[np.float32], margin: float, smallest: float) -
     return whole_where(bad.numpy(), crop_matrices(safe))
 
 
-def annotated_values(photos: Photos, kind: Literal["boxes", "landmarks"]) -> NDArray[np.float32]:
-    """Boxes (photos, 4) or landmarks (photos, landmarks, 2) of these photos, NaN where not annotated.
+def annotated_values(photos: Photos, kind: str) -> NDArray[np.float32]:
+    """The photos' boxes (photos, 4) or landmarks (photos, landmarks, 2), NaN where not annotated.
 
     Raises ValueError where annotations are hidden.
     """

@@ -11,19 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Harness, Located
+from whalebench.benchmarks.core.photos import Batch, Photos
+from whalebench.methods.method import Located
 from whalebench.methods.parts.augment import Augmentation
-from whalebench.methods.parts.crops.finder import (
-    Finder,
-    PositionConfig,
-    PositionNetwork,
-    Windows,
-    annotated_values,
-    windows_around,
-)
+from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork, annotated_values
 from whalebench.methods.parts.geometry import normalised_boxes
-from whalebench.methods.parts.training.config import PhotoSize
 from whalebench.methods.parts.training.trainer import predict
 
 BoxLoss = Literal["smooth_l1", "giou"]
@@ -32,10 +24,6 @@ BoxLoss = Literal["smooth_l1", "giou"]
 class LocalizerConfig(PositionConfig):
     """Fields of the localizer."""
 
-    size: PhotoSize = (80, 128)
-    """Height x width in pixels at which it looks at whole photos."""
-    epochs: Annotated[int, Field(ge=0)] = 15
-    """Passes over the annotated training photos."""
     loss: BoxLoss = "smooth_l1"
     """smooth_l1 on centre, width and height, or giou: one minus the generalised intersection over union."""
     margin: Annotated[float, Field(ge=0, le=2)] = 0.1
@@ -62,6 +50,10 @@ class Localizer(Finder):
 
     config: LocalizerConfig
 
+    def __init__(self, config: LocalizerConfig) -> None:
+        super().__init__(config)
+        self.margin, self.smallest = config.margin, config.smallest
+
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Whether each photo has a box."""
         return np.asarray(np.isfinite(annotated_values(photos, "boxes")).all(axis=1))
@@ -70,24 +62,18 @@ class Localizer(Finder):
         """The network, with a point for each of two corners."""
         return PositionNetwork(self.config, 2)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Trains on the boxes of train."""
-        del valid
-        self.train_on(train, harness, BoxRegression(self.config.loss), normalised_boxes)
+    def loss(self) -> nn.Module:
+        """The distance from the boxes, as configured."""
+        return BoxRegression(self.config.loss)
+
+    def target(self, batch: Batch) -> Tensor:
+        """The annotated boxes."""
+        return normalised_boxes(batch)
 
     def locate(self, photos: Photos) -> Located:
         """Boxes as shares of the photo, cut at its border."""
         corners = torch.from_numpy(predict(self.network, photos, self.config, self.device))
         return Located(boxes=((_boxes_between(corners) + 1) / 2).clamp(0, 1).numpy())
-
-    def read(self, photos: Photos) -> Located:
-        """The annotated boxes."""
-        return Located(boxes=annotated_values(photos, "boxes"))
-
-    def windows(self, located: Located, photos: Photos) -> Windows:
-        """The box with its margin; the whole photo where the box is too small to be one."""
-        assert located.boxes is not None
-        return windows_around(located.boxes, self.config.margin, self.config.smallest)
 
 
 class BoxRegression(nn.Module):

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.core.arrays import blocks
 from whalebench.benchmarks.core.photos import Batch, Photos
-from whalebench.methods.method import Harness, Located
+from whalebench.methods.method import Located
 from whalebench.methods.parts.augment import Augmentation
-from whalebench.methods.parts.crops.finder import Background, Finder, Windows, windows_around
+from whalebench.methods.parts.crops.finder import Background, Finder, convolution
 from whalebench.methods.parts.networks.backbones import Encoder, build_encoder
 from whalebench.methods.parts.networks.pooling import cell_means
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
@@ -109,9 +109,7 @@ class MaskNetwork(nn.Module):
         self.own_masks = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in inputs)
         self.mask = nn.Sequential(
             nn.Dropout2d(dropout),
-            nn.Conv2d(width * len(inputs), width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
+            *convolution(width * len(inputs), width),
             nn.Conv2d(width, 1, 1),
         )
 
@@ -137,14 +135,8 @@ class Level(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
+        twice = *convolution(channels_in, channels_out), *convolution(channels_out, channels_out)
+        self.convolutions = nn.Sequential(*twice)
         self.excitation = SpatialAndChannelExcitation(channels_out)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -223,6 +215,7 @@ class Segmenter(Finder):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(config)
         self.background, self.mask_channel = config.background, config.channel
+        self.margin, self.smallest = config.margin, config.smallest
 
     def annotated(self, photos: Photos) -> NDArray[np.bool_]:
         """Whether each photo has a mask; raises ValueError where annotations are hidden."""
@@ -236,10 +229,18 @@ class Segmenter(Finder):
         encoder = build_encoder(config.backbone, config.pretrained, *config.sizes())
         return MaskNetwork(encoder, config.width, config.dropout)
 
-    def learn(self, train: Photos, valid: Photos, harness: Harness) -> None:
-        """Trains on the masks of train."""
-        del valid
-        self.train_on(train, harness, MaskLoss(), _masks, self._warm_up)
+    def loss(self) -> nn.Module:
+        """That of masks."""
+        return MaskLoss()
+
+    def target(self, batch: Batch) -> Tensor:
+        """The annotated masks (photos, 1, height, width) of a batch that has them."""
+        assert batch.masks is not None
+        return batch.masks
+
+    def before_step(self, loss: MaskLoss, done: float) -> None:
+        """Ends the warm-up at its share of the training."""
+        loss.warming_up = done < self.config.lovasz_from
 
     def locate(self, photos: Photos) -> Located:
         """Masks (photos, height, width) at the segmenter's size, and their boxes; NaN where none is found."""
@@ -252,20 +253,12 @@ class Segmenter(Finder):
         annotated = np.flatnonzero(self.annotated(photos))
         for block in blocks(len(annotated), BLOCK):
             rows = annotated[block]
-            masks[rows] = _masks(photos.batch(rows, self.config.size))[:, 0].numpy()
+            masks[rows] = self.target(photos.batch(rows, self.config.size))[:, 0].numpy()
         return Located(boxes=mask_boxes(masks), masks=masks)
-
-    def windows(self, located: Located, photos: Photos) -> Windows:
-        """The mask's box with its margin; the whole photo where it is too small to be an animal."""
-        assert located.boxes is not None
-        return windows_around(located.boxes, self.config.margin, self.config.smallest)
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         probabilities: Tensor = self.network(pixels)[0][:, 0].sigmoid()
         return probabilities
-
-    def _warm_up(self, loss: MaskLoss, done: float) -> None:
-        loss.warming_up = done < self.config.lovasz_from
 
 
 def mask_boxes(masks: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -286,9 +279,3 @@ def mask_boxes(masks: NDArray[np.float32]) -> NDArray[np.float32]:
                 across.start / width, down.start / height, across.stop / width, down.stop / height
             )  # fmt: skip
     return boxes
-
-
-def _masks(batch: Batch) -> Tensor:
-    """The annotated masks (photos, 1, height, width) of a batch that has them."""
-    assert batch.masks is not None
-    return batch.masks
