@@ -12,16 +12,17 @@ from pydantic import Field, model_validator
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.losses.pair_losses import (
+from whalebench.methods.parts.pairs import (
     Form,
     PairHeadLoss,
     PairLoss,
+    PairSampler,
+    PairSimilarity,
     Similarity,
     best_pair_scores,
     build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.pair_sampler import PairSampler, PairSimilarity
 from whalebench.methods.parts.training.trainer import ready, train_network
 
 MARGIN = 1.0
