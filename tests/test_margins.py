@@ -72,7 +72,7 @@ def slow_loss(head: MarginLoss, embeddings: Tensor, labels: Tensor, share: float
                 value = slow_logit(value, share * margins[place], head.config.loss)
             logits.append(float(head.get_buffer("scale")) * value)
         log_sum = math.log(sum(math.exp(logit) for logit in logits))
-        smooth = head.label_smoothing
+        smooth = head.config.label_smoothing
         total += log_sum - (1 - smooth) * logits[label] - smooth * sum(logits) / IDENTITIES
     return total / len(labels)
 

@@ -50,6 +50,7 @@ def build_optimizer(
         eps=1e-8,
         fused=next(both.parameters()).device.type in ("cpu", "cuda"),
     )
+    optimizer.register_load_state_dict_post_hook(restore_layout)
     rising = max(1, round(config.warm_up * steps))
 
     def factor(step: int) -> float:
@@ -95,41 +96,27 @@ class Snapshot:
             module.load_state_dict(self._weights)
 
 
-class KeptOptimizer:
-    """The state of an optimizer, put back in the memory layout of its parameters.
+def restore_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Puts the state of an optimizer in the memory layout of its parameters, for after it was loaded.
 
     By itself torch leaves it in the layout it was stored in, which fused steps do not check.
     """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the optimizer says of itself."""
-        return self.optimizer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
-        self.optimizer.load_state_dict(state)
-        for parameter, values in self.optimizer.state.items():
-            for name, value in values.items():
-                if value.shape == parameter.shape:
-                    values[name] = torch.empty_like(parameter).copy_(value)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
-class KeptGenerator:
-    """The state of a generator of random numbers."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+class KeptGenerator(torch.Generator):
+    """A generator of random numbers whose state is kept after every epoch."""
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands."""
-        return {"state": self.generator.get_state()}
+        return {"state": self.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        self.generator.set_state(state["state"])
+        self.set_state(state["state"])
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -283,7 +270,8 @@ class _Trainer:
         )
         self.steps = order.steps * config.epochs
         self.optimizer, self.schedule = build_optimizer(both, config, self.steps)
-        self.generator = torch.Generator().manual_seed(harness.seed)
+        self.generator = KeptGenerator()
+        self.generator.manual_seed(harness.seed)
         self.device = harness.device
 
     def parts(self) -> dict[str, Stateful]:
@@ -291,9 +279,9 @@ class _Trainer:
         parts: dict[str, Stateful] = {
             "network_and_loss": self.both,
             "average": self.average,
-            OPTIMIZER: KeptOptimizer(self.optimizer),
+            OPTIMIZER: self.optimizer,
             "schedule": self.schedule,
-            "generator": KeptGenerator(self.generator),
+            "generator": self.generator,
         }
         return parts | ({"sampler": self.order} if isinstance(self.order, Stateful) else {})
 
@@ -314,43 +302,35 @@ class _Trainer:
             batch = train.batch(indices, config.size_at(number - 1), self.device)
             rate = float(self.schedule.get_last_lr()[0])
             changed = augment(batch, config.augmentation(), self.generator)
-            value = _step(self.both, changed.pixels, target(changed), config, self.optimizer)
-            self.schedule.step()
+            value = self._step(changed.pixels, target(changed))
             self.average.after_step(step + 1)
             values.append(value * len(indices))
             photos += len(indices)
         mean = _mean_loss(values, photos, number, rate)
         with autocast(config.precision, self.device):
-            self.average.after_epoch(number, _plain(train, config, self.device, self.generator))
+            self.average.after_epoch(number, self._plain(train))
         return mean, rate, photos
 
+    def _step(self, pixels: Tensor, target: object) -> Tensor:
+        network, loss = self.both
+        with autocast(self.config.precision, self.device):
+            output = network(pixels.contiguous(memory_format=torch.channels_last))
+        value: Tensor = loss(output, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.both.parameters(), CLIP)
+        self.optimizer.step()
+        self.schedule.step()
+        return value.detach()
 
-def _plain(
-    train: Photos, config: TrainingConfig, device: torch.device, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """One pass over the photos as they are, shuffled: those of one individual alone would vary too little."""
-    for indices in Shuffled(len(train), config.batch_size).epoch(generator):
-        with torch.autocast(device.type, enabled=False):  # as in training: photos are cut out exactly
-            batch = train.batch(indices, config.size_at(config.epochs), device)
-        yield batch.pixels.contiguous(memory_format=torch.channels_last)
-
-
-def _step(
-    both: nn.ModuleList,
-    pixels: Tensor,
-    target: object,
-    config: TrainingConfig,
-    optimizer: torch.optim.Optimizer,
-) -> Tensor:
-    network, loss = both
-    with autocast(config.precision, pixels.device):
-        output = network(pixels.contiguous(memory_format=torch.channels_last))
-    value: Tensor = loss(output, target)
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(both.parameters(), CLIP)
-    optimizer.step()
-    return value.detach()
+    def _plain(self, train: Photos) -> Iterator[Tensor]:
+        """One pass over the photos as they are, shuffled: those of one individual would vary too little."""
+        for indices in Shuffled(len(train), self.config.batch_size).epoch(self.generator):
+            with torch.autocast(
+                self.device.type, enabled=False
+            ):  # as in training: photos are cut out exactly
+                batch = train.batch(indices, self.config.size_at(self.config.epochs), self.device)
+            yield batch.pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _mean_loss(values: list[Tensor], photos: int, epoch: int, rate: float) -> float:
