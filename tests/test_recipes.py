@@ -363,7 +363,7 @@ def test_the_best_epoch_is_kept() -> None:
 def test_rare_individuals_are_drawn_again() -> None:
     labels = np.array([0] * 5 + [1] * 2 + [2] + [7] * 3)
     sampler = OversamplingSampler(labels, 3, 4)
-    assert (sampler.seen, sampler.steps) == (14, 4)
+    assert (sampler.photos, sampler.steps) == (14, 4)
     generator = torch.Generator().manual_seed(0)
     epochs = [np.concatenate(sampler.epoch(generator)) for _ in range(8)]
     for photos in epochs:
