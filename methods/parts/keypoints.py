@@ -146,14 +146,9 @@ def count_inliers(
     import cv2
 
     cv2.setRNGSeed(RANSAC_SEED)
-    options: dict[str, Any] = {
-        "method": cv2.RANSAC,
-        "ransacReprojThreshold": tolerance,
-        "maxIters": RANSAC_ITERATIONS,
-        "confidence": 0.99,
-    }
-    estimate = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
-    _, inliers = estimate(query, gallery, **options)
+    estimate: Any = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
+    limits = {"ransacReprojThreshold": tolerance, "maxIters": RANSAC_ITERATIONS, "confidence": 0.99}
+    _, inliers = estimate(query, gallery, method=cv2.RANSAC, **limits)
     return 0 if inliers is None else int(np.count_nonzero(inliers))
 
 
@@ -215,12 +210,18 @@ class PairGallery:
 
     def inliers(self, queries: list[Keypoints], compared: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Inliers (queries, identities) with the best photo of each identity; 0 where not compared."""
-        best = np.zeros(compared.shape, np.float32)
+        best, config = np.zeros(compared.shape, np.float32), self.config
         roots = [root_sift(query.descriptors) for query in queries]
         for photo, label in zip(self.keypoints, self.labels, strict=True):
             root = root_sift(photo.descriptors)
             for row in np.flatnonzero(compared[:, label]):
-                count = self._count(queries[row], roots[row], photo, root)
+                query = queries[row]
+                if self.lightglue is not None:
+                    pairs = self.lightglue.match(query, photo)
+                else:
+                    pairs = match(roots[row], root, config.ratio, mutual=config.mutual)
+                ends = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
+                count = count_inliers(*ends, config.motion, config.tolerance)
                 best[row, label] = max(best[row, label], count)
         return best
 
@@ -239,20 +240,6 @@ class PairGallery:
         places, descriptors = (np.split(state[name].numpy(), ends) for name in ("places", "descriptors"))
         keypoints = [Keypoints(*each) for each in zip(places, descriptors, strict=True)]
         self.fill(keypoints, state["labels"].numpy())
-
-    def _count(
-        self,
-        query: Keypoints,
-        query_root: NDArray[np.float32],
-        photo: Keypoints,
-        photo_root: NDArray[np.float32],
-    ) -> int:
-        if self.lightglue is not None:
-            pairs = self.lightglue.match(query, photo)
-        else:
-            pairs = match(query_root, photo_root, self.config.ratio, mutual=self.config.mutual)
-        here, there = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
-        return count_inliers(here, there, self.config.motion, self.config.tolerance)
 
 
 def shortlist_mask(scores: NDArray[np.float32], length: int) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness
 from whalebench.methods.parts.augment import augment
-from whalebench.methods.parts.training.averaging import build_average
+from whalebench.methods.parts.training.averaging import Checkpoints, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
 from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
 
@@ -61,6 +61,13 @@ def build_optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def build_average(both: nn.ModuleList, config: TrainingConfig) -> LastWeights:
+    """The configured average over network and loss; none where nothing is trained or the decay is 0."""
+    if config.average == "checkpoints":
+        return Checkpoints(both, config.epochs, config.checkpoints)
+    return RunningAverage(both, config.ema) if config.epochs and config.ema else LastWeights(both)
+
+
 class Snapshot:
     """Keeps a copy of the best weights so far, of equally good ones the first."""
 
@@ -70,7 +77,8 @@ class Snapshot:
         self.best = 0
         """The best epoch, from 1; 0 where none was offered."""
         self._value = float("-inf")
-        self._weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        """After the best epoch."""
 
     def takes(self, epoch: int) -> bool:
         """Whether the epoch of that number, from 1, may be the best."""
@@ -80,20 +88,15 @@ class Snapshot:
         """Takes note of the module as it is after the epoch, which is worth so much on valid."""
         if value > self._value:
             self.best, self._value = epoch, value
-            self._weights = {name: each.detach().clone() for name, each in module.state_dict().items()}
+            self.weights = {name: each.detach().clone() for name, each in module.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The best weights so far, and how good they are."""
-        return {"best": self.best, "value": self._value, "weights": self._weights}
+        return {"best": self.best, "value": self._value, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        self.best, self._value, self._weights = state["best"], state["value"], state["weights"]
-
-    def put_back(self, module: nn.Module) -> None:
-        """Gives the module the best weights; leaves it alone where no epoch was offered."""
-        if self.best:
-            module.load_state_dict(self._weights)
+        self.best, self._value, self.weights = state["best"], state["value"], state["weights"]
 
 
 def restore_layout(optimizer: torch.optim.Optimizer) -> None:
@@ -255,7 +258,7 @@ def train_network(
         cycle.end(parts)
     kept = trainer.average.kept.eval()
     if snapshot.best:
-        snapshot.put_back(kept)
+        kept.load_state_dict(snapshot.weights)
         harness.choose(f"{artefact}_epoch", snapshot.best)
     return cast(Network, kept[0]), cast(Loss, kept[1])
 
@@ -265,9 +268,7 @@ class _Trainer:
 
     def __init__(self, both: nn.ModuleList, order: Sampler, config: TrainingConfig, harness: Harness) -> None:
         self.both, self.order, self.config = ready(both, harness.device), order, config
-        self.average = build_average(
-            both, config.average, epochs=config.epochs, decay=config.ema, checkpoints=config.checkpoints
-        )
+        self.average = build_average(both, config)
         self.steps = order.steps * config.epochs
         self.optimizer, self.schedule = build_optimizer(both, config, self.steps)
         self.generator = KeptGenerator()
