@@ -13,6 +13,7 @@ from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.pairs import (
+    ContrastivePairs,
     Form,
     PairHeadLoss,
     PairLoss,
@@ -20,7 +21,6 @@ from whalebench.methods.parts.pairs import (
     PairSimilarity,
     Similarity,
     best_pair_scores,
-    build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
 from whalebench.methods.parts.training.trainer import ready, train_network
@@ -172,7 +172,9 @@ class Siamese(EmbeddingMethod):
         self.loss = ready(self._loss(), device)
 
     def _loss(self) -> PairLoss:
-        return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
+        if self.config.form == "contrastive":
+            return ContrastivePairs(self.config.margin or MARGIN)
+        return PairHeadLoss(self.config.dimensions)
 
     def _sampler(self, known: LabelledPhotos, similarity: PairSimilarity | None) -> PairSampler:
         config = self.config

@@ -68,12 +68,17 @@ class Keypoints:
         return len(self.places)
 
 
-def require_opencv() -> None:
-    """Raises MissingError where OpenCV is not installed."""
+def require_packages(matcher: str = "ratio") -> None:
+    """Raises MissingError where OpenCV is not installed or, for lightglue, kornia, which brings it."""
     if find_spec("cv2") is None:
         raise MissingError(
             "sift needs OpenCV, a package that is not installed: install whalebench[sift], or opencv-python-"
             "headless."
+        )
+    if matcher == "lightglue" and find_spec("kornia") is None:
+        raise MissingError(
+            "matcher=lightglue needs a package that is not installed: install whalebench[lightglue], or set "
+            "matcher=ratio."
         )
 
 
@@ -152,20 +157,10 @@ def count_inliers(
     return 0 if inliers is None else int(np.count_nonzero(inliers))
 
 
-def require_lightglue() -> None:
-    """Raises MissingError where kornia, which brings LightGlue, is not installed."""
-    if find_spec("kornia") is None:
-        raise MissingError(
-            "matcher=lightglue needs a package that is not installed: install whalebench[lightglue], or set "
-            "matcher=ratio."
-        )
-
-
 class LightGlue:
     """Lindenberger et al. 2023, as kornia has it, with the weights for SIFT (downloaded once)."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
-        require_lightglue()
         from kornia.feature import LightGlue as Network
 
         try:

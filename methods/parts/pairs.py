@@ -175,11 +175,6 @@ class Similarity:
         self.loss.load_state_dict(state["loss"])
 
 
-def build_pair_loss(form: Form, dimensions: int, margin: float) -> PairLoss:
-    """The loss of that form; only contrastive has the margin, only pair_head the dimensions."""
-    return ContrastivePairs(margin) if form == "contrastive" else PairHeadLoss(dimensions)
-
-
 PairSimilarity = Callable[[Indices], NDArray[np.float64]]
 """From photos (n,) to their similarity in [0, 1] with each other (n, n)."""
 NOISE = ((10, 1000.0), (60, 100.0), (150, 1.0), (200, 0.5), (250, 0.25))
@@ -263,7 +258,11 @@ class NegativePairs:
         values = rng.random((len(block), len(block)))
         if self._known and self.similarity is not None:
             values = (self.similarity(block) + amplitude * values) / (1 + amplitude)
-        pairs = block[assigned_pairs(values, self.labels[block], self._used_within(block))]
+        place = np.full(len(self.labels), -1, np.int64)
+        place[block] = np.arange(len(block))
+        used = place[self._used]
+        within = used[(used >= 0).all(axis=1)]
+        pairs = block[assigned_pairs(values, self.labels[block], within)]
         self._used = np.concatenate([self._used, pairs])
         return pairs
 
@@ -274,13 +273,6 @@ class NegativePairs:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
         self._blocks, self._known, self._used = list(state["blocks"]), state["known"], state["used"]
-
-    def _used_within(self, block: Indices) -> Indices:
-        """Used pairs of two photos of the block, as indices into it."""
-        row = np.full(len(self.labels), -1, np.int64)
-        row[block] = np.arange(len(block))
-        inside = row[self._used]
-        return inside[(inside >= 0).all(axis=1)]
 
 
 class PairSampler:

@@ -1,9 +1,8 @@
 """Softmax losses: over a linear classifier, or over prototypes on the sphere with a margin.
 
 ArcFace, CosFace, sub-centres, margins by the number of photos, AdaCos and blanked twins each exist somewhere,
-and in pytorch-metric-learning some of them, but never together. Here they are steps of one forward pass, held
-against the library's ArcFaceLoss and CosFaceLoss and against a plain loop in the tests. The heads of
-`arcface` put two together: one over individuals and, if configured, one over species.
+but never together: here they are steps of one forward pass. `arcface` has one head over individuals and, if
+configured, one over species.
 """
 
 from __future__ import annotations
@@ -84,7 +83,9 @@ class MarginLoss(nn.Module):
         """Mean loss of embeddings (photos, dimensions), normalised inside, under labels (photos,)."""
         cosines = self.cosines(embeddings)
         if self.config.flip_identities:
-            cosines = self._blank_twins(cosines, labels)
+            # The target's mirror image may look alike: nothing is learned of it.
+            twins = (labels + cosines.shape[1] // 2) % cosines.shape[1]
+            cosines = cosines.scatter(1, twins[:, None], 0.0)
         if self.adaptive and self.training:
             self.get_buffer("scale").copy_(adacos(cosines.detach(), labels, self.get_buffer("scale")))
         target = cosines.gather(1, labels[:, None])
@@ -118,11 +119,6 @@ class MarginLoss(nn.Module):
         sines = (1 - cosines**2).clamp(min=1e-12).sqrt()
         turned = cosines * margins.cos() - sines * margins.sin()
         return torch.where(past, cosines - margins * margins.sin(), turned)
-
-    def _blank_twins(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """The cosines, 0 for the target's mirror image: as it may be alike, nothing is learned of it."""
-        twins = (labels + cosines.shape[1] // 2) % cosines.shape[1]
-        return cosines.scatter(1, twins[:, None], 0.0)
 
 
 def fixed_adacos(identities: int) -> float:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -168,7 +167,6 @@ def _computes_in_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-NOTHING: Mapping[str, Stateful] = MappingProxyType({})
 OPTIMIZER, GROUPS = "optimizer", "param_groups"
 OF_ONE_TRAINING = ("average", "schedule", "snapshot")
 """Parts that begin anew in every cycle; so do the groups of the optimizer, in which the learning rate is."""
@@ -222,7 +220,7 @@ def train_network(
     artefact: str = "network",
     sampler: Sampler | None = None,
     validate_every: int = 1,
-    also: Mapping[str, Stateful] = NOTHING,
+    also: Mapping[str, Stateful] | None = None,
 ) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their average as configured), in evaluation mode.
 
@@ -240,7 +238,7 @@ def train_network(
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     snapshot = Snapshot(config.first_kept())
     harness.fitted(artefact, train)
-    parts = trainer.parts() | {"snapshot": snapshot} | dict(also)
+    parts = trainer.parts() | {"snapshot": snapshot} | dict(also or {})
     done, cycle = harness.resume(parts), harness.cycle
     if cycle:
         cycle.begin(parts, done)
