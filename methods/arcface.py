@@ -19,7 +19,6 @@ from whalebench.methods.parts.losses.margins import (
     Heads,
     MarginLoss,
     build_heads,
-    build_identity_head,
     photos_by_species,
 )
 from whalebench.methods.parts.recipe import RecipeConfig
@@ -83,7 +82,7 @@ class ArcFace(EmbeddingMethod):
         config, known = self.config, train.known().labelled()
         self.device, self.photo_weight = harness.device, 0.0
         harness.stage("train")
-        heads = build_heads(config, known, config.dimensions, config.label_smoothing)
+        heads = build_heads(config, known, config.dimensions)
         network = self.build_network(config)
 
         def validate(network: Embedder, heads: Heads) -> NDArray[np.float32]:
@@ -143,7 +142,7 @@ class ArcFace(EmbeddingMethod):
         super().rebuild(identities, device)
         # Margins do not matter any more, so any number of photos will do.
         photos = np.ones(identities, np.int64)
-        self.head = build_identity_head(self.config, photos, self.config.dimensions, 0.0)
+        self.head = MarginLoss(self.config, photos, self.config.dimensions)
 
     def _both(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         embeddings = self.embed(photos)

@@ -12,16 +12,16 @@ from pydantic import Field, model_validator
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, FieldValue, Harness, Search
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
-from whalebench.methods.parts.losses.pair_losses import (
+from whalebench.methods.parts.pairs import (
+    ContrastivePairs,
     Form,
     PairHeadLoss,
     PairLoss,
+    PairSampler,
     Similarity,
     best_pair_scores,
-    build_pair_loss,
 )
 from whalebench.methods.parts.retrieval import GalleryConfig
-from whalebench.methods.parts.training.pair_sampler import PairSampler
 from whalebench.methods.parts.training.trainer import ready, train_network
 
 MARGIN = 1.0
@@ -166,4 +166,6 @@ class Siamese(EmbeddingMethod):
         self.loss = ready(self._loss(), device)
 
     def _loss(self) -> PairLoss:
-        return build_pair_loss(self.config.form, self.config.dimensions, self.config.margin or MARGIN)
+        if self.config.form == "contrastive":
+            return ContrastivePairs(self.config.margin or MARGIN)
+        return PairHeadLoss(self.config.dimensions)

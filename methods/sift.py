@@ -17,8 +17,7 @@ from whalebench.methods.parts.keypoints import (
     PairGallery,
     estimate_hours,
     find_all_keypoints,
-    require_lightglue,
-    require_opencv,
+    require_packages,
     rerank,
     shortlist_mask,
 )
@@ -88,9 +87,7 @@ class Sift(Method):
 
     def __init__(self, config: SiftConfig) -> None:
         # Missing packages are better missed before anything is learned than after.
-        require_opencv()
-        if config.matcher == "lightglue":
-            require_lightglue()
+        require_packages(config.matcher)
         super().__init__(config)
         inner = config.inner()
         self.by = None if inner is None else build_method(config.by, inner)

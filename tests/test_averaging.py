@@ -13,14 +13,9 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.methods.parts.training.averaging import (
-    Checkpoints,
-    LastWeights,
-    RunningAverage,
-    build_average,
-)
+from whalebench.methods.parts.training.averaging import Checkpoints, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.training.trainer import train_network
+from whalebench.methods.parts.training.trainer import build_average, train_network
 from whalebench.tests.notes import Notes
 
 PHOTOS, EPOCHS = 12, 5
@@ -135,13 +130,13 @@ def test_nothing_is_read_for_statistics_that_are_not_needed() -> None:
 def test_averages_by_name() -> None:
     both = nn.ModuleList([Small(), Head()])
 
-    def kind(name: Any, epochs: int = 3, decay: float = 0.9) -> type:
-        return type(build_average(both, name, epochs=epochs, decay=decay, checkpoints=2))
+    def kind(**values: Any) -> type:
+        return type(build_average(both, settings(**values)))
 
-    assert kind("checkpoints") is Checkpoints
-    assert kind("ema") is RunningAverage
-    assert kind("ema", decay=0.0) is LastWeights
-    assert kind("ema", epochs=0) is LastWeights
+    assert kind(average="checkpoints", checkpoints=2) is Checkpoints
+    assert kind(ema=0.9) is RunningAverage
+    assert kind(ema=0.0) is LastWeights
+    assert kind(epochs=0) is LastWeights
 
 
 def test_more_checkpoints_than_epochs_are_refused() -> None:

@@ -25,7 +25,7 @@ from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.config import ScheduleConfig
-from whalebench.methods.parts.training.trainer import CarryOver, KeptGenerator, KeptOptimizer
+from whalebench.methods.parts.training.trainer import CarryOver, KeptGenerator
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import Softmax
 from whalebench.tests.notes import Notes
@@ -185,13 +185,14 @@ class Trained:
         self.line = nn.Linear(2, 1)
         self.optimizer = torch.optim.AdamW(self.line.parameters(), lr=0.1)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 1)
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = KeptGenerator()
+        self.generator.manual_seed(0)
         self.parts: dict[str, Any] = {
             "network_and_loss": self.line,
             "average": nn.Linear(1, 1),
-            "optimizer": KeptOptimizer(self.optimizer),
+            "optimizer": self.optimizer,
             "schedule": self.schedule,
-            "generator": KeptGenerator(self.generator),
+            "generator": self.generator,
         }
 
     def epoch(self) -> None:

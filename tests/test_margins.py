@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -34,16 +35,15 @@ def build(
     scale: float = SCALE,
 ) -> MarginLoss:
     torch.manual_seed(0)
-    head = MarginLoss(
-        IDENTITIES,
-        DIMENSIONS,
-        kind=kind,
+    config = HeadConfig(
+        loss=kind,
         scale=scale,
-        margins=margins,
         subcentres=subcentres,
-        twins=twins,
+        flip_identities=twins,
         label_smoothing=label_smoothing,
     )
+    head = MarginLoss(config, np.ones(IDENTITIES // (1 + twins), np.int64), DIMENSIONS)
+    head.get_buffer("margins")[:] = torch.as_tensor(margins)
     return head.double()
 
 
@@ -66,13 +66,13 @@ def slow_loss(head: MarginLoss, embeddings: Tensor, labels: Tensor, share: float
         logits = []
         for place, centres in enumerate(head.centres.tolist()):
             value = max(cosine(embedding, centre) for centre in centres)
-            if head.twins and place != label and abs(place - label) == IDENTITIES // 2:
+            if head.config.flip_identities and place != label and abs(place - label) == IDENTITIES // 2:
                 value = 0.0
             if place == label:
-                value = slow_logit(value, share * margins[place], head.kind)
+                value = slow_logit(value, share * margins[place], head.config.loss)
             logits.append(float(head.get_buffer("scale")) * value)
         log_sum = math.log(sum(math.exp(logit) for logit in logits))
-        smooth = head.label_smoothing
+        smooth = head.config.label_smoothing
         total += log_sum - (1 - smooth) * logits[label] - smooth * sum(logits) / IDENTITIES
     return total / len(labels)
 

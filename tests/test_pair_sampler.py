@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.methods.parts.training.pair_sampler import (
+from whalebench.methods.parts.pairs import (
     NegativePairs,
     PairSampler,
     PairSimilarity,

@@ -29,7 +29,7 @@ from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts import pipeline
-from whalebench.methods.parts.training.pair_sampler import PairSampler
+from whalebench.methods.parts.pairs import PairSampler
 from whalebench.methods.parts.training.samplers import (
     PKSampler,
     PseudoLabelledPhotos,

@@ -353,17 +353,14 @@ def test_the_best_epoch_is_kept() -> None:
     for epoch, value in enumerate((0.2, 0.5, 0.5, 0.1), 1):
         nn.init.constant_(module.weight, epoch)
         snapshot.offer(epoch, value, module)
-    snapshot.put_back(module)
-    assert (snapshot.best, module.weight.item()) == (2, 2)
-    untouched = Snapshot()
-    untouched.put_back(module)
-    assert (untouched.best, module.weight.item()) == (0, 2)
+    assert (snapshot.best, snapshot.weights["weight"].item()) == (2, 2)
+    assert Snapshot().best == 0
 
 
 def test_rare_individuals_are_drawn_again() -> None:
     labels = np.array([0] * 5 + [1] * 2 + [2] + [7] * 3)
     sampler = OversamplingSampler(labels, 3, 4)
-    assert (sampler.seen, sampler.steps) == (14, 4)
+    assert (sampler.photos, sampler.steps) == (14, 4)
     generator = torch.Generator().manual_seed(0)
     epochs = [np.concatenate(sampler.epoch(generator)) for _ in range(8)]
     for photos in epochs:

@@ -14,14 +14,13 @@ from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import NEW, Views, fold_views
-from whalebench.methods.parts.losses import pair_losses as pair_head
-from whalebench.methods.parts.losses.pair_losses import (
+from whalebench.methods.parts import pairs as pair_head
+from whalebench.methods.parts.pairs import (
     FLOOR,
     ContrastivePairs,
     PairHead,
     PairHeadLoss,
     best_pair_scores,
-    logits_among,
     pair_logits,
 )
 from whalebench.methods.registry import configure
@@ -94,9 +93,9 @@ def test_logits_of_all_pairs_do_not_depend_on_how_many_are_looked_at(monkeypatch
     whole = pair_logits(network, query, gallery)
     assert whole[2, 7] == pytest.approx(logit_in_plain_loops(network, query[2], gallery[7]), abs=1e-5)
     assert np.array_equal(whole[1:2], pair_logits(network, query[1:2], gallery))
-    among = logits_among(network, gallery)
-    assert np.array_equal(among, among.T)
-    assert among == pytest.approx(pair_logits(network, gallery, gallery), abs=1e-5)
+    upper = pair_logits(network, gallery, gallery, triangle=True)
+    assert upper == pytest.approx(np.triu(pair_logits(network, gallery, gallery)), abs=1e-5)
+    assert np.array_equal(upper, np.triu(upper))
     monkeypatch.setattr(pair_head, "BLOCK", {"cpu": 20})
     assert pair_logits(network, query, gallery) == pytest.approx(whole, abs=1e-5)
     assert pair_logits(network, query[:0], gallery).shape == (0, 11)

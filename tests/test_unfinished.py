@@ -26,7 +26,7 @@ from whalebench.benchmarks.core.workspace import Workspace, is_run_locked, run_l
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.parts.training import trainer as loop
-from whalebench.methods.parts.training.trainer import KeptOptimizer
+from whalebench.methods.parts.training.trainer import restore_layout
 from whalebench.methods.registry import configure, find_method
 from whalebench.tests.kills import kill_runs
 
@@ -99,10 +99,11 @@ def test_an_optimizer_comes_back_in_the_layout_of_its_weights() -> None:
 
     torch.manual_seed(0)
     (_, first), (layer, second) = trained(), trained()
-    kept = KeptOptimizer(first).state_dict()
+    kept = first.state_dict()
     for values in kept["state"].values():
         values["exp_avg"] = values["exp_avg"].contiguous()
-    KeptOptimizer(second).load_state_dict(kept)
+    second.register_load_state_dict_post_hook(restore_layout)
+    second.load_state_dict(kept)
     state = second.state[layer.weight]  # type: ignore[index]
     assert torch.equal(state["exp_avg"], kept["state"][0]["exp_avg"])
     assert state["exp_avg"].stride() == layer.weight.stride()  # type: ignore[operator, union-attr]
@@ -197,14 +198,14 @@ def test_what_does_not_fit_is_named(tiny: Workspace, asked: RunRequest) -> None:
 def test_a_loss_that_is_no_number_leaves_the_epochs_before(
     tiny: Workspace, asked: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = loop._step
+    sound = loop._Trainer._step
 
     def spoilt(*given: Any) -> torch.Tensor:
         calls.append(1)
         return sound(*given) * (math.nan if len(calls) > 8 else 1)
 
     calls: list[int] = []
-    monkeypatch.setattr(loop, "_step", spoilt)
+    monkeypatch.setattr(loop._Trainer, "_step", spoilt)
     with pytest.raises(RunFailedError, match=r"became nan in step .*kept in .*curve\.csv"):
         runner.run(asked, tiny)
     named = {path.name: path for path in kept_in(tiny)}

@@ -21,7 +21,7 @@ from whalebench.methods.parts.keypoints import (
     estimate_hours,
     find_keypoints,
     match,
-    require_opencv,
+    require_packages,
     root_sift,
 )
 
@@ -44,7 +44,7 @@ class LocalMatches:
 
         For so many pairs of photos in all, and so many queries at a time.
         """
-        require_opencv()
+        require_packages()
         hours = estimate_hours(pairs, self.matching.keypoints, "ratio")
         if hours > self.hours:
             raise WhalebenchError(

@@ -68,12 +68,17 @@ class Keypoints:
         return len(self.places)
 
 
-def require_opencv() -> None:
-    """Raises MissingError where OpenCV is not installed."""
+def require_packages(matcher: str = "ratio") -> None:
+    """Raises MissingError where OpenCV is not installed or, for lightglue, kornia, which brings it."""
     if find_spec("cv2") is None:
         raise MissingError(
             "sift needs OpenCV, a package that is not installed: install whalebench[sift], or opencv-python-"
             "headless."
+        )
+    if matcher == "lightglue" and find_spec("kornia") is None:
+        raise MissingError(
+            "matcher=lightglue needs a package that is not installed: install whalebench[lightglue], or set "
+            "matcher=ratio."
         )
 
 
@@ -146,31 +151,16 @@ def count_inliers(
     import cv2
 
     cv2.setRNGSeed(RANSAC_SEED)
-    options: dict[str, Any] = {
-        "method": cv2.RANSAC,
-        "ransacReprojThreshold": tolerance,
-        "maxIters": RANSAC_ITERATIONS,
-        "confidence": 0.99,
-    }
-    estimate = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
-    _, inliers = estimate(query, gallery, **options)
+    estimate: Any = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
+    limits = {"ransacReprojThreshold": tolerance, "maxIters": RANSAC_ITERATIONS, "confidence": 0.99}
+    _, inliers = estimate(query, gallery, method=cv2.RANSAC, **limits)
     return 0 if inliers is None else int(np.count_nonzero(inliers))
-
-
-def require_lightglue() -> None:
-    """Raises MissingError where kornia, which brings LightGlue, is not installed."""
-    if find_spec("kornia") is None:
-        raise MissingError(
-            "matcher=lightglue needs a package that is not installed: install whalebench[lightglue], or set "
-            "matcher=ratio."
-        )
 
 
 class LightGlue:
     """Lindenberger et al. 2023, as kornia has it, with the weights for SIFT (downloaded once)."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
-        require_lightglue()
         from kornia.feature import LightGlue as Network
 
         try:
@@ -215,12 +205,18 @@ class PairGallery:
 
     def inliers(self, queries: list[Keypoints], compared: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Inliers (queries, identities) with the best photo of each identity; 0 where not compared."""
-        best = np.zeros(compared.shape, np.float32)
+        best, config = np.zeros(compared.shape, np.float32), self.config
         roots = [root_sift(query.descriptors) for query in queries]
         for photo, label in zip(self.keypoints, self.labels, strict=True):
             root = root_sift(photo.descriptors)
             for row in np.flatnonzero(compared[:, label]):
-                count = self._count(queries[row], roots[row], photo, root)
+                query = queries[row]
+                if self.lightglue is not None:
+                    pairs = self.lightglue.match(query, photo)
+                else:
+                    pairs = match(roots[row], root, config.ratio, mutual=config.mutual)
+                ends = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
+                count = count_inliers(*ends, config.motion, config.tolerance)
                 best[row, label] = max(best[row, label], count)
         return best
 
@@ -239,20 +235,6 @@ class PairGallery:
         places, descriptors = (np.split(state[name].numpy(), ends) for name in ("places", "descriptors"))
         keypoints = [Keypoints(*each) for each in zip(places, descriptors, strict=True)]
         self.fill(keypoints, state["labels"].numpy())
-
-    def _count(
-        self,
-        query: Keypoints,
-        query_root: NDArray[np.float32],
-        photo: Keypoints,
-        photo_root: NDArray[np.float32],
-    ) -> int:
-        if self.lightglue is not None:
-            pairs = self.lightglue.match(query, photo)
-        else:
-            pairs = match(query_root, photo_root, self.config.ratio, mutual=self.config.mutual)
-        here, there = query.places[pairs[:, 0], :2], photo.places[pairs[:, 1], :2]
-        return count_inliers(here, there, self.config.motion, self.config.tolerance)
 
 
 def shortlist_mask(scores: NDArray[np.float32], length: int) -> NDArray[np.bool_]:

@@ -33,14 +33,15 @@ SPARE = 16
 """Neighbours searched beyond k: faiss rounds to float32, so nearly equal ones may change places."""
 
 
-def check_finite(embeddings: NDArray[np.float32]) -> None:
+def check_finite(*embeddings: NDArray[np.float32]) -> None:
     """Raises RunFailedError for embeddings (photos, dimensions) with a value that is NaN or infinite."""
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(broken):
-        raise RunFailedError(
-            f"the embeddings of {len(broken)} of {len(embeddings)} photos are NaN or infinite, so nothing "
-            "is near them: lower learning_rate, or set precision=fp32."
-        )
+    for each in embeddings:
+        broken = len(each) - int(np.isfinite(each).all(axis=1).sum())
+        if broken:
+            raise RunFailedError(
+                f"the embeddings of {broken} of {len(each)} photos are NaN or infinite, so nothing is near "
+                "them: lower learning_rate, or set precision=fp32."
+            )
 
 
 def on_grid(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -67,8 +68,7 @@ def nearest_photo_scores(
     indices of identities, UNKNOWN photos are passed over. An identity without photos scores FLOOR. The answer
     does not depend on the blocks, which bound the memory to block x gallery_block cosines.
     """
-    check_finite(query)
-    check_finite(gallery)
+    check_finite(query, gallery)
     order = known_by_label(labels)
     scores = np.full((len(query), identities), FLOOR, np.float32)
     for rows in blocks(len(query), block):
@@ -105,8 +105,7 @@ def top_k(
     Equally near photos come in the order of the gallery; k is cut to the number of its photos. Exact, and the
     same whatever the blocks, which bound the memory.
     """
-    check_finite(query)
-    check_finite(gallery)
+    check_finite(query, gallery)
     k = min(k, len(gallery))
     indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
     for rows in blocks(len(query), block):
@@ -195,8 +194,7 @@ def faiss_top_k(
     require_faiss()
     import faiss
 
-    check_finite(query)
-    check_finite(gallery)
+    check_finite(query, gallery)
     k = min(k, len(gallery))
     left, right = on_grid(query), on_grid(gallery).astype(np.float32)
     index = faiss.IndexFlatIP(gallery.shape[1])

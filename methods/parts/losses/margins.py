@@ -1,9 +1,8 @@
 """Softmax losses: over a linear classifier, or over prototypes on the sphere with a margin.
 
 ArcFace, CosFace, sub-centres, margins by the number of photos, AdaCos and blanked twins each exist somewhere,
-and in pytorch-metric-learning some of them, but never together. Here they are steps of one forward pass, held
-against the library's ArcFaceLoss and CosFaceLoss and against a plain loop in the tests. The heads of
-`arcface` put two together: one over individuals and, if configured, one over species.
+but never together: here they are steps of one forward pass. `arcface` has one head over individuals and, if
+configured, one over species.
 """
 
 from __future__ import annotations
@@ -57,32 +56,23 @@ SMALLEST_SCALE = 1.0
 class MarginLoss(nn.Module):
     """Cross-entropy over scaled cosines to the identities' prototypes, with a margin on the target's."""
 
-    def __init__(
-        self,
-        identities: int,
-        dimensions: int,
-        *,
-        kind: Margin,
-        scale: float,
-        margins: float | Tensor,
-        subcentres: int = 1,
-        twins: bool = False,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        """The arguments are the fields of `HeadConfig`; margins is one for all, or one each (identities,).
+    def __init__(self, config: HeadConfig, photos: NDArray[np.int64], dimensions: int) -> None:
+        """Over identities of so many photos (identities,) and, with flip_identities, as many mirror twins.
 
-        scale 0 is AdaCos. twins: identity i and identity i + identities / 2 are each other's mirror image.
+        Identity i and identity i + identities / 2 are then each other's mirror image.
         """
         super().__init__()
-        self.kind, self.adaptive, self.twins = kind, scale == 0, twins
-        self.label_smoothing = label_smoothing
+        self.config, self.adaptive = config, config.scale == 0
+        counts = torch.from_numpy(np.tile(photos, 1 + config.flip_identities))
+        identities, subcentres = len(counts), config.subcentres
         drawn = nn.init.xavier_normal_(torch.empty(dimensions, identities * subcentres)).T
         self.centres = nn.Parameter(drawn.reshape(identities, subcentres, dimensions).contiguous())
-        start = fixed_adacos(identities) if self.adaptive else scale
+        start = fixed_adacos(identities) if self.adaptive else config.scale
         self.register_buffer("scale", torch.tensor(float(start)))
-        self.register_buffer(
-            "margins", torch.as_tensor(margins, dtype=torch.float32).expand(identities).clone()
-        )
+        margins = torch.full((identities,), config.margin)
+        if config.margin_by_size:
+            margins = margins_by_size(counts, config.margin_a, config.margin_b, config.margin_c).float()
+        self.register_buffer("margins", margins)
         self.register_buffer("share", torch.ones(()))
 
     def set_share(self, share: float) -> None:
@@ -92,14 +82,16 @@ class MarginLoss(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of embeddings (photos, dimensions), normalised inside, under labels (photos,)."""
         cosines = self.cosines(embeddings)
-        if self.twins:
-            cosines = self._blank_twins(cosines, labels)
+        if self.config.flip_identities:
+            # The target's mirror image may look alike: nothing is learned of it.
+            twins = (labels + cosines.shape[1] // 2) % cosines.shape[1]
+            cosines = cosines.scatter(1, twins[:, None], 0.0)
         if self.adaptive and self.training:
             self.get_buffer("scale").copy_(adacos(cosines.detach(), labels, self.get_buffer("scale")))
         target = cosines.gather(1, labels[:, None])
         with_margin = self._with_margin(target, self.get_buffer("margins")[labels][:, None])
         logits = self.get_buffer("scale") * cosines.scatter(1, labels[:, None], with_margin)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Cosines (photos, identities) to the nearest centre of each identity (Deng et al., 2020)."""
@@ -119,7 +111,7 @@ class MarginLoss(nn.Module):
     def _with_margin(self, cosines: Tensor, margins: Tensor) -> Tensor:
         """Cosines less the margins (Wang et al., 2018), or of angles plus the margins (Deng et al., 2019)."""
         margins = margins * self.get_buffer("share")
-        if self.kind == "cosface":
+        if self.config.loss == "cosface":
             return cosines - margins
         # Beyond 180 degrees minus the margin the cosine would rise again: there the margin is a constant.
         past = cosines < -margins.cos()
@@ -127,11 +119,6 @@ class MarginLoss(nn.Module):
         sines = (1 - cosines**2).clamp(min=1e-12).sqrt()
         turned = cosines * margins.cos() - sines * margins.sin()
         return torch.where(past, cosines - margins * margins.sin(), turned)
-
-    def _blank_twins(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """The cosines, 0 for the target's mirror image: as it may be alike, nothing is learned of it."""
-        twins = (labels + cosines.shape[1] // 2) % cosines.shape[1]
-        return cosines.scatter(1, twins[:, None], 0.0)
 
 
 def fixed_adacos(identities: int) -> float:
@@ -232,37 +219,18 @@ class Heads(nn.Module):
         return loss
 
 
-def build_heads(config: HeadConfig, known: LabelledPhotos, dimensions: int, label_smoothing: float) -> Heads:
+def build_heads(config: HeadConfig, known: LabelledPhotos, dimensions: int) -> Heads:
     """The heads over the identities of labelled photos and, if configured, over their species."""
     photos = np.bincount(known.labels, minlength=len(known.identities))
-    identity = build_identity_head(config, photos, dimensions, label_smoothing)
+    identity = MarginLoss(config, photos, dimensions)
     if not config.species_weight:
         return Heads(identity)
     a, b, c = SPECIES_MARGIN
     by_size = config.model_copy(
         update={"margin_a": a, "margin_b": b, "margin_c": c, "flip_identities": False}
     )
-    species = build_identity_head(by_size, photos_by_species(known), dimensions, label_smoothing)
+    species = MarginLoss(by_size, photos_by_species(known), dimensions)
     return Heads(identity, species, config.species_weight)
-
-
-def build_identity_head(
-    config: HeadConfig, photos: NDArray[np.int64], dimensions: int, label_smoothing: float
-) -> MarginLoss:
-    """The head over identities of so many photos (identities,) and, if configured, their mirror twins."""
-    twins = config.flip_identities
-    counts = torch.from_numpy(np.tile(photos, 1 + twins))
-    by_size = margins_by_size(counts, config.margin_a, config.margin_b, config.margin_c)
-    return MarginLoss(
-        len(counts),
-        dimensions,
-        kind=config.loss,
-        scale=config.scale,
-        margins=by_size if config.margin_by_size else config.margin,
-        subcentres=config.subcentres,
-        twins=twins,
-        label_smoothing=label_smoothing,
-    )
 
 
 def photos_by_species(photos: Photos) -> NDArray[np.int64]:

@@ -29,17 +29,15 @@ def build_miner(name: MinerName, margin: float) -> nn.Module | None:
     from pytorch_metric_learning import miners
 
     miner: nn.Module | None = None
+    l2 = {"distance": l2_distance()}
     match name:
         case "hard" | "semihard":
-            miner = miners.TripletMarginMiner(margin=margin, type_of_triplets=name, distance=l2_distance())
+            miner = miners.TripletMarginMiner(margin=margin, type_of_triplets=name, **l2)
         case "batch_hard":
-            miner = miners.BatchHardMiner(
-                allowed_pos_range=None, allowed_neg_range=None, distance=l2_distance()
-            )
+            miner = miners.BatchHardMiner(allowed_pos_range=None, allowed_neg_range=None, **l2)
         case "distance_weighted":
-            miner = DistanceWeighted(
-                miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4, distance=l2_distance())
-            )
+            near = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4, **l2)
+            miner = DistanceWeighted(near)
     return miner
 
 
@@ -54,18 +52,11 @@ class DistanceWeighted(nn.Module):
         super().__init__()
         self.miner = miner
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Triplets of the batch; with ref, the memory, their positives and negatives are from there."""
-        ref = None if ref_emb is None else ref_emb.detach().cpu().double()
-        others = None if ref_labels is None else ref_labels.cpu()
-        triplets = self.miner(embeddings.detach().cpu().double(), labels.cpu(), ref, others)
-        return tuple(indices.to(embeddings.device) for indices in triplets)
+    def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        """Triplets of embeddings and labels; with those of a memory, others than anchors are from there."""
+        given = (each.detach().cpu() for each in batch)
+        triplets = self.miner(*(each.double() if each.is_floating_point() else each for each in given))
+        return tuple(indices.to(batch[0].device) for indices in triplets)
 
 
 def l2_distance() -> Any:
@@ -203,9 +194,8 @@ def build_loss(config: MetricLossConfig, identities: int, dimensions: int) -> nn
             each = losses.NPairsLoss(distance=product, reducer=reducers.MeanReducer(), **plain)
             loss = NPair(each, config.temperature)
         case "multi_similarity":
-            loss = losses.MultiSimilarityLoss(
-                alpha=2, beta=50, base=0.5, reducer=reducers.MeanReducer(), **cosine
-            )
+            mean = reducers.MeanReducer()
+            loss = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5, reducer=mean, **cosine)
         case "circle":
             loss = losses.CircleLoss(m=margin, gamma=80, **active)
         case "supcon":

@@ -125,7 +125,7 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
             f"backbone '{name}' is not a network of timm {timm.__version__}: "
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
         )
-    foreign = known is not None and known.layout == "miewid"
+    foreign = known if known is not None and known.layout == "miewid" else None
     options: dict[str, Any] = {"pretrained": download and not foreign, "num_classes": 0}
     if not own_pooling:
         options["global_pool"] = ""
@@ -137,8 +137,8 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
             network = timm.create_model(name, **options, img_size=size)
         except TypeError:
             network = timm.create_model(name, **options)
-        if download and foreign and known is not None:
-            load_file(network, network, hub_file(known.repository))
+        if download and foreign:
+            load_file(network, network, hub_file(foreign.repository))
         return network
     except Exception as error:
         if not download:
@@ -215,7 +215,5 @@ def build_encoder(name: str, pretrained: str, *sizes: Size, channels: int = 3) -
             f"backbone '{name}' does not hand out its stages, and more than the last is needed: choose "
             f"another, for example resnet18."
         )
-    backbone.eval()
-    encoder = Encoder(backbone, sizes[0])
-    encoder.train()
-    return encoder
+    encoder = Encoder(backbone.eval(), sizes[0])
+    return encoder.train()

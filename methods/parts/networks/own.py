@@ -9,6 +9,7 @@ have batch normalisation and a very leaky ReLU, and a stride of 2 instead of poo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,14 +21,36 @@ STEM = 32
 
 
 class Trunk(nn.Module):
-    """A stem and the stages after it, down to the map that the author pooled as `gp`."""
+    """A stem and the stages after it, down to the map that the author pooled as `gp`.
 
-    def __init__(self, channels: int, *stages: nn.Module, width: int) -> None:
+    Every stage but the first halves the map; `pooled` halves it before the first one, too.
+    """
+
+    def __init__(
+        self, channels: int, counts: tuple[int, ...], widths: tuple[int, ...], *,
+        convolutions: tuple[int, ...] = (2, 2, 2, 2, 2), late_norm: bool = False, pooled: bool = False,
+    ) -> None:  # fmt: skip
+        """counts are the blocks of each stage, widths their channels, convolutions how deep one is.
+
+        Without convolutions the stages are of so many plain layers instead.
+        """
         super().__init__()
-        self.num_features = width
-        self.stem = nn.Sequential(
-            *_xavier_convolution(channels, STEM, 7, stride=2), nn.LeakyReLU(LEAK, inplace=True)
-        )
+        stages: list[nn.Module] = [nn.MaxPool2d(3, 2)] if pooled else []
+        before = STEM
+        for stage, (count, width) in enumerate(zip(counts, widths, strict=True)):
+            layers: list[nn.Module] = []
+            for number in range(count):
+                stride = 2 if stage and not number else 1
+                if convolutions:
+                    layers.append(
+                        ResidualBlock(before, width, convolutions[stage], stride, late_norm=late_norm)
+                    )
+                else:
+                    layers += _xavier_layer(before, width, 3, stride)
+                before = width
+            stages.append(nn.Sequential(*layers))
+        self.num_features = before
+        self.stem = nn.Sequential(*_xavier_layer(channels, STEM, 7, stride=2))
         self.stages = nn.Sequential(*stages)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
@@ -43,15 +66,15 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, channels_in: int, channels: int, *, convolutions: int, stride: int, late_norm: bool
+        self, channels_in: int, channels: int, convolutions: int, stride: int, *, late_norm: bool
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for number in range(convolutions):
             before, step = (channels, 1) if number else (channels_in, stride)
-            layers += [*_xavier_convolution(before, channels, 3, step), nn.LeakyReLU(LEAK, inplace=True)]
+            layers += _xavier_layer(before, channels, 3, step)
         self.residual = nn.Sequential(*layers[:-1])
-        projection = _xavier_convolution(channels_in, channels, 1, stride)
+        projection = _xavier_layer(channels_in, channels, 1, stride)
         unchanged = channels_in == channels and stride == 1
         self.shortcut = nn.Identity() if unchanged else nn.Sequential(*projection[: 1 if late_norm else 2])
         self.norm = nn.BatchNorm2d(channels, eps=1e-4) if late_norm else nn.Identity()
@@ -63,74 +86,41 @@ class ResidualBlock(nn.Module):
         return both
 
 
-def plain_network(channels: int, widths: tuple[int, ...]) -> Trunk:
-    """The 19-layer VGG-like network: a stem, then 3, 3, 4, 4 and 4 convolutions of the widths given."""
-    stages, before = [], STEM
-    for stage, (width, convolutions) in enumerate(zip(widths, (3, 3, 4, 4, 4), strict=True)):
-        layers: list[nn.Module] = []
-        for number in range(convolutions):
-            stride = 2 if stage and not number else 1
-            layers += [*_xavier_convolution(before, width, 3, stride), nn.LeakyReLU(LEAK, inplace=True)]
-            before = width
-        stages.append(nn.Sequential(*layers))
-    return Trunk(channels, *stages, width=before)
-
-
-def residual_network(
-    channels: int, blocks: tuple[int, ...], widths: tuple[int, ...], *,
-    convolutions: tuple[int, ...] = (2, 2, 2, 2, 2), late_norm: bool = False, pooled: bool = False,
-) -> Trunk:  # fmt: skip
-    """A thin ResNet: blocks, their width and their number of convolutions by stage.
-
-    Every stage but the first halves the map; `pooled` halves it before the first one, too.
-    """
-    stages: list[nn.Module] = [nn.MaxPool2d(3, 2)] if pooled else []
-    before = STEM
-    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
-        layers = []
-        for number in range(count):
-            stride = 2 if stage and not number else 1
-            depth = convolutions[stage]
-            layers.append(
-                ResidualBlock(before, width, convolutions=depth, stride=stride, late_norm=late_norm)
-            )
-            before = width
-        stages.append(nn.Sequential(*layers))
-    return Trunk(channels, *stages, width=before)
-
-
 FIVE = (48, 64, 80, 96, 128)
 """Widths of the five stages that most of the networks have."""
 
+PLAIN = partial(Trunk, counts=(3, 3, 4, 4, 4), convolutions=())
+"""The 19-layer VGG-like network, for any widths."""
+
 RIGHT_WHALE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     # cropped_jan03, cropped_dec19 and cropped_jan05_2: three widths of one network, all in the ensemble.
-    "lau_vgg19": lambda channels: plain_network(channels, (48, 64, 80, 128, 192)),
-    "lau_vgg19_thin": lambda channels: plain_network(channels, FIVE),
-    "lau_vgg19_wide": lambda channels: plain_network(channels, (48, 64, 96, 128, 192)),
+    "lau_vgg19": partial(PLAIN, widths=(48, 64, 80, 128, 192)),
+    "lau_vgg19_thin": partial(PLAIN, widths=FIVE),
+    "lau_vgg19_wide": partial(PLAIN, widths=(48, 64, 96, 128, 192)),
     # 1 + 2 x (3 + 3 + 3) = 19. No file is left of the author's first ResNet, "similar to the CIFAR-10 network
     # with n = 3": three stages, of which the widths are taken from the next larger one.
-    "lau_resnet19": lambda channels: residual_network(channels, (3, 3, 3), FIVE[:3]),
+    "lau_resnet19": partial(Trunk, counts=(3, 3, 3), widths=FIVE[:3]),
     # cropped_dec21_3: 1 + 2 x (3 + 3 + 3 + 3 + 3) = 31.
-    "lau_resnet31": lambda channels: residual_network(channels, (3, 3, 3, 3, 3), FIVE),
+    "lau_resnet31": partial(Trunk, counts=(3, 3, 3, 3, 3), widths=FIVE),
     # cropped_jan02 has the blocks 3-3-3-4-5. 37 = 1 + 2 x 18 is what its author says, but the blocks of its
     # last three stages are three convolutions deep, so that the file builds 49. Here are both.
-    "lau_resnet37": lambda channels: residual_network(channels, (3, 3, 3, 4, 5), FIVE, late_norm=True),
-    "lau_resnet49": lambda channels: residual_network(
-        channels, (3, 3, 3, 4, 5), FIVE, convolutions=(2, 2, 3, 3, 3), late_norm=True
+    "lau_resnet37": partial(Trunk, counts=(3, 3, 3, 4, 5), widths=FIVE, late_norm=True),
+    "lau_resnet49": partial(
+        Trunk, counts=(3, 3, 3, 4, 5), widths=FIVE, convolutions=(2, 2, 3, 3, 3), late_norm=True
     ),
     # cropped_jan05_4: 1 + 2 x (3 + 4 + 23 + 3) = 67, the only one with a pooling.
-    "lau_resnet67": lambda channels: residual_network(
-        channels, (3, 4, 23, 3), (48, 64, 80, 128), late_norm=True, pooled=True
+    "lau_resnet67": partial(
+        Trunk, counts=(3, 4, 23, 3), widths=(48, 64, 80, 128), late_norm=True, pooled=True
     ),
 }
 """Name as a backbone -> function that builds it for a number of channels."""
 
 
-def _xavier_convolution(channels_in: int, channels: int, kernel: int, stride: int) -> list[nn.Module]:
-    """A convolution drawn as by Glorot, and its normalisation."""
+def _xavier_layer(channels_in: int, channels: int, kernel: int, stride: int) -> list[nn.Module]:
+    """A convolution drawn as by Glorot, its normalisation and the leaky ReLU."""
     convolution = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
     nn.init.xavier_uniform_(convolution.weight)
-    return [convolution, nn.BatchNorm2d(channels, eps=1e-4)]
+    return [convolution, nn.BatchNorm2d(channels, eps=1e-4), nn.LeakyReLU(LEAK, inplace=True)]
 
 
 NARROW_RESNET = "narrow_resnet10"
@@ -148,11 +138,7 @@ class NarrowResNet(nn.Module):
     def __init__(self, channels: int = 3, width: int = 16) -> None:
         super().__init__()
         self.num_features = 8 * width
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        self.stem = nn.Sequential(*_convolution(channels, width, 5, 2), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(
             Block(width, width, 1),
             Block(width, 2 * width, 2),

@@ -99,14 +99,3 @@ class Checkpoints(LastWeights):
         kept = self.average.module
         assert isinstance(kept, nn.ModuleList)
         self.kept = kept
-
-
-def build_average(
-    both: nn.ModuleList, average: Average, *, epochs: int, decay: float, checkpoints: int
-) -> LastWeights:
-    """The average of that name over network and loss; none where nothing is trained or the decay is 0."""
-    if not epochs:
-        return LastWeights(both)
-    if average == "checkpoints":
-        return Checkpoints(both, epochs, checkpoints)
-    return RunningAverage(both, decay) if decay else LastWeights(both)

@@ -79,13 +79,9 @@ class TrainingConfig(PartConfig):
     """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
 
     @model_validator(mode="after")
-    def _small_before_all(self) -> Self:
+    def _no_more_than_all_epochs(self) -> Self:
         if self.small_epochs > self.epochs:
             raise ValueError(f"small_epochs={self.small_epochs} is more than epochs={self.epochs}; lower it")
-        return self
-
-    @model_validator(mode="after")
-    def _as_many_epochs_as_checkpoints(self) -> Self:
         if self.average == "checkpoints" and self.checkpoints > self.epochs:
             raise ValueError(
                 f"average=checkpoints cannot take checkpoints={self.checkpoints} of epochs={self.epochs}; "

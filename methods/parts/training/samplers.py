@@ -38,7 +38,10 @@ class Sampler(Protocol):
 
 
 class Shuffled:
-    """Every photo once an epoch in a new order, in batches of nearly equal size and more than one photo."""
+    """Every photo once an epoch in a new order, in batches of nearly equal size and more than one photo.
+
+    A kind of it chooses other photos for each epoch.
+    """
 
     def __init__(self, photos: int, batch_size: int) -> None:
         self.photos = photos
@@ -47,7 +50,14 @@ class Shuffled:
 
     def epoch(self, generator: torch.Generator) -> list[Indices]:
         """The photos of each step."""
-        return np.array_split(torch.randperm(self.photos, generator=generator).numpy(), self.steps)
+        chosen = self.choose(generator)
+        order = torch.randperm(self.photos, generator=generator).numpy()
+        return [chosen[step] for step in np.array_split(order, self.steps)]
+
+    def choose(self, generator: torch.Generator) -> Indices:
+        """The photos of one epoch, each as often as it is seen."""
+        del generator
+        return np.arange(self.photos)
 
 
 class PKSampler:
@@ -81,7 +91,13 @@ class PKSampler:
         self.single_identities = int((self.counts == 1).sum())
         """Identities with one photo."""
         self.left_out = self.single_identities if singles == "leave_out" else 0
-        self._check_pairs()
+        left = len(self.counts) - self.left_out
+        paired = left if singles == "repeat" else len(self.counts) - self.single_identities
+        if left < 2 or not paired:
+            raise WhalebenchError(
+                f"singles={singles} leaves {left} of {len(self.counts)} individual(s) to learn from, "
+                f"{paired} of them with two photos to compare: set singles=repeat, or import more photos."
+            )
         groups = [len(group) for group in self._groups(torch.Generator())]
         self.photos = sum(groups)
         """Photos of one epoch, those drawn again to fill a group counted again."""
@@ -119,16 +135,6 @@ class PKSampler:
             return [np.repeat(photos, 2)]
         return np.array_split(photos, min(math.ceil(count / self.group), count // 2))
 
-    def _check_pairs(self) -> None:
-        """Raises WhalebenchError where there are no two identities, or no two photos of one."""
-        left = len(self.counts) - self.left_out
-        paired = left if self.singles == "repeat" else int((self.counts > 1).sum())
-        if left < 2 or not paired:
-            raise WhalebenchError(
-                f"singles={self.singles} leaves {left} of {len(self.counts)} individual(s) to learn from, "
-                f"{paired} of them with two photos to compare: set singles=repeat, or import more photos."
-            )
-
 
 def _distribute(groups: list[Indices], identities: Indices, batches: int) -> list[list[int]]:
     """The groups of each batch: each goes where the fewest photos are, those of one identity apart.
@@ -147,23 +153,22 @@ def _distribute(groups: list[Indices], identities: Indices, batches: int) -> lis
     return distributed
 
 
-class RandomViewSampler:
+class RandomViewSampler(Shuffled):
     """Every photo once an epoch, shuffled, each time in one of its views, all of which are equally likely."""
 
     def __init__(self, views: Indices, batch_size: int) -> None:
         """views (photos, views) are training photos, the views of one photo in a row."""
+        super().__init__(len(views), batch_size)
         self.views = views
-        self.photos = Shuffled(len(views), batch_size)
-        self.steps = self.photos.steps
 
-    def epoch(self, generator: torch.Generator) -> list[Indices]:
-        """The photos of each step."""
-        drawn = torch.randint(self.views.shape[1], (len(self.views),), generator=generator).numpy()
-        chosen = self.views[np.arange(len(self.views)), drawn]
-        return [chosen[step] for step in self.photos.epoch(generator)]
+    def choose(self, generator: torch.Generator) -> Indices:
+        """One view of every photo."""
+        drawn = torch.randint(self.views.shape[1], (self.photos,), generator=generator).numpy()
+        chosen: Indices = self.views[np.arange(self.photos), drawn]
+        return chosen
 
 
-class OversamplingSampler:
+class OversamplingSampler(Shuffled):
     """Every photo once an epoch, and those of individuals with few of them again, until they have enough.
 
     What is missing is drawn with replacement (Osmulski for Humpback 2018; mirko-m meant to try it).
@@ -173,19 +178,15 @@ class OversamplingSampler:
         """labels (photos,) are individuals, of each of which at_least photos are seen in an epoch."""
         self.by_individual = list(rows_by_label(labels).values())
         self.missing = [max(at_least - len(photos), 0) for photos in self.by_individual]
-        self.seen = len(labels) + sum(self.missing)
-        """Photos of one epoch, each as often as it is seen."""
-        self.shuffled = Shuffled(self.seen, batch_size)
-        self.steps = self.shuffled.steps
+        super().__init__(len(labels) + sum(self.missing), batch_size)
 
-    def epoch(self, generator: torch.Generator) -> list[Indices]:
-        """The photos of each step."""
+    def choose(self, generator: torch.Generator) -> Indices:
+        """All photos, and again some of those of rare individuals."""
         again = [
             photos[torch.randint(len(photos), (missing,), generator=generator).numpy()]
             for photos, missing in zip(self.by_individual, self.missing, strict=True)
         ]
-        photos = np.concatenate([*self.by_individual, *again])
-        return [photos[step] for step in self.shuffled.epoch(generator)]
+        return np.concatenate([*self.by_individual, *again])
 
 
 @dataclass(frozen=True)

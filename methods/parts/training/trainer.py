@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -24,7 +23,7 @@ from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness
 from whalebench.methods.parts.augment import augment
-from whalebench.methods.parts.training.averaging import build_average
+from whalebench.methods.parts.training.averaging import Checkpoints, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
 from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
 
@@ -50,6 +49,7 @@ def build_optimizer(
         eps=1e-8,
         fused=next(both.parameters()).device.type in ("cpu", "cuda"),
     )
+    optimizer.register_load_state_dict_post_hook(restore_layout)
     rising = max(1, round(config.warm_up * steps))
 
     def factor(step: int) -> float:
@@ -58,6 +58,13 @@ def build_optimizer(
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def build_average(both: nn.ModuleList, config: TrainingConfig) -> LastWeights:
+    """The configured average over network and loss; none where nothing is trained or the decay is 0."""
+    if config.average == "checkpoints":
+        return Checkpoints(both, config.epochs, config.checkpoints)
+    return RunningAverage(both, config.ema) if config.epochs and config.ema else LastWeights(both)
 
 
 class Snapshot:
@@ -69,7 +76,8 @@ class Snapshot:
         self.best = 0
         """The best epoch, from 1; 0 where none was offered."""
         self._value = float("-inf")
-        self._weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        """After the best epoch."""
 
     def takes(self, epoch: int) -> bool:
         """Whether the epoch of that number, from 1, may be the best."""
@@ -79,57 +87,38 @@ class Snapshot:
         """Takes note of the module as it is after the epoch, which is worth so much on valid."""
         if value > self._value:
             self.best, self._value = epoch, value
-            self._weights = {name: each.detach().clone() for name, each in module.state_dict().items()}
+            self.weights = {name: each.detach().clone() for name, each in module.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The best weights so far, and how good they are."""
-        return {"best": self.best, "value": self._value, "weights": self._weights}
+        return {"best": self.best, "value": self._value, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        self.best, self._value, self._weights = state["best"], state["value"], state["weights"]
-
-    def put_back(self, module: nn.Module) -> None:
-        """Gives the module the best weights; leaves it alone where no epoch was offered."""
-        if self.best:
-            module.load_state_dict(self._weights)
+        self.best, self._value, self.weights = state["best"], state["value"], state["weights"]
 
 
-class KeptOptimizer:
-    """The state of an optimizer, put back in the memory layout of its parameters.
+def restore_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Puts the state of an optimizer in the memory layout of its parameters, for after it was loaded.
 
     By itself torch leaves it in the layout it was stored in, which fused steps do not check.
     """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the optimizer says of itself."""
-        return self.optimizer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
-        self.optimizer.load_state_dict(state)
-        for parameter, values in self.optimizer.state.items():
-            for name, value in values.items():
-                if value.shape == parameter.shape:
-                    values[name] = torch.empty_like(parameter).copy_(value)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
-class KeptGenerator:
-    """The state of a generator of random numbers."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
+class KeptGenerator(torch.Generator):
+    """A generator of random numbers whose state is kept after every epoch."""
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands."""
-        return {"state": self.generator.get_state()}
+        return {"state": self.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        self.generator.set_state(state["state"])
+        self.set_state(state["state"])
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -178,7 +167,6 @@ def _computes_in_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-NOTHING: Mapping[str, Stateful] = MappingProxyType({})
 OPTIMIZER, GROUPS = "optimizer", "param_groups"
 OF_ONE_TRAINING = ("average", "schedule", "snapshot")
 """Parts that begin anew in every cycle; so do the groups of the optimizer, in which the learning rate is."""
@@ -232,7 +220,7 @@ def train_network(
     artefact: str = "network",
     sampler: Sampler | None = None,
     validate_every: int = 1,
-    also: Mapping[str, Stateful] = NOTHING,
+    also: Mapping[str, Stateful] | None = None,
 ) -> tuple[Network, Loss]:
     """Network and loss as they stand after training (their average as configured), in evaluation mode.
 
@@ -250,7 +238,7 @@ def train_network(
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     snapshot = Snapshot(config.first_kept())
     harness.fitted(artefact, train)
-    parts = trainer.parts() | {"snapshot": snapshot} | dict(also)
+    parts = trainer.parts() | {"snapshot": snapshot} | dict(also or {})
     done, cycle = harness.resume(parts), harness.cycle
     if cycle:
         cycle.begin(parts, done)
@@ -268,7 +256,7 @@ def train_network(
         cycle.end(parts)
     kept = trainer.average.kept.eval()
     if snapshot.best:
-        snapshot.put_back(kept)
+        kept.load_state_dict(snapshot.weights)
         harness.choose(f"{artefact}_epoch", snapshot.best)
     return cast(Network, kept[0]), cast(Loss, kept[1])
 
@@ -278,12 +266,11 @@ class _Trainer:
 
     def __init__(self, both: nn.ModuleList, order: Sampler, config: TrainingConfig, harness: Harness) -> None:
         self.both, self.order, self.config = ready(both, harness.device), order, config
-        self.average = build_average(
-            both, config.average, epochs=config.epochs, decay=config.ema, checkpoints=config.checkpoints
-        )
+        self.average = build_average(both, config)
         self.steps = order.steps * config.epochs
         self.optimizer, self.schedule = build_optimizer(both, config, self.steps)
-        self.generator = torch.Generator().manual_seed(harness.seed)
+        self.generator = KeptGenerator()
+        self.generator.manual_seed(harness.seed)
         self.device = harness.device
 
     def parts(self) -> dict[str, Stateful]:
@@ -291,9 +278,9 @@ class _Trainer:
         parts: dict[str, Stateful] = {
             "network_and_loss": self.both,
             "average": self.average,
-            OPTIMIZER: KeptOptimizer(self.optimizer),
+            OPTIMIZER: self.optimizer,
             "schedule": self.schedule,
-            "generator": KeptGenerator(self.generator),
+            "generator": self.generator,
         }
         return parts | ({"sampler": self.order} if isinstance(self.order, Stateful) else {})
 
@@ -314,43 +301,35 @@ class _Trainer:
             batch = train.batch(indices, config.size_at(number - 1), self.device)
             rate = float(self.schedule.get_last_lr()[0])
             changed = augment(batch, config.augmentation(), self.generator)
-            value = _step(self.both, changed.pixels, target(changed), config, self.optimizer)
-            self.schedule.step()
+            value = self._step(changed.pixels, target(changed))
             self.average.after_step(step + 1)
             values.append(value * len(indices))
             photos += len(indices)
         mean = _mean_loss(values, photos, number, rate)
         with autocast(config.precision, self.device):
-            self.average.after_epoch(number, _plain(train, config, self.device, self.generator))
+            self.average.after_epoch(number, self._plain(train))
         return mean, rate, photos
 
+    def _step(self, pixels: Tensor, target: object) -> Tensor:
+        network, loss = self.both
+        with autocast(self.config.precision, self.device):
+            output = network(pixels.contiguous(memory_format=torch.channels_last))
+        value: Tensor = loss(output, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.both.parameters(), CLIP)
+        self.optimizer.step()
+        self.schedule.step()
+        return value.detach()
 
-def _plain(
-    train: Photos, config: TrainingConfig, device: torch.device, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """One pass over the photos as they are, shuffled: those of one individual alone would vary too little."""
-    for indices in Shuffled(len(train), config.batch_size).epoch(generator):
-        with torch.autocast(device.type, enabled=False):  # as in training: photos are cut out exactly
-            batch = train.batch(indices, config.size_at(config.epochs), device)
-        yield batch.pixels.contiguous(memory_format=torch.channels_last)
-
-
-def _step(
-    both: nn.ModuleList,
-    pixels: Tensor,
-    target: object,
-    config: TrainingConfig,
-    optimizer: torch.optim.Optimizer,
-) -> Tensor:
-    network, loss = both
-    with autocast(config.precision, pixels.device):
-        output = network(pixels.contiguous(memory_format=torch.channels_last))
-    value: Tensor = loss(output, target)
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(both.parameters(), CLIP)
-    optimizer.step()
-    return value.detach()
+    def _plain(self, train: Photos) -> Iterator[Tensor]:
+        """One pass over the photos as they are, shuffled: those of one individual would vary too little."""
+        for indices in Shuffled(len(train), self.config.batch_size).epoch(self.generator):
+            with torch.autocast(
+                self.device.type, enabled=False
+            ):  # as in training: photos are cut out exactly
+                batch = train.batch(indices, self.config.size_at(self.config.epochs), self.device)
+            yield batch.pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _mean_loss(values: list[Tensor], photos: int, epoch: int, rate: float) -> float:
