@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -226,10 +226,9 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     from whalebench.benchmarks.importing.importer import read_quarantine
     from whalebench.reports.listing import check_report
 
-    benchmark = _load(name, workspace, as_json)
-    quarantined = [photo._asdict() for photo in read_quarantine(_open(workspace).benchmarks / name)]
-    document = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
-    document |= {"quarantined": quarantined}
+    benchmark, folder = _load(name, workspace, as_json), _open(workspace).benchmarks / name
+    document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
+    document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
     console.show(document, check_report(document), as_json)
 
 
