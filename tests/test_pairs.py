@@ -35,6 +35,7 @@ from whalebench.benchmarks.ensembles.pairs import (
     nearest,
 )
 from whalebench.benchmarks.ensembles.rules import fuse_members
+from whalebench.benchmarks.ensembles.stacking import full_scores
 from whalebench.methods.parts import fusion, keypoints
 from whalebench.tests.ensembling import (
     change_lineage,
@@ -180,12 +181,12 @@ def test_of_equally_near_photos_the_first_are_taken() -> None:
 
 def test_an_individual_is_as_likely_as_its_best_pair(place: Workspace) -> None:
     fold, members = members_of(place, "one", "two")
-    said = Pairs(FusionTask(members, fold))
-    found = said.gather("valid")
-    logits = np.random.default_rng(1).normal(size=len(found.photos))
-    scores = said.fuse("valid", found, logits)
-    for photo, column in {*zip(found.photos.tolist(), found.columns.tolist(), strict=True)}:
-        mine = (found.photos == photo) & (found.columns == column)
+    pairs = Pairs(FusionTask(members, fold))
+    shortlist = pairs.gather("valid")
+    logits = np.random.default_rng(1).normal(size=len(shortlist.photos))
+    scores = full_scores(shortlist, logits, pairs.scores("valid"), pairs.task.temperatures)
+    for photo, column in {*zip(shortlist.photos.tolist(), shortlist.columns.tolist(), strict=True)}:
+        mine = (shortlist.photos == photo) & (shortlist.columns == column)
         assert scores[photo, column] == pytest.approx(logits[mine].max())
 
 

@@ -32,7 +32,7 @@ from whalebench.benchmarks.running import runner, workers
 from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.tuning import space, tuner
 from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_space
-from whalebench.benchmarks.tuning.study import LEASE, StudyHandle, TrialSummary, new_lease, open_study
+from whalebench.benchmarks.tuning.study import LEASE, LOST, StudyHandle, TrialSummary, new_lease, open_study
 from whalebench.benchmarks.tuning.tuner import TrialContext, TrialProgress, TrialRun, run_trials
 from whalebench.methods.registry import configure, find_method
 from whalebench.reports import figures, tuning
@@ -138,7 +138,8 @@ def test_a_worker_killed_among_four_loses_no_trial_and_none_counts_twice(
     workers = [fork.Process(target=start, args=(number,)) for number in range(4)]
     workers[0].start()
     until = time.monotonic() + 60
-    while not (trials := [each for each in handle.summary().running if LEASE in each.user_attrs]):
+    drawn = context.space.start.keys()
+    while not (trials := [each for each in handle.summary().running if drawn == each.params.keys()]):
         assert time.monotonic() < until
         time.sleep(0.02)
     (victim,) = trials
@@ -155,6 +156,17 @@ def test_a_worker_killed_among_four_loses_no_trial_and_none_counts_twice(
     assert states[victim.number] == TrialState.FAIL
     assert [trial.params for trial in found.ended].count(victim.params) == 1
     assert [trial.params for trial in found.ended].count(context.space.start) == 1
+
+
+def test_the_defaults_of_a_lost_trial_are_queued_once(context: TrialContext, tmp_path: Path) -> None:
+    """Another worker may begin after the trial was marked as lost, and before its values are queued again."""
+    handle, other = study_in(tmp_path), study_in(tmp_path)
+    handle.enqueue_defaults(context.space)
+    trial = handle.study.ask(context.space.distributions)
+    trial.set_user_attr(LOST, "its worker was stopped")
+    handle.study.tell(trial, state=TrialState.FAIL)
+    other.enqueue_defaults(context.space)
+    assert not other.summary().waiting
 
 
 def test_a_trial_is_given_up_once(context: TrialContext, tmp_path: Path) -> None:

@@ -158,9 +158,8 @@ class StudyHandle:
         return TrialSummary(**{name: tuple(trials) for name, trials in groups.items()})
 
     def enqueue_defaults(self, space: Space) -> None:
-        """Queues the values before tuning, unless they have been or are being tried."""
-        found = self.summary()
-        for trial in (*found.ended, *found.running, *found.waiting):
+        """Queues the values before tuning, unless they were; those of an abandoned trial are queued again."""
+        for trial in self.study.get_trials(deepcopy=False):
             if trial.system_attrs.get("fixed_params", trial.params) == space.start:
                 return
         self.study.enqueue_trial(dict(space.start), user_attrs={ORIGIN: DEFAULTS})
