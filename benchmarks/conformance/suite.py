@@ -115,8 +115,8 @@ def _find(what: str, check: Callable[[Trial], str], trial: Trial) -> Finding:
     except CheckFailed as reason:
         return Finding(what, "failed", str(reason))
     except Exception as error:  # a method may raise anything
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return Finding(what, "failed", f"It stopped with {said}.")
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        return Finding(what, "failed", f"It stopped with {cause}.")
 
 
 def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:

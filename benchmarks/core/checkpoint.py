@@ -88,9 +88,9 @@ class CheckpointStore:
                 part.load_state_dict(kept["parts"][name])
             self._restore_random_states(kept["random"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            said = " ".join(str(error).split())
+            cause = " ".join(str(error).split())
             raise WhalebenchError(
-                f"What was kept of this run in {self.folder} does not fit ({said}): begin anew with --force."
+                f"What was kept of this run in {self.folder} does not fit ({cause}): begin anew with --force."
             ) from error
         return dict(kept["facts"])
 

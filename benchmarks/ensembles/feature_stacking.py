@@ -119,9 +119,11 @@ class FittedClassifier:
         logs, photos = log_probabilities(base), np.arange(len(targets))
         mean = logs[photos, targets]
         place = np.searchsorted(self.columns, targets) % len(self.columns)
-        own = log_probabilities(self.classifier.logits(features, choice))[photos, place]
-        own = np.where(self.columns[place] == targets, own + fusion.log_sum_exp(logs[:, self.columns]), mean)
-        return np.stack([mean, own], axis=1)
+        stacked = log_probabilities(self.classifier.logits(features, choice))[photos, place]
+        stacked = np.where(
+            self.columns[place] == targets, stacked + fusion.log_sum_exp(logs[:, self.columns]), mean
+        )
+        return np.stack([mean, stacked], axis=1)
 
 
 def stack_features(task: FusionTask, mean: FusionResult, kind: type[Classifier]) -> FusionResult:

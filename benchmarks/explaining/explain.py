@@ -206,14 +206,14 @@ def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
         progress.stage(name)
         queries[name] = _evaluate(restored, indices, restored.method.score(photos))
         progress.advance(done + 1, len(altered))
-    chances = {name: chance(table) for name, table in queries.items()}
-    blind = chances.get("without_animal", chances["test"])
+    chance_levels = {name: chance(table) for name, table in queries.items()}
+    blind = chance_levels.get("without_animal", chance_levels["test"])
     scores = {name: summarize(table)["map_at_5"] for name, table in queries.items()}
     missing = dict.fromkeys(("annotated", "without_background", "without_animal"))
     counts = {kind: int((regions.kinds == kind).sum()) for kind in (*KINDS, "none")}
     return Diagnosis(
         map_at_5=missing | scores | {"chance": blind},
-        chance=missing | chances,
+        chance=missing | chance_levels,
         photos={"test": len(test)} | counts,
         region=" or ".join(kind for kind in KINDS if counts[kind]) or "none",
         reason="" if len(shown) else NOT_ANNOTATED,

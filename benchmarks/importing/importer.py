@@ -190,9 +190,9 @@ def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str
         notes.append(f"Photos with the very bytes of another: {spare}; they share a group in every split.")
     torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
     if torn:
-        said = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
+        examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
         notes.append(
-            f"The very same photo is said to show different individuals {len(torn)} times, first {said}: "
+            f"The very same photo is said to show different individuals {len(torn)} times, first {examples}: "
             f"correct the column identity."
         )
     return notes
@@ -206,9 +206,9 @@ def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
             alike[_spelling(row.get(column, ""))].add(row.get(column, ""))
         twice = [sorted(names) for names in alike.values() if len(names) > 1]
         if twice:
-            said = " and ".join(map(repr, twice[0]))
+            names = " and ".join(map(repr, twice[0]))
             notes.append(
-                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {said}, "
+                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {names}, "
                 f"which count as different ones: write them alike if they are not."
             )
     return notes

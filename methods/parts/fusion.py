@@ -51,15 +51,13 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 def log_probabilities(scores: NDArray[Any], temperature: float = 1.0) -> Floats:
     """Log softmax (photos, identities) of the scores over the temperature; nothing underflows."""
-    found: Floats = log_softmax(scores.astype(np.float64) / temperature, axis=-1)
-    return found
+    return np.asarray(log_softmax(scores.astype(np.float64) / temperature, axis=-1))
 
 
 def log_sum_exp(logits: Floats) -> Floats:
     """(photos,) log of the sum of exp of each row."""
     highest = logits.max(axis=1)
-    found: Floats = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
-    return found
+    return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)))
 
 
 def mean_scores(scores: Sequence[Scores], temperatures: Sequence[float], weights: Floats) -> Scores:
@@ -187,11 +185,11 @@ class ScoreFusion:
 
 def energies(scores: Sequence[Scores], temperatures: Sequence[float]) -> Floats:
     """(photos, members) log of the sum of exp(score / temperature)."""
-    found = np.empty((len(scores[0]), len(scores)))
+    energy = np.empty((len(scores[0]), len(scores)))
     for place, (one, temperature) in enumerate(zip(scores, temperatures, strict=True)):
         for rows in row_blocks(*one.shape):
-            found[rows, place] = log_sum_exp(one[rows].astype(np.float64) / temperature)
-    return found
+            energy[rows, place] = log_sum_exp(one[rows].astype(np.float64) / temperature)
+    return energy
 
 
 def average_scores(scores: Sequence[Scores], counted: NDArray[np.bool_] | None = None) -> Scores:

@@ -163,12 +163,12 @@ def _incomplete(located: Located) -> NDArray[np.bool_]:
     return np.asarray(np.any(missing, axis=0))
 
 
-def _filled(located: Located, found: Located, missing: NDArray[np.int64]) -> Located:
+def _filled(located: Located, predicted: Located, missing: NDArray[np.int64]) -> Located:
     """What is annotated, and in photos that lack something what was found there, value by value."""
     kept = {}
     for name, values in vars(located).items():
         if values is not None:
             kept[name] = values.copy()
-            guess = getattr(found, name)
+            guess = getattr(predicted, name)
             kept[name][missing] = np.where(np.isnan(values[missing]), guess, values[missing])
     return Located(**kept)

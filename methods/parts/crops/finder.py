@@ -108,8 +108,8 @@ class Crop:
         return _coarser(seen, finer) if finer > 1 else seen
 
     def _with_mask(self, batch: Batch, masks: NDArray[np.uint8]) -> Batch:
-        found = torch.from_numpy(masks)[:, None].to(batch.pixels.device).float().div_(255)
-        mask = F.interpolate(found, batch.pixels.shape[-2:], mode="bilinear", align_corners=False)
+        small = torch.from_numpy(masks)[:, None].to(batch.pixels.device).float().div_(255)
+        mask = F.interpolate(small, batch.pixels.shape[-2:], mode="bilinear", align_corners=False)
         pixels = batch.pixels
         if self.background != "kept":
             pixels = torch.lerp(_backdrop(pixels, self.background), pixels, mask)
