@@ -22,7 +22,7 @@ from whalebench.benchmarks.conformance.suite import (
     conform,
     smallest_settings,
 )
-from whalebench.benchmarks.conformance.trial import ToyBenchmarks, draw_toy_benchmarks
+from whalebench.benchmarks.conformance.trial import ToyBenchmarks, draw_toy_benchmarks, relative_distance
 from whalebench.benchmarks.core.photos import UNKNOWN, Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.folds import fold_views
@@ -403,3 +403,10 @@ def test_an_unknown_method_or_field_is_wrong_use(cli: Callable[..., Any]) -> Non
     answer = cli("check", "softmax", "--set", "epoch=3")
     assert answer.code == 2
     assert "did you mean 'epochs'?" in answer.err
+
+
+def test_tables_of_two_shapes_are_infinitely_far_apart() -> None:
+    table = np.zeros((3, 2), np.float32)
+    assert relative_distance(table, table) == 0.0
+    assert relative_distance(table, table[:2]) == float("inf")
+    assert relative_distance(table, np.full_like(table, np.nan)) == float("inf")

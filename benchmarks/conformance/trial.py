@@ -120,7 +120,9 @@ class WatchedStore(PhotoStore):
 
 
 def relative_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """The largest distance of two tables, as a share of the spread of the first; infinite for NaN."""
+    """The largest distance of two tables, as a share of the first's spread; infinite for NaN and other shapes."""
+    if np.shape(one) != np.shape(other):
+        return float("inf")
     spread = max(float(np.ptp(one)), 1e-6)
     distance = float(np.abs(one.astype(np.float64) - other).max()) / spread
     return distance if np.isfinite(distance) else float("inf")
