@@ -120,7 +120,7 @@ class WatchedStore(PhotoStore):
 
 
 def relative_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """The largest distance of two tables, as a share of the first's spread; infinite for NaN, other shapes."""
+    """The largest distance of two tables over the spread of the first; infinite for NaN and other shapes."""
     if np.shape(one) != np.shape(other):
         return float("inf")
     spread = max(float(np.ptp(one)), 1e-6)
