@@ -123,11 +123,8 @@ def explain(
         made = explaining.explain(
             run, place, progress, photos=photos, images=images or (), box=box, out=picture, force=force
         )
-    console.show(
-        made.document(),
-        explain_report(made.run, made.diagnosis, made.shown, str(made.picture)),
-        as_json=as_json,
-    )
+    shown = explain_report(made.run, made.diagnosis, made.shown, str(made.picture))
+    console.show(made.document(), shown, as_json)
 
 
 @app.command()
@@ -193,7 +190,9 @@ def data_import(
     path: Annotated[Path, Argument(help="The table; photo paths are relative to its folder.")],
     name: Annotated[str, Option("--name", help="What to call the benchmark.")],
     missing: Annotated[Missing, Option(help="What becomes of photos that are absent.")] = "refuse",
-    dataset: Annotated[str, Option(help="The public set they are, as NOAARightWhale.")] = "",
+    dataset: Annotated[
+        str, Option(help="The public set they are, as NOAARightWhale: weights trained on it are marked.")
+    ] = "",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -237,7 +236,7 @@ def split_make(
     name: NameArgument,
     protocol: Annotated[str, Option(help="auto, stratified-encounters or published.")] = "auto",
     folds: Annotated[int | None, Option(help="How many folds; 5 by default.")] = None,
-    singles: Annotated[str, Option(help="Individuals met once: train, or new.")] = "train",
+    singles: Annotated[str, Option(help="Individuals met once: train, or new, dealt to folds.")] = "train",
     valid_share: Annotated[float, Option(help="Share of the photos outside the test that are valid.")] = 0.12,
     seed: Annotated[int, Option(help="Seed of the shuffling.")] = 0,
     as_json: JsonOption = False,
@@ -379,7 +378,7 @@ def ensemble(
     local_matches: Annotated[bool, Option("--local-matches", help="Key points, for pairs.")] = False,
     hours: Annotated[float | None, Option(help="Most that local matches may take; 2 by default.")] = None,
     then: Annotated[list[str] | None, Option(help=STEPS)] = None,
-    duplicates: Annotated[Path | None, Option(help="CSV of names of one animal, for that step.")] = None,
+    duplicates: Annotated[Path | None, Option(help="CSV of individuals that are one animal.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
