@@ -372,8 +372,8 @@ def tune(
 @app.command()
 def ensemble(
     runs: Annotated[list[str], Argument(help="Finished runs by name or folder; one with --then.")],
-    rule: Annotated[Rule, Option(help="How they become one: see docs/ensembles.md.")] = "mean",
-    weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else chosen on valid.")] = None,
+    rule: Annotated[Rule, Option(help="The fusion rule: see docs/ensembles.md.")] = "mean",
+    weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else fitted, or equal.")] = None,
     pca: Annotated[int | None, Option(help="Principal components, for rules on features.")] = None,
     local_matches: Annotated[bool, Option("--local-matches", help="Key points, for pairs.")] = False,
     hours: Annotated[float | None, Option(help="Most that local matches may take; 2 by default.")] = None,

@@ -223,7 +223,7 @@ segmenter.backbone=test_resnet,segmenter.size=32,segmenter.epochs=2,segmenter.ba
 
 
 @dataclass
-class Ground:
+class Recorder:
     """A workspace within the folder everything happens in, and what its commands left behind."""
 
     root: Path
@@ -380,22 +380,22 @@ def draw_start(file: Path) -> None:
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
 
 
-def prepare(root: Path) -> Ground:
+def prepare(root: Path) -> Recorder:
     """The workspace that all others begin as: a benchmark, its split and four runs."""
     draw_source(root / "source")
     draw_start(root / "start.safetensors")
     (root / "duplicates.csv").write_text("SubId\nwhale0 whale1\nwhale2 whale3\n", "utf-8")
-    ground = Ground(root, "base", {})
-    ground.call("data import csv source/table.csv --name tiny --json")
-    ground.call("split make tiny --valid-share 0.4 --json")
+    recorder = Recorder(root, "base", {})
+    recorder.call("data import csv source/table.csv --name tiny --json")
+    recorder.call("split make tiny --valid-share 0.4 --json")
     for name, command in BASE.items():
-        ground.call(command)
+        recorder.call(command)
         folder = next((root / "base" / "runs").glob(f"{name}-*"))
-        ground.known[name] = folder.name
-    ground.known["photo"] = str(pd.read_parquet(folder / "predictions.parquet")["image"].iloc[0])
+        recorder.known[name] = folder.name
+    recorder.known["photo"] = str(pd.read_parquet(folder / "predictions.parquet")["image"].iloc[0])
     (root / "base" / "runs" / "damaged").mkdir()
     (root / "base" / "runs" / "damaged" / "record.json").write_text("{}", "utf-8")
-    return ground
+    return recorder
 
 
 def run_groups(names: list[str]) -> dict[str, Any]:
@@ -405,11 +405,11 @@ def run_groups(names: list[str]) -> dict[str, Any]:
         found = {"base": base.found}
         for name in names:
             shutil.copytree(base.root / "base", base.root / name)
-            ground = Ground(base.root, name, base.known)
+            recorder = Recorder(base.root, name, base.known)
             for command in re.split(r"\n|;", GROUPS[name]):
                 if command.strip():
-                    ground.call(" ".join(command.split()))
-            found[name] = ground.found
+                    recorder.call(" ".join(command.split()))
+            found[name] = recorder.found
     return found
 
 
@@ -428,7 +428,7 @@ def differences(was: Any, now: Any, where: str) -> Iterator[str]:
 def main() -> int:
     """Records or compares, as the module says; the exit code."""
     parser = argparse.ArgumentParser(description="Runs everything in miniature and compares every byte.")
-    parser.add_argument("file", type=Path, nargs="?", default="golden.json", help="golden.json if unsaid")
+    parser.add_argument("file", type=Path, nargs="?", default="golden.json", help="golden.json by default")
     parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help="these groups alone")
     parser.add_argument("--list", action="store_true", help="the names of the groups")
     asked = parser.parse_args()
@@ -437,6 +437,7 @@ def main() -> int:
         return 0
     found = run_groups(asked.only or list(GROUPS))
     if not asked.file.exists():
+        asked.file.parent.mkdir(parents=True, exist_ok=True)
         asked.file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
         return 0
     was = json.loads(asked.file.read_text("utf-8"))

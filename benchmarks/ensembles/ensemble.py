@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 METHOD = "ensemble"
 STACKER = "stacker"
-"""The part of the lineage that was fitted on valid."""
+"""The part of the lineage that was fitted on valid: a stacker, or weights."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class EnsembleRequest:
     runs: tuple[str, ...]
     rule: str = "mean"
     weights: str | None = None
-    """One a run, as 0.5,0.5; chosen by the rule where none are given."""
+    """One a run, as 0.5,0.5; where none are given, mean and product fit theirs on valid, others are equal."""
     options: Options = NO_OPTIONS
     then: tuple[str, ...] = ()
     """Steps taken with the scores, in this order."""
@@ -149,7 +149,7 @@ def resolve(request: EnsembleRequest, workspace: Workspace) -> EnsembleSpec:
     shares = given_weights(request.weights, request.rule, len(runs))
     order = sorted(range(len(runs)), key=lambda place: (label(runs[place]), runs[place].record.run, place))
     if shares is not None:
-        shares = shares[order] / shares[order].sum()  # one in all to the last bit in this order, too
+        shares = shares[order] / shares[order].sum()  # of sum 1 to the last bit in this order, too
     return EnsembleSpec(request, [runs[place] for place in order], shares)
 
 
@@ -174,12 +174,12 @@ def ensemble(
 ) -> Ensemble:
     """The ensemble; one that is finished already is read, not repeated, unless force.
 
-    Raises WhalebenchError for runs that cannot be combined: see `members`. What is learned is learned from
+    Raises WhalebenchError for runs that cannot be combined: see members.py. What is learned is learned from
     the valid photos; test is scored once.
     """
     spec = resolve(request, workspace)
-    identity = spec.facts()
-    folder = workspace.runs / identity["run"]
+    key = spec.facts()
+    folder = workspace.runs / key["run"]
     if folder.exists() and not force:
         progress.stage("found")
     else:
@@ -187,7 +187,7 @@ def ensemble(
         outcome = _fuse(spec, workspace, progress)
         progress.stage("write")
         seconds = {"combine": round(time.perf_counter() - began, 2)}
-        record = RunRecord(**identity | outcome.facts(spec) | {"seconds": seconds})
+        record = RunRecord(**key | outcome.facts(spec) | {"seconds": seconds})
         write_run(folder, lambda into: outcome.write(into, record), force=force)
     return Ensemble(read_record(folder), folder, [member.folder for member in spec.members])
 

@@ -182,7 +182,7 @@ class FusionTask:
         return [member.temperature for member in self.members]
 
     def equal_weights(self) -> Floats:
-        """(members,) one in all."""
+        """(members,) of sum 1."""
         return np.full(len(self.members), 1 / len(self.members))
 
 
@@ -191,12 +191,12 @@ class FusionResult:
     """Scores (photos, identities) of valid and test, and what was learned from valid to make them."""
 
     valid: Scores
-    """Of each photo by what was learned without it."""
+    """Of each photo by what was learned without it; temperatures and energies are of all of valid."""
     test: Scores
     chosen: dict[str, JsonValue] = field(default_factory=dict)
     """What was chosen on valid, by name."""
     train_log_loss: float | None = None
-    """Of the valid photos that were learned from; None where nothing was learned."""
+    """Of what was learned, on the valid photos it was learned from, also where it was not kept; else None."""
     out_of_fold_log_loss: float | None = None
     """Of the same photos by what was learned without them."""
     alone: dict[str, float] = field(default_factory=dict)
@@ -263,6 +263,7 @@ def read_members(runs: Sequence[MemberRun], fold: FoldData) -> Iterator[Member]:
         if not (np.isfinite(valid).all() and np.isfinite(test).all()):
             raise WhalebenchError(f"Scores of {record.run} are not finite: repeat the run with --force.")
         calibration = calibration_of(record.chosen) or choose_calibration(valid, fold.valid, fold.identities)
+        # Without its epsilon, which would make equal what the member still tells apart.
         yield Member(run, valid, test, calibration.temperature, lineage)
 
 
@@ -286,7 +287,7 @@ def _read_lineage(run: MemberRun) -> dict[str, list[str]]:
 
 
 def _scoring_parts(lineage: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The parts that scores are made by; calibrations, also those of a member's members, change no score."""
+    """The parts that a member's own scores are made by; a calibration changes none of them."""
     return {part: own for part, own in lineage.items() if part.rpartition(".")[2] != CALIBRATION}
 
 

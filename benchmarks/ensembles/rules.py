@@ -39,6 +39,7 @@ def fuse_members(rule: str, task: FusionTask) -> FusionResult:
 
 
 def _fuse_weighted(rule: str, task: FusionTask) -> FusionResult:
+    """Fused by the weights given; else by fitted ones for mean and product, equal ones for vote and knn."""
     learned = {"mean": fitted_mean, "product": log_opinion_pool}
     if rule in learned and task.weights is None and len(task.members) > 1:
         return learned[rule](task)
@@ -72,28 +73,31 @@ def _fuse_embeddings(task: FusionTask, weights: Floats) -> tuple[Scores, Scores]
 
 
 def fitted_mean(task: FusionTask) -> FusionResult:
-    """The mean with weights by log loss on valid; equal ones, unless those are better on photos set aside.
+    """The mean (linear opinion pool) with weights fitted on valid, where they beat equal ones out-of-fold.
 
-    Better is a lower log loss and no lower MAP@5. Then valid's scores are by weights found without it.
+    They beat equal ones by a lower log loss and no lower MAP@5. The losses of the result are those of the
+    fitted weights, also where equal ones were kept. Each valid photo is scored by weights fitted without it.
     """
     pool, equal, labels = _score_fusion("mean", task), task.equal_weights(), task.fold.valid_labels
     plain, known = pool.fuse(task.valid, equal), labels >= 0
     logs = fusion.target_log_probabilities(task.valid, task.temperatures, labels)
-    aside = _out_of_fold(task, lambda rows: fusion.fit_weights(logs[rows[known[rows]]]))
-    if aside is None:
+    by_photo = _out_of_fold_weights(task, lambda rows: fusion.fit_weights(logs[rows[known[rows]]]))
+    if by_photo is None:
         chosen = {"weights": equal.tolist(), "equal_weights": True}
         return FusionResult(plain, pool.fuse(task.test, equal), chosen)
     weights = fusion.fit_weights(logs[known])
-    losses = [float(fusion.mean_log_loss(logs, each)[known].mean()) for each in (weights, aside, equal)]
-    fitted = pool.fuse(task.valid, aside)
-    better = losses[1] < losses[2] and _map_at_5(fitted, task.fold) >= _map_at_5(plain, task.fold)
+    in_sample, out_of_fold, of_equal = (
+        float(fusion.mean_log_loss(logs, each)[known].mean()) for each in (weights, by_photo, equal)
+    )
+    fitted = pool.fuse(task.valid, by_photo)
+    better = out_of_fold < of_equal and _map_at_5(fitted, task.fold) >= _map_at_5(plain, task.fold)
     kept = weights if better else equal
     return FusionResult(
         valid=fitted if better else plain,
         test=pool.fuse(task.test, kept),
         chosen={"weights": kept.tolist(), "equal_weights": not better},
-        train_log_loss=losses[0],
-        out_of_fold_log_loss=losses[1],
+        train_log_loss=in_sample,
+        out_of_fold_log_loss=out_of_fold,
         learned={"weights": kept},
     )
 
@@ -107,29 +111,29 @@ def log_opinion_pool(task: FusionTask) -> FusionResult:
     pool, labels = _score_fusion("product", task), task.fold.valid_labels
     known = np.flatnonzero(labels >= 0)
     evidence = Evidence(task.valid, task.temperatures, known[:: max(1, len(known) // MOST)], labels)
-    aside = _out_of_fold(task, evidence.powers)
-    if aside is None:
+    by_photo = _out_of_fold_weights(task, evidence.powers)
+    if by_photo is None:
         equal = task.equal_weights()
         chosen = {"powers": equal.tolist()}
         return FusionResult(pool.fuse(task.valid, equal), pool.fuse(task.test, equal), chosen)
     powers = evidence.powers(known)
     return FusionResult(
-        valid=pool.fuse(task.valid, aside),
+        valid=pool.fuse(task.valid, by_photo),
         test=pool.fuse(task.test, powers),
         chosen={"powers": powers.tolist()},
         train_log_loss=evidence.log_loss(powers),
-        out_of_fold_log_loss=evidence.log_loss(aside[evidence.rows]),
+        out_of_fold_log_loss=evidence.log_loss(by_photo[evidence.rows]),
         learned={"powers": powers},
     )
 
 
-def _out_of_fold(task: FusionTask, fit: Callable[[Rows], Floats]) -> Floats | None:
+def _out_of_fold_weights(task: FusionTask, fit: Callable[[Rows], Floats]) -> Floats | None:
     """Weights (valid photos, members) fitted without each photo; None where valid has too few known ones."""
     splits = task.fold.cross_validation(task.seed)
-    aside = np.empty((len(task.fold.valid_labels), len(task.members)))
+    by_photo = np.empty((len(task.fold.valid_labels), len(task.members)))
     for rows, rest in splits:
-        aside[rest] = fit(rows)
-    return aside if splits else None
+        by_photo[rest] = fit(rows)
+    return by_photo if splits else None
 
 
 class Evidence:

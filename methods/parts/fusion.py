@@ -1,7 +1,7 @@
 """Scores of several methods made one: mean, product, vote, nearest photo, and what each member counts.
 
-`whalebench run ensemble`, `whalebench ensemble` and `pseudo` all fuse by these functions, so that a rule
-means the same everywhere. Scores are (photos, identities), higher is more likely; a member's probabilities
+`whalebench run ensemble`, `whalebench ensemble` and `pseudo` all fuse by these formulas; each finds its own
+temperatures and weights, and a vote within one run has no energies. Scores are (photos, identities), higher is more likely; a member's probabilities
 are the softmax of its scores over its temperature. Without torch.
 """
 
@@ -24,7 +24,7 @@ Embeddings = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Rows = NDArray[np.int64]
 Shares = tuple[float, ...]
-"""How much each member counts, one in all."""
+"""How much each member counts, of sum 1."""
 Rule = Callable[[Sequence[Scores], Sequence[float], Floats], Scores]
 """Fuses the scores of members, given their temperatures and weights."""
 
