@@ -315,7 +315,7 @@ def sweep(
     if dry_run:
         return console.show(sweeping.document(), sweep_report.plan_report(state, len(shares)), as_json)
     board = sweep_report.board_of(cells, place.runs)
-    document = sweeping.document() | sweep_report.board_document(board)
+    document = sweeping.document() | sweep_report.board_json(board)
     console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
         atomic_text(svg, writers.to_svg(board, folds=False))

@@ -26,8 +26,8 @@ from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.samplers import Sampler
 from whalebench.methods.parts.training.trainer import predict, train_network
 
-WEIGHTS = tuple(step / 10 for step in range(11))
-"""Shares of the gallery's photos among which valid chooses."""
+GALLERY_WEIGHTS = tuple(step / 10 for step in range(11))
+"""Of the cosines to gallery photos, the rest being those to prototypes; valid chooses by MAP@5."""
 
 
 class ArcFaceConfig(EmbedderConfig, HeadConfig):
@@ -91,7 +91,7 @@ class ArcFace(EmbeddingMethod):
 
         def before_step(heads: Heads, done: float) -> None:
             growing = done < config.margin_warm_up
-            heads.set_share(done / config.margin_warm_up if growing else 1.0)
+            heads.set_margin_factor(done / config.margin_warm_up if growing else 1.0)
 
         seen, sampler = self.to_learn_from(known)
         self.network, trained = train_network(
@@ -163,9 +163,9 @@ class ArcFace(EmbeddingMethod):
 
     def _best_weight(self, valid: LabelledPhotos, harness: Harness) -> float:
         by_prototype, by_photo = self._both(valid)
-        results = {w: harness.valid_map_at_5(self._mix(by_prototype, by_photo, w)) for w in WEIGHTS}
+        results = {w: harness.valid_map_at_5(self._mix(by_prototype, by_photo, w)) for w in GALLERY_WEIGHTS}
         # Of equally good weights the one nearest to the middle: it leans on both kinds of evidence.
-        best = max(WEIGHTS, key=lambda w: (results[w], -abs(w - 0.5)))
+        best = max(GALLERY_WEIGHTS, key=lambda w: (results[w], -abs(w - 0.5)))
         harness.choose("photo_weight", best)
         return best
 

@@ -166,7 +166,7 @@ class Harness(Protocol):
         """
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
-        """MAP@5 on valid of scores (valid photos, identities), with the best *new* threshold on valid."""
+        """MAP@5 of scores (valid photos, identities) at the best threshold of *new* there: to choose by."""
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]

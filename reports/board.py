@@ -53,7 +53,9 @@ class Section(NamedTuple):
     fold: int
     split_digest: str
     queries: int
+    """Test photos."""
     new: int
+    """Test photos of new individuals among them."""
     rows: tuple[Row, ...]
 
 

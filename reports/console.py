@@ -255,7 +255,7 @@ def cell_table(cells: Iterable[CellState]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("now", overflow="ellipsis", no_wrap=True)
     for name, group in by_contestant.items():
-        now = [f"{_place(cell)}: {cell.activity}" for cell in group if cell.status == "running"]
+        now = [f"{_fold_and_seed(cell)}: {cell.activity}" for cell in group if cell.status == "running"]
         table.add_row(Text(name), *map(str, _counts(group).values()), Text("\n".join(now)))
     return table
 
@@ -269,10 +269,10 @@ def _counts(cells: Iterable[CellState]) -> dict[str, int]:
 
 def cell_name(cell: CellState) -> str:
     """Contestant, fold and seed of a cell."""
-    return f"{cell.contestant}, {_place(cell)}"
+    return f"{cell.contestant}, {_fold_and_seed(cell)}"
 
 
-def _place(cell: CellState) -> str:
+def _fold_and_seed(cell: CellState) -> str:
     return f"fold {cell.fold} seed {cell.seed}"
 
 

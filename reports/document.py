@@ -28,7 +28,7 @@ class Grid(NamedTuple):
     legend: tuple[str, ...] = ()
     """What its columns mean, a sentence or two each."""
     best: frozenset[int] = frozenset()
-    """Places of the rows of rank 1."""
+    """Places of the rows of rank 1 in a fold, shown in bold."""
     forest: str = ""
     """Its intervals as an SVG, shown above it on the page; empty for none."""
 

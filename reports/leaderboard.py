@@ -23,7 +23,9 @@ from whalebench.reports.wording import typed
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
+"""Columns of the predictions that a report needs; `cluster` is what is resampled: individual or encounter."""
 SAME = ["image", "truth", "cluster"]
+"""What makes two runs tested on the same photos."""
 
 
 def leaderboard(
@@ -167,7 +169,9 @@ def _check(queries: pd.DataFrame, record: RunRecord) -> None:
         what = f"lack {', '.join(missing)}" if missing else "are empty or hold a photo twice"
         raise WhalebenchError(f"The predictions of {record.run} {what}: repeat the run with --force.")
     for key, value in summarize(queries).items():
-        recorded = record.metrics.get(key, value)
+        if key not in record.metrics:  # an older run
+            continue
+        recorded = record.metrics[key]
         if not (isnan(value) if recorded is None else isclose(recorded, value, abs_tol=1e-9)):
             differ = f"the record says {key} {recorded}, its predictions say {value}"
             raise WhalebenchError(f"{record.run}: {differ}: repeat the run with --force.")
@@ -204,7 +208,7 @@ def _section(rows: Sequence[Row]) -> Section:
             ends = resampling.interval(drawn[name][key]) if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
         ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
-    ranked.sort(key=_place)
+    ranked.sort(key=_sort_key)
     first = rows[0].record
     photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
     for table in tables.values():  # of the same photos
@@ -220,7 +224,7 @@ def _metrics(row: Row) -> dict[str, float]:
     return undefined | {key: nan if value is None else value for key, value in row.record.metrics.items()}
 
 
-def _place(row: Row) -> tuple[bool, bool, float]:
+def _sort_key(row: Row) -> tuple[bool, bool, float]:
     """What rows are sorted by: those with a rank, those without, those that do not fit; best first."""
     return row.rank is None, row.record.unfit != "", -float(np.nan_to_num(row.metrics["map_at_5"]))
 

@@ -47,7 +47,7 @@ def plan_report(state: SweepState, jobs: int) -> Group:
     return Group(table_of(rows), cell_table(state.cells), *_failure_lines(state.cells), end)
 
 
-def board_document(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]:
+def board_json(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]:
     """`summary`, one dictionary a contestant over folds and seeds, best first; and the `rows` of single runs.
 
     The rows are those of `report --json`; undefined numbers are None.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.methods.parts.training.averaging import Checkpoints, LastWeights, RunningAverage
+from whalebench.methods.parts.training.averaging import CheckpointAverage, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.parts.training.trainer import build_average, train_network
 from whalebench.tests.notes import Notes
@@ -100,7 +100,7 @@ def test_checkpoints_are_averaged_equally_with_statistics_of_a_plain_pass(tmp_pa
 def test_statistics_are_those_of_the_average_exactly() -> None:
     torch.manual_seed(0)
     both = nn.ModuleList([Small(), Head()])
-    average = Checkpoints(both, epochs=2, checkpoints=2)
+    average = CheckpointAverage(both, epochs=2, checkpoints=2)
     weights, batch = [], torch.rand(8, 3, 16, 16)
     for number in (1, 2):
         with torch.no_grad():
@@ -122,7 +122,7 @@ def test_nothing_is_read_for_statistics_that_are_not_needed() -> None:
         yield torch.zeros(())
 
     both = nn.ModuleList([Small(), Head()])
-    for average in (LastWeights(both), RunningAverage(both, 0.9), Checkpoints(both, 3, 2)):
+    for average in (LastWeights(both), RunningAverage(both, 0.9), CheckpointAverage(both, 3, 2)):
         average.after_step(1)
         average.after_epoch(2, broken())
 
@@ -133,7 +133,7 @@ def test_averages_by_name() -> None:
     def kind(**values: Any) -> type:
         return type(build_average(both, settings(**values)))
 
-    assert kind(average="checkpoints", checkpoints=2) is Checkpoints
+    assert kind(average="checkpoints", checkpoints=2) is CheckpointAverage
     assert kind(ema=0.9) is RunningAverage
     assert kind(ema=0.0) is LastWeights
     assert kind(epochs=0) is LastWeights

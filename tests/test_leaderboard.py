@@ -172,6 +172,17 @@ CALIBRATED = {
 """What a record says of its calibration."""
 
 
+def test_a_metric_that_an_older_record_lacks_is_not_checked_also_where_it_is_undefined(tmp_path):
+    """Without candidate sets their coverage is NaN, and a record of that time says nothing of it."""
+    put(tmp_path, "older", metrics={"map_at_5": None})
+    complained = leaderboard(tmp_path).rows[0].problem
+    assert "the record says map_at_5 None" in complained  # what it does say is checked
+    record = json.loads((tmp_path / "older" / "record.json").read_text(encoding="utf-8"))
+    record["metrics"] = {}
+    (tmp_path / "older" / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    assert leaderboard(tmp_path).rows[0].problem == ""
+
+
 def test_calibration_and_lists_have_a_table_with_dashes_for_older_runs(tmp_path):
     table = put(tmp_path, "one", least=0.05, calibration=CALIBRATED)
     put(tmp_path, "older", "softmax")

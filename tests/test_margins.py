@@ -87,7 +87,7 @@ def test_the_head_is_the_plain_loop(
     embeddings[0] = -head.centres.detach()[4, 0]
     labels = torch.tensor([4, 0, 1, 2, 3, 5, 0, 3])
     for share in (1.0, 0.4):
-        head.set_share(share)
+        head.set_margin_factor(share)
         assert head(embeddings, labels).item() == pytest.approx(slow_loss(head, embeddings, labels, share))
 
 
@@ -202,7 +202,7 @@ def test_species_share_the_loss_and_photos_of_unknown_species_do_not() -> None:
     none_named = heads(embeddings, (labels, torch.full((4,), -1)))
     assert none_named.item() == pytest.approx(0.44 * identity(embeddings, labels).item())
     assert Heads(identity)(embeddings, (labels, None)).item() == identity(embeddings, labels).item()
-    heads.set_share(0.25)
+    heads.set_margin_factor(0.25)
     assert [float(head.get_buffer("share")) for head in (identity, species)] == [0.25, 0.25]
 
 

@@ -35,7 +35,7 @@ from whalebench.methods.parts.geometry import affine_matrices, invert, transform
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.retrieval import cosines
 from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
-from whalebench.methods.parts.training.trainer import Snapshot
+from whalebench.methods.parts.training.trainer import BestEpoch
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.right_whale_2nd import (
@@ -349,12 +349,12 @@ def test_a_stage_scores_its_own_individuals_above_all_others(ground: ToyBenchmar
 
 
 def test_the_best_epoch_is_kept() -> None:
-    module, snapshot = nn.Linear(1, 1), Snapshot()
+    module, snapshot = nn.Linear(1, 1), BestEpoch()
     for epoch, value in enumerate((0.2, 0.5, 0.5, 0.1), 1):
         nn.init.constant_(module.weight, epoch)
         snapshot.offer(epoch, value, module)
     assert (snapshot.best, snapshot.weights["weight"].item()) == (2, 2)
-    assert Snapshot().best == 0
+    assert BestEpoch().best == 0
 
 
 def test_rare_individuals_are_drawn_again() -> None:

@@ -17,7 +17,7 @@ __all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "LabelledPhotos", "Lens", "
 
 CPU = torch.device("cpu")
 UNKNOWN = -1
-"""The label of a photo whose individual is none of `identities`: a *new* one."""
+"""The label of a photo of none of `identities`: *new* in valid and test, without a name in train."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class RunHarness:
             self._scopes, self._part_scopes, self.cycle = before
 
     def fitted(self, artefact: str, photos: Photos) -> None:
-        """Keeps the digests of the photos a part was fitted on; refuses any it may not learn from."""
+        """Leakage guard: writes down the photos a part was fitted on, refuses any it may not learn from."""
         part = ".".join((*self._part_scopes, artefact))
         unexpected = set(photos.digests) - set(self._views.train.digests) - self._adaptation_photos
         if unexpected:
@@ -99,7 +99,7 @@ class RunHarness:
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
     def calibrated(self, part: str, photos: Photos) -> None:
-        """Keeps the digests of the photos that something was chosen on; refuses any of train or of test."""
+        """Leakage guard: writes down the photos something is chosen on, refuses any of train or test."""
         self.refuse_shared(part, photos)
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
@@ -176,7 +176,7 @@ class RunHarness:
             self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
-        """MAP@5 on valid with the best threshold of *new* there, at the share of *new* to expect."""
+        """MAP@5 on valid at its own best threshold of *new*, so to choose by and not to report."""
         answers, identities = self._views.answers["valid"], self._views.train.identities
         return choose_new_threshold(scores, answers, identities, self._config)[1]
 

@@ -190,12 +190,12 @@ class EmbeddingMethod(GalleryMethod):
         super().__init__(config, config.gallery)
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
-        """Embeddings (photos, dimensions) of length 1: the mean of all looks at each photo."""
+        """Embeddings (photos, dimensions) of length 1, the mean of test-time augmentations: sizes, mirror."""
         sides = (False, True) if self.config.gallery.flip else (False,)
         return normalise(np.sum([self.look(photos, mirrored=side) for side in sides], axis=0))
 
     def look(self, photos: Photos, *, mirrored: bool) -> NDArray[np.float32]:
-        """Embeddings (photos, dimensions) of photos or their mirror images: the sum of those at each size."""
+        """Sum over the sizes of embeddings (photos, dimensions) of photos or their mirror images."""
         sizes = {self.config.size, self.config.second_size or self.config.size}
         looks = [normalise(self.look_at(photos, size, mirrored=mirrored)) for size in sorted(sizes)]
         total: NDArray[np.float32] = np.sum(looks, axis=0)

@@ -1,8 +1,8 @@
 """Scores of several methods made one: mean, product, vote, nearest photo, and what each member counts.
 
 `whalebench run ensemble`, `whalebench ensemble` and `pseudo` all fuse by these formulas; each finds its own
-temperatures and weights, and a vote within one run has no energies. Scores are (photos, identities), higher is more likely; a member's probabilities
-are the softmax of its scores over its temperature. Without torch.
+temperatures and weights, and a vote within one run has no energies. Scores are (photos, identities), higher
+is more likely; a member's probabilities are the softmax of its scores over its temperature. Without torch.
 """
 
 from __future__ import annotations

@@ -209,12 +209,12 @@ BEST = "best_cycle"
 
 
 def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
-    """The method of that name or class as a run trains it, before learning."""
+    """The method of that name or class as a run trains it, behind its crop and in its cycles."""
     return Pipeline(find_method(method) if isinstance(method, str) else method, config)
 
 
 class Pipeline(Restorable):
-    """A method, what it sees, and its cycles.
+    """A method behind its crop and in its cycles, with the verbs of a method; a run trains and asks no other.
 
     The crop, if there is one, says what the method is shown. Where the schedule has several cycles, the
     method learns anew in each, its trainings from where those of the cycle before ended, and what is kept of

@@ -220,7 +220,7 @@ class GalleryConfig(PartConfig):
     neighbours: Annotated[int, Field(ge=1)] = 50
     """Nearest gallery photos that knn_max and knn_sum look at."""
     flip: bool = False
-    """Embed every photo mirrored, too, and average both embeddings before scoring."""
+    """Embed every photo, of gallery and queries alike, mirrored, too, and average both embeddings."""
     search: Literal["exact", "faiss"] = "exact"
     """What finds the neighbours; faiss, an extra package, is for millions of photos."""
 

@@ -1,4 +1,4 @@
-"""Calibrated probabilities: reliability diagrams, the expected calibration error, and candidate sets.
+"""What probabilities are worth: reliability diagrams, expected calibration error, conformal candidate sets.
 
 A candidate set is a list of individuals that holds the true one with 95 % certainty: split conformal
 prediction with the score of Sadinle, Lei & Wasserman (2019), "least ambiguous set-valued classifiers", which

@@ -1,4 +1,4 @@
-"""How sure a number is: 95 % intervals, paired differences and shared ranks, by resampling individuals.
+"""Cluster bootstrap over individuals: 95 % percentile intervals, paired differences and shared ranks.
 
 Photos of one individual are alike, so they are drawn together (column `cluster`: the individual of a known
 query, the encounter of a new one), the same draws for all runs of the same queries. Most metrics are made of
@@ -33,7 +33,7 @@ SCORE_METRICS = ("auroc_new", *FALSE_ALARMS)
 SEED = 2019
 QUANTILES = (0.025, 0.975)
 Distributions = dict[str, Floats]
-"""By metric its value, followed by its values on the draws."""
+"""By metric an array: at 0 the value of the run itself, from 1 on those of the bootstrap's draws."""
 
 
 class Interval(NamedTuple):
@@ -208,7 +208,7 @@ class _Resampled:
 
 
 def _parts(table: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
-    """Metrics, the values they are the mean of, and weights; one that comes twice is the mean of both."""
+    """Metrics of `summarize` as means: key, values, weights; one that comes twice is the mean of both."""
     new, first = is_new(table), first_candidate_correct(table)
     precision = table["average_precision_at_5"]
     called_new = np.where(new_is_candidate(table), predicted_new(table), np.nan)

@@ -64,6 +64,7 @@ def open_set_metrics(queries: pd.DataFrame) -> dict[str, float]:
     for each encounter.
     """
     new = is_new(queries)
+    # The score of *new* is minus the best score of a photo.
     first, best = first_candidate_correct(queries), -queries["new_score"].to_numpy(np.float64)
     correct = best_identity_correct(queries)
     on_known = balanced_mean(first[~new], queries.loc[~new, "truth"])

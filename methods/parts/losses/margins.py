@@ -54,7 +54,10 @@ SMALLEST_SCALE = 1.0
 
 
 class MarginLoss(nn.Module):
-    """Cross-entropy over scaled cosines to the identities' prototypes, with a margin on the target's."""
+    """Cross-entropy over scaled cosines to the identities' prototypes, with a margin on the target's.
+
+    Prototypes are the rows of the weight matrix, which are learned, and no means of embeddings.
+    """
 
     def __init__(self, config: HeadConfig, photos: NDArray[np.int64], dimensions: int) -> None:
         """Over identities of so many photos (identities,) and, with flip_identities, as many mirror twins.
@@ -75,8 +78,8 @@ class MarginLoss(nn.Module):
         self.register_buffer("margins", margins)
         self.register_buffer("share", torch.ones(()))
 
-    def set_share(self, share: float) -> None:
-        """Sets the share of the margins that is used from now on."""
+    def set_margin_factor(self, share: float) -> None:
+        """Multiplies every margin by that share from now on: the warm-up."""
         self.get_buffer("share").fill_(share)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -197,11 +200,11 @@ class Heads(nn.Module):
         super().__init__()
         self.identity, self.species, self.weight = identity, species, weight
 
-    def set_share(self, share: float) -> None:
-        """Sets the share of all margins that is used from now on."""
-        self.identity.set_share(share)
+    def set_margin_factor(self, share: float) -> None:
+        """Multiplies the margins of all heads by that share from now on."""
+        self.identity.set_margin_factor(share)
         if self.species is not None:
-            self.species.set_share(share)
+            self.species.set_margin_factor(share)
 
     def forward(self, embeddings: Tensor, target: tuple[Tensor, Tensor | None]) -> Tensor:
         """Mean loss of embeddings (photos, dimensions) under labels and species, both (photos,).

@@ -61,7 +61,7 @@ class RunningAverage(LastWeights):
         self.kept.load_state_dict(state["average"])
 
 
-class Checkpoints(LastWeights):
+class CheckpointAverage(LastWeights):
     """The equal average of the last epochs' weights (Izmailov et al., 2018; Humpback 2019, 3rd place).
 
     Batch normalisation has never seen the averaged weights: its statistics are taken anew in one pass over

@@ -141,7 +141,7 @@ TAIL = 0.6
 
 
 class ScheduleConfig(PartConfig):
-    """How a training is cut into cycles; the field `schedule` of every method that trains a network."""
+    """Into how many cycles a training is cut, whose networks answer together: snapshot ensembles."""
 
     cycles: Annotated[int, Field(ge=1)] = 1
     """Cosines with restarts that share the epochs out (Loshchilov & Hutter 2017; Huang et al. 2017); each

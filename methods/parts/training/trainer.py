@@ -23,7 +23,7 @@ from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.methods.method import Epoch, Harness
 from whalebench.methods.parts.augment import augment
-from whalebench.methods.parts.training.averaging import Checkpoints, LastWeights, RunningAverage
+from whalebench.methods.parts.training.averaging import CheckpointAverage, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
 from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
 
@@ -63,12 +63,12 @@ def build_optimizer(
 def build_average(both: nn.ModuleList, config: TrainingConfig) -> LastWeights:
     """The configured average over network and loss; none where nothing is trained or the decay is 0."""
     if config.average == "checkpoints":
-        return Checkpoints(both, config.epochs, config.checkpoints)
+        return CheckpointAverage(both, config.epochs, config.checkpoints)
     return RunningAverage(both, config.ema) if config.epochs and config.ema else LastWeights(both)
 
 
-class Snapshot:
-    """Keeps a copy of the best weights so far, of equally good ones the first."""
+class BestEpoch:
+    """The weights of the best epoch so far by valid, of equally good ones the first."""
 
     def __init__(self, first: int | None = 1) -> None:
         """Only epochs from the first on are looked at, none where there is no first one."""
@@ -222,7 +222,7 @@ def train_network(
     validate_every: int = 1,
     also: Mapping[str, Stateful] | None = None,
 ) -> tuple[Network, Loss]:
-    """Network and loss as they stand after training (their average as configured), in evaluation mode.
+    """Trains network and loss, a head with weights of its own; both averaged as configured, to be evaluated.
 
     Where the configuration keeps the best epoch they stand as after that one, whose number is written down.
     network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
@@ -236,7 +236,7 @@ def train_network(
     """
     order = pseudo_label_sampler(sampler or Shuffled(len(train), config.batch_size), train)
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
-    snapshot = Snapshot(config.first_kept())
+    snapshot = BestEpoch(config.first_kept())
     harness.fitted(artefact, train)
     parts = trainer.parts() | {"snapshot": snapshot} | dict(also or {})
     done, cycle = harness.resume(parts), harness.cycle
