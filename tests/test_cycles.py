@@ -123,7 +123,7 @@ def test_the_margin_is_there_at_once_where_it_does_not_grow(
     from whalebench.methods.parts.losses.margins import Heads
 
     shares: list[float] = []
-    monkeypatch.setattr(Heads, "set_share", lambda self, share: shares.append(share))
+    monkeypatch.setattr(Heads, "set_margin_factor", lambda self, share: shares.append(share))
     steps = len(learn_shares(ground, shares, "margin_warm_up=0.5", "epochs=4", "schedule.cycles=2"))
     assert shares[0] == 0
     assert sorted(shares[: steps // 2]) == shares[: steps // 2]

@@ -135,12 +135,12 @@ def test_softmax_scores_are_log_probabilities(views: Views, tiny_settings: tuple
 def test_arcface_mixes_prototype_and_nearest_photo_as_valid_says(
     views: Views, tiny_settings: tuple[str, ...]
 ) -> None:
-    from whalebench.methods.arcface import WEIGHTS, ArcFace
+    from whalebench.methods.arcface import GALLERY_WEIGHTS, ArcFace
 
     method, notes = learn("arcface", views, tiny_settings)
     assert isinstance(method, ArcFace)
     best = WEIGHTS[int(np.argmax([scores.sum() for scores in notes.asked]))]
-    assert len(notes.asked) == len(WEIGHTS)
+    assert len(notes.asked) == len(GALLERY_WEIGHTS)
     assert notes.chosen == {"photo_weight": best}
     assert method.photo_weight == best
     by_prototype, by_photo = notes.asked[0], notes.asked[-1]
@@ -157,7 +157,7 @@ def test_the_margin_of_arcface_grows_to_its_full_size(
     views: Views, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
-    monkeypatch.setattr(Heads, "set_share", lambda heads, share: shares.append(share))
+    monkeypatch.setattr(Heads, "set_margin_factor", lambda heads, share: shares.append(share))
     learn("arcface", views, (*tiny_settings, "margin_warm_up=0.5"))
     assert shares[0] == 0
     assert shares == sorted(shares)
@@ -371,7 +371,7 @@ def test_margins_by_size_are_those_of_the_train_photos(
     views: Views, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Heads] = []
-    monkeypatch.setattr(Heads, "set_share", lambda heads, share: built.append(heads))
+    monkeypatch.setattr(Heads, "set_margin_factor", lambda heads, share: built.append(heads))
     settings = (*tiny_settings, "margin_by_size=true", "margin_a=0.4", "margin_b=-0.5", "margin_c=0.1")
     learn("arcface", views, (*settings, "flip_identities=true"))
     counts = np.bincount(views.train.known().labels, minlength=len(views.train.identities))  # type: ignore[arg-type]
