@@ -139,7 +139,7 @@ def test_arcface_mixes_prototype_and_nearest_photo_as_valid_says(
 
     method, notes = learn("arcface", views, tiny_settings)
     assert isinstance(method, ArcFace)
-    best = WEIGHTS[int(np.argmax([scores.sum() for scores in notes.asked]))]
+    best = GALLERY_WEIGHTS[int(np.argmax([scores.sum() for scores in notes.asked]))]
     assert len(notes.asked) == len(GALLERY_WEIGHTS)
     assert notes.chosen == {"photo_weight": best}
     assert method.photo_weight == best
