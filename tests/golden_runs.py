@@ -284,7 +284,8 @@ class Recorder:
 
     def without_paths(self, text: str) -> str:
         """The text with the temporary folder by a name that is always the same."""
-        return text.replace(str(self.root), "<root>")
+        escaped = str(self.root).replace("_", "\\_")  # as Markdown has it
+        return text.replace(str(self.root), "<root>").replace(escaped, "<root>")
 
     def lines(self, text: str) -> list[str]:
         """The lines of what a person reads, without times, and so without the padding round them."""
