@@ -283,9 +283,8 @@ class Recorder:
         return steady(json.loads(text)) if file.suffix == ".json" else text.splitlines()
 
     def without_paths(self, text: str) -> str:
-        """The text with the temporary folder by a name that is always the same."""
-        escaped = str(self.root).replace("_", "\\_")  # as Markdown has it
-        return text.replace(str(self.root), "<root>").replace(escaped, "<root>")
+        """The text with one name for the temporary folder, also as Markdown escapes it."""
+        return text.replace(str(self.root).replace("_", r"\_"), "<root>").replace(str(self.root), "<root>")
 
     def lines(self, text: str) -> list[str]:
         """The lines of what a person reads, without times, and so without the padding round them."""
