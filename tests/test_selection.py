@@ -42,6 +42,13 @@ def test_the_threshold_separates_what_can_be_separated() -> None:
     assert map_at_5 == 1.0
 
 
+def test_of_equally_good_thresholds_the_middle_one_is_taken() -> None:
+    """All between the best new photo, 0.4, and the worst known one, 0.8, are equally good."""
+    scores, truth = separable()
+    threshold, _ = choose_new_threshold(scores, answers(truth), IDENTITIES)
+    assert threshold == pytest.approx(0.6, abs=0.01)
+
+
 def test_the_threshold_is_as_good_as_any() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(0, 1, (60, 6)).astype(np.float32)
