@@ -33,7 +33,7 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
 BenchmarkOption = Annotated[str, Option(help="What to measure on; `whalebench benchmarks` lists them.")]
-FoldOption = Annotated[int, Option(help="The fold to test on; `tune` asks its valid photos only.")]
+FoldOption = Annotated[int, Option(help="The fold to test on; `tune` chooses by its valid photos.")]
 SeedOption = Annotated[int, Option(help="Seed of every random draw.")]
 SettingsOption = Annotated[
     list[str] | None,
@@ -43,7 +43,7 @@ ForceOption = Annotated[bool, Option("--force", help="Repeat what is finished.")
 DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
-STEPS = "A step after that, in this order: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat."
+STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
 HERE = Path("workspace")
 
@@ -288,7 +288,7 @@ def sweep(
     benchmark: Annotated[str | None, Option(help="What to measure on; flukes by default.")] = None,
     settings: SettingsOption = None,
     plan: Annotated[Path | None, Option(help="A TOML file of all this; options win.")] = None,
-    jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores.")] = None,
+    jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores or a GPU.")] = None,
     device: DeviceOption = "auto",
     retry: Annotated[bool, Option("--retry", help="Try again what has failed before.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Show the plan and start nothing.")] = False,
@@ -371,7 +371,7 @@ def tune(
 
 @app.command()
 def ensemble(
-    runs: Annotated[list[str], Argument(help="Finished runs by name or folder; one with --then.")],
+    runs: Annotated[list[str], Argument(help="Two finished runs or more, or one with --then.")],
     rule: Annotated[Rule, Option(help="The fusion rule: see docs/ensembles.md.")] = "mean",
     weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else fitted, or equal.")] = None,
     pca: Annotated[int | None, Option(help="Principal components, for rules on features.")] = None,
