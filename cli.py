@@ -371,12 +371,12 @@ def tune(
 
 @app.command()
 def ensemble(
-    runs: Annotated[list[str], Argument(help="Two finished runs or more, or one with --then.")],
+    runs: Annotated[list[str], Argument(help="Names or folders of two finished runs; one with --then.")],
     rule: Annotated[Rule, Option(help="The fusion rule: see docs/ensembles.md.")] = "mean",
     weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else fitted, or equal.")] = None,
     pca: Annotated[int | None, Option(help="Principal components, for rules on features.")] = None,
-    local_matches: Annotated[bool, Option("--local-matches", help="Key points, for pairs.")] = False,
-    hours: Annotated[float | None, Option(help="Most that local matches may take; 2 by default.")] = None,
+    local_matches: Annotated[bool, Option("--local-matches", help="Key points that pairs share.")] = False,
+    hours: Annotated[float | None, Option(help="Most hours local matches may take; 2 by default.")] = None,
     then: Annotated[list[str] | None, Option(help=STEPS)] = None,
     duplicates: Annotated[Path | None, Option(help="CSV of individuals that are one animal.")] = None,
     force: ForceOption = False,
