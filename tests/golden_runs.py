@@ -44,9 +44,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 VOLATILE = ("created", "environment", "hardware", "seconds", "photos_per_second", "peak_memory_mb")
+VOLATILE += ("code_digest", "when")
 """Keys of JSON and columns of curves that say when, where and how fast: two runs differ there."""
 TIMES = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+(\+00:00|Z)|\b\d+(\.\d)? (s|min|h)\b")
 """The same in what is printed, as 2026-01-31T12:00:00+00:00 and 2.5 min."""
+RUN_NAME = re.compile(r"[\w.-]+-fold\d+-seed\d+-[0-9a-f]{8}")
 PADDING = re.compile(r"([ ─━])\1+")
 """Columns of printed tables are as wide as the times and paths in them."""
 
@@ -232,6 +234,8 @@ class Recorder:
     """What stands in braces in a command, and what for."""
     found: dict[str, Any] = field(default_factory=dict)
     """By command: its exit code, what it printed, and by name the files that it wrote."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """By name of a run, which ends in a digest of the code, what it is called in what is compared."""
 
     def call(self, command: str) -> None:
         """Runs the command and keeps what came of it."""
@@ -240,15 +244,18 @@ class Recorder:
             self.settle()
         before = self.files()
         code, out, err = run_command(self.words(command))
+        self.name_runs()
         said: dict[str, Any] = {"exit": code}
         if "--json" in command and out:
-            said["json"] = steady(json.loads(self.without_paths(out)))
+            said["json"] = steady(json.loads(self.steady_text(out)))
         else:
             said["text"] = self.lines(out)
         if code:  # before it stands how far it got, with times
             said["error"] = self.lines(re.sub(r".*?(?=^(Usage|Error|Missing): )", "", err, flags=re.S | re.M))
         written = [file for file, stamp in self.files().items() if before.get(file) != stamp]
-        said["files"] = {str(file.relative_to(self.root)): self.content(file) for file in sorted(written)}
+        said["files"] = {
+            self.steady_text(str(file.relative_to(self.root))): self.content(file) for file in sorted(written)
+        }
         self.found[command] = said
 
     def words(self, command: str) -> list[str]:
@@ -271,29 +278,44 @@ class Recorder:
     def content(self, file: Path) -> Any:
         """What is compared of a file: JSON and texts as they are, the digest of any other."""
         if file.name == "catalog.parquet":  # the paths in it are absolute
-            return self.without_paths(pd.read_parquet(file).to_csv(index=False)).splitlines()
+            return self.steady_text(pd.read_parquet(file).to_csv(index=False)).splitlines()
         if file.name == "curve.csv":
             rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
             return [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
+        if file.suffix == ".parquet":  # column by column, as a table may gain one
+            table = pd.read_parquet(file)
+            return {name: digest(table[name].to_csv(index=False).encode()) for name in table}
         if file.suffix not in (".json", ".csv", ".md", ".html", ".svg"):
-            return "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
-        text = self.without_paths(file.read_text("utf-8"))
+            return digest(file.read_bytes())
+        text = self.steady_text(file.read_text("utf-8"))
         if file.name == "photos.stat.json":  # when each photo was written
             return sorted(json.loads(text))
         return steady(json.loads(text)) if file.suffix == ".json" else text.splitlines()
 
-    def without_paths(self, text: str) -> str:
-        """The text with one name for the temporary folder, also as Markdown escapes it."""
-        return text.replace(str(self.root).replace("_", r"\_"), "<root>").replace(str(self.root), "<root>")
+    def steady_text(self, text: str) -> str:
+        """The text with one name for the temporary folder, also as Markdown escapes it, and for each run."""
+        text = text.replace(str(self.root).replace("_", r"\_"), "<root>").replace(str(self.root), "<root>")
+        return RUN_NAME.sub(lambda name: self.aliases.get(name[0], name[0]), text)
+
+    def name_runs(self) -> None:
+        """Names new runs by method, fold, seed and turn; several at once in the order of their settings."""
+        new: list[tuple[str, str]] = []
+        for file in (self.root / self.name / "runs").glob("*-*/record.json"):
+            if file.parent.name not in self.aliases:
+                record = json.loads(file.read_text("utf-8"))
+                new.append((json.dumps([record["config"], record["members"]]), file.parent.name))
+        for _, name in sorted(new):
+            self.aliases[name] = f"{name[:-9]}-run{len(self.aliases)}"
 
     def lines(self, text: str) -> list[str]:
         """The lines of what a person reads, without times, and so without the padding round them."""
-        timeless = TIMES.sub("<time>", self.without_paths(text))
+        timeless = TIMES.sub("<time>", self.steady_text(text))
         return [PADDING.sub(r"\1", line).rstrip() for line in timeless.splitlines()]
 
     def settle(self) -> None:
         """Gives all records times by their place alone, so that reports are the same."""
-        for place, file in enumerate(sorted((self.root / self.name / "runs").glob("*-*/record.json"))):
+        files = (self.root / self.name / "runs").glob("*-*/record.json")
+        for place, file in enumerate(sorted(files, key=lambda file: self.aliases[file.parent.name])):
             record = json.loads(file.read_text("utf-8"))
             record |= {"created": f"2026-01-01T00:00:{place:02d}+00:00", "photos_per_second": 100.0 + place}
             record["seconds"] = dict.fromkeys(record["seconds"], 40.0 + place)
@@ -311,6 +333,11 @@ def run_command(words: list[str]) -> tuple[int, str, str]:
         except SystemExit as end:
             code = end.code
     return (code if isinstance(code, int) else int(bool(code))), out.getvalue(), err.getvalue()
+
+
+def digest(content: bytes) -> str:
+    """What is compared of a file, or of a column of a table, that nobody reads."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def steady(value: Any, key: str = "") -> Any:
@@ -405,7 +432,7 @@ def run_groups(names: list[str]) -> dict[str, Any]:
         found = {"base": base.found}
         for name in names:
             shutil.copytree(base.root / "base", base.root / name)
-            recorder = Recorder(base.root, name, base.known)
+            recorder = Recorder(base.root, name, base.known, aliases=dict(base.aliases))
             for command in re.split(r"\n|;", GROUPS[name]):
                 if command.strip():
                     recorder.call(" ".join(command.split()))
