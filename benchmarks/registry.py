@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import pandas as pd
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
@@ -30,18 +32,38 @@ class Benchmark:
     dataset: str = ""
     """The public set that the photos are, where it was said when they were imported."""
 
+    def sealed(self) -> Benchmark:
+        """The same without its rows and paths: what may be in memory while a method is at work."""
+        catalog = replace(self.catalog, table=pd.DataFrame(columns=self.catalog.table.columns))
+        split = replace(self.split, table=pd.DataFrame(columns=self.split.table.columns))
+        return replace(self, catalog=catalog, split=split, store=PhotoStore(self.store.cache, (), (), ()))
+
 
 def load_benchmark_of(record: RunRecord, workspace: Workspace, progress: Progress = SILENT) -> Benchmark:
     """The benchmark of a run; raises WhalebenchError where catalog or split are no longer the same."""
     benchmark = load_benchmark(record.benchmark, workspace, progress)
+    _refuse_other(benchmark, record.catalog_digest, record.split_digest, record.run)
+    return benchmark
+
+
+def reopen_benchmark(name: str, workspace: Workspace, catalog_digest: str, split_digest: str) -> Benchmark:
+    """The benchmark read from its files again, its photos not verified once more.
+
+    Raises WhalebenchError where catalog or split have become others.
+    """
+    benchmark = _with_split(read_catalog(workspace.benchmarks / name), name, workspace)
+    _refuse_other(benchmark, catalog_digest, split_digest, "this run")
+    return benchmark
+
+
+def _refuse_other(benchmark: Benchmark, catalog_digest: str, split_digest: str, run: str) -> None:
     now = {"catalog": benchmark.catalog.digest, "split": benchmark.split.digest}
-    for what, then in (("catalog", record.catalog_digest), ("split", record.split_digest)):
+    for what, then in (("catalog", catalog_digest), ("split", split_digest)):
         if now[what] != then:
             raise WhalebenchError(
-                f"The {what} of {record.benchmark} is not the one that {record.run} was made with "
+                f"The {what} of {benchmark.name} is not the one that {run} was made with "
                 f"({now[what][:16]} now, {then[:16]} then): bring that one back, or run again."
             )
-    return benchmark
 
 
 def benchmark_names(workspace: Workspace) -> tuple[str, ...]:
@@ -85,8 +107,11 @@ def load_benchmark(
     stem = split_stem(name, workspace)
     if propose and not stem.with_suffix(".json").exists() and not stem.with_suffix(".csv").exists():
         write_split(propose_split(catalog), stem)
-    split = read_split(stem, catalog)
-    table = catalog.table
+    return _with_split(catalog, name, workspace)
+
+
+def _with_split(catalog: Catalog, name: str, workspace: Workspace) -> Benchmark:
+    split, table = read_split(split_stem(name, workspace), catalog), catalog.table
     store = PhotoStore(
         workspace.cache / "photos", tuple(table["path"]), tuple(table["file_digest"]), tuple(table["mask"])
     )

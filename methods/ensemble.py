@@ -118,6 +118,8 @@ class Ensembled(Ensemble):
             return
         each = [member.score(shown) for member in self.members]
         self.temperatures = tuple(fusion.fit_temperature(scores, valid.labels) for scores in each)
+        for place, (name, temperature) in enumerate(zip(names, self.temperatures, strict=True)):
+            harness.choose(f"temperature_{place}_{name}", temperature)
         if self.config.rule != "vote":
             pool = ScoreFusion.of_valid(SCORE_RULES[self.config.rule], each, self.temperatures)
             self.energy_mean = tuple(pool.energy_mean.tolist())

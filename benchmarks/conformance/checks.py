@@ -1,7 +1,8 @@
 """The checks of the conformance suite, in the order in which they are tried.
 
 First what a method says of itself, then whether it learns, what it scores, what it leaves behind, and what
-its learning depends on. Each check returns a sentence, or raises CheckFailed or NotApplicable with one.
+its learning depends on; those of the sealed test stand in `sealed`. Each check returns a sentence, or raises
+CheckFailed or NotApplicable with one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.conformance.sealed import (
+    chooses_on_valid_and_learns_nothing,
+    does_not_peek,
+    is_evaluated,
+    sees_pixels_alone,
+)
 from whalebench.benchmarks.conformance.trial import (
     TOLERANCE,
     CheckFailed,
     NotApplicable,
     Trial,
+    refuse_difference,
     relative_distance,
 )
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -32,7 +40,6 @@ from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Silent
 from whalebench.benchmarks.running.evaluation import CALIBRATION
 from whalebench.benchmarks.running.folds import Views
-from whalebench.benchmarks.running.outcome import evaluate_parts
 from whalebench.methods.method import MethodConfig, Search
 from whalebench.methods.registry import configure, fields_of
 
@@ -124,8 +131,7 @@ def learns(trial: Trial) -> str:
                 f"Only without {reason} it learns ({type(error).__name__}: {error})."
             ) from error
         raise
-    counts = views.counts()
-    return f"It learned {counts['identities']} individuals from {counts['train_photos']} photos."
+    return f"It learned {len(views.train.identities)} individuals from {len(views.train)} photos."
 
 
 def _learnable_without(trial: Trial) -> str:
@@ -196,7 +202,7 @@ def scores_each_photo_by_itself(trial: Trial) -> str:
             f"Scored {beside}, photos get other scores, by {{}} of the spread: score each by itself "
             "(evaluation mode, no statistics of the batch, no chance), or declare `transductive = True`."
         )
-        _refuse_difference(whole, scores, complaint, TOLERANCE)
+        refuse_difference(whole, scores, complaint, TOLERANCE)
     return "Scored in another order, among fewer and alone, photos get the same scores."
 
 
@@ -206,7 +212,7 @@ def needs_no_labels(trial: Trial) -> str:
     valid = learned.views.valid
     mislabelled = replace(valid, labels=np.roll(valid.labels, 1))
     complaint = "Its scores change when photos carry labels or annotations: score by the pixels alone."
-    _refuse_difference(learned.scores(), learned.method.score(mislabelled), complaint, TOLERANCE)
+    refuse_difference(learned.scores(), learned.method.score(mislabelled), complaint, TOLERANCE)
     return "Bare photos get the scores of photos with labels and annotations."
 
 
@@ -249,30 +255,12 @@ def _refuse_shape(values: object, wanted: tuple[int, ...], what: str) -> None:
         raise CheckFailed(f"{what} holds {int((~np.isfinite(values)).sum())} values that are not finite.")
 
 
-def _refuse_difference(
-    first: NDArray[np.float32], second: NDArray[np.float32], complaint: str, tolerance: float = 0.0
-) -> None:
-    """Raises CheckFailed where scores differ by more than that share of their spread, which fills {}."""
-    distance = relative_distance(first, second)
-    if distance > tolerance:
-        raise CheckFailed(complaint.format(f"{distance:.2g}"))
-
-
 def _arrays(photos: Photos) -> dict[str, NDArray[np.generic]]:
     """The arrays of photos that could be written over."""
     arrays = {"rows": photos.rows, "shapes": photos.shapes, "labels": photos.labels}
     if photos.annotations is not None:
         arrays |= {name: getattr(photos.annotations, name) for name in ("boxes", "landmarks", "has_mask")}
     return {name: values for name, values in arrays.items() if values is not None}
-
-
-def is_evaluated(trial: Trial) -> str:
-    """Its scores are evaluated like those of a run."""
-    learned = trial.after_learning()
-    outcome = evaluate_parts(learned.method, learned.views, learned.harness)
-    return (
-        f"MAP@5 on {len(outcome.queries)} test photos: {outcome.metrics['map_at_5']:.3f}, which says little."
-    )
 
 
 def declares_its_lineage(trial: Trial) -> str:
@@ -310,7 +298,7 @@ def is_restored(trial: Trial) -> str:
         "Restored from its weights it scores otherwise, by {} of the spread: have weights() give everything "
         "that score() reads."
     )
-    _refuse_difference(learned.scores(), replace(learned, method=again).scores(), complaint, TOLERANCE)
+    refuse_difference(learned.scores(), replace(learned, method=again).scores(), complaint, TOLERANCE)
     return f"Restored from its weights ({len(stored)} stored by name) it scores the same."
 
 
@@ -331,24 +319,8 @@ def repeats_itself(trial: Trial) -> str:
         "Learned again with the same seed its scores differ, by {} of the spread: draw every random number "
         "from harness.seed or from torch's generator."
     )
-    _refuse_difference(trial.after_learning().scores(), trial.learn(trial.views).scores(), complaint)
+    refuse_difference(trial.after_learning().scores(), trial.learn(trial.views).scores(), complaint)
     return "Learned again with the same seed, it gives the same scores."
-
-
-def does_not_peek(trial: Trial) -> str:
-    """What it learns does not change with the pixels of test photos, unless it says that it saw them."""
-    learned = trial.after_learning()
-    if parts := learned.harness.adapted_to():
-        raise NotApplicable(
-            f"It learns from test photos and says so (transductive): {', '.join(sorted(parts))}."
-        )
-    complaint = (
-        "With other test photos it learns something else: in learn() look at train and valid only, "
-        "through Photos.batch."
-    )
-    blind = trial.learn(trial.views_of(trial.toys.blank))
-    _refuse_difference(learned.scores(), blind.scores(), complaint)
-    return "With grey test photos it learns the same."
 
 
 def answers_without_annotations(trial: Trial) -> str:
@@ -389,7 +361,7 @@ def resumes(trial: Trial) -> str:
         "Stopped and taken up again its scores differ by {} of the spread: name all that changes while it "
         "learns to harness.resume()."
     )
-    _refuse_difference(whole.scores(), again.scores(), complaint)
+    refuse_difference(whole.scores(), again.scores(), complaint)
     return f"Stopped {stops} time(s) and taken up again, it gives the same scores."
 
 
@@ -429,6 +401,8 @@ CHECKS: dict[str, Callable[[Trial], str]] = {
     "same seed": repeats_itself,
     "goes on": resumes,
     "no peeking": does_not_peek,
+    "pixels alone": sees_pixels_alone,
+    "valid": chooses_on_valid_and_learns_nothing,
     "no annotations": answers_without_annotations,
 }
 """By the name that each is reported under; most need what `learns` leaves behind."""

@@ -23,7 +23,7 @@ from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
-from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Method, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
@@ -37,6 +37,8 @@ PHOTOS = {
 """Photos by individual and part; "nobody" stands for individuals without a name."""
 SHAPES = ((64, 96), (96, 64), (80, 80))
 """Heights and widths in pixels, by turns."""
+PREFIXES = {"test": "a", "train": "b", "valid": "c"}
+"""By part, what names begin with where they are others."""
 BOX = ("x0", "y0", "x1", "y1")
 GAPS = {BOX: 3, ("tip_x", "tip_y"): 4, ("mask",): 5}
 """Every so many photos these columns are empty."""
@@ -87,18 +89,26 @@ class Trial:
         return build_method(self.kind, config or self.config)
 
     def learn(
-        self, views: Views, progress: Progress = SILENT, unfinished: CheckpointStore | None = None
+        self,
+        views: Views,
+        progress: Progress = SILENT,
+        unfinished: CheckpointStore | None = None,
+        method: Pipeline | None = None,
     ) -> Learned:
-        """The method after learning from the views; always with the same seed.
+        """The method, as built unless given, after learning from the views; always with the same seed.
 
         With a folder of what is `unfinished`, it goes on from there and is kept there.
         """
-        method = self.build()
+        method = method or self.build()
         harness = RunHarness(0, CPU, views, progress, unfinished=unfinished)
         harness.seed_everything()
         harness.stage("learn")
         harness.fit(method)
         return Learned(method, harness, views)
+
+    def opened(self) -> OpenFold:
+        """The answers to what `views` show."""
+        return open_fold(self.toys.annotated, 0)
 
     def after_learning(self) -> Learned:
         """The method as the check `learns` left it; where that failed, no further check applies."""
@@ -128,6 +138,15 @@ def relative_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> f
     return distance if np.isfinite(distance) else float("inf")
 
 
+def refuse_difference(
+    first: NDArray[np.float32], second: NDArray[np.float32], complaint: str, tolerance: float = 0.0
+) -> None:
+    """Raises CheckFailed where scores differ by more than that share of their spread, which fills {}."""
+    distance = relative_distance(first, second)
+    if distance > tolerance:
+        raise CheckFailed(complaint.format(f"{distance:.2g}"))
+
+
 class ToyBenchmarks(NamedTuple):
     """The benchmarks in miniature that a method is tried on."""
 
@@ -136,6 +155,9 @@ class ToyBenchmarks(NamedTuple):
     """The same photos with nothing annotated."""
     blank: Benchmark
     """The same photos and annotations as `annotated`, but for the test photos: all of them are grey."""
+    disguised: Benchmark
+    """The same photos and annotations under other names, in other folders, in another order but for that
+    within a part, and with other answers to test."""
 
 
 def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
@@ -150,8 +172,27 @@ def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
     # What is kept of decoded photos goes by their digests, which are left as they are: another folder.
     altered = replace(store, paths=tuple(paths), cache=store.cache.with_name("grey"), _open={})
     return ToyBenchmarks(
-        annotated, _imported(bare, "trial-plain", workspace), replace(annotated, store=altered)
+        annotated,
+        _imported(bare, "trial-plain", workspace),
+        replace(annotated, store=altered),
+        _imported(_disguise(rows, workspace.cache / "drawn"), "trial-disguised", workspace),
     )
+
+
+def _disguise(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The rows under other names, with their photos in other folders; test photos show others.
+
+    Photos are sorted by name, so parts change places and are not mixed, and each is in its order.
+    """
+    test = (rows["split"] == "test").to_numpy()
+    identity = rows["identity"].to_numpy(object)
+    identity[test] = np.roll(identity[test], 2)
+    image = rows["split"].map(PREFIXES) + rows["image"]
+    path = "moved/" + pd.Series(identity) + "/" + image + ".png"
+    for before, after in zip(rows["path"], path, strict=True):
+        (folder / after).parent.mkdir(parents=True, exist_ok=True)
+        (folder / after).write_bytes((folder / before).read_bytes())
+    return rows.assign(image=image, path=path, identity=identity)
 
 
 def _imported(rows: pd.DataFrame, name: str, workspace: Workspace) -> Benchmark:
@@ -174,14 +215,17 @@ def _draw(folder: Path) -> pd.DataFrame:
                 pattern = rng.integers(0, 256, (6, 8, 3))
             facts = {"identity": individual.replace("nobody", ""), "split": part}
             facts |= {"species": ("humpback", "fin")[place % 2]}
-            rows.append(_draw_one(folder, len(rows), pattern, rng) | facts)
+            # Many keep a folder for each individual, which is a way to know who is on a photo.
+            rows.append(_draw_one(folder, individual, len(rows), pattern, rng) | facts)
     return pd.DataFrame(rows)
 
 
 def _draw_one(
-    folder: Path, number: int, pattern: NDArray[np.int64], rng: np.random.Generator
+    folder: Path, individual: str, number: int, pattern: NDArray[np.int64], rng: np.random.Generator
 ) -> dict[str, Any]:
     """One photo, an ellipse with the pattern on noise, and what is annotated on it."""
+    photo, mask_file = f"{individual}/{number:02d}.png", f"{number:02d}-mask.png"
+    (folder / individual).mkdir(exist_ok=True)
     height, width = SHAPES[number % len(SHAPES)]
     high, wide = int(height * rng.uniform(0.5, 0.7)), int(width * rng.uniform(0.5, 0.7))
     top, left = int(rng.integers(0, height - high)), int(rng.integers(0, width - wide))
@@ -191,10 +235,10 @@ def _draw_one(
     inside = down**2 + across**2 <= 1
     mask[top : top + high, left : left + wide][inside] = 255
     pixels[mask > 0] = np.asarray(animal)[inside] + rng.normal(0, 10, (int(inside.sum()), 3))
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
-    Image.fromarray(mask).save(folder / f"{number:02d}-mask.png")
-    values: dict[str, Any] = {"image": f"{number:02d}", "path": f"{number:02d}.png", "encounter": f"{number}"}
-    values |= {"mask": f"{number:02d}-mask.png"}
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / photo)
+    Image.fromarray(mask).save(folder / mask_file)
+    values: dict[str, Any] = {"image": f"{number:02d}", "path": photo, "encounter": f"{number}"}
+    values |= {"mask": mask_file}
     values |= {"x0": left, "y0": top, "x1": left + wide, "y1": top + high}
     values |= {"tip_x": left + wide - 2, "tip_y": top + high // 2, "notch_x": left + 2, "notch_y": top + 2}
     for columns, gap in GAPS.items():

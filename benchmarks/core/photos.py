@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whalebench.benchmarks.core.store import PhotoStore, Size
+from whalebench.benchmarks.core.store import PhotoStore, Size, StoreView
 
 __all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "LabelledPhotos", "Lens", "Photos", "Size"]
 
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Boxes, landmarks and masks of all photos of a catalog, as shares of a photo's width and height."""
+    """Boxes, landmarks and masks of all photos of a fold, as shares of a photo's width and height."""
 
     boxes: NDArray[np.float32]
     """(photos, 4), NaN where not annotated."""
@@ -83,12 +83,13 @@ class Photos:
     """
 
     images: tuple[str, ...]
-    """The photos' ids."""
+    """The photos' ids. Those that a method sees say part and place, as train-00012, and nothing else."""
     digests: tuple[str, ...]
-    """What each photo shows: the lineage of anything fitted on it."""
+    """What each photo shows: the lineage of anything fitted on it. Equal ones are of equal photos; those that
+    a method sees are numbered anew, too."""
     identities: tuple[str, ...]
     """The individuals a score has columns for: those known in train."""
-    store: PhotoStore
+    store: PhotoStore | StoreView
     rows: NDArray[np.int64]
     """Each photo's row in the store."""
     shapes: NDArray[np.int64]
@@ -96,7 +97,7 @@ class Photos:
     labels: NDArray[np.int64] | None = None
     """(photos,) indices into `identities`, UNKNOWN for *new*; None where hidden."""
     annotations: Annotations | None = None
-    """Of the whole catalog, read at `rows`; None where hidden."""
+    """Of all photos of the store, read at `rows`; None where hidden."""
     lens: Lens | None = None
     """Through which the photos are seen, and the photos behind it."""
     behind: Photos | None = None
@@ -155,7 +156,7 @@ class Photos:
         if self.lens is not None and self.behind is not None:
             return self.lens.look(self.behind, chosen, size, device)
         rows = self.rows[chosen]
-        pixels = _to_float(self.store.pixels(size)[rows], device).permute(0, 3, 1, 2)
+        pixels = _to_float(self.store.read(rows, size), device).permute(0, 3, 1, 2)
         labels, species = (
             None if values is None else torch.from_numpy(values[chosen]).to(device)
             for values in (self.labels, self.species)
@@ -167,7 +168,7 @@ class Photos:
         landmarks = torch.from_numpy(self.annotations.landmarks[rows]) * torch.tensor([width, height])
         masks = None
         if self.annotations.has_mask.any():
-            masks = _to_float(self.store.masks(size)[rows], device)[:, None]
+            masks = _to_float(self.store.read_masks(rows, size), device)[:, None]
         return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species)
 
     def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:

@@ -40,6 +40,8 @@ STORE_VERSION = 1
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+Rows = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
 Advance = Callable[[int, int], None]
 """Called with how many photos are done, of how many."""
 
@@ -69,7 +71,15 @@ class PhotoStore:
         """Array (photos, height, width), 255 on the animal, 0 elsewhere and where a photo has no mask."""
         return self._array("masks", size, progress, workers)
 
-    def without_masks_of(self, rows: NDArray[np.int64]) -> PhotoStore:
+    def read(self, rows: Rows, size: Size) -> Pixels:
+        """The photos at some rows (photos, height, width, 3), a copy."""
+        return self.pixels(size)[rows]
+
+    def read_masks(self, rows: Rows, size: Size) -> Pixels:
+        """Their masks (photos, height, width), a copy."""
+        return self.masks(size)[rows]
+
+    def without_masks_of(self, rows: Rows) -> PhotoStore:
         """The same photos, those of some rows without masks."""
         hidden = set(rows.tolist())
         masks = tuple("" if row in hidden else path for row, path in enumerate(self.mask_paths))
@@ -92,6 +102,31 @@ class PhotoStore:
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
+
+
+@dataclass(frozen=True)
+class StoreView:
+    """Some photos of a store by rows of their own: no attribute of it leads to a file or to another photo."""
+
+    read: Callable[[Rows, Size], Pixels]
+    """As `PhotoStore.read`."""
+    read_masks: Callable[[Rows, Size], Pixels]
+    """As `PhotoStore.read_masks`."""
+
+    @classmethod
+    def of(cls, rows: Rows, reopen: Callable[[], PhotoStore]) -> StoreView:
+        """The photos at these rows of the store, which is asked for once for each size and not kept."""
+        arrays: dict[tuple[str, Size], Pixels] = {}
+
+        def whole(kind: str, size: Size) -> Pixels:
+            if (kind, size) not in arrays:
+                arrays[kind, size] = getattr(reopen(), kind)(size)
+            return arrays[kind, size]
+
+        return cls(
+            lambda chosen, size: whole("pixels", size)[rows[chosen]],
+            lambda chosen, size: whole("masks", size)[rows[chosen]],
+        )
 
 
 def _decode_all(

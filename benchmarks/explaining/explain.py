@@ -116,7 +116,7 @@ def _explain_photo(
         followed,
         _calibration(restored),
         side=box,
-        region=find_regions(views.annotated["test"].select([index])),
+        region=find_regions(restored.opened.annotated["test"].select([index])),
     )
     row = {
         "image": str(query["image"]),
@@ -128,7 +128,7 @@ def _explain_photo(
         "animal": occlusion.animal,
     }
     height, width = (int(side) for side in views.test.shapes[index])
-    path = str(table["path"].iloc[views.test.rows[index]])
+    path = str(table.loc[table["image"] == query["image"], "path"].iloc[0])
     rank = "unranked" if row["rank"] is None else f"rank {row['rank']}"
     title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
     return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion))
@@ -192,7 +192,7 @@ def diagnose(restored: Restored, progress: Progress = SILENT) -> Diagnosis:
     Photos whose animal is not annotated are left out where it, or what is round it, is painted over.
     """
     test = restored.views.queries()["test"]
-    regions = find_regions(restored.views.annotated["test"])
+    regions = find_regions(restored.opened.annotated["test"])
     shown = np.flatnonzero(regions.kinds != "none")
     if (regions.kinds == "mask").any():  # decoded with progress, before they are needed
         progress.stage("decode")
@@ -234,7 +234,7 @@ def chance(queries: pd.DataFrame) -> float:
 
 def _evaluate(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd.DataFrame:
     """One row a photo, by what the run chose on valid: its calibration, its threshold of *new*."""
-    answers, chosen = restored.views.answers["test"], restored.record.chosen
+    answers, chosen = restored.opened.answers["test"], restored.record.chosen
     values = np.asarray(scores, np.float32)
     threshold = chosen.get("new_threshold")
     return evaluate_queries(

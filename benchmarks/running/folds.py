@@ -1,8 +1,12 @@
-"""From a benchmark and a fold to what a method may see; the answers stay with the harness."""
+"""From a benchmark and a fold to what a method may see, and, once it has answered, to the answers.
+
+A method sees photos under fresh ids, digests and rows, in a view that leads to no file. The answers to test
+are read when it has given its scores: before that they are nowhere in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,8 +16,8 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.catalog import BOX, PARTS, Catalog
-from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.core.catalog import BOX, PARTS, landmark_names
+from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
 from whalebench.benchmarks.registry import Benchmark
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
@@ -40,15 +44,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Views:
-    """The three parts of one fold as a method sees them, and the harness's answers to two of them."""
+    """The three parts of one fold as a method sees them; nothing here tells who is on a test photo."""
 
     train: LabelledPhotos
     valid: LabelledPhotos
     test: Photos
-    answers: dict[str, Answers]
-    """Of valid and test."""
-    annotated: dict[str, LabelledPhotos]
-    """The photos of valid and test with everything that is annotated on them; never handed to a method."""
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
 
@@ -60,15 +60,31 @@ class Views:
         parts = {"train": self.train.known(), "valid": self.valid, "test": self.test}
         return {part: photos.unlabelled() if self.oracle else photos.bare() for part, photos in parts.items()}
 
-    def counts(self) -> dict[str, int]:
+
+@dataclass(frozen=True)
+class OpenFold:
+    """What the harness knows of a fold once its answers are opened; a method never meets it."""
+
+    answers: dict[str, Answers]
+    """Of valid and test."""
+    annotated: dict[str, Photos]
+    """The photos of valid and test with everything that is annotated on them, without labels."""
+    digests: dict[str, str]
+    """The content digest that stands behind each digest a method sees."""
+
+    def lineage(self, shown: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """By part, sorted, the content digests behind those that a method saw."""
+        return {part: tuple(self.digests[each] for each in digests) for part, digests in shown.items()}
+
+    def counts(self, views: Views) -> dict[str, int]:
         """Photos and individuals by part, for the record."""
         return {
-            "train_photos": len(self.train),
-            "train_known_photos": len(self.train.known()),
-            "identities": len(self.train.identities),
-            "valid_photos": len(self.valid),
+            "train_photos": len(views.train),
+            "train_known_photos": len(views.train.known()),
+            "identities": len(views.train.identities),
+            "valid_photos": len(views.valid),
             "valid_new_photos": self.answers["valid"].truth.count(NEW),
-            "test_photos": len(self.test),
+            "test_photos": len(views.test),
             "test_new_photos": self.answers["test"].truth.count(NEW),
         }
 
@@ -82,37 +98,98 @@ class Views:
         return []
 
 
-def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> Views:
+@dataclass(frozen=True)
+class _Fold:
+    """The rows of one fold's photos: train, then valid, then test."""
+
+    table: pd.DataFrame
+    """Those of the catalog, in this order."""
+    rows: Rows
+    """Their places in the catalog."""
+    places: dict[str, Rows]
+    """By part, its places in `table`."""
+    identities: tuple[str, ...]
+    species: tuple[str, ...]
+    """Those known in train, sorted."""
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, fold: int) -> _Fold:
+        row_of = columns_of(benchmark.catalog.table["image"])
+        parts = {
+            part: [row_of[image] for image in images]
+            for part, images in benchmark.split.parts(fold)._asdict().items()
+        }
+        rows = np.array([row for part in PARTS for row in parts[part]], np.int64)
+        ends = np.cumsum([0, *(len(parts[part]) for part in PARTS)])
+        places = {part: np.arange(ends[n], ends[n + 1]) for n, part in enumerate(PARTS)}
+        table = benchmark.catalog.table.iloc[rows].reset_index(drop=True)
+        known = table.iloc[places["train"]]
+        identities, species = (tuple(sorted(set(known[of]) - {""})) for of in ("identity", "species"))
+        return cls(table, rows, places, identities, species)
+
+    def shown_digests(self) -> dict[str, str]:
+        """What stands for each content digest: a number in their order, so that equal photos stay equal."""
+        digests = sorted(set(self.table["content_digest"]))
+        return {digest: f"photo-{place:07d}" for place, digest in enumerate(digests)}
+
+    def photos(self, part: str, store: StoreView, annotations: Annotations) -> LabelledPhotos:
+        """The photos of one part, labelled and annotated, under fresh ids."""
+        from whalebench.benchmarks.core.photos import LabelledPhotos
+
+        places = self.places[part]
+        table, shown = self.table.iloc[places], self.shown_digests()
+        return LabelledPhotos(
+            images=tuple(f"{part}-{place + 1:05d}" for place in range(len(places))),
+            digests=tuple(shown[digest] for digest in table["content_digest"]),
+            identities=self.identities,
+            store=store,
+            rows=places,
+            shapes=np.array(table[["height", "width"]], np.int64),
+            labels=_labels(table["identity"], self.identities),
+            annotations=annotations,
+            species=_labels(table["species"], self.species) if self.species else None,
+        )
+
+
+def fold_views(
+    benchmark: Benchmark, fold: int, *, oracle: bool = False, reopen: Callable[[], Benchmark] | None = None
+) -> Views:
     """The parts of a fold; raises WhalebenchError for an unknown fold or one with one individual only.
 
-    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them.
+    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them. Where the
+    benchmark is not to be kept in memory `reopen` reads it again, for photos of a size not decoded yet.
     """
-    parts = benchmark.split.parts(fold)._asdict()
-    table = benchmark.catalog.table
-    row_of = columns_of(table["image"])
-    rows = {part: np.array([row_of[image] for image in images], np.int64) for part, images in parts.items()}
-    identities = tuple(sorted(set(table["identity"].iloc[rows["train"]]) - {""}))
-    if len(identities) < 2:
+    content = _Fold.of(benchmark, fold)
+    if len(content.identities) < 2:
         raise WhalebenchError(
-            f"fold {fold} of {benchmark.name} has {len(identities)} individual(s) in train: "
+            f"fold {fold} of {benchmark.name} has {len(content.identities)} individual(s) in train: "
             f"there is nothing to tell apart; import photos of at least two individuals."
         )
-    everything = _annotations(benchmark.catalog)
-    annotations, store = everything, benchmark.store
+    again = reopen or (lambda: benchmark)
+    annotations, test_rows = _annotations(content.table), content.rows[content.places["test"]]
     if not oracle:
-        annotations, store = _hidden(everything, rows["test"]), store.without_masks_of(rows["test"])
-    species = tuple(sorted(set(table["species"].iloc[rows["train"]]) - {""}))
-    train, valid, test = (
-        _view(benchmark, store, rows[part], identities, annotations, species) for part in PARTS
-    )
+        annotations = _hidden(annotations, content.places["test"])
+
+    def photo_store() -> PhotoStore:
+        store = again().store
+        return store if oracle else store.without_masks_of(test_rows)
+
+    store = StoreView.of(content.rows, photo_store)
+    train, valid, test = (content.photos(part, store, annotations) for part in PARTS)
+    return Views(train, valid, test.unlabelled() if oracle else test.bare(), oracle)
+
+
+def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
+    """The answers to valid and test; to be asked for when a method has answered, and not before."""
+    content = _Fold.of(benchmark, fold)
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
-    return Views(
-        train,
-        valid,
-        test.unlabelled() if oracle else test.bare(),
-        {part: answers_of(table.iloc[rows[part]], identities, groups) for part in SCORED},
-        {part: _view(benchmark, benchmark.store, rows[part], identities, everything) for part in SCORED},
-        oracle,
+    annotations = _annotations(content.table)
+    store = StoreView.of(content.rows, lambda: benchmark.store)
+    parts = {part: content.table.iloc[content.places[part]] for part in SCORED}
+    return OpenFold(
+        {part: answers_of(table, content.identities, groups) for part, table in parts.items()},
+        {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
+        {shown: digest for digest, shown in content.shown_digests().items()},
     )
 
 
@@ -127,32 +204,14 @@ def answers_of(part: pd.DataFrame, identities: Sequence[str], groups: Mapping[st
     return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters)
 
 
-def _view(
-    benchmark: Benchmark,
-    store: PhotoStore,
-    rows: NDArray[np.int64],
-    identities: tuple[str, ...],
-    annotations: Annotations,
-    species: tuple[str, ...] = (),
-) -> LabelledPhotos:
-    """The photos of some rows, labelled and annotated."""
-    from whalebench.benchmarks.core.photos import LabelledPhotos
-
-    part = benchmark.catalog.table.iloc[rows]
-    return LabelledPhotos(
-        images=tuple(part["image"]),
-        digests=tuple(part["content_digest"]),
-        identities=identities,
-        store=store,
-        rows=rows,
-        shapes=np.array(part[["height", "width"]], np.int64),
-        labels=_places(part["identity"], identities),
-        annotations=annotations,
-        species=_places(part["species"], species) if species else None,
-    )
+def answers_shown(photos: LabelledPhotos) -> Answers:
+    """The answers that the labels of photos give away: what there is to choose by."""
+    names = (*photos.identities, NEW)  # the last for UNKNOWN, which is -1
+    truth = tuple(names[label] for label in photos.labels)
+    return Answers(photos.images, truth, truth, truth)
 
 
-def _places(values: pd.Series[str], names: tuple[str, ...]) -> NDArray[np.int64]:
+def _labels(values: pd.Series[str], names: tuple[str, ...]) -> NDArray[np.int64]:
     """Each value's place among names, UNKNOWN where it is none of them."""
     from whalebench.benchmarks.core.photos import UNKNOWN
 
@@ -160,14 +219,13 @@ def _places(values: pd.Series[str], names: tuple[str, ...]) -> NDArray[np.int64]
     return np.array([place_of.get(value, UNKNOWN) for value in values], np.int64)
 
 
-def _annotations(catalog: Catalog) -> Annotations:
-    """Of the whole catalog, as shares of each photo's width and height."""
+def _annotations(table: pd.DataFrame) -> Annotations:
+    """Of all rows, as shares of each photo's width and height."""
     from whalebench.benchmarks.core.photos import Annotations
 
-    table = catalog.table
     width, height = (table[side].to_numpy(np.float64)[:, None] for side in ("width", "height"))
     boxes = table[list(BOX)].to_numpy(np.float64) / np.hstack([width, height, width, height])
-    names = catalog.landmark_names
+    names = landmark_names(table.columns)
     points = np.full((len(table), len(names), 2), np.nan)
     for place, name in enumerate(names):
         points[:, place] = table[[f"{name}_x", f"{name}_y"]].to_numpy(np.float64) / np.hstack([width, height])
@@ -175,7 +233,7 @@ def _annotations(catalog: Catalog) -> Annotations:
     return Annotations(boxes.astype(np.float32), points.astype(np.float32), names, has_mask)
 
 
-def _hidden(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
+def _hidden(annotations: Annotations, rows: Rows) -> Annotations:
     """A copy with nothing annotated at some rows: what is shared with train must not tell about test."""
     boxes, points = annotations.boxes.copy(), annotations.landmarks.copy()
     has_mask = annotations.has_mask.copy()

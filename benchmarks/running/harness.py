@@ -20,7 +20,7 @@ from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
-from whalebench.benchmarks.running.folds import Views
+from whalebench.benchmarks.running.folds import Views, answers_shown
 from whalebench.methods.method import Cycle, Epoch, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline
 
@@ -46,12 +46,13 @@ class RunHarness:
         """Those that stand before the names of parts."""
         self.chosen: dict[str, float | None] = {}
         self.lineage: dict[str, tuple[str, ...]] = {}
-        """Part -> digests of the photos it was fitted on."""
+        """Part -> digests of the photos it was fitted on, as a method sees them."""
         self.warnings: list[str] = []
         """What the method says that a reader of its scores should know."""
         self._adaptation_photos: frozenset[str] = frozenset()
         """Digests of the test photos that the method was handed to adapt to."""
         self._views, self._progress, self._config = views, progress, config
+        self._valid = answers_shown(views.valid)
         self._unfinished = unfinished or CheckpointStore(None)
         self._epochs: list[dict[str, Any]] = []
         self._first = 0
@@ -93,8 +94,8 @@ class RunHarness:
         if unexpected:
             others = ", or on the test photos that adapt() is handed" if self._adaptation_photos else ""
             raise RunFailedError(
-                f"{part} was fitted on {len(unexpected)} photo(s) outside train of this fold, first the "
-                f"one with digest {min(unexpected)[:16]}: fit every part on train only{others}."
+                f"{part} was fitted on {len(unexpected)} photo(s) outside train of this fold, first "
+                f"{_first(photos, unexpected)}: fit every part on train only{others}."
             )
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
@@ -108,8 +109,8 @@ class RunHarness:
         for name, view in (("train", self._views.train), ("test", self._views.test)):
             if shared := set(photos.digests) & set(view.digests):
                 raise RunFailedError(
-                    f"The {part} would be chosen on {len(shared)} photo(s) of {name}, first the one with "
-                    f"digest {min(shared)[:16]}: choose on photos of valid only. Where a published split "
+                    f"The {part} would be chosen on {len(shared)} photo(s) of {name}, first "
+                    f"{_first(photos, shared)}: choose on photos of valid only. Where a published split "
                     f"has a photo in several parts, leave it in one of them."
                 )
 
@@ -177,14 +178,14 @@ class RunHarness:
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid at its own best threshold of *new*, so to choose by and not to report."""
-        answers, identities = self._views.answers["valid"], self._views.train.identities
+        answers, identities = self._valid, self._views.train.identities
         return choose_new_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> NDArray[np.float64]:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
-        answers, identities = self._views.answers["valid"], self._views.train.identities
+        answers, identities = self._valid, self._views.train.identities
         calibration = choose_calibration(valid_scores, answers, identities)
         threshold = choose_new_threshold(valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
@@ -213,3 +214,10 @@ class RunHarness:
         last = [row for row in self._epochs if row["stage"] == self._epochs[-1]["stage"]]
         seconds = sum(row["seconds"] for row in last)
         return round(sum(row["photos"] for row in last) / seconds, 1) if seconds else None
+
+
+def _first(photos: Photos, digests: set[str]) -> str:
+    """The first of the photos that is one of those, as `valid-00003`: the third of valid by its id."""
+    return next(
+        image for image, digest in zip(photos.images, photos.digests, strict=True) if digest in digests
+    )

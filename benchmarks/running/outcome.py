@@ -25,9 +25,9 @@ from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord
 from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
-from whalebench.benchmarks.running.folds import NEW, SCORED, Views, fold_views
+from whalebench.benchmarks.running.folds import NEW, SCORED, OpenFold, Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.methods.method import Located
+from whalebench.methods.method import Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.registry import find_method
 from whalebench.reports.metrics.summary import average_precision_at_r
@@ -65,37 +65,72 @@ class Outcome(Evaluation):
         return {name: getattr(self, name) for name in NUMBERS}
 
 
-def evaluate_parts(method: Pipeline, views: Views, harness: RunHarness) -> Outcome:
-    """The outcome of a method that has learned: its scores of valid and test evaluated.
+@dataclass(frozen=True)
+class Submission:
+    """Everything a method that has learned hands in of a fold's photos, before the answers are opened."""
 
-    Valid goes the same way as test: bare photos in, scores out. Raises RunFailedError where it shares a photo
-    with train or test.
+    config: MethodConfig
+    scores: dict[str, NDArray[np.float32]]
+    """By part."""
+    embeddings: dict[str, NDArray[np.float32]]
+    """By part, of the known photos of train, too; empty for a method that has none."""
+    located: dict[str, Located]
+    """By part, where the animals are; empty for a method that does not look for them, and for an oracle."""
+    variants: dict[str, dict[str, NDArray[np.float32]]]
+    """By name of other ways to score, their scores by part."""
+    weights: Mapping[str, torch.Tensor]
+
+
+def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
+    """What a method that has learned says of valid and test, in the same way: bare photos in, scores out.
+
+    Raises RunFailedError for scores that cannot be, and where valid shares a photo with train or test.
     """
     harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
     scores = {part: score_photos(method, shown[part]) for part in SCORED}
     embedded = {part: method.embed(photos) for part, photos in shown.items()}
-    embeddings = {
-        part: np.asarray(value, np.float32) for part, value in embedded.items() if value is not None
-    }
-    precisions = {part: _precision_at_r(embeddings, part, views) for part in SCORED if embeddings}
-    identities = views.train.identities
-    evaluation = evaluate_scores(identities, scores, views.answers, method.config, precisions)
+    located = {} if views.oracle else {part: method.locate(shown[part]) for part in SCORED}
+    given = {part: method.variants(shown[part]) for part in SCORED}
+    return Submission(
+        config=method.config,
+        scores=scores,
+        embeddings={
+            part: np.asarray(each, np.float32) for part, each in embedded.items() if each is not None
+        },
+        located={part: each for part, each in located.items() if each is not None},
+        variants={
+            name: {part: score_photos(method, shown[part], given[part][name]) for part in SCORED}
+            for name in given["test"]
+        },
+        weights=method.weights(),
+    )
+
+
+def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harness: RunHarness) -> Outcome:
+    """The outcome of what a method has handed in, evaluated by the answers to valid and test."""
+    identities, answers = views.train.identities, opened.answers
+    scores, embeddings = submission.scores, submission.embeddings
+    precisions = {part: _precision_at_r(embeddings, part, views, opened) for part in SCORED if embeddings}
+    evaluation = evaluate_scores(identities, scores, answers, submission.config, precisions)
     for name, value in evaluation.chosen.items():
         harness.choose(name, value)
-    location = _evaluate_locations(method, views)
+    location = {
+        part: evaluate_location(located, opened.annotated[part])
+        for part, located in submission.located.items()
+    }
     if "test" in location:
         queries = pd.concat([evaluation.queries, location["test"]], axis=1)
         evaluation = replace(evaluation, queries=queries)
     return Outcome(
         **vars(evaluation),
-        variants=_evaluate_variants(method, views),
+        variants=_evaluate_variants(submission, identities, opened),
         location={part: location_summary(table) for part, table in location.items()},
         arrays={f"{part}_scores": values for part, values in scores.items()}
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part != "train"},
-        names={"identities": identities, "valid": views.valid.images, "test": views.test.images},
-        weights=method.weights(),
-        lineage=harness.lineage,
+        names={"identities": identities} | {part: answers[part].images for part in SCORED},
+        weights=submission.weights,
+        lineage=opened.lineage(harness.lineage),
     )
 
 
@@ -118,33 +153,22 @@ def score_photos(
     return scores
 
 
-def _evaluate_variants(method: Pipeline, views: Views) -> dict[str, dict[str, dict[str, float]]]:
+def _evaluate_variants(
+    submission: Submission, identities: tuple[str, ...], opened: OpenFold
+) -> dict[str, dict[str, dict[str, float]]]:
     """How good its other scores are, each with its own choices on valid."""
-    shown = views.queries()
-    given = {part: method.variants(shown[part]) for part in SCORED}
     evaluated = {}
-    for name in given["test"]:
-        scores = {part: score_photos(method, shown[part], given[part][name]) for part in SCORED}
-        evaluation = evaluate_scores(views.train.identities, scores, views.answers, method.config)
+    for name, scores in submission.variants.items():
+        evaluation = evaluate_scores(identities, scores, opened.answers, submission.config)
         evaluated[name] = {"metrics": evaluation.metrics, "valid_metrics": evaluation.valid_metrics}
     return evaluated
 
 
-def _evaluate_locations(method: Pipeline, views: Views) -> dict[str, pd.DataFrame]:
-    """How well the animals of each part were found; nothing for an oracle, who did not have to look."""
-    tables: dict[str, pd.DataFrame] = {}
-    for part, annotated in views.annotated.items():
-        located = None if views.oracle else method.locate(views.queries()[part])
-        if located is not None:
-            tables[part] = evaluate_location(located, annotated)
-    return tables
-
-
 def _precision_at_r(
-    embeddings: dict[str, NDArray[np.float32]], part: str, views: Views
+    embeddings: dict[str, NDArray[np.float32]], part: str, views: Views, opened: OpenFold
 ) -> NDArray[np.float64]:
     label = columns_of(views.train.identities)
-    truth = views.answers[part].truth
+    truth = opened.answers[part].truth
     wanted = np.array([-1 if name == NEW else label[name] for name in truth], np.int64)
     return average_precision_at_r(embeddings[part], wanted, embeddings["train"], views.train.known().labels)
 
@@ -247,6 +271,7 @@ class Restored:
     benchmark: Benchmark
     method: Pipeline
     views: Views
+    opened: OpenFold
     scores: NDArray[np.float32]
     """(test photos, identities), as the restored method gives them."""
 
@@ -271,8 +296,9 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
     benchmark = load_benchmark_of(record, workspace, progress)
     method = _method(record)
     views = fold_views(benchmark, record.fold, oracle=record.oracle)
+    opened = open_fold(benchmark, record.fold)
     weights, lineage = _read_weights(folder)
-    _refuse_seen_test(record, lineage, views)
+    _refuse_seen_test(record, lineage, {opened.digests[each] for each in views.test.digests})
     device = _device(record)
     progress.stage("decode")
     for size in method.sizes():
@@ -280,8 +306,9 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
     progress.stage("restore")
     _take_up(method, weights, views, device, folder / WEIGHTS)
     scores = np.asarray(method.score(views.queries()["test"]), np.float32)
-    _refuse_other_scores(record, folder, views, scores, device)
-    return Restored(record, folder, benchmark, method, views, scores)
+    shown = list(opened.answers["test"].images), list(views.train.identities)
+    _refuse_other_scores(record, folder, shown, scores, device)
+    return Restored(record, folder, benchmark, method, views, opened, scores)
 
 
 def _method(record: RunRecord) -> Pipeline:
@@ -313,11 +340,11 @@ def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list
     return weights, lineage
 
 
-def _refuse_seen_test(record: RunRecord, lineage: dict[str, list[str]], views: Views) -> None:
+def _refuse_seen_test(record: RunRecord, lineage: dict[str, list[str]], test: set[str]) -> None:
     if record.transductive:  # it was handed them without labels, and is ranked apart
         return
     for part, digests in lineage.items():
-        seen = set(digests) & set(views.test.digests)
+        seen = set(digests) & test
         if seen:
             raise WhalebenchError(
                 f"The {part} of {record.run} was fitted on {len(seen)} of its test photo(s), so its scores "
@@ -351,12 +378,16 @@ def _take_up(
 
 
 def _refuse_other_scores(
-    record: RunRecord, folder: Path, views: Views, scores: NDArray[np.float32], device: torch.device
+    record: RunRecord,
+    folder: Path,
+    shown: tuple[list[str], list[str]],
+    scores: NDArray[np.float32],
+    device: torch.device,
 ) -> None:
+    """`shown` are the test photos and the individuals that the scores are of."""
     file = folder / SCORES
     arrays, names = records.read_arrays(file, ("test_scores",), "names")
     stored = arrays.get("test_scores", np.zeros(0))
-    shown = list(views.test.images), list(views.train.identities)
     if (names["test"], names["identities"]) != shown or stored.shape != scores.shape:
         raise WhalebenchError(f"{file} is of other photos than the run: repeat the run with --force.")
     then = str(record.hardware.get("device", "cpu"))

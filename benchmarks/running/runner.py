@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ from whalebench.benchmarks.core.machine import choose_device, cores, hardware, p
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.workspace import Workspace, digest_text, run_lock
-from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, new_share_warnings
-from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.outcome import Outcome, evaluate_parts, write_outcome
+from whalebench.benchmarks.running.outcome import Submission, ask, evaluate_parts, write_outcome
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.pipeline import Pipeline, build_method
@@ -76,13 +77,17 @@ def run(
             progress.stage("found")
             checkpoints.discard()  # what a process left that was stopped just before doing so
             return read_record(folder)
-        views = fold_views(benchmark, request.fold, oracle=config.sees_annotations())
+        # What the catalog says of test is read again when the method has answered, and not kept till then.
+        digests = benchmark.catalog.digest, benchmark.split.digest
+        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests)
+        views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
         if force:
             checkpoints.discard()
         method = build_method(kind, config)
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
         if missing := method.missing_requirement(views.train, views.test):
-            facts = _facts(request, method, benchmark, views, harness)
+            opened = open_fold(benchmark, request.fold)
+            facts = _facts(request, method, benchmark, views, opened, harness)
             facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
             facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
             record = RunRecord(run=folder.name, **facts)
@@ -92,23 +97,26 @@ def run(
         harness.stage("decode")
         for size in method.sizes():
             benchmark.store.pixels(size, progress.advance, cores())
-        outcome = _learn(method, views, harness, checkpoints)
+        benchmark = benchmark.sealed()
+        submission = _learn(method, views, harness, checkpoints)
+        opened = open_fold(reopen(), request.fold)
+        outcome = evaluate_parts(submission, views, opened, harness)
         progress.stage("write")
-        facts = _facts(request, method, benchmark, views, harness)
+        facts = _facts(request, method, benchmark, views, opened, harness)
         learned = RunRecord(run=folder.name, **facts, **outcome.numbers())
         write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
         checkpoints.discard()
         return read_record(folder)
 
 
-def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Outcome:
-    """What comes of the method after it has learned; its curve is kept where that goes wrong."""
+def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:
+    """What the method hands in after it has learned; its curve is kept where that goes wrong."""
     harness.seed_everything()
     try:
         harness.stage("learn")
         harness.fit(method)
         harness.stage("score")
-        return evaluate_parts(method, views, harness)
+        return ask(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
         kept = checkpoints.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
@@ -139,10 +147,15 @@ def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, de
 
 
 def _facts(
-    request: RunRequest, method: Pipeline, benchmark: Benchmark, views: Views, harness: RunHarness
+    request: RunRequest,
+    method: Pipeline,
+    benchmark: Benchmark,
+    views: Views,
+    opened: OpenFold,
+    harness: RunHarness,
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
-    of_share = new_share_warnings(views.answers["valid"], method.config)
+    of_share = new_share_warnings(opened.answers["valid"], method.config)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),
@@ -161,13 +174,13 @@ def _facts(
         "seconds": harness.seconds(),
         "photos_per_second": harness.photos_per_second(),
         "peak_memory_mb": peak_memory_mb(),
-        "counts": views.counts(),
+        "counts": opened.counts(views),
         "chosen": harness.chosen,
         "lineage": {
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
-            for part, digests in harness.lineage.items()
+            for part, digests in opened.lineage(harness.lineage).items()
         },
-        "warnings": [*benchmark.split.warnings, *views.warnings(), *of_share, *harness.warnings],
+        "warnings": [*benchmark.split.warnings, *opened.warnings(), *of_share, *harness.warnings],
         "tuning": dict(request.tuning),
     }
 

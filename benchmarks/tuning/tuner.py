@@ -22,7 +22,7 @@ from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.workspace import Workspace, digest_text
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running import runner, workers
-from whalebench.benchmarks.running.folds import Answers, fold_views
+from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import score_photos
 from whalebench.benchmarks.tuning import study
@@ -390,9 +390,8 @@ class TrialRun:
         self.benchmark, self.progress = context.benchmark, progress
         self.method = build_method(context.method, config)
         views = fold_views(self.benchmark, context.fold, oracle=config.sees_annotations())
-        # Neither photos nor answers of test are in them.
-        answers = views.answers | {"test": Answers((), (), (), ())}
-        self.views = replace(views, test=views.test.select([]), answers=answers, annotated={})
+        # No photo of test is in them.
+        self.views = replace(views, test=views.test.select([]))
         name = self.benchmark.name
         if missing := self.method.missing_requirement(self.views.train, self.views.valid):
             raise WhalebenchError(f"{context.method.name} does not fit: {name} has no {missing}.")
