@@ -52,7 +52,7 @@ from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration
-from whalebench.benchmarks.running.folds import fold_views
+from whalebench.benchmarks.running.folds import fold_views, open_fold
 from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
 
@@ -500,7 +500,8 @@ def test_a_workspace_without_runs_says_how_to_begin(tmp_path: Path) -> None:
 def copy(shared_tiny: Workspace, network_run: str, tmp_path: Path) -> Path:
     """A copy of the run to damage, found by its path, with the digests of its test photos in a file."""
     folder = Path(shutil.copytree(shared_tiny.runs / network_run, tmp_path / "copy"))
-    digests = fold_views(load_benchmark("tiny", shared_tiny), 0).test.digests
+    benchmark = load_benchmark("tiny", shared_tiny)
+    digests = [open_fold(benchmark, 0).digests[each] for each in fold_views(benchmark, 0).test.digests]
     (folder / "test_digests.json").write_text(json.dumps(digests))
     return folder
 

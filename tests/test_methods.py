@@ -112,8 +112,6 @@ def test_what_is_learned_comes_from_known_train_photos_only(
         views.train.known(),
         views.valid.select([0, 1]),
         views.test,
-        views.answers,
-        views.annotated,
     )
     whole, part = (learn(name, each, tiny_settings)[0].weights() for each in (views, shorter))
     assert len(views.train.known()) < len(views.train)

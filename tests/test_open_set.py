@@ -122,7 +122,7 @@ def test_what_a_score_rests_on_is_judged_by_the_rule_of_the_run(shared_tiny: Wor
     below_all = restored.record.model_copy(update={"chosen": {"new_threshold": -1e9}})
     found = diagnose(replace(restored, record=below_all)).map_at_5["test"]
     expected = []
-    for row, truth in zip(restored.scores, restored.views.answers["test"].truth, strict=True):
+    for row, truth in zip(restored.scores, restored.opened.answers["test"].truth, strict=True):
         ranked = [restored.views.train.identities[column] for column in np.argsort(-row, kind="stable")]
         place = [ranked[0], NEW, *ranked[1:]].index(truth) + 1
         expected.append(1 / place if place <= 5 else 0.0)

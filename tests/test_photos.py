@@ -16,7 +16,7 @@ from whalebench.benchmarks.core.catalog import build_catalog
 from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
-from whalebench.benchmarks.running.folds import NEW, fold_views
+from whalebench.benchmarks.running.folds import NEW, answers_shown, fold_views, open_fold
 from whalebench.splits.split import Split, make_table, table_digest
 
 COUNT = 7
@@ -179,32 +179,62 @@ def benchmark(tmp_path: Path, photos: dict[str, tuple[str, str, str]] = PHOTOS) 
 
 def test_the_parts_of_a_fold(tmp_path: Path) -> None:
     views = fold_views(benchmark(tmp_path), 0)
-    assert views.train.images == ("a1", "b1", "n1")
-    assert views.valid.images == ("a2", "c1", "n2")
-    assert views.test.images == ("a3", "b2", "c2", "n3")
+    opened = open_fold(benchmark(tmp_path), 0)
+    assert opened.answers["valid"].images == ("a2", "c1", "n2")
+    assert opened.answers["test"].images == ("a3", "b2", "c2", "n3")
     assert views.train.identities == views.test.identities == ("ann", "bob")
-    assert views.test.digests == tuple(f"digest of {image}" for image in views.test.images)
-    assert views.test.rows.tolist() == [2, 4, 6, 9]
+    of = {part: getattr(views, part).digests for part in ("train", "valid", "test")}
+    assert opened.lineage(of) == {
+        "train": tuple(f"digest of {image}" for image in ("a1", "b1", "n1")),
+        "valid": tuple(f"digest of {image}" for image in ("a2", "c1", "n2")),
+        "test": tuple(f"digest of {image}" for image in ("a3", "b2", "c2", "n3")),
+    }
+
+
+def test_a_photo_is_called_by_its_part_and_place_and_nothing_else(tmp_path: Path) -> None:
+    views = fold_views(benchmark(tmp_path), 0)
+    assert views.train.images == ("train-00001", "train-00002", "train-00003")
+    assert views.valid.images == ("valid-00001", "valid-00002", "valid-00003")
+    assert views.test.images == ("test-00001", "test-00002", "test-00003", "test-00004")
+    assert [part.rows.tolist() for part in (views.train, views.valid, views.test)] == [
+        [0, 1, 2],
+        [3, 4, 5],
+        [6, 7, 8, 9],
+    ]
+    # As the sorted digests of a1, a2, a3, b1, b2, c1, c2, n1, n2, n3 are.
+    assert views.test.digests == ("photo-0000002", "photo-0000004", "photo-0000006", "photo-0000009")
+
+
+def test_equal_photos_have_equal_digests_in_all_parts(tmp_path: Path) -> None:
+    made = benchmark(tmp_path)
+    table = made.catalog.table
+    doubled = table.assign(
+        content_digest=table["content_digest"].where(table["image"] != "a3", "digest of b1")
+    )
+    views = fold_views(replace(made, catalog=replace(made.catalog, table=doubled)), 0)
+    assert views.test.digests[0] == views.train.digests[1]
+    assert len({*views.train.digests, *views.valid.digests, *views.test.digests}) == len(PHOTOS) - 1
 
 
 def test_an_individual_that_is_not_in_train_is_new(tmp_path: Path) -> None:
     views = fold_views(benchmark(tmp_path), 0)
-    assert views.answers["test"].truth == ("ann", "bob", NEW, NEW)
-    assert views.answers["test"].identities == ("ann", "bob", "cas", "")
-    assert views.answers["valid"].truth == ("ann", NEW, NEW)
+    answers = open_fold(benchmark(tmp_path), 0).answers
+    assert answers["test"].truth == ("ann", "bob", NEW, NEW)
+    assert answers["test"].identities == ("ann", "bob", "cas", "")
+    assert answers["valid"].truth == answers_shown(views.valid).truth == ("ann", NEW, NEW)
     assert views.train.labels.tolist() == [0, 1, UNKNOWN]
     assert views.valid.labels.tolist() == [0, UNKNOWN, UNKNOWN]
 
 
 def test_what_is_resampled_together(tmp_path: Path) -> None:
-    clusters = fold_views(benchmark(tmp_path), 0).answers["test"].clusters
+    clusters = open_fold(benchmark(tmp_path), 0).answers["test"].clusters
     assert clusters == ("individual ann", "individual bob", "individual cas", "group e10")
 
 
 def test_a_valid_part_without_new_photos_is_warned_of(tmp_path: Path) -> None:
-    assert fold_views(benchmark(tmp_path), 0).warnings() == []
+    assert open_fold(benchmark(tmp_path), 0).warnings() == []
     known = {name: facts for name, facts in PHOTOS.items() if name not in ("c1", "n2")}
-    (warning,) = fold_views(benchmark(tmp_path, known), 0).warnings()
+    (warning,) = open_fold(benchmark(tmp_path, known), 0).warnings()
     assert "--singles new" in warning
 
 
@@ -236,15 +266,25 @@ def reachable(thing: object, seen: set[int]) -> list[object]:
 
 
 @pytest.mark.parametrize("oracle", [False, True])
-def test_no_view_leads_to_a_test_mask_but_an_oracles(tmp_path: Path, oracle: bool) -> None:
-    made = benchmark(tmp_path)
-    masks = tuple(str(tmp_path / f"{image}-mask.png") for image in PHOTOS)
-    views = fold_views(replace(made, store=replace(made.store, mask_paths=masks)), 0, oracle=oracle)
-    of_test = {str(tmp_path / f"{image}-mask.png") for image in views.test.images}
+def test_no_view_leads_to_a_name_a_path_or_a_digest(tmp_path: Path, oracle: bool) -> None:
+    views = fold_views(benchmark(tmp_path), 0, oracle=oracle)
     for photos in (views.train, views.valid, views.test, *views.queries().values()):
-        strings = {thing for thing in reachable(photos, set()) if isinstance(thing, str)}
-        assert (of_test <= strings) if oracle else not (of_test & strings)
-        assert set(masks) - of_test <= strings
+        found = reachable(photos, set())
+        texts = {thing for thing in found if isinstance(thing, str)}
+        shown = {*photos.images, *photos.digests, *views.train.identities, "tip"}
+        assert texts - set(vars(photos)) - {"boxes", "landmarks", "landmark_names", "has_mask"} <= shown
+        assert not any(isinstance(thing, Path | pd.DataFrame | PhotoStore) for thing in found)
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_test_masks_are_read_by_an_oracle_alone(tmp_path: Path, oracle: bool) -> None:
+    made = benchmark(tmp_path)
+    Image.new("L", (20, 10), 255).save(tmp_path / "mask.png")
+    masks = (str(tmp_path / "mask.png"),) * len(PHOTOS)
+    views = fold_views(replace(made, store=replace(made.store, mask_paths=masks)), 0, oracle=oracle)
+    store = views.train.store
+    assert (store.read_masks(views.train.rows, (8, 8)) == 255).all()
+    assert (store.read_masks(views.test.rows, (8, 8)) == (255 if oracle else 0)).all()
 
 
 def test_an_oracle_is_shown_annotations_and_no_labels(tmp_path: Path) -> None:
@@ -254,14 +294,15 @@ def test_an_oracle_is_shown_annotations_and_no_labels(tmp_path: Path) -> None:
         assert shown.labels is None
         assert shown.annotations is not None
         assert np.isfinite(shown.annotations.boxes[shown.rows]).all()
-        assert views.annotated[part].images == shown.images
+        annotated = open_fold(benchmark(tmp_path), 0).annotated[part]
+        assert (annotated.images, annotated.labels) == (shown.images, None)
 
 
 def test_annotations_are_shares_of_the_photo(tmp_path: Path) -> None:
     annotations = fold_views(benchmark(tmp_path), 0).train.annotations
     assert annotations is not None
     assert annotations.boxes[0].tolist() == pytest.approx([0.1, 0.1, 0.6, 0.6])
-    assert annotations.landmarks[3, 0].tolist() == pytest.approx([0.15, 0.5])
+    assert annotations.landmarks[1, 0].tolist() == pytest.approx([0.15, 0.5])
     assert annotations.landmark_names == ("tip",)
     assert annotations.has_mask[[0, 1, 3]].all()
 
@@ -283,7 +324,7 @@ def test_species_are_those_of_train_and_hidden_with_the_labels(tmp_path: Path) -
 
 
 def test_counts_for_the_record(tmp_path: Path) -> None:
-    assert fold_views(benchmark(tmp_path), 0).counts() == {
+    assert open_fold(benchmark(tmp_path), 0).counts(fold_views(benchmark(tmp_path), 0)) == {
         "train_photos": 3,
         "train_known_photos": 2,
         "identities": 2,

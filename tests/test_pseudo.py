@@ -23,7 +23,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.explain import explain
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import outcome, runner
-from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods import registry
@@ -301,16 +301,20 @@ def test_equal_photos_are_in_one_half() -> None:
 
 
 def test_what_is_learned_and_from_what_is_in_the_record(shared_tiny: Workspace, finished: RunRecord) -> None:
-    lineage, views = lineage_of(shared_tiny, finished), fold_views(load_benchmark("tiny", shared_tiny), 0)
-    train = set(views.train.known().digests)
+    lineage, benchmark = lineage_of(shared_tiny, finished), load_benchmark("tiny", shared_tiny)
+    views, opened = fold_views(benchmark, 0), open_fold(benchmark, 0)
+    train, valid, test = (
+        {opened.digests[digest] for digest in photos.digests}
+        for photos in (views.train.known(), views.valid, views.test)
+    )
     assert set(lineage) == {"gallery", "half_a.gallery", "half_b.gallery"}
     assert lineage["gallery"] == train
     one, other = (lineage[f"half_{side}.gallery"] - train for side in "ab")
     assert one
     assert other
     assert not one & other
-    assert one | other < set(views.test.digests)
-    assert not set(views.valid.digests) & set().union(*lineage.values())
+    assert one | other < test
+    assert not valid & set().union(*lineage.values())
     chosen = finished.chosen
     assert (chosen["pseudo_labels_half_a"], chosen["pseudo_labels_half_b"]) == (len(one), len(other))
     assert chosen["pseudo_labels"] == len(one | other)
@@ -354,14 +358,16 @@ def test_only_photos_as_sure_as_asked_for_are_learned_from(
         assert added.tolist() == [int(labels[digests == digest][0]) for digest in method.learned[half]]
 
 
-def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(views: Views) -> None:
+def test_confidence_is_that_of_test_and_nothing_for_what_is_called_new(
+    views: Views, shared_tiny: Workspace
+) -> None:
     harness = RunHarness(0, CPU, views, SILENT)
     scores = Nearest(MethodConfig())
     harness.fit(scores)
     valid, test = (scores.score(photos.bare()) for photos in (views.valid, views.test))
     from whalebench.benchmarks.running.evaluation import evaluate_scores
 
-    answers = views.answers
+    answers = open_fold(load_benchmark("tiny", shared_tiny), 0).answers
     scored = {"valid": valid, "test": test}
     judged = evaluate_scores(views.train.identities, scored, answers, MethodConfig())
     found = harness.confidence(valid, test)

@@ -15,8 +15,8 @@ from PIL import Image
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running.folds import Views, fold_views
+from whalebench.benchmarks.registry import Benchmark, load_benchmark
+from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.benchmarks.running.outcome import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located
@@ -161,11 +161,22 @@ def draw(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> Views:
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     folder = tmp_path_factory.mktemp("masked")
     workspace = Workspace.open(folder / "workspace")
     import_csv(draw(folder), "masked", workspace)
-    return fold_views(load_benchmark("masked", workspace, propose=True), 0)
+    return load_benchmark("masked", workspace, propose=True)
+
+
+@pytest.fixture(scope="module")
+def views(benchmark: Benchmark) -> Views:
+    return fold_views(benchmark, 0)
+
+
+@pytest.fixture(scope="module")
+def masked(benchmark: Benchmark) -> list[bool]:
+    """Whether each photo of train has a mask."""
+    return [int(image) >= UNMASKED for image in benchmark.split.parts(0).train]
 
 
 @pytest.fixture(scope="module")
@@ -227,15 +238,18 @@ def test_excitation_weighs_by_channel_and_by_place() -> None:
     assert factors.tolist() == pytest.approx([1.5, 0.5, 1.0, 1.0])
 
 
-def test_it_finds_masks_and_boxes_in_photos_never_seen(learned: Segmenter, views: Views) -> None:
+def test_it_finds_masks_and_boxes_in_photos_never_seen(
+    learned: Segmenter, views: Views, benchmark: Benchmark
+) -> None:
     located = learned.locate(views.test.bare())
     assert located.masks is not None
     assert located.boxes is not None
     assert located.masks.shape == (len(views.test), *SIZE)
     assert 0 <= located.masks.min() < located.masks.max() <= 1
-    judged = evaluate_location(located, views.annotated["test"])
+    annotated = open_fold(benchmark, 0).annotated["test"]
+    judged = evaluate_location(located, annotated)
     assert judged["mask_iou"].mean() > 0.7
-    truth = learned.read(views.annotated["test"]).boxes
+    truth = learned.read(annotated).boxes
     assert truth is not None
     assert np.nanmean(box_iou(located.boxes, truth)) > 0.7
 
@@ -265,11 +279,13 @@ def test_a_restored_segmenter_finds_the_same(learned: Segmenter, views: Views) -
     assert np.array_equal(found.masks, expected.masks)  # type: ignore[arg-type]
 
 
-def test_reading_gives_the_annotated_masks_and_says_where_there_are_none(views: Views) -> None:
+def test_reading_gives_the_annotated_masks_and_says_where_there_are_none(
+    views: Views, masked: list[bool]
+) -> None:
     segmenter = Segmenter(QUICK)
     photos = views.train
     annotated = segmenter.annotated(photos)
-    assert annotated.tolist() == [int(image) >= UNMASKED for image in photos.images]
+    assert annotated.tolist() == masked
     assert 0 < annotated.sum() < len(photos)
     located = segmenter.read(photos)
     assert located.masks is not None
@@ -277,7 +293,7 @@ def test_reading_gives_the_annotated_masks_and_says_where_there_are_none(views: 
     assert np.isnan(located.masks[~annotated]).all()
     assert np.isnan(located.boxes[~annotated]).all()
     place = int(np.flatnonzero(annotated)[0])
-    drawn = photos.store.masks((HEIGHT, WIDTH))[photos.rows[place]] > 127
+    drawn = photos.store.read_masks(photos.rows[[place]], (HEIGHT, WIDTH))[0] > 127
     assert np.array_equal(located.masks[place] >= 0.5, drawn)
     down, across = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
     sides = [across[0] / WIDTH, down[0] / HEIGHT, (across[-1] + 1) / WIDTH, (down[-1] + 1) / HEIGHT]
@@ -322,14 +338,13 @@ def built(settings: Sequence[str]) -> Pipeline:
 
 @pytest.mark.parametrize("settings", [(), ("segmenter.channel=true", "segmenter.background=blurred")])
 def test_the_method_learns_from_masks_of_train_and_comes_back_the_same(
-    settings: Sequence[str], views: Views
+    settings: Sequence[str], views: Views, masked: list[bool]
 ) -> None:
     method, notes = built(settings), Notes()
     assert method.missing_requirement(views.train, views.test) == ""
     method.learn(views.train, views.valid, notes)
     assert notes.stages[:2] == ["segmenter", "crop"]
-    masked = {image for image in views.train.images if int(image) >= UNMASKED}
-    assert set(notes.fitted_on["segmenter"]) == masked
+    assert notes.fitted_on["segmenter"] == views.train.select(np.flatnonzero(masked)).images
     assert set(notes.fitted_on["network"]) == set(views.train.images)
     scores = method.score(views.test)
     assert scores.shape == (len(views.test), INDIVIDUALS)
