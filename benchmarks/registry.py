@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import pandas as pd
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
@@ -31,12 +29,6 @@ class Benchmark:
     store: PhotoStore
     dataset: str = ""
     """The public set that the photos are, where it was said when they were imported."""
-
-    def sealed(self) -> Benchmark:
-        """The same without its rows and paths: what may be in memory while a method is at work."""
-        catalog = replace(self.catalog, table=pd.DataFrame(columns=self.catalog.table.columns))
-        split = replace(self.split, table=pd.DataFrame(columns=self.split.table.columns))
-        return replace(self, catalog=catalog, split=split, store=PhotoStore(self.store.cache, (), (), ()))
 
 
 def load_benchmark_of(record: RunRecord, workspace: Workspace, progress: Progress = SILENT) -> Benchmark:

@@ -77,7 +77,6 @@ def run(
             progress.stage("found")
             checkpoints.discard()  # what a process left that was stopped just before doing so
             return read_record(folder)
-        # What the catalog says of test is read again when the method has answered, and not kept till then.
         digests = benchmark.catalog.digest, benchmark.split.digest
         reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests)
         views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
@@ -97,9 +96,10 @@ def run(
         harness.stage("decode")
         for size in method.sizes():
             benchmark.store.pixels(size, progress.advance, cores())
-        benchmark = benchmark.sealed()
+        del benchmark  # the answers to test are nowhere in memory while the method is at work
         submission = _learn(method, views, harness, checkpoints)
-        opened = open_fold(reopen(), request.fold)
+        benchmark = reopen()
+        opened = open_fold(benchmark, request.fold)
         outcome = evaluate_parts(submission, views, opened, harness)
         progress.stage("write")
         facts = _facts(request, method, benchmark, views, opened, harness)
