@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import BOX, PARTS, Catalog
 from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
@@ -51,6 +52,8 @@ class Views:
     """The photos of valid and test with everything that is annotated on them; never handed to a method."""
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
+    usage: UsageCounter = field(default_factory=UsageCounter)
+    """What the photos of train, valid and test tell when they are read."""
 
     def queries(self) -> dict[str, Photos]:
         """The photos of valid and test as they are scored, the known ones of train as they are embedded.
@@ -102,8 +105,10 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
     if not oracle:
         annotations, store = _hidden(everything, rows["test"]), store.without_masks_of(rows["test"])
     species = tuple(sorted(set(table["species"].iloc[rows["train"]]) - {""}))
+    usage = UsageCounter()
     train, valid, test = (
-        _view(benchmark, store, rows[part], identities, annotations, species) for part in PARTS
+        _view(benchmark, store, rows[part], identities, annotations, species, usage.of(part))
+        for part in PARTS
     )
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     return Views(
@@ -113,6 +118,7 @@ def fold_views(benchmark: Benchmark, fold: int, *, oracle: bool = False) -> View
         {part: answers_of(table.iloc[rows[part]], identities, groups) for part in SCORED},
         {part: _view(benchmark, benchmark.store, rows[part], identities, everything) for part in SCORED},
         oracle,
+        usage,
     )
 
 
@@ -134,6 +140,7 @@ def _view(
     identities: tuple[str, ...],
     annotations: Annotations,
     species: tuple[str, ...] = (),
+    usage: PartUsage | None = None,
 ) -> LabelledPhotos:
     """The photos of some rows, labelled and annotated."""
     from whalebench.benchmarks.core.photos import LabelledPhotos
@@ -149,6 +156,7 @@ def _view(
         labels=_places(part["identity"], identities),
         annotations=annotations,
         species=_places(part["species"], species) if species else None,
+        usage=usage,
     )
 
 

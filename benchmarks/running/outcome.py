@@ -73,7 +73,9 @@ def evaluate_parts(method: Pipeline, views: Views, harness: RunHarness) -> Outco
     """
     harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
-    scores = {part: score_photos(method, shown[part]) for part in SCORED}
+    scores = {"valid": score_photos(method, shown["valid"])}
+    with harness.usage.scoring(len(shown["test"])):
+        scores["test"] = score_photos(method, shown["test"])
     embedded = {part: method.embed(photos) for part, photos in shown.items()}
     embeddings = {
         part: np.asarray(value, np.float32) for part, value in embedded.items() if value is not None
