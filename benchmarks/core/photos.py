@@ -94,8 +94,8 @@ class Annotations(Annotated):
         """Those of the rows at which something stands under the name."""
         if name == "masks":
             return rows[self.has_mask[rows]]
-        values = vars(self)[name][rows].reshape(len(rows), -1)
-        return rows[np.isfinite(values).any(axis=1)]
+        values = np.isfinite(vars(self)[name][rows])
+        return rows[values.any(axis=tuple(range(1, values.ndim)))]
 
 
 class Lens(Protocol):
