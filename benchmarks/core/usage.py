@@ -17,6 +17,8 @@ from weakref import WeakSet
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from whalebench.benchmarks.core.catalog import PARTS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
@@ -188,7 +190,7 @@ class UsageCounter:
             whole.add(each)
         by_stage = whole.photos_by_stage()
         annotations: dict[str, dict[str, int]] = {}
-        for (kind, part), rows in sorted(whole.annotated.items()):
+        for (kind, part), rows in sorted(whole.annotated.items(), key=_place):
             annotations.setdefault(kind, {})[part] = len(rows)
         return Usage(
             photos_seen=sum(by_stage.values()),
@@ -258,6 +260,12 @@ def _photos_in(arguments: Sequence[object]) -> int:
     return 0
 
 
+def _place(annotated: tuple[tuple[str, str], set[int]]) -> tuple[str, int]:
+    """By what (kind, part), rows are sorted: by kind, and train before valid before test."""
+    (kind, part), _ = annotated
+    return kind, PARTS.index(part)
+
+
 def _pixels(size: str) -> tuple[int, str]:
     """By what sizes are sorted: from few pixels to many."""
     height, width = size.split("x")
@@ -305,14 +313,20 @@ def track_words(usages: Sequence[Usage], train_photos: Sequence[int]) -> str:
     if first.weights:
         start = "from " + " + ".join(f"{name} {digest[:8]}" for name, digest in first.weights.items())
     words = [start, f"{' + '.join(first.pixels)} px"]
+    words += [f"{PLURAL[kind]} of {' + '.join(parts)}" for kind, parts in sorted(first.annotations.items())]
     words += [
-        f"{PLURAL.get(kind, kind)} of {' and '.join(parts)}"
-        for kind, parts in sorted(first.annotations.items())
+        f"{_counted(passes, 'pass', 'passes')} over train",
+        f"{_counted(looks, 'look', 'looks')} a photo",
     ]
-    words += [f"{_span(passes)} passes over train", f"{_span(looks)} look{'s' * (max(looks) != 1)} a photo"]
     words += [f"{_span(parameters)} M parameters"] if max(parameters) else []
     words += [f"tuned with {first.tuning_budget}"] if first.tuning_budget else []
     return ", ".join(words)
+
+
+def _counted(values: Sequence[float], one: str, several: str) -> str:
+    """As 1 look, 2 looks, 28 to 30 passes."""
+    span = _span(values)
+    return f"{span} {one if span == '1' else several}"
 
 
 def _span(values: Sequence[float]) -> str:
