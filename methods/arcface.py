@@ -53,10 +53,6 @@ class ArcFaceConfig(EmbedderConfig, HeadConfig):
         """Whether photos are mirrored, as of other individuals or in the gallery."""
         return self.flip_identities or super().mirrors()
 
-    def track(self) -> str:
-        """The track of the embedding; mirrored photos are more photos seen, so another track."""
-        return super().track() + (", each photo mirrored, too" if self.flip_identities else "")
-
 
 class ArcFace(EmbeddingMethod):
     """Margin softmax; scores mix the cosines to the prototypes and those by the gallery's rule."""
@@ -202,10 +198,6 @@ class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
     def mirrors(self) -> bool:
         """Whether photos are mirrored, as of other individuals or in the gallery."""
         return self.head.flip_identities or super().mirrors()
-
-    def track(self) -> str:
-        """The track of `arcface` with these fields."""
-        return self.as_arcface().track()
 
     def as_arcface(self) -> ArcFaceConfig:
         """The fields of `arcface`, the networks' names still joined by +; only the gallery scores."""

@@ -74,11 +74,6 @@ class EnsembleConfig(MethodConfig):
         """Whether a member is an oracle."""
         return any(member.sees_annotations() for member in self.within())
 
-    def track(self) -> str:
-        """The members and what each is held equal by, as of an ensemble of finished runs."""
-        tracks = " and ".join(dict.fromkeys(sorted(member.track() for member in self.within())))
-        return f"ensemble of {' + '.join(sorted(self.names()))}; each: {tracks}"
-
 
 class Ensembled(Ensemble):
     """Its members' scores or embeddings fused, in shares chosen by MAP@5 on valid."""

@@ -73,13 +73,6 @@ class MethodConfig(PartConfig):
     new_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of *new* photos to expect: the threshold is chosen as if valid had it; unless given, as it is."""
 
-    def track(self) -> str:
-        """What a table holds equal: weights, pixels, photos seen; only one track is ranked together.
-
-        A method that does not say is on a track of its own.
-        """
-        return f"open to {type(self).__name__} alone"
-
     def sees_annotations(self) -> bool:
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
         return False

@@ -113,12 +113,6 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     frozen: bool = True
     """Leave the network alone in the second stage, where there was a first."""
 
-    def track(self) -> str:
-        """The track of the network, and what is seen in the first stage, and more often."""
-        first = f"after {self.first_epochs} of individuals with {self.first_photos} photos and more"
-        new = ", photos of new ones" if self.new_class else ""
-        return f"{super().track()}, {first}, each individual at least {self.at_least} times an epoch{new}"
-
 
 class FreezableBackbone(PooledBackbone):
     """Backbone and pooling that can be frozen, the statistics of batch normalisation included."""

@@ -69,10 +69,6 @@ class PseudoConfig(MethodConfig):
         """Whether the method that learns is an oracle."""
         return self.inner().sees_annotations()
 
-    def track(self) -> str:
-        """The track of the method that learns, and its three trainings; epochs are as long as in one."""
-        return f"{self.inner().track()}; trained three times, twice with pseudo-labels of test photos"
-
 
 class Pseudo(Method):
     """Two models that each learned half of the confident test photos; the other one scores that half."""

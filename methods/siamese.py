@@ -68,10 +68,6 @@ class SiameseConfig(EmbedderConfig):
         values = super().tunable()
         return values | {"margin": self.margin or MARGIN} if self.form == "contrastive" else values
 
-    def track(self) -> str:
-        """The track of the network; photos seen more often than once an epoch make another one."""
-        return super().track() + (f", each photo {self.views} times an epoch" if self.views > 1 else "")
-
     def cycle_gallery(self) -> GalleryConfig | None:
         """The gallery of the embeddings; None for a pair head, which compares photos by its own features."""
         return super().cycle_gallery() if self.form == "contrastive" else None

@@ -64,14 +64,6 @@ class SiftConfig(MatchingConfig, UntrainedConfig):
         inner = self.inner()
         return super().sees_annotations() or (inner is not None and inner.sees_annotations())
 
-    def track(self) -> str:
-        """The pixels that key points are looked for in, and what the other method and a finder start from."""
-        inner, finder = self.inner(), None if self.oracle else self.finder_config()
-        track = f"key points by {self.matcher}, {self.size[0]} x {self.size[1]} px"
-        if finder is not None and finder.pretrained != "none":
-            track += f", finder from {finder.starting_weights()}"
-        return f"{inner.track()}; {track}" if inner else track
-
 
 class Sift(Method):
     """The inliers of the best photo of each individual; or another method's shortlist in their order."""

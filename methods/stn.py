@@ -104,11 +104,13 @@ def annotated_windows(finder: Finder, train: Photos) -> Photos:
         return annotated
     finder.prepare(annotated)
     windows = finder.windows(finder.read(annotated), annotated)
-    corners = np.full((len(annotated.annotations.boxes), len(geometry.CORNERS), 2), np.nan, np.float32)
+    corners = np.full((len(annotated.annotations.has_mask), len(geometry.CORNERS), 2), np.nan, np.float32)
     corners[annotated.rows] = (geometry.transform_corners(geometry.invert(windows.matrices)).numpy() + 1) / 2
     names = tuple(f"corner {number}" for number in range(len(geometry.CORNERS)))
     annotations = replace(annotated.annotations, landmarks=corners, landmark_names=names)
-    return replace(annotated, annotations=annotations).select(np.flatnonzero(~windows.fallback))
+    usage = annotated.usage and annotated.usage.of_derived()
+    derived = replace(annotated, annotations=annotations, usage=usage)
+    return derived.select(np.flatnonzero(~windows.fallback))
 
 
 def learn_windows(config: TransformerConfig, windows: Photos, harness: Harness) -> WindowNetwork:

@@ -41,12 +41,6 @@ class TripletConfig(EmbedderConfig, MetricLossConfig):
             raise ValueError(f"memory={self.memory} is less than one batch of {size}; raise it or set 0")
         return self
 
-    def track(self) -> str:
-        """The track of the network; photos drawn again, or left out, make another one."""
-        again = ", photos drawn again" if self.fill or self.singles == "repeat" else ""
-        left_out = ", individuals with one photo left out" if self.singles == "leave_out" else ""
-        return super().track() + again + left_out
-
 
 class Triplet(EmbeddingMethod):
     """Pair, triplet and proxy losses with online mining; scores by the gallery."""

@@ -153,13 +153,6 @@ class Loose(MeanColour.Config, frozen=False):  # type: ignore[misc]
     """Can be changed."""
 
 
-class Trackless(MeanColour.Config):  # type: ignore[misc]
-    """Says nothing of its track."""
-
-    def track(self) -> str:
-        return " "
-
-
 def learn_then(after: Callable[[Any, Photos, Photos], None]) -> Callable[..., None]:
     def learn(self: Any, train: Photos, valid: Photos, harness: Harness) -> None:
         MeanColour.learn(self, train, valid, harness)
@@ -228,7 +221,6 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     "source": (broken(source=""), "name", "source says nothing"),
     "undocumented field": (broken(Config=Undocumented), "fields", "docstring below them: silent"),
     "loose configuration": (broken(Config=Loose), "configuration", "can be changed"),
-    "no track": (broken(Config=Trackless), "track", "say in one line"),
     "chokes on new photos": (
         broken(learn=learn_then(lambda self, train, valid: np.bincount(train.labels))),  # type: ignore[arg-type]
         "learns",

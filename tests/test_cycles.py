@@ -112,11 +112,6 @@ def test_what_is_done_once_is_not_done_in_every_cycle() -> None:
     assert playground.in_cycle(1).schedule.tail == 1
 
 
-def test_the_track_names_the_cycles() -> None:
-    one, three = (config_of("arcface", f"schedule.cycles={cycles}").track() for cycles in (1, 3))
-    assert three == f"{one}, in 3 cycles"
-
-
 def test_the_margin_is_there_at_once_where_it_does_not_grow(
     ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,9 +63,6 @@ def test_settings_go_to_the_members_that_have_them() -> None:
     assert [member.epochs for member in members] == [3, 3, 3]
     assert members[1].dimensions == 16
     assert [member.dropout for member in members] == [0.5, 0.0, 0.5]
-    assert config.track().startswith(
-        "ensemble of arcface + softmax + softmax; each: narrow_resnet10 from scratch, 3"
-    )
     assert EnsembleConfig.model_validate(json.loads(config.model_dump_json())) == config
 
 

@@ -321,7 +321,9 @@ def test_what_is_learned_and_from_what_is_in_the_record(shared_tiny: Workspace, 
     assert chosen["half_a.gallery_photos"] == len(train | one)
     assert finished.transductive
     assert {"gallery", "half_a.gallery", "half_b.gallery", "pseudo-labels"} <= set(finished.seconds)
-    assert finished.track.endswith("; trained three times, twice with pseudo-labels of test photos")
+    assert finished.usage is not None
+    seen = {stage: finished.usage.photos_by_stage[stage] for stage in lineage}
+    assert seen == {stage: len(digests) for stage, digests in lineage.items()}
 
 
 def test_no_photo_is_scored_by_a_model_that_learned_it(shared_tiny: Workspace, finished: RunRecord) -> None:

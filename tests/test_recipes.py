@@ -92,7 +92,10 @@ def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
 
     settings = (*SETTINGS, "crop=box", "localizer.epochs=1", "localizer.size=32")
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny)
-    assert record.track.startswith("test_resnet+narrow_resnet10 from scratch, 1 epochs, 32 x 32 px")
+    assert record.usage is not None
+    known = record.counts["train_known_photos"]
+    assert record.usage.photos_by_stage["train"] == 2 * known  # both networks
+    assert record.usage.looks == 3  # and the localizer
     assert set(record.lineage) == {"localizer", "network", "final", "calibration"}
     assert list(record.variants) == ["mean of the networks"]
     kept = load_file(tiny.runs / record.run / "weights.safetensors")

@@ -152,7 +152,7 @@ def test_the_record_says_everything(finished: tuple[Workspace, RunRecord]) -> No
     assert (record.catalog_digest, record.split_digest) == (benchmark.catalog.digest, benchmark.split.digest)
     assert record.config["backbone"] == "test_resnet"
     assert record.config["scale"] == 20.0
-    assert all(part in record.track for part in ("test_resnet", "scratch", "32", "2 epochs"))
+    assert all(part in record.track for part in ("scratch", "32x32 px", "2 passes", "1 look a photo"))
     assert (record.oracle, record.transductive) == (False, False)
     assert set(record.seconds) >= {"decode", "learn", "train", "gallery", "score"}
     assert set(record.chosen) == {
@@ -285,7 +285,7 @@ def test_a_simple_method_tells_the_individuals_apart(tiny: Workspace, plain: Non
     assert record.metrics["top_1"] == 1.0
     assert record.metrics["auroc_new"] == 1.0
     assert record.metrics["map_at_5"] > 0.9  # type: ignore[operator]
-    assert record.track.startswith("open to ")
+    assert record.track.startswith("no network, 10x12 px")
     assert record.photos_per_second is None
 
 

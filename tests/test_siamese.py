@@ -238,13 +238,6 @@ def test_the_pair_head_sees_every_look_at_a_photo(views: Views) -> None:
     assert np.isfinite(method.score(views.test)).all()
 
 
-def test_photos_seen_more_often_are_another_track() -> None:
-    once, head_too, more = (
-        configure(Siamese, settings).track() for settings in ((), ("form=pair_head",), ("views=4",))
-    )
-    assert once == head_too != more
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -203,11 +203,8 @@ def test_an_unknown_method_or_field_is_named() -> None:
         SiftConfig(by="softmax", by_settings="epoch=3", shortlist=5)
 
 
-def test_the_track_names_what_is_seen_and_learned_by() -> None:
-    alone, behind = SiftConfig(), SiftConfig(**BY)
-    assert alone.track() == "key points by ratio, 256 x 384 px"
-    assert behind.track().endswith("; key points by ratio, 256 x 384 px")
-    assert "test_resnet" in behind.track()
+def test_it_is_an_oracle_where_the_method_within_is() -> None:
+    behind = SiftConfig(**BY)
     oracle = SiftConfig(**BY | {"by_settings": "crop=box,oracle=true"})
     assert oracle.sees_annotations()
     assert not behind.sees_annotations()

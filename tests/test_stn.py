@@ -25,7 +25,6 @@ from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.geometry import CORNERS, invert, transform_corners, warp
 from whalebench.methods.parts.training.trainer import build_optimizer
 from whalebench.methods.registry import configure
-from whalebench.methods.softmax import Softmax
 from whalebench.methods.stn import (
     SpatialTransformer,
     Stn,
@@ -275,7 +274,6 @@ def test_whole_photos_come_in_larger_than_windows() -> None:
     assert stepped.sizes() == ((48, 64), (96, 96))
     taught = Stn(configure(Stn, ("size=32x48", "start=boxes", "transformer.size=40")))
     assert taught.sizes() == ((64, 96), (40, 40))
-    assert plain.config.track() == Softmax.Config(size=(32, 48)).track()
 
 
 def test_contradictions_are_refused() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import CPU, Batch, Photos
 from whalebench.benchmarks.core.store import PhotoStore, Size
+from whalebench.methods.parts.networks.weights import weight_files
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.parts.training.trainer import predict, train_network
 from whalebench.tests.notes import Notes
@@ -234,8 +235,6 @@ def test_smaller_photos_come_first(tmp_path: Path) -> None:
     assert [settings.size_at(epoch) for epoch in range(5)] == [(16, 16)] * 2 + [(32, 32)] * 3
     assert set(settings.sizes()) == {(16, 16), (32, 32)}
     assert config(epochs=0).sizes() == ((16, 16),)
-    assert "16" in settings.track()
-    assert "16" not in config(size=32, epochs=5).track()
 
 
 def test_an_output_does_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> None:
@@ -281,14 +280,14 @@ def test_large_photos_are_scored_in_small_batches(
     assert read == [(side, side)] * batches
 
 
-def test_files_of_one_name_with_other_weights_are_another_track(tmp_path: Path) -> None:
+def test_files_of_one_name_with_other_weights_are_told_apart(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    tracks = set()
+    digests = set()
     for content in (b"one", b"two"):
         file.write_bytes(content)
-        tracks.add(TrainingConfig(pretrained=str(file)).track())
-    assert len(tracks) == 2
-    assert all("weights.safetensors" in track and str(tmp_path) not in track for track in tracks)
+        digests.add(weight_files(TrainingConfig(pretrained=str(file)))[str(file)])
+    assert len(digests) == 2
+    assert weight_files(TrainingConfig(pretrained="timm")) == {}
 
 
 def test_more_small_epochs_than_epochs_are_refused() -> None:

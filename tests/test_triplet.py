@@ -120,22 +120,6 @@ def test_no_epochs_score_too(views: Views) -> None:
     assert notes.epochs == []
 
 
-def test_photos_seen_more_or_less_often_are_another_track() -> None:
-    tracks = [
-        configure(Triplet, settings).track()
-        for settings in (
-            (),
-            ("miner=hard", "memory=64"),
-            ("fill=true",),
-            ("singles=repeat",),
-            ("singles=leave_out",),
-        )
-    ]
-    assert tracks[0] == tracks[1]
-    assert tracks[2] == tracks[3]
-    assert len({tracks[0], tracks[2], tracks[4]}) == 3
-
-
 def test_it_does_not_fit_where_no_individual_has_two_photos(views: Views) -> None:
     few = with_singles(views, len(views.train.identities)).train
     assert "two train photos" in Triplet(configure(Triplet, SMALL)).missing_requirement(few, views.test)  # type: ignore[arg-type]

@@ -479,6 +479,8 @@ def test_tune_is_interrupted_and_goes_on_and_is_told_as_json(
     assert tuned["shrink"] == pytest.approx(tuned["valid_map_at_5"] - tuned["map_at_5"])
     record = json.loads((tiny.runs / tuned["run"] / "record.json").read_text())
     assert record["track"] == default["track"] + ", tuned with 2 trials"
+    assert record["usage"]["tuning_budget"] == "2 trials"
+    assert record["usage"]["by_hand"] == {}
     assert record["tuning"]["spent"]["trials"] == 2
     assert record["tuning"]["settings"] == best["settings"]
     assert Path(said["picture"]).read_text().startswith("<svg xmlns")

@@ -90,7 +90,9 @@ def test_a_crop_passes_them_on(
 def test_cycles_are_in_the_record(tiny: Workspace, tiny_settings: tuple[str, ...]) -> None:
     found = ran(tiny, (*tiny_settings, "schedule.cycles=2"))
     record = found.record
-    assert record.track.endswith(", in 2 cycles")
+    assert record.usage is not None
+    assert record.usage.photos_by_stage.keys() == {"cycle_1.train", "cycle_2.train"}
+    assert record.usage.looks == 2
     assert list(record.variants) == ["best cycle", "last cycle"]
     assert record.chosen["best_cycle"] in (1, 2)
     assert record.config["schedule"] == {"cycles": 2, "joined": "scores", "tail": None}

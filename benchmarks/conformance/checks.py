@@ -86,18 +86,6 @@ def configures(trial: Trial) -> str:
     return "Frozen, strict, and the same when it is read back from a record."
 
 
-def says_its_track(trial: Trial) -> str:
-    """One line on what is held equal."""
-    track = trial.config.track()
-    if not isinstance(track, str) or not track.strip() or "\n" in track:
-        raise CheckFailed(
-            f"track() gives {track!r}: say in one line which weights, pixels and photos it learns by."
-        )
-    if track == MethodConfig.track(trial.config):
-        return "A track of its own, because track() does not say what is held equal."
-    return f"Its track: {track}."
-
-
 def _refuse_range(trial: Trial, name: str, mark: Search) -> None:
     if not mark.low < mark.high or (mark.log and mark.low <= 0):
         raise CheckFailed(f"The search range of {name} is empty ({mark.low:g} to {mark.high:g}): mend it.")
@@ -386,7 +374,6 @@ CHECKS: dict[str, Callable[[Trial], str]] = {
     "name": names_itself,
     "configuration": configures,
     "fields": describes_its_fields,
-    "track": says_its_track,
     "learns": learns,
     "scores": scores_have_their_shape,
     "embeddings": embeddings_have_their_shape,

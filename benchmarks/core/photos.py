@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whalebench.benchmarks.core.store import PhotoStore, Size, StoreView
+from whalebench.benchmarks.core.usage import PartUsage
 
 __all__ = ["CPU", "UNKNOWN", "Annotations", "Batch", "LabelledPhotos", "Lens", "Photos", "Size"]
 
@@ -19,9 +22,31 @@ CPU = torch.device("cpu")
 UNKNOWN = -1
 """The label of a photo of none of `identities`: *new* in valid and test, without a name in train."""
 
+KINDS = {"boxes": "box", "landmarks": "landmarks", "masks": "mask"}
+"""By the name under which annotations stand, what they are of a photo."""
+
+
+class Annotated:
+    """Base of what carries annotations: says when they are read, by whomever."""
+
+    reader: Callable[[str], None] | None
+    """Told the name under which annotations stand when they are read; what moves them with the pixels takes
+    them from `vars`, and is not."""
+
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> Any:
+            value = object.__getattribute__(self, name)
+            if name in KINDS and value is not None:
+                reader = object.__getattribute__(self, "reader")
+                # A changed copy hands annotations on: `replace` has not looked at them.
+                if reader is not None and sys._getframe(1).f_globals["__name__"] != "dataclasses":
+                    reader(name)
+            return value
+
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Annotated):
     """Some photos as tensors on one device, and what is annotated on them in the same frame.
 
     Positions are in pixels of the batch's frame, x to the right and y down, the corner of the first pixel
@@ -40,6 +65,7 @@ class Batch:
     """(photos, 1, height, width), float32 in [0, 1], 1 on the animal."""
     species: Tensor | None = None
     """(photos,), int64, UNKNOWN where not named."""
+    reader: Callable[[str], None] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -52,7 +78,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Annotations:
+class Annotations(Annotated):
     """Boxes, landmarks and masks of all photos of a fold, as shares of a photo's width and height."""
 
     boxes: NDArray[np.float32]
@@ -62,6 +88,14 @@ class Annotations:
     landmark_names: tuple[str, ...]
     has_mask: NDArray[np.bool_]
     """(photos,)"""
+    reader: Callable[[str], None] | None = None
+
+    def annotated(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the rows at which something stands under the name."""
+        if name == "masks":
+            return rows[self.has_mask[rows]]
+        values = np.isfinite(vars(self)[name][rows])
+        return rows[values.any(axis=tuple(range(1, values.ndim)))]
 
 
 class Lens(Protocol):
@@ -104,6 +138,14 @@ class Photos:
     species: NDArray[np.int64] | None = None
     """(photos,) places among the sorted species of the fold's train part, UNKNOWN where it is none of them;
     None where hidden, as labels are, or where train names none."""
+    usage: PartUsage | None = None
+    """What is told when photos or annotations are read; None outside a run."""
+
+    def __post_init__(self) -> None:
+        """Has annotations tell that those of these photos are read."""
+        if self.usage is not None and self.annotations is not None:
+            told = replace(self.annotations, reader=partial(self._tell, self.rows))
+            object.__setattr__(self, "annotations", told)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -156,6 +198,8 @@ class Photos:
         if self.lens is not None and self.behind is not None:
             return self.lens.look(self.behind, chosen, size, device)
         rows = self.rows[chosen]
+        if self.usage is not None:
+            self.usage.read(len(rows), size, gradients=torch.is_grad_enabled())
         pixels = _to_float(self.store.read(rows, size), device).permute(0, 3, 1, 2)
         labels, species = (
             None if values is None else torch.from_numpy(values[chosen]).to(device)
@@ -164,18 +208,25 @@ class Photos:
         if self.annotations is None:
             return Batch(pixels, labels, species=species)
         height, width = size
-        boxes = torch.from_numpy(self.annotations.boxes[rows]) * torch.tensor([width, height] * 2)
-        landmarks = torch.from_numpy(self.annotations.landmarks[rows]) * torch.tensor([width, height])
+        given = vars(self.annotations)
+        boxes = torch.from_numpy(given["boxes"][rows]) * torch.tensor([width, height] * 2)
+        landmarks = torch.from_numpy(given["landmarks"][rows]) * torch.tensor([width, height])
         masks = None
         if self.annotations.has_mask.any():
             masks = _to_float(self.store.read_masks(rows, size), device)[:, None]
-        return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species)
+        reader = None if self.usage is None else partial(self._tell, rows)
+        return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species, reader)
 
     def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:
         """All photos in order; pixels only, because photos are scored by these batches."""
         bare = self.bare()
         for start in range(0, len(self), batch_size):
             yield bare.batch(np.arange(start, min(start + batch_size, len(self))), size, device)
+
+    def _tell(self, rows: NDArray[np.int64], name: str) -> None:
+        """Tells that the annotations of that name are read on the photos at some rows."""
+        if self.usage is not None and self.annotations is not None:
+            self.usage.annotated(KINDS[name], self.annotations.annotated(name, rows))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
 from whalebench import WhalebenchError, did_you_mean
+from whalebench.benchmarks.core.usage import Usage
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, inherit_permissions, sync_to_disk
 
 SCHEMA_VERSION = 1
@@ -74,7 +75,9 @@ class RunRecord(BaseModel):
     fold: int
     seed: int
     track: str
-    """What is held equal between the rows of one table, in words."""
+    """What the run was given, in words: `usage`, as rows of one table have it in common."""
+    usage: Usage | None = None
+    """What the run was given, counted while it learned and scored; None for one of an older version."""
     oracle: bool = False
     """Annotated boxes or landmarks of test photos were used."""
     transductive: bool = False

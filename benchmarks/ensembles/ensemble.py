@@ -30,6 +30,7 @@ from whalebench.benchmarks.core.record import (
     write_run,
     write_scores,
 )
+from whalebench.benchmarks.core.usage import add_up, track_words
 from whalebench.benchmarks.core.workspace import Workspace, digest_file, digest_text
 from whalebench.benchmarks.ensembles.members import (
     SHARED,
@@ -96,13 +97,20 @@ class EnsembleSpec:
         """The lowest of the members'."""
         return min(member.record.seed for member in self.members)
 
-    @property
-    def track(self) -> str:
-        """The methods and what each is held equal by."""
+    def given(self) -> dict[str, Any]:
+        """`usage` and `track` in the record: what the members were given, added up.
+
+        Where one of them is of a version that did not count, their tracks stand side by side.
+        """
         records = [member.record for member in self.members]
-        methods = " + ".join(sorted(record.method for record in records))
-        tracks = " and ".join(dict.fromkeys(sorted(record.track for record in records)))
-        return f"ensemble of {methods}; each: {tracks}"
+        counted = {f"{place}.{record.method}": record.usage for place, record in enumerate(records)}
+        usages = {name: usage for name, usage in counted.items() if usage is not None}
+        if len(usages) < len(counted):
+            methods = " + ".join(sorted(record.method for record in records))
+            tracks = " and ".join(dict.fromkeys(sorted(record.track for record in records)))
+            return {"usage": None, "track": f"ensemble of {methods}; each: {tracks}"}
+        usage = add_up(usages)
+        return {"usage": usage, "track": track_words([usage], [records[0].counts["train_known_photos"]])}
 
     def method_config(self) -> MethodConfig:
         """What the members say of *new*, where all say the same; else the defaults."""
@@ -138,8 +146,8 @@ class EnsembleSpec:
             "run": f"{METHOD}-{first.benchmark}-fold{first.fold}-seed{self.seed}-{mark}",
             "method": METHOD,
             "config": config,
-            "track": self.track,
             "seed": self.seed,
+            **self.given(),
         }
 
 

@@ -7,7 +7,7 @@ are read when it has given its scores: before that they are nowhere in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import BOX, PARTS, landmark_names
 from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
+from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
@@ -51,6 +52,8 @@ class Views:
     test: Photos
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
+    usage: UsageCounter = field(default_factory=UsageCounter)
+    """What the photos of train, valid and test tell when they are read."""
 
     def queries(self) -> dict[str, Photos]:
         """The photos of valid and test as they are scored, the known ones of train as they are embedded.
@@ -132,7 +135,9 @@ class _Fold:
         digests = sorted(set(self.table["content_digest"]))
         return {digest: f"photo-{place:07d}" for place, digest in enumerate(digests)}
 
-    def photos(self, part: str, store: StoreView, annotations: Annotations) -> LabelledPhotos:
+    def photos(
+        self, part: str, store: StoreView, annotations: Annotations, usage: PartUsage | None = None
+    ) -> LabelledPhotos:
         """The photos of one part, labelled and annotated, under fresh ids."""
         from whalebench.benchmarks.core.photos import LabelledPhotos
 
@@ -148,6 +153,7 @@ class _Fold:
             labels=_labels(table["identity"], self.identities),
             annotations=annotations,
             species=_labels(table["species"], self.species) if self.species else None,
+            usage=usage,
         )
 
 
@@ -175,8 +181,9 @@ def fold_views(
         return store if oracle else store.without_masks_of(test_rows)
 
     store = StoreView.of(content.rows, photo_store)
-    train, valid, test = (content.photos(part, store, annotations) for part in PARTS)
-    return Views(train, valid, test.unlabelled() if oracle else test.bare(), oracle)
+    usage = UsageCounter()
+    train, valid, test = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
+    return Views(train, valid, test.unlabelled() if oracle else test.bare(), oracle, usage)
 
 
 def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:

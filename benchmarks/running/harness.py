@@ -51,6 +51,8 @@ class RunHarness:
         """What the method says that a reader of its scores should know."""
         self._adaptation_photos: frozenset[str] = frozenset()
         """Digests of the test photos that the method was handed to adapt to."""
+        self.usage = views.usage
+        """Counts what the method is given."""
         self._views, self._progress, self._config = views, progress, config
         self._valid = answers_shown(views.valid)
         self._unfinished = unfinished or CheckpointStore(None)
@@ -67,13 +69,15 @@ class RunHarness:
         Those that valid holds as well are kept back: nothing is ever fitted on what it is chosen by.
         """
         views = self._views
-        method.learn(views.train, views.valid, self)
+        with self.usage.learning():
+            method.learn(views.train, views.valid, self)
         if method.transductive:
             chosen_by = set(views.valid.digests)
             test = views.queries()["test"]
             photos = test.select([i for i, digest in enumerate(test.digests) if digest not in chosen_by])
             self._adaptation_photos = frozenset(photos.digests)
-            method.adapt(photos, self)
+            with self.usage.learning():
+                method.adapt(photos, self)
 
     @contextmanager
     def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
@@ -133,6 +137,7 @@ class RunHarness:
             self._progress.stage(
                 f"{self._stage}, begun anew: the epochs before were {self._unfinished.mismatch}"
             )
+        self.usage.begin(kept and kept["usage"])
         if kept is None:
             return 0
         self._epochs += kept["epochs"]
@@ -150,7 +155,8 @@ class RunHarness:
         now = time.perf_counter()
         if self._stage:
             self._seconds[self._stage] += now - self._since
-        self._stage, self._since = name, now
+        self._stage = self.usage.stage = name
+        self._since = now
         if name:
             self._progress.stage(name)
 
@@ -169,10 +175,12 @@ class RunHarness:
             "seconds": round(epoch.seconds, 3),
         }
         self._epochs.append(row)
+        self.usage.told(epoch.photos)
         spent = time.perf_counter() - self._began
         left = (epoch.of - epoch.number) * spent / epoch.number
         self._progress.epoch(EpochSummary(epoch.number, epoch.of, epoch.loss, score, speed, left))
         facts = {"epochs": self._epochs[self._first :], "chosen": self.chosen, "seconds": spent}
+        facts["usage"] = self.usage.state()
         if reason := self._unfinished.save(facts, last=epoch.number == epoch.of):
             self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")
 

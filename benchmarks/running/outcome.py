@@ -88,7 +88,9 @@ def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
     """
     harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
-    scores = {part: score_photos(method, shown[part]) for part in SCORED}
+    scores = {"valid": score_photos(method, shown["valid"])}
+    with harness.usage.scoring(len(shown["test"])):
+        scores["test"] = score_photos(method, shown["test"])
     embedded = {part: method.embed(photos) for part, photos in shown.items()}
     located = {} if views.oracle else {part: method.locate(shown[part]) for part in SCORED}
     given = {part: method.variants(shown[part]) for part in SCORED}

@@ -16,6 +16,7 @@ from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.machine import choose_device, cores, hardware, peak_memory_mb, versions
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
+from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, digest_text, run_lock
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, new_share_warnings
@@ -23,8 +24,9 @@ from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, ope
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import Submission, ask, evaluate_parts, write_outcome
 from whalebench.methods.method import MethodConfig
-from whalebench.methods.parts.networks.weights import pretraining
+from whalebench.methods.parts.networks.weights import pretraining, weight_files
 from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.recipe import set_by_hand
 from whalebench.methods.registry import configure, find_method
 
 UNFINISHED = "unfinished"
@@ -43,11 +45,12 @@ class RunRequest:
     """Fields of the method as key=value."""
     device: str = "auto"
     tuning: Mapping[str, Any] = field(default_factory=dict)
-    """How the settings were tuned, for the record; with `budget`, which makes it a track of its own."""
+    """How the settings were tuned, for the record; with its `budget` and the `settings` it chose."""
 
-    def track(self, config: MethodConfig) -> str:
-        """What is held equal, the budget of tuning with it."""
-        return config.track() + (f", tuned with {self.tuning['budget']}" if self.tuning else "")
+    @property
+    def tuning_budget(self) -> str:
+        """What tuning might spend; empty where nothing was tuned."""
+        return str(self.tuning["budget"]) if self.tuning else ""
 
 
 def run(
@@ -88,6 +91,7 @@ def run(
             opened = open_fold(benchmark, request.fold)
             facts = _facts(request, method, benchmark, views, opened, harness)
             facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
+            facts |= {"usage": None, "track": "nothing learned"}
             facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
             record = RunRecord(run=folder.name, **facts)
             write_run(folder, lambda into: write_record(into, record), force=force)
@@ -125,7 +129,7 @@ def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: Che
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
     except torch.OutOfMemoryError as error:
         raise RunFailedError(
-            f"the memory of {harness.device} is too small for it: lower batch_size ({method.config.track()})."
+            f"the memory of {harness.device} is too small for {method.name} as it is set: lower batch_size."
         ) from error
 
 
@@ -135,7 +139,8 @@ def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, de
         __version__,
         request.method,
         config.model_dump(mode="json"),
-        request.track(config),
+        request.tuning_budget,
+        weight_files(config),
         benchmark.catalog.digest,
         benchmark.split.digest,
         request.fold,
@@ -156,6 +161,9 @@ def _facts(
 ) -> dict[str, Any]:
     """Everything a record says besides how good the run is."""
     of_share = new_share_warnings(opened.answers["valid"], method.config)
+    tuned = {setting.partition("=")[0] for setting in request.tuning.get("settings", ())}
+    by_hand = {name: value for name, value in set_by_hand(method.config).items() if name not in tuned}
+    usage = harness.usage.usage(by_hand, request.tuning_budget)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),
@@ -164,7 +172,8 @@ def _facts(
         "split_digest": benchmark.split.digest,
         "fold": request.fold,
         "seed": request.seed,
-        "track": request.track(method.config),
+        "track": track_words([usage], [views.counts()["train_known_photos"]]),
+        "usage": usage,
         "oracle": views.oracle,
         "transductive": method.transductive,
         "pretraining": pretraining(method.config, benchmark.name, benchmark.dataset),

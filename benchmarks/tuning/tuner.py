@@ -28,6 +28,7 @@ from whalebench.benchmarks.running.outcome import score_photos
 from whalebench.benchmarks.tuning import study
 from whalebench.benchmarks.tuning.space import Budget, Space, build_pruner, build_sampler, search_space
 from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
+from whalebench.methods.parts.networks.weights import weight_files
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 
@@ -135,7 +136,7 @@ class Tuner:
             "version": __version__,
             "method": run.method,
             "settings": config.model_dump(mode="json"),
-            "track": config.track(),
+            "weights": weight_files(config),
             "benchmark": run.benchmark,
             "catalog": benchmark.catalog.digest,
             "split": benchmark.split.digest,

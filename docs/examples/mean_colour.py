@@ -20,10 +20,6 @@ class MeanColourConfig(MethodConfig):
     bins: Annotated[int, Field(ge=2, le=64)] = 8
     """Bars of the histogram of each colour."""
 
-    def track(self) -> str:
-        """What its rows have in common: nothing is trained, and all photos are 48 x 64 px."""
-        return "no network, 48 x 64 px"
-
 
 class MeanColour(Method):
     """Nearest mean histogram of colours."""

@@ -64,11 +64,6 @@ class EmbedderConfig(NetworkMethodConfig):
             )
         return self
 
-    def track(self) -> str:
-        """Network, pixels, epochs and cycles; a second look is more pixels, so another track."""
-        second = self.second_size
-        return super().track() + (f", second look at {second[0]} x {second[1]} px" if second else "")
-
     def mirrors(self) -> bool:
         """Whether photos are mirrored anywhere."""
         return self.gallery.flip

@@ -36,12 +36,13 @@ def warp(batch: Batch, forward: Tensor, size: Size | None = None, outside: Outsi
     pixels = sample(batch.pixels[:, :3], outside)
     if batch.pixels.shape[1] > 3:
         pixels = torch.cat([pixels, sample(batch.pixels[:, 3:], "zeros")], dim=1)
-    masks = None if batch.masks is None else sample(batch.masks, "zeros")
+    unread = replace(batch, reader=None)  # they are moved along, and nobody looks at them
+    masks = None if unread.masks is None else sample(unread.masks, "zeros")
     landmarks = boxes = None
-    if batch.landmarks is not None:
-        landmarks = to_pixels(transform_points(normalised_landmarks(batch), forward), (height, width))
-    if batch.boxes is not None:
-        corners = normalised_boxes(batch)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    if unread.landmarks is not None:
+        landmarks = to_pixels(transform_points(normalised_landmarks(unread), forward), (height, width))
+    if unread.boxes is not None:
+        corners = normalised_boxes(unread)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
         moved = transform_points(corners, forward)
         ends = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1).clamp(-1, 1)
         boxes = to_pixels(ends, (height, width)).flatten(1)

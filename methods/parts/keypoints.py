@@ -20,7 +20,9 @@ from torch import Tensor
 from whalebench import MissingError, RunFailedError
 from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.photos import CPU, Photos, Size
+from whalebench.benchmarks.core.usage import STARTING_WEIGHTS
 from whalebench.methods.method import PartConfig, Search
+from whalebench.methods.parts.networks.weights import digest_weights
 from whalebench.methods.parts.training.config import PhotoSize
 
 Motion = Literal["similarity", "homography"]
@@ -170,6 +172,7 @@ class LightGlue:
                 f"the weights of LightGlue cannot be had ({type(error).__name__}: {error}): check the "
                 f"network connection, or set matcher=ratio."
             ) from error
+        setattr(self.network, STARTING_WEIGHTS, {"lightglue": digest_weights(self.network)})
         self.size, self.device = size, device
 
     def match(self, query: Keypoints, gallery: Keypoints) -> NDArray[np.int64]:

@@ -122,19 +122,6 @@ class NetworkMethodConfig(TrainingConfig, MethodConfig):
         """Of what the network sees: colours, and the mask where it is shown."""
         return 4 if self.crop == "mask" and self.segmenter.channel else 3
 
-    def track(self) -> str:
-        """Network, pixels, epochs and cycles, and the weights from elsewhere that only a finder starts from.
-
-        Cycles see no more photos while they learn, but several networks look at each photo that is scored.
-        """
-        track, cycles = super().track(), self.schedule.cycles
-        if cycles > 1:
-            track += f", in {cycles} cycles"
-        finder = None if self.oracle else self.finder_config()
-        if finder is None or finder.pretrained in ("none", self.pretrained):
-            return track
-        return f"{track}, finder from {finder.starting_weights()}"
-
     def first_kept(self) -> int | None:
         """As the schedule says."""
         return self.schedule.first_kept(self.epochs)

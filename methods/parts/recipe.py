@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from whalebench.methods.method import MethodConfig
+from whalebench.methods.method import FieldValue, MethodConfig
 from whalebench.methods.registry import by_part
 
 Scale = Literal["full", "small"]
@@ -34,6 +35,24 @@ class RecipeConfig(MethodConfig):
         if not isinstance(given, Mapping):
             return given
         return _filled(given, cls.scales.get(given.get("scale", "full"), {}))
+
+
+def set_by_hand(config: MethodConfig) -> dict[str, FieldValue]:
+    """The fields worth tuning that stand off their defaults, a recipe's off those of its scale; their values.
+
+    Fields of methods within follow the number of theirs, from 0, and a dot.
+    """
+    required = [name for name, field in type(config).model_fields.items() if field.is_required()]
+    kept = [*required, *(["scale"] if isinstance(config, RecipeConfig) else [])]
+    default = type(config).model_validate({name: getattr(config, name) for name in kept})
+    values = {
+        name: value
+        for name, value in config.tunable().items()
+        if attrgetter(name)(config) != attrgetter(name)(default)
+    }
+    for place, inner in enumerate(config.within()):
+        values |= {f"{place}.{name}": value for name, value in set_by_hand(inner).items()}
+    return values
 
 
 def _filled(given: Values, defaults: Values) -> dict[str, Any]:

@@ -127,9 +127,10 @@ def _backdrop(pixels: Tensor, background: Background) -> Tensor:
 
 def _coarser(batch: Batch, factor: int) -> Batch:
     """The batch with factor x factor pixels averaged into one."""
-    masks = None if batch.masks is None else F.avg_pool2d(batch.masks, factor)
-    boxes = None if batch.boxes is None else batch.boxes / factor
-    landmarks = None if batch.landmarks is None else batch.landmarks / factor
+    unread = replace(batch, reader=None)
+    masks = None if unread.masks is None else F.avg_pool2d(unread.masks, factor)
+    boxes = None if unread.boxes is None else unread.boxes / factor
+    landmarks = None if unread.landmarks is None else unread.landmarks / factor
     pixels = F.avg_pool2d(batch.pixels, factor)
     return replace(batch, pixels=pixels, boxes=boxes, landmarks=landmarks, masks=masks)
 

@@ -253,7 +253,8 @@ class Segmenter(Finder):
         annotated = np.flatnonzero(self.annotated(photos))
         for block in blocks(len(annotated), BLOCK):
             rows = annotated[block]
-            masks[rows] = self.target(photos.batch(rows, self.config.size))[:, 0].numpy()
+            with torch.inference_mode():  # nothing is learned from these pixels
+                masks[rows] = self.target(photos.batch(rows, self.config.size))[:, 0].numpy()
         return Located(boxes=mask_boxes(masks), masks=masks)
 
     def _probabilities(self, pixels: Tensor) -> Tensor:

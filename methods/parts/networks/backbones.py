@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from whalebench import MissingError, WhalebenchError
 from whalebench.benchmarks.core.photos import Size
+from whalebench.benchmarks.core.usage import STARTING_WEIGHTS
 from whalebench.methods.parts.networks.own import NARROW_RESNET, RIGHT_WHALE_NETWORKS, NarrowResNet
 from whalebench.methods.parts.networks.weights import (
     COLOURS,
     HUB,
     LITE0,
+    digest_weights,
     find_checkpoint,
     hub_file,
     lite0_weights,
@@ -104,6 +106,9 @@ def build_backbone(
         load_file(network, colours, Path(pretrained))
     extra = channels - COLOURS
     backbone = Backbone(network, int(network.num_features), (*mean, *[0.0] * extra), (*std, *[1.0] * extra))
+    if pretrained != "none":
+        weights = name if pretrained == "timm" else Path(pretrained).name
+        setattr(backbone, STARTING_WEIGHTS, {weights: digest_weights(network)})
     for size in sizes:
         _try_size(backbone, name, size)
     return backbone

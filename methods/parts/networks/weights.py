@@ -6,6 +6,7 @@ of a run says of each checkpoint whether the benchmark's photos are among its tr
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from whalebench import MissingError, WhalebenchError
+from whalebench.benchmarks.core.workspace import digest_file
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.parts.networks.pooling import GeM
 
@@ -128,6 +130,14 @@ def with_zeros(weight: Tensor, like: Tensor) -> Tensor:
     return wider.flatten(1, 2)
 
 
+def digest_weights(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers, in their order."""
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 HUB = "hf-hub:"
 """What timm writes before the name of a network on the hub."""
 MEGADESCRIPTOR_DATA = (
@@ -210,7 +220,8 @@ def pretraining(config: MethodConfig, benchmark: str, dataset: str = "") -> dict
     dataset is the public set that the benchmark is declared to be; without one its name decides. Empty for a
     method that starts from scratch, or from weights of which nothing is known.
     """
-    checkpoints = (find_checkpoint(name) or _of_timm(name) for name in _starts(config))
+    names = (name for start, backbone in _starts(config) for name in _named(start, backbone))
+    checkpoints = (find_checkpoint(name) or _of_timm(name) for name in names)
     return {
         each.name: {
             "licence": each.licence,
@@ -223,15 +234,28 @@ def pretraining(config: MethodConfig, benchmark: str, dataset: str = "") -> dict
     }
 
 
-def _starts(config: BaseModel) -> Iterator[str]:
-    """The weights that the configuration and its parts name: a network, or a file by its stem."""
-    start, backbone = getattr(config, "pretrained", "none"), str(getattr(config, "backbone", ""))
+def weight_files(config: BaseModel) -> dict[str, str]:
+    """By path the digest of each file that the configuration and its parts start from.
+
+    A file of that name may hold other weights tomorrow, and the run is another one then.
+    """
+    files = [Path(start) for start, _ in _starts(config) if Path(start).is_file()]
+    return {str(file): digest_file(file) for file in files}
+
+
+def _named(start: str, backbone: str) -> list[str]:
+    """The names of what a network starts from: those of published weights, or a file by its stem."""
     # A file on a network known by its checkpoint's name holds that checkpoint: what else would fit it?
-    if start == "timm" or (start != "none" and find_checkpoint(backbone)):
-        # Recipes of several networks join their names.
-        yield from backbone.split("+")
-    elif start != "none":
-        yield Path(start).stem if Path(start).suffix else start
+    if start == "timm" or find_checkpoint(backbone):
+        return backbone.split("+")  # recipes of several networks join their names
+    return [Path(start).stem if Path(start).suffix else start]
+
+
+def _starts(config: BaseModel) -> Iterator[tuple[str, str]]:
+    """What each network of the configuration and its parts starts from, if not from scratch, and its name."""
+    start = str(getattr(config, "pretrained", "none"))
+    if start != "none":
+        yield start, str(getattr(config, "backbone", ""))
     parts = [getattr(config, name) for name in type(config).model_fields]
     within = config.within() if isinstance(config, MethodConfig) else ()
     for part in (*parts, *within):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -89,22 +87,6 @@ class TrainingConfig(PartConfig):
             )
         return self
 
-    def track(self) -> str:
-        """Network, start, pixels and epochs: what rows of one table share."""
-        pixels = _in_words(self.size)
-        if self.small_epochs:
-            pixels = f"{self.small_epochs} at {_in_words(self.small_size)}, then {pixels}"
-        return f"{self.backbone} {self.starting_weights()}, {self.epochs} epochs, {pixels}"
-
-    def starting_weights(self) -> str:
-        """The weights the network starts from, in words."""
-        start = {"none": "from scratch", "timm": "timm weights"}.get(self.pretrained, self.pretrained)
-        if Path(start).is_file():
-            with Path(start).open("rb") as file:
-                # Files of one name may hold different weights.
-                start = f"{Path(start).name} {hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
-        return start
-
     def without_download(self) -> Self:
         """The configuration without weights to start from, for a network whose learned ones are at hand."""
         return self.model_copy(update={"pretrained": "none"})
@@ -128,10 +110,6 @@ class TrainingConfig(PartConfig):
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Every size the photos are needed at, that of the scores first."""
         return (self.size, self.small_size) if self.small_epochs else (self.size,)
-
-
-def _in_words(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]} px"
 
 
 Joined = Literal["scores", "embeddings", "votes"]

@@ -225,6 +225,7 @@ def with_pseudo_labels(train: LabelledPhotos, pseudo: LabelledPhotos, share: flo
         labels=np.concatenate([train.labels, pseudo.labels]),
         annotations=train.annotations,
         species=None if train.species is None else np.concatenate([train.species, unnamed]),
+        usage=train.usage,
         pseudo=np.repeat([False, True], [len(train), len(pseudo)]),
         share=share,
     )
