@@ -25,7 +25,7 @@ from whalebench.benchmarks.core.photos import CPU, LabelledPhotos, Photos
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.usage import Usage, UsageCounter, add_up
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.running.outcome import evaluate_parts
+from whalebench.benchmarks.running.outcome import ask
 from whalebench.methods.arcface import ArcFaceConfig
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
@@ -54,8 +54,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> ToyBenchmarks:
 def used_in(trial: Trial) -> tuple[Usage, dict[str, int]]:
     """What is counted of the method that learns and is evaluated, and the photos there are."""
     learned = trial.learn(trial.views)
-    evaluate_parts(learned.method, learned.views, learned.harness)
-    return learned.harness.usage.usage(set_by_hand(trial.config), ""), learned.views.counts()
+    ask(learned.method, learned.views, learned.harness)
+    usage = learned.harness.usage.usage(set_by_hand(trial.config), "")
+    return usage, trial.opened().counts(learned.views)
 
 
 def trial_of(ground: ToyBenchmarks, kind: str | type[Method], *settings: str) -> Trial:
@@ -314,7 +315,7 @@ def test_a_stopped_run_ends_with_the_count_of_one_that_was_not(ground: ToyBenchm
             break
         except Stopped:
             assert checkpoints.folder is not None
-    evaluate_parts(learned.method, learned.views, learned.harness)
+    ask(learned.method, learned.views, learned.harness)
     assert learned.harness.usage.usage(set_by_hand(trial.config), "") == whole
 
 

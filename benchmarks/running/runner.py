@@ -163,7 +163,7 @@ def _facts(
     of_share = new_share_warnings(opened.answers["valid"], method.config)
     tuned = {setting.partition("=")[0] for setting in request.tuning.get("settings", ())}
     by_hand = {name: value for name, value in set_by_hand(method.config).items() if name not in tuned}
-    usage = harness.usage.usage(by_hand, request.tuning_budget)
+    usage, counts = harness.usage.usage(by_hand, request.tuning_budget), opened.counts(views)
     return {
         "method": request.method,
         "config": method.config.model_dump(mode="json"),
@@ -172,7 +172,7 @@ def _facts(
         "split_digest": benchmark.split.digest,
         "fold": request.fold,
         "seed": request.seed,
-        "track": track_words([usage], [views.counts()["train_known_photos"]]),
+        "track": track_words([usage], [counts["train_known_photos"]]),
         "usage": usage,
         "oracle": views.oracle,
         "transductive": method.transductive,
@@ -183,7 +183,7 @@ def _facts(
         "seconds": harness.seconds(),
         "photos_per_second": harness.photos_per_second(),
         "peak_memory_mb": peak_memory_mb(),
-        "counts": opened.counts(views),
+        "counts": counts,
         "chosen": harness.chosen,
         "lineage": {
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
