@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,6 +131,7 @@ class _Fold:
         identities, species = (tuple(sorted(set(known[of]) - {""})) for of in ("identity", "species"))
         return cls(table, rows, places, identities, species)
 
+    @cached_property
     def shown_digests(self) -> dict[str, str]:
         """What stands for each content digest: a number in their order, so that equal photos stay equal."""
         digests = sorted(set(self.table["content_digest"]))
@@ -142,7 +144,7 @@ class _Fold:
         from whalebench.benchmarks.core.photos import LabelledPhotos
 
         places = self.places[part]
-        table, shown = self.table.iloc[places], self.shown_digests()
+        table, shown = self.table.iloc[places], self.shown_digests
         return LabelledPhotos(
             images=tuple(f"{part}-{place + 1:05d}" for place in range(len(places))),
             digests=tuple(shown[digest] for digest in table["content_digest"]),
@@ -196,7 +198,7 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
     return OpenFold(
         {part: answers_of(table, content.identities, groups) for part, table in parts.items()},
         {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
-        {shown: digest for digest, shown in content.shown_digests().items()},
+        {shown: digest for digest, shown in content.shown_digests.items()},
     )
 
 
