@@ -14,6 +14,7 @@ import pandas as pd
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import (
+    NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
@@ -224,10 +225,7 @@ def _encounters(rows: Sequence[Row]) -> list[str]:
     sizes = Counter(row.get("encounter", "") for row in rows)
     sizes.pop("", None)
     if not sizes:
-        return [
-            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
-            "every score; name in the column encounter which photos were taken together."
-        ]
+        return [NO_ENCOUNTER]
     name, size = sizes.most_common(1)[0]
     if size < max(LARGE, LARGE_SHARE * len(rows)):
         return []
