@@ -48,14 +48,22 @@ def declared_class(name: str) -> str:
 
 
 def modules_of(method: type[Method], config: MethodConfig) -> tuple[str, ...]:
-    """The modules of a configured method: its own, and those of all methods that its fields name.
+    """The modules of a configured method: its own, and those of all methods that it or one within it names.
 
-    An `ensemble` names its members in a text, as any method may that wraps another.
+    An `ensemble` names its members in a text, as any method does that wraps others.
     """
-    words = {word for text in _texts(config.model_dump()) for word in re.split(r"[^\w.-]+", text)}
+    texts = [text for each in _with_inner(config) for text in _texts(each.model_dump())]
+    words = {word for text in texts for word in re.split(r"[^\w.-]+", text)}
     named = [find_method(name) for name in method_names() if name in words]
     classes = [kind for each in (method, *named) for kind in (each, each.Config)]
     return tuple(sorted({kind.__module__ for kind in classes}))
+
+
+def _with_inner(config: MethodConfig) -> Iterator[MethodConfig]:
+    """The configuration and those of all methods within."""
+    yield config
+    for inner in config.within():
+        yield from _with_inner(inner)
 
 
 def _texts(value: object) -> Iterator[str]:

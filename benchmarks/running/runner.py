@@ -114,6 +114,7 @@ def run(
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
+        _refuse_learned_test(benchmark, views)
         harness.stage("decode")
         for size in method.sizes():
             benchmark.store.pixels(size, progress.advance, cores())
@@ -181,6 +182,16 @@ def _note_file(request: RunRequest, workspace: Workspace) -> Path:
     files = {word: take_stamp(Path(word)) for word in sorted(words) if Path(word).is_file()}  # as weights are
     everything = [__version__, asdict(request), declared_class(request.method), accelerator_signs(), files]
     return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
+
+
+def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError for a split that has test photos in train; one made today has none."""
+    if shared := set(views.train.digests) & set(views.test.digests):
+        raise RunFailedError(
+            f"{len(shared)} test photo(s) of {benchmark.name} are in train, too, so scores would say who "
+            f"learned them by heart: remove split.csv and split.json beside its catalog, then make both anew "
+            f"with `whalebench split make {benchmark.name} --protocol published --duplicates drop`."
+        )
 
 
 def _learn(
