@@ -239,6 +239,7 @@ def split_make(
     singles: Annotated[str, Option(help="Individuals met once: train, or new, dealt to folds.")] = "train",
     valid_share: Annotated[float, Option(help="Share of the photos outside the test that are valid.")] = 0.12,
     seed: Annotated[int, Option(help="Seed of the shuffling.")] = 0,
+    duplicates: Annotated[str, Option(help="Photos in several published parts: refuse, or drop.")] = "refuse",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -247,7 +248,14 @@ def split_make(
 
     place = _open(workspace)
     made = make_split(
-        name, place, protocol=protocol, folds=folds, singles=singles, valid_share=valid_share, seed=seed
+        name,
+        place,
+        protocol=protocol,
+        folds=folds,
+        singles=singles,
+        valid_share=valid_share,
+        seed=seed,
+        duplicates=duplicates,
     )
     _show_split(name, made, as_json)
 

@@ -125,6 +125,7 @@ def make_split(
     singles: str,
     valid_share: float,
     seed: int,
+    duplicates: str = "refuse",
 ) -> Split:
     """The split of an imported benchmark, made once; asked for again in the same way, it is the same one."""
     if committed_stem(name):
@@ -139,7 +140,13 @@ def make_split(
             f"leave out --folds, or add --protocol stratified-encounters."
         )
     split = propose_split(
-        catalog, protocol=protocol, folds=folds or 5, singles=singles, valid_share=valid_share, seed=seed
+        catalog,
+        protocol=protocol,
+        folds=folds or 5,
+        singles=singles,
+        valid_share=valid_share,
+        seed=seed,
+        duplicates=duplicates,
     )
     write_split(split, split_stem(name, workspace))
     return split

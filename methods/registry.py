@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -38,6 +39,42 @@ def find_method(name: str) -> type[Method]:
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise WhalebenchError(f"Method '{name}' is {method!r}, no Method class: ask its package's author.")
     return method
+
+
+def declared_class(name: str) -> str:
+    """Where the method of that name is declared to be, as "module:Class"; empty where none is."""
+    points = _entry_points()
+    return points[name].value if name in points else ""
+
+
+def modules_of(method: type[Method], config: MethodConfig) -> tuple[str, ...]:
+    """The modules of a configured method: its own, and those of all methods that it or one within it names.
+
+    An `ensemble` names its members in a text, as any method does that wraps others.
+    """
+    texts = [text for each in _with_inner(config) for text in _texts(each.model_dump())]
+    words = {word for text in texts for word in re.split(r"[^\w.-]+", text)}
+    named = [find_method(name) for name in method_names() if name in words]
+    classes = [kind for each in (method, *named) for kind in (each, each.Config)]
+    return tuple(sorted({kind.__module__ for kind in classes}))
+
+
+def _with_inner(config: MethodConfig) -> Iterator[MethodConfig]:
+    """The configuration and those of all methods within."""
+    yield config
+    for inner in config.within():
+        yield from _with_inner(inner)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a value that may hold others."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
 
 
 def configure(method: type[Method], settings: Sequence[str]) -> MethodConfig:

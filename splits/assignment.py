@@ -13,6 +13,8 @@ import pandas as pd
 
 NEVER = -1
 """The fold of photos that are never tested, and the valid part of photos that are in none."""
+LEFT_OUT = -2
+"""The fold of photos that are in no part at all."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,21 @@ def group_photos(table: pd.DataFrame) -> tuple[Group, ...]:
     Photos are joined by an equal encounter or an equal content digest where that is not empty, and so on
     through chains of these.
     """
-    from scipy.cluster.hierarchy import DisjointSet
-
     images = table["image"].tolist()
-    joined = DisjointSet(images)
+    # By hand, as to import the library that has it takes longer than all there is to do.
+    group_of = {image: [image] for image in images}
     for column in ("encounter", "content_digest"):
         first: dict[str, str] = {}
         for image, value in zip(images, table[column].tolist(), strict=True):
-            if value:
-                joined.merge(image, first.setdefault(value, image))
+            large, small = group_of[image], group_of[first.setdefault(value, image)]
+            if value and large is not small:
+                if len(large) < len(small):
+                    large, small = small, large
+                large += small
+                group_of |= dict.fromkeys(small, large)
     identity_of = dict(zip(images, table["identity"].tolist(), strict=True))
-    return make_groups([(image, identity_of[image]) for image in subset] for subset in joined.subsets())
+    distinct = {id(group): group for group in group_of.values()}
+    return make_groups([(image, identity_of[image]) for image in group] for group in distinct.values())
 
 
 def make_groups(photos: Iterable[Sequence[tuple[str, str]]]) -> tuple[Group, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.splits.assignment import (
+    LEFT_OUT,
     NEVER,
     Group,
     allocate_valid,
@@ -30,6 +31,9 @@ from whalebench.splits.split import (
 
 PROTOCOLS = ("auto", "stratified-encounters", "published")
 SINGLES = ("train", "new")
+DUPLICATES = ("refuse", "drop")
+DROPPED = "dropped"
+"""The part of a published photo that is in none."""
 
 
 def propose_split(
@@ -40,15 +44,19 @@ def propose_split(
     singles: str = "train",
     valid_share: float = 0.12,
     seed: int = 0,
+    duplicates: str = "refuse",
 ) -> Split:
     """A checked split of the catalog, the same for the same photos in any order on any machine.
 
     `auto` is published where the catalog has a split column (one fold, numbered 0), else
     stratified-encounters. `singles` says what happens to individuals of one encounter: always in train, or
     spread like others and *new* where they are tested. `valid_share` is taken of all photos outside the test.
+    `duplicates` says what happens to photos that a published split has in several parts: refused, or dropped
+    from train where valid or test has them, and from valid where test has.
     """
     _check_word("protocol", protocol, PROTOCOLS)
     _check_word("singles", singles, SINGLES)
+    _check_word("duplicates", duplicates, DUPLICATES)
     if not 2 <= folds <= 1000:
         raise WhalebenchError(f"A split cannot have {folds} folds; choose at least 2, such as 5.")
     if not 0 < valid_share <= 0.5:
@@ -60,8 +68,14 @@ def propose_split(
     groups = group_photos(catalog.table)
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
     if protocol == "published":
+        parameters["duplicates"] = duplicates
         rows, warnings = _published_rows(catalog, groups, **parameters)
         folds = 1
+    elif duplicates != "refuse":
+        raise WhalebenchError(
+            f"duplicates={duplicates} is for a published split: by {protocol} a photo and its duplicates are "
+            f"always in one part; leave it out."
+        )
     else:
         rows, warnings = _stratified_rows(groups, folds=folds, **parameters)
     parameters["folds"] = folds
@@ -110,7 +124,13 @@ def _stratified_rows(
 
 
 def _published_rows(
-    catalog: Catalog, groups: tuple[Group, ...], *, singles: str, valid_share: float, seed: int
+    catalog: Catalog,
+    groups: tuple[Group, ...],
+    *,
+    singles: str,
+    valid_share: float,
+    seed: int,
+    duplicates: str,
 ) -> tuple[Rows, tuple[str, ...]]:
     """Fold, group and valid of each image, with warnings about what its source did not care for."""
     if "split" not in catalog.table:
@@ -119,15 +139,39 @@ def _published_rows(
         )
     images = catalog.table["image"].tolist()
     part_of = dict(zip(images, catalog.table["split"].tolist(), strict=True))
+    dropped = _in_several_parts(catalog, part_of)
+    if dropped and duplicates == "refuse":
+        image, other = next(iter(dropped.items()))
+        raise WhalebenchError(
+            f"The published parts of {catalog.name} share photos: {len(dropped)} of train or valid are in "
+            f"valid or test, too, first {image}, which is {other} of {part_of[other]}: who learned a photo "
+            f"knows it by heart; leave them out with `whalebench split make {catalog.name} --protocol "
+            f"published --duplicates drop`, or correct the column split."
+        )
+    part_of |= dict.fromkeys(dropped, DROPPED)
     valid = {image for image, part in part_of.items() if part == "valid"}
     if not valid:
         valid = _valid_of_train(catalog, groups, part_of, singles=singles, share=valid_share, seed=seed)
+    fold_of = {"test": 0, DROPPED: LEFT_OUT}
     rows = {
-        image: (0 if part_of[image] == "test" else NEVER, group.name, 0 if image in valid else NEVER)
+        image: (fold_of.get(part_of[image], NEVER), group.name, 0 if image in valid else NEVER)
         for group in groups
         for image in group.images
     }
     return rows, tuple(_warnings(groups, part_of))
+
+
+def _in_several_parts(catalog: Catalog, part_of: dict[str, str]) -> dict[str, str]:
+    """The photos of train that are in valid or test, too, and those of valid in test: each with the other."""
+    digest_of = dict(zip(catalog.table["image"], catalog.table["content_digest"], strict=True))
+    kept: dict[str, str] = {}
+    several: dict[str, str] = {}
+    for part in ("test", "valid", "train", ""):
+        own = [image for image, its in part_of.items() if its == part and digest_of[image]]
+        several |= {image: kept[digest_of[image]] for image in own if digest_of[image] in kept}
+        if part in ("test", "valid"):
+            kept |= {digest_of[image]: image for image in own if digest_of[image] not in kept}
+    return several
 
 
 def _valid_of_train(
@@ -143,7 +187,7 @@ def _valid_of_train(
     identities = catalog.table["identity"].tolist()
     identity_of = dict(zip(catalog.table["image"].tolist(), identities, strict=True))
     in_test = [[image for image in group.images if part_of[image] == "test"] for group in groups]
-    in_train = [[image for image in group.images if part_of[image] != "test"] for group in groups]
+    in_train = [[image for image in group.images if part_of[image] in ("train", "")] for group in groups]
     whole = {train[0] for train, test in zip(in_train, in_test, strict=True) if train and not test}
     pieces = make_groups(
         [(image, identity_of[image]) for image in images] for images in (*in_train, *in_test) if images
@@ -162,12 +206,18 @@ def _valid_of_train(
 
 def _warnings(groups: tuple[Group, ...], part_of: dict[str, str]) -> list[str]:
     warnings = []
-    cut = [group.name for group in groups if len({part_of[image] or "train" for image in group.images}) > 1]
+    parts_of = {group.name: {part_of[image] or "train" for image in group.images} for group in groups}
+    cut = [name for name, parts in parts_of.items() if len(parts - {DROPPED}) > 1]
     if cut:
         more = " and others" if len(cut) > 5 else ""
         warnings.append(
             f"{len(cut)} groups of one encounter or content straddle the published parts "
             f"({', '.join(cut[:5])}{more}): scores on this split flatter."
+        )
+    if dropped := Counter(part_of.values())[DROPPED]:
+        warnings.append(
+            f"{dropped} photos of the published train or valid part are in none, because valid or test holds "
+            f"the same photos."
         )
     unassigned = Counter(part_of.values())[""]
     if unassigned:

@@ -18,7 +18,7 @@ import pandas as pd
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.workspace import atomic_text, digest_text
-from whalebench.splits.assignment import Group, group_photos, single_encounter_identities
+from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
 SIDECAR = (
@@ -50,7 +50,8 @@ class Split:
     """An assignment of the photos of one catalog to folds; `table` and `digest` never change once written."""
 
     table: pd.DataFrame
-    """image, fold (tested there; -1: never), group, valid (the fold in whose valid part it is; -1: none)."""
+    """image, fold (tested there; -1: never; -2: in no part at all), group, valid (the fold in whose valid
+    part it is; -1: none)."""
     protocol: str
     """How it was made: published or stratified-encounters."""
     parameters: dict[str, Any]
@@ -69,7 +70,7 @@ class Split:
     @cached_property
     def folds(self) -> tuple[int, ...]:
         """The folds there are, sorted."""
-        return tuple(sorted(set(self.table["fold"].tolist()) - {-1}))
+        return tuple(sorted(set(self.table["fold"].tolist()) - {NEVER, LEFT_OUT}))
 
     def parts(self, fold: int) -> Parts:
         """The train, valid and test photos of a fold; the error for an unknown one names those there are."""
@@ -82,8 +83,9 @@ class Split:
 def fold_parts(table: pd.DataFrame, fold: int) -> Parts:
     """The train, valid and test photos of one fold of a split's table."""
     test, valid = table["fold"] == fold, table["valid"] == fold
+    train = ~test & ~valid & (table["fold"] != LEFT_OUT)
     images = table["image"]
-    return Parts(*(tuple(sorted(images[each].tolist())) for each in (~test & ~valid, valid & ~test, test)))
+    return Parts(*(tuple(sorted(images[each].tolist())) for each in (train, valid & ~test, test)))
 
 
 def make_table(rows: Rows) -> pd.DataFrame:
@@ -140,7 +142,9 @@ def count_split(
         "one_encounter_individuals_always_in_train": len(single) - len(single_tested),
         "one_encounter_individuals_tested_as_new": len(single_tested),
         "never_tested_photos": int((~tested).sum()),
-        "folds": [_count_fold(table, catalog, fold) for fold in sorted(set(fold_of.values()) - {-1})],
+        "folds": [
+            _count_fold(table, catalog, fold) for fold in sorted(set(fold_of.values()) - {NEVER, LEFT_OUT})
+        ],
     }
 
 
@@ -191,7 +195,8 @@ def _problems(
     if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
         yield "a photo is in the test and the valid part of one fold"
     folds = range(int(parameters["folds"]))
-    if not {*table["fold"].tolist(), *table["valid"].tolist()} <= {-1, *folds}:
+    elsewhere = {NEVER, LEFT_OUT} if protocol == "published" else {NEVER}
+    if not (set(table["fold"]) <= {*elsewhere, *folds} and set(table["valid"]) <= {NEVER, *folds}):
         yield f"it has other folds than {', '.join(map(str, folds))}"
     identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
     may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.code import Code
 from whalebench.benchmarks.core.record import (
     SCORES,
     WEIGHTS,
@@ -24,10 +26,12 @@ from whalebench.benchmarks.core.record import (
     write_arrays,
 )
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles import ensemble as ensembles
 from whalebench.benchmarks.ensembles import stacking
 from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
 from whalebench.benchmarks.ensembles.members import load_fold
 from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.evaluation import constant_answer
 from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import summary as metrics
@@ -138,6 +142,27 @@ def test_a_member_repeated_with_other_scores_is_another_ensemble(place: Workspac
     shutil.rmtree(place.runs / "softmax")
     make_run(place, "softmax", 1.0, 99)
     assert combine(place, "arcface", "softmax").folder != first.folder
+
+
+def test_members_or_rules_of_other_code_are_another_ensemble(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = combine(place, "arcface", "softmax")
+    change_record(place.runs / "softmax", code_digest="of an edited method")
+    second = combine(place, "arcface", "softmax")
+    assert second.record.config == first.record.config
+    monkeypatch.setattr(ensembles, "read_code", lambda modules: Code("of an edited rule", ()))
+    third = combine(place, "arcface", "softmax")
+    made = [first, second, third]
+    assert len({each.folder for each in made}) == len({each.record.code_digest for each in made}) == 3
+
+
+def test_an_ensemble_says_what_its_fold_and_benchmark_say(place: Workspace) -> None:
+    change_record(place.runs / "softmax", warnings=["Valid is small."])
+    fold = fold_of(place)
+    made = combine(place, "arcface", "softmax", rule="vote").record
+    assert made.warnings == [*fold.benchmark.catalog.warnings, "Valid is small."] == ["Valid is small."]
+    assert made.constant_answer == constant_answer(Counter(fold.gallery), fold.valid.truth) != []
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.catalog import read_catalog, read_facts, verify_photos
+from whalebench.benchmarks.core.catalog import read_catalog, read_facts, verify_photos, write_catalog
 from whalebench.benchmarks.core.store import inspect_photos
-from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.core.workspace import Workspace, digest_file
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, notes_on, read_quarantine
+from whalebench.benchmarks.registry import load_catalog
+from whalebench.splits.assignment import group_photos
 
 HEADER = "image,path,identity"
 GOOD = [f"p{index}.jpg,photos/p{index}.jpg,{name}" for index, name in enumerate(["ann", "bob", "ann", ""])]
@@ -76,7 +78,8 @@ def test_a_good_table_becomes_a_catalog(source: Path, workspace: Workspace) -> N
     assert rows["tip_y"].iloc[3] == 20
     assert (rows["width"].eq(40) & rows["height"].eq(30)).all()
     assert rows["mask"].tolist() == [str(source / "mask.png"), "", "", ""]
-    assert (rows["content_digest"] == rows["file_digest"]).all()
+    assert rows["file_digest"].tolist() == [digest_file(Path(path)) for path in rows["path"]]
+    assert rows["content_digest"].is_unique
     assert result.notes == ("The column 'colour' is not read.",)
     assert result.quarantined == read_quarantine(folder) == ()
     assert seen == [(done, 5) for done in range(1, 6)]
@@ -340,7 +343,33 @@ def test_an_import_is_repeated_only_when_it_is_the_same(source: Path, workspace:
 
 def test_photos_with_equal_bytes_are_noted(source: Path, workspace: Workspace) -> None:
     (source / "photos/p3.jpg").write_bytes((source / "photos/p0.jpg").read_bytes())
-    assert "very bytes of another: 1;" in import_csv(table(source, GOOD), "mine", workspace).notes[0]
+    assert "very pixels of another: 1;" in import_csv(table(source, GOOD), "mine", workspace).notes[0]
+
+
+def test_a_photo_that_was_saved_anew_is_the_same_photo(source: Path, workspace: Workspace) -> None:
+    with Image.open(source / "photos/p0.jpg") as photo:
+        photo.save(source / "photos/p3.png")
+    lines = [*GOOD[:3], "p3.png,photos/p3.png,"]
+    result = import_csv(table(source, lines), "mine", workspace)
+    assert "very pixels of another: 1;" in result.notes[0]
+    rows = result.catalog.table.set_index("image")
+    assert rows.loc["p0.jpg", "content_digest"] == rows.loc["p3.png", "content_digest"]
+    assert rows.loc["p0.jpg", "file_digest"] != rows.loc["p3.png", "file_digest"]
+    groups = {group.images for group in group_photos(result.catalog.table)}
+    assert ("p0.jpg", "p3.png") in groups
+
+
+def test_a_benchmark_from_before_keeps_its_digests(source: Path, workspace: Workspace) -> None:
+    """It was imported when photos were told apart by their bytes; its split and runs still hold."""
+    first = import_csv(table(source, GOOD), "mine", workspace).catalog
+    older = first.table.assign(content_digest=first.table["file_digest"])
+    folder = workspace.benchmarks / "mine"
+    before = write_catalog(older, folder, "mine", "before").digest
+    assert before != first.digest
+    assert load_catalog("mine", workspace).digest == before
+    again = import_csv(table(source, GOOD), "mine", workspace)
+    assert again.catalog.digest == before == read_catalog(folder).digest
+    assert "imported before with the same content, by an older whalebench" in again.notes[-1]
 
 
 def test_one_photo_of_two_individuals_is_noted_with_their_names(source: Path, workspace: Workspace) -> None:

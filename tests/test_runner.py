@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from whalebench import WhalebenchError
+from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.catalog import NO_ENCOUNTER
 from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.benchmarks.core.record import CURVE, PREDICTIONS, RECORD, WEIGHTS, RunRecord, read_runs
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.registry import load_benchmark, make_split
 from whalebench.benchmarks.running import runner
+from whalebench.benchmarks.running.evaluation import constant_answer
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.method import Method, MethodConfig
@@ -287,6 +292,76 @@ def test_a_simple_method_tells_the_individuals_apart(tiny: Workspace, plain: Non
     assert record.metrics["map_at_5"] > 0.9  # type: ignore[operator]
     assert record.track.startswith("no network, 10x12 px")
     assert record.photos_per_second is None
+
+
+def test_the_constant_answer_is_of_train_and_valid(tiny: Workspace, plain: None) -> None:
+    """Recounted: every order of *new* among those with most photos in train, by MAP@5 on valid."""
+    make_split("tiny", tiny, protocol="auto", folds=3, singles="new", valid_share=0.4, seed=0)
+    record = run(tiny)
+    benchmark = load_benchmark("tiny", tiny)
+    parts, table = benchmark.split.parts(0), benchmark.catalog.table.set_index("image")
+    photos = table.loc[list(parts.train), "identity"].replace("", np.nan).value_counts()
+    known = sorted(photos.index, key=lambda name: (-photos[name], name))
+    truth = [name if name in known else "new" for name in table.loc[list(parts.valid), "identity"]]
+    assert "new" in truth
+
+    def worth(answer: list[str]) -> float:
+        return sum(1 / (1 + answer.index(name)) for name in truth if name in answer)
+
+    every = [[*known[:place], "new", *known[place:]][:5] for place in range(6)]
+    assert record.constant_answer in every
+    assert worth(record.constant_answer) == max(map(worth, every))
+
+
+@pytest.mark.parametrize(
+    ("photos", "valid", "answer"),
+    [
+        ({"a": 1, "b": 3, "c": 2}, ["a", "b"], ["b", "c", "a"]),
+        ({"a": 1, "b": 3}, ["new"] * 9, ["new", "b", "a"]),
+        ({"a": 1, "b": 3}, ["b"] * 9 + ["new"], ["b", "new", "a"]),
+        ({"a": 1, "b": 3}, ["b"] * 9 + ["a", "new"], ["b", "a", "new"]),
+        (dict.fromkeys("fedcba", 1), ["a", "b", "c", "d", "e", "new"], ["a", "b", "c", "d", "e"]),
+        (dict.fromkeys("fedcba", 1), ["a", "b", "c", "d", "new"], ["a", "b", "c", "d", "new"]),
+    ],
+)
+def test_new_stands_where_valid_says(photos: dict[str, int], valid: list[str], answer: list[str]) -> None:
+    assert constant_answer(photos, valid) == answer
+
+
+def test_what_is_to_be_said_of_benchmark_and_split_is_in_the_record(tiny: Workspace, plain: None) -> None:
+    assert run(tiny).warnings == []
+    source = tiny.root.parent / "source" / "table.csv"
+    table = pd.read_csv(source, dtype=str, keep_default_na=False)
+    table["split"] = ["test" if place % 6 == 5 else "train" if place else "" for place in range(len(table))]
+    table.drop(columns="encounter").to_csv(source.with_name("bare.csv"), index=False)
+    import_csv(source.with_name("bare.csv"), "bare", tiny)
+    split = make_split("bare", tiny, protocol="auto", folds=None, singles="train", valid_share=0.5, seed=0)
+    assert split.warnings
+    request = RunRequest("plain", "bare", 0, 0, (), "cpu")
+    warnings = runner.run(request, tiny).warnings
+    assert warnings[: 1 + len(split.warnings)] == [NO_ENCOUNTER, *split.warnings]
+
+
+def test_a_split_from_before_with_test_photos_in_train_is_refused(
+    tiny: Workspace, plain: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaking(*arguments: Any, **options: Any) -> Views:
+        views = fold_views(*arguments, **options)
+        digests = (views.train.digests[0], *views.test.digests[1:])
+        return replace(views, test=replace(views.test, digests=digests))
+
+    monkeypatch.setattr(runner, "fold_views", leaking)
+    with pytest.raises(RunFailedError, match=r"1 test photo\(s\) of tiny are in train, too.*drop"):
+        run(tiny)
+    assert run_folders(tiny) == []
+
+
+def test_a_record_names_no_place_and_no_machine(tiny: Workspace, plain: None) -> None:
+    text = run(tiny).model_dump_json()
+    assert str(tiny.root) not in text
+    assert platform.node() not in text
+    assert sys.prefix not in text
+    assert str(Path.home()) not in text or Path.home() == Path("/")
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

@@ -244,6 +244,53 @@ def test_a_valid_part_is_carved_out_of_a_published_train() -> None:
     assert not {encounter_of[image] for image in parts.valid} & elsewhere
 
 
+def with_twins(valid: bool) -> Catalog:
+    """The same, in which 000 of train is 009 of test, and 001 of train, 015 and 016 are 018 of test."""
+    table = published(valid).table
+    digests = {"000": "one", "009": "one", "001": "two", "015": "two", "018": "two", "016": "two"}
+    table["content_digest"] = [digests.get(image, image) for image in table["image"]]
+    table["encounter"] = ""
+    return build_catalog(table, "published")
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_published_split_with_test_photos_in_train_is_refused(valid: bool) -> None:
+    with pytest.raises(WhalebenchError) as caught:
+        propose_split(with_twins(valid))
+    said = str(caught.value)
+    assert "share photos: 4 of train or valid are in valid or test, too, first" in said
+    assert "`whalebench split make published --protocol published --duplicates drop`" in said
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_photos_of_several_parts_are_left_out_on_request(tmp_path: Path, valid: bool) -> None:
+    """Test keeps all it had, valid all that is not in test; the rest says so and is in no part."""
+    catalog = with_twins(valid)
+    split = propose_split(catalog, duplicates="drop")
+    parts = split.parts(0)
+    gone = {"000", "001", "015", "016"}
+    assert {image for part in parts for image in part} == set(catalog.table["image"]) - gone
+    assert list(parts.test) == catalog.table.loc[catalog.table["split"] == "test", "image"].tolist()
+    digest_of = dict(zip(catalog.table["image"], catalog.table["content_digest"], strict=True))
+    train, held, test = ({digest_of[image] for image in part} for part in parts)
+    assert not (train & held or train & test or held & test)
+    assert split.counts["folds"][0]["train"]["photos"] == len(parts.train)
+    (said,) = [warning for warning in split.warnings if "are in none" in warning]
+    assert said.startswith("4 photos of the published train or valid part are in none, because")
+    write_split(split, tmp_path / "split")
+    again = read_split(tmp_path / "split", catalog)
+    assert (again.folds, again.parts(0), again.warnings) == ((0,), parts, split.warnings)
+    assert again.parameters["duplicates"] == "drop"
+
+
+def test_a_photo_of_train_that_is_in_valid_is_left_out() -> None:
+    table = published(valid=True).table.assign(encounter="")
+    table["content_digest"] = ["twin" if image in ("000", "015") else image for image in table["image"]]
+    parts = propose_split(build_catalog(table, "published"), duplicates="drop").parts(0)
+    assert "015" in parts.valid
+    assert not any("000" in part for part in parts)
+
+
 def test_parts_of_an_unknown_fold_are_refused() -> None:
     with pytest.raises(WhalebenchError, match="no fold 7 in this split; choose one of 0, 1, 2"):
         propose_split(small(), folds=3).parts(7)
@@ -255,6 +302,8 @@ BAD = {
     "one fold": ({"folds": 1}, "cannot have 1 folds"),
     "share": ({"valid_share": 0.9}, r"valid share of 0\.9"),
     "no column": ({"protocol": "published"}, "small has no published split; add a column split"),
+    "duplicates": ({"duplicates": "keep"}, "no duplicates 'keep'; choose one of refuse, drop"),
+    "nothing to drop": ({"duplicates": "drop"}, "duplicates=drop is for a published split"),
     "too many folds": ({"folds": 40}, r"the \w+ part of fold \d+ is empty; take fewer folds"),
 }
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core import store as store_module
-from whalebench.benchmarks.core.store import PhotoStore, decode
+from whalebench.benchmarks.core.store import PhotoFacts, PhotoStore, decode, inspect_photos
 
 Make = Callable[..., PhotoStore]
 
@@ -152,3 +152,49 @@ def test_a_photo_that_import_accepts_is_decoded(tmp_path: Path, monkeypatch: pyt
     store = PhotoStore(tmp_path / "cache", (str(tmp_path / "vast.png"),), ("digest",), ("",))
     assert (store.pixels((6, 8)) == 7).all()
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def content_of(*files: Path) -> list[str]:
+    facts = [fact for fact in inspect_photos(files) if isinstance(fact, PhotoFacts)]
+    assert len(facts) == len(files)
+    return [fact.content for fact in facts]
+
+
+def test_the_content_is_the_pixels_in_whatever_file(tmp_path: Path) -> None:
+    """Other compression, container or kind of pixels, EXIF stripped or applied: the same photo."""
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 256, (700, 31, 3), np.uint8)
+    photo = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(tmp_path / "a.png", compress_level=1)
+    photo.save(tmp_path / "b.png", compress_level=9)
+    photo.save(tmp_path / "c.bmp")
+    photo.save(tmp_path / "d.tiff")
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "e.png", exif=turned)
+    photo.convert("RGBA").save(tmp_path / "f.png")
+    same = content_of(*sorted(tmp_path.iterdir()))
+    assert len(same) == 6
+    assert len(set(same)) == 1
+    assert same[0] == hashlib.sha256(b"31x700\n" + pixels.tobytes()).hexdigest()
+
+
+def test_another_pixel_shape_or_turn_is_another_photo(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (300, 20, 3), np.uint8)
+    last = pixels.copy()
+    last[-1, -1, -1] ^= 1
+    every = [pixels, last, pixels[::-1], pixels[:, ::-1], pixels[:-1], pixels.reshape(150, 40, 3)]
+    for place, values in enumerate(every):
+        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{place}.png")
+    assert len(set(content_of(*sorted(tmp_path.iterdir())))) == len(every)
+
+
+def test_a_jpeg_is_what_it_decodes_to(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(4).integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as photo:
+        photo.save(tmp_path / "b.png")
+    grey = Image.fromarray(np.random.default_rng(5).integers(0, 256, (9, 9), np.uint8))
+    grey.save(tmp_path / "c.png")
+    grey.convert("RGB").save(tmp_path / "d.png")
+    first, second, third, fourth = content_of(*sorted(tmp_path.iterdir()))
+    assert first == second != third == fourth

@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.code import Code
 from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Silent
 from whalebench.benchmarks.core.workspace import Workspace
@@ -359,6 +360,22 @@ def test_a_trial_never_reads_test_and_says_what_the_record_says_of_valid(
     assert len(trial_run.views.test) == 0
     with pytest.raises(AssertionError):
         fold_views(benchmark, 0).test.batch([0], (32, 32))
+
+
+def test_a_study_of_other_code_is_another(
+    shared_tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of an edited method are not put among those of the method before."""
+    run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
+    names, storage = [], f"journal:{shared_tiny.cache / 'edited.log'}"
+    for digest in ("before", "after", "after"):
+        monkeypatch.setattr(runner, "code_of", lambda *_, said=digest: Code(said, ()))
+        request = tuner.TuneRequest(run, Budget(trials=1), storage)
+        names.append(tuner.Tuner(request, shared_tiny).handle.study.study_name)
+    assert names[0] != names[1] == names[2]
+    named = tuner.TuneRequest(run, Budget(trials=1), storage, study=names[0])
+    with pytest.raises(WhalebenchError, match=r"begun with another code \(before, not after\)"):
+        tuner.Tuner(named, shared_tiny)
 
 
 def test_another_study_of_that_name_and_a_strange_storage_are_refused(tmp_path: Path) -> None:

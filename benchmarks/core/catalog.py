@@ -27,6 +27,11 @@ BOX = ("x0", "y0", "x1", "y1")
 SIZE = ("width", "height")
 DIGESTS = ("content_digest", "file_digest")
 PARTS = ("train", "valid", "test")
+NO_ENCOUNTER = (
+    "No encounter is given, so photos of one burst may be learned from and tested on, which flatters every "
+    "score; name in the column encounter which photos were taken together."
+)
+"""What is to be said of a catalog, and of every run on it, that names no encounter."""
 Stamp = tuple[str, int, int, int]
 """A file's SHA-256, its size, and when its content and its entry were last changed (nanoseconds)."""
 
@@ -49,6 +54,11 @@ class Catalog:
     def landmark_names(self) -> tuple[str, ...]:
         """The names of the landmarks, sorted."""
         return landmark_names(self.table.columns)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of any score on it should know."""
+        return [] if (self.table["encounter"] != "").any() else [NO_ENCOUNTER]
 
     @cached_property
     def identities(self) -> tuple[str, ...]:

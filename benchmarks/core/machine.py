@@ -36,6 +36,10 @@ CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 """What a container may use and does use."""
 
+DEVICES = ("nvidia[0-9]*", "dxg", "kfd")
+"""Files in /dev of graphics processors: of NVIDIA, of such within Windows, of AMD."""
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
 
 def cores() -> int:
     """How many processor cores this process may use: all it is given, or fewer if WHALEBENCH_CORES says."""
@@ -67,6 +71,15 @@ def choose_device(name: str) -> torch.device:
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     return device
+
+
+def accelerator_signs() -> list[str]:
+    """What tells, without torch, whether it would find the accelerators it found before.
+
+    Its version, the variables that hide devices from it, and the devices that the system shows.
+    """
+    devices = [str(path) for pattern in DEVICES for path in sorted(Path("/dev").glob(pattern))]
+    return [_version("torch"), *(os.environ.get(name, "") for name in VISIBLE), *devices]
 
 
 def versions() -> dict[str, str]:

@@ -74,6 +74,8 @@ class RunRecord(BaseModel):
     split_digest: str
     fold: int
     seed: int
+    code_digest: str = ""
+    """Of the method's code and whalebench's; empty in older records. A run of other code is another run."""
     track: str
     """What the run was given, in words: `usage`, as rows of one table have it in common."""
     usage: Usage | None = None
@@ -114,6 +116,9 @@ class RunRecord(BaseModel):
     """Other ways to score with what was learned, by name: each its `metrics` and `valid_metrics`."""
     cmc: list[float]
     """Share of known test photos whose individual is among the first 1, 2, ... 20 candidates."""
+    constant_answer: list[str] = []
+    """What to answer to every photo without looking: up to five candidates, the individuals with most photos
+    in train first, *new* where valid says."""
     warnings: list[str] = []
     tuning: Values = {}
     """How its fields were tuned: the study, its budget, what it spent, and what it chose; empty where not."""

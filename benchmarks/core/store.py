@@ -5,6 +5,7 @@ The decoded photos of a size are one memory-mapped uint8 array, keyed by the con
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -34,6 +35,8 @@ REASONS: dict[type[Exception], str] = {
     Image.DecompressionBombError: "it has more pixels than the limit (a decompression bomb)",
     MemoryError: "it does not fit into memory",
 }
+STRIPE = 256
+"""Rows of a photo that are digested at a time."""
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 STORE_VERSION = 1
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
@@ -192,6 +195,8 @@ class PhotoFacts:
     stamp: Stamp
     width: int
     height: int
+    content: str
+    """SHA-256 of what it shows: of the pixels as they are decoded here, upright and in RGB."""
 
     @property
     def digest(self) -> str:
@@ -234,6 +239,16 @@ def _header_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def _content_digest(image: Image.Image) -> str:
+    """SHA-256 of size and pixels, the same for every file that shows the same photo."""
+    width, height = image.size
+    digest = hashlib.sha256(f"{width}x{height}\n".encode())
+    for top in range(0, height, STRIPE):  # no second copy of a large photo in memory
+        stripe = image.crop((0, top, width, min(top + STRIPE, height)))
+        digest.update(stripe.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
 def _inspect(path: Path) -> PhotoFacts | str:
     try:
         stamp = take_stamp(path)  # before reading, so that a later change cannot go unnoticed
@@ -243,8 +258,9 @@ def _inspect(path: Path) -> PhotoFacts | str:
             if image.mode not in MODES:
                 return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
             image.load()
-            width, height = ImageOps.exif_transpose(image).size
-        return PhotoFacts((digest_file(path), *stamp[1:]), width, height)
+            ImageOps.exif_transpose(image, in_place=True)
+            facts = (*image.size, _content_digest(image))
+        return PhotoFacts((digest_file(path), *stamp[1:]), *facts)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
         known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
         detail = " ".join(str(error).split()) or type(error).__name__

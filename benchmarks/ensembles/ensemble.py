@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, __version__
+from whalebench.benchmarks.core import ledger
+from whalebench.benchmarks.core.code import read_code
 from whalebench.benchmarks.core.machine import hardware, peak_memory_mb, versions
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
@@ -46,7 +49,7 @@ from whalebench.benchmarks.ensembles.members import (
 )
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Groups, Options
 from whalebench.benchmarks.ensembles.rules import fuse_members, given_weights
-from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
+from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, constant_answer, evaluate_scores
 from whalebench.methods.method import MethodConfig
 
 if TYPE_CHECKING:
@@ -137,15 +140,22 @@ class EnsembleSpec:
             config["duplicates"] = digest_text(json.dumps(request.groups))[:8]
         return config
 
+    def code_digest(self) -> str:
+        """Of the code that fuses, and of that by which its members learned."""
+        of_members = sorted({member.record.code_digest for member in self.members})
+        return digest_text("\n".join([read_code([__name__]).digest, *of_members]))
+
     def facts(self) -> dict[str, Any]:
         """By the record's fields who the ensemble is. Its name changes whenever a member's scores do."""
         first, config = self.members[0].record, self.config()
         scores = [[member.record.run, digest_file(member.folder / SCORES)] for member in self.members]
-        mark = digest_text(json.dumps([__version__, config, scores], sort_keys=True))[:8]
+        code = self.code_digest()
+        mark = digest_text(json.dumps([__version__, code, config, scores], sort_keys=True))[:8]
         return {key: getattr(first, key) for key in SHARED} | {
             "run": f"{METHOD}-{first.benchmark}-fold{first.fold}-seed{self.seed}-{mark}",
             "method": METHOD,
             "config": config,
+            "code_digest": code,
             "seed": self.seed,
             **self.given(),
         }
@@ -192,7 +202,8 @@ def ensemble(
         progress.stage("found")
     else:
         began = time.perf_counter()
-        outcome = _fuse(spec, workspace, progress)
+        opening = ledger.Opening.of(key, forced=force)
+        outcome = _fuse(spec, workspace, progress, lambda: ledger.append(workspace, opening))
         progress.stage("write")
         seconds = {"combine": round(time.perf_counter() - began, 2)}
         record = RunRecord(**key | outcome.facts(spec) | {"seconds": seconds})
@@ -231,6 +242,7 @@ class _Outcome:
             "chosen": self.fused.chosen | self.evaluation.chosen,
             "calibration": self.evaluation.calibration | losses,
             "lineage": lineage_facts(self.lineage),
+            "constant_answer": constant_answer(Counter(self.fold.gallery), self.fold.valid.truth),
             "warnings": self._warnings(records),
             "members": [record.run for record in records],
         }
@@ -238,7 +250,8 @@ class _Outcome:
 
     def _warnings(self, records: Sequence[RunRecord]) -> list[str]:
         """What a reader of the scores should know: of the members, and of what was learned where."""
-        warnings = list(dict.fromkeys(warning for record in records for warning in record.warnings))
+        of_members = [warning for record in records for warning in record.warnings]
+        warnings = list(dict.fromkeys([*self.fold.benchmark.catalog.warnings, *of_members]))
         if self.fused.learned:
             warnings.append(
                 f"The ensemble learned from the {len(self.fold.valid.images)} valid photos, by which its "
@@ -264,7 +277,9 @@ class _Outcome:
         write_record(into, record)
 
 
-def _fuse(spec: EnsembleSpec, workspace: Workspace, progress: Progress) -> _Outcome:
+def _fuse(
+    spec: EnsembleSpec, workspace: Workspace, progress: Progress, before_test: Callable[[], None]
+) -> _Outcome:
     """The members' scores read, fused by the rule, taken through the steps and evaluated."""
     fold = load_fold(spec.members[0].record, workspace, progress)
     progress.stage("read")
@@ -276,6 +291,7 @@ def _fuse(spec: EnsembleSpec, workspace: Workspace, progress: Progress) -> _Outc
     lineage = _lineage_of(members, fold, learned=bool(fused.learned))
     del members, task  # their scores are as large as those that are evaluated now
     progress.stage("judge")
+    before_test()
     if request.then:
         steps = _run_steps(spec, fold, fused)
         fused = replace(fused, valid=steps.scores["valid"], test=steps.scores["test"])

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core import record
+from whalebench.benchmarks.core import ledger, record
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
@@ -85,6 +85,7 @@ def explain(
             f"{restored.record.method} scores photos with the help of the others, so none can be altered "
             f"alone: explain a run that is not transductive."
         )
+    ledger.append(workspace, ledger.Opening.of(vars(restored.record), forced=force))
     queries, catalog = record.read_predictions(folder), restored.benchmark.catalog
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
     diagnosis = None if force else record.read_diagnosis(folder)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import (
+    NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
@@ -83,7 +84,8 @@ def import_csv(
     frame = _frame(table, kept, photos, masks)
     stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
     folder = workspace.benchmarks / name
-    notes += _check_absent_or_same(folder, build_catalog(frame, name))
+    frame, known = _as_before(folder, frame, name)
+    notes += known
     listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
     atomic_text(folder / "quarantine.csv", listed.to_csv(index=False, lineterminator="\n"))
     source = str(file.absolute())
@@ -155,23 +157,35 @@ def _frame(
         columns[column] = [float(row[column]) if row[column] else None for row in rows]
     columns |= {"path": [photos[index] for index in kept], "mask": [masks[index] for index in kept]}
     columns |= {size: [getattr(fact, size) for fact in kept.values()] for size in SIZE}
-    digests = [fact.digest for fact in kept.values()]
-    return pd.DataFrame({**columns, "content_digest": digests, "file_digest": digests})
+    columns["content_digest"] = [fact.content for fact in kept.values()]
+    columns["file_digest"] = [fact.digest for fact in kept.values()]
+    return pd.DataFrame(columns)
 
 
-def _check_absent_or_same(folder: Path, catalog: Catalog) -> list[str]:
-    """A note when the same catalog stands there already; another one of this name is an error."""
+def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """The rows as they are to be kept, and a note, where the same catalog stands there already.
+
+    Another one of this name is an error. One that was made when photos were told apart by the bytes of their
+    files keeps these digests, and with them its split and its runs.
+    """
     if not (folder / "catalog.json").exists():
-        return []
+        return frame, []
     there = read_catalog(folder)
-    if there.digest == catalog.digest:
-        return [f"The benchmark {catalog.name} was imported before with the same content."]
-    old, new = set(there.table["image"]), set(catalog.table["image"])
+    note = f"The benchmark {name} was imported before with the same content"
+    if there.digest == build_catalog(frame, name).digest:
+        return frame, [f"{note}."]
+    by_bytes = frame.assign(content_digest=frame["file_digest"])
+    if there.digest == build_catalog(by_bytes, name).digest:
+        return by_bytes, [
+            f"{note}, by an older whalebench that does not know a photo again in a file that was saved anew. "
+            f"It stays so: import it under another name to have such photos found."
+        ]
+    old, new = set(there.table["image"]), set(frame["image"])
     change = "the same photos with other annotations or pixels"
     if old != new:
         change = f"{len(new - old)} photos added, {len(old - new)} removed"
     raise WhalebenchError(
-        f"The benchmark {catalog.name} exists with other content ({change}); "
+        f"The benchmark {name} exists with other content ({change}); "
         f"choose another name, or remove {folder} first."
     )
 
@@ -184,10 +198,10 @@ def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
 def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
     by_digest: dict[str, list[Row]] = defaultdict(list)
     for index, fact in kept.items():
-        by_digest[fact.digest].append(rows[index])
+        by_digest[fact.content].append(rows[index])
     notes = []
     if spare := sum(len(same) - 1 for same in by_digest.values()):
-        notes.append(f"Photos with the very bytes of another: {spare}; they share a group in every split.")
+        notes.append(f"Photos with the very pixels of another: {spare}; they share a group in every split.")
     torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
     if torn:
         examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
@@ -224,10 +238,7 @@ def _encounters(rows: Sequence[Row]) -> list[str]:
     sizes = Counter(row.get("encounter", "") for row in rows)
     sizes.pop("", None)
     if not sizes:
-        return [
-            "No encounter is given, so photos of one burst may be learned from and tested on, which flatters "
-            "every score; name in the column encounter which photos were taken together."
-        ]
+        return [NO_ENCOUNTER]
     name, size = sizes.most_common(1)[0]
     if size < max(LARGE, LARGE_SHARE * len(rows)):
         return []

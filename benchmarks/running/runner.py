@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from whalebench import RunFailedError, WhalebenchError, __version__
-from whalebench.benchmarks.core.checkpoint import CheckpointStore
-from whalebench.benchmarks.core.machine import choose_device, cores, hardware, peak_memory_mb, versions
+from whalebench.benchmarks.core import ledger
+from whalebench.benchmarks.core.catalog import take_stamp
+from whalebench.benchmarks.core.code import Code, read_code
+from whalebench.benchmarks.core.machine import (
+    accelerator_signs,
+    choose_device,
+    cores,
+    hardware,
+    peak_memory_mb,
+    versions,
+)
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.usage import track_words
-from whalebench.benchmarks.core.workspace import Workspace, digest_text, run_lock
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, digest_file, digest_text, run_lock
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
-from whalebench.benchmarks.running.evaluation import CALIBRATION, new_share_warnings
+from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
-from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.outcome import Submission, ask, evaluate_parts, write_outcome
-from whalebench.methods.method import MethodConfig
-from whalebench.methods.parts.networks.weights import pretraining, weight_files
-from whalebench.methods.parts.pipeline import Pipeline, build_method
-from whalebench.methods.parts.recipe import set_by_hand
-from whalebench.methods.registry import configure, find_method
+from whalebench.methods.registry import configure, declared_class, find_method, modules_of
+
+if TYPE_CHECKING:  # a finished run is found without torch
+    from whalebench.benchmarks.core.checkpoint import CheckpointStore
+    from whalebench.benchmarks.running.harness import RunHarness
+    from whalebench.benchmarks.running.outcome import Submission
+    from whalebench.methods.method import Method, MethodConfig
+    from whalebench.methods.parts.pipeline import Pipeline
 
 UNFINISHED = "unfinished"
 """The folder in the workspace's cache with one folder for each run that was begun and is not written."""
+
+NOTES = "found"
+"""The folder there with a note for each request that a finished run answers."""
 
 
 @dataclass(frozen=True)
@@ -67,54 +81,137 @@ def run(
 
     Raises WhalebenchError for a request that cannot be met; then no run is left behind.
     """
+    check_seed(request.seed)
+    if not force and (known := _noted(request, workspace, progress)):
+        return known
+    from whalebench.benchmarks.core.checkpoint import CheckpointStore
+    from whalebench.benchmarks.running.harness import RunHarness
+    from whalebench.benchmarks.running.outcome import evaluate_parts, write_outcome
+    from whalebench.methods.parts.pipeline import build_method
+
     kind = find_method(request.method)
     config = configure(kind, request.settings)
-    check_seed(request.seed)
     benchmark = load_benchmark(request.benchmark, workspace, progress, propose=True)
     benchmark.split.parts(request.fold)
+    code = code_of(kind, config)
     device = choose_device(request.device)
-    folder = workspace.runs / run_name(request, config, benchmark, device.type)
+    folder = workspace.runs / run_name(request, config, benchmark, device.type, code.digest)
     checkpoints = CheckpointStore(workspace.cache / UNFINISHED / folder.name, device)
     with run_lock(workspace, folder.name, lambda: progress.stage("wait")):
         if folder.exists() and not force:
             progress.stage("found")
             checkpoints.discard()  # what a process left that was stopped just before doing so
+            _write_note(request, workspace, folder.name, benchmark, code)
             return read_record(folder)
         digests = benchmark.catalog.digest, benchmark.split.digest
         reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests)
         views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
         if force:
             checkpoints.discard()
+        who = _who(folder.name, request, config, benchmark, code)
         method = build_method(kind, config)
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
         if missing := method.missing_requirement(views.train, views.test):
             opened = open_fold(benchmark, request.fold)
-            facts = _facts(request, method, benchmark, views, opened, harness)
+            facts = who | _facts(request, method, benchmark, views, opened, harness)
             facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
             facts |= {"usage": None, "track": "nothing learned"}
             facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
-            record = RunRecord(run=folder.name, **facts)
+            record = RunRecord(**facts)
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
+        _refuse_learned_test(benchmark, views)
         harness.stage("decode")
         for size in method.sizes():
             benchmark.store.pixels(size, progress.advance, cores())
+        opening = ledger.Opening.of(who, forced=force)
         del benchmark  # the answers to test are nowhere in memory while the method is at work
         submission = _learn(method, views, harness, checkpoints)
+        ledger.append(workspace, opening)
         benchmark = reopen()
         opened = open_fold(benchmark, request.fold)
         outcome = evaluate_parts(submission, views, opened, harness)
         progress.stage("write")
-        facts = _facts(request, method, benchmark, views, opened, harness)
-        learned = RunRecord(run=folder.name, **facts, **outcome.numbers())
+        facts = who | _facts(request, method, benchmark, views, opened, harness)
+        learned = RunRecord(**facts, **outcome.numbers())
         write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
         checkpoints.discard()
+        _write_note(request, workspace, folder.name, benchmark, code)
         return read_record(folder)
+
+
+@dataclass(frozen=True)
+class _Note:
+    """Which finished run answers a request: a note in the cache, so that it is found without torch.
+
+    It holds as long as all that the run's name is made of is as it was, the code byte for byte. Where it does
+    not, the name is made anew.
+    """
+
+    run: str
+    catalog_digest: str
+    split_digest: str
+    files: tuple[str, ...]
+    """Of its code."""
+    content: str
+    """Digest of their bytes."""
+
+
+def _noted(request: RunRequest, workspace: Workspace, progress: Progress) -> RunRecord | None:
+    """The record of the run that a note says answers the request; the benchmark is verified as always."""
+    try:
+        note = _Note(**json.loads(_note_file(request, workspace).read_text(encoding="utf-8")))
+        is_other = _content(note.files) != note.content
+    except (OSError, ValueError, TypeError):  # no note, or one that cannot be read
+        return None
+    folder, begun = workspace.runs / note.run, workspace.cache / UNFINISHED / note.run
+    if is_other or not folder.exists() or begun.exists():
+        return None
+    benchmark = load_benchmark(request.benchmark, workspace, progress)
+    if (benchmark.catalog.digest, benchmark.split.digest) != (note.catalog_digest, note.split_digest):
+        return None
+    progress.stage("found")
+    return read_record(folder)
+
+
+def _write_note(
+    request: RunRequest, workspace: Workspace, run: str, benchmark: Benchmark, code: Code
+) -> None:
+    """Writes down that the run answers the request."""
+    files = tuple(map(str, code.files))
+    note = _Note(run, benchmark.catalog.digest, benchmark.split.digest, files, _content(files))
+    atomic_text(_note_file(request, workspace), json.dumps(vars(note)))
+
+
+def _content(files: Sequence[str]) -> str:
+    return digest_text("\n".join(digest_file(Path(file)) for file in files))
+
+
+def _note_file(request: RunRequest, workspace: Workspace) -> Path:
+    """The note's place: another one for whatever, besides code and benchmark, may lead to another run."""
+    words = {word for setting in request.settings for word in re.split("[=,:]", setting)}
+    files = {word: take_stamp(Path(word)) for word in sorted(words) if Path(word).is_file()}  # as weights are
+    everything = [__version__, asdict(request), declared_class(request.method), accelerator_signs(), files]
+    return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
+
+
+def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError for a split that has test photos in train; one made today has none."""
+    if shared := set(views.train.digests) & set(views.test.digests):
+        raise RunFailedError(
+            f"{len(shared)} test photo(s) of {benchmark.name} are in train, too, so scores would say who "
+            f"learned them by heart: remove split.csv and split.json beside its catalog, then make both anew "
+            f"with `whalebench split make {benchmark.name} --protocol published --duplicates drop`."
+        )
 
 
 def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:
     """What the method hands in after it has learned; its curve is kept where that goes wrong."""
+    import torch
+
+    from whalebench.benchmarks.running.outcome import ask
+
     harness.seed_everything()
     try:
         harness.stage("learn")
@@ -133,10 +230,20 @@ def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: Che
         ) from error
 
 
-def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str) -> str:
+def code_of(method: type[Method], config: MethodConfig) -> Code:
+    """The code that a run's numbers come from: the method's as it is configured, and whalebench's."""
+    return read_code([__name__, *modules_of(method, config)])
+
+
+def run_name(
+    request: RunRequest, config: MethodConfig, benchmark: Benchmark, device: str, code_digest: str
+) -> str:
     """The run's folder: readable, and another one whenever anything that determines the numbers is."""
+    from whalebench.methods.parts.networks.weights import weight_files
+
     everything = [
         __version__,
+        code_digest,
         request.method,
         config.model_dump(mode="json"),
         request.tuning_budget,
@@ -151,6 +258,23 @@ def run_name(request: RunRequest, config: MethodConfig, benchmark: Benchmark, de
     return f"{request.method}-{benchmark.name}-fold{request.fold}-seed{request.seed}-{mark}"
 
 
+def _who(
+    run: str, request: RunRequest, config: MethodConfig, benchmark: Benchmark, code: Code
+) -> dict[str, Any]:
+    """What a record says of which run it is, known before anything is learned."""
+    return {
+        "run": run,
+        "method": request.method,
+        "config": config.model_dump(mode="json"),
+        "benchmark": benchmark.name,
+        "catalog_digest": benchmark.catalog.digest,
+        "split_digest": benchmark.split.digest,
+        "fold": request.fold,
+        "seed": request.seed,
+        "code_digest": code.digest,
+    }
+
+
 def _facts(
     request: RunRequest,
     method: Pipeline,
@@ -159,19 +283,15 @@ def _facts(
     opened: OpenFold,
     harness: RunHarness,
 ) -> dict[str, Any]:
-    """Everything a record says besides how good the run is."""
+    """Everything a record says besides which run it is and how good."""
+    from whalebench.methods.parts.networks.weights import pretraining
+    from whalebench.methods.parts.recipe import set_by_hand
+
     of_share = new_share_warnings(opened.answers["valid"], method.config)
     tuned = {setting.partition("=")[0] for setting in request.tuning.get("settings", ())}
     by_hand = {name: value for name, value in set_by_hand(method.config).items() if name not in tuned}
     usage, counts = harness.usage.usage(by_hand, request.tuning_budget), opened.counts(views)
     return {
-        "method": request.method,
-        "config": method.config.model_dump(mode="json"),
-        "benchmark": benchmark.name,
-        "catalog_digest": benchmark.catalog.digest,
-        "split_digest": benchmark.split.digest,
-        "fold": request.fold,
-        "seed": request.seed,
         "track": track_words([usage], [counts["train_known_photos"]]),
         "usage": usage,
         "oracle": views.oracle,
@@ -189,9 +309,21 @@ def _facts(
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
             for part, digests in opened.lineage(harness.lineage).items()
         },
-        "warnings": [*benchmark.split.warnings, *opened.warnings(), *of_share, *harness.warnings],
+        "constant_answer": constant_answer(_photos_by_individual(views), opened.answers["valid"].truth),
+        "warnings": [
+            *benchmark.catalog.warnings,
+            *benchmark.split.warnings,
+            *opened.warnings(),
+            *of_share,
+            *harness.warnings,
+        ],
         "tuning": dict(request.tuning),
     }
+
+
+def _photos_by_individual(views: Views) -> Counter[str]:
+    """How many photos each individual has in train."""
+    return Counter(views.train.identities[label] for label in views.train.known().labels.tolist())
 
 
 def check_seed(seed: int) -> None:

@@ -23,8 +23,9 @@ from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import workers
-from whalebench.benchmarks.running.runner import RunRequest, check_seed, run_name
-from whalebench.benchmarks.sweeping.plan import Plan
+from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, run_name
+from whalebench.benchmarks.sweeping.plan import Contestant, Plan
+from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import configure, find_method
 
 
@@ -97,9 +98,7 @@ def prepare(
     """
     chosen = choose_device(device)
     shares = workers.share_machine(jobs, chosen, device)
-    configured = [
-        (each, configure(find_method(each.method), each.settings)) for each in dict.fromkeys(plan.contestants)
-    ]
+    configured = [(each, *_configured(each)) for each in dict.fromkeys(plan.contestants)]
     for seed in plan.seeds:
         check_seed(seed)
     benchmark = load_benchmark(plan.benchmark, workspace, progress, propose=True)
@@ -107,15 +106,22 @@ def prepare(
         benchmark.split.parts(fold)
     common = set[str].intersection(*(set(each.settings) for each in plan.contestants))
     cells: dict[str, Cell] = {}
-    for seed, fold, (contestant, config) in product(plan.seeds, plan.folds, configured):
+    for seed, fold, (contestant, config, code) in product(plan.seeds, plan.folds, configured):
         request = RunRequest(contestant.method, plan.benchmark, fold, seed, contestant.settings, device)
-        run = run_name(request, config, benchmark, chosen.type)
+        run = run_name(request, config, benchmark, chosen.type, code)
         special = [setting for setting in contestant.settings if setting not in common]
         name = " ".join([contestant.method, *special])
         cells.setdefault(run, Cell(name, fold, seed, run, request=request))
     for cell in cells.values():
         update_status(cell, workspace)
     return tuple(cells.values()), shares
+
+
+def _configured(contestant: Contestant) -> tuple[MethodConfig, str]:
+    """The contestant's configuration, and the digest of its code."""
+    kind = find_method(contestant.method)
+    config = configure(kind, contestant.settings)
+    return config, code_of(kind, config).digest
 
 
 def update_status(cell: Cell, workspace: Workspace) -> None:

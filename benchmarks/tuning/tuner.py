@@ -134,6 +134,7 @@ class Tuner:
         benchmark = self.context.benchmark
         return {
             "version": __version__,
+            "code": runner.code_of(self.context.method, config).digest,
             "method": run.method,
             "settings": config.model_dump(mode="json"),
             "weights": weight_files(config),

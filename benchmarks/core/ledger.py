@@ -1,0 +1,131 @@
+"""The ledger of a workspace: a line for each time that the labels of a fold's test photos were opened.
+
+Nothing is ever taken out of it, so that runs that were repeated, failed or deleted are counted, too. It is
+there to remember what is else forgotten. It is no lock: whoever wants to can edit a file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.workspace import Workspace, digest_text, file_lock, sync_to_disk
+
+LEDGER = "ledger.jsonl"
+FROM_PYTHON = "from Python"
+"""The command of what was not typed."""
+PROGRAMS = ("whalebench", "whalebench.exe", "cli.py")
+"""Names of the file that is run when a command is typed."""
+
+Fold = tuple[str, str, str, int]
+"""Benchmark, digest of its catalog, digest of its split, number of the fold."""
+
+
+def typed_command() -> str:
+    """The command line as it was typed, but of a path the last name only, and of a URL how it begins."""
+    if Path(sys.argv[0]).name not in PROGRAMS:
+        return FROM_PYTHON
+    return shlex.join(["whalebench", *map(_without_place, sys.argv[1:])])
+
+
+def _without_place(argument: str) -> str:
+    """An argument without what only says where something lies.
+
+    >>> _without_place("weights=/home/ann/w.safetensors"), _without_place("postgresql://ann:secret@host/db")
+    ('weights=w.safetensors', 'postgresql://...')
+    """
+    hidden = re.sub(r"(\w+://)(?!\.\.\.).*", r"\1...", argument)
+    return re.sub(r"(^|[=,:])(?:~|[A-Za-z]:)?[/\\](?!/)(?:[^/\\,=]+[/\\])*", r"\1", hidden)
+
+
+class Opening(BaseModel):
+    """One time that test labels were opened: by what, of which fold, and how it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    settings: str
+    """Digest of the resolved configuration."""
+    benchmark: str
+    catalog_digest: str
+    split_digest: str
+    fold: int
+    seed: int
+    run: str
+    """The run that was scored or, by `whalebench explain`, looked into; it may be gone by now."""
+    when: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """ISO 8601, UTC."""
+    command: str = Field(default_factory=typed_command)
+    forced: bool = False
+    """Whether it was asked for though there was an answer already."""
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], *, forced: bool) -> Opening:
+        """That of a run, by fields of its record; now, and by the command that was typed."""
+        settings = digest_text(json.dumps(facts["config"], sort_keys=True))[:16]
+        named = {name: facts[name] for name in cls.model_fields if name in facts}
+        return cls(**named, settings=settings, forced=forced)
+
+
+class Ledger(NamedTuple):
+    """What was written down, and a sentence on lines that cannot be read."""
+
+    entries: list[Opening]
+    problems: list[str]
+
+
+def append(workspace: Workspace, entry: Opening) -> None:
+    """Adds the entry as one line, which is on the disk before this returns.
+
+    Raises WhalebenchError where it cannot: what is not written down must not be looked at.
+    """
+    file = workspace.root / LEDGER
+    try:
+        with file_lock(workspace.cache / f"{LEDGER}.lock"):
+            # A line that was torn by a power cut must not swallow this one.
+            torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
+            with file.open("ab", buffering=0) as opened:
+                opened.write(("\n" * torn + entry.model_dump_json() + "\n").encode())
+            sync_to_disk(file)
+    except OSError as error:
+        raise WhalebenchError(
+            f"{file} cannot be written ({error.strerror or error}), and no test labels are opened unless "
+            f"that is written down: free some space or make the file writable, then try again."
+        ) from error
+
+
+def read_ledger(runs: Path) -> Ledger:
+    """The ledger beside a workspace's folder of runs; empty where there is none."""
+    file = runs.parent / LEDGER
+    if not file.exists():
+        return Ledger([], [])
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise WhalebenchError(f"{file} cannot be read ({error.strerror or error}); restore it.") from error
+    entries, broken = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(Opening.model_validate_json(line))
+        except ValidationError:
+            broken.append(number)
+    if not broken:
+        return Ledger(entries, [])
+    problem = f"{len(broken)} line(s) of {file} cannot be read, first line {broken[0]}: they are not counted."
+    return Ledger(entries, [problem])
+
+
+def openings(runs: Path) -> Counter[Fold]:
+    """How often the test labels of each fold were opened, by the ledger beside a workspace's runs."""
+    entries = read_ledger(runs).entries
+    return Counter((each.benchmark, each.catalog_digest, each.split_digest, each.fold) for each in entries)
