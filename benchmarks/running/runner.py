@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +30,7 @@ from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, digest_file, digest_text, run_lock
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
-from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
+from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.methods.registry import configure, declared_class, find_method, modules_of
 
 if TYPE_CHECKING:  # a finished run is found without torch
@@ -112,12 +112,7 @@ def run(
         method = build_method(kind, config)
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
         if missing := method.missing_requirement(views.train, views.test):
-            opened = open_fold(benchmark, request.fold)
-            facts = who | _facts(request, method, benchmark, views, opened, harness)
-            facts |= {"unfit": f"{benchmark.name} has no {missing}", "cmc": []}
-            facts |= {"usage": None, "track": "nothing learned"}
-            facts |= dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
-            record = RunRecord(**facts)
+            record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
@@ -130,10 +125,9 @@ def run(
         submission = _learn(method, views, harness, checkpoints)
         ledger.append(workspace, opening)
         benchmark = reopen()
-        opened = open_fold(benchmark, request.fold)
-        outcome = evaluate_parts(submission, views, opened, harness)
+        outcome = evaluate_parts(submission, views, open_fold(benchmark, request.fold), harness)
         progress.stage("write")
-        facts = who | _facts(request, method, benchmark, views, opened, harness)
+        facts = who | _facts(request, method, benchmark, views, harness)
         learned = RunRecord(**facts, **outcome.numbers())
         write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
         checkpoints.discard()
@@ -275,18 +269,21 @@ def _who(
     }
 
 
+def _unfit(missing: str, facts: Mapping[str, Any]) -> RunRecord:
+    """The record of a method that the benchmark does not fit, because of what is missing there."""
+    none = dict.fromkeys(METRIC_KEYS)
+    unlearned = {"usage": None, "track": "nothing learned", "metrics": none, "valid_metrics": none, "cmc": []}
+    return RunRecord(**facts | unlearned | {"unfit": f"{facts['benchmark']} has no {missing}"})
+
+
 def _facts(
-    request: RunRequest,
-    method: Pipeline,
-    benchmark: Benchmark,
-    views: Views,
-    opened: OpenFold,
-    harness: RunHarness,
+    request: RunRequest, method: Pipeline, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides which run it is and how good."""
     from whalebench.methods.parts.networks.weights import pretraining
     from whalebench.methods.parts.recipe import set_by_hand
 
+    opened = open_fold(benchmark, request.fold)
     of_share = new_share_warnings(opened.answers["valid"], method.config)
     tuned = {setting.partition("=")[0] for setting in request.tuning.get("settings", ())}
     by_hand = {name: value for name, value in set_by_hand(method.config).items() if name not in tuned}
