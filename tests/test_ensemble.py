@@ -375,6 +375,19 @@ def test_members_of_one_method_have_names_of_their_own(place: Workspace) -> None
     assert (names["softmax"], names[made.record.run]) == ("softmax", "ensemble")
 
 
+def test_what_members_were_given_is_added_up(place: Workspace) -> None:
+    """As far as all of it was counted; else their tracks stand side by side."""
+    given = {"photos_by_stage": {"train": 60}, "photos_seen": 60, "looks": 1.0, "parameters": 1_500_000}
+    given |= {"annotations": {}, "pixels": ["32x32"], "weights": {}, "by_hand": {}, "tuning_budget": ""}
+    change_record(place.runs / "arcface", usage=given, counts={"train_known_photos": 20})
+    assert combine(place, "arcface", "softmax").record.usage is None
+    change_record(place.runs / "softmax", usage=given, counts={"train_known_photos": 20})
+    record = combine(place, "arcface", "softmax", rule="vote").record
+    assert record.usage is not None
+    assert record.usage.photos_by_stage == {"0.arcface.train": 60, "1.softmax.train": 60}
+    assert record.track == "from scratch, 32x32 px, 6 passes over train, 2 looks a photo, 3 M parameters"
+
+
 def test_explain_refuses_an_ensemble(place: Workspace) -> None:
     made = combine(place, "arcface", "softmax")
     with pytest.raises(WhalebenchError, match=r"is an ensemble of finished runs .* arcface, softmax"):

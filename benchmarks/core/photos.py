@@ -69,7 +69,7 @@ class Batch(Annotated):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
@@ -94,8 +94,9 @@ class Annotations(Annotated):
         """Those of the rows at which something stands under the name."""
         if name == "masks":
             return rows[self.has_mask[rows]]
-        values = np.isfinite(vars(self)[name][rows])
-        return rows[values.any(axis=tuple(range(1, values.ndim)))]
+        given = np.isfinite(vars(self)[name][rows])
+        there: NDArray[np.bool_] = given.any(axis=tuple(range(1, given.ndim)))
+        return rows[there]
 
 
 class Lens(Protocol):
