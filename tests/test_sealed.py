@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.sealed import (
+from whalebench.benchmarks.conformance.checks import (
     chooses_on_valid_and_learns_nothing,
     does_not_peek,
     is_evaluated,

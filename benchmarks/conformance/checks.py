@@ -1,8 +1,7 @@
 """The checks of the conformance suite, in the order in which they are tried.
 
 First what a method says of itself, then whether it learns, what it scores, what it leaves behind, and what
-its learning depends on; those of the sealed test stand in `sealed`. Each check returns a sentence, or raises
-CheckFailed or NotApplicable with one.
+its learning depends on. Each check returns a sentence, or raises CheckFailed or NotApplicable with one.
 """
 
 from __future__ import annotations
@@ -21,25 +20,23 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.conformance.sealed import (
-    chooses_on_valid_and_learns_nothing,
-    does_not_peek,
-    is_evaluated,
-    sees_pixels_alone,
-)
 from whalebench.benchmarks.conformance.trial import (
     TOLERANCE,
     CheckFailed,
+    Mislabelled,
     NotApplicable,
+    Stopped,
+    StopsInSecondEpoch,
     Trial,
+    equal_weights,
     refuse_difference,
     relative_distance,
+    without_singles,
 )
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
-from whalebench.benchmarks.core.photos import CPU, UNKNOWN, Photos
-from whalebench.benchmarks.core.progress import EpochSummary, Silent
-from whalebench.benchmarks.running.evaluation import CALIBRATION
-from whalebench.benchmarks.running.folds import Views
+from whalebench.benchmarks.core.photos import CPU, Photos
+from whalebench.benchmarks.running.evaluation import CALIBRATION, metrics_afresh
+from whalebench.benchmarks.running.outcome import ask, evaluate_parts
 from whalebench.methods.method import MethodConfig, Search
 from whalebench.methods.registry import configure, fields_of
 
@@ -127,28 +124,13 @@ def _learnable_without(trial: Trial) -> str:
     views = trial.views
     others = {
         "photos of new individuals": replace(views, train=views.train.known()),
-        "individuals with one photo": _without_singles(views),
+        "individuals with one photo": without_singles(views),
     }
     for reason, rest in others.items():
         with suppress(Exception):  # whatever it is, the first error is the one to report
             trial.learn(rest)
             return reason
     return ""
-
-
-def _without_singles(views: Views) -> Views:
-    """The same views as if individuals with one photo in train had never been met."""
-    train, valid = views.train, views.valid
-    kept = np.flatnonzero(np.bincount(train.labels[train.labels != UNKNOWN]) > 1)
-    # One longer than the individuals, so that UNKNOWN, which is -1, reads itself.
-    renamed = np.full(len(train.identities) + 1, UNKNOWN)
-    renamed[kept] = np.arange(len(kept))
-    identities = tuple(train.identities[label] for label in kept)
-    rest = np.flatnonzero((train.labels == UNKNOWN) | (renamed[train.labels] != UNKNOWN))
-    known = replace(train, identities=identities, labels=renamed[train.labels]).select(rest)
-    return replace(
-        views, train=known, valid=replace(valid, identities=identities, labels=renamed[valid.labels])
-    )
 
 
 def scores_have_their_shape(trial: Trial) -> str:
@@ -251,6 +233,27 @@ def _arrays(photos: Photos) -> dict[str, NDArray[np.generic]]:
     return {name: values for name, values in arrays.items() if values is not None}
 
 
+def is_evaluated(trial: Trial) -> str:
+    """Its scores are evaluated like those of a run, and alike in a process that never met the method."""
+    learned, opened = trial.after_learning(), trial.opened()
+    submission = ask(learned.method, learned.views, learned.harness)
+    outcome = evaluate_parts(submission, learned.views, opened, learned.harness)
+    afresh = metrics_afresh(
+        learned.views.train.identities, submission.scores, opened.answers, submission.config
+    )
+    for name, value in afresh.items():
+        said = outcome.metrics[name]
+        # MAP@R is of embeddings, which the other process is not given.
+        if name != "map_at_r" and not np.isclose(value, said, rtol=1e-9, atol=0, equal_nan=True):
+            raise CheckFailed(
+                f"Its scores are worth a {name} of {said:.3f} here and of {value:.3f} in a process without "
+                "it: leave the code that judges as it is."
+            )
+    return (
+        f"MAP@5 on {len(outcome.queries)} test photos: {outcome.metrics['map_at_5']:.3f}, which says little."
+    )
+
+
 def declares_its_lineage(trial: Trial) -> str:
     """Every part says which photos it was fitted on; the harness has refused any that it must not be."""
     harness = trial.after_learning().harness
@@ -311,6 +314,56 @@ def repeats_itself(trial: Trial) -> str:
     return "Learned again with the same seed, it gives the same scores."
 
 
+def does_not_peek(trial: Trial) -> str:
+    """What it learns does not change with the pixels of test photos, unless it says that it saw them."""
+    learned = trial.after_learning()
+    if parts := learned.harness.adapted_to():
+        raise NotApplicable(
+            f"It learns from test photos and says so (transductive): {', '.join(sorted(parts))}."
+        )
+    complaint = (
+        "With other test photos it learns something else: in learn() look at train and valid only, "
+        "through Photos.batch."
+    )
+    blind = trial.learn(trial.views_of(trial.toys.blank))
+    refuse_difference(learned.scores(), blind.scores(), complaint)
+    return "With grey test photos it learns the same."
+
+
+def sees_pixels_alone(trial: Trial) -> str:
+    """Its scores are the same where photos are renamed, moved and reordered, and test has other answers."""
+    learned = trial.after_learning()
+    disguised = trial.learn(trial.views_of(trial.toys.disguised))
+    complaint = (
+        "Where photos have other names, folders and rows, and test photos other answers, it gives other "
+        "scores, by {} of the spread: learn and score by what Photos.batch gives, and by the labels of train."
+    )
+    for part in learned.views.queries():
+        refuse_difference(learned.scores(part), disguised.scores(part), complaint)
+    return "With photos renamed and moved, and other answers to test, it gives the same scores."
+
+
+def chooses_on_valid_and_learns_nothing(trial: Trial) -> str:
+    """It learns the same where valid shows other labels, but for what it says that it chose by them.
+
+    The harness goes on to judge by the right ones, so that what it is asked to choose stays the same.
+    """
+    learned = trial.after_learning()
+    mislabelled = trial.learn(trial.views, method=Mislabelled(trial.kind, trial.config))
+    if equal_weights(learned, mislabelled) and np.array_equal(
+        learned.scores("test"), mislabelled.scores("test")
+    ):
+        return "With the labels of valid exchanged it learns the same."
+    before, after = learned.harness.chosen, mislabelled.harness.chosen
+    chosen = sorted(name for name, value in after.items() if value != before.get(name))
+    if not chosen:
+        raise CheckFailed(
+            "With the labels of valid exchanged it learns something else and does not say what it chose: "
+            "learn from train, choose by harness.valid_map_at_5(), or tell harness.choose() what was chosen."
+        )
+    raise NotApplicable(f"It chooses by the labels of valid itself and says so: {', '.join(chosen)}.")
+
+
 def answers_without_annotations(trial: Trial) -> str:
     """Where nothing is annotated it says what it lacks, or does without."""
     views = trial.views_of(trial.toys.plain)
@@ -351,23 +404,6 @@ def resumes(trial: Trial) -> str:
     )
     refuse_difference(whole.scores(), again.scores(), complaint)
     return f"Stopped {stops} time(s) and taken up again, it gives the same scores."
-
-
-class Stopped(Exception):
-    """A run stopped from outside."""
-
-
-class StopsInSecondEpoch(Silent):
-    """Stops a run before its second epoch could be kept."""
-
-    epochs = 0
-
-    def epoch(self, summary: EpochSummary) -> None:
-        """Stopped at the second one."""
-        del summary
-        self.epochs += 1
-        if self.epochs == 2:
-            raise Stopped
 
 
 CHECKS: dict[str, Callable[[Trial], str]] = {

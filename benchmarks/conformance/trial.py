@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
-from whalebench.benchmarks.core.photos import CPU, Size
-from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.photos import CPU, UNKNOWN, LabelledPhotos, Size
+from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress, Silent
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.methods.method import Method, MethodConfig
+from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 
 PHOTOS = {
@@ -117,6 +118,32 @@ class Trial:
         return self.learned
 
 
+class Mislabelled(Pipeline):
+    """The method shown valid under the labels of other photos."""
+
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+        """Learns as ever, the labels and species of valid exchanged."""
+        species = None if valid.species is None else np.roll(valid.species, 1)
+        super().learn(train, replace(valid, labels=np.roll(valid.labels, 1), species=species), harness)
+
+
+class Stopped(Exception):
+    """A run stopped from outside."""
+
+
+class StopsInSecondEpoch(Silent):
+    """Stops a run before its second epoch could be kept."""
+
+    epochs = 0
+
+    def epoch(self, summary: EpochSummary) -> None:
+        """Stopped at the second one."""
+        del summary
+        self.epochs += 1
+        if self.epochs == 2:
+            raise Stopped
+
+
 @dataclass(frozen=True)
 class WatchedStore(PhotoStore):
     """A store that notes at which sizes photos are requested."""
@@ -127,6 +154,27 @@ class WatchedStore(PhotoStore):
         """The photos at that size, which is noted."""
         self.requested_sizes.add(size)
         return super().pixels(size, *further)
+
+
+def without_singles(views: Views) -> Views:
+    """The same views as if individuals with one photo in train had never been met."""
+    train, valid = views.train, views.valid
+    kept = np.flatnonzero(np.bincount(train.labels[train.labels != UNKNOWN]) > 1)
+    # One longer than the individuals, so that UNKNOWN, which is -1, reads itself.
+    renamed = np.full(len(train.identities) + 1, UNKNOWN)
+    renamed[kept] = np.arange(len(kept))
+    identities = tuple(train.identities[label] for label in kept)
+    rest = np.flatnonzero((train.labels == UNKNOWN) | (renamed[train.labels] != UNKNOWN))
+    known = replace(train, identities=identities, labels=renamed[train.labels]).select(rest)
+    return replace(
+        views, train=known, valid=replace(valid, identities=identities, labels=renamed[valid.labels])
+    )
+
+
+def equal_weights(one: Learned, other: Learned) -> bool:
+    """Whether two methods have learned the same, to the last bit."""
+    first, second = one.method.weights(), other.method.weights()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def relative_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -5,8 +5,10 @@ Nothing here needs torch.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +104,28 @@ def evaluate_scores(
         calibration=_calibration_effect(uncalibrated, {"valid": on_valid, "test": on_test}),
         new_curve=new_threshold_curve(valid, known, identities, config, threshold),
     )
+
+
+def metrics_afresh(
+    identities: Sequence[str],
+    scores: Mapping[str, NDArray[np.float32]],
+    answers: Mapping[str, Answers],
+    config: MethodConfig,
+) -> dict[str, float]:
+    """The metrics of `evaluate_scores` as a new process computes them, whatever was changed in this one."""
+    # Of its configuration what all methods have: the class of its own would load the method there, too.
+    rules = {name: getattr(config, name) for name in MethodConfig.model_fields}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_metrics, tuple(identities), dict(scores), dict(answers), rules).result()
+
+
+def _metrics(
+    identities: Sequence[str],
+    scores: Mapping[str, NDArray[np.float32]],
+    answers: Mapping[str, Answers],
+    rules: Mapping[str, object],
+) -> dict[str, float]:
+    return evaluate_scores(identities, scores, answers, MethodConfig.model_validate(rules)).metrics
 
 
 def _calibration_effect(
