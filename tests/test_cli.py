@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -426,6 +427,28 @@ def test_a_published_split_has_no_other_folds(tiny: Workspace, cli: Cli) -> None
     place = ("--workspace", tiny.root)
     assert cli("data", "import", "csv", source, "--name", "mine", *place).code == 0
     assert "3 folds cannot be made" in sentence(cli("split", "make", "mine", "--folds", "3", *place))
+
+
+def test_photos_that_a_published_split_has_twice_are_dropped_on_request(folder: Path, cli: Cli) -> None:
+    """The photo of train was saved anew, so that no byte of it is that of test."""
+    rng = np.random.default_rng(6)
+    for name in "abcde":
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / f"{name}.png")
+    with Image.open(folder / "a.png") as photo:
+        photo.save(folder / "f.bmp")
+    names = {"a.png": "ann,train", "b.png": "ann,train", "c.png": "bob,train", "d.png": "bob,valid"}
+    names |= {"e.png": "bob,test", "f.bmp": "ann,test"}
+    write(folder, "image,path,identity,split", [f"{name},{name},{rest}" for name, rest in names.items()])
+    assert bring(cli, folder).code == 0
+    place = ("--workspace", folder / "workspace")
+    said = sentence(cli("run", "softmax", "--benchmark", "mine", *place))
+    assert "share photos: 1 of train or valid are in valid or test, too, first a.png, which is f.bmp" in said
+    command = ("split", "make", "mine", "--protocol", "published")
+    assert sentence(cli(*command, *place)) == said
+    assert " ".join(command) + " --duplicates drop" in said
+    made = cli(*command, "--duplicates", "drop", *place)
+    assert made.code == 0
+    assert "1 photos of the published train or valid part are in none" in " ".join(made.out.split())
 
 
 def test_work_that_went_wrong_is_not_wrong_use(
