@@ -27,7 +27,7 @@ from whalebench.benchmarks.core.usage import Usage, UsageCounter, add_up
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.outcome import ask
 from whalebench.methods.arcface import ArcFaceConfig
-from whalebench.methods.method import Harness, Method, MethodConfig
+from whalebench.methods.method import Epoch, Harness, Method, MethodConfig
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.networks.backbones import build_backbone
@@ -230,6 +230,18 @@ def test_photos_read_once_and_learned_from_often_are_counted_as_often(ground: To
     usage, photos = used_by(ground, does)
     assert usage.photos_seen == epochs * photos
     assert usage.looks == 1  # by the method: no network scores
+
+
+def test_what_a_method_tells_counts_where_nothing_else_is_seen(ground: ToyBenchmarks) -> None:
+    class Telling(Plugin):
+        def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+            super().learn(train, valid, harness)
+            harness.stage("trees")
+            for number in (1, 2):
+                harness.epoch(Epoch(number, 2, 0.0, 0.0, 500, 1.0))
+
+    usage, _ = used_in(trial_of(ground, Telling))
+    assert usage.photos_by_stage == {"trees": 1000}
 
 
 def test_what_nothing_is_learned_from_is_not_seen(ground: ToyBenchmarks) -> None:
