@@ -105,6 +105,9 @@ def test_the_mean_is_that_of_the_command(views: Views) -> None:
     for each, scores in zip(photos, (valid, test), strict=True):
         np.testing.assert_array_equal(method.score(each), fusion.fuse(scores, np.array([0.5, 0.5])))
     assert {"share_0_softmax", "share_1_arcface", "arcface.photo_weight"} <= set(notes.chosen)
+    assert [notes.chosen[f"temperature_{place}"] for place in ("0_softmax", "1_arcface")] == list(
+        method.temperatures
+    )
     assert {"softmax.network", "arcface.network", "arcface.gallery"} == set(notes.lineage)
     assert {"softmax.train", "arcface.train", "join"} <= set(notes.stages)
 
