@@ -7,6 +7,7 @@ detection rates need every query on each draw (`_ScoreDraws`).
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -135,6 +136,32 @@ def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
         raise WhalebenchError(
             f"The truth of {image} differs between two runs: compare runs of the same split."
         )
+
+
+def effective_number(weights: Floats) -> float:
+    """How many equal weights say as much of their mean as these do, (sum w)^2 / sum w^2; 0 of none.
+
+    >>> effective_number(np.array([2.0, 2.0])), effective_number(np.array([10.0, 1.0, 1.0]))
+    (2.0, 1.411764705882353)
+    """
+    squares = float(np.square(weights).sum())
+    return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+
+@cache
+def t_quantile(share: float, degrees: float) -> float:
+    """The quantile of Student's t distribution with at least one degree of freedom, to about 1e-4.
+
+    t is sqrt(degrees) tan(u), the density of u proportional to cos(u) ** (degrees - 1).
+
+    >>> round(t_quantile(0.975, 4.0), 3)
+    2.776
+    """
+    degrees = min(max(1.0, degrees), 1000.0)
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
+    density = np.cos((angle[1:] + angle[:-1]) / 2) ** (degrees - 1)
+    below = np.concatenate([[0.0], np.cumsum(density)]) / density.sum()
+    return float(np.sqrt(degrees) * np.tan(np.interp(share, below, angle)))
 
 
 def mean_draws(

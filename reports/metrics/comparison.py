@@ -1,0 +1,387 @@
+"""Which contestant is better, and how sure that is: over test photos and over trainings.
+
+A contestant's mean would be another one with other individuals on the photos, and with another seed of the
+training: two crossed sources. What single individuals add is seen between clusters of photos (an individual,
+or an encounter of a new one), and with it the part of the seed noise that is each cluster's own. What a seed
+does to all clusters at once is seen between seeds only; it is estimated there, and where a contestant has few
+seeds drawn towards what the benchmark's other contestants show.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from whalebench.reports.metrics.ranking import Floats
+from whalebench.reports.metrics.resampling import SEED, Interval, effective_number, t_quantile
+
+Grid = Mapping[int, Mapping[int, pd.DataFrame]]
+"""Per-query tables of one contestant by fold and seed."""
+
+KEY = "average_precision_at_5"
+DRAWS = 2_000
+PRIOR_DEGREES = 4
+"""How many degrees of freedom the pooled seed spread counts for beside a contestant's own."""
+POWER = 0.8
+TINY = 1e-18
+"""A variance that is zero but for rounding."""
+FEW_INDIVIDUALS = 50
+"""Below so many effective individuals a comparison says little of others."""
+ONE_SEED = (
+    "No ranks: every contestant was trained with one seed, and no other of this benchmark shows how much "
+    "a seed changes the score; run a second seed of one of them."
+)
+ONE_CLUSTER = "No ranks: all photos are of one individual, which says nothing about others."
+
+
+class SeedSpread(NamedTuple):
+    """How much a seed changes the mean of one fold, pooled over contestants with several seeds."""
+
+    spread: float
+    """Standard deviation between seeds of one fold."""
+    degrees: int
+    """Degrees of freedom: seeds less one of each fold, summed."""
+    shared: float
+    """The part of the spread that is not each cluster's own, which no resampling of clusters sees."""
+
+
+class Standing(NamedTuple):
+    """One contestant of a comparison."""
+
+    contestant: str
+    value: float
+    """The mean over photos, then over seeds, then over folds."""
+    low: float
+    high: float
+    """Of the 95 % interval over individuals and trainings; over individuals alone where there is no rank."""
+    rank_low: int | None
+    """One more than the number of contestants that are told to be better; None where there are no ranks."""
+    rank_high: int | None
+    """The number of contestants less those that are told to be worse."""
+    probability_best: float | None
+    seed_spread: float
+    """Standard deviation between seeds of one fold; NaN where no fold has several."""
+    seeds: tuple[int, int]
+    """How many seeds a fold has, at least and at most."""
+
+
+class Lead(NamedTuple):
+    """First minus second, with an interval that holds for all pairs of a comparison at once."""
+
+    value: float
+    low: float
+    high: float
+    told_apart: bool
+
+
+class Leads(Mapping[tuple[str, str], Lead]):
+    """The lead of each contestant over each other one."""
+
+    def __init__(self, names: Sequence[str], values: Floats, low: Floats) -> None:
+        self._place = {name: place for place, name in enumerate(names)}
+        self._values, self._low = values, low
+
+    def __getitem__(self, pair: tuple[str, str]) -> Lead:
+        first, second = (self._place[name] for name in pair)
+        if first == second:
+            raise KeyError(pair)
+        low, high = float(self._low[first, second]), -float(self._low[second, first])
+        return Lead(float(self._values[first] - self._values[second]), low, high, low > 0 or high < 0)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((one, other) for one in self._place for other in self._place if one != other)
+
+    def __len__(self) -> int:
+        return len(self._place) * (len(self._place) - 1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Contestants on the same photos, and what can be said of who is better."""
+
+    standings: tuple[Standing, ...]
+    """Best first."""
+    leads: Leads
+    """By first and second contestant; of every pair with disjoint rank intervals the two are told apart."""
+    effective_individuals: float
+    """(sum n)^2 / sum n^2 over the photos n of each cluster: fewer than there are where a few dominate."""
+    detectable_lead: float
+    """The smallest lead of the median pair that would have been told with 80 % power; NaN without ranks."""
+    spread: SeedSpread | None
+    """What a contestant's own seed spread was drawn towards."""
+    unranked: str
+    """Why there are no ranks; empty where there are."""
+
+    @property
+    def warning(self) -> str:
+        """A sentence where too few individuals, or too unequal ones, decide; else empty."""
+        if self.effective_individuals >= FEW_INDIVIDUALS:
+            return ""
+        number = f"{self.effective_individuals:.0f}"
+        return (
+            f"The photos count for {number} individuals; fewer than {FEW_INDIVIDUALS} say little of others."
+        )
+
+
+def compare(
+    grids: Mapping[str, Grid], folds: Sequence[int], key: str = KEY, pooled: SeedSpread | None = None
+) -> Comparison:
+    """Standings and leads of contestants that all have these folds, on the same photos fold by fold.
+
+    `key` is a column of the per-query tables; photos where it is NaN are left out. `pooled` is what the
+    contestants of the benchmark show of a seed; without it these alone do. The draws are seeded: the same
+    numbers on each call.
+    """
+    contestants = _contestants(grids, folds, key)
+    pooled = pooled or _pool(fold for one in contestants for fold in one.folds)
+    photos = _photos(grids, folds)
+    joint = _Joint(contestants, pooled, effective_number(photos))
+    unranked = _why_unranked(contestants, pooled, np.count_nonzero(photos))
+    critical = np.nan if unranked else joint.critical()
+    low = joint.lowest_leads(critical)
+    standings = [
+        Standing(
+            one.name,
+            one.value,
+            *joint.interval(place),
+            None if unranked else 1 + int((low[:, place] > 0).sum()),
+            None if unranked else len(contestants) - int((low[place] > 0).sum()),
+            None if unranked else float(joint.best[place]),
+            one.seed_spread,
+            one.seeds,
+        )
+        for place, one in enumerate(contestants)
+    ]
+    return Comparison(
+        standings=tuple(standings),
+        leads=Leads([one.name for one in contestants], joint.values, low),
+        effective_individuals=joint.individuals,
+        detectable_lead=joint.detectable(critical),
+        spread=pooled,
+        unranked=unranked,
+    )
+
+
+def seed_spread(grids: Mapping[str, Grid], key: str = KEY) -> SeedSpread | None:
+    """What the contestants with several seeds of one fold show together; None where none has."""
+    return _pool(
+        _fold(list(seeds.values()), key, pd.Index(pd.unique(next(iter(seeds.values()))["cluster"])))
+        for grid in grids.values()
+        for seeds in grid.values()
+        if len(seeds) > 1
+    )
+
+
+def _why_unranked(contestants: Sequence["_Contestant"], pooled: SeedSpread | None, clusters: int) -> str:
+    if len(contestants) < 2:
+        return ""
+    return ONE_CLUSTER if clusters < 2 else ONE_SEED if pooled is None else ""
+
+
+def _photos(grids: Mapping[str, Grid], folds: Sequence[int]) -> Floats:
+    """How many photos of all folds each cluster has."""
+    first = next(iter(grids.values()))
+    clusters = pd.concat([next(iter(first[fold].values()))["cluster"] for fold in folds])
+    return clusters.value_counts().to_numpy(np.float64)
+
+
+class _Fold(NamedTuple):
+    """The trainings of one contestant on one fold."""
+
+    value: float
+    """The mean over photos and seeds."""
+    changes: Floats
+    """By how much the mean over seeds is above what it is without a cluster (clusters,)."""
+    seeds: int
+    spread: float
+    """Variance between seeds of the fold's mean; NaN of one seed."""
+    own: float
+    """The part of that variance which is each cluster's own, and so in `changes`."""
+
+
+def _fold(tables: Sequence[pd.DataFrame], key: str, clusters: pd.Index) -> _Fold:
+    sums, weights = np.empty((len(clusters), len(tables))), np.zeros(len(clusters))
+    for seed, table in enumerate(tables):
+        codes, values = clusters.get_indexer(pd.Index(table["cluster"])), table[key].to_numpy(np.float64)
+        defined = np.isfinite(values)
+        weights = np.bincount(codes[defined], minlength=len(clusters)) / max(1, defined.sum())
+        sums[:, seed] = np.bincount(codes, np.where(defined, values, 0), len(clusters)) / max(
+            1, defined.sum()
+        )
+    means = sums.sum(axis=0) if weights.any() else np.full(len(tables), np.nan)
+    left = np.where(weights < 1, 1 - weights, np.inf)  # of a fold of a single cluster nothing is known
+    changes = (sums - weights[:, None] * means) / left[:, None]
+    several = len(tables) > 1
+    return _Fold(
+        value=float(means.mean()),
+        changes=changes.mean(axis=1),
+        seeds=len(tables),
+        spread=float(means.var(ddof=1)) if several else np.nan,
+        own=_jackknifed(len(clusters)) * float(changes.var(axis=1, ddof=1).sum()) if several else np.nan,
+    )
+
+
+def _jackknifed(clusters: int) -> float:
+    """What the sum of squared changes is multiplied with, to be a variance."""
+    return (clusters - 1) / clusters
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """A contestant over all folds of a comparison."""
+
+    name: str
+    folds: tuple[_Fold, ...]
+
+    @property
+    def value(self) -> float:
+        return float(np.mean([fold.value for fold in self.folds]))
+
+    @property
+    def changes(self) -> Floats:
+        """Of the mean over folds, (clusters,)."""
+        changes: Floats = np.mean([fold.changes for fold in self.folds], axis=0)
+        return changes
+
+    @property
+    def degrees(self) -> int:
+        """How many degrees of freedom its own seeds give."""
+        return sum(fold.seeds - 1 for fold in self.folds)
+
+    @property
+    def seed_spread(self) -> float:
+        pooled = _pool(self.folds)
+        return pooled.spread if pooled else np.nan
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        numbers = [fold.seeds for fold in self.folds]
+        return min(numbers), max(numbers)
+
+    def seed_variance(self, pooled: SeedSpread | None) -> tuple[float, int]:
+        """Variance of its mean by what seeds do to all clusters at once, and how many degrees that rests on.
+
+        The own estimate is moderated with the pooled one, as in limma (Smyth 2004).
+        """
+        own = sum((fold.seeds - 1) * (fold.spread - fold.own) for fold in self.folds if fold.seeds > 1)
+        degrees = self.degrees + _prior(pooled)
+        if not degrees:
+            return 0.0, 1
+        shared = pooled.shared**2 if pooled else 0.0
+        moderated = max(0.0, (own + _prior(pooled) * shared) / degrees)
+        return moderated * sum(1 / fold.seeds for fold in self.folds) / len(self.folds) ** 2, degrees
+
+
+def _prior(pooled: SeedSpread | None) -> int:
+    return min(PRIOR_DEGREES, pooled.degrees) if pooled else 0
+
+
+def _pool(folds: Iterable[_Fold]) -> SeedSpread | None:
+    several = [fold for fold in folds if fold.seeds > 1]
+    if not several:
+        return None
+    degrees = [fold.seeds - 1 for fold in several]
+    total = np.average([fold.spread for fold in several], weights=degrees)
+    own = np.average([fold.own for fold in several], weights=degrees)
+    return SeedSpread(float(np.sqrt(total)), sum(degrees), float(np.sqrt(max(0.0, total - own))))
+
+
+def _contestants(grids: Mapping[str, Grid], folds: Sequence[int], key: str) -> list[_Contestant]:
+    """All of them, best first; equal ones and those without a value in the order given."""
+    first = next(iter(grids.values()))
+    clusters = pd.Index(pd.unique(pd.concat([next(iter(first[fold].values()))["cluster"] for fold in folds])))
+    contestants = [
+        _Contestant(name, tuple(_fold(list(grid[fold].values()), key, clusters) for fold in folds))
+        for name, grid in grids.items()
+    ]
+    return sorted(contestants, key=lambda one: -np.nan_to_num(one.value, nan=-np.inf))
+
+
+class _Joint:
+    """What other individuals and other trainings would have made of all contestants' means, drawn together.
+
+    The estimates of the variances are drawn, too (chi-squared by their degrees of freedom), so that quantiles
+    of studentised draws are those of the t distribution, also where the two sources differ in degrees.
+    """
+
+    def __init__(
+        self, contestants: Sequence[_Contestant], pooled: SeedSpread | None, individuals: float
+    ) -> None:
+        self.values = np.array([one.value for one in contestants])
+        self.individuals = individuals
+        changes = np.stack([one.changes for one in contestants], axis=1)
+        changes = changes * np.sqrt(_jackknifed(len(changes)))
+        self.of_clusters = changes.T @ changes
+        self.of_seeds, degrees = np.array([one.seed_variance(pooled) for one in contestants]).T
+        rng, number = np.random.default_rng(SEED), len(contestants)
+        self.cluster_degrees = max(1.0, individuals - 1)
+        self.seed_degrees = degrees
+        self.noise_of_clusters = rng.normal(size=(DRAWS, len(changes))) @ changes
+        self.noise_of_seeds = rng.normal(size=(DRAWS, number)) * np.sqrt(self.of_seeds)
+        self.cluster_scale = rng.chisquare(self.cluster_degrees, (DRAWS, 1)) / self.cluster_degrees
+        own = [one.degrees for one in contestants]
+        shared = rng.chisquare(max(1, _prior(pooled)), (DRAWS, 1)) * (_prior(pooled) > 0)
+        self.seed_scale = (
+            rng.chisquare(np.maximum(own, 1), (DRAWS, number)) * np.minimum(own, 1) + shared
+        ) / degrees
+
+    @property
+    def best(self) -> Floats:
+        """Share of the draws in which each contestant is the best, (contestants,)."""
+        drawn = self.values + self.noise_of_clusters / np.sqrt(self.cluster_scale)
+        drawn += self.noise_of_seeds / np.sqrt(np.maximum(self.seed_scale, 1e-9))
+        winners = np.bincount(np.nan_to_num(drawn, nan=-np.inf).argmax(axis=1), minlength=len(self.values))
+        return winners / DRAWS
+
+    def variances(self, place: int) -> Floats:
+        """Variances of the leads of one contestant over all, (contestants,)."""
+        own = np.diag(self.of_clusters)
+        paired = np.maximum(0, own[place] + own - 2 * self.of_clusters[place])
+        paired[place] = 0
+        return paired
+
+    def errors(self, place: int) -> Floats:
+        seeds = self.of_seeds[place] + self.of_seeds
+        errors: Floats = np.sqrt(self.variances(place) + seeds)
+        return errors
+
+    def critical(self) -> float:
+        """How many standard errors the largest of all leads is off by in 95 % of the draws (max-T)."""
+        largest = np.zeros(DRAWS)
+        noise, seeds = self.noise_of_clusters + self.noise_of_seeds, self.of_seeds * self.seed_scale
+        for place in range(len(self.values) - 1):
+            after = slice(place + 1, None)
+            drawn = self.variances(place)[after] * self.cluster_scale + seeds[:, [place]] + seeds[:, after]
+            off = np.abs(noise[:, [place]] - noise[:, after])
+            studentised = np.divide(off, np.sqrt(drawn), out=np.zeros_like(off), where=drawn > TINY)
+            np.maximum(largest, studentised.max(axis=1), out=largest)
+        return float(np.quantile(largest, 0.95))
+
+    def lowest_leads(self, critical: float) -> Floats:
+        """Lower ends of the simultaneous intervals of first minus second (contestants, contestants).
+
+        Closed: who leads a second by at least a, which leads a third by at least b, leads that by a + b.
+        """
+        leads = self.values[:, None] - self.values
+        low: Floats = leads - critical * np.stack([self.errors(place) for place in range(len(leads))])
+        for between in range(len(leads)):
+            np.maximum(low, low[:, [between]] + low[between], out=low)
+        return low
+
+    def interval(self, place: int) -> Interval:
+        """The 95 % interval of one contestant's mean, degrees of freedom after Satterthwaite."""
+        clusters, seeds = self.of_clusters[place, place], self.of_seeds[place]
+        if not clusters + seeds:
+            return Interval(self.values[place], self.values[place])
+        squares = clusters**2 / self.cluster_degrees + seeds**2 / self.seed_degrees[place]
+        half = t_quantile(0.975, (clusters + seeds) ** 2 / squares) * np.sqrt(clusters + seeds)
+        return Interval(self.values[place] - half, self.values[place] + half)
+
+    def detectable(self, critical: float) -> float:
+        """The lead of the median pair that is told apart with 80 % power."""
+        errors = [self.errors(place)[place + 1 :] for place in range(len(self.values))]
+        if len(self.values) < 2:
+            return np.nan
+        return (critical + t_quantile(POWER, self.cluster_degrees)) * float(np.median(np.concatenate(errors)))
