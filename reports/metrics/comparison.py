@@ -43,8 +43,8 @@ class SeedSpread(NamedTuple):
     """Standard deviation between seeds of one fold."""
     degrees: int
     """Degrees of freedom: seeds less one of each fold, summed."""
-    shared: float
-    """The part of the spread that is not each cluster's own, which no resampling of clusters sees."""
+    own: float
+    """The part of it that is each cluster's own, which is seen between clusters, too."""
 
 
 class Standing(NamedTuple):
@@ -260,18 +260,21 @@ class _Contestant:
         numbers = [fold.seeds for fold in self.folds]
         return min(numbers), max(numbers)
 
-    def seed_variance(self, pooled: SeedSpread | None) -> tuple[float, int]:
-        """Variance of its mean by what seeds do to all clusters at once, and how many degrees that rests on.
+    def seed_variance(self, pooled: SeedSpread | None) -> tuple[float, float, int]:
+        """Variance of its mean between trainings, the part of it seen between clusters, and degrees.
 
         The own estimate is moderated with the pooled one, as in limma (Smyth 2004).
         """
-        own = sum((fold.seeds - 1) * (fold.spread - fold.own) for fold in self.folds if fold.seeds > 1)
         degrees = self.degrees + _prior(pooled)
         if not degrees:
-            return 0.0, 1
-        shared = pooled.shared**2 if pooled else 0.0
-        moderated = max(0.0, (own + _prior(pooled) * shared) / degrees)
-        return moderated * sum(1 / fold.seeds for fold in self.folds) / len(self.folds) ** 2, degrees
+            return 0.0, 0.0, 1
+        several = [fold for fold in self.folds if fold.seeds > 1]
+        own = sum((fold.seeds - 1) * fold.spread for fold in several)
+        spread, own_pool = (pooled.spread**2, pooled.own**2) if pooled else (0.0, 0.0)
+        moderated = (own + _prior(pooled) * spread) / degrees
+        part = sum((own_pool if fold.seeds == 1 else fold.own) / fold.seeds for fold in self.folds)
+        number = len(self.folds) ** 2
+        return moderated * sum(1 / fold.seeds for fold in self.folds) / number, part / number, degrees
 
 
 def _prior(pooled: SeedSpread | None) -> int:
@@ -285,7 +288,7 @@ def _pool(folds: Iterable[_Fold]) -> SeedSpread | None:
     degrees = [fold.seeds - 1 for fold in several]
     total = np.average([fold.spread for fold in several], weights=degrees)
     own = np.average([fold.own for fold in several], weights=degrees)
-    return SeedSpread(float(np.sqrt(total)), sum(degrees), float(np.sqrt(max(0.0, total - own))))
+    return SeedSpread(float(np.sqrt(total)), sum(degrees), float(np.sqrt(own)))
 
 
 def _contestants(grids: Mapping[str, Grid], folds: Sequence[int], key: str) -> list[_Contestant]:
@@ -311,53 +314,65 @@ class _Joint:
     ) -> None:
         self.values = np.array([one.value for one in contestants])
         self.individuals = individuals
-        changes = np.stack([one.changes for one in contestants], axis=1)
-        changes = changes * np.sqrt(_jackknifed(len(changes)))
-        self.of_clusters = changes.T @ changes
-        self.of_seeds, degrees = np.array([one.seed_variance(pooled) for one in contestants]).T
-        rng, number = np.random.default_rng(SEED), len(contestants)
         self.cluster_degrees = max(1.0, individuals - 1)
-        self.seed_degrees = degrees
-        self.noise_of_clusters = rng.normal(size=(DRAWS, len(changes))) @ changes
-        self.noise_of_seeds = rng.normal(size=(DRAWS, number)) * np.sqrt(self.of_seeds)
+        changes = np.stack([one.changes for one in contestants], axis=1)
+        changes *= np.sqrt(_jackknifed(len(changes)))
+        self.of_clusters = changes.T @ changes
+        self.of_seeds, self.own, self.seed_degrees = np.array(
+            [one.seed_variance(pooled) for one in contestants]
+        ).T
+        rng, size = np.random.default_rng(SEED), (DRAWS, len(contestants))
+        self.cluster_noise = rng.normal(size=(DRAWS, len(changes))) @ changes
+        self.seed_noise = rng.normal(size=size)
         self.cluster_scale = rng.chisquare(self.cluster_degrees, (DRAWS, 1)) / self.cluster_degrees
-        own = [one.degrees for one in contestants]
-        shared = rng.chisquare(max(1, _prior(pooled)), (DRAWS, 1)) * (_prior(pooled) > 0)
-        self.seed_scale = (
-            rng.chisquare(np.maximum(own, 1), (DRAWS, number)) * np.minimum(own, 1) + shared
-        ) / degrees
+        own = np.array([one.degrees for one in contestants])
+        squares = rng.chisquare(np.maximum(own, 1), size) * (own > 0)
+        squares += rng.chisquare(max(1, _prior(pooled)), (DRAWS, 1)) * (_prior(pooled) > 0)
+        self.seed_scale = np.maximum(squares / self.seed_degrees, TINY)
 
     @property
     def best(self) -> Floats:
         """Share of the draws in which each contestant is the best, (contestants,)."""
-        drawn = self.values + self.noise_of_clusters / np.sqrt(self.cluster_scale)
-        drawn += self.noise_of_seeds / np.sqrt(np.maximum(self.seed_scale, 1e-9))
+        drawn = self.values + self.cluster_noise / np.sqrt(self.cluster_scale)
+        drawn += self.seed_noise * np.sqrt(np.maximum(0, self.of_seeds / self.seed_scale - self.own))
         winners = np.bincount(np.nan_to_num(drawn, nan=-np.inf).argmax(axis=1), minlength=len(self.values))
         return winners / DRAWS
 
-    def variances(self, place: int) -> Floats:
-        """Variances of the leads of one contestant over all, (contestants,)."""
-        own = np.diag(self.of_clusters)
-        paired = np.maximum(0, own[place] + own - 2 * self.of_clusters[place])
-        paired[place] = 0
-        return paired
+    def paired(self, place: int) -> Floats:
+        """Variances by clusters of the leads over the contestants after one."""
+        own, after = np.diag(self.of_clusters), slice(place + 1, None)
+        return np.maximum(0, own[place] + own[after] - 2 * self.of_clusters[place, after])
 
-    def errors(self, place: int) -> Floats:
-        seeds = self.of_seeds[place] + self.of_seeds
-        errors: Floats = np.sqrt(self.variances(place) + seeds)
-        return errors
+    def parts(self, place: int) -> tuple[Floats, Floats, Floats]:
+        after = slice(place + 1, None)
+        of_clusters = np.maximum(0, self.paired(place) - self.own[place] - self.own[after])
+        return of_clusters, self.of_seeds[place], self.of_seeds[after]
+
+    def errors(self) -> Floats:
+        errors = np.zeros_like(self.of_clusters)
+        for place in range(len(errors)):
+            errors[place, place + 1 :] = np.sqrt(sum(self.parts(place)))
+        return errors + errors.T
 
     def critical(self) -> float:
         """How many standard errors the largest of all leads is off by in 95 % of the draws (max-T)."""
         largest = np.zeros(DRAWS)
-        noise, seeds = self.noise_of_clusters + self.noise_of_seeds, self.of_seeds * self.seed_scale
+        shared = np.maximum(0, self.of_seeds - self.own)
+        noise = self.cluster_noise + self.seed_noise * np.sqrt(shared)
         for place in range(len(self.values) - 1):
             after = slice(place + 1, None)
-            drawn = self.variances(place)[after] * self.cluster_scale + seeds[:, [place]] + seeds[:, after]
-            off = np.abs(noise[:, [place]] - noise[:, after])
-            studentised = np.divide(off, np.sqrt(drawn), out=np.zeros_like(off), where=drawn > TINY)
+            sd2 = self.paired(place) + shared[place] + shared[after]
+            of_clusters, first, second = self.parts(place)
+            total = of_clusters + first + second
+            drawn = (
+                of_clusters * self.cluster_scale
+                + first * self.seed_scale[:, [place]]
+                + second * self.seed_scale[:, after]
+            )
+            off = (noise[:, [place]] - noise[:, after]) ** 2 * (total / np.maximum(sd2, TINY))
+            studentised = np.divide(off, drawn, out=np.zeros_like(off), where=drawn > TINY)
             np.maximum(largest, studentised.max(axis=1), out=largest)
-        return float(np.quantile(largest, 0.95))
+        return float(np.sqrt(np.quantile(largest, 0.95)))
 
     def lowest_leads(self, critical: float) -> Floats:
         """Lower ends of the simultaneous intervals of first minus second (contestants, contestants).
@@ -365,14 +380,15 @@ class _Joint:
         Closed: who leads a second by at least a, which leads a third by at least b, leads that by a + b.
         """
         leads = self.values[:, None] - self.values
-        low: Floats = leads - critical * np.stack([self.errors(place) for place in range(len(leads))])
+        low: Floats = leads - critical * self.errors()
         for between in range(len(leads)):
             np.maximum(low, low[:, [between]] + low[between], out=low)
         return low
 
     def interval(self, place: int) -> Interval:
         """The 95 % interval of one contestant's mean, degrees of freedom after Satterthwaite."""
-        clusters, seeds = self.of_clusters[place, place], self.of_seeds[place]
+        seeds = self.of_seeds[place]
+        clusters = max(0.0, self.of_clusters[place, place] - self.own[place])
         if not clusters + seeds:
             return Interval(self.values[place], self.values[place])
         squares = clusters**2 / self.cluster_degrees + seeds**2 / self.seed_degrees[place]
@@ -381,7 +397,7 @@ class _Joint:
 
     def detectable(self, critical: float) -> float:
         """The lead of the median pair that is told apart with 80 % power."""
-        errors = [self.errors(place)[place + 1 :] for place in range(len(self.values))]
         if len(self.values) < 2:
             return np.nan
-        return (critical + t_quantile(POWER, self.cluster_degrees)) * float(np.median(np.concatenate(errors)))
+        median = float(np.median(self.errors()[np.triu_indices(len(self.values), 1)]))
+        return (critical + t_quantile(POWER, self.cluster_degrees)) * median
