@@ -25,8 +25,9 @@ DRAWS = 2_000
 PRIOR_DEGREES = 4
 """How many degrees of freedom the pooled seed spread counts for beside a contestant's own."""
 POWER = 0.8
-TINY = 1e-18
-"""A variance that is zero but for rounding."""
+LEVEL = 0.95
+ROUNDING = 1e-12
+"""A share of a variance that is zero but for rounding."""
 FEW_INDIVIDUALS = 50
 """Below so many effective individuals a comparison says little of others."""
 ONE_SEED = (
@@ -303,10 +304,10 @@ def _contestants(grids: Mapping[str, Grid], folds: Sequence[int], key: str) -> l
 
 
 class _Joint:
-    """What other individuals and other trainings would have made of all contestants' means, drawn together.
+    """What all contestants' means could be, drawn together: with other individuals and other trainings.
 
-    The estimates of the variances are drawn, too (chi-squared by their degrees of freedom), so that quantiles
-    of studentised draws are those of the t distribution, also where the two sources differ in degrees.
+    A draw draws the variances, too, about their estimates (inverse chi-squared by their degrees of freedom):
+    the distribution of Behrens and Fisher, whose intervals err to the careful side where degrees are few.
     """
 
     def __init__(
@@ -314,90 +315,71 @@ class _Joint:
     ) -> None:
         self.values = np.array([one.value for one in contestants])
         self.individuals = individuals
-        self.cluster_degrees = max(1.0, individuals - 1)
         changes = np.stack([one.changes for one in contestants], axis=1)
         changes *= np.sqrt(_jackknifed(len(changes)))
-        self.of_clusters = changes.T @ changes
-        self.of_seeds, self.own, self.seed_degrees = np.array(
-            [one.seed_variance(pooled) for one in contestants]
-        ).T
-        rng, size = np.random.default_rng(SEED), (DRAWS, len(contestants))
-        self.cluster_noise = rng.normal(size=(DRAWS, len(changes))) @ changes
-        self.seed_noise = rng.normal(size=size)
-        self.cluster_scale = rng.chisquare(self.cluster_degrees, (DRAWS, 1)) / self.cluster_degrees
-        own = np.array([one.degrees for one in contestants])
-        squares = rng.chisquare(np.maximum(own, 1), size) * (own > 0)
-        squares += rng.chisquare(max(1, _prior(pooled)), (DRAWS, 1)) * (_prior(pooled) > 0)
-        self.seed_scale = np.maximum(squares / self.seed_degrees, TINY)
+        seeds, own, degrees = np.array([one.seed_variance(pooled) for one in contestants]).T
+        self.of_clusters, self.of_seeds = changes.T @ changes, np.maximum(0, seeds - own)
+        rng = np.random.default_rng(SEED)
+        of_clusters = rng.normal(size=(DRAWS, len(changes))) @ changes
+        of_clusters /= np.sqrt(_chi_squared(rng, max(1.0, individuals - 1), (DRAWS, 1)))
+        drawn = seeds / _chi_squared(rng, degrees, (DRAWS, len(degrees)))
+        of_seeds = rng.normal(size=drawn.shape) * np.sqrt(np.maximum(0, drawn - own))
+        self.noise = of_clusters + of_seeds
+        """By how much the mean of each is off (draws, contestants)."""
 
     @property
     def best(self) -> Floats:
         """Share of the draws in which each contestant is the best, (contestants,)."""
-        drawn = self.values + self.cluster_noise / np.sqrt(self.cluster_scale)
-        drawn += self.seed_noise * np.sqrt(np.maximum(0, self.of_seeds / self.seed_scale - self.own))
-        winners = np.bincount(np.nan_to_num(drawn, nan=-np.inf).argmax(axis=1), minlength=len(self.values))
-        return winners / DRAWS
+        winners = np.nan_to_num(self.values + self.noise, nan=-np.inf).argmax(axis=1)
+        return np.bincount(winners, minlength=len(self.values)) / len(winners)
 
-    def paired(self, place: int) -> Floats:
-        """Variances by clusters of the leads over the contestants after one."""
-        own, after = np.diag(self.of_clusters), slice(place + 1, None)
-        return np.maximum(0, own[place] + own[after] - 2 * self.of_clusters[place, after])
-
-    def parts(self, place: int) -> tuple[Floats, Floats, Floats]:
-        after = slice(place + 1, None)
-        of_clusters = np.maximum(0, self.paired(place) - self.own[place] - self.own[after])
-        return of_clusters, self.of_seeds[place], self.of_seeds[after]
+    def interval(self, place: int) -> Interval:
+        """The 95 % interval of one contestant's mean."""
+        half = float(np.quantile(np.abs(self.noise[:, place]), LEVEL))
+        return Interval(float(self.values[place]) - half, float(self.values[place]) + half)
 
     def errors(self) -> Floats:
-        errors = np.zeros_like(self.of_clusters)
-        for place in range(len(errors)):
-            errors[place, place + 1 :] = np.sqrt(sum(self.parts(place)))
-        return errors + errors.T
+        """Standard errors of all leads, (contestants, contestants)."""
+        variances = np.diag(self.of_clusters)
+        paired = variances[:, None] + variances - 2 * self.of_clusters
+        paired = (
+            np.where(paired > ROUNDING * variances.max(), paired, 0) + self.of_seeds[:, None] + self.of_seeds
+        )
+        np.fill_diagonal(paired, 0)
+        return np.sqrt(paired)
 
     def critical(self) -> float:
         """How many standard errors the largest of all leads is off by in 95 % of the draws (max-T)."""
-        largest = np.zeros(DRAWS)
-        shared = np.maximum(0, self.of_seeds - self.own)
-        noise = self.cluster_noise + self.seed_noise * np.sqrt(shared)
-        for place in range(len(self.values) - 1):
-            after = slice(place + 1, None)
-            sd2 = self.paired(place) + shared[place] + shared[after]
-            of_clusters, first, second = self.parts(place)
-            total = of_clusters + first + second
-            drawn = (
-                of_clusters * self.cluster_scale
-                + first * self.seed_scale[:, [place]]
-                + second * self.seed_scale[:, after]
-            )
-            off = (noise[:, [place]] - noise[:, after]) ** 2 * (total / np.maximum(sd2, TINY))
-            studentised = np.divide(off, drawn, out=np.zeros_like(off), where=drawn > TINY)
-            np.maximum(largest, studentised.max(axis=1), out=largest)
-        return float(np.sqrt(np.quantile(largest, 0.95)))
+        largest, errors = np.zeros(len(self.noise)), self.errors()
+        noise = np.ascontiguousarray(self.noise.T)
+        for place, error in enumerate(errors):
+            after = place + 1 + np.flatnonzero(error[place + 1 :])
+            if len(after):
+                off = np.abs(noise[after] - noise[place]) / error[after, None]
+                np.maximum(largest, off.max(axis=0), out=largest)
+        return float(np.quantile(largest, LEVEL))
 
     def lowest_leads(self, critical: float) -> Floats:
         """Lower ends of the simultaneous intervals of first minus second (contestants, contestants).
 
         Closed: who leads a second by at least a, which leads a third by at least b, leads that by a + b.
         """
-        leads = self.values[:, None] - self.values
-        low: Floats = leads - critical * self.errors()
-        for between in range(len(leads)):
+        low: Floats = self.values[:, None] - self.values - critical * self.errors()
+        for between in range(len(low)):
             np.maximum(low, low[:, [between]] + low[between], out=low)
         return low
 
-    def interval(self, place: int) -> Interval:
-        """The 95 % interval of one contestant's mean, degrees of freedom after Satterthwaite."""
-        seeds = self.of_seeds[place]
-        clusters = max(0.0, self.of_clusters[place, place] - self.own[place])
-        if not clusters + seeds:
-            return Interval(self.values[place], self.values[place])
-        squares = clusters**2 / self.cluster_degrees + seeds**2 / self.seed_degrees[place]
-        half = t_quantile(0.975, (clusters + seeds) ** 2 / squares) * np.sqrt(clusters + seeds)
-        return Interval(self.values[place] - half, self.values[place] + half)
-
     def detectable(self, critical: float) -> float:
         """The lead of the median pair that is told apart with 80 % power."""
-        if len(self.values) < 2:
-            return np.nan
-        median = float(np.median(self.errors()[np.triu_indices(len(self.values), 1)]))
-        return (critical + t_quantile(POWER, self.cluster_degrees)) * median
+        pairs = self.errors()[np.triu_indices(len(self.values), 1)]
+        return (
+            (critical + t_quantile(POWER, self.individuals - 1)) * float(np.median(pairs))
+            if len(pairs)
+            else np.nan
+        )
+
+
+def _chi_squared(rng: np.random.Generator, degrees: float | Floats, size: tuple[int, int]) -> Floats:
+    """Estimates of a variance of 1 with so many degrees of freedom."""
+    drawn: Floats = np.maximum(rng.chisquare(degrees, size) / degrees, ROUNDING)
+    return drawn
