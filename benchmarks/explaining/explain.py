@@ -121,7 +121,7 @@ def _explain_photo(
     row = {
         "image": str(query["image"]),
         "truth": truth,
-        "rank": None if np.isnan(query["rank"]) else int(query["rank"]),
+        "rank": None if np.isnan(query["rank"]) else float(query["rank"]),
         "followed": identities[followed],
         "largest_drop": occlusion.largest,
         "on_animal": occlusion.on_animal,
@@ -129,7 +129,7 @@ def _explain_photo(
     }
     height, width = (int(side) for side in views.test.shapes[index])
     path = str(table["path"].iloc[views.test.rows[index]])
-    rank = "unranked" if row["rank"] is None else f"rank {row['rank']}"
+    rank = "unranked" if row["rank"] is None else f"rank {row['rank']:g}"
     title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
     return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion))
 

@@ -141,7 +141,7 @@ def compare(
     joint = _Joint(contestants, pooled, effective_number(photos))
     unranked = _why_unranked(contestants, pooled, np.count_nonzero(photos))
     critical = np.nan if unranked else joint.critical()
-    low = joint.lowest_leads(critical)
+    low, best = joint.lowest_leads(critical), joint.best()
     standings = [
         Standing(
             one.name,
@@ -149,7 +149,7 @@ def compare(
             *joint.interval(place),
             None if unranked else 1 + int((low[:, place] > 0).sum()),
             None if unranked else len(contestants) - int((low[place] > 0).sum()),
-            None if unranked else float(joint.best[place]),
+            None if unranked else float(best[place]),
             one.seed_spread,
             one.seeds,
         )
@@ -208,9 +208,7 @@ def _fold(tables: Sequence[pd.DataFrame], key: str, clusters: pd.Index) -> _Fold
         codes, values = clusters.get_indexer(pd.Index(table["cluster"])), table[key].to_numpy(np.float64)
         defined = np.isfinite(values)
         weights = np.bincount(codes[defined], minlength=len(clusters)) / max(1, defined.sum())
-        sums[:, seed] = np.bincount(codes, np.where(defined, values, 0), len(clusters)) / max(
-            1, defined.sum()
-        )
+        sums[:, seed] = np.bincount(codes[defined], values[defined], len(clusters)) / max(1, defined.sum())
     means = sums.sum(axis=0) if weights.any() else np.full(len(tables), np.nan)
     left = np.where(weights < 1, 1 - weights, np.inf)  # of a fold of a single cluster nothing is known
     changes = (sums - weights[:, None] * means) / left[:, None]
@@ -327,10 +325,9 @@ class _Joint:
         self.noise = of_clusters + of_seeds
         """By how much the mean of each is off (draws, contestants)."""
 
-    @property
     def best(self) -> Floats:
         """Share of the draws in which each contestant is the best, (contestants,)."""
-        winners = np.nan_to_num(self.values + self.noise, nan=-np.inf).argmax(axis=1)
+        winners = (np.nan_to_num(self.values, nan=-np.inf) + self.noise).argmax(axis=1)
         return np.bincount(winners, minlength=len(self.values)) / len(winners)
 
     def interval(self, place: int) -> Interval:

@@ -274,7 +274,7 @@ class _ScoreDraws:
         order = np.argsort(scores, kind="stable")
         known, unknown = order[~new[order]], order[new[order]]
         self.known, self.new = codes[known], codes[unknown]
-        self.correct = best_identity_correct(table)[known].astype(np.float64)
+        self.correct = best_identity_correct(table)[known]
         # How many known queries score below a new one, and how many no higher.
         self.below, self.up_to = (
             np.searchsorted(scores[known], scores[unknown], side=side) for side in ("left", "right")
