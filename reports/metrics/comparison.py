@@ -14,18 +14,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from whalebench.reports.metrics.jackknife import LEVEL, Interval, effective_number, t_quantile
 from whalebench.reports.metrics.ranking import Floats
-from whalebench.reports.metrics.resampling import SEED, Interval, effective_number, t_quantile
 
 Grid = Mapping[int, Mapping[int, pd.DataFrame]]
 """Per-query tables of one contestant by fold and seed."""
 
+SEED = 2019
 KEY = "average_precision_at_5"
 DRAWS = 2_000
 PRIOR_DEGREES = 4
 """How many degrees of freedom the pooled seed spread counts for beside a contestant's own."""
 POWER = 0.8
-LEVEL = 0.95
 ROUNDING = 1e-12
 """A share of a variance that is zero but for rounding."""
 FEW_INDIVIDUALS = 50

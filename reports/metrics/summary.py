@@ -120,7 +120,8 @@ def detection_rate(known_scores: Floats, correct: Floats, new_scores: Floats, fa
 
     Scores are each photo's best, (known,) and (new,); `correct` is 1 where the identity is the truth, else 0.
     The threshold is the lowest at which at most the share `false_alarms` of *new* photos scores above it:
-    none of fewer than 1 / false_alarms. NaN without both kinds. Detection and identification rate at rank 1, Phillips et al. (2011).
+    none of fewer than 1 / false_alarms. NaN without both kinds. Detection and identification rate at rank 1,
+    Phillips et al. (2011).
 
     >>> known, new = np.array([0.9, 0.8, 0.4]), np.array([0.5, 0.3, 0.2, 0.1])
     >>> detection_rate(known, np.array([1.0, 0.0, 1.0]), new, 0.0)
