@@ -146,7 +146,7 @@ def compare(
         Standing(
             one.name,
             one.value,
-            *joint.interval(place),
+            *joint.interval(place)[:2],
             None if unranked else 1 + int((low[:, place] > 0).sum()),
             None if unranked else len(contestants) - int((low[place] > 0).sum()),
             None if unranked else float(best[place]),
