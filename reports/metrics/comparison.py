@@ -139,7 +139,7 @@ def compare(
     pooled = pooled or _pool(fold for one in contestants for fold in one.folds)
     photos = _photos(grids, folds)
     joint = _Joint(contestants, pooled, effective_number(photos))
-    unranked = _why_unranked(contestants, pooled, np.count_nonzero(photos))
+    unranked = _why_unranked(contestants, pooled, len(photos))
     critical = np.nan if unranked else joint.critical()
     low, best = joint.lowest_leads(critical), joint.best()
     standings = [
@@ -312,6 +312,7 @@ class _Joint:
         self, contestants: Sequence[_Contestant], pooled: SeedSpread | None, individuals: float
     ) -> None:
         self.values = np.array([one.value for one in contestants])
+        self.clusters = len(contestants[0].changes)
         self.individuals = individuals
         changes = np.stack([one.changes for one in contestants], axis=1)
         changes *= np.sqrt(_jackknifed(len(changes)))
@@ -331,7 +332,9 @@ class _Joint:
         return np.bincount(winners, minlength=len(self.values)) / len(winners)
 
     def interval(self, place: int) -> Interval:
-        """The 95 % interval of one contestant's mean."""
+        """The 95 % interval of one contestant's mean; NaN where all photos are of one individual."""
+        if self.clusters < 2:
+            return Interval(np.nan, np.nan)
         half = float(np.quantile(np.abs(self.noise[:, place]), LEVEL))
         return Interval(float(self.values[place]) - half, float(self.values[place]) + half)
 
