@@ -320,8 +320,12 @@ class _Joint:
         self.of_clusters, self.of_seeds = changes.T @ changes, np.maximum(0, seeds - own)
         rng = np.random.default_rng(SEED)
         of_clusters = rng.normal(size=(DRAWS, len(changes))) @ changes
-        of_clusters /= np.sqrt(_chi_squared(rng, max(1.0, individuals - 1), (DRAWS, 1)))
-        drawn = seeds / _chi_squared(rng, degrees, (DRAWS, len(degrees)))
+        freedom = max(1.0, individuals - 1)
+        of_clusters /= np.sqrt(np.maximum(_squares(rng, freedom, 1) / freedom, ROUNDING))
+        # What is pooled is off by the same for all.
+        squares = _squares(rng, np.array([one.degrees for one in contestants]), len(contestants))
+        squares = squares + _squares(rng, _prior(pooled), 1)
+        drawn = seeds / np.maximum(squares / degrees, ROUNDING)
         of_seeds = rng.normal(size=drawn.shape) * np.sqrt(np.maximum(0, drawn - own))
         self.noise = of_clusters + of_seeds
         """By how much the mean of each is off (draws, contestants)."""
@@ -342,9 +346,8 @@ class _Joint:
         """Standard errors of all leads, (contestants, contestants)."""
         variances = np.diag(self.of_clusters)
         paired = variances[:, None] + variances - 2 * self.of_clusters
-        paired = (
-            np.where(paired > ROUNDING * variances.max(), paired, 0) + self.of_seeds[:, None] + self.of_seeds
-        )
+        paired[paired < ROUNDING * variances.max()] = 0
+        paired += self.of_seeds[:, None] + self.of_seeds
         np.fill_diagonal(paired, 0)
         return np.sqrt(paired)
 
@@ -371,15 +374,13 @@ class _Joint:
 
     def detectable(self, critical: float) -> float:
         """The lead of the median pair that is told apart with 80 % power."""
-        pairs = self.errors()[np.triu_indices(len(self.values), 1)]
-        return (
-            (critical + t_quantile(POWER, self.individuals - 1)) * float(np.median(pairs))
-            if len(pairs)
-            else np.nan
-        )
+        if len(self.values) < 2:
+            return np.nan
+        median = float(np.median(self.errors()[np.triu_indices(len(self.values), 1)]))
+        return (critical + t_quantile(POWER, self.individuals - 1)) * median
 
 
-def _chi_squared(rng: np.random.Generator, degrees: float | Floats, size: tuple[int, int]) -> Floats:
-    """Estimates of a variance of 1 with so many degrees of freedom."""
-    drawn: Floats = np.maximum(rng.chisquare(degrees, size) / degrees, ROUNDING)
+def _squares(rng: np.random.Generator, degrees: float | Floats, columns: int) -> Floats:
+    """Draws of a sum of so many squares of normal numbers, (draws, columns); 0 of none."""
+    drawn: Floats = rng.chisquare(np.maximum(degrees, 1), (DRAWS, columns)) * (np.asarray(degrees) > 0)
     return drawn
