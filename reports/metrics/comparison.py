@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from whalebench.reports.metrics.jackknife import LEVEL, Interval, effective_number, t_quantile
-from whalebench.reports.metrics.ranking import Floats
+from whalebench.reports.metrics.ranking import Floats, Integers
 
 Grid = Mapping[int, Mapping[int, pd.DataFrame]]
 """Per-query tables of one contestant by fold and seed."""
@@ -23,6 +23,8 @@ Grid = Mapping[int, Mapping[int, pd.DataFrame]]
 SEED = 2019
 KEY = "average_precision_at_5"
 DRAWS = 2_000
+FEWEST_DRAWS, MOST_CELLS = 800, 50_000_000
+"""Where pairs are many fewer draws are held against each of them, so that a second is enough."""
 PRIOR_DEGREES = 4
 """How many degrees of freedom the pooled seed spread counts for beside a contestant's own."""
 POWER = 0.8
@@ -167,12 +169,8 @@ def compare(
 
 def seed_spread(grids: Mapping[str, Grid], key: str = KEY) -> SeedSpread | None:
     """What the contestants with several seeds of one fold show together; None where none has."""
-    return _pool(
-        _fold(list(seeds.values()), key, pd.Index(pd.unique(next(iter(seeds.values()))["cluster"])))
-        for grid in grids.values()
-        for seeds in grid.values()
-        if len(seeds) > 1
-    )
+    several = [list(seeds.values()) for grid in grids.values() for seeds in grid.values() if len(seeds) > 1]
+    return _pool(_fold(tables, key, _Clusters(tables[:1])) for tables in several)
 
 
 def _why_unranked(contestants: Sequence["_Contestant"], pooled: SeedSpread | None, clusters: int) -> str:
@@ -202,13 +200,34 @@ class _Fold(NamedTuple):
     """The part of that variance which is each cluster's own, and so in `changes`."""
 
 
-def _fold(tables: Sequence[pd.DataFrame], key: str, clusters: pd.Index) -> _Fold:
+class _Clusters:
+    """The clusters of all folds, and which of them each photo is of."""
+
+    def __init__(self, tables: Iterable[pd.DataFrame]) -> None:
+        self._index = pd.Index(pd.unique(pd.concat([table["cluster"] for table in tables])))
+        self._codes: dict[int, tuple[pd.api.extensions.ExtensionArray, Integers]] = {}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def codes(self, table: pd.DataFrame) -> Integers:
+        """The place of each photo's cluster (photos,); most tables have the photos of the one before."""
+        clusters = table["cluster"].array
+        before = self._codes.get(len(table))
+        if before is None or not clusters.equals(before[0]):
+            before = clusters, self._index.get_indexer(pd.Index(table["cluster"])).astype(np.int64)
+            self._codes[len(table)] = before
+        return before[1]
+
+
+def _fold(tables: Sequence[pd.DataFrame], key: str, clusters: _Clusters) -> _Fold:
     sums, weights = np.empty((len(clusters), len(tables))), np.zeros(len(clusters))
     for seed, table in enumerate(tables):
-        codes, values = clusters.get_indexer(pd.Index(table["cluster"])), table[key].to_numpy(np.float64)
+        codes, values = clusters.codes(table), table[key].to_numpy(np.float64)
         defined = np.isfinite(values)
-        weights = np.bincount(codes[defined], minlength=len(clusters)) / max(1, defined.sum())
-        sums[:, seed] = np.bincount(codes[defined], values[defined], len(clusters)) / max(1, defined.sum())
+        number = max(1, int(defined.sum()))
+        weights = np.bincount(codes[defined], minlength=len(clusters)) / number
+        sums[:, seed] = np.bincount(codes[defined], values[defined], len(clusters)) / number
     means = sums.sum(axis=0) if weights.any() else np.full(len(tables), np.nan)
     left = np.where(weights < 1, 1 - weights, np.inf)  # of a fold of a single cluster nothing is known
     changes = (sums - weights[:, None] * means) / left[:, None]
@@ -293,7 +312,7 @@ def _pool(folds: Iterable[_Fold]) -> SeedSpread | None:
 def _contestants(grids: Mapping[str, Grid], folds: Sequence[int], key: str) -> list[_Contestant]:
     """All of them, best first; equal ones and those without a value in the order given."""
     first = next(iter(grids.values()))
-    clusters = pd.Index(pd.unique(pd.concat([next(iter(first[fold].values()))["cluster"] for fold in folds])))
+    clusters = _Clusters(next(iter(first[fold].values())) for fold in folds)
     contestants = [
         _Contestant(name, tuple(_fold(list(grid[fold].values()), key, clusters) for fold in folds))
         for name, grid in grids.items()
@@ -353,12 +372,15 @@ class _Joint:
 
     def critical(self) -> float:
         """How many standard errors the largest of all leads is off by in 95 % of the draws (max-T)."""
-        largest, errors = np.zeros(len(self.noise)), self.errors()
-        noise = np.ascontiguousarray(self.noise.T)
-        for place, error in enumerate(errors):
+        pairs = max(1, len(self.values) * (len(self.values) - 1) // 2)
+        draws = min(DRAWS, max(FEWEST_DRAWS, MOST_CELLS // pairs))
+        noise, largest = np.ascontiguousarray(self.noise[:draws].T), np.zeros(draws)
+        for place, error in enumerate(self.errors()):
             after = place + 1 + np.flatnonzero(error[place + 1 :])
             if len(after):
-                off = np.abs(noise[after] - noise[place]) / error[after, None]
+                off = noise[after] - noise[place]
+                np.abs(off, out=off)
+                off *= 1 / error[after, None]
                 np.maximum(largest, off.max(axis=0), out=largest)
         return float(np.quantile(largest, LEVEL))
 
