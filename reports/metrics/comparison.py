@@ -387,11 +387,10 @@ class _Joint:
     def lowest_leads(self, critical: float) -> Floats:
         """Lower ends of the simultaneous intervals of first minus second (contestants, contestants).
 
-        Closed: who leads a second by at least a, which leads a third by at least b, leads that by a + b.
+        Who leads a second that leads a third leads that by at least the sum: standard errors of differences
+        obey the triangle inequality.
         """
         low: Floats = self.values[:, None] - self.values - critical * self.errors()
-        for between in range(len(low)):
-            np.maximum(low, low[:, [between]] + low[between], out=low)
         return low
 
     def detectable(self, critical: float) -> float:

@@ -164,7 +164,7 @@ def best_identity_correct(queries: pd.DataFrame) -> Floats:
 
     0 where the truth is *new*.
     """
-    if "identified" in queries:
+    if "identified" in queries and not queries["identified"].isna().any():
         return queries["identified"].to_numpy(np.float64)
     # Older tables have ranks that went by name where scores are equal.
     correct = ~is_new(queries) & (queries["rank"].to_numpy() == 1 + predicted_new(queries))
