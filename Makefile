@@ -25,7 +25,8 @@ format: .venv/dev  ## format and mend what can be mended
 docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
 
-bench: golden  ## the numbers of the README, on five folds of flukes (an hour of one core)
+bench: golden  ## how often intervals hold the truth; the numbers of the README (an hour of one core)
+	$(BIN)/python tests/simulation.py
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
 	$(BIN)/whalebench sweep softmax bbox aligned arcface --folds 0-4
 

@@ -205,7 +205,7 @@ def _section(rows: Sequence[Row]) -> Section:
     for row in rows:
         name, metrics = row.record.run, _metrics(row)
         for key in tuple(metrics):
-            ends = resampling.interval(drawn[name][key]) if name in drawn else (nan, nan)
+            ends = resampling.interval(drawn[name][key])[:2] if name in drawn else (nan, nan)
             metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
         ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
     ranked.sort(key=_sort_key)
@@ -266,7 +266,7 @@ def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], 
     order = sorted(grids, key=lambda name: -drawn[name][0])
     standings = []
     for name, following in zip(order, [*order[1:], None], strict=True):
-        grid, (low, high) = grids[name], resampling.interval(drawn[name])
+        grid, (low, high, _) = grids[name], resampling.interval(drawn[name])
         standing = Standing(
             rank=ranks[name],
             contestant=name,

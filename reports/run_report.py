@@ -1,6 +1,6 @@
 """What one run came to, in a few lines: its scores, what they are owed to, and of an ensemble its members."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.reports.figures import OVERLAPS
 from whalebench.reports.listing import facts_table, table_of, warning_lines
-from whalebench.reports.metrics.resampling import (
+from whalebench.reports.metrics.jackknife import (
+    Deletions,
     Difference,
-    Distributions,
+    deletions,
     difference,
-    distributions,
-    interval,
+    interval_of,
     intervals,
 )
 from whalebench.reports.wording import (
@@ -50,17 +50,17 @@ def ensemble_document(record: RunRecord, folder: Path, members: Sequence[Path]) 
     """The record, a row for each member, the ensemble, and each step, and leads over the best member.
 
     The best member is that with the highest MAP@5 on test, of equal ones by log loss, which favours the
-    member: the ensemble did not know. The leads are paired, on the same draws of individuals.
+    member: the ensemble did not know. The leads are paired, on the same individuals.
     """
-    drawn = distributions([read_predictions(place) for place in (*members, folder)])
+    scores = [deletions(read_predictions(place)) for place in (*members, folder)]
     records = [*(read_record(place) for place in members), record]
     rows = [
         {"run": each.run, "method": name, "track": each.track} | _numbers(values, ("top_1", "log_loss"))
-        for name, each, values in zip(_names(records), records, drawn, strict=True)
+        for name, each, values in zip(_names(records), records, scores, strict=True)
     ]
-    merits = [(each["map_at_5"][0], -np.nan_to_num(each["log_loss"][0])) for each in drawn[:-1]]
+    merits = [(each["map_at_5"].value, -np.nan_to_num(each["log_loss"].value)) for each in scores[:-1]]
     best = merits.index(max(merits))
-    added = {"rows": rows, "best_member": records[best].run, "leads": _leads(drawn[-1], drawn[best])}
+    added = {"rows": rows, "best_member": records[best].run, "leads": _leads(scores[-1], scores[best])}
     return record.model_dump(mode="json") | added | {"steps": step_rows(record, folder)}
 
 
@@ -72,28 +72,28 @@ def step_rows(record: RunRecord, folder: Path) -> list[Document]:
     """
     if not record.variants:
         return []
-    tables = dict(iter(read_predictions(folder, VARIANTS).groupby("variant", sort=False)))
-    drawn = dict(zip(tables, distributions([*tables.values()]), strict=True))
+    tables = read_predictions(folder, VARIANTS).groupby("variant", sort=False)
+    scores = {name: deletions(table) for name, table in tables}
     rows, before = [], None
     for name, said in record.variants.items():
         assert isinstance(said, dict)
-        now = drawn.get(name)
+        now = scores.get(name)
         leads: Document = _leads(now, before) if now and before else {}
         rows.append({"step": name} | said | _numbers(now, ("log_loss",)) | {"leads": leads})
         before = now or before
     return rows
 
 
-def _numbers(values: Distributions | None, keys: Sequence[str]) -> Document:
+def _numbers(values: Mapping[str, Deletions] | None, keys: Sequence[str]) -> Document:
     """MAP@5 with its interval, and other metrics; None where there are no values."""
     if values is None:
         return dict.fromkeys(("map_at_5", "map_at_5_low", "map_at_5_high", *keys))
-    low, high = interval(values["map_at_5"])
-    numbers = {key: values[key][0] for key in ("map_at_5", *keys)}
-    return dict(plain(numbers | {"map_at_5_low": low, "map_at_5_high": high}))
+    ends = interval_of("map_at_5", values["map_at_5"])
+    numbers = {key: values[key].value for key in ("map_at_5", *keys)}
+    return dict(plain(numbers | {"map_at_5_low": ends.low, "map_at_5_high": ends.high}))
 
 
-def _leads(now: Distributions, before: Distributions) -> Document:
+def _leads(now: Mapping[str, Deletions], before: Mapping[str, Deletions]) -> Document:
     return {key: plain(difference(now[key], before[key])._asdict()) for key in LEADS}
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from whalebench.benchmarks.core.record import plain, read_predictions, read_record
 from whalebench.reports.listing import facts_table, table_of, warning_lines
-from whalebench.reports.metrics.resampling import Difference, intervals, paired_difference
+from whalebench.reports.metrics.jackknife import Difference, intervals, paired_difference
 from whalebench.reports.wording import between, duration, number, with_interval
 
 Document = Mapping[str, Any]
@@ -23,14 +23,14 @@ def with_scores(document: Document, runs_folder: Path) -> dict[str, Any]:
     """The document with `rows`, the defaults' and the tuned one's, and `lead`, tuned over the defaults.
 
     Each row has MAP@5 on valid, on test with its 95 % interval, and `shrink`, valid minus test. The lead on
-    test is paired: on the same resamples of individuals. Where the defaults have no run there is no row of
+    test is paired: on the same individuals. Where the defaults have no run there is no row of
     theirs, and the lead is None.
     """
     rows, tables = [], {}
     for name, run in document["runs"].items():
         if run:
             record, tables[name] = read_record(runs_folder / run), read_predictions(runs_folder / run)
-            low, high = plain(intervals(tables[name])["map_at_5"])
+            low, high = plain(intervals(tables[name])["map_at_5"])[:2]
             valid, test = record.valid_metrics.get("map_at_5"), record.metrics.get("map_at_5")
             row = {
                 "name": name,

@@ -57,6 +57,20 @@ def slow_candidates(scores, identities, threshold, rule="column"):
     return [name for _, _, name in sorted([*pool, (-threshold, 1, NEW)])]
 
 
+def slow_orders(scores, identities, truth, threshold, rule="column"):
+    """The candidates of one query with the truth in the place of each identity that is tied with it."""
+    ranked = slow_candidates(scores, identities, threshold, rule)
+    if truth not in identities:
+        return [ranked]
+    score = dict(zip(identities, scores, strict=True))
+    orders = []
+    for name in identities:
+        if score[name] == score[truth]:
+            swapped = {truth: name, name: truth}
+            orders.append([swapped.get(one, one) for one in ranked])
+    return orders
+
+
 def slow_detection_rate(scores, truth, identities, new_scores, share):
     """Over all thresholds that raise no more than that share of false alarms, the most that are found."""
     new = [row for row, name in enumerate(truth) if name == NEW]
@@ -67,13 +81,12 @@ def slow_detection_rate(scores, truth, identities, new_scores, share):
     for least in [-math.inf, *(-new_scores[row] for row in new)]:
         alarms = [row for row in new if -new_scores[row] > least]
         if len(alarms) <= share * len(new) + 1e-9:
-            hits = [
-                row
-                for row in known
-                if slow_candidates(scores[row], identities, None)[0] == truth[row]
-                and -new_scores[row] > least
-            ]
-            found.append(len(hits) / len(known))
+            hits = []
+            for row in known:
+                orders = slow_orders(scores[row], identities, truth[row], None)
+                first = sum(order[0] == truth[row] for order in orders) / len(orders)
+                hits.append(first * (-new_scores[row] > least))
+            found.append(sum(hits) / len(known))
     return max(found)
 
 
@@ -90,12 +103,12 @@ def slow_metrics(scores, truth, identities, threshold, probabilities, new_scores
     """Every metric in plain Python."""
     precision, first, five, loss, said_new, sizes, covered = [], [], [], [], [], [], []
     for row, name in enumerate(truth):
-        ranked = slow_candidates(scores[row], identities, threshold, rule)
-        place = ranked.index(name) + 1 if name in ranked else math.inf
-        precision.append(1 / place if place <= 5 else 0.0)
-        first.append(float(place == 1))
-        five.append(float(place <= 5))
-        said_new.append(ranked[0] == NEW)
+        orders = slow_orders(scores[row], identities, name, threshold, rule)
+        places = [order.index(name) + 1 if name in order else math.inf for order in orders]
+        precision.append(sum(1 / place if place <= 5 else 0.0 for place in places) / len(places))
+        first.append(sum(place == 1 for place in places) / len(places))
+        five.append(sum(place <= 5 for place in places) / len(places))
+        said_new.append(orders[0][0] == NEW)
         if name != NEW:
             share = probabilities[row][identities.index(name)] / sum(probabilities[row])
             loss.append(-math.log(min(max(share, 1e-15), 1 - 1e-15)))
@@ -170,9 +183,9 @@ def test_metrics_agree_with_plain_loops(inputs):
         ranked = slow_candidates(scores[row], identities, threshold, rule)
         five = [*ranked, *[""] * 5][:5]
         assert [table.loc[row, f"candidate_{place}"] for place in range(1, 6)] == five
-        assert table["rank"][row] == pytest.approx(
-            ranked.index(truth[row]) + 1 if truth[row] in ranked else math.nan, nan_ok=True
-        )
+        orders = slow_orders(scores[row], identities, truth[row], threshold, rule)
+        ranks = [order.index(truth[row]) + 1 if truth[row] in order else math.nan for order in orders]
+        assert table["rank"][row] == pytest.approx(sum(ranks) / len(ranks), nan_ok=True)
     assert summarize(table) == pytest.approx(slow_metrics(*inputs), nan_ok=True, abs=1e-12)
 
 
@@ -228,10 +241,19 @@ def test_fewer_than_five_identities_leave_empty_candidates():
     assert str(table["candidate_4"].dtype) == "str" and table["top_1"].dtype == np.float64
 
 
-def test_ties_go_by_name_and_new_comes_last():
-    table = evaluate([[0.5, 0.5, 0.5]] * 2, ["b", NEW], ["c", "b", "a"], threshold=0.5)
+def test_ties_are_shown_by_name_count_as_their_mean_and_new_comes_last():
+    table = evaluate([[0.5, 0.5, 0.5]] * 3, ["a", "c", NEW], ["c", "b", "a"], threshold=0.5)
     assert list(table.loc[0, "candidate_1":"candidate_4"]) == ["a", "b", "c", NEW]
-    assert list(table["rank"]) == [2, 4]
+    assert list(table["rank"]) == [2, 2, 4]
+    assert list(table["average_precision_at_5"]) == pytest.approx([11 / 18, 11 / 18, 1 / 4])
+    assert list(table["top_1"]) == pytest.approx([1 / 3, 1 / 3, 0])
+
+
+def test_no_name_gains_where_every_score_is_the_same():
+    names = [f"whale_{name}" for name in range(8)]
+    table = evaluate(np.zeros((8, 8)), names, names)
+    assert set(table["top_1"]) == {1 / 8} and set(table["top_5"]) == {5 / 8} and set(table["rank"]) == {4.5}
+    assert summarize(table)["baks"] == pytest.approx(1 / 8)
 
 
 def test_threshold_above_and_below_everything():

@@ -113,7 +113,7 @@ def test_both_metrics_have_intervals():
     chances = rng.dirichlet(np.ones(3), 90)
     truth = [*(NAMES[int(column)] for column in rng.integers(3, size=80)), *[NEW] * 10]
     table = queries(chances, truth, 0.3)
-    found, ends = summarize(table), intervals(table, 500)
+    found, ends = summarize(table), intervals(table)
     for key in ("coverage_95", "set_size_95"):
         assert ends[key].low < found[key] < ends[key].high
 

@@ -4,16 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whalebench import WhalebenchError
 from whalebench.reports.metrics import resampling
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
 from whalebench.reports.metrics.resampling import (
     SCORE_METRICS,
     distributions,
-    interval,
-    intervals,
-    paired_difference,
     shared_ranks,
 )
 from whalebench.reports.metrics.summary import summarize
@@ -83,84 +79,6 @@ def test_blocks_of_draws_end_to_end(monkeypatch):
     for key, values in distributions([table], 300)[0].items():
         assert len(values) == (101 if key in SCORE_METRICS else 301)
         np.testing.assert_allclose(values, whole[key][: len(values)])
-
-
-def test_intervals_are_the_same_on_each_call_and_whatever_the_row_order():
-    table = queries()
-    shuffled = table.sample(frac=1, random_state=4)
-    assert intervals(table, 500) == intervals(table, 500)
-    for key, ends in intervals(shuffled, 500).items():
-        assert ends == pytest.approx(intervals(table, 500)[key])
-
-
-def test_undefined_metrics_have_no_interval():
-    known = queries(new=0.0)
-    found = intervals(known.assign(average_precision_at_r=np.nan), 200)
-    assert {key for key, ends in found.items() if np.isnan(ends.low) and np.isnan(ends.high)} == {
-        *SCORE_METRICS, "accuracy_new", "map_at_5_new", "map_at_r", "baus", "baks_baus", "normalised_accuracy"
-    }  # fmt: skip
-    assert found["map_at_5"].low < summarize(known)["map_at_5"] < found["map_at_5"].high
-
-
-def test_one_individual_says_nothing_about_others():
-    one = queries().assign(cluster="whale")
-    assert all(np.isnan(ends.low) for ends in intervals(one, 200).values())
-    one_new = queries()
-    one_new["cluster"] = one_new["cluster"].where(one_new["truth"] != NEW, "encounter")
-    found = intervals(one_new, 200)
-    assert all(
-        np.isnan(found[key].low)
-        for key in ("map_at_5_new", *SCORE_METRICS, "accuracy_new", "baus", "baks_baus")
-    )
-    assert found["map_at_5_known"].low < found["map_at_5_known"].high
-
-
-def test_the_interval_covers_the_truth_about_95_times_in_100():
-    rng = np.random.default_rng(7)
-    table, truth, covered = queries(180, 45, new=0.0), 0.5, 0
-    clusters = np.repeat(np.arange(45), 4)
-    for _ in range(150):
-        of_individual = rng.normal(0, 0.2, 45)[clusters]
-        values = truth + of_individual + rng.normal(0, 0.1, 180)
-        low, high = interval(distributions([precisions(table, values, clusters)], 400)[0]["map_at_5"])
-        covered += low <= truth <= high
-    assert 0.90 <= covered / 150 <= 0.985
-
-
-def test_clusters_make_intervals_wider_where_photos_are_alike():
-    clusters = np.repeat(np.arange(40), 5)
-    values = np.random.default_rng(2).random(40)[clusters]  # photos of one individual: the same
-    table = queries(200)
-    naive = intervals(precisions(table, values, np.arange(200)), 2000)["map_at_5"]
-    honest = intervals(precisions(table, values, clusters), 2000)["map_at_5"]
-    assert honest.high - honest.low == pytest.approx(5**0.5 * (naive.high - naive.low), rel=0.15)
-
-
-def test_pairing_finds_a_small_difference_that_intervals_hide():
-    table = queries()
-    values = np.random.default_rng(3).random(200)
-    better, worse = precisions(table, values), precisions(table, values - 0.01)
-    found = paired_difference(better, worse, resamples=500)
-    assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01)) and found.differs
-    assert intervals(worse, 500)["map_at_5"].high > intervals(better, 500)["map_at_5"].low
-
-
-def test_the_difference_is_signed_and_zero_with_itself():
-    good, bad = queries(skill=3.0, seed=1), queries(skill=0.5, seed=2)
-    there, back = paired_difference(good, bad, resamples=500), paired_difference(bad, good, resamples=500)
-    assert there.low > 0 and there.differs and back.differs and back.value == -there.value
-    same = paired_difference(good, good.sample(frac=1, random_state=0), "auroc_new", resamples=500)
-    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0)) and not same.differs
-
-
-def test_runs_on_other_queries_are_refused():
-    table = queries()
-    with pytest.raises(WhalebenchError, match="same split and fold"):
-        paired_difference(table, table.iloc[:-1])
-    other = table.copy()
-    other.loc[5, "truth"] = "whale_00" if other.loc[5, "truth"] != "whale_00" else "whale_01"
-    with pytest.raises(WhalebenchError, match="truth of photo_5"):
-        paired_difference(table, other)
 
 
 def test_rows_that_cannot_be_told_apart_share_a_rank():

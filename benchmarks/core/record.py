@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 """The metrics that every record has, None where undefined."""
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
-LATER = ("probability", "confidence", "set_size_95", "covered_95")
+LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95")
 """Columns that older runs lack: their predictions were made before there were candidate sets."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""

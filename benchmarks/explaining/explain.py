@@ -122,7 +122,7 @@ def _explain_photo(
     row = {
         "image": str(query["image"]),
         "truth": truth,
-        "rank": None if np.isnan(query["rank"]) else int(query["rank"]),
+        "rank": None if np.isnan(query["rank"]) else float(query["rank"]),
         "followed": identities[followed],
         "largest_drop": occlusion.largest,
         "on_animal": occlusion.on_animal,
@@ -130,7 +130,7 @@ def _explain_photo(
     }
     height, width = (int(side) for side in views.test.shapes[index])
     path = str(table.loc[table["image"] == query["image"], "path"].iloc[0])
-    rank = "unranked" if row["rank"] is None else f"rank {row['rank']}"
+    rank = "unranked" if row["rank"] is None else f"rank {row['rank']:g}"
     title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
     return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion))
 

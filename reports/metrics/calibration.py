@@ -73,14 +73,13 @@ def equal_mass_bins(confidence: Floats, bins: int = BINS) -> Integers:
     return places
 
 
-def reliability_of(
-    confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS
-) -> dict[str, list[float]]:
+def reliability_of(confidence: Floats, correct: Floats, bins: int = BINS) -> dict[str, list[float]]:
     """Mean `confidence`, `accuracy` and `count` of photos of each bin that has any, in rising order.
 
-    `confidence` (photos,) is the probability of the best individual, `correct` whether it is the truth.
+    `confidence` (photos,) is the probability of the best individual, `correct` 1 where it is the truth,
+    else 0.
 
-    >>> reliability_of(np.array([0.9, 0.5, 0.7, 0.5]), np.array([True, False, True, True]), bins=2)
+    >>> reliability_of(np.array([0.9, 0.5, 0.7, 0.5]), np.array([1.0, 0.0, 1.0, 1.0]), bins=2)
     {'confidence': [0.5, 0.8], 'accuracy': [0.5, 1.0], 'count': [2, 2]}
     """
     bin_of = equal_mass_bins(confidence, bins)

@@ -21,13 +21,13 @@ from whalebench.reports.metrics.ranking import (
     Floats,
     Integers,
     NewRule,
-    average_precision_at_k,
     best_columns,
+    expected_over_ties,
     identities_before_new,
     insert_new,
     mean,
-    rank_of_truth,
     row_blocks,
+    ties_of_truth,
 )
 
 CLIP = 1e-15  # Kaggle's: a certain and wrong answer costs 34.5, not infinity
@@ -71,8 +71,9 @@ def evaluate_queries(
     """One row a query: the five candidates with scores, the rank of the truth, and the value of each metric.
 
     `truth` is an identity or `NEW`; `scores` and `probabilities` are (queries, identities), higher is more
-    likely; `NEW` is a candidate where `new_rule` puts it by `new_threshold`, absent when that is None. Ties
-    go by identity name, `NEW` last. Log loss is of known queries: the row divided by its sum, clipped to
+    likely; `NEW` is a candidate where `new_rule` puts it by `new_threshold`, absent when that is None. Of
+    equal scores candidates are shown by identity name, `NEW` last; ranks and metrics are means over the
+    orders of the tied identities. Log loss is of known queries: the row divided by its sum, clipped to
     [1e-15, 1 - 1e-15]. `clusters` say which queries go together when intervals are drawn.
     """
     _check_names(images, truth, clusters, identities)
@@ -103,14 +104,15 @@ def evaluate_queries(
 def _ranking_columns(
     scores: Floats, truth: Integers, threshold: float | None, rule: NewRule
 ) -> dict[str, NDArray[Any]]:
-    """Candidates as columns and their scores, both (rows, 5), and the rank of the truth (rows,)."""
+    """Candidates as columns and their scores, both (rows, 5), and what the truth's rank is worth (rows,)."""
     best = best_columns(scores)
     best, values = insert_new(best, np.take_along_axis(scores, best, axis=1), threshold, rule)
     missing = ((0, 0), (0, CANDIDATES - best.shape[1]))
+    before = None if threshold is None else identities_before_new(scores, threshold, rule)
     return {
         "candidates": np.pad(best, missing, constant_values=NO_CANDIDATE),
         "scores": np.pad(values, missing, constant_values=np.nan),
-        "rank": rank_of_truth(scores, truth, threshold, rule),
+        **expected_over_ties(*ties_of_truth(scores, truth), before),
     }
 
 
@@ -128,13 +130,10 @@ def _probability_columns(shares: Floats, truth: Integers, threshold: float | Non
 
 def _numbers(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The numbers of the per-query table in the column order of predictions.parquet."""
-    rank, further = columns["rank"], ("probability", "confidence", "set_size_95", "covered_95")
+    further = ("probability", "confidence", "set_size_95", "covered_95")
     return {
         **{f"score_{place + 1}": columns["scores"][:, place] for place in range(CANDIDATES)},
-        "rank": rank,
-        "average_precision_at_5": np.asarray(list(map(average_precision_at_k, rank))),
-        "top_1": (rank <= 1).astype(np.float64),
-        "top_5": (rank <= CANDIDATES).astype(np.float64),
+        **{key: columns[key] for key in ("rank", "average_precision_at_5", "top_1", "top_5", "identified")},
         "log_loss": -np.log(np.clip(columns["probability"], CLIP, 1 - CLIP)),
         **{key: columns[key] for key in (*further, "new_score", "average_precision_at_r")},
     }
@@ -160,26 +159,26 @@ def means_by_threshold(
     order = _NameOrder(identities)
     true_columns = order.truth(truth)
     parts = [
-        _ranking_columns(block, true_columns[rows], None, new_rule) for rows, block in order.blocks(scores)
+        (*ties_of_truth(block, true_columns[rows]), np.take_along_axis(block, best_columns(block), axis=1))
+        for rows, block in order.blocks(scores)
     ]
-    rank, best = (np.concatenate([part[name] for part in parts]) for name in ("rank", "scores"))
-    means = [_means(rank, best, threshold, new_rule) for threshold in new_thresholds]
+    first, tied, best = (np.concatenate(column) for column in zip(*parts, strict=True))
+    means = [_means(first, tied, best, threshold, new_rule) for threshold in new_thresholds]
     return {key: [row[key] for row in means] for key in means[0]} if means else {}
 
 
-def _means(rank: Floats, best: Floats, threshold: float | None, rule: NewRule) -> dict[str, float]:
-    """Of ranks among identities alone (queries,), NaN where *new*, and of the best scores (queries, 5)."""
-    new, called_new = np.isnan(rank), 0.0
-    if threshold is not None:
-        before = identities_before_new(best, threshold, rule)
-        rank = np.where(new, before + 1, rank + (rank > before))
-        called_new = float((before == 0).mean())
-    precision = np.asarray(list(map(average_precision_at_k, rank)))
+def _means(
+    first: Floats, tied: Floats, best: Floats, threshold: float | None, rule: NewRule
+) -> dict[str, float]:
+    """Of the ties of the truth (queries,), NaN where *new*, and of the best scores (queries, 5)."""
+    new = np.isnan(first)
+    before = None if threshold is None else identities_before_new(best, threshold, rule)
+    precision = expected_over_ties(first, tied, before)["average_precision_at_5"]
     return {
         "map_at_5": mean(precision),
         "map_at_5_known": mean(precision[~new]),
         "map_at_5_new": mean(precision[new]),
-        "called_new": called_new,
+        "called_new": 0.0 if before is None else float((before == 0).mean()),
     }
 
 

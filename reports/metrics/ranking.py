@@ -1,9 +1,10 @@
 """Candidates, ranks and averages: what every metric of a score matrix is made of.
 
-Columns are handed over in name order, so that the first of equal scores is the first by name. *New* is a
-candidate like any other: by rule `column` with the same score in every row, the threshold; by rule `second`
-(26th place of Happywhale) first where the best score is below the threshold, else second. An identity with
-exactly that score ranks before it.
+Candidates are shown in name order where scores are equal (columns are handed over in that order), but no
+metric rests on it: what counts is the expectation over all orders of the tied. *New* is a candidate like any
+other: by rule `column` with the same score in every row, the threshold; by rule `second` (26th place of
+Happywhale) first where the best score is below the threshold, else second. An identity with exactly that
+score ranks before it.
 """
 
 import math
@@ -46,15 +47,6 @@ def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
     for value, group in zip(values, groups, strict=True):
         by_group[group].append(value)
     return mean(map(mean, by_group.values()))
-
-
-def average_precision_at_k(rank: float, k: int = CANDIDATES) -> float:
-    """1 / rank where the one true candidate is among the first k, else 0 (also where rank is NaN).
-
-    >>> [average_precision_at_k(rank) for rank in (1.0, 2.0, 5.0, 6.0, np.nan)]
-    [1.0, 0.5, 0.2, 0.0, 0.0]
-    """
-    return 1 / rank if rank <= k else 0.0
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -106,22 +98,48 @@ def insert_new(
     return candidates, np.where(is_new, score_of_new, np.take_along_axis(scores, source, axis=1))
 
 
-def rank_of_truth(
-    scores: Floats, truth: Integers, threshold: float | None, rule: NewRule = "column"
-) -> Floats:
-    """1-based rank of the true column of each row (-1 is *new*) among all candidates.
+def ties_of_truth(scores: Floats, truth: Integers) -> tuple[Floats, Floats]:
+    """The best place among identities that the true column of each row may have, and how many are tied there.
 
-    NaN where the truth is *new* and *new* is no candidate.
+    Places are from 1, both (rows,); NaN where the truth is *new* (-1).
     """
     known = truth >= 0
-    column = np.where(known, truth, 0)[:, None]
-    true_score = np.take_along_axis(scores, column, axis=1)
-    tied_before = (scores == true_score) & (np.arange(scores.shape[1]) < column)
-    rank: Floats = 1 + ((scores > true_score) | tied_before).sum(axis=1).astype(np.float64)
-    if threshold is None:
-        return np.where(known, rank, np.nan)
-    before = identities_before_new(scores, threshold, rule)
-    return np.where(known, rank + (rank > before), before + 1.0)
+    true_score = np.take_along_axis(scores, np.where(known, truth, 0)[:, None], axis=1)
+    first, tied = 1 + (scores > true_score).sum(axis=1), (scores == true_score).sum(axis=1)
+    return np.where(known, first, np.nan), np.where(known, tied, np.nan)
+
+
+def expected_over_ties(first: Floats, tied: Floats, before: Integers | None) -> dict[str, Floats]:
+    """What a query scores on average over the orders of the identities that are tied with the truth.
+
+    `first` and `tied` are those of `ties_of_truth`, `before` how many identities rank before *new*, None
+    where it is no candidate. By key (rows,): `rank`, NaN where the truth is *new* and that no candidate;
+    `average_precision_at_5`, `top_1`, `top_5`; `identified`, how often the best identity is the truth, *new*
+    left aside.
+
+    >>> two_are_first = expected_over_ties(np.ones(1), np.full(1, 2.0), None)
+    >>> {key: float(values[0]) for key, values in two_are_first.items()}
+    {'rank': 1.5, 'average_precision_at_5': 0.75, 'top_1': 0.5, 'top_5': 1.0, 'identified': 0.5}
+    """
+    new = np.isnan(first)
+    last = np.where(new, 0, first + tied - 1)
+    behind_new = 0.0 if before is None else np.clip(last - np.maximum(before, first - 1), 0, tied) / tied
+    of_new = np.full(len(first), np.nan) if before is None else before + 1.0
+    shares = []
+    for place in range(1, CANDIDATES + 1):
+        # Which identity, by rank, is at that place: *new* moves those behind it back by one.
+        identity = place if before is None else place - (place > before + 1)
+        holds = (first <= identity) & (identity <= last)
+        if before is not None:
+            holds &= place != before + 1
+        shares.append(np.where(new, of_new == place, holds / np.where(new, 1, tied)))
+    return {
+        "rank": np.where(new, of_new, (first + last) / 2 + behind_new),
+        "average_precision_at_5": sum(share / place for place, share in enumerate(shares, start=1)),
+        "top_1": shares[0],
+        "top_5": sum(shares),
+        "identified": np.where(first == 1, 1 / np.where(new, 1, tied), 0.0),
+    }
 
 
 def is_new(queries: pd.DataFrame) -> NDArray[np.bool_]:
@@ -141,10 +159,16 @@ def new_is_candidate(queries: pd.DataFrame) -> bool:
     return not queries["rank"].isna().any()
 
 
-def best_identity_correct(queries: pd.DataFrame) -> NDArray[np.bool_]:
-    """Whether the truth is the best identity, *new* left aside (queries,); False where the truth is *new*."""
-    correct: NDArray[np.bool_] = ~is_new(queries) & (queries["rank"].to_numpy() == 1 + predicted_new(queries))
-    return correct
+def best_identity_correct(queries: pd.DataFrame) -> Floats:
+    """1 where the best identity, *new* left aside, is the truth, else 0, (queries,); the mean over ties.
+
+    0 where the truth is *new*.
+    """
+    if "identified" in queries and not queries["identified"].isna().any():
+        return queries["identified"].to_numpy(np.float64)
+    # Older tables have ranks that went by name where scores are equal.
+    correct = ~is_new(queries) & (queries["rank"].to_numpy() == 1 + predicted_new(queries))
+    return correct.astype(np.float64)
 
 
 def first_candidate_correct(queries: pd.DataFrame) -> Floats:

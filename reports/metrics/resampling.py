@@ -7,12 +7,17 @@ detection rates need every query on each draw (`_ScoreDraws`).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from whalebench import WhalebenchError
+from whalebench.reports.metrics.jackknife import (
+    Difference,
+    Interval,
+    check_same_queries,
+    intervals,
+    paired_difference,
+)
 from whalebench.reports.metrics.ranking import (
     Floats,
     Integers,
@@ -25,6 +30,7 @@ from whalebench.reports.metrics.ranking import (
 )
 from whalebench.reports.metrics.summary import FALSE_ALARMS, alarms_allowed
 
+__all__ = ["Difference", "Interval", "check_same_queries", "intervals", "paired_difference"]
 RESAMPLES = 10_000
 RESAMPLES_OF_SCORES = 2_000
 """Draws for `SCORE_METRICS`, which take longer."""
@@ -36,36 +42,11 @@ Distributions = dict[str, Floats]
 """By metric an array: at 0 the value of the run itself, from 1 on those of the bootstrap's draws."""
 
 
-class Interval(NamedTuple):
-    """Ends of a 95 % interval; NaN where the metric is undefined or rests on one individual."""
-
-    low: float
-    high: float
-
-
-class Difference(NamedTuple):
-    """First minus second on the same queries, with its paired 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def differs(self) -> bool:
-        """Whether the interval leaves out zero, so that the two can be told apart."""
-        return self.low > 0 or self.high < 0
-
-
-def intervals(queries: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, Interval]:
-    """The 95 % interval of every metric of one run by its key, the same on each call."""
-    return {key: interval(values) for key, values in distributions([queries], resamples)[0].items()}
-
-
 def interval(distribution: Floats) -> Interval:
     """The middle 95 % of the draws (all but the first number), those undefined left out.
 
     >>> interval(np.array([0.5, *np.linspace(0, 1, 101)]))
-    Interval(low=0.025, high=0.975)
+    Interval(low=0.025, high=0.975, warning='')
     """
     draws = distribution[1:]
     defined = draws[np.isfinite(draws)]
@@ -75,18 +56,10 @@ def interval(distribution: Floats) -> Interval:
     return Interval(float(low), float(high))
 
 
-def paired_difference(
-    first: pd.DataFrame, second: pd.DataFrame, key: str = "map_at_5", resamples: int = RESAMPLES
-) -> Difference:
-    """First minus second in one metric with its paired interval; runs on other queries are refused."""
-    one, other = distributions([first, second], resamples)
-    return difference(one[key], other[key])
-
-
 def difference(first: Floats, second: Floats) -> Difference:
     """First minus second, given one metric of both on the same draws (see `distributions`)."""
     gap = first - second
-    return Difference(float(gap[0]), *interval(gap))
+    return Difference(float(gap[0]), *interval(gap)[:2])
 
 
 def shared_ranks(distributions: Sequence[Floats]) -> list[int | None]:
@@ -121,20 +94,6 @@ def distributions(tables: Sequence[pd.DataFrame], resamples: int = RESAMPLES) ->
         for run, values in zip(runs, blocks, strict=True):
             values.append(run.means(counts) | run.scores.values(few))
     return [run.joined(values) for run, values in zip(runs, blocks, strict=True)]
-
-
-def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
-    """Raises WhalebenchError unless both runs tested the same photos, with the same truth and clusters."""
-    one, other = (table.set_index("image")[["truth", "cluster"]].sort_index() for table in (first, second))
-    if not one.index.equals(other.index):
-        unshared = one.index.symmetric_difference(other.index)
-        message = f"{len(unshared)} photos ({unshared[0]}, ...) were tested by one of two runs only"
-        raise WhalebenchError(f"{message}: compare runs of the same split and fold.")
-    if not one.equals(other):
-        image = one.index[(one != other).any(axis=1)][0]
-        raise WhalebenchError(
-            f"The truth of {image} differs between two runs: compare runs of the same split."
-        )
 
 
 def mean_draws(
@@ -247,7 +206,7 @@ class _ScoreDraws:
         order = np.argsort(scores, kind="stable")
         known, unknown = order[~new[order]], order[new[order]]
         self.known, self.new = codes[known], codes[unknown]
-        self.correct = best_identity_correct(table)[known].astype(np.float64)
+        self.correct = best_identity_correct(table)[known]
         # How many known queries score below a new one, and how many no higher.
         self.below, self.up_to = (
             np.searchsorted(scores[known], scores[unknown], side=side) for side in ("left", "right")

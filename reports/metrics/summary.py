@@ -115,26 +115,25 @@ def normalised_accuracy(known: float, new: float, mu: float = MU) -> float:
     return mu * known + (1 - mu) * new
 
 
-def detection_rate(
-    known_scores: Floats, correct: NDArray[np.bool_], new_scores: Floats, false_alarms: float
-) -> float:
+def detection_rate(known_scores: Floats, correct: Floats, new_scores: Floats, false_alarms: float) -> float:
     """Share of known photos whose best identity is the truth and scores above the threshold of an alarm.
 
-    Scores are each photo's best, (known,) and (new,). The threshold is the lowest at which at most the share
-    `false_alarms` of *new* photos scores above it: none of fewer than 1 / false_alarms. NaN without both
-    kinds. Detection and identification rate at rank 1, Phillips et al. (2011).
+    Scores are each photo's best, (known,) and (new,); `correct` is 1 where the identity is the truth, else 0.
+    The threshold is the lowest at which at most the share `false_alarms` of *new* photos scores above it:
+    none of fewer than 1 / false_alarms. NaN without both kinds. Detection and identification rate at rank 1,
+    Phillips et al. (2011).
 
     >>> known, new = np.array([0.9, 0.8, 0.4]), np.array([0.5, 0.3, 0.2, 0.1])
-    >>> detection_rate(known, np.array([True, False, True]), new, 0.0)
+    >>> detection_rate(known, np.array([1.0, 0.0, 1.0]), new, 0.0)
     0.3333333333333333
-    >>> detection_rate(known, np.array([True, False, True]), new, 0.25)
+    >>> detection_rate(known, np.array([1.0, 0.0, 1.0]), new, 0.25)
     0.6666666666666666
     """
     if not len(known_scores) or not len(new_scores):
         return math.nan
     allowed = alarms_allowed(false_alarms, len(new_scores))
     threshold = np.sort(new_scores)[::-1][allowed]
-    return float((correct & (known_scores > threshold)).mean())
+    return float((correct * (known_scores > threshold)).mean())
 
 
 def alarms_allowed(false_alarms: float, photos: float) -> int:
@@ -150,7 +149,10 @@ def alarms_allowed(false_alarms: float, photos: float) -> int:
 
 
 def cmc(queries: pd.DataFrame, ranks: int = 20) -> list[float]:
-    """Share of known queries with the truth among the first 1, 2, ... `ranks`; empty if none is known."""
+    """Share of known queries whose truth has rank 1, at most 2, ... at most `ranks`; empty if none is known.
+
+    The rank is the mean over the orders of tied identities: with two first ones it is 1.5, and not yet found.
+    """
     rank = queries["rank"].to_numpy()[~is_new(queries)]
     return [float((rank <= place).mean()) for place in range(1, ranks + 1)] if len(rank) else []
 
