@@ -89,6 +89,11 @@ def report(
     html: Annotated[Path | None, Option(help="Also write a page to look at.")] = None,
     csv: Annotated[Path | None, Option(help="Also write the rows as CSV.")] = None,
     svg: Annotated[Path | None, Option(help="Also write a picture of the tables.")] = None,
+    full: Annotated[
+        bool, Option("--full", help="Single runs by fold and seed, and what they rest on.")
+    ] = False,
+    notes: Annotated[bool, Option("--notes", help="What columns mean, and all that is to be known.")] = False,
+    latex: Annotated[bool, Option("--latex", help="Print the main tables in LaTeX instead.")] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -98,7 +103,9 @@ def report(
     place = _open(workspace)
     board = leaderboard.leaderboard(place.runs, benchmark)
     written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
-    console.show(writers.to_rows(board), writers.render(board), as_json)
+    if latex:
+        return typer.echo(writers.to_latex(board))
+    console.show(writers.to_rows(board), writers.render(board, full=full, notes=notes), as_json)
     if not as_json:
         console.show_written(*written)
 
@@ -326,7 +333,7 @@ def sweep(
     document = sweeping.document() | sweep_report.board_json(board)
     console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        atomic_text(svg, writers.to_svg(board, folds=False))
+        atomic_text(svg, writers.to_svg(board, full=False))
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)

@@ -64,6 +64,8 @@ STAGES = {
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each stage; one that is not here is shown by its own name."""
+UNLIMITED = 10_000
+"""The width of a window in which everything fits."""
 REPEATED = 10
 """Seconds between two plain lines on how far a stage is."""
 REFRESH = 0.25
@@ -75,7 +77,9 @@ def show(document: Any, shown: Any, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + os.linesep)
     else:
-        out.print(shown)
+        # A pipe has no width, unless it is told one: nothing is wrapped or cut there.
+        window = out.is_terminal or "COLUMNS" in os.environ
+        (out if window else Console(file=out.file, width=UNLIMITED)).print(shown, crop=False)
 
 
 def show_written(*files: object) -> None:

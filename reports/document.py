@@ -1,57 +1,40 @@
-"""The leaderboard as a document, which is rendered for the terminal, as Markdown and as an HTML page.
+"""The leaderboard as a document, which is rendered for the terminal, as Markdown, LaTeX and as an HTML page.
 
-A chapter for each table: headings, grids of texts, pictures, remarks. Below all chapters stands the legend:
-what intervals, ranks and columns mean, each thing once.
+A chapter for each table: first one line a contestant, then what its letters and marks mean and what the table
+comes to; then the single runs. Below all chapters stands the legend: what columns mean, each thing once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from math import isnan, nan
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from whalebench.reports import wording
-from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
-from whalebench.reports.figures import Mark, forest, histogram_svg, measures, reliability_svg
-from whalebench.reports.metrics.resampling import RESAMPLES
-from whalebench.reports.wording import METRICS, UNDEFINED, between, number, with_interval
+from whalebench.reports.board import UNIFORM, Contestant, Floor, Group, Leaderboard, Table
+from whalebench.reports.details import SEEN, Grid, Pictures
+from whalebench.reports.details import details as details_of
+from whalebench.reports.figures import Mark, forest
+from whalebench.reports.metrics.ranking import mean
+from whalebench.reports.wording import METRICS, UNDEFINED, between, listed, number, span, spans
 
-SEEN = "seen in pretraining"
-NAME_COLUMNS = ("method", "run")
-"""Columns of names, which stand to the left; all others are numbers."""
-
-
-class Grid(NamedTuple):
-    """A table of texts below a title."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    legend: tuple[str, ...] = ()
-    """What its columns mean, a sentence or two each."""
-    best: frozenset[int] = frozenset()
-    """Places of the rows of rank 1 in a fold, shown in bold."""
-    forest: str = ""
-    """Its intervals as an SVG, shown above it on the page; empty for none."""
-
-
-class Pictures(NamedTuple):
-    """SVGs side by side, on the page only."""
-
-    title: str
-    drawings: tuple[str, ...]
+BY_HAND, ON_FLOOR, OVERCONFIDENT = "*", "†", "‡"
+"""Marks of fields set by hand, of an interval that holds a floor, and of a log loss above chance."""
 
 
 class Chapter(NamedTuple):
     """One table of the leaderboard."""
 
     title: str
-    parts: tuple[Grid | Pictures, ...]
-    remarks: tuple[str, ...]
-    """What is missing or wrong, a sentence each."""
-
-    @property
-    def grids(self) -> list[Grid]:
-        """The parts without the pictures."""
-        return [part for part in self.parts if isinstance(part, Grid)]
+    main: Grid
+    """A line a contestant, the floors among them."""
+    key: tuple[str, ...]
+    """What the letters and marks of the lines mean, and how often test was opened."""
+    essential: tuple[str, ...]
+    """What the table comes to, a sentence each, the most important one first."""
+    details: tuple[Grid | Pictures, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What else is to be known, is missing or wrong, a sentence each."""
 
 
 class Document(NamedTuple):
@@ -63,275 +46,262 @@ class Document(NamedTuple):
     """A sentence for each run that could not be read."""
 
 
+RANKS = (
+    "Rank: the ranks that a row may have among those with its letter. It begins below the rows that are told "
+    "to be better and ends above those told to be worse; rows whose ranks do not meet are told apart, all at "
+    "once with 95 % confidence, over other test individuals (encounters, for new ones) and other seeds."
+)
 BRACKETS = (
-    f"In brackets: the 95 % interval of MAP@5 over {RESAMPLES:,} resamples of the test individuals (of "
-    "the encounters, for new ones). Rows share a rank when the interval of their difference to the first "
-    "of them, on the same photos, holds zero, so that they cannot be told apart. "
-    "Of log loss, the lower is the better."
+    "In brackets: the 95 % interval of MAP@5 over test individuals (over encounters, for new ones), and of a "
+    "ranked row over seeds as well. Known: MAP@5 of photos whose individual is in train. Of log loss, the "
+    "lower is the better. Means are over seeds, then over folds; photos seen and time are those of a run."
 )
-OVER_FOLDS = (
-    "Over folds: MAP@5 is the mean over seeds, then over folds; its interval, and that of the lead over the "
-    f"next row, come from {RESAMPLES:,} resamples of the individuals of all folds together, the lead's on "
-    "the same photos. A lead whose interval holds zero is none."
+FLOORS = (
+    "Floors: the uniform guess takes every candidate for equally likely; the constant answer is the same "
+    "five candidates for every photo, the individuals most photographed in train, and new where it is best "
+    "on valid; an untrained network saw no photo. None of them has a rank."
 )
-SEED_SPREAD = (
-    "Seed spread: the standard deviation of MAP@5 between seeds of one fold, which no interval holds."
-)
-CALIBRATED = (
-    "Calibration: before, probabilities are the softmax of the scores as the method gives them (nearly "
-    "uniform where these are cosines); after, with the temperature and the epsilon that were chosen on "
-    "valid, as far as they help there by more than chance. ECE, the expected calibration error: how far "
-    "confidence and accuracy of the best individual are apart, over known photos in 15 bins of equal mass."
-)
-CANDIDATE_SETS = (
-    "Candidate set: the individuals among whom the right one is with 95 % certainty; the mean size of the "
-    "sets, and the share of known test photos whose set really holds it."
-)
-BALANCED = (
-    "New individuals: BAKS is the share of known photos whose first candidate is right, BAUS that of new "
-    "photos called new, each individual weighing the same; the geometric mean is theirs."
-)
-DETECTED = (
-    "DIR: the share of known photos whose best individual is right and scores above the threshold at which "
-    "at most 1, 5 or 10 % of new photos would be taken for a known one."
-)
-MEASURED = (
-    "How well the animals were found: on annotated test photos; IoU is the mean overlap with box or mask."
-)
-LANDMARKS = (
-    "Landmark error: how far found landmarks are from annotated ones, as a share of the largest distance "
-    "between two annotated ones; the median photo, and at p90 what nine of ten stay below."
-)
-FALLBACK = "Fell back: what was found made no sense, and the whole photo was seen."
-ALTERED = (
-    "What the scores rest on: MAP@5 of test photos with everything but the animal painted over (no "
-    "background), with the animal painted over (no animal: at chance, or the score rests on something else), "
-    "and mirrored. Chance: what the answers without the animal get when they are given to other photos."
-)
-ANNOTATED = "Only annotated photos could be painted over; their MAP@5 as they are stands under annotated."
 
 
-def board_document(board: Leaderboard, *, folds: bool = True) -> Document:
-    """The document of a leaderboard.
-
-    Without `folds`, those of a table are left out where its summaries hold every contestant that has a rank.
-    """
-    chapters = []
-    for table in board.tables:
-        parts: list[Grid | Pictures] = [_summary(summary, table) for summary in table.summaries]
-        ranked = {
-            row.contestant for section in table.sections for row in section.rows if row.rank is not None
-        }
-        if folds or ranked - {one.contestant for summary in table.summaries for one in summary.standings}:
-            parts += [part for section in table.sections for part in _section(section, table)]
-        # What sets a table apart from those with honest boxes and single photos is in its title.
-        marks = [name for name in ("oracle", "transductive") if getattr(table, name)]
-        title = " · ".join([table.benchmark, table.track, *marks])
-        chapters.append(Chapter(title, tuple(parts), tuple(_remarks(table))))
+def board_document(board: Leaderboard, *, details: bool = True, pictures: bool = False) -> Document:
+    """The document of a leaderboard; without `details` no runs, and `pictures` only where they are shown."""
+    chapters = tuple(_chapter(table, details=details, pictures=pictures) for table in board.tables)
     legend = dict.fromkeys(
-        sentence for chapter in chapters for grid in chapter.grids for sentence in grid.legend
+        sentence
+        for chapter in chapters
+        for part in (chapter.main, *chapter.details)
+        if isinstance(part, Grid)
+        for sentence in part.legend
     )
-    over_folds_first = sorted(legend, key=lambda sentence: sentence not in (OVER_FOLDS, SEED_SPREAD))
-    return Document(tuple(chapters), (BRACKETS, *over_folds_first), board.problems)
+    return Document(chapters, tuple(legend), board.problems)
 
 
-def _remarks(table: Table) -> Iterator[str]:
-    """Marks, checkpoints that saw the photos, methods that do not fit, gaps, and damaged runs."""
+def _chapter(table: Table, *, details: bool, pictures: bool) -> Chapter:
+    return Chapter(
+        title=table.title,
+        main=_main(table, pictures=pictures),
+        key=tuple(_key(table)),
+        essential=tuple(_essential(table)),
+        details=tuple(details_of(table, pictures=pictures)) if details else (),
+        warnings=table.warnings,
+        notes=tuple(_notes(table)),
+    )
+
+
+class _Line(NamedTuple):
+    """What stands in the columns of a contestant or of a floor."""
+
+    rank: str
+    method: str
+    map_at_5: str
+    known: str
+    top_1: str
+    log_loss: str
+    seen: str
+    annotations: str
+    time: str
+    runs: str
+
+
+MAIN = (
+    "rank",
+    "method",
+    "MAP@5",
+    "known",
+    "top-1",
+    "log loss",
+    "photos seen",
+    "annotations",
+    "time",
+    "seeds × folds",
+)
+OPTIONAL = ("time", "annotations", "photos seen", "log loss", "top-1", "known", "seeds × folds")
+"""Columns of `MAIN` that a narrow window may do without, the first one first."""
+
+
+def _main(table: Table, *, pictures: bool) -> Grid:
+    """A line a contestant over all tracks, best first, the floors where their scores put them."""
+    on_floor, too_sure = standing_on_floor(table), set(above_chance(table))
+    lines = [
+        (_value(one), _line(one, ON_FLOOR * (one in on_floor), OVERCONFIDENT * (one in too_sure)), _mark(one))
+        for one in table.contestants
+    ]
+    several = len({floor.folds for floor in table.floors}) > 1
+    lines += [
+        (floor.map_at_5, _floor_line(floor, several), Mark(floor.name, floor.map_at_5, nan, nan))
+        for floor in table.floors
+    ]
+    # Sorting is stable: what has no score keeps its place at the end.
+    lines.sort(key=lambda line: (isnan(line[0]), 0 if isnan(line[0]) else -line[0]))
+    first = {one.name for one in table.contestants if _may_be_best(one)}
+    return Grid(
+        title="",
+        header=MAIN,
+        rows=tuple(tuple(line) for _, line, _ in lines),
+        legend=(RANKS, BRACKETS, FLOORS),
+        best=frozenset(place for place, (*_, mark) in enumerate(lines) if mark.name in first),
+        forest=forest([mark for *_, mark in lines]) if pictures else "",
+        optional=OPTIONAL,
+    )
+
+
+def _value(one: Contestant) -> float:
+    return one.standing.value if one.standing else nan
+
+
+def _mark(one: Contestant) -> Mark:
+    low, high = (one.standing.low, one.standing.high) if one.standing else (nan, nan)
+    return Mark(one.name, _value(one), low, high)
+
+
+def _may_be_best(one: Contestant) -> bool:
+    return one.group is not None and one.standing is not None and one.standing.rank_low == 1
+
+
+def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
+    """The cells of a contestant, with the marks of its interval and of its log loss."""
+    runs = [row for seeds in one.newest.values() for row in seeds.values()]
+    marks = BY_HAND * bool(one.by_hand) + on_floor
+    name = one.name + (" (untrained)" if one.untrained else "") + (f" ({SEEN})" if one.rows[0].seen else "")
+    if not runs:
+        why = "does not fit" if any(row.record.unfit for row in one.rows) else "damaged"
+        return _Line(UNDEFINED, name, why, *[UNDEFINED] * 7)
+    counted = [row.photos_seen for row in runs if row.photos_seen is not None]
+    return _Line(
+        rank=rank_of(one),
+        method=f"{name} {marks}".strip(),
+        map_at_5=between(*_mark(one)[1:]),
+        known=number(one.mean("map_at_5_known")),
+        top_1=number(one.mean("top_1")),
+        log_loss=number(one.mean("log_loss")) + too_sure,
+        seen=wording.thousands(mean(counted) if counted else None),
+        annotations=", ".join(one.annotations) or ("none" if counted else UNDEFINED),
+        time=wording.duration(mean(row.seconds for row in runs)),
+        runs=f"{span(*one.seeds)} × {len(one.folds)}",
+    )
+
+
+def rank_of(one: Contestant) -> str:
+    """The letter of its group with its ranks there, or a dash.
+
+    An untrained network has none.
+    """
+    if one.group is None or one.standing is None:
+        return UNDEFINED
+    return f"{one.group.letter} {span(one.standing.rank_low, one.standing.rank_high)}"
+
+
+def _floor_line(floor: Floor, several: bool) -> _Line:
+    """The cells of a floor; where there are several sets of folds, its name says which."""
+    folds = f", folds {spans(floor.folds)}" if several else ""
+    name, numbers = f"{floor.name} (floor{folds})", [number(value) for value in floor[2:]]
+    return _Line(*[UNDEFINED, name, *numbers, "0", "none", UNDEFINED, UNDEFINED])
+
+
+def standing_on_floor(table: Table) -> dict[Contestant, tuple[str, float]]:
+    """Trained contestants whose interval begins no higher than a floor of their folds, with the highest."""
+    low = {}
+    for one in table.contestants:
+        floors = table.floors_of(one.folds)
+        if one.group and one.standing and floors:
+            highest = max(floors, key=lambda floor: floor[1])
+            if one.standing.low <= highest[1]:
+                low[one] = highest
+    return low
+
+
+def above_chance(table: Table) -> list[Contestant]:
+    """Contestants whose log loss is above that of the uniform guess, calibrated as it is."""
+    chance = {floor.folds: floor.log_loss for floor in table.floors if floor.name == UNIFORM}
+    return [
+        one for one in table.contestants if one.folds and one.mean("log_loss") > chance.get(one.folds, nan)
+    ]
+
+
+def _key(table: Table) -> Iterator[str]:
+    """What each letter and each mark stands for, and how often the test labels were opened."""
+    for group in table.groups:
+        noun = "fold" if len(group.folds) == 1 else "folds"
+        yield f"{group.letter}: {group.track} · {noun} {spans(group.folds)}"
+    if any(one.by_hand for one in table.contestants):
+        yield f"{BY_HAND} Fields with a search range were set by hand; the notes say which."
+    if standing_on_floor(table):
+        yield f"{ON_FLOOR} No better than a floor: the interval holds it."
+    if above_chance(table):
+        yield f"{OVERCONFIDENT} A log loss above that of the uniform guess, after calibration."
+
+
+def opened(table: Table) -> str:
+    """How many times the test labels of the folds were opened, as far as that was written down."""
+    looks = {section.fold: section.looks for section in table.sections}
+    runs = Counter(row.record.fold for section in table.sections for row in section.rows)
+    folds = ", ".join(f"fold {fold}: {times}" for fold, times in sorted(looks.items()))
+    older = any(times < runs[fold] for fold, times in looks.items())
+    more = "; not counted are runs older than the ledger" if older else ""
+    return f"Test labels were opened {sum(looks.values())} times ({folds}{more})."
+
+
+def _essential(table: Table) -> Iterator[str]:
+    """Who leads and how surely, what stands on a floor, how often test was opened."""
+    groups = sorted(table.groups, key=lambda group: -len(group.comparison.standings))
+    leaders = [sentence for group in groups for sentence in _leader(group)]
+    yield from leaders[:1]
+    on_floor = standing_on_floor(table)
+    if on_floor:
+        name, value = max(on_floor.values(), key=lambda floor: floor[1])
+        yield f"No better than a floor ({name}, {value:.3f}): {listed(one.name for one in on_floor)}."
+    if sure := above_chance(table):
+        yield f"Log loss above the uniform guess's: {listed(one.name for one in sure)}."
+    yield opened(table)
+    yield from leaders[1:]
+
+
+def _leader(group: Group) -> Iterator[str]:
+    """Who leads a group, how surely, and what its test could have seen."""
+    compared, letter = group.comparison, group.letter
+    if len(compared.standings) < 2:
+        if compared.warning:
+            yield f"{letter}: {compared.warning}"
+        return
+    first, second = compared.standings[:2]
+    lead = compared.leads[first.contestant, second.contestant]
+    ahead = f"{number(lead.value)} ahead of {second.contestant}"
+    if compared.unranked:
+        yield f"{letter}: {first.contestant} has {number(first.value)}, {ahead}. {compared.unranked}"
+    else:
+        sure = "told apart" if lead.told_apart else "not told apart"
+        yield (
+            f"{letter}: {first.contestant} is first of {len(compared.standings)} with {number(first.value)}, "
+            f"best with probability {number(first.probability_best, 2)}; {ahead} "
+            f"[{number(lead.low)}, {number(lead.high)}], {sure}."
+        )
+        yield (
+            f"{letter}: a lead of {number(compared.detectable_lead)} would have been told with 80 % power; "
+            f"{compared.effective_individuals:.0f} effective individuals."
+        )
+    if compared.warning:
+        yield f"{letter}: {compared.warning}"
+
+
+def _notes(table: Table) -> Iterator[str]:
+    """What marks mean, what does not fit, gaps, damaged runs, doubtful intervals."""
     rows = [row for section in table.sections for row in section.rows]
-    if table.oracle:
+    if any(row.record.oracle for row in rows):
         yield "Oracle: these runs used annotated boxes, landmarks or masks of test photos."
-    if table.transductive:
+    if any(row.record.transductive for row in rows):
         yield "Transductive: these runs scored test photos with the help of other test photos."
+    for one in table.contestants:
+        if one.by_hand:
+            fields = (f"{key}={wording.typed(value)}" for key, value in one.by_hand.items())
+            yield f"Set by hand: {one.name}: {' '.join(fields)}."
     yield from dict.fromkeys(f"{SEEN.capitalize()}: {row.seen}" for row in rows if row.seen)
     yield from dict.fromkeys(
         f"{row.contestant} does not fit: {row.record.unfit}." for row in rows if row.record.unfit
     )
     yield from table.notes
     yield from (row.problem for row in rows if row.problem)
-
-
-STANDING: dict[str, Callable[[Standing], str]] = {
-    "rank": lambda one: number(one.rank, 0),
-    "method": lambda one: one.contestant,
-    "seeds": lambda one: _span(*one.seeds),
-    "MAP@5": lambda one: between(one.map_at_5, one.low, one.high),
-    "seed spread": lambda one: number(one.seed_spread),
-    "top-1": lambda one: number(one.top_1),
-    "log loss": lambda one: number(one.log_loss),
-    "lead over next": lambda one: between(*one.lead, digits=3) if one.lead else UNDEFINED,
-}
-"""Titles of the columns of a summary, and what stands in them."""
-
-
-def _summary(summary: Summary, table: Table) -> Grid:
-    """Means over folds and seeds, and leads over the next row."""
-    least = min(one.seeds[0] for one in summary.standings)
-    most = max(one.seeds[1] for one in summary.standings)
-    # One seed each has no spread, and a number of seeds that all share is in the title.
-    hidden = {"seed spread": most == 1, "seeds": least == most}
-    names = [name for name in STANDING if not hidden.get(name)]
-    noun, each = ("folds", " each") if len(summary.folds) > 1 else ("fold", "")
-    folds = f"over {noun} {', '.join(map(str, summary.folds))}{_split(summary.split_digest, table)}"
-    seeds = f"{_span(least, most)} seed{'s' if most > 1 else ''}{each}"
-    return Grid(
-        title=f"{folds} with {seeds}: {summary.queries:,} test photos",
-        header=tuple(names),
-        rows=tuple(tuple(STANDING[name](one) for name in names) for one in summary.standings),
-        legend=(OVER_FOLDS,) if hidden["seed spread"] else (OVER_FOLDS, SEED_SPREAD),
-        forest=forest([Mark(one.contestant, one.map_at_5, one.low, one.high) for one in summary.standings]),
-    )
-
-
-def _span(least: int, most: int) -> str:
-    return str(least) if least == most else f"{least}–{most}"
-
-
-def _split(digest: str, table: Table) -> str:
-    """ ", split 0123abcd" where the table has several splits, else nothing."""
-    several = len({section.split_digest for section in table.sections}) > 1
-    return f", split {digest[:8]}" if several else ""
-
-
-def _section(section: Section, table: Table) -> Iterator[Grid | Pictures]:
-    """The ranked rows, then small tables on what some runs have, then pictures."""
-    head = f"fold {section.fold}{_split(section.split_digest, table)}"
-    ends = ("", "_low", "_high")
-    header, names = _names(section)
-    yield Grid(
-        title=f"{head}: {section.queries} test photos, {section.new} of them new individuals",
-        header=("rank", *header, *METRICS.values(), "time"),
-        rows=tuple((number(row.rank, 0), *names(row), *_metrics(row)) for row in section.rows),
-        best=frozenset(place for place, row in enumerate(section.rows) if row.rank == 1),
-        forest=forest(
-            [Mark(_name(row), *(row.metrics[f"map_at_5{end}"] for end in ends)) for row in section.rows]
-        ),
-    )
-    yield from _small_tables(section)
-    diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
-    bars = [
-        histogram_svg(measure, values, _name(row))
-        for row in section.rows
-        for measure, values in measures(row.queries).items()
-    ]
-    title = "How many answers are right, by confidence, before (hollow) and after calibration"
-    if any(diagrams):
-        yield Pictures(f"{title}, fold {section.fold}", tuple(filter(None, diagrams)))
-    if bars:
-        yield Pictures("", tuple(bars))
-
-
-def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
-    """Titles of the columns that name the rows of a section, and what fills them; the run where needed."""
-    pairs = {(row.contestant, row.record.seed) for row in section.rows}
-    header = ("method", "seed", "run") if len(pairs) < len(section.rows) else ("method", "seed")
-
-    def cells(row: Row) -> tuple[str, ...]:
-        method = f"{row.contestant} ({SEEN})" if row.seen else row.contestant
-        return (method, str(row.record.seed), row.record.run)[: len(header)]
-
-    return header, cells
-
-
-def _name(row: Row) -> str:
-    """The row's name in pictures."""
-    return f"{row.contestant}, seed {row.record.seed}"
-
-
-def _metrics(row: Row) -> list[str]:
-    """The metrics and the time of one row; only MAP@5, which ranks, shows its interval."""
-    others = [number(row.metrics.get(key)) for key in METRICS if key != "map_at_5"]
-    if row.record.unfit:
-        return ["does not fit", *others, UNDEFINED]
-    return [with_interval(row.metrics, "map_at_5"), *others, wording.duration(row.seconds)]
-
-
-CALIBRATION = {
-    "test_log_loss_before": "log loss before",
-    "test_log_loss_after": "log loss after",
-    "test_ece_before": "ECE before",
-    "test_ece_after": "ECE after",
-    "candidate_set": wording.CANDIDATE_SET,
-}
-"""What a record says of test before and after calibration, and the title of its column."""
-NEW_INDIVIDUALS = {
-    "baks_baus": "geometric mean",
-    "baks": "BAKS",
-    "baus": "BAUS",
-    "dir_at_far_1": "DIR 1 %",
-    "dir_at_far_5": "DIR 5 %",
-    "dir_at_far_10": "DIR 10 %",
-}
-"""Metrics of *new* individuals, and the title of their column."""
-LOCATION = {
-    "box_iou_mean": "box IoU",
-    "mask_iou_mean": "mask IoU",
-    "landmark_error_median": "landmark error",
-    "landmark_error_p90": "error p90",
-    "landmark_pixels_median": "median pixels",
-    "fallback": "fell back",
-}
-"""What a record says of how animals were localized, and the title of its column."""
-DIAGNOSIS = {
-    "test": "as tested",
-    "annotated": "annotated",
-    "without_background": "no background",
-    "without_animal": "no animal",
-    "chance": "chance",
-    "mirrored": "mirrored",
-}
-"""What was done to the photos, and the title of its column."""
-RowNumbers = Sequence[tuple[Row, Mapping[str, Any]]]
-"""Rows, each with some of its numbers by name."""
-
-
-def _small_tables(section: Section) -> Iterator[Grid]:
-    """Tables on what only some rows have: calibration, *new* individuals, found animals, altered photos."""
-    fit: RowNumbers = [
-        (row, {**row.record.calibration, **row.metrics}) for row in section.rows if not row.record.unfit
-    ]
-    if any(numbers.get("test_log_loss_after") is not None for _, numbers in fit):
-        title = "Calibration and candidate sets"
-        yield _small(title, section, fit, CALIBRATION, [*CALIBRATION], CALIBRATED, CANDIDATE_SETS)
-    new = [(row, row.metrics) for row in section.rows if not isnan(row.metrics.get("dir_at_far_10", nan))]
-    if new:
-        yield _small("New individuals", section, new, NEW_INDIVIDUALS, [*NEW_INDIVIDUALS], BALANCED, DETECTED)
-    located = [(row, row.location) for row in section.rows if row.location]
-    keys = [key for key in LOCATION if any(key in numbers for _, numbers in located)]
-    if keys:
-        legend = {"landmark_error_median": LANDMARKS, "fallback": FALLBACK}
-        legends = [legend[key] for key in keys if key in legend]
-        yield _small("How well the animals were found", section, located, LOCATION, keys, MEASURED, *legends)
-    altered = [(row, row.diagnosis) for row in section.rows if row.diagnosis]
-    keys = [key for key in DIAGNOSIS if any(numbers.get(key) is not None for _, numbers in altered)]
-    if all(numbers.get("annotated") == numbers.get("test") for _, numbers in altered):
-        keys = [key for key in keys if key != "annotated"]  # every photo was annotated
-    if altered:
-        legends = [ALTERED, *([ANNOTATED] if "annotated" in keys else [])]
-        yield _small("What the scores rest on", section, altered, DIAGNOSIS, keys, *legends)
-
-
-def _small(
-    title: str,
-    section: Section,
-    rows: RowNumbers,
-    names: Mapping[str, str],
-    keys: Sequence[str],
-    *legend: str,
-) -> Grid:
-    """A table of the numbers of these keys of some rows, their names as titles of the columns."""
-    header, cells = _names(section)
-    lines = tuple((*cells(row), *(_cell(numbers, key) for key in keys)) for row, numbers in rows)
-    return Grid(f"{title}, fold {section.fold}", (*header, *(names[key] for key in keys)), lines, legend)
-
-
-def _cell(numbers: Mapping[str, Any], key: str) -> str:
-    value = numbers.get(key)
-    if key == "candidate_set":
-        return wording.candidate_set(numbers)
-    if key == "baks_baus":
-        return with_interval(numbers, key)
-    if key == "fallback":
-        return UNDEFINED if value is None else f"{value} of {numbers['photos']}"
-    if key.startswith("landmark_error"):
-        return wording.percent(value)
-    return number(value, 1 if key == "landmark_pixels_median" else 3)
+    doubts: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for key, doubt in row.doubts.items():
+            doubts.setdefault(f"{METRICS.get(key, key)}: {doubt}", {})[row.contestant] = None
+    yield from (f"{doubt} ({listed(names)})" for doubt, names in doubts.items())

@@ -1,12 +1,14 @@
-"""Who is better: the finished runs of a workspace as tables whose rows may be compared, and their ranks.
+"""Who is better: the finished runs of a workspace as a table for each benchmark, and who can be told apart.
 
-A section ranks the runs of one fold; a summary ranks contestants over several folds and seeds.
+Contestants are ranked, not runs, and only those of one track that have finished the same folds.
 """
 
+import string
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isclose, isnan, nan
+from itertools import count, product
+from math import isclose, isnan, log, nan
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,31 @@ import pandas as pd
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
+from whalebench.benchmarks.core.ledger import openings
 from whalebench.benchmarks.core.record import LATER, RunRecord, read_diagnosis, read_predictions, read_runs
-from whalebench.reports.board import Leaderboard, Row, Section, Standing, Summary, Table
-from whalebench.reports.metrics import resampling
-from whalebench.reports.metrics.ranking import Floats, is_new, mean
+from whalebench.reports.board import (
+    CONSTANT,
+    UNIFORM,
+    Contestant,
+    Floor,
+    Group,
+    Leaderboard,
+    Row,
+    Section,
+    Table,
+)
+from whalebench.reports.metrics import floors, resampling
+from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, Standing, compare, seed_spread
+from whalebench.reports.metrics.ranking import Floats, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
-from whalebench.reports.wording import typed
+from whalebench.reports.tracks import tracks
+from whalebench.reports.wording import listed, spans, typed
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
 """Columns of the predictions that a report needs; `cluster` is what is resampled: individual or encounter."""
+MEASURED = {"box_iou", "mask_iou", "landmark_error"}
+"""Further columns that are drawn, of the runs that have them."""
 SAME = ["image", "truth", "cluster"]
 """What makes two runs tested on the same photos."""
 
@@ -31,7 +48,10 @@ SAME = ["image", "truth", "cluster"]
 def leaderboard(
     runs_folder: Path, benchmark: str | None = None, runs: Collection[str] | None = None
 ) -> Leaderboard:
-    """The leaderboard of all finished runs, of one benchmark's or of those named; from run folders alone."""
+    """The leaderboard of all finished runs, of one benchmark's or of those named; from run folders alone.
+
+    Of how often test labels were opened the ledger beside the folder tells.
+    """
     records, problems = read_runs(runs_folder)
     chosen = [
         record
@@ -40,10 +60,12 @@ def leaderboard(
     ]
     if not chosen:
         raise WhalebenchError(_why_empty(runs_folder, benchmark, records, problems))
-    groups: dict[tuple[str, str, bool, bool], list[RunRecord]] = defaultdict(list)
+    looks = openings(runs_folder)
+    on: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for record in chosen:
-        groups[record.benchmark, record.track, record.oracle, record.transductive].append(record)
-    tables = tuple(_table(runs_folder, groups[key]) for key in sorted(groups))
+        on[record.benchmark, record.catalog_digest, record.split_digest].append(record)
+    several = Counter(benchmark for benchmark, *_ in on)
+    tables = tuple(_table(runs_folder, on[key], looks, alone=several[key[0]] == 1) for key in sorted(on))
     return Leaderboard(tables, tuple(problems))
 
 
@@ -57,26 +79,47 @@ def _why_empty(folder: Path, benchmark: str | None, records: list[RunRecord], pr
     return f"There is no finished run in {folder}{damaged}: type `whalebench run arcface --fold 0` first."
 
 
-def _table(runs_folder: Path, records: list[RunRecord]) -> Table:
-    names = contestants(records)
-    groups: dict[tuple[int, str, str], list[RunRecord]] = defaultdict(list)
+Looks = Mapping[tuple[str, str, str, int], int]
+"""How often test labels were opened, by benchmark, digests of catalog and split, and fold."""
+
+
+def _table(runs_folder: Path, records: Sequence[RunRecord], looks: Looks, *, alone: bool) -> Table:
+    """The table of one benchmark on one split; where it is not `alone`, its title says which."""
+    names, track_of = contestants(records), tracks(records)
+    by_fold: dict[int, list[Row]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
-        groups[record.fold, record.split_digest, record.catalog_digest].append(record)
-    sections: list[Section] = []
-    of_split: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for (_, *split), part in sorted(groups.items()):
-        rows = [read_row(runs_folder / record.run, record, names[record.run]) for record in part]
-        rows = on_the_same_photos(rows)
-        sections.append(_section(rows))
-        of_split[tuple(split)] += rows
-    over_folds = [summary for rows in of_split.values() for summary in summaries(rows)]
-    notes = _missing_folds(records, names)
+        track = _track(record, track_of[record.run])
+        row = Row(record, names[record.run], track, looks=looks.get(_fold_of(record), 0))
+        by_fold[record.fold].append(read_row(runs_folder / record.run, row))
+    by_fold = {fold: on_the_same_photos(by_fold[fold]) for fold in sorted(by_fold)}
+    floors_of = {fold: _fold_floors(part) for fold, part in by_fold.items()}
+    rows = [row for fold, part in by_fold.items() for row in _with_floor(part, floors_of[fold])]
+    standing, groups = _ranked(_contestants(rows))
     first = records[0]
-    if len(of_split) > 1:
+    where = "" if alone else f" · split {first.split_digest[:8]} of catalog {first.catalog_digest[:8]}"
+    notes = _missing_folds(records, names)
+    if where:
         notes.append(f"{first.benchmark} has runs on different splits or catalogs: ranks do not cross them.")
-    notes += dict.fromkeys(row.note for rows in of_split.values() for row in rows if row.note)
-    key = (first.benchmark, first.track, first.oracle, first.transductive)
-    return Table(*key, tuple(sections), tuple(notes), tuple(over_folds))
+    notes += dict.fromkeys(row.note for row in rows if row.note)
+    return Table(
+        first.benchmark + where,
+        standing,
+        groups,
+        tuple(_floors(standing, floors_of)),
+        _sections(standing),
+        tuple(_warnings(rows)),
+        tuple(notes),
+    )
+
+
+def _track(record: RunRecord, words: str) -> str:
+    """The words of a track with the marks that set it apart, which those of older records lack."""
+    marks = [mark for mark in ("oracle", "transductive") if getattr(record, mark) and mark not in words]
+    return ", ".join([words, *marks])
+
+
+def _fold_of(record: RunRecord) -> tuple[str, str, str, int]:
+    return record.benchmark, record.catalog_digest, record.split_digest, record.fold
 
 
 def _missing_folds(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[str]:
@@ -99,9 +142,10 @@ def _missing_folds(records: Sequence[RunRecord], names: Mapping[str, str]) -> li
 
 
 def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
-    """By run: its method, followed by the settings in which the method's runs in this table differ, if any.
+    """By run: its method, followed by what its runs on this board differ in: settings, then the code.
 
-    Runs of one contestant differ in fold, seed, machine and date only. Fields that only some of the runs know
+    Runs of one contestant differ in fold, seed, machine and date only, so those of other code are another's,
+    and what they learned is no further seed of it. Fields that only some of the runs know
     (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
     Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
     a part has settings for it, too.
@@ -123,7 +167,23 @@ def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
             differing = of_method
         for run, config in zip(runs, configs, strict=True):
             names[run.run] = " ".join([method, *(f"{key}={config[key]}" for key in differing)])
-    return names
+    return names | _with_code(records, names)
+
+
+def _with_code(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[str, str]:
+    """By run of a contestant whose runs are of different code: its name with the digest of its own."""
+    codes: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        codes[names[record.run]].add(record.code_digest)
+    return {
+        record.run: f"{names[record.run]} ({_code(record.code_digest)})"
+        for record in records
+        if len(codes[names[record.run]]) > 1
+    }
+
+
+def _code(digest: str) -> str:
+    return f"code {digest[:8]}" if digest else "code not recorded"
 
 
 def _told_apart(configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
@@ -142,172 +202,234 @@ def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
     return fields
 
 
-def read_row(folder: Path, record: RunRecord, contestant: str) -> Row:
-    """The run with its per-query table, when that is whole and gives the metrics that the record says."""
-    row = Row(record, contestant)
-    if record.unfit:
-        return row
+def read_row(folder: Path, row: Row) -> Row:
+    """The row with its per-query table and metrics, when that is whole and gives what the record says."""
+    if row.record.unfit:
+        return replace(row, metrics=_recorded(row.record))
     try:
-        queries = read_predictions(folder)
-        _check(queries, record)
+        queries = read_predictions(folder, columns=COLUMNS | MEASURED)
+        metrics = _checked(queries, row.record)
     except WhalebenchError as error:
-        return replace(row, problem=str(error))
+        return _distrusted(row, str(error))
+    ends = resampling.intervals(queries)
+    for key in tuple(metrics):
+        metrics[f"{key}_low"], metrics[f"{key}_high"] = ends[key].low, ends[key].high
+    doubts = {key: found.warning for key, found in ends.items() if getattr(found, "warning", "")}
+    row = replace(row, queries=queries, metrics=metrics, doubts=doubts)
     try:
         diagnosis = read_diagnosis(folder)
     except WhalebenchError as error:
-        return replace(row, queries=queries, note=str(error))
+        return replace(row, note=str(error))
     if diagnosis is None:
-        return replace(row, queries=queries)
+        return row
     note = f"Without numbers on background and animal: {diagnosis.reason}." if diagnosis.reason else ""
-    return replace(row, queries=queries, diagnosis=diagnosis.map_at_5, note=note)
+    return replace(row, diagnosis=diagnosis.map_at_5, note=note)
 
 
-def _check(queries: pd.DataFrame, record: RunRecord) -> None:
-    """Raises WhalebenchError where the per-query table is not to be trusted."""
+def _checked(queries: pd.DataFrame, record: RunRecord) -> dict[str, float]:
+    """Its metrics; raises WhalebenchError where the per-query table is not to be trusted."""
     missing = sorted(COLUMNS - set(queries.columns))
     if missing or not len(queries) or queries["image"].duplicated().any():
         what = f"lack {', '.join(missing)}" if missing else "are empty or hold a photo twice"
         raise WhalebenchError(f"The predictions of {record.run} {what}: repeat the run with --force.")
-    for key, value in summarize(queries).items():
+    metrics = summarize(queries)
+    for key, value in metrics.items():
         if key not in record.metrics:  # an older run
             continue
         recorded = record.metrics[key]
         if not (isnan(value) if recorded is None else isclose(recorded, value, abs_tol=1e-9)):
             differ = f"the record says {key} {recorded}, its predictions say {value}"
             raise WhalebenchError(f"{record.run}: {differ}: repeat the run with --force.")
+    return metrics
+
+
+def _distrusted(row: Row, problem: str) -> Row:
+    """The row without its per-query table, and with the metrics that the record says."""
+    return replace(row, queries=None, problem=problem, metrics=_recorded(row.record), doubts={})
+
+
+def _recorded(record: RunRecord) -> dict[str, float]:
+    """The metrics of the record, without intervals; NaN for a run that does not fit."""
+    undefined = summarize(pd.DataFrame(columns=sorted(COLUMNS)))
+    metrics = undefined | {key: nan if value is None else value for key, value in record.metrics.items()}
+    return metrics | {f"{key}_{end}": nan for key in metrics for end in ("low", "high")}
 
 
 def on_the_same_photos(rows: Sequence[Row]) -> list[Row]:
-    """The rows, those on other photos than most of this split and fold set aside with a reason."""
-    photos = {
-        row.record.run: tuple(sorted(row.queries[SAME].itertuples(index=False, name=None)))
-        for row in rows
-        if row.queries is not None
-    }
-    most = Counter(photos.values()).most_common(1)
+    """The rows of a fold, those on other photos than most of them set aside with a reason."""
+    kinds: list[list[Row]] = []
+    for row in rows:
+        if row.queries is not None:
+            kind = next((kind for kind in kinds if _same_photos(kind[0].queries, row.queries)), None)
+            kinds.append([row]) if kind is None else kind.append(row)
+    most = {row.record.run for row in max(kinds, key=len, default=())}
     reason = "{} was tested on other photos than most runs of its split and fold: repeat it with --force."
     return [
         row
-        if row.queries is None or photos[row.record.run] == most[0][0]
-        else Row(row.record, row.contestant, problem=reason.format(row.record.run))
+        if row.queries is None or row.record.run in most
+        else _distrusted(row, reason.format(row.record.run))
         for row in rows
     ]
 
 
-def _section(rows: Sequence[Row]) -> Section:
-    """The rows of one fold with metrics, intervals and ranks, best first."""
-    tables = {row.record.run: row.queries for row in rows if row.queries is not None}
-    drawn = dict(zip(tables, resampling.distributions(list(tables.values())), strict=True)) if tables else {}
-    ranks = dict(
-        zip(drawn, resampling.shared_ranks([values["map_at_5"] for values in drawn.values()]), strict=True)
-    )
-    ranked = []
+def _same_photos(first: pd.DataFrame | None, second: pd.DataFrame) -> bool:
+    """Whether they have the same photos with the same truth, in whatever order."""
+    if first is None or len(first) != len(second):
+        return False
+    if all(first[key].equals(second[key]) for key in SAME):
+        return True
+    ordered = (table[SAME].sort_values(SAME, ignore_index=True) for table in (first, second))
+    return next(ordered).equals(next(ordered))
+
+
+def _fold_floors(rows: Sequence[Row]) -> list[Floor]:
+    """What the answers that look at no photo are worth on a fold, as far as its runs tell."""
+    queries = next((row.queries for row in rows if row.queries is not None), None)
+    if queries is None:
+        return []
+    fold, known, with_new = rows[0].record.fold, ~is_new(queries), new_is_candidate(queries)
+
+    def floor(name: str, precision: Floats, top_1: float, log_loss: float) -> Floor:
+        return Floor(name, (fold,), mean(precision), mean(precision[known]), top_1, log_loss)
+
+    result = []
+    answers = Counter(tuple(row.record.constant_answer) for row in rows if row.record.constant_answer)
+    for answer, _ in answers.most_common(1):
+        precision = floors.constant_answer(queries["truth"], answer)
+        result.append(floor(CONSTANT, precision, mean(precision == 1), nan))
+    identities = next((number for row in rows if (number := row.record.counts.get("identities"))), 0)
+    if identities:
+        precision = floors.uniform_guess(queries["truth"], identities, new_is_candidate=with_new)
+        top_1 = mean((precision > 0) / (identities + with_new))
+        result.append(floor(UNIFORM, precision, top_1, log(identities)))
+    return result
+
+
+def _with_floor(rows: Sequence[Row], on_fold: Sequence[Floor]) -> list[Row]:
+    """The rows of a fold with MAP@5 of its constant answer."""
+    worth = next((floor.map_at_5 for floor in on_fold if floor.name == CONSTANT), nan)
+    return [replace(row, floor_map_at_5=worth) for row in rows]
+
+
+def _floors(standing: Iterable[Contestant], by_fold: Mapping[int, Sequence[Floor]]) -> Iterator[Floor]:
+    """The floors of each set of folds that a contestant has finished: means over the folds."""
+    for folds in dict.fromkeys(one.folds for one in standing if one.folds):
+        for name in (CONSTANT, UNIFORM):
+            parts = [floor for fold in folds for floor in by_fold[fold] if floor.name == name]
+            if len(parts) == len(folds):
+                yield Floor(name, folds, *map(mean, zip(*(part[2:] for part in parts), strict=True)))
+
+
+def _contestants(rows: Iterable[Row]) -> list[Contestant]:
+    """The runs by contestant; runs of one name in different tracks are two contestants."""
+    parts: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        name, metrics = row.record.run, _metrics(row)
-        for key in tuple(metrics):
-            ends = resampling.interval(drawn[name][key])[:2] if name in drawn else (nan, nan)
-            metrics[f"{key}_low"], metrics[f"{key}_high"] = ends
-        ranked.append(replace(row, rank=ranks.get(name), metrics=metrics))
-    ranked.sort(key=_sort_key)
+        parts[row.contestant, row.track].append(row)
+    return [Contestant(part[0].contestant, tuple(part)) for part in parts.values()]
+
+
+def _ranked(contestants: Sequence[Contestant]) -> tuple[tuple[Contestant, ...], tuple[Group, ...]]:
+    """The contestants with group and standing, best first, and the groups, that of the best one first."""
+    trained = [one for one in contestants if one.folds and not one.untrained]
+    pooled = seed_spread({str(place): _grid(one) for place, one in enumerate(trained)})
+    parts: dict[tuple[str, tuple[int, ...]], list[Contestant]] = defaultdict(list)
+    for one in trained:
+        parts[one.rows[0].track, one.folds].append(one)
+    compared = [(part, _compare(part, pooled)) for part in parts.values()]
+    compared.sort(key=lambda item: -np.nan_to_num(item[1].standings[0].value))
+    ranked, groups = [], []
+    for letter, (part, comparison) in zip(_letters(), compared, strict=False):
+        group = Group(letter, part[0].rows[0].track, part[0].folds, comparison)
+        groups.append(group)
+        of = {standing.contestant: standing for standing in comparison.standings}
+        ranked += [_standing(one, of[one.name], group) for one in part]
+    for one in contestants:
+        if one.folds and one.untrained:
+            ranked.append(_standing(one, _unranked(_compare([one], None).standings[0])))
+        elif not one.folds:
+            ranked.append(one)
+    return tuple(sorted(ranked, key=_sort_key)), tuple(groups)
+
+
+def _unranked(standing: Standing) -> Standing:
+    return standing._replace(rank_low=None, rank_high=None, probability_best=None)
+
+
+def _compare(part: Sequence[Contestant], pooled: SeedSpread | None) -> Comparison:
+    return compare({one.name: _grid(one) for one in part}, part[0].folds, pooled=pooled)
+
+
+def _grid(one: Contestant) -> Grid:
+    """The per-query tables of a contestant by fold and seed."""
+    return {
+        fold: {seed: row.queries for seed, row in seeds.items() if row.queries is not None}
+        for fold, seeds in one.newest.items()
+    }
+
+
+def _standing(one: Contestant, standing: Standing, group: Group | None = None) -> Contestant:
+    """The contestant with its standing, which is that of each of its runs too."""
+    rows = tuple(replace(row, standing=standing if row.queries is not None else None) for row in one.rows)
+    return Contestant(one.name, rows, group, standing)
+
+
+def _letters() -> Iterator[str]:
+    """A, B, ... Z, AA, AB, ..."""
+    return (
+        "".join(letters) for length in count(1) for letters in product(string.ascii_uppercase, repeat=length)
+    )
+
+
+def _sort_key(one: Contestant) -> tuple[bool, bool, float, str]:
+    """Best first, then contestants that cannot be read, then those that do not fit."""
+    value = one.standing.value if one.standing else nan
+    return (
+        one.standing is None,
+        any(row.record.unfit for row in one.rows),
+        -float(np.nan_to_num(value)),
+        one.name,
+    )
+
+
+def _sections(standing: Sequence[Contestant]) -> tuple[Section, ...]:
+    """The runs by track and fold, the track of the best contestant first."""
+    parts: dict[str, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for one in standing:
+        for row in one.rows:
+            parts[row.track][row.record.fold].append(row)
+    return tuple(_section(track, rows) for track, folds in parts.items() for _, rows in sorted(folds.items()))
+
+
+def _section(track: str, rows: Sequence[Row]) -> Section:
     first = rows[0].record
     photos, new = (first.counts.get(f"test_{kind}", 0) for kind in ("photos", "new_photos"))
-    for table in tables.values():  # of the same photos
-        photos, new = len(table), int(is_new(table).sum())
-    return Section(first.fold, first.split_digest, photos, new, tuple(ranked))
+    for row in rows:
+        if row.queries is not None:  # all of the same photos
+            photos, new = len(row.queries), int(is_new(row.queries).sum())
+    ordered = sorted(rows, key=lambda row: (row.queries is None, -np.nan_to_num(row.metrics["map_at_5"])))
+    return Section(track, first.fold, photos, new, rows[0].looks, tuple(ordered))
 
 
-def _metrics(row: Row) -> dict[str, float]:
-    """By the predictions, or as the record says where these are lost; NaN for a run that does not fit."""
-    if row.queries is not None:
-        return summarize(row.queries)
-    undefined = summarize(pd.DataFrame(columns=sorted(COLUMNS)))
-    return undefined | {key: nan if value is None else value for key, value in row.record.metrics.items()}
+def _warnings(rows: Sequence[Row]) -> Iterator[str]:
+    """What split and runs warn of, each thing once, with the folds and contestants for which they do.
 
-
-def _sort_key(row: Row) -> tuple[bool, bool, float]:
-    """What rows are sorted by: those with a rank, those without, those that do not fit; best first."""
-    return row.rank is None, row.record.unfit != "", -float(np.nan_to_num(row.metrics["map_at_5"]))
-
-
-FoldTables = dict[int, dict[int, pd.DataFrame]]
-"""Per-query tables of one contestant by fold and seed."""
-
-
-def summaries(rows: Iterable[Row], resamples: int = resampling.RESAMPLES) -> tuple[Summary, ...]:
-    """A summary for each set of folds that contestants have finished, where there is more than one run each.
-
-    The rows are of one split, and of each fold they are of the same photos; those without a per-query table
-    are left out. Of two runs of one contestant, fold and seed the newer one counts.
+    Those that most runs share come first: they are about the photos.
     """
-    grids: dict[str, FoldTables] = defaultdict(lambda: defaultdict(dict))
-    digest = ""
-    for row in sorted(rows, key=lambda row: (row.record.created, row.record.run)):
-        if row.queries is not None:
-            grids[row.contestant][row.record.fold][row.record.seed] = row.queries.sort_values("image")
-            digest = row.record.split_digest
-    groups: dict[tuple[int, ...], dict[str, FoldTables]] = defaultdict(dict)
-    for name, grid in sorted(grids.items(), key=lambda item: item[0]):
-        groups[tuple(sorted(grid))][name] = grid
-    return tuple(
-        _summary(folds, digest, group, resamples)
-        for folds, group in sorted(groups.items(), key=lambda item: (-len(item[0]), item[0]))
-        if len(folds) > 1 or max(_seeds(grid)[1] for grid in group.values()) > 1
-    )
+    holds: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for warning in dict.fromkeys(row.record.warnings):
+            holds[warning].append(row)
+    for warning, part in sorted(holds.items(), key=lambda item: -len(item[1])):
+        whom = _for_whom(part, rows)
+        yield f"{whom}: {warning}" if whom else warning
 
 
-def _summary(folds: tuple[int, ...], digest: str, grids: dict[str, FoldTables], resamples: int) -> Summary:
-    photos = [next(iter(next(iter(grids.values()))[fold].values())) for fold in folds]
-    values = np.stack([_precisions(grid, folds) for grid in grids.values()], axis=1)
-    # Each fold weighs the same, so that the mean is that of the folds' own MAP@5.
-    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in photos])
-    clusters = pd.concat([part["cluster"] for part in photos])
-    drawn = dict(zip(grids, resampling.mean_draws(values, weights, clusters, resamples).T, strict=True))
-    ranks = dict(zip(grids, resampling.shared_ranks(list(drawn.values())), strict=True))
-    order = sorted(grids, key=lambda name: -drawn[name][0])
-    standings = []
-    for name, following in zip(order, [*order[1:], None], strict=True):
-        grid, (low, high, _) = grids[name], resampling.interval(drawn[name])
-        standing = Standing(
-            rank=ranks[name],
-            contestant=name,
-            seeds=_seeds(grid),
-            map_at_5=float(drawn[name][0]),
-            low=low,
-            high=high,
-            seed_spread=pooled_spread(_by_fold(grid, "average_precision_at_5")),
-            top_1=mean(map(mean, _by_fold(grid, "top_1"))),
-            log_loss=mean(map(mean, _by_fold(grid, "log_loss"))),
-            lead=None if following is None else resampling.difference(drawn[name], drawn[following]),
-        )
-        standings.append(standing)
-    return Summary(folds, digest, len(values), tuple(standings))
-
-
-def _precisions(grid: FoldTables, folds: tuple[int, ...]) -> Floats:
-    """Average precision at 5 of every photo of the folds (photos,), its mean over seeds."""
-    key = "average_precision_at_5"
-    return np.concatenate(
-        [np.mean([table[key].to_numpy() for table in grid[fold].values()], axis=0) for fold in folds]
-    )
-
-
-def _by_fold(grid: FoldTables, key: str) -> list[list[float]]:
-    """The mean of a metric over the photos of each run, by fold and seed."""
-    return [[mean(table[key]) for table in seeds.values()] for seeds in grid.values()]
-
-
-def pooled_spread(by_fold: Sequence[Sequence[float]]) -> float:
-    """The standard deviation between values of one fold, over all folds; NaN where no fold has two.
-
-    >>> pooled_spread([[0.0, 2.0, 4.0], [1.0, 1.0], [5.0]]) == (8 / 3) ** 0.5
-    True
-    """
-    free = sum(len(values) - 1 for values in by_fold)
-    squares = sum(float(np.var(values)) * len(values) for values in by_fold)
-    return float(np.sqrt(squares / free)) if free else np.nan
-
-
-def _seeds(grid: FoldTables) -> tuple[int, int]:
-    """How many seeds a fold has, at least and at most."""
-    numbers = [len(seeds) for seeds in grid.values()]
-    return min(numbers), max(numbers)
+def _for_whom(part: Sequence[Row], rows: Sequence[Row]) -> str:
+    """For which folds and contestants something holds; empty where for every run."""
+    folds = sorted({row.record.fold for row in part})
+    on_folds = [row for row in rows if row.record.fold in folds]
+    where = "" if len(on_folds) == len(rows) else f"{'fold' if len(folds) == 1 else 'folds'} {spans(folds)}"
+    if len(part) == len(on_folds):
+        return where
+    names = listed(dict.fromkeys(row.contestant for row in part))
+    return ", ".join(filter(None, (names, where)))

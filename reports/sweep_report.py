@@ -14,7 +14,7 @@ from whalebench.reports.board import Leaderboard
 from whalebench.reports.console import cell_name, cell_table, progress_line
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.listing import table_of
-from whalebench.reports.wording import duration
+from whalebench.reports.wording import METRICS, duration
 from whalebench.reports.writers import render, to_rows
 
 
@@ -25,8 +25,8 @@ def board_of(cells: Iterable[CellState], runs_folder: Path) -> Leaderboard | Non
 
 
 def sweep_report(state: SweepState, board: Leaderboard | None, seconds: float) -> Group:
-    """What `rich` prints after a sweep: tables over folds and seeds, failed cells, the wall time."""
-    tables: list[RenderableType] = [render(board, folds=False)] if board else []
+    """What `rich` prints after a sweep: its leaderboard, failed cells, the wall time."""
+    tables: list[RenderableType] = [render(board)] if board else []
     count = sum(cell.ended_before for cell in state.cells)
     before = f" ({count} of them before)" if count else ""
     end = Text(f"{progress_line(state)}{before}. Wall time {duration(seconds)}.")
@@ -56,13 +56,13 @@ def board_json(board: Leaderboard | None) -> dict[str, list[dict[str, Any]]]:
         return {"summary": [], "rows": []}
     summary = [
         plain(
-            {"benchmark": table.benchmark, "track": table.track, "folds": over_folds.folds}
-            | standing._asdict()
-            | {"lead": standing.lead._asdict() if standing.lead else None}
+            {"benchmark": table.title, "track": one.group.track, "folds": one.group.folds}
+            | one.standing._asdict()
+            | {key: one.mean(key) for key in METRICS}
         )
         for table in board.tables
-        for over_folds in table.summaries
-        for standing in over_folds.standings
+        for one in table.contestants
+        if one.group and one.standing
     ]
     return {"summary": summary, "rows": to_rows(board)}
 

@@ -1,6 +1,6 @@
 """Numbers as texts, the same on the terminal, in Markdown and on the page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isnan
 from typing import Any
 
@@ -88,3 +88,54 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Whole numbers in rising order, those in a row as a span.
+
+    >>> spans([0, 1, 2, 4, 6, 7])
+    '0–2, 4, 6, 7'
+    """
+    runs: list[list[int]] = []
+    for one in sorted(numbers):
+        if runs and one == runs[-1][-1] + 1:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    parts = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts)
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    """The names with commas, and how many more there are than are named.
+
+    >>> listed("abc"), listed("abcdef", most=2)
+    ('a, b, c', 'a, b and 4 more')
+    """
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def span(least: float | None, most: float | None) -> str:
+    """From the least to the most, or one of them where they are equal.
+
+    >>> span(1, 3), span(2, 2), span(None, None)
+    ('1–3', '2', '–')
+    """
+    if least is None or most is None:
+        return UNDEFINED
+    return str(least) if least == most else f"{least}–{most}"
+
+
+def thousands(value: float | None) -> str:
+    """A count in thousands where it is large.
+
+    >>> thousands(640), thousands(36_480), thousands(1_204_000), thousands(None)
+    ('640', '36.5k', '1,204k', '–')
+    """
+    if value is None or isnan(value):
+        return UNDEFINED
+    if value < 9_999.5:
+        return f"{value:.0f}"
+    return f"{value / 1000:,.{1 if value < 99_950 else 0}f}k"

@@ -1,4 +1,7 @@
-"""The leaderboard rendered: for the terminal, as Markdown, HTML and SVG to read, CSV and JSON to compute."""
+"""The leaderboard rendered: for the terminal, Markdown, LaTeX, HTML and SVG to read, CSV and JSON to compute.
+
+The terminal begins with a line a contestant and ends with the essential; files hold everything.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,32 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
-from whalebench.reports.document import NAME_COLUMNS, Chapter, Grid, Pictures, board_document
+from whalebench.reports.console import UNLIMITED
+from whalebench.reports.details import NAME_COLUMNS, Grid, Pictures
+from whalebench.reports.document import Chapter, Document, board_document
+from whalebench.reports.window import Essential, FittedGrid
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
     "contestant",
+    "rank_low",
+    "rank_high",
+    "probability_best",
+    "floor_map_at_5",
+    "looks",
+    "photos_seen",
+    "code_digest",
     "photos_per_second",
     "seconds",
     "created",
@@ -33,12 +43,13 @@ MORE = (
     "problem",
     "unfit",
     "seen",
+    "warnings",
 )
 GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
 SVG_WIDTH = 92
-UNLIMITED = 10_000
-"""The width of a window in which everything fits."""
+WARNINGS = 6
+"""How many warnings of a table the terminal shows unless it is asked for the notes."""
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
 
 
@@ -61,27 +72,74 @@ def write_reports(
     return list(texts)
 
 
-def render(board: Leaderboard, *, folds: bool = True) -> Group:
-    """What `rich` prints of a leaderboard; `folds` as in `board_document`."""
-    document = board_document(board, folds=folds)
+def render(board: Leaderboard, *, full: bool = False, notes: bool = False) -> Group:
+    """What `rich` prints of a leaderboard: a main table for each benchmark, and at the end the essential.
+
+    With `full` the tables of single runs follow each main one, with `notes` all warnings, notes and legends.
+    """
+    document = board_document(board, details=full)
     parts: list[RenderableType] = []
     for chapter in document.chapters:
-        parts.append(Text(chapter.title, style="bold cyan"))
-        parts += map(FittedGrid, chapter.grids)
-        parts += [Text(f"! {remark}", style="yellow") for remark in chapter.remarks]
+        parts += [Text(chapter.title, style="bold cyan"), FittedGrid(chapter.main)]
+        parts += [Text(sentence, style="dim") for sentence in chapter.key]
+        parts += [FittedGrid(part) for part in chapter.details if isinstance(part, Grid)]
+        shown = chapter.warnings if notes else chapter.warnings[:WARNINGS]
+        parts += [Text(f"! {warning}", style="yellow") for warning in shown]
         parts.append(Text())
-    parts += [Text(sentence, style="dim") for sentence in document.legend]
+    if notes:
+        parts += [Text(sentence, style="dim") for sentence in _notes(document)]
     parts += [Text(f"! {problem}", style="red") for problem in document.problems]
-    return Group(*parts)
+    end = _more(document, full=full, notes=notes)
+    return Group(*parts, Essential(tuple(_essential(document)), end))
 
 
-def to_svg(board: Leaderboard, *, folds: bool = True) -> str:
-    """An SVG picture of the rendered tables that fetches nothing from the network; `folds` as in `render`."""
-    console = Console(record=True, width=SVG_WIDTH, file=io.StringIO(), force_terminal=True)
-    console.print(render(board, folds=folds))
+def _essential(document: Document) -> Iterator[str]:
+    """What the tables come to; with several, the first sentence of each comes before the others."""
+    chapters = document.chapters
+    if len(chapters) == 1:
+        yield from chapters[0].essential
+        return
+    yield from (f"{chapter.title}, {chapter.essential[0]}" for chapter in chapters)
+    yield from (f"{chapter.title}, {sentence}" for chapter in chapters for sentence in chapter.essential[1:])
+
+
+def _notes(document: Document) -> list[str]:
+    """The notes of all tables, then what columns mean."""
+    several = len(document.chapters) > 1
+    of_tables = [
+        f"{chapter.title}: {note}" if several else note
+        for chapter in document.chapters
+        for note in chapter.notes
+    ]
+    return [*of_tables, *document.legend]
+
+
+def _more(document: Document, *, full: bool, notes: bool) -> str:
+    """What is not shown, and how to see it."""
+    hidden = sum(max(0, len(chapter.warnings) - WARNINGS) for chapter in document.chapters)
+    warnings = f"{hidden} more warnings and " if hidden else ""
+    parts = [] if notes else [f"{warnings}{len(_notes(document))} notes: --notes."]
+    parts += [] if full else ["Single runs, calibration, new individuals: --full."]
+    return " ".join(parts)
+
+
+def to_svg(board: Leaderboard, *, full: bool = True) -> str:
+    """An SVG picture of what `render` gives that fetches nothing from the network.
+
+    It holds everything, or without `full` what `whalebench report` prints, wide enough for the main tables.
+    """
+    console = Console(record=True, width=_width(board), file=io.StringIO(), force_terminal=True)
+    console.print(render(board, full=full, notes=full))
     picture = console.export_svg(title="whalebench report", unique_id="whalebench")
     picture = re.sub(r"@font-face\s*\{[^}]*\}", "", picture)  # rich's fonts come from a network host
     return "\n".join(line.rstrip() for line in TEXT.sub(_stripped, picture).splitlines()) + "\n"
+
+
+def _width(board: Leaderboard) -> int:
+    """The columns that the widest main table takes."""
+    console = Console(width=UNLIMITED)
+    grids = [chapter.main for chapter in board_document(board, details=False).chapters]
+    return max([SVG_WIDTH, *(console.measure(FittedGrid(grid).table()).maximum for grid in grids)])
 
 
 def _stripped(match: re.Match[str]) -> str:
@@ -94,63 +152,10 @@ def _stripped(match: re.Match[str]) -> str:
     return f'x="{x:g}"{middle}textLength="{cell * len(content):g}"{rest}>{escape(content)}</text>'
 
 
-@dataclass(frozen=True)
-class FittedGrid:
-    """A grid that fits the window: in a narrow one intervals go below their numbers, the last column's first.
-
-    So the words of names stay whole as long as may be, and numbers never lose a digit.
-    """
-
-    grid: Grid
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        unlimited = options.update(max_width=UNLIMITED)
-        for whole in range(len(self.grid.header), -1, -1):
-            table = self._table(whole)
-            if table.__rich_measure__(console, unlimited).minimum <= options.max_width:
-                yield table
-                return
-        yield self._table(0, words=False)
-
-    def _table(self, whole: int, *, words: bool = True) -> Table:
-        """The table, intervals on the line of their numbers in that many columns from the left.
-
-        With `words` those of names stay whole.
-        """
-        table = Table(
-            title=Text(self.grid.title),
-            title_justify="left",
-            title_style="",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-            show_edge=False,
-        )
-        rows = [
-            [*texts[:whole], *(text.replace(" [", "\n[") for text in texts[whole:])]
-            for texts in self.grid.rows
-        ]
-        for name, *texts in zip(self.grid.header, *rows, strict=True):
-            if name in NAME_COLUMNS:
-                least = _longest(" ".join([name, *texts]).split()) if words else 1
-                table.add_column(name, vertical="bottom", overflow="fold", min_width=least)
-            else:
-                head = name.replace(" ", "\n", 1)
-                least = _longest("\n".join([head, *texts]).splitlines())
-                table.add_column(head, justify="right", vertical="bottom", no_wrap=True, min_width=least)
-        for place, row in enumerate(rows):
-            table.add_row(*map(Text, row), style="bold" if place in self.grid.best else "")
-        return table
-
-
-def _longest(pieces: Sequence[str]) -> int:
-    return max(map(len, pieces), default=0)
-
-
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
-    """One dictionary a row, as `report --json` prints them; undefined numbers are None."""
+    """One dictionary a run, as `report --json` prints them; undefined numbers are None."""
     return [
-        _values(row, KEYS) | {"metrics": plain(row.metrics)} | _values(row, (*MORE, *GROUPS))
+        plain(_values(row, KEYS) | {"metrics": row.metrics} | _values(row, (*MORE, *GROUPS)))
         for row in board.rows
     ]
 
@@ -173,7 +178,8 @@ def to_csv(board: Leaderboard) -> str:
             for key, value in (values or {}).items()
             if not isinstance(value, dict)  # the bins of a reliability diagram fill no cell
         }
-        rows.append(_values(row, KEYS) | row.metrics | _values(row, MORE) | groups)
+        values = {"warnings": " ".join(row.record.warnings)}
+        rows.append(_values(row, KEYS) | {**row.metrics} | _values(row, MORE) | values | groups)
     names = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -188,15 +194,20 @@ def _values(row: Row, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """The document of the leaderboard as Markdown, without its pictures."""
+    """The document as Markdown, without its pictures: main tables first, notes at the end."""
     document = board_document(board)
     blocks = ["# Leaderboard"]
     for chapter in document.chapters:
-        blocks.append(f"## {_escaped(chapter.title)}")
-        for grid in chapter.grids:
-            blocks += [_escaped(grid.title), _markdown_table(grid)]
-        blocks += [f"**Note.** {_escaped(remark)}" for remark in chapter.remarks]
-    blocks += map(_escaped, document.legend)
+        blocks += [f"## {_escaped(chapter.title)}", _markdown_table(chapter.main)]
+        blocks += ["\n".join(f"- {_escaped(sentence)}" for sentence in chapter.key)]
+        blocks += map(_escaped, chapter.essential)
+        blocks += [f"**Warning.** {_escaped(warning)}" for warning in chapter.warnings]
+    for chapter in document.chapters:
+        blocks.append(f"## {_escaped(chapter.title)}: the runs")
+        for part in chapter.details:
+            if isinstance(part, Grid):
+                blocks += [_escaped(part.title), _markdown_table(part)]
+    blocks += ["## Notes", *map(_escaped, _notes(document))]
     blocks += [f"**Problem.** {_escaped(problem)}" for problem in document.problems]
     return "\n\n".join(blocks) + "\n"
 
@@ -240,11 +251,12 @@ svg polyline.after { stroke: var(--mark); stroke-width: 2; }
 def to_html(board: Leaderboard) -> str:
     """The document of the leaderboard as a page that needs no network, light or dark as the reader likes.
 
-    Intervals are drawn first, numbers below them.
+    Main tables come first and notes last; intervals are drawn above their numbers.
     """
-    document = board_document(board)
-    parts = [part for chapter in document.chapters for part in _chapter(chapter)]
-    parts += [_paragraph("small", sentence) for sentence in document.legend]
+    document = board_document(board, pictures=True)
+    parts = [part for chapter in document.chapters for part in _main_table(chapter)]
+    parts += [part for chapter in document.chapters for part in _runs(chapter)]
+    parts += ["<h2>Notes</h2>", *(_paragraph("small", sentence) for sentence in _notes(document))]
     parts += [_paragraph("note", problem) for problem in document.problems]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -254,19 +266,31 @@ def to_html(board: Leaderboard) -> str:
     )
 
 
-def _chapter(chapter: Chapter) -> list[str]:
-    parts = [f"<h2>{escape(chapter.title)}</h2>"]
-    for part in chapter.parts:
+def _main_table(chapter: Chapter) -> list[str]:
+    return [
+        f"<h2>{escape(chapter.title)}</h2>",
+        _html_table(chapter.main),
+        *(_paragraph("small", sentence) for sentence in chapter.key),
+        *(f"<p>{escape(sentence)}</p>" for sentence in chapter.essential),
+        *(_paragraph("note", warning) for warning in chapter.warnings),
+        chapter.main.forest,
+    ]
+
+
+def _runs(chapter: Chapter) -> list[str]:
+    """What stands below the main tables of a chapter's runs."""
+    parts = [f"<h2>{escape(chapter.title)}: the runs</h2>"]
+    for part in chapter.details:
         parts.append(f"<h3>{escape(part.title)}</h3>" if part.title else "")
         if isinstance(part, Pictures):
             parts += ['<div class="many">', *part.drawings, "</div>"]
         else:
             parts += [part.forest, _html_table(part)]
-    return [*parts, *(_paragraph("note", remark) for remark in chapter.remarks)]
+    return parts
 
 
 def _html_table(grid: Grid) -> str:
-    """The grid as a table, the rows of rank 1 in bold."""
+    """The grid as a table, the rows that may be the best in bold."""
     sides = [' class="name"' if name in NAME_COLUMNS else "" for name in grid.header]
 
     def line(cell: str, texts: Sequence[str], kind: str = "") -> str:
@@ -280,3 +304,48 @@ def _html_table(grid: Grid) -> str:
 
 def _paragraph(kind: str, text: str) -> str:
     return f'<p class="{kind}">{escape(text)}</p>'
+
+
+LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}
+LATEX |= {
+    "–": "--",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "*": r"\textasteriskcentered{}",
+}
+"""What LaTeX reads as mark-up, or has no letter for in its plain fonts, as it is to be written."""
+
+
+def to_latex(board: Leaderboard) -> str:
+    """The main tables in LaTeX (package booktabs), what stands below them as their captions."""
+    return "\n".join(_latex_table(chapter) for chapter in board_document(board, details=False).chapters)
+
+
+def _latex_table(chapter: Chapter) -> str:
+    grid = chapter.main
+    sides = "".join("l" if name in NAME_COLUMNS else "r" for name in grid.header)
+    lines = [" & ".join(map(_latex, row)) + r" \\" for row in (grid.header, *grid.rows)]
+    caption = " ".join([f"{chapter.title}.", *chapter.key, *chapter.essential, *chapter.warnings])
+    parts = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
+    parts += [
+        rf"\begin{{tabular}}{{{sides}}}",
+        r"\toprule",
+        lines[0],
+        r"\midrule",
+        *lines[1:],
+        r"\bottomrule",
+    ]
+    return "\n".join([*parts, r"\end{tabular}", r"\end{table}", ""])
+
+
+def _latex(text: str) -> str:
+    """The text as LaTeX prints it; a bracket at the start of a cell would be read as an option.
+
+    >>> _latex("50 % of a_b [0.1, 0.2]")
+    '50 \\\\% of a\\\\_b {[}0.1, 0.2{]}'
+    """
+    return "".join(LATEX.get(letter, f"{{{letter}}}" if letter in "[]" else letter) for letter in text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -249,16 +249,27 @@ def read_runs(runs_folder: Path) -> Runs:
     return Runs(records, problems)
 
 
-def read_predictions(folder: Path, name: str = PREDICTIONS) -> pd.DataFrame:
-    """The per-query table of one run, one row a test photo; columns that older runs lack are NaN."""
+def read_predictions(
+    folder: Path, name: str = PREDICTIONS, columns: Collection[str] | None = None
+) -> pd.DataFrame:
+    """The per-query table of one run, one row a test photo; columns that older runs lack are NaN.
+
+    With `columns`, only those of them that the file has.
+    """
+    import pyarrow.parquet
+
     file = folder / name
     try:
-        queries = pd.read_parquet(file)
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            there = opened.schema_arrow.names
+            wanted = there if columns is None else [name for name in there if name in columns]
+            queries = opened.read(wanted, use_threads=False).to_pandas()
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise WhalebenchError(
             f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
         ) from error
-    return queries.assign(**{name: nan for name in LATER if name not in queries})
+    complete: pd.DataFrame = queries.assign(**{name: nan for name in LATER if name not in queries})
+    return complete
 
 
 def write_scores(

@@ -8,7 +8,6 @@ score ranks before it.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Literal
 
@@ -33,8 +32,9 @@ def mean(values: Iterable[float]) -> float:
     >>> mean([1.0, math.nan, 0.0])
     0.5
     """
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
+    numbers = np.asarray(values if isinstance(values, np.ndarray | pd.Series) else list(values), np.float64)
+    defined = numbers[~np.isnan(numbers)]
+    return math.fsum(defined.tolist()) / len(defined) if len(defined) else math.nan
 
 
 def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
@@ -43,10 +43,13 @@ def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
     >>> balanced_mean([1.0, 1.0, 0.0, 0.0], ["a", "a", "a", "b"])
     0.3333333333333333
     """
-    by_group: dict[Hashable, list[float]] = defaultdict(list)
-    for value, group in zip(values, groups, strict=True):
-        by_group[group].append(value)
-    return mean(map(mean, by_group.values()))
+    named = groups if isinstance(groups, pd.Series) else pd.Series(list(groups))
+    numbers, codes = np.asarray(list(values), np.float64), pd.factorize(named)[0]
+    defined = ~np.isnan(numbers)
+    photos = np.bincount(codes[defined])
+    # Sums of zeros and ones, which these are, are exact in any order.
+    sums = np.bincount(codes[defined], weights=numbers[defined])
+    return mean(sums[photos > 0] / photos[photos > 0])
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -1,0 +1,108 @@
+"""A leaderboard in a window of any width: tables that fit it, and the essential in ten lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from whalebench.reports.console import UNLIMITED
+from whalebench.reports.details import NAME_COLUMNS, Grid
+
+ESSENTIAL_LINES = 10
+"""How many lines of a window the essential takes."""
+
+
+@dataclass(frozen=True)
+class FittedGrid:
+    """A grid that fits the window: a narrow one does without the columns that are optional.
+
+    Where that is not enough names are broken between words, then intervals go below their numbers, the last
+    column's first. So words stay whole as long as may be, and numbers never lose a digit.
+    """
+
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=UNLIMITED)
+
+        def fits(table: Table) -> bool:
+            return table.__rich_measure__(console, unlimited).minimum <= options.max_width
+
+        *others, last = self._tables()
+        table, without = next((one for one in others if fits(one[0])), last)
+        yield table
+        if without:
+            yield Text(f"In a wider window: {', '.join(without)}.", style="dim")
+
+    def _tables(self) -> Iterator[tuple[Table, tuple[str, ...]]]:
+        """The tables to try, the best first, each with the columns that it does without."""
+        optional = self.grid.optional
+        for names in ("line", "words"):
+            for number in range(len(optional) + 1) if optional or names == "words" else ():
+                without = optional[:number]
+                yield FittedGrid(self.grid.without(without)).table(names=names), without
+        narrow = FittedGrid(self.grid.without(optional))
+        for whole in range(len(narrow.grid.header), -1, -1):
+            yield narrow.table(whole, names="words"), optional
+        yield narrow.table(0, names="letters"), optional
+
+    def table(self, whole: int = UNLIMITED, *, names: Literal["line", "words", "letters"] = "line") -> Table:
+        """The table, intervals on the line of their numbers in that many columns from the left.
+
+        Names may be broken nowhere, between words, or between letters.
+        """
+        table = Table(
+            title=Text(self.grid.title),
+            title_justify="left",
+            title_style="",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        rows = [
+            [*texts[:whole], *(text.replace(" [", "\n[") for text in texts[whole:])]
+            for texts in self.grid.rows
+        ]
+        for name, *texts in zip(self.grid.header, *rows, strict=True):
+            if name in NAME_COLUMNS:
+                pieces = {"line": [name, *texts], "words": " ".join([name, *texts]).split(), "letters": ["."]}
+                table.add_column(name, vertical="bottom", overflow="fold", min_width=_longest(pieces[names]))
+            else:
+                head = name.replace(" ", "\n", 1)
+                least = _longest("\n".join([head, *texts]).splitlines())
+                table.add_column(head, justify="right", vertical="bottom", no_wrap=True, min_width=least)
+        for place, row in enumerate(rows):
+            table.add_row(*map(Text, row), style="bold" if place in self.grid.best else "")
+        return table
+
+
+def _longest(pieces: Sequence[str]) -> int:
+    return max(map(len, pieces), default=0)
+
+
+@dataclass(frozen=True)
+class Essential:
+    """As many of the sentences as ten lines of the window hold with an end that is always there."""
+
+    sentences: tuple[str, ...]
+    end: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def lines(sentence: str) -> int:
+            return len(Text(sentence).wrap(console, options.max_width))
+
+        left = ESSENTIAL_LINES - lines(self.end)
+        for sentence in self.sentences:
+            left -= lines(sentence)
+            if left < 0:
+                break
+            yield Text(sentence)
+        if self.end:
+            yield Text(self.end, style="dim")
