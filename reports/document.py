@@ -73,7 +73,8 @@ def board_document(board: Leaderboard, *, details: bool = True, pictures: bool =
         if isinstance(part, Grid)
         for sentence in part.legend
     )
-    return Document(chapters, tuple(legend), board.problems)
+    of_rows = (row.problem for row in board.rows if row.problem)
+    return Document(chapters, tuple(legend), (*board.problems, *of_rows))
 
 
 def _chapter(table: Table, *, details: bool, pictures: bool) -> Chapter:
@@ -268,6 +269,8 @@ def _leader(group: Group) -> Iterator[str]:
     ahead = f"{number(lead.value)} ahead of {second.contestant}"
     if compared.unranked:
         yield f"{letter}: {first.contestant} has {number(first.value)}, {ahead}. {compared.unranked}"
+        if compared.warning:
+            yield f"{letter}: {compared.warning}"
     else:
         sure = "told apart" if lead.told_apart else "not told apart"
         yield (
@@ -275,12 +278,9 @@ def _leader(group: Group) -> Iterator[str]:
             f"best with probability {number(first.probability_best, 2)}; {ahead} "
             f"[{number(lead.low)}, {number(lead.high)}], {sure}."
         )
-        yield (
-            f"{letter}: a lead of {number(compared.detectable_lead)} would have been told with 80 % power; "
-            f"{compared.effective_individuals:.0f} effective individuals."
-        )
-    if compared.warning:
-        yield f"{letter}: {compared.warning}"
+        individuals = f"{compared.effective_individuals:.0f} effective individuals."
+        detectable = f"a lead of {number(compared.detectable_lead)} would have been told with 80 % power"
+        yield f"{letter}: {detectable}. {compared.warning or individuals}"
 
 
 def _notes(table: Table) -> Iterator[str]:
@@ -299,7 +299,6 @@ def _notes(table: Table) -> Iterator[str]:
         f"{row.contestant} does not fit: {row.record.unfit}." for row in rows if row.record.unfit
     )
     yield from table.notes
-    yield from (row.problem for row in rows if row.problem)
     doubts: dict[str, dict[str, None]] = {}
     for row in rows:
         for key, doubt in row.doubts.items():

@@ -36,6 +36,8 @@ class FittedGrid:
 
         *others, last = self._tables()
         table, without = next((one for one in others if fits(one[0])), last)
+        if self.grid.title:
+            yield Text(self.grid.title)
         yield table
         if without:
             yield Text(f"In a wider window: {', '.join(without)}.", style="dim")
@@ -58,9 +60,6 @@ class FittedGrid:
         Names may be broken nowhere, between words, or between letters.
         """
         table = Table(
-            title=Text(self.grid.title),
-            title_justify="left",
-            title_style="",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
             pad_edge=False,

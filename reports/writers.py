@@ -49,7 +49,7 @@ GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
 SVG_WIDTH = 92
 WARNINGS = 6
-"""How many warnings of a table the terminal shows unless it is asked for the notes."""
+"""How many warnings of a table, and how many problems, the terminal shows unless asked for the notes."""
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
 
 
@@ -77,18 +77,17 @@ def render(board: Leaderboard, *, full: bool = False, notes: bool = False) -> Gr
 
     With `full` the tables of single runs follow each main one, with `notes` all warnings, notes and legends.
     """
-    document = board_document(board, details=full)
+    document, shown = board_document(board, details=full), None if notes else WARNINGS
     parts: list[RenderableType] = []
     for chapter in document.chapters:
         parts += [Text(chapter.title, style="bold cyan"), FittedGrid(chapter.main)]
         parts += [Text(sentence, style="dim") for sentence in chapter.key]
         parts += [FittedGrid(part) for part in chapter.details if isinstance(part, Grid)]
-        shown = chapter.warnings if notes else chapter.warnings[:WARNINGS]
-        parts += [Text(f"! {warning}", style="yellow") for warning in shown]
+        parts += [Text(f"! {warning}", style="yellow") for warning in chapter.warnings[:shown]]
         parts.append(Text())
     if notes:
         parts += [Text(sentence, style="dim") for sentence in _notes(document)]
-    parts += [Text(f"! {problem}", style="red") for problem in document.problems]
+    parts += [Text(f"! {problem}", style="red") for problem in document.problems[:shown]]
     end = _more(document, full=full, notes=notes)
     return Group(*parts, Essential(tuple(_essential(document)), end))
 
@@ -116,7 +115,8 @@ def _notes(document: Document) -> list[str]:
 
 def _more(document: Document, *, full: bool, notes: bool) -> str:
     """What is not shown, and how to see it."""
-    hidden = sum(max(0, len(chapter.warnings) - WARNINGS) for chapter in document.chapters)
+    said = [document.problems, *(chapter.warnings for chapter in document.chapters)]
+    hidden = sum(max(0, len(sentences) - WARNINGS) for sentences in said)
     warnings = f"{hidden} more warnings and " if hidden else ""
     parts = [] if notes else [f"{warnings}{len(_notes(document))} notes: --notes."]
     parts += [] if full else ["Single runs, calibration, new individuals: --full."]

@@ -71,7 +71,7 @@ def queries_of(ranks: np.ndarray, fold: int, individuals: int) -> pd.DataFrame:
 
 
 def ranks(skill: float, fold: int, seed: int, *, queries: int, individuals: int) -> np.ndarray:
-    """Ranks of the truth (queries,), nearer to one with more skill, where the individual is easy, and by luck."""
+    """Ranks of the truth (queries,), by skill, by how easy the individual is, and by the luck of the seed."""
     fixed, luck = np.random.default_rng(fold), np.random.default_rng([seed, round(1e6 * (skill + 10)), fold])
     names = fixed.integers(individuals, size=queries)
     ease = np.random.default_rng(7).normal(0, 0.8, individuals)[names]
