@@ -3,42 +3,17 @@
 That is what `report --full` shows below the main table, and what every file holds.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isnan, nan
 from typing import Any, NamedTuple
 
 from whalebench.reports import wording
 from whalebench.reports.board import Group, Row, Section, Table
 from whalebench.reports.figures import Mark, forest, histogram_svg, measures, reliability_svg
+from whalebench.reports.grid import Grid
 from whalebench.reports.wording import METRICS, UNDEFINED, between, number, span, with_interval
 
 SEEN = "seen in pretraining"
-NAME_COLUMNS = ("method", "run")
-"""Columns of names, which stand to the left; all others are numbers."""
-
-
-class Grid(NamedTuple):
-    """A table of texts below a title."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    legend: tuple[str, ...] = ()
-    """What its columns mean, a sentence or two each."""
-    best: frozenset[int] = frozenset()
-    """Places of the rows that may be the best, shown in bold."""
-    forest: str = ""
-    """Its intervals as an SVG, shown above it on the page; empty for none."""
-    optional: tuple[str, ...] = ()
-    """Columns that a narrow window may do without, the first one first."""
-
-    def without(self, names: Collection[str]) -> Grid:
-        """The grid without the columns of these names."""
-        kept = [place for place, name in enumerate(self.header) if name not in names]
-        header, *rows = (tuple(texts[place] for place in kept) for texts in (self.header, *self.rows))
-        return self._replace(header=header, rows=tuple(rows))
 
 
 class Pictures(NamedTuple):

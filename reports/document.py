@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from whalebench.reports import wording
 from whalebench.reports.board import UNIFORM, Contestant, Floor, Group, Leaderboard, Table
-from whalebench.reports.details import SEEN, Grid, Pictures
+from whalebench.reports.details import SEEN, Pictures
 from whalebench.reports.details import details as details_of
 from whalebench.reports.figures import Mark, forest
+from whalebench.reports.grid import Grid
 from whalebench.reports.metrics.ranking import mean
 from whalebench.reports.wording import METRICS, UNDEFINED, between, listed, number, span, spans
 
@@ -261,8 +262,9 @@ def _leader(group: Group) -> Iterator[str]:
     """Who leads a group, how surely, and what its test could have seen."""
     compared, letter = group.comparison, group.letter
     if len(compared.standings) < 2:
-        if compared.warning:
-            yield f"{letter}: {compared.warning}"
+        (alone,) = compared.standings
+        numbers = between(alone.value, alone.low, alone.high)
+        yield f"{letter}: {alone.contestant} stands alone with {numbers}. {compared.warning}".strip()
         return
     first, second = compared.standings[:2]
     lead = compared.leads[first.contestant, second.contestant]
@@ -273,10 +275,11 @@ def _leader(group: Group) -> Iterator[str]:
             yield f"{letter}: {compared.warning}"
     else:
         sure = "told apart" if lead.told_apart else "not told apart"
+        candidates = sum(one.rank_low == 1 for one in compared.standings)
         yield (
-            f"{letter}: {first.contestant} is first of {len(compared.standings)} with {number(first.value)}, "
-            f"best with probability {number(first.probability_best, 2)}; {ahead} "
-            f"[{number(lead.low)}, {number(lead.high)}], {sure}."
+            f"{letter}: {first.contestant} is first of {len(compared.standings)} with {number(first.value)}; "
+            f"{candidates} may be the best, it with probability {number(first.probability_best, 2)}. It is "
+            f"{ahead} [{number(lead.low)}, {number(lead.high)}], {sure}."
         )
         individuals = f"{compared.effective_individuals:.0f} effective individuals."
         detectable = f"a lead of {number(compared.detectable_lead)} would have been told with 80 % power"

@@ -29,7 +29,7 @@ from whalebench.reports.board import (
     Section,
     Table,
 )
-from whalebench.reports.metrics import floors, resampling
+from whalebench.reports.metrics import ranking, resampling
 from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, Standing, compare, seed_spread
 from whalebench.reports.metrics.ranking import Floats, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
@@ -165,8 +165,9 @@ def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
         of_method = [key for key in differing if "." not in key]
         if _told_apart(configs, of_method) == _told_apart(configs, differing):
             differing = of_method
+        short = {key: _shortened({config[key] for config in configs}) for key in differing}
         for run, config in zip(runs, configs, strict=True):
-            names[run.run] = " ".join([method, *(f"{key}={config[key]}" for key in differing)])
+            names[run.run] = " ".join([method, *(f"{key}={short[key][config[key]]}" for key in differing)])
     return names | _with_code(records, names)
 
 
@@ -184,6 +185,12 @@ def _with_code(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[s
 
 def _code(digest: str) -> str:
     return f"code {digest[:8]}" if digest else "code not recorded"
+
+
+def _shortened(values: Collection[str]) -> dict[str, str]:
+    """Values as a name shows them: of paths the last part, where that tells them apart as well."""
+    last = {value: value.rstrip("/").rsplit("/", 1)[-1] for value in values}
+    return last if len(set(last.values())) == len(last) else {value: value for value in values}
 
 
 def _told_apart(configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
@@ -295,11 +302,11 @@ def _fold_floors(rows: Sequence[Row]) -> list[Floor]:
     result = []
     answers = Counter(tuple(row.record.constant_answer) for row in rows if row.record.constant_answer)
     for answer, _ in answers.most_common(1):
-        precision = floors.constant_answer(queries["truth"], answer)
+        precision = ranking.constant_answer(queries["truth"], answer)
         result.append(floor(CONSTANT, precision, mean(precision == 1), nan))
     identities = next((number for row in rows if (number := row.record.counts.get("identities"))), 0)
     if identities:
-        precision = floors.uniform_guess(queries["truth"], identities, new_is_candidate=with_new)
+        precision = ranking.uniform_guess(queries["truth"], identities, new_is_candidate=with_new)
         top_1 = mean((precision > 0) / (identities + with_new))
         result.append(floor(UNIFORM, precision, top_1, log(identities)))
     return result

@@ -10,20 +10,21 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.console import UNLIMITED
-from whalebench.reports.details import NAME_COLUMNS, Grid, Pictures
+from whalebench.reports.details import Pictures
 from whalebench.reports.document import Chapter, Document, board_document
-from whalebench.reports.window import Essential, FittedGrid
+from whalebench.reports.grid import NAME_COLUMNS, FittedGrid, Grid
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
@@ -48,6 +49,8 @@ MORE = (
 GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
 SVG_WIDTH = 92
+ESSENTIAL_LINES = 10
+"""How many lines of a window the essential takes."""
 WARNINGS = 6
 """How many warnings of a table, and how many problems, the terminal shows unless asked for the notes."""
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
@@ -121,6 +124,27 @@ def _more(document: Document, *, full: bool, notes: bool) -> str:
     parts = [] if notes else [f"{warnings}{len(_notes(document))} notes: --notes."]
     parts += [] if full else ["Single runs, calibration, new individuals: --full."]
     return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Essential:
+    """As many of the sentences as ten lines of the window hold with an end that is always there."""
+
+    sentences: tuple[str, ...]
+    end: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def lines(sentence: str) -> int:
+            return len(Text(sentence).wrap(console, options.max_width))
+
+        left = ESSENTIAL_LINES - lines(self.end)
+        for sentence in self.sentences:
+            left -= lines(sentence)
+            if left < 0:
+                break
+            yield Text(sentence)
+        if self.end:
+            yield Text(self.end, style="dim")
 
 
 def to_svg(board: Leaderboard, *, full: bool = True) -> str:

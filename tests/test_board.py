@@ -15,7 +15,7 @@ from rich.console import Console
 
 from whalebench.reports.board import CONSTANT, UNIFORM
 from whalebench.reports.leaderboard import contestants, leaderboard
-from whalebench.reports.metrics.floors import constant_answer, uniform_guess
+from whalebench.reports.metrics.ranking import constant_answer, uniform_guess
 from whalebench.reports.sweep_report import board_json
 from whalebench.reports.writers import (
     render,
@@ -144,6 +144,16 @@ def test_runs_of_other_code_are_no_further_seeds(tmp_path):
     records = [row.record for row in board.rows]
     named = contestants(records)
     assert {row["contestant"] for row in json.loads(to_json(board))} == set(named.values()) == set(names)
+
+
+def test_a_path_in_a_name_is_its_last_part_where_that_is_enough(tmp_path):
+    for name, weights in (("a", "/data/ann/one.pt"), ("b", "/data/bob/two.pt"), ("c", "none")):
+        add(tmp_path, name, config={"pretrained": weights})
+    names = {one.name for one in leaderboard(tmp_path / "runs").tables[0].contestants}
+    assert names == {"arcface pretrained=one.pt", "arcface pretrained=two.pt", "arcface pretrained=none"}
+    add(tmp_path, "d", config={"pretrained": "/data/bob/one.pt"})
+    names = {one.name for one in leaderboard(tmp_path / "runs").tables[0].contestants}
+    assert "arcface pretrained=/data/bob/one.pt" in names and len(names) == 4
 
 
 def test_floors_are_those_a_reader_computes_by_hand(tmp_path):
@@ -339,7 +349,7 @@ def test_the_end_is_the_essential_in_ten_lines(tmp_path, width, tracks):
     end = text.rstrip("\n").split("\n\n")[-1].splitlines()
     assert len(end) <= 10 and "--notes" in text.splitlines()[-1] + text.splitlines()[-2]
     said = " ".join(" ".join(end).split())
-    assert re.search(r"is first of \d with 0\.\d+, best with probability", said)
+    assert re.search(r"is first of \d with 0\.\d+; \d may be the best, it with probability 0\.\d\d", said)
     if tracks > 1:
         assert said.count("is first of") >= 2 and "benchmark-0, " in said and "benchmark-1, " in said
     else:

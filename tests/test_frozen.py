@@ -234,8 +234,12 @@ def test_a_row_that_was_seen_in_pretraining_is_marked(
     assert record.pretraining["MegaDescriptor-T-224"]["seen"] == "NOAARightWhale"  # type: ignore[index, call-overload]
     board = leaderboard(tiny.runs)
     seen = {row["run"]: row["seen"] for row in to_rows(board)}
-    assert seen.pop(record.run) == "softmax starts from MegaDescriptor-T-224, trained on NOAARightWhale."
+    assert (
+        seen.pop(record.run)
+        == f"softmax pretrained={file.name} starts from MegaDescriptor-T-224, trained on NOAARightWhale."
+    )
     assert list(seen.values()) == [""]
     text = to_markdown(board)
-    assert text.count("softmax (seen in pretraining)") >= 1
-    assert text.count("Seen in pretraining: softmax starts from MegaDescriptor-T-224") == 1
+    name = f"softmax pretrained={file.name}"
+    assert text.count(f"{name} (seen in pretraining)") >= 1
+    assert text.count(f"Seen in pretraining: {name} starts from MegaDescriptor-T-224") == 1

@@ -23,7 +23,6 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
-from whalebench.reports.document import Grid
 from whalebench.reports.figures import (
     Mark,
     forest,
@@ -31,6 +30,7 @@ from whalebench.reports.figures import (
     reliability_svg,
     tuning_svg,
 )
+from whalebench.reports.grid import FittedGrid, Grid
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
@@ -38,7 +38,6 @@ from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.run_report import run_summary
 from whalebench.reports.wording import percent
 from whalebench.reports.writers import (
-    FittedGrid,
     render,
     to_csv,
     to_html,

@@ -155,9 +155,9 @@ def test_one_command_runs_what_is_missing_and_prints_the_leaderboard(
     picture = place.root / "board.svg"
     shown = cli(*words, "--svg", picture)
     assert shown.code == 0
-    assert "spread" in picture.read_text(encoding="utf-8")
+    assert "softmax" in picture.read_text(encoding="utf-8")
     picture.unlink()
-    for word in ("over fold 0 with 2 seeds", "Seed spread:", "2 of 2 done (2 of them before)", "Wall time"):
+    for word in ("A 1", "2 × 1", "2 of 2 done (2 of them before)", "Wall time"):
         assert word in shown.out
 
 

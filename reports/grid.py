@@ -1,10 +1,10 @@
-"""A leaderboard in a window of any width: tables that fit it, and the essential in ten lines."""
+"""Tables of texts, and how they fit a window of any width."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -12,10 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from whalebench.reports.console import UNLIMITED
-from whalebench.reports.details import NAME_COLUMNS, Grid
 
-ESSENTIAL_LINES = 10
-"""How many lines of a window the essential takes."""
+NAME_COLUMNS = ("method", "run")
+"""Columns of names, which stand to the left; all others are numbers."""
+
+
+class Grid(NamedTuple):
+    """A table of texts below a title."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    legend: tuple[str, ...] = ()
+    """What its columns mean, a sentence or two each."""
+    best: frozenset[int] = frozenset()
+    """Places of the rows that may be the best, shown in bold."""
+    forest: str = ""
+    """Its intervals as an SVG, shown above it on the page; empty for none."""
+    optional: tuple[str, ...] = ()
+    """Columns that a narrow window may do without, the first one first."""
+
+    def without(self, names: Collection[str]) -> Grid:
+        """The grid without the columns of these names."""
+        kept = [place for place, name in enumerate(self.header) if name not in names]
+        header, *rows = (tuple(texts[place] for place in kept) for texts in (self.header, *self.rows))
+        return self._replace(header=header, rows=tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -84,24 +105,3 @@ class FittedGrid:
 
 def _longest(pieces: Sequence[str]) -> int:
     return max(map(len, pieces), default=0)
-
-
-@dataclass(frozen=True)
-class Essential:
-    """As many of the sentences as ten lines of the window hold with an end that is always there."""
-
-    sentences: tuple[str, ...]
-    end: str
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        def lines(sentence: str) -> int:
-            return len(Text(sentence).wrap(console, options.max_width))
-
-        left = ESSENTIAL_LINES - lines(self.end)
-        for sentence in self.sentences:
-            left -= lines(sentence)
-            if left < 0:
-                break
-            yield Text(sentence)
-        if self.end:
-            yield Text(self.end, style="dim")
