@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from whalebench.reports import wording
 from whalebench.reports.board import UNIFORM, Contestant, Floor, Group, Leaderboard, Table
-from whalebench.reports.details import SEEN, Pictures
+from whalebench.reports.details import NEW_INDIVIDUALS, SEEN, Pictures
 from whalebench.reports.details import details as details_of
 from whalebench.reports.figures import Mark, forest
 from whalebench.reports.grid import Grid
@@ -33,6 +33,8 @@ class Chapter(NamedTuple):
     essential: tuple[str, ...]
     """What the table comes to, a sentence each, the most important one first."""
     details: tuple[Grid | Pictures, ...]
+    doubts: tuple[str, ...]
+    """Which intervals of the details may be too narrow."""
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     """What else is to be known, is missing or wrong, a sentence each."""
@@ -85,6 +87,7 @@ def _chapter(table: Table, *, details: bool, pictures: bool) -> Chapter:
         key=tuple(_key(table)),
         essential=tuple(_essential(table)),
         details=tuple(details_of(table, pictures=pictures)) if details else (),
+        doubts=tuple(_doubts(table)) if details else (),
         warnings=table.warnings,
         notes=tuple(_notes(table)),
     )
@@ -287,7 +290,7 @@ def _leader(group: Group) -> Iterator[str]:
 
 
 def _notes(table: Table) -> Iterator[str]:
-    """What marks mean, what does not fit, gaps, damaged runs, doubtful intervals."""
+    """What marks mean, what does not fit, and gaps."""
     rows = [row for section in table.sections for row in section.rows]
     if any(row.record.oracle for row in rows):
         yield "Oracle: these runs used annotated boxes, landmarks or masks of test photos."
@@ -302,8 +305,14 @@ def _notes(table: Table) -> Iterator[str]:
         f"{row.contestant} does not fit: {row.record.unfit}." for row in rows if row.record.unfit
     )
     yield from table.notes
+
+
+def _doubts(table: Table) -> Iterator[str]:
+    """Which intervals of single runs are to be doubted, and whose."""
     doubts: dict[str, dict[str, None]] = {}
-    for row in rows:
+    titles = {**METRICS, **NEW_INDIVIDUALS}
+    for row in (row for section in table.sections for row in section.rows):
         for key, doubt in row.doubts.items():
-            doubts.setdefault(f"{METRICS.get(key, key)}: {doubt}", {})[row.contestant] = None
-    yield from (f"{doubt} ({listed(names)})" for doubt, names in doubts.items())
+            sentence = f"The interval of {titles.get(key, key)} {doubt}"
+            doubts.setdefault(sentence, {})[row.contestant] = None
+    yield from (f"{sentence} ({listed(names)})." for sentence, names in doubts.items())

@@ -221,7 +221,7 @@ def read_row(folder: Path, row: Row) -> Row:
     ends = resampling.intervals(queries)
     for key in tuple(metrics):
         metrics[f"{key}_low"], metrics[f"{key}_high"] = ends[key].low, ends[key].high
-    doubts = {key: found.warning for key, found in ends.items() if getattr(found, "warning", "")}
+    doubts = {key: found.warning for key, found in ends.items() if found.warning}
     row = replace(row, queries=queries, metrics=metrics, doubts=doubts)
     try:
         diagnosis = read_diagnosis(folder)

@@ -86,7 +86,8 @@ def render(board: Leaderboard, *, full: bool = False, notes: bool = False) -> Gr
         parts += [Text(chapter.title, style="bold cyan"), FittedGrid(chapter.main)]
         parts += [Text(sentence, style="dim") for sentence in chapter.key]
         parts += [FittedGrid(part) for part in chapter.details if isinstance(part, Grid)]
-        parts += [Text(f"! {warning}", style="yellow") for warning in chapter.warnings[:shown]]
+        warnings = (*chapter.doubts, *chapter.warnings[:shown])
+        parts += [Text(f"! {warning}", style="yellow") for warning in warnings]
         parts.append(Text())
     if notes:
         parts += [Text(sentence, style="dim") for sentence in _notes(document)]
@@ -231,6 +232,7 @@ def to_markdown(board: Leaderboard) -> str:
         for part in chapter.details:
             if isinstance(part, Grid):
                 blocks += [_escaped(part.title), _markdown_table(part)]
+        blocks += [f"**Warning.** {_escaped(doubt)}" for doubt in chapter.doubts]
     blocks += ["## Notes", *map(_escaped, _notes(document))]
     blocks += [f"**Problem.** {_escaped(problem)}" for problem in document.problems]
     return "\n\n".join(blocks) + "\n"
@@ -310,7 +312,7 @@ def _runs(chapter: Chapter) -> list[str]:
             parts += ['<div class="many">', *part.drawings, "</div>"]
         else:
             parts += [part.forest, _html_table(part)]
-    return parts
+    return [*parts, *(_paragraph("note", doubt) for doubt in chapter.doubts)]
 
 
 def _html_table(grid: Grid) -> str:

@@ -47,7 +47,7 @@ def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
     numbers, codes = np.asarray(list(values), np.float64), pd.factorize(named)[0]
     defined = ~np.isnan(numbers)
     photos = np.bincount(codes[defined])
-    # Sums of zeros and ones, which these are, are exact in any order.
+    # Zeros and ones, which these are but for ties, add up exactly in any order.
     sums = np.bincount(codes[defined], weights=numbers[defined])
     return mean(sums[photos > 0] / photos[photos > 0])
 
@@ -188,7 +188,7 @@ def constant_answer(truth: Iterable[str], answer: Sequence[str]) -> Floats:
     >>> constant_answer(["a", "new", "b"], ["new", "a"]).tolist()
     [0.5, 1.0, 0.0]
     """
-    worth = {name: average_precision_at_k(place) for place, name in enumerate(answer, start=1)}
+    worth = {name: 1 / place for place, name in enumerate(answer[:CANDIDATES], start=1)}
     return np.array([worth.get(name, 0.0) for name in truth])
 
 
