@@ -162,7 +162,7 @@ def test_without_new_individuals_there_is_no_table_of_them(tmp_path):
     put(tmp_path, "one", queries=NONE_NEW)
     board = leaderboard(tmp_path)
     assert board.tables[0].sections[0].new == 0
-    assert all("New individuals, fold" not in text and "BAKS" not in text for text in everywhere(board))
+    assert all("New individuals, fold" not in text and "BAUS is" not in text for text in everywhere(board))
 
 
 CALIBRATED = {
