@@ -14,24 +14,20 @@ from typer import Argument, Option
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.ensembles.options import Rule
-from whalebench.reports import console
+from whalebench.reports import commands, console
+from whalebench.reports.commands import HERE, RUN, JsonOption, RunArgument, WorkspaceOption, open_workspace
 
 if TYPE_CHECKING:
-    from whalebench.benchmarks.core.workspace import Workspace
     from whalebench.benchmarks.registry import Benchmark
     from whalebench.splits.split import Split
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data = typer.Typer(help="Bring photos in, and look at what is there.", no_args_is_help=True)
 split = typer.Typer(help="Frozen folds: made once, verified always.", no_args_is_help=True)
-app.add_typer(data, name="data")
-app.add_typer(split, name="split")
+MEASURE, READ, VERIFY, LOOK = "Measure", "Read what came of it", "Verify and pass on", "Look around"
+app.add_typer(data, name="data", rich_help_panel=LOOK)
+app.add_typer(split, name="split", rich_help_panel=LOOK)
 
-WorkspaceOption = Annotated[
-    Path,
-    Option("--workspace", envvar="WHALEBENCH_WORKSPACE", help="Folder of benchmarks, runs, reports, cache."),
-]
-JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
 BenchmarkOption = Annotated[str, Option(help="What to measure on; `whalebench benchmarks` lists them.")]
 FoldOption = Annotated[int, Option(help="The fold to test on; `tune` chooses by its valid photos.")]
 SeedOption = Annotated[int, Option(help="Seed of every random draw.")]
@@ -45,7 +41,6 @@ MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` li
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
-HERE = Path("workspace")
 
 
 @app.callback(invoke_without_command=True)
@@ -59,7 +54,7 @@ def start(
         raise typer.Exit
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def run(
     method: MethodArgument,
     benchmark: BenchmarkOption = "flukes",
@@ -77,42 +72,21 @@ def run(
     from whalebench.reports.run_report import run_summary
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
-    place = _open(workspace)
+    place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json and not tell) as progress:
         record = runner.run(request, place, progress, force=force)
     console.show(record.model_dump(mode="json"), run_summary(record, place.runs), as_json)
 
 
-@app.command()
-def report(
-    benchmark: Annotated[str | None, Option(help="Only this benchmark.")] = None,
-    html: Annotated[Path | None, Option(help="Also write a page to look at.")] = None,
-    csv: Annotated[Path | None, Option(help="Also write the rows as CSV.")] = None,
-    svg: Annotated[Path | None, Option(help="Also write a picture of the tables.")] = None,
-    full: Annotated[
-        bool, Option("--full", help="Single runs by fold and seed, and what they rest on.")
-    ] = False,
-    notes: Annotated[bool, Option("--notes", help="What columns mean, and all that is to be known.")] = False,
-    latex: Annotated[bool, Option("--latex", help="Print the main tables in LaTeX instead.")] = False,
-    as_json: JsonOption = False,
-    workspace: WorkspaceOption = HERE,
-) -> None:
-    """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
-    from whalebench.reports import leaderboard, writers
-
-    place = _open(workspace)
-    board = leaderboard.leaderboard(place.runs, benchmark)
-    written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
-    if latex:
-        return typer.echo(writers.to_latex(board))
-    console.show(writers.to_rows(board), writers.render(board, full=full, notes=notes), as_json)
-    if not as_json:
-        console.show_written(*written)
+for read in (commands.report, commands.runs, commands.show, commands.compare):
+    app.command(rich_help_panel=READ)(read)
+for verify in (commands.rescore, commands.bundle):
+    app.command(rich_help_panel=VERIFY)(verify)
 
 
-@app.command()
+@app.command(rich_help_panel=READ)
 def explain(
-    run: Annotated[str, Argument(help="The name of a finished run, or its folder.")],
+    run: RunArgument,
     photos: Annotated[int, Option(help="How many test photos the picture shows.")] = 8,
     images: Annotated[list[str] | None, Option("--image", help="A test photo instead; repeat.")] = None,
     box: Annotated[float, Option(help="Side of the sliding box, as a share of the photo's.")] = 0.15,
@@ -125,7 +99,7 @@ def explain(
     from whalebench.benchmarks.explaining import explain as explaining
     from whalebench.reports.run_report import explain_report
 
-    place = _open(workspace)
+    place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         made = explaining.explain(
             run, place, progress, photos=photos, images=images or (), box=box, out=picture, force=force
@@ -134,7 +108,7 @@ def explain(
     console.show(made.document(), shown, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def methods(
     name: Annotated[str | None, Argument(help="Show the fields of one method.")] = None,
     markdown: Annotated[Path | None, Option(help="Write the page of all methods to this file.")] = None,
@@ -153,7 +127,7 @@ def methods(
     return console.show(rows, table_of(rows, overview.fields_title(name) if name else "Methods"), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=VERIFY)
 def check(method: MethodArgument, settings: SettingsOption = None, as_json: JsonOption = False) -> None:
     """Try whether a method keeps what every method promises, on a few drawn photos; 1 if it does not.
 
@@ -170,7 +144,7 @@ def check(method: MethodArgument, settings: SettingsOption = None, as_json: Json
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def benchmarks(
     name: Annotated[str | None, Argument(help="Show one benchmark.")] = None,
     sheet: Annotated[Path | None, Option(help="Draw a contact sheet to this .png or .jpg file.")] = None,
@@ -187,7 +161,7 @@ def benchmarks(
         )
     if name:
         return _show_catalog(name, workspace, as_json, sheet)
-    rows = overview.benchmark_rows(_open(workspace))
+    rows = overview.benchmark_rows(open_workspace(workspace))
     return console.show(rows, table_of(rows, "Benchmarks"), as_json)
 
 
@@ -210,7 +184,7 @@ def data_import(
 
     if layout != "csv":
         raise WhalebenchError(f"There is no layout '{layout}': there is csv, the catalog's columns.")
-    place = _open(workspace)
+    place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         progress.stage("inspect")
         result = import_csv(path, name, place, missing=missing, dataset=dataset, progress=progress.advance)
@@ -232,7 +206,7 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     from whalebench.benchmarks.importing.importer import read_quarantine
     from whalebench.reports.listing import check_report
 
-    benchmark, folder = _load(name, workspace, as_json), _open(workspace).benchmarks / name
+    benchmark, folder = _load(name, workspace, as_json), open_workspace(workspace).benchmarks / name
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
     document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
     console.show(document, check_report(document), as_json)
@@ -253,7 +227,7 @@ def split_make(
     """Make the folds of an imported benchmark, once."""
     from whalebench.benchmarks.registry import make_split
 
-    place = _open(workspace)
+    place = open_workspace(workspace)
     made = make_split(
         name,
         place,
@@ -281,19 +255,19 @@ def split_verify(name: NameArgument, as_json: JsonOption = False, workspace: Wor
     console.show({"name": name} | digests, verified, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=VERIFY)
 def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Show what this machine has, and say what is missing."""
     from whalebench.benchmarks.core.machine import doctor_rows
     from whalebench.reports.listing import table_of
 
-    rows = doctor_rows(_open(workspace).root)
+    rows = doctor_rows(open_workspace(workspace).root)
     console.show(rows, table_of(rows, "This machine"), as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def sweep(
     methods: Annotated[
         list[str] | None, Argument(help="Who competes; `all` is every method, recipes at scale=small.")
@@ -319,7 +293,7 @@ def sweep(
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
-    place = _open(workspace)
+    place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
     with console.watch_sweep(quiet=as_json) as show:
@@ -339,7 +313,7 @@ def sweep(
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def tune(
     method: MethodArgument,
     benchmark: BenchmarkOption = "flukes",
@@ -370,7 +344,7 @@ def tune(
 
     run = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
-    place = _open(workspace)
+    place = open_workspace(workspace)
     if worker is not None:
         return tuner.Tuner(request, place).work(worker)
     try:
@@ -384,9 +358,9 @@ def tune(
     return console.show(document, tuning.tuning_report(document), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def ensemble(
-    runs: Annotated[list[str], Argument(help="Names or folders of two finished runs; one with --then.")],
+    runs: Annotated[list[str], Argument(help=f"{RUN} Two or more; one with --then.")],
     rule: Annotated[Rule, Option(help="The fusion rule: see docs/ensembles.md.")] = "mean",
     weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else fitted, or equal.")] = None,
     pca: Annotated[int | None, Option(help="Principal components, for rules on features.")] = None,
@@ -407,7 +381,7 @@ def ensemble(
     options = Options(pca, local_matches, hours)
     request = ensembles.EnsembleRequest(tuple(runs), rule, weights, options, tuple(then or ()), groups)
     with console.progress_shown(quiet=as_json) as progress:
-        made = ensembles.ensemble(request, _open(workspace), progress, force=force)
+        made = ensembles.ensemble(request, open_workspace(workspace), progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)
     console.show(document, ensemble_report(document, str(made.folder)), as_json)
 
@@ -419,18 +393,12 @@ def main() -> None:
     console.exit_with_sentence(lambda: app(arguments, prog_name="whalebench"), debug=debug)
 
 
-def _open(workspace: Path) -> Workspace:
-    from whalebench.benchmarks.core.workspace import Workspace
-
-    return Workspace.open(workspace)
-
-
 def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:
     """The benchmark with its split, both verified."""
     from whalebench.benchmarks.registry import load_benchmark
 
     with console.progress_shown(quiet=quiet) as progress:
-        return load_benchmark(name, _open(workspace), progress)
+        return load_benchmark(name, open_workspace(workspace), progress)
 
 
 def _digests(benchmark: Benchmark) -> dict[str, str]:
@@ -443,7 +411,7 @@ def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None 
     from whalebench.reports.listing import facts_table
 
     with console.progress_shown(quiet=as_json) as progress:
-        catalog = registry.load_catalog(name, _open(workspace), progress)
+        catalog = registry.load_catalog(name, open_workspace(workspace), progress)
     facts = overview.catalog_facts(catalog)
     if sheet:
         contact_sheet(catalog.table, sheet, title=name)

@@ -60,6 +60,7 @@ STAGES = {
     "mirrored": "Scoring mirrored photos",
     "occlude": "Hiding parts of photos",
     "check": "Checking the method",
+    "rescore": "Scoring runs again from what they keep",
     "wait": "Another process is at this run: waiting for it",
     "found": "Found this run finished (--force repeats it)",
 }
@@ -85,6 +86,12 @@ def show(document: Any, shown: Any, as_json: bool) -> None:
 def show_written(*files: object) -> None:
     """Says which files were written."""
     out.print("Written: " + ", ".join(map(str, files)), style="dim", soft_wrap=True)
+
+
+def show_problems(sentences: Iterable[str]) -> None:
+    """Says what could not be done."""
+    for sentence in sentences:
+        err.print(f"! {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def stopped(sentence: str) -> None:

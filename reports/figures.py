@@ -1,9 +1,9 @@
-"""Pictures as SVG that fetch nothing: intervals, histograms and reliability for the page; a tuning study."""
+"""Pictures as SVG that fetch nothing: intervals, histograms, reliability; a tuning study; the effort."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import accumulate
-from math import ceil, floor, isnan
+from math import ceil, floor, isnan, log10
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -277,3 +277,41 @@ def _importance(bars: Mapping[str, float], top: int) -> Iterator[str]:
         bar = element("rect", kind="bar", x=start, y=y - 11, width=width, height=12)
         percentage = text(right, y, f"{100 * share:.0f} %", faint=True, anchor="end")
         yield text(STUDY_EDGE, y, name) + bar + percentage
+
+
+def effort_svg(document: Mapping[str, Any]) -> str:
+    """An SVG of the share of matches found over the candidates looked at, on a logarithmic axis.
+
+    The document is that of `show --json`. Dots are 90, 95 and 99 % of the matches, lines their intervals.
+    """
+    curve, rows = document["effort_curve"], document["effort"]
+    width, height = STUDY_WIDTH + 2 * STUDY_EDGE, STUDY_HEIGHT + 2.5 * STUDY_EDGE
+    base, right = STUDY_EDGE + STUDY_HEIGHT, STUDY_EDGE + STUDY_WIDTH
+    most = max([10.0, *curve["candidates"]])
+
+    def x(candidates: float) -> float:
+        return round(STUDY_EDGE + STUDY_WIDTH * log10(candidates) / log10(most), 1)
+
+    def y(found: float) -> float:
+        return round(base - STUDY_HEIGHT * found, 1)
+
+    parts = [element("rect", kind="paper", width="100%", height="100%")]
+    parts.append(text(STUDY_EDGE, 22, document["run"]))
+    for share in (0, 0.5, 0.9, 1):
+        parts.append(line(STUDY_EDGE, right, y(share), y(share), kind="grid"))
+        parts.append(text(STUDY_EDGE - 8, y(share) + 4, f"{share:.0%}", faint=True, anchor="end"))
+    for power in range(int(log10(most)) + 1):
+        parts.append(text(x(10**power), base + 18, f"{10**power:,}", faint=True, anchor="middle"))
+    title = "Share of the matches found by looking at so many candidates a photo"
+    parts.append(text(right, base + 34, title, faint=True, anchor="end"))
+    found = [0.0, *curve["found"]]
+    steps = [f"{x(k)},{y(found[n])} {x(k)},{y(found[n + 1])}" for n, k in enumerate(curve["candidates"])]
+    parts.append(element("polyline", kind="best", points=" ".join(steps)))
+    for row in rows:
+        at, low, high = row["candidates"], row["low"], row["high"]
+        if low is not None:
+            parts.append(line(x(low), x(high), y(row["share"]), y(row["share"]), kind="best"))
+        hint = f"<title>{row['share']:.0%} of the matches: {at} candidates</title>"
+        parts.append(element("circle", hint, kind="bar", cx=x(at), cy=y(row["share"]), r=4))
+    style, namespace = f"<style>{STYLE}</style>", "http://www.w3.org/2000/svg"
+    return picture(width, height, title, parts, style, xmlns=namespace) + "\n"

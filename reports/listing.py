@@ -1,12 +1,15 @@
 """Plain rows as tables for the terminal."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from whalebench.reports.console import UNLIMITED
 
 SHOWN = 20
 """How many quarantined photos are listed."""
@@ -33,6 +36,36 @@ def facts_table(facts: dict[str, Any], title: str = "") -> Table:
         if value not in ("", None):
             table.add_row(key, Text(_cell(value)))
     return table
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """Rows as a table whose names stay whole: in a narrow window columns are left out, in an order.
+
+    What is still too wide then goes beyond the edge, as a broken name is none.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    dropped: Sequence[str]
+    """The columns that may be left out, the first one first."""
+    folded: str = ""
+    """The one column that may take several lines, between its words."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=UNLIMITED)
+        for number in range(len(self.dropped) + 1):
+            left_out = self.dropped[:number]
+            rows = [{key: row[key] for key in row if key not in left_out} for row in self.rows]
+            table = table_of(rows)
+            for column in table.columns:
+                column.no_wrap = column.header != self.folded
+                texts = [str(cell) for cell in column.cells]
+                pieces = texts if column.no_wrap else " ".join(texts).split()
+                column.min_width = max(map(len, [str(column.header), *pieces]))
+            if table.__rich_measure__(console, unlimited).minimum <= options.max_width:
+                yield table
+                return
+        yield from console.render(table, unlimited)
 
 
 def warning_lines(warnings: Iterable[str]) -> list[Text]:

@@ -1,11 +1,12 @@
 """What one run came to, in a few lines: its scores, what they are owed to, and of an ensemble its members."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from math import isnan, log, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.reports.figures import OVERLAPS
 from whalebench.reports.listing import facts_table, table_of, warning_lines
+from whalebench.reports.metrics.breakdown import buckets, effort, effort_curve
 from whalebench.reports.metrics.jackknife import (
     Deletions,
     Difference,
@@ -28,6 +30,7 @@ from whalebench.reports.metrics.jackknife import (
     interval_of,
     intervals,
 )
+from whalebench.reports.metrics.ranking import constant_answer, mean, new_is_candidate, uniform_guess
 from whalebench.reports.wording import (
     CANDIDATE_SET,
     METRICS,
@@ -37,6 +40,7 @@ from whalebench.reports.wording import (
     duration,
     number,
     percent,
+    typed,
     with_interval,
 )
 
@@ -232,11 +236,151 @@ def _percent(value: float | None) -> str:
 
 def run_summary(record: RunRecord, runs_folder: Path) -> Group:
     """What `rich` prints after a run: scores with their intervals or why there are none; the record."""
+    hint = Text("Compare runs: whalebench report. Repeat this one: add --force.", style="dim")
+    return Group(*_summary(record, runs_folder), hint)
+
+
+def _summary(record: RunRecord, runs_folder: Path) -> list[Table | Text]:
+    """Scores with their intervals or why there are none, the record, other ways to score, warnings."""
     facts = {"does not fit": record.unfit} if record.unfit else _scores(record, runs_folder)
     facts |= {"finished": record.created, "record": str(runs_folder / record.run)}
     title = f"{record.method} on {record.benchmark}, fold {record.fold}, seed {record.seed}"
-    hint = Text("Compare runs: whalebench report. Repeat this one: add --force.", style="dim")
-    return Group(facts_table(facts, title), *_variants(record), *warning_lines(record.warnings), hint)
+    return [facts_table(facts, title), *_variants(record), *warning_lines(record.warnings)]
+
+
+def run_document(folder: Path) -> Document:
+    """The record of a run, with `floors`, its scores by `buckets`, the review `effort`, and its curve.
+
+    Metrics have ends of intervals beside them, as in `report --json`. All that is added is empty for a run
+    that does not fit; buckets for one made before there were any, too.
+    """
+    record = read_record(folder)
+    document: Document = {"floors": {}, "buckets": [], "effort": []}
+    document |= {"metrics": dict(record.metrics), "effort_curve": {"candidates": [], "found": []}}
+    if not record.unfit:
+        queries = read_predictions(folder)
+        for key, ends in intervals(queries).items():
+            document["metrics"] |= {f"{key}_low": ends.low, f"{key}_high": ends.high}
+        document["floors"] = _floors(record, queries)
+        document["buckets"] = [each._asdict() for each in buckets(queries)]
+        document["effort"] = [each._asdict() for each in effort(queries)]
+        document["effort_curve"] = effort_curve(queries)
+    return record.model_dump(mode="json") | dict(plain(document))
+
+
+def _floors(record: RunRecord, queries: pd.DataFrame) -> Document:
+    """MAP@5 of the constant answer and of the uniform guess, and log loss of the latter, as far as known."""
+    worth: Document = {}
+    if record.constant_answer:
+        worth["constant_answer"] = mean(constant_answer(queries["truth"], record.constant_answer))
+    if identities := record.counts.get("identities"):
+        with_new = new_is_candidate(queries)
+        guess = uniform_guess(queries["truth"], identities, new_is_candidate=with_new)
+        worth |= {"uniform_guess": mean(guess), "uniform_log_loss": log(identities)}
+    return worth
+
+
+def _floor_blocks(record: RunRecord, document: Document) -> list[Any]:
+    """What is to be had without a look at any photo, and whether the run is no better."""
+    worth, metrics = document["floors"], document["metrics"]
+    facts, warnings = {}, []
+    if "constant_answer" in worth:
+        facts["constant answer"] = (
+            f"MAP@5 {number(worth['constant_answer'])} ({', '.join(record.constant_answer)})"
+        )
+        if (metrics["map_at_5_low"] or 0) <= worth["constant_answer"]:
+            warnings.append("Its interval holds what the constant answer has: it may have learned nothing.")
+    if "uniform_guess" in worth:
+        guess, loss = worth["uniform_guess"], worth["uniform_log_loss"]
+        facts["uniform guess"] = f"MAP@5 {number(guess)}, log loss {number(loss)}"
+        if (metrics["log_loss"] or 0) > loss:
+            warnings.append("Its log loss is above that of the uniform guess: its probabilities mislead.")
+    return [facts_table(facts, "Without a look at any photo"), *warning_lines(warnings)] if facts else []
+
+
+def show_report(document: Document, folder: Path) -> Group:
+    """What `rich` prints of a run: its summary, what it was given, its score by photos, the effort."""
+    record = read_record(folder)
+    blocks: list[Any] = [*_summary(record, folder.parent), facts_table(_given(record), "What it was given")]
+    blocks += _floor_blocks(record, document)
+    if rows := bucket_rows(document["buckets"]):
+        blocks.append(table_of(rows, "By what is known of the test photos"))
+    elif not record.unfit:
+        blocks += warning_lines(
+            ["It was made before scores were kept by photos in train, viewpoint, species."]
+        )
+    if rows := effort_rows(document["effort"]):
+        blocks += [table_of(rows, "What a reviewer must look at"), Text(EFFORT, style="dim")]
+    return Group(*blocks)
+
+
+def _given(record: RunRecord) -> dict[str, Any]:
+    """What the harness counted of what a run was given; the words of older runs."""
+    usage = record.usage
+    if usage is None:
+        return {"track": record.track}
+    return {
+        "track": record.track,
+        "photos seen": usage.photos_seen,
+        "of them": ", ".join(f"{stage} {photos:,}" for stage, photos in usage.photos_by_stage.items()),
+        "looks a test photo": f"{usage.looks:g}",
+        "annotations read": "; ".join(
+            f"{kind} of {', '.join(f'{part} {photos:,}' for part, photos in parts.items())}"
+            for kind, parts in usage.annotations.items()
+        ),
+        "pixels": ", ".join(usage.pixels),
+        "parameters": usage.parameters,
+        "starting weights": ", ".join(usage.weights),
+        "set by hand": " ".join(f"{key}={typed(value)}" for key, value in usage.by_hand.items()),
+        "tuning budget": usage.tuning_budget,
+    }
+
+
+BY = {
+    "train_photos": "photos in train",
+    "viewpoint": "viewpoint",
+    "species": "species",
+    "encounter_seen": "encounter in train",
+}
+"""What scores are broken down by."""
+
+
+def bucket_rows(of_run: Sequence[Document]) -> list[Document]:
+    """A row of texts for each of a run's buckets (`Bucket._asdict`), as a table shows them."""
+    return [
+        {
+            "by": BY[bucket["by"]],
+            "": bucket["name"],
+            "photos": bucket["photos"],
+            "individuals": bucket["individuals"],
+            "MAP@5": with_interval(bucket["metrics"], "map_at_5"),
+            "top-1": with_interval(bucket["metrics"], "top_1"),
+        }
+        for bucket in of_run
+    ]
+
+
+EFFORT = (
+    "A match is a test photo whose individual is in train. What is missed makes known animals look new: by "
+    "how much an estimate of abundance from two occasions (Lincoln and Petersen) is then too high."
+)
+
+
+def effort_rows(of_run: Sequence[Document]) -> list[Document]:
+    """A row of texts for each share of matches (`Effort._asdict`), as a table shows them."""
+    return [
+        {
+            "of the matches": percent(row["share"]),
+            "candidates a photo": f"{row['candidates']} {_ends(row['low'], row['high'])}",
+            "found": percent(row["found"]),
+            "abundance": f"+{percent(row['abundance_bias'])}",
+        }
+        for row in of_run
+    ]
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None or isnan(low) else f"[{low:.0f}, {high:.0f}]"
 
 
 def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:

@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.running import calibration as calibrating
-from whalebench.benchmarks.running.calibration import (
-    UNCALIBRATED,
-    Calibration,
-    best_epsilon,
-    calibration_of,
-    choose_calibration,
-)
+from whalebench.benchmarks.running.calibration import best_epsilon, choose_calibration
 from whalebench.benchmarks.running.evaluation import Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports.metrics.calibration import calibration_error
+from whalebench.reports.metrics.calibration import (
+    UNCALIBRATED,
+    Calibration,
+    calibration_error,
+    calibration_of,
+)
 
 IDENTITIES = ("ann", "bob", "cas", "dan", "eve", "fay")
 Scores = NDArray[np.float32]

@@ -81,7 +81,7 @@ def test_help_is_quick(tmp_path: Path) -> None:
     assert min(seconds) < 0.6, "the front door imports something heavy"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["benchmarks"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["show", "--help"], ["benchmarks"]])
 def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
     code = (
         CALL
@@ -92,21 +92,25 @@ def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
     modules = set(answer.stderr.split("LOADED", 1)[1].split())
     assert "whalebench.cli" in modules
     assert not {"torch", "timm", "torchvision", "lightgbm", "optuna"} & modules
+    assert "pandas" not in modules or "--help" not in arguments
 
 
-def test_report_on_real_runs_is_without_torch(shared_tiny: Workspace, cli: Cli, tmp_path: Path) -> None:
+def test_reading_real_runs_is_without_torch(shared_tiny: Workspace, cli: Cli, tmp_path: Path) -> None:
     done = cli(
         "run", "softmax", "--benchmark", "tiny", "--set", "backbone=test_resnet", "--set", "size=32",
         "--set", "epochs=1", "--device", "cpu", "--workspace", shared_tiny.root,
     )  # fmt: skip
     assert done.code == 0, done.err
     code = CALL + "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
-    answer = python(code, "report", "--json", "--workspace", str(shared_tiny.root), cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    loaded = set(answer.stderr.split())
-    assert "whalebench.reports.leaderboard" in loaded
-    assert "torch" not in loaded
-    rows = json.loads(answer.stdout)
+    for command in ("report", "runs", "show @last", "compare @last softmax", "rescore @last"):
+        words = [*command.split(), "--json", "--workspace", str(shared_tiny.root)]
+        answer = python(code, *words, cwd=tmp_path)
+        assert answer.returncode in (0, 2), answer.stderr  # compare: softmax has runs of two settings
+        loaded = set(answer.stderr.split())
+        assert "whalebench.benchmarks.core.record" in loaded
+        assert "torch" not in loaded
+        if command == "report":
+            rows = json.loads(answer.stdout)
     assert {"method", "benchmark", "track", "fold", "seed", "run", "metrics"} <= set(rows[0])
     assert {"map_at_5", "map_at_5_low", "map_at_5_high"} <= set(rows[0]["metrics"])
 
@@ -118,8 +122,16 @@ def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out.strip() == f"whalebench {__version__}"
     shown = cli("--help")
     assert shown.code == 0
-    commands = ("run", "report", "methods", "benchmarks", "data", "split", "doctor")
-    assert all(command in shown.out for command in commands)
+    panels = {
+        "Measure": ("run", "sweep", "tune", "ensemble"),
+        "Read what came of it": ("report", "runs", "show", "compare", "explain"),
+        "Verify and pass on": ("rescore", "bundle", "check", "doctor"),
+        "Look around": ("methods", "benchmarks", "data", "split"),
+    }
+    blocks = {block.split(" ─")[0]: block for block in shown.out.split("╭─ ")}
+    for title, commands in panels.items():
+        lines = [line.split() for line in blocks[title].splitlines() if line.startswith("│")]
+        assert [words[1] for words in lines] == [*commands]
 
 
 def test_a_run_from_end_to_end(tiny: Workspace, cli: Cli) -> None:
@@ -176,6 +188,8 @@ JSON_COMMANDS = [
     ["split", "show", "tiny"],
     ["split", "verify", "tiny"],
     ["report"],
+    ["runs"],
+    ["rescore"],
     ["doctor"],
 ]
 

@@ -51,10 +51,10 @@ from whalebench.benchmarks.explaining.explain import choose_photos, explain
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import outcome, runner
-from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration
 from whalebench.benchmarks.running.folds import fold_views, open_fold
 from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
+from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration
 
 SIZE = (30, 40)
 Cli = Callable[..., Any]
@@ -463,7 +463,7 @@ def test_a_run_is_explained_from_end_to_end(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["softmax-tiny"], "There is no run 'softmax-tiny'"),
+        (["softmax-tini"], "There is no run 'softmax-tini'"),
         (["RUNN"], "did you mean 'RUN'?"),
         (["RUN", "--photos", "0"], "--photos 0 cannot be shown: give a number from 1 to 64"),
         (["RUN", "--photos", "65"], "--photos 65 cannot be shown"),

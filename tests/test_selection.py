@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.running.calibration import UNCALIBRATED
 from whalebench.benchmarks.running.evaluation import (
     choose_new_threshold,
     new_share_warnings,
@@ -14,6 +13,7 @@ from whalebench.benchmarks.running.evaluation import (
 )
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
+from whalebench.reports.metrics.calibration import UNCALIBRATED
 from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
 from whalebench.reports.metrics.summary import summarize
 

@@ -27,14 +27,21 @@ SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 """The metrics that every record has, None where undefined."""
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
-LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95")
-"""Columns that older runs lack: their predictions were made before there were candidate sets."""
+TRAITS = ("train_photos", "viewpoint", "species", "encounter_seen")
+"""Columns of what is known of a test photo: how many photos of its individual are in train (0 for *new*), its
+viewpoint and species, empty where not given, and whether a photo of its encounter is in train (1, 0; NaN)."""
+LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS)
+"""Columns that older runs lack."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
 VARIANTS = "variants.parquet"
 """The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
 """Written beside the record by `whalebench explain`, and gone when the run is repeated."""
+LAST = "@last"
+"""What stands for the newest run wherever a run is named."""
+LISTED = 5
+"""How many of the runs that a name fits are listed."""
 
 
 def plain(value: object) -> Any:
@@ -309,14 +316,37 @@ def read_arrays(
 
 
 def find_run(name: str, workspace: Workspace) -> Path:
-    """The folder of the run of that name in the workspace, or the folder itself where its path is given."""
-    if name and (workspace.runs / name).is_dir():
-        return workspace.runs / name
-    if (Path(name) / RECORD).is_file():
-        return Path(name).absolute()
-    folders = (file.parent.name for file in workspace.runs.glob(f"*/{RECORD}"))
-    names = sorted(folder for folder in folders if not folder.startswith("."))
-    hint = did_you_mean(name, names, "`whalebench report --json` lists the runs.")
-    if not names:
+    """The folder of the one run that a name fits, see `find_runs`; raises WhalebenchError for several."""
+    folders = find_runs(name, workspace)
+    if len(folders) > 1:
+        shown = ", ".join(folder.name for folder in folders[:LISTED])
+        more = f" and {len(folders) - LISTED} more" if len(folders) > LISTED else ""
+        raise WhalebenchError(
+            f"'{name}' fits {len(folders)} runs, {shown}{more}: type as much of one's name as no other has, "
+            f"or {LAST} for the newest."
+        )
+    return folders[0]
+
+
+def find_runs(name: str, workspace: Workspace) -> list[Path]:
+    """The folders of the finished runs that a name fits, at least one, in name order.
+
+    It may be the name of a run, the path of one's folder, `@last` for the newest by `created`, the name of a
+    method for all of its runs, or how the names of some begin. Raises WhalebenchError where none fits.
+    """
+    folders = {folder.name: folder for folder in sorted(workspace.runs.glob("[!.]*/"))}
+    if name in folders:
+        return [folders[name]]
+    if name and (Path(name) / RECORD).is_file():
+        return [Path(name).absolute()]
+    records = read_runs(workspace.runs).records
+    if name == LAST and records:
+        return [folders[max(records, key=lambda record: (record.created, record.run)).run]]
+    of_method = [folders[record.run] for record in records if record.method == name]
+    begin_so = [folder for known, folder in folders.items() if name and known.startswith(name)]
+    if of_method or begin_so:
+        return of_method or begin_so
+    hint = did_you_mean(name, [*folders], "`whalebench runs` lists them.")
+    if not folders:
         hint = "there are no runs; begin with `whalebench run METHOD`."
     raise WhalebenchError(f"There is no run '{name}' in {workspace.runs}: {hint}")

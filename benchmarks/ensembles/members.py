@@ -25,10 +25,11 @@ from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_r
 from whalebench.benchmarks.core.workspace import Workspace, digest_text
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, Options
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
-from whalebench.benchmarks.running.calibration import calibration_of, choose_calibration
+from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import CALIBRATION
 from whalebench.benchmarks.running.folds import Answers, answers_of
 from whalebench.methods.parts.fusion import Embeddings, Floats, Labels, Scores
+from whalebench.reports.metrics.calibration import calibration_of
 
 FOLDS = 5
 """In how many parts valid is cut for cross-validation, or fewer where it has fewer clusters."""
@@ -113,8 +114,8 @@ def load_fold(record: RunRecord, workspace: Workspace, progress: Progress = SILE
     known = train[train["identity"] != ""]
     return FoldData(
         identities=identities,
-        valid=answers_of(valid, identities, groups),
-        test=answers_of(test, identities, groups),
+        valid=answers_of(valid, train, identities, groups),
+        test=answers_of(test, train, identities, groups),
         valid_digests=tuple(valid["content_digest"]),
         test_digests=tuple(sorted(set(test["content_digest"]) - set(train["content_digest"]))),
         valid_groups=tuple(groups[image] for image in parts.valid),

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from whalebench.benchmarks.core.arrays import blocks
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
-from whalebench.benchmarks.running.calibration import Calibration
 from whalebench.methods.parts.geometry import warp
 from whalebench.methods.parts.pipeline import Pipeline
+from whalebench.reports.metrics.calibration import Calibration
 
 GREY = 0.5
 BATCH = 64

@@ -27,9 +27,9 @@ from whalebench.benchmarks.core.record import Diagnosis
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.altered import Occlusion, alterations, find_regions, occlude
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
-from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.outcome import Restored, restore_run
+from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize
 

@@ -17,10 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.running.calibration import UNCALIBRATED, Calibration, choose_calibration
+from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
-from whalebench.reports.metrics.calibration import calibration_error, reliability, set_threshold
+from whalebench.reports.metrics.calibration import (
+    UNCALIBRATED,
+    Calibration,
+    calibration_error,
+    reliability,
+    set_threshold,
+)
 from whalebench.reports.metrics.evaluation import evaluate_queries, means_by_threshold
 from whalebench.reports.metrics.ranking import CANDIDATES
 from whalebench.reports.metrics.summary import cmc, summarize
@@ -95,6 +101,8 @@ def evaluate_scores(
     on_test = queries("test", calibration, set_limit)
     uncalibrated = {part: queries(part, UNCALIBRATED) for part in ("valid", "test")}
     on_test.insert(1, "identity", pd.Series(answers["test"].identities, dtype="str"))
+    if answers["test"].traits is not None:
+        on_test = on_test.assign(**answers["test"].traits)
     return Evaluation(
         queries=on_test,
         chosen=vars(calibration) | {"new_threshold": threshold, "set_threshold_95": set_limit},

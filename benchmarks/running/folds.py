@@ -6,9 +6,11 @@ are read when it has given its scores: before that they are nowhere in memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +44,8 @@ class Answers:
     """The identity where it is known in train, else NEW."""
     clusters: tuple[str, ...]
     """What is resampled as one: the individual, or the encounter group of a photo that names none."""
+    traits: pd.DataFrame | None = field(default=None, compare=False)
+    """A row a photo of `TRAITS`, by which scores are broken down."""
 
 
 @dataclass(frozen=True)
@@ -194,23 +198,40 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     annotations = _annotations(content.table)
     store = StoreView.of(content.rows, lambda: benchmark.store)
-    parts = {part: content.table.iloc[content.places[part]] for part in SCORED}
+    parts = {part: content.table.iloc[content.places[part]] for part in PARTS}
     return OpenFold(
-        {part: answers_of(table, content.identities, groups) for part, table in parts.items()},
+        {part: answers_of(parts[part], parts["train"], content.identities, groups) for part in SCORED},
         {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
         {shown: digest for digest, shown in content.shown_digests.items()},
     )
 
 
-def answers_of(part: pd.DataFrame, identities: Sequence[str], groups: Mapping[str, str]) -> Answers:
-    """The answers to some rows of a catalog, given the individuals known in train and each image's group."""
+def answers_of(
+    part: pd.DataFrame, train: pd.DataFrame, identities: Sequence[str], groups: Mapping[str, str]
+) -> Answers:
+    """The answers to some rows of a catalog, given those of train, its individuals and each image's group."""
     known = set(identities)
     truth = tuple(identity if identity in known else NEW for identity in part["identity"])
     clusters = tuple(
         f"individual {identity}" if identity else f"group {groups[image]}"
         for image, identity in zip(part["image"], part["identity"], strict=True)
     )
-    return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters)
+    return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters, _traits(part, train))
+
+
+def _traits(part: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+    """The `TRAITS` of some rows of a catalog, a row each; `encounter_seen` is NaN where none is given."""
+    photos = Counter(train["identity"][train["identity"] != ""])
+    encounters = set(train["encounter"])
+    seen = [float(name in encounters) if name else nan for name in part["encounter"]]
+    return pd.DataFrame(
+        {
+            "train_photos": np.array([photos[name] for name in part["identity"]], np.int64),
+            "viewpoint": list(part["viewpoint"]),
+            "species": list(part["species"]),
+            "encounter_seen": np.array(seen, np.float64),
+        }
+    )
 
 
 def answers_shown(photos: LabelledPhotos) -> Answers:

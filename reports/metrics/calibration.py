@@ -7,6 +7,7 @@ is one minus the probability of the truth. Sets are of known individuals; *new* 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,45 @@ MISCOVERAGE = 0.05
 """The share of known photos whose set may lack the true individual."""
 BINS = 15
 """Bins of equal mass: each has as many photos, as far as equal confidences allow."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become probabilities; the default is the softmax of the scores as the method gives them."""
+
+    temperature: float = 1.0
+    """What the scores are divided by. Log probabilities divided by it are probabilities to the power of one
+    over it."""
+    epsilon: float = 0.0
+    """The share of each row that all individuals get alike, also those a method gives next to nothing."""
+
+    def probabilities(self, scores: NDArray[np.float32]) -> Floats:
+        """Rows of probabilities (photos, identities), one in all, in the order of the scores."""
+        rows = powers(scores, self.temperature)
+        rows *= (1 - self.epsilon) / rows.sum(axis=1, keepdims=True)
+        rows += self.epsilon / rows.shape[1]
+        return rows
+
+
+UNCALIBRATED = Calibration()
+"""The softmax of scores as they are; that of cosines is nearly uniform."""
+
+
+def calibration_of(chosen: Mapping[str, object]) -> Calibration | None:
+    """The calibration that a record's `chosen` names; None where it names none. Old ones have no epsilon."""
+    temperature, epsilon = chosen.get("temperature"), chosen.get("epsilon", 0.0)
+    if not isinstance(temperature, int | float) or not isinstance(epsilon, int | float):
+        return None
+    return Calibration(float(temperature), float(epsilon)) if temperature > 0 and 0 <= epsilon < 1 else None
+
+
+def powers(scores: NDArray[np.float32], temperature: float) -> Floats:
+    """exp((score - best of its row) / temperature) of scores (photos, identities); the best ones are 1."""
+    rows = scores.astype(np.float64)  # worked on in place: there may be 5,000 x 5,000 of them
+    rows -= rows.max(axis=1, keepdims=True)
+    rows /= temperature
+    np.exp(rows, out=rows)
+    return rows
 
 
 def conformal_threshold(probabilities: Floats, miscoverage: float = MISCOVERAGE) -> float:

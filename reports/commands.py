@@ -1,0 +1,132 @@
+"""The commands that read finished runs and nothing else; `cli.py` gives each its name.
+
+Each parses, calls and prints. Options that other commands have, too, are here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from whalebench.reports import console
+
+if TYPE_CHECKING:
+    from whalebench.benchmarks.core.workspace import Workspace
+
+WorkspaceOption = Annotated[
+    Path,
+    Option("--workspace", envvar="WHALEBENCH_WORKSPACE", help="Folder of benchmarks, runs, reports, cache."),
+]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
+OfBenchmarkOption = Annotated[str | None, Option("--benchmark", help="Only this benchmark.")]
+RUN = "A run: its name or as much of it as no other has, its folder, a method with one run, or @last."
+RunArgument = Annotated[str, Argument(help=RUN)]
+HERE = Path("workspace")
+
+
+def open_workspace(folder: Path) -> Workspace:
+    """The workspace there, made where it is absent."""
+    from whalebench.benchmarks.core.workspace import Workspace
+
+    return Workspace.open(folder)
+
+
+def report(
+    benchmark: OfBenchmarkOption = None,
+    html: Annotated[Path | None, Option(help="Also write a page to look at.")] = None,
+    csv: Annotated[Path | None, Option(help="Also write the rows as CSV.")] = None,
+    svg: Annotated[Path | None, Option(help="Also write a picture of the tables.")] = None,
+    full: Annotated[
+        bool, Option("--full", help="Single runs by fold and seed, and what they rest on.")
+    ] = False,
+    notes: Annotated[bool, Option("--notes", help="What columns mean, and all that is to be known.")] = False,
+    latex: Annotated[bool, Option("--latex", help="Print the main tables in LaTeX instead.")] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
+    from whalebench.reports import leaderboard, writers
+
+    place = open_workspace(workspace)
+    board = leaderboard.leaderboard(place.runs, benchmark)
+    written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
+    if latex:
+        return typer.echo(writers.to_latex(board))
+    console.show(writers.to_rows(board), writers.render(board, full=full, notes=notes), as_json)
+    if not as_json:
+        console.show_written(*written)
+
+
+def runs(
+    benchmark: OfBenchmarkOption = None, as_json: JsonOption = False, workspace: WorkspaceOption = HERE
+) -> None:
+    """List the finished runs, the newest first."""
+    from whalebench.reports.runs import list_runs, runs_report
+
+    rows, problems = list_runs(open_workspace(workspace).runs, benchmark)
+    console.show(rows, runs_report(rows, problems), as_json)
+
+
+def show(
+    run: RunArgument,
+    svg: Annotated[Path | None, Option(help="Also draw how many candidates find which share.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Show what one run was given, what it came to, for which photos, and what that asks of a reviewer."""
+    from whalebench.benchmarks.core.record import find_run
+    from whalebench.benchmarks.core.workspace import atomic_text
+    from whalebench.reports import figures
+    from whalebench.reports.run_report import run_document, show_report
+
+    folder = find_run(run, open_workspace(workspace))
+    document = run_document(folder)
+    console.show(document, show_report(document, folder), as_json)
+    if svg:
+        atomic_text(svg, figures.effort_svg(document))
+
+
+def compare(
+    first: Annotated[str, Argument(help=f"{RUN} Several runs of one method: all of them.")],
+    second: Annotated[str, Argument(help="What it is compared with, the same.")],
+    photos: Annotated[int, Option(help="How many photos on which they disagree most are shown.")] = 10,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Say which of two is better, by how much, how sure that is, and on which photos they disagree most."""
+    from whalebench.reports.comparing import compare_runs, comparison_report
+
+    document = compare_runs(first, second, open_workspace(workspace), photos)
+    console.show(document, comparison_report(document), as_json)
+
+
+def rescore(
+    runs: Annotated[list[str] | None, Argument(help=f"{RUN} All runs unless said.")] = None,
+    write: Annotated[bool, Option("--write", help="Put what moved into record and predictions.")] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Compute every metric again from the stored scores, and say what moved; 1 if something did."""
+    from whalebench.reports.runs import rescore_report, rescore_runs
+
+    with console.progress_shown(quiet=as_json) as progress:
+        rescored = rescore_runs(runs or (), open_workspace(workspace), progress, write=write)
+    console.show([one.document() for one in rescored], rescore_report(rescored), as_json)
+    if any(one.moved or one.problem for one in rescored):
+        raise typer.Exit(1)
+
+
+def bundle(
+    file: Annotated[Path, Argument(help="The .zip to write.")],
+    benchmark: OfBenchmarkOption = None,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Pack what another person needs to print the same report, without photos, scores and weights."""
+    from whalebench.reports.runs import write_bundle
+
+    left_out = write_bundle(file, open_workspace(workspace), benchmark)
+    console.show_written(file)
+    console.show_problems(left_out)

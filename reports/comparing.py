@@ -1,0 +1,295 @@
+"""Two runs, or two contestants, side by side: which is better, how sure that is, and where they disagree."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+from rich.text import Text
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.record import (
+    RunRecord,
+    find_runs,
+    plain,
+    read_predictions,
+    read_record,
+    read_runs,
+)
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.reports.listing import FittedTable, table_of
+from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, compare, seed_spread
+from whalebench.reports.metrics.jackknife import check_same_queries, paired_difference
+from whalebench.reports.tracks import differences
+from whalebench.reports.wording import UNDEFINED, between, number, percent, with_interval
+
+Document = dict[str, Any]
+Runs = dict[tuple[int, int], RunRecord]
+"""The runs of one contestant by fold and seed."""
+ALIKE = ("method", "config", "benchmark", "catalog_digest", "split_digest", "code_digest", "tuning")
+"""In what the runs of one contestant are equal."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: a run, or the runs of one contestant."""
+
+    name: str
+    runs: Runs
+    tables: Mapping[tuple[int, int], pd.DataFrame]
+    """Their per-query tables, in the order of image names."""
+
+    @property
+    def first(self) -> RunRecord:
+        """The record that stands for all of them."""
+        return next(iter(self.runs.values()))
+
+    @property
+    def folds(self) -> set[int]:
+        """Where it was tested."""
+        return {fold for fold, _ in self.runs}
+
+    def grid(self, folds: Sequence[int]) -> Grid:
+        """The tables of some of its folds, by fold and seed."""
+        return {
+            fold: {seed: table for (of, seed), table in self.tables.items() if of == fold} for fold in folds
+        }
+
+
+def contestant_key(record: RunRecord) -> str:
+    """The same for runs that differ in fold, seed, machine and date only."""
+    return json.dumps(record.model_dump(include=set(ALIKE)), sort_keys=True)
+
+
+def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10) -> Document:
+    """What is to be said of two runs or contestants by their names, over the folds that both have.
+
+    A name that fits several runs means all of them, if they are of one contestant. Raises WhalebenchError
+    where they are not, for a run without scores, and where the two were not tested on the same photos.
+    """
+    if photos < 0:
+        raise WhalebenchError(f"--photos {photos} cannot be: give 0 or more.")
+    sides = one, other = _side(first, workspace), _side(second, workspace)
+    folds = _shared_folds(one, other)
+    grids = {side.name: side.grid(folds) for side in sides}
+    comparison = compare(grids, folds, pooled=_pooled(one.first, workspace))
+    better = comparison.standings[0]
+    said = _said(comparison, one, other, folds)
+    rows = [
+        dict(zip(("what", "first", "second"), row, strict=True))
+        for row in differences(one.first, other.first)
+    ]
+    document = {
+        "benchmark": one.first.benchmark,
+        "folds": folds,
+        "first": _document(one, comparison, folds),
+        "second": _document(other, comparison, folds),
+        "better": better.contestant if said["lead"] else None,
+        "probability": better.probability_best,
+        **said,
+        "seed_spread": comparison.spread.spread if comparison.spread else None,
+        "unranked": comparison.unranked,
+        "differences": rows,
+        "photos": _disagreements(one, other, folds)[:photos],
+    }
+    document |= {"verdict": _verdict(document)}
+    return dict(plain(document))
+
+
+def _side(name: str, workspace: Workspace) -> Side:
+    """The run or the contestant of that name, with its tables."""
+    folders = find_runs(name, workspace)
+    records = {folder: read_record(folder) for folder in folders}
+    if len({contestant_key(record) for record in records.values()}) > 1:
+        names = ", ".join(sorted(record.run for record in records.values())[:5])
+        raise WhalebenchError(
+            f"'{name}' fits {len(folders)} runs that differ in more than fold and seed, {names}: name one of "
+            f"them, or as much of a name as only runs of one kind have."
+        )
+    runs: Runs = {}
+    tables = {}
+    for folder, record in sorted(records.items(), key=lambda item: item[1].created):  # the newer one counts
+        if record.unfit:
+            raise WhalebenchError(f"The run {record.run} has no scores, because {record.unfit}.")
+        runs[record.fold, record.seed] = record
+        tables[record.fold, record.seed] = read_predictions(folder).sort_values("image", ignore_index=True)
+    label = next(iter(runs.values())).run if len(runs) == 1 else name
+    return Side(label, runs, tables)
+
+
+def _shared_folds(one: Side, other: Side) -> list[int]:
+    """The folds of both; raises WhalebenchError where there is none, or where they hold other photos."""
+    for what in ("benchmark", "catalog_digest", "split_digest"):
+        values = [str(getattr(side.first, what))[:16] for side in (one, other)]
+        if values[0] != values[1]:
+            raise WhalebenchError(
+                f"{one.name} is of {what.replace('_', ' ')} {values[0]} and {other.name} of {values[1]}, so "
+                f"they were not tested on the same photos: compare runs of one split of one benchmark."
+            )
+    if one.name == other.name:
+        raise WhalebenchError(f"{one.name} cannot be compared with itself: name two runs.")
+    folds = sorted(one.folds & other.folds)
+    if not folds:
+        where = [f"{side.name} has fold {', '.join(map(str, sorted(side.folds)))}" for side in (one, other)]
+        raise WhalebenchError(f"{' and '.join(where)}: run one of them on a fold of the other.")
+    for fold in folds:
+        tables = [table for side in (one, other) for table in side.grid([fold])[fold].values()]
+        for table in tables[1:]:
+            check_same_queries(tables[0], table)
+    return folds
+
+
+def _pooled(record: RunRecord, workspace: Workspace) -> SeedSpread | None:
+    """What a seed changes, by the contestants of this split that have several seeds of a fold."""
+    fields = ("benchmark", "catalog_digest", "split_digest")
+    grids: dict[str, dict[int, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
+    for other in read_runs(workspace.runs).records:
+        if not other.unfit and all(getattr(other, name) == getattr(record, name) for name in fields):
+            grids[contestant_key(other)][other.fold][other.seed] = other
+    return seed_spread(
+        {
+            key: {
+                fold: {seed: read_predictions(workspace.runs / run.run) for seed, run in seeds.items()}
+                for fold, seeds in grid.items()
+                if len(seeds) > 1
+            }
+            for key, grid in grids.items()
+            if any(len(seeds) > 1 for seeds in grid.values())
+        }
+    )
+
+
+def _document(side: Side, comparison: Comparison, folds: Sequence[int]) -> Document:
+    standing = next(each for each in comparison.standings if each.contestant == side.name)
+    return {
+        "name": side.name,
+        "runs": [run.run for (fold, _), run in side.runs.items() if fold in folds],
+        "map_at_5": standing.value,
+        "map_at_5_low": standing.low,
+        "map_at_5_high": standing.high,
+        "seeds": list(standing.seeds),
+    }
+
+
+def _said(comparison: Comparison, one: Side, other: Side, folds: Sequence[int]) -> Document:
+    """`lead` of the better one with `lead_low` and `lead_high`, and whether they are `told_apart`.
+
+    Without any estimate of what a seed changes the interval is over individuals alone, and tells nothing.
+    """
+    first, second = (standing.contestant for standing in comparison.standings)
+    lead = comparison.leads[first, second]
+    if not comparison.unranked:
+        ends = {"lead_low": lead.low, "lead_high": lead.high}
+        return {"lead": lead.value, **ends, "told_apart": lead.told_apart}
+    tables = {
+        side.name: pd.concat([next(iter(seeds.values())) for seeds in side.grid(folds).values()])
+        for side in (one, other)
+    }
+    _, low, high = paired_difference(tables[first], tables[second])
+    return {"lead": lead.value, "lead_low": low, "lead_high": high, "told_apart": False}
+
+
+def _verdict(document: Document) -> str:
+    """One sentence: which is better, by how much, how sure that is, and in what they differ."""
+    names = [document[side]["name"] for side in ("first", "second")]
+    tail = "their tracks are equal"
+    if document["differences"]:
+        *most, last = [row["what"] for row in document["differences"]]
+        tail = f"they differ in {', '.join(most)} and {last}" if most else f"they differ in {last}"
+    if document["better"] is None:
+        return f"{' and '.join(names)} have the same MAP@5; {tail}."
+    worse = names[names[0] == document["better"]]
+    by = between(document["lead"], document["lead_low"], document["lead_high"])
+    sure = f"better with a probability of {percent(document['probability'])}"
+    if document["told_apart"]:
+        return f"{document['better']} is better than {worse} by {by} MAP@5 ({sure}); {tail}."
+    doubt = f"which other individuals or another seed may turn round ({sure})"
+    if document["unranked"]:
+        doubt = "over other individuals, and one seed each cannot tell whether another seed turns that round"
+    return f"{document['better']} is ahead of {worse} by {by} MAP@5, {doubt}; {tail}."
+
+
+def _disagreements(one: Side, other: Side, folds: Sequence[int]) -> list[Document]:
+    """The photos that the two do not rank alike, those first on which their scores differ most.
+
+    Of several seeds a photo has the median of its ranks, and the candidate that is most often the first.
+    """
+    rows = pd.concat(
+        [
+            _by_photo(one.grid([fold])[fold].values(), "first")
+            .join(_by_photo(other.grid([fold])[fold].values(), "second"))
+            .assign(fold=fold)
+            for fold in folds
+        ]
+    )
+    for what in ("reciprocal_rank", "average_precision"):
+        rows[what] = (rows.pop(f"{what}_first") - rows.pop(f"{what}_second")).abs()
+    rows = rows[rows["reciprocal_rank"] > 0]
+    rows = rows.sort_values(["average_precision", "reciprocal_rank"], ascending=False, kind="stable")
+    return [
+        {
+            "image": image,
+            "fold": row["fold"],
+            "truth": row["truth_first"],
+            **{name: row[name] for side in ("first", "second") for name in (f"rank_{side}", f"says_{side}")},
+        }
+        for image, row in zip(rows.index, rows.to_dict("records"), strict=True)
+    ]
+
+
+def _by_photo(tables: Iterable[pd.DataFrame], side: str) -> pd.DataFrame:
+    """By image of one fold truth, rank, first candidate and mean scores over seeds, as `rank_first`."""
+    every = pd.concat(tables)
+    photos = every.assign(reciprocal_rank=(1 / every["rank"]).fillna(0)).groupby("image")
+    columns = {
+        "truth": photos["truth"].first(),
+        "rank": photos["rank"].median(),
+        "says": photos["candidate_1"].agg(lambda names: names.mode()[0]),
+        "average_precision": photos["average_precision_at_5"].mean(),
+        "reciprocal_rank": photos["reciprocal_rank"].mean(),
+    }
+    return pd.DataFrame(columns).add_suffix(f"_{side}")
+
+
+def comparison_report(document: Document) -> Group:
+    """What `rich` prints of a comparison: the sentence, the two, in what they differ, where they disagree."""
+    sides = [
+        {
+            "": side,
+            "name": document[side]["name"],
+            "MAP@5": with_interval(document[side], "map_at_5"),
+            "runs": len(document[side]["runs"]),
+        }
+        for side in ("first", "second")
+    ]
+    photos = [
+        {
+            "image": row["image"],
+            "truth": row["truth"],
+            "first: rank": _rank(row["rank_first"]),
+            "first: says": row["says_first"],
+            "second: rank": _rank(row["rank_second"]),
+            "second: says": row["says_second"],
+            "fold": row["fold"],
+        }
+        for row in document["photos"]
+    ]
+    blocks: list[Any] = [Text(document["verdict"], style="bold"), FittedTable(sides, ("runs",))]
+    if document["differences"]:
+        blocks.append(table_of(document["differences"], "What differs"))
+    if photos:
+        blocks.append(Text("Photos on which they disagree most"))
+        blocks.append(FittedTable(photos, ("fold", "second: says", "first: says", "truth")))
+    seed = document["seed_spread"]
+    luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
+    blocks.append(Text(f"In brackets 95 % intervals{luck if seed else ''}.", style="dim"))
+    return Group(*blocks)
+
+
+def _rank(rank: float | None) -> str:
+    return UNDEFINED if rank is None else f"{rank:g}"

@@ -1,0 +1,248 @@
+"""Two runs or contestants side by side: one sentence no surer than it may be, and where they disagree."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.record import RunRecord, write_predictions, write_record, write_run
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.reports.comparing import compare_runs
+from whalebench.reports.metrics.comparison import compare, seed_spread
+from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.jackknife import paired_difference
+from whalebench.reports.metrics.summary import summarize
+
+NAMES = [f"whale_{number:02d}" for number in range(40)]
+
+
+def put(place, name, method, skill, *, fold=0, seed=0, photos=160, better=None, **change):
+    """A finished run, better with more `skill`; `better` photos are right whatever it is."""
+    fixed, rng = np.random.default_rng(fold), np.random.default_rng(sum(name.encode()))
+    columns = fixed.integers(40, size=photos)
+    scores = rng.normal(size=(photos, 40))
+    scores[np.arange(photos), columns] += skill
+    if better is not None:
+        scores[better, columns[better]] += 100
+    table = evaluate_queries(
+        images=[f"photo_{fold}_{row:03d}" for row in range(photos)],
+        truth=[NAMES[column] for column in columns],
+        clusters=[f"individual {NAMES[column]}" for column in columns],
+        identities=NAMES,
+        scores=scores,
+        probabilities=np.exp(scores),
+        new_scores=-scores.max(axis=1),
+        new_threshold=None,
+    )
+    facts = {"run": name, "method": method, "config": {}, "benchmark": "flukes", "fold": fold, "seed": seed}
+    facts |= {"catalog_digest": "c" * 64, "split_digest": "s" * 64, "track": "small network"}
+    facts |= {"created": "2026-11-23T12:00:00+00:00", "environment": {}, "hardware": {}, "seconds": {}}
+    facts |= {"counts": {}, "metrics": summarize(table), "valid_metrics": {}, "cmc": []}
+
+    def fill(folder):
+        write_predictions(folder, table.sample(frac=1, random_state=seed))
+        write_record(folder, RunRecord.model_validate(facts | change))
+
+    write_run(place.runs / name, fill)
+    return table
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Workspace.open(tmp_path)
+
+
+def several(place, method, skill, folds=(0, 1), seeds=(0, 1, 2), **change):
+    """A run for each fold and seed; by both its table in the order of images."""
+    return {
+        fold: {
+            seed: put(
+                place, f"{method}-flukes-fold{fold}-seed{seed}", method, skill, fold=fold, seed=seed, **change
+            )
+            for seed in seeds
+        }
+        for fold in folds
+    }
+
+
+def test_the_better_contestant_is_named_with_its_lead_over_folds_and_seeds(place):
+    grids = {"good": several(place, "good", 3.0), "bad": several(place, "bad", 1.5)}
+    said = compare_runs("bad", "good", place)
+    lead = compare(grids, (0, 1), pooled=seed_spread(grids)).leads["good", "bad"]
+    assert lead.told_apart
+    assert (said["better"], said["told_apart"], said["folds"]) == ("good", True, [0, 1])
+    assert [said[key] for key in ("lead", "lead_low", "lead_high")] == pytest.approx(lead[:3])
+    start = (
+        f"good is better than bad by {lead.value:.3f} [{lead.low:.2f}, {lead.high:.2f}] MAP@5 (better with"
+    )
+    assert said["verdict"].startswith(start)
+    assert len(said["first"]["runs"]) == 6 and said["first"]["seeds"] == [3, 3]
+    assert said["second"]["map_at_5"] == pytest.approx(
+        np.mean(
+            [
+                np.mean([table["average_precision_at_5"].mean() for table in seeds.values()])
+                for seeds in grids["good"].values()
+            ]
+        )
+    )
+
+
+def test_of_equal_contestants_none_is_better(place):
+    several(place, "one", 2.0)
+    several(place, "other", 2.0)
+    said = compare_runs("one", "other", place)
+    assert not said["told_apart"]
+    assert "is ahead of" in said["verdict"] and "another seed may turn round" in said["verdict"]
+
+
+def test_one_seed_each_cannot_tell(place):
+    first, second = put(place, "good-0", "good", 5.0), put(place, "bad-0", "bad", 1.0)
+    said = compare_runs("good", "bad", place)
+    difference = paired_difference(first, second)
+    assert difference.low > 0
+    assert not said["told_apart"] and said["seed_spread"] is None and said["probability"] is None
+    assert [said["lead_low"], said["lead_high"]] == pytest.approx(list(difference[1:]))
+    assert "good-0 is ahead of bad-0" in said["verdict"] and "one seed each cannot tell" in said["verdict"]
+
+
+def test_the_luck_of_a_seed_is_taken_from_other_runs_of_the_benchmark(place):
+    put(place, "good-0", "good", 5.0)
+    put(place, "bad-0", "bad", 1.0)
+    other = several(place, "other", 2.0, folds=(0,))
+    several(place, "elsewhere", 2.0, folds=(0,), split_digest="t" * 64)
+    put(place, "unfit-0", "unfit", 1.0, unfit="no boxes", metrics={})
+    said = compare_runs("good", "bad", place)
+    assert said["seed_spread"] == pytest.approx(seed_spread({"other": other}).spread)
+    assert said["told_apart"] and "good-0 is better than bad-0" in said["verdict"]
+
+
+def test_a_run_of_other_code_or_settings_is_no_seed(place):
+    put(place, "good-0", "good", 5.0, code_digest="a")
+    put(place, "good-1", "good", 5.0, seed=1, code_digest="b")
+    put(place, "bad-0", "bad", 1.0)
+    assert compare_runs("good-0", "bad", place)["seed_spread"] is None
+    with pytest.raises(
+        WhalebenchError, match="'good' fits 2 runs that differ in more than fold and seed, good-0, good-1:"
+    ):
+        compare_runs("good", "bad", place)
+
+
+def test_folds_that_only_one_has_are_left_aside(place):
+    several(place, "good", 3.0, folds=(0, 1, 2), seeds=(0, 1))
+    several(place, "bad", 1.0, folds=(1, 2, 3), seeds=(0, 1))
+    said = compare_runs("good", "bad", place)
+    assert said["folds"] == [1, 2]
+    assert len(said["first"]["runs"]) == len(said["second"]["runs"]) == 4
+    assert {row["fold"] for row in said["photos"]} <= {1, 2}
+
+
+def test_of_two_runs_of_a_seed_the_newer_one_counts(place):
+    put(place, "good-a", "good", 5.0, created="2026-11-24T12:00:00+00:00")
+    put(place, "good-b", "good", 5.0, created="2026-11-23T12:00:00+00:00")
+    put(place, "bad-0", "bad", 1.0)
+    assert compare_runs("good", "bad", place)["first"]["name"] == "good-a"
+
+
+def test_the_photos_shown_are_those_of_the_largest_gap(place):
+    first = put(place, "one", "one", 1.0, better=[3]).set_index("image")
+    second = put(place, "two", "two", 1.0, better=[7]).set_index("image")
+    said = compare_runs("one", "two", place, photos=1000)["photos"]
+    gaps = (first["average_precision_at_5"] - second["average_precision_at_5"]).abs()
+    shown = [row["image"] for row in said]
+    assert gaps[shown].is_monotonic_decreasing
+    assert set(shown) == set(first.index[first["rank"] != second["rank"]])
+    for row in said:
+        image = row["image"]
+        assert row["truth"] == first["truth"][image]
+        assert (row["rank_first"], row["rank_second"]) == (first["rank"][image], second["rank"][image])
+        assert (row["says_first"], row["says_second"]) == (
+            first["candidate_1"][image],
+            second["candidate_1"][image],
+        )
+    assert compare_runs("one", "two", place, photos=2)["photos"] == said[:2]
+    assert compare_runs("one", "two", place, photos=0)["photos"] == []
+
+
+def test_over_seeds_a_photo_has_its_median_rank_and_most_frequent_candidate(place):
+    tables = several(place, "one", 1.0, folds=(0,))[0]
+    several(place, "two", 4.0, folds=(0,))
+    for row in compare_runs("one", "two", place)["photos"]:
+        of_photo = [table.set_index("image").loc[row["image"]] for table in tables.values()]
+        assert row["rank_first"] == np.median([photo["rank"] for photo in of_photo])
+        assert row["says_first"] in pd.Series([photo["candidate_1"] for photo in of_photo]).mode().tolist()
+
+
+def test_what_differs_is_said_in_the_sentence_and_in_a_table(place, cli, monkeypatch):
+    rows = [("pixels", "80x128", "96x96"), ("looks", "1", "2"), ("photos seen", "100", "200")]
+    put(place, "one", "one", 1.0)
+    put(place, "two", "two", 4.0)
+    for number, words in enumerate(
+        ["their tracks are equal", "in pixels.", "in pixels and looks.", "in pixels, looks and photos seen."]
+    ):
+        monkeypatch.setattr("whalebench.reports.comparing.differences", lambda *_, shown=rows[:number]: shown)
+        assert compare_runs("one", "two", place)["verdict"].endswith(words.rstrip(".") + ".")
+    answer = cli("compare", "one", "two", "--photos", "3", "--workspace", place.root)
+    assert answer.code == 0
+    first = answer.out.splitlines()[0]
+    assert first.startswith("two is ahead of one by ")
+    for words in ("96x96", "photo_0_", "first: rank", "95 % intervals"):
+        assert words in answer.out
+    document = json.loads(cli("compare", "one", "two", "--json", "--workspace", place.root).out)
+    assert document["differences"][0] == {"what": "pixels", "first": "80x128", "second": "96x96"}
+    assert len(document["photos"]) == 10
+
+
+def test_the_same_score_has_no_better_one(place):
+    put(place, "one", "one", 1.0, better=list(range(160)))
+    put(place, "two", "two", 1.0, better=list(range(160)))
+    said = compare_runs("one", "two", place)
+    assert said["better"] is None and said["verdict"].startswith("one and two have the same MAP@5; ")
+    assert said["photos"] == []
+
+
+def test_photos_without_a_rank_are_compared_too(place):
+    """New individuals where new is no candidate."""
+    for name, skill in (("one", 1.0), ("two", 2.0)):
+        table = put(place, name, name, skill)
+        table.loc[:3, ["truth", "rank", "average_precision_at_5", "top_1"]] = ["new", math.nan, 0.0, 0.0]
+        write_predictions(place.runs / name, table)
+    assert not {"photo_0_000", "photo_0_001"} & {
+        row["image"] for row in compare_runs("one", "two", place, 1000)["photos"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            {"benchmark": "seals"},
+            "one is of benchmark flukes and two of seals, so they were not tested on the same",
+        ),
+        ({"split_digest": "t" * 64}, "one is of split digest ssssssssssssssss and two of tttt"),
+        ({"fold": 1}, "one has fold 0 and two has fold 1: run one of them on a fold of the other"),
+        ({"photos": 150}, "10 photos .* were tested by one of two runs only"),
+        ({"unfit": "flukes has no boxes", "metrics": {}}, "two has no scores, because flukes has no boxes"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(place, other, words):
+    put(place, "one", "one", 1.0)
+    put(place, "two", "two", 1.0, **other)
+    with pytest.raises(WhalebenchError, match=words):
+        compare_runs("one", "two", place)
+
+
+def test_wrong_use_is_told(place, cli):
+    put(place, "one", "one", 1.0)
+    for arguments, words in (
+        (("one", "one"), "one cannot be compared with itself"),
+        (("one", "onne"), "There is no run 'onne'"),
+        (("one", "one", "--photos", "-1"), "--photos -1 cannot be: give 0 or more"),
+    ):
+        answer = cli("compare", *arguments, "--workspace", place.root)
+        assert (answer.code, answer.out) == (2, "")
+        assert words in answer.err
