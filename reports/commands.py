@@ -54,7 +54,8 @@ def report(
     board = leaderboard.leaderboard(place.runs, benchmark)
     written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
     if latex:
-        return typer.echo(writers.to_latex(board))
+        typer.echo(writers.to_latex(board))
+        return
     console.show(writers.to_rows(board), writers.render(board, full=full, notes=notes), as_json)
     if not as_json:
         console.show_written(*written)
