@@ -251,16 +251,18 @@ def _summary(record: RunRecord, runs_folder: Path) -> list[Table | Text]:
 def run_document(folder: Path) -> Document:
     """The record of a run, with `floors`, its scores by `buckets`, the review `effort`, and its curve.
 
-    Metrics have ends of intervals beside them, as in `report --json`. All that is added is empty for a run
-    that does not fit; buckets for one made before there were any, too.
+    Metrics have ends of intervals beside them, as in `report --json`; `doubts` says by metric why one may be
+    too narrow. All that is added is empty for a run that does not fit; buckets for older ones, too.
     """
     record = read_record(folder)
-    document: Document = {"floors": {}, "buckets": [], "effort": []}
+    document: Document = {"doubts": {}, "floors": {}, "buckets": [], "effort": []}
     document |= {"metrics": dict(record.metrics), "effort_curve": {"candidates": [], "found": []}}
     if not record.unfit:
         queries = read_predictions(folder)
-        for key, ends in intervals(queries).items():
+        drawn = intervals(queries)
+        for key, ends in drawn.items():
             document["metrics"] |= {f"{key}_low": ends.low, f"{key}_high": ends.high}
+        document["doubts"] = {key: ends.warning for key, ends in drawn.items() if ends.warning}
         document["floors"] = _floors(record, queries)
         document["buckets"] = [each._asdict() for each in buckets(queries)]
         document["effort"] = [each._asdict() for each in effort(queries)]
@@ -303,6 +305,8 @@ def show_report(document: Document, folder: Path) -> Group:
     record = read_record(folder)
     blocks: list[Any] = [*_summary(record, folder.parent), facts_table(_given(record), "What it was given")]
     blocks += _floor_blocks(record, document)
+    doubts = document["doubts"]
+    blocks += warning_lines(f"{METRICS[key]} {doubts[key]}." for key in METRICS if key in doubts)
     if rows := bucket_rows(document["buckets"]):
         blocks.append(table_of(rows, "By what is known of the test photos"))
     elif not record.unfit:
@@ -386,8 +390,8 @@ def _ends(low: float | None, high: float | None) -> str:
 def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:
     ends = intervals(read_predictions(runs_folder / record.run))
     metrics: dict[str, float | None] = dict(record.metrics)
-    for key, (low, high) in ends.items():
-        metrics |= {f"{key}_low": low, f"{key}_high": high}
+    for key, each in ends.items():
+        metrics |= {f"{key}_low": each.low, f"{key}_high": each.high}
     facts = {name: with_interval(metrics, key) for key, name in METRICS.items()}
     facts[CANDIDATE_SET] = candidate_set(metrics)
     facts["valid MAP@5"] = number(record.valid_metrics["map_at_5"])
