@@ -347,8 +347,9 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     about = {"runs": len(records), "benchmarks": ", ".join(sorted({record.benchmark for record in records}))}
     with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         _pack(packed, "README.md", README.format(ledger=LEDGER, version=__version__, **about).encode())
-        if ledger := _ledger(workspace, benchmark):
-            _pack(packed, LEDGER, ledger)
+        entries, unread = _ledger(workspace, benchmark)
+        if entries:
+            _pack(packed, LEDGER, b"".join(_json(entry, workspace) for entry in entries))
         for record in records:
             folder = workspace.runs / record.run
             for name in (RECORD, DIAGNOSIS, PREDICTIONS):
@@ -358,16 +359,19 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
                         content if name == PREDICTIONS else _json(json.loads(content), workspace, indent=2)
                     )
                     _pack(packed, f"runs/{record.run}/{name}", whole)
+    problems += [f"{unread} line(s) of {LEDGER}, which cannot be read"] if unread else []
     return [f"Left out: {problem}" for problem in problems]
 
 
-def _ledger(workspace: Workspace, benchmark: str | None) -> bytes:
-    """The lines of the ledger on that benchmark, or all."""
-    file = workspace.root / LEDGER
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    entries = [json.loads(line) for line in lines]
-    kept = [entry for entry in entries if benchmark in (None, entry.get("benchmark"))]
-    return b"".join(_json(entry, workspace) for entry in kept)
+def _ledger(workspace: Workspace, benchmark: str | None) -> tuple[list[Document], int]:
+    """The entries of the ledger on that benchmark, or all, and how many lines of it cannot be read."""
+    file, entries, unread = workspace.root / LEDGER, [], 0
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            entries.append(dict(json.loads(line)))
+        except (TypeError, ValueError):  # torn by a power cut
+            unread += 1
+    return [entry for entry in entries if benchmark in (None, entry.get("benchmark"))], unread
 
 
 def _json(document: Any, workspace: Workspace, indent: int | None = None) -> bytes:

@@ -392,8 +392,10 @@ def test_equal_bundles_are_equal_bytes_and_hold_no_path(place: Workspace, tmp_pa
 
 def test_a_damaged_run_is_left_out_and_told(place: Workspace, tmp_path: Path, cli: Cli) -> None:
     (find_run("triplet", place) / RECORD).write_text("{")
+    (place.root / "ledger.jsonl").write_text('{"benchmark": "tiny"}\n{"benchm\n3\n')
     answer = cli("bundle", tmp_path / "x.zip", "--workspace", place.root)
     assert answer.code == 0
+    assert "Left out: 2 line(s) of ledger.jsonl, which cannot be read" in answer.err
     assert "Left out: " in answer.err and "triplet" in answer.err
     with zipfile.ZipFile(tmp_path / "x.zip") as packed:
         assert not [name for name in packed.namelist() if "triplet" in name]
