@@ -183,7 +183,8 @@ def _photos(grids: Mapping[str, Grid], folds: Sequence[int]) -> Floats:
     """How many photos of all folds each cluster has."""
     first = next(iter(grids.values()))
     clusters = pd.concat([next(iter(first[fold].values()))["cluster"] for fold in folds])
-    return clusters.value_counts().to_numpy(np.float64)
+    photos: Floats = clusters.value_counts().to_numpy(np.float64)
+    return photos
 
 
 class _Fold(NamedTuple):

@@ -236,7 +236,7 @@ def _ratio(codes: Integers, values: Floats, weights: Floats) -> Deletions:
     """The weighted mean of the values that are defined (photos,)."""
     defined, number = np.isfinite(values), int(codes.max()) + 1
     total = np.bincount(codes[defined], weights[defined] * values[defined], number)
-    weight = np.bincount(codes[defined], weights[defined], number)
+    weight = np.bincount(codes[defined], weights[defined], number).astype(np.float64)
     left = weight.sum() - weight
     without = np.divide(total.sum() - total, left, out=np.full(number, np.nan), where=left > 0)
     value = total.sum() / weight.sum() if weight.any() else np.nan
@@ -261,8 +261,8 @@ def _auroc(queries: pd.DataFrame, codes: Integers) -> Deletions:
     wins = np.zeros(clusters)
     for kind, sign in ((new, 1), (~new, -1)):
         others = np.sort(sign * scores[~kind])
-        ends = (np.searchsorted(others, sign * scores[kind], side=side) for side in ("left", "right"))
-        wins += np.bincount(codes[kind], sum(ends) / 2, clusters)
+        below, up_to = (np.searchsorted(others, sign * scores[kind], side=side) for side in ("left", "right"))
+        wins += np.bincount(codes[kind], (below + up_to) / 2, clusters)
     pairs = (photos[0].sum() - photos[0]) * (photos[1].sum() - photos[1])
     total = wins.sum() / 2
     without = np.divide(total - wins, pairs, out=np.full(clusters, np.nan), where=pairs > 0)

@@ -138,9 +138,9 @@ def expected_over_ties(first: Floats, tied: Floats, before: Integers | None) -> 
         shares.append(np.where(new, of_new == place, holds / np.where(new, 1, tied)))
     return {
         "rank": np.where(new, of_new, (first + last) / 2 + behind_new),
-        "average_precision_at_5": sum(share / place for place, share in enumerate(shares, start=1)),
+        "average_precision_at_5": np.sum([share / place for place, share in enumerate(shares, 1)], axis=0),
         "top_1": shares[0],
-        "top_5": sum(shares),
+        "top_5": np.sum(shares, axis=0),
         "identified": np.where(first == 1, 1 / np.where(new, 1, tied), 0.0),
     }
 
@@ -168,7 +168,8 @@ def best_identity_correct(queries: pd.DataFrame) -> Floats:
     0 where the truth is *new*.
     """
     if "identified" in queries and not queries["identified"].isna().any():
-        return queries["identified"].to_numpy(np.float64)
+        identified: Floats = queries["identified"].to_numpy(np.float64)
+        return identified
     # Older tables have ranks that went by name where scores are equal.
     correct = ~is_new(queries) & (queries["rank"].to_numpy() == 1 + predicted_new(queries))
     return correct.astype(np.float64)
