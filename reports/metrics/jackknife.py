@@ -36,7 +36,7 @@ FEW = 10
 FEW_CLUSTERS = (
     "rests on {:.0f} effective individuals: simulated intervals of so few held the truth in 92 to 99 %"
 )
-DETECTION = "rests on the {} highest of {} new photos: simulated intervals held the truth in 94 to 99 %"
+DETECTION = "rests on the {} highest of {} new photos: simulated intervals held the truth in 94 to 100 %"
 """Warnings of what was measured where that is not 93 to 97 %."""
 
 

@@ -167,12 +167,12 @@ def best_identity_correct(queries: pd.DataFrame) -> Floats:
 
     0 where the truth is *new*.
     """
-    if "identified" in queries and not queries["identified"].isna().any():
-        identified: Floats = queries["identified"].to_numpy(np.float64)
-        return identified
     # Older tables have ranks that went by name where scores are equal.
     correct = ~is_new(queries) & (queries["rank"].to_numpy() == 1 + predicted_new(queries))
-    return correct.astype(np.float64)
+    identified: Floats = np.asarray(correct, np.float64)
+    if "identified" in queries and not queries["identified"].isna().any():
+        identified = queries["identified"].to_numpy(np.float64)
+    return identified
 
 
 def first_candidate_correct(queries: pd.DataFrame) -> Floats:
