@@ -4,6 +4,7 @@ That is what `report --full` shows below the main table, and what every file hol
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from math import isnan, nan
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def _told_apart(group: Group) -> Grid:
     standings = group.comparison.standings
     leads = [
         between(*group.comparison.leads[one.contestant, after.contestant][:3], digits=3)
-        for one, after in zip(standings, standings[1:], strict=False)
+        for one, after in pairwise(standings)
     ]
     rows = [
         (

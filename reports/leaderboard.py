@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.ledger import openings
-from whalebench.benchmarks.core.record import LATER, RunRecord, read_diagnosis, read_predictions, read_runs
+from whalebench.benchmarks.core.record import RunRecord, read_diagnosis, read_predictions, read_runs
 from whalebench.reports.board import (
     CONSTANT,
     UNIFORM,
@@ -37,7 +37,7 @@ from whalebench.reports.tracks import tracks
 from whalebench.reports.wording import listed, spans, typed
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
-COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", *LATER}
+COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", "set_size_95", "covered_95"}
 """Columns of the predictions that a report needs; `cluster` is what is resampled: individual or encounter."""
 MEASURED = {"box_iou", "mask_iou", "landmark_error"}
 """Further columns that are drawn, of the runs that have them."""
