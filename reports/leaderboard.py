@@ -29,7 +29,7 @@ from whalebench.reports.board import (
     Section,
     Table,
 )
-from whalebench.reports.metrics import ranking, resampling
+from whalebench.reports.metrics import jackknife, ranking
 from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, Standing, compare, seed_spread
 from whalebench.reports.metrics.ranking import Floats, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
@@ -218,7 +218,7 @@ def read_row(folder: Path, row: Row) -> Row:
         metrics = _checked(queries, row.record)
     except WhalebenchError as error:
         return _distrusted(row, str(error))
-    ends = resampling.intervals(queries)
+    ends = jackknife.intervals(queries)
     for key in tuple(metrics):
         metrics[f"{key}_low"], metrics[f"{key}_high"] = ends[key].low, ends[key].high
     doubts = {key: found.warning for key, found in ends.items() if found.warning}

@@ -35,7 +35,7 @@ from whalebench.benchmarks.ensembles.steps import STEPS, WITHOUT, choose_setting
 from whalebench.benchmarks.running.evaluation import PLAIN, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.methods.parts import fusion
-from whalebench.reports.metrics.resampling import paired_difference
+from whalebench.reports.metrics.jackknife import paired_difference
 from whalebench.reports.run_report import ensemble_document
 from whalebench.tests.ensembling import change_lineage, combine, fold_of, make_run, split_tiny
 

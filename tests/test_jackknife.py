@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.test_resampling import precisions, queries
 from whalebench import WhalebenchError
+from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.jackknife import (
     deletions,
     intervals,
@@ -17,6 +17,35 @@ from whalebench.reports.metrics.summary import FALSE_ALARMS, summarize
 
 BOTH = ("auroc_new", "accuracy_new", "baks_baus", "normalised_accuracy", *FALSE_ALARMS)
 """Metrics that need known and new photos."""
+
+
+def queries(number=200, individuals=40, skill=1.5, seed=0, new=0.2):
+    """A per-query table of photos that are the same for every `seed` and `skill`."""
+    fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)
+    names = [f"whale_{name:02d}" for name in range(individuals)]
+    columns, is_new = fixed.integers(individuals, size=number), fixed.random(number) < new
+    scores = rng.normal(size=(number, individuals))
+    scores[np.arange(number)[~is_new], columns[~is_new]] += skill
+    return evaluate_queries(
+        images=[f"photo_{row}" for row in range(number)],
+        truth=[NEW if one else names[column] for one, column in zip(is_new, columns, strict=True)],
+        clusters=[f"encounter_{c % 9}" if one else names[c] for one, c in zip(is_new, columns, strict=True)],
+        identities=names,
+        scores=scores,
+        probabilities=np.exp(scores),
+        new_scores=-scores.max(axis=1).round(1),  # some are equal
+        new_threshold=2.5,
+        set_threshold=0.1,
+        embeddings_precision=np.where(is_new, np.nan, rng.random(number)),
+    )
+
+
+def precisions(table, values, clusters=None):
+    """The table with other average precisions, and perhaps other clusters."""
+    return table.assign(
+        average_precision_at_5=values,
+        cluster=table["cluster"] if clusters is None else np.asarray(clusters, dtype=str),
+    )
 
 
 def test_every_metric_has_an_interval_about_its_value():

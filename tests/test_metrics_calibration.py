@@ -16,8 +16,8 @@ from whalebench.reports.metrics.calibration import (
     set_threshold,
 )
 from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.jackknife import intervals
 from whalebench.reports.metrics.ranking import NEW
-from whalebench.reports.metrics.resampling import intervals
 from whalebench.reports.metrics.summary import summarize
 
 NAMES = ["ann", "bob", "cas"]

@@ -269,11 +269,11 @@ def _who(
     }
 
 
-def _unfit(missing: str, facts: Mapping[str, Any]) -> RunRecord:
+def _unfit(missing: str, facts: dict[str, Any]) -> RunRecord:
     """The record of a method that the benchmark does not fit, because of what is missing there."""
-    none = dict.fromkeys(METRIC_KEYS)
-    unlearned = {"usage": None, "track": "nothing learned", "metrics": none, "valid_metrics": none, "cmc": []}
-    return RunRecord(**facts | unlearned | {"unfit": f"{facts['benchmark']} has no {missing}"})
+    nothing: dict[str, Any] = dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
+    nothing |= {"usage": None, "track": "nothing learned", "cmc": []}
+    return RunRecord(**facts | nothing, unfit=f"{facts['benchmark']} has no {missing}")
 
 
 def _facts(

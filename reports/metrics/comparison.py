@@ -14,7 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from whalebench.reports.metrics.jackknife import LEVEL, Interval, effective_number, t_quantile
+from whalebench.reports.metrics.jackknife import (
+    LEVEL,
+    POSITIVE,
+    Interval,
+    between_0_and_1,
+    effective_number,
+    t_quantile,
+)
 from whalebench.reports.metrics.ranking import Floats, Integers
 
 Grid = Mapping[int, Mapping[int, pd.DataFrame]]
@@ -148,7 +155,7 @@ def compare(
         Standing(
             one.name,
             one.value,
-            *joint.interval(place)[:2],
+            *joint.interval(place, key)[:2],
             None if unranked else 1 + int((low[:, place] > 0).sum()),
             None if unranked else len(contestants) - int((low[place] > 0).sum()),
             None if unranked else float(best[place]),
@@ -355,12 +362,14 @@ class _Joint:
         winners = (np.nan_to_num(self.values, nan=-np.inf) + self.noise).argmax(axis=1)
         return np.bincount(winners, minlength=len(self.values)) / len(winners)
 
-    def interval(self, place: int) -> Interval:
+    def interval(self, place: int, key: str) -> Interval:
         """The 95 % interval of one contestant's mean; NaN where all photos are of one individual."""
-        if self.clusters < 2:
+        value, half = float(self.values[place]), float(np.quantile(np.abs(self.noise[:, place]), LEVEL))
+        if self.clusters < 2 or np.isnan(value):
             return Interval(np.nan, np.nan)
-        half = float(np.quantile(np.abs(self.noise[:, place]), LEVEL))
-        return Interval(float(self.values[place]) - half, float(self.values[place]) + half)
+        if key in POSITIVE:
+            return Interval(max(0.0, value - half), value + half)
+        return Interval(*between_0_and_1(value, half, self.individuals))
 
     def errors(self) -> Floats:
         """Standard errors of all leads, (contestants, contestants)."""

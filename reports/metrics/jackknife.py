@@ -135,16 +135,16 @@ def interval_of(key: str, deleted: Deletions) -> Interval:
     if key in POSITIVE:
         factor = np.exp(t * error / value) if value else 1.0
         return Interval(value / factor, value * factor, warning)
-    return Interval(*_between_0_and_1(value, t * error, number), warning)
+    return Interval(*between_0_and_1(value, t * error, number), warning)
 
 
-def _between_0_and_1(value: float, half: float, number: float) -> tuple[float, float]:
+def between_0_and_1(value: float, half: float, number: float) -> tuple[float, float]:
     """Ends about a value with this half-width on its own scale, made of so many clusters.
 
     At 0 or 1 the standard error is zero. Then the other end is that at which so many clusters would still be
     all wrong, or all right, in 2.5 % of cases (Clopper & Pearson 1934).
 
-    >>> [round(end, 3) for end in _between_0_and_1(1.0, 0.0, 36.0)]
+    >>> [round(end, 3) for end in between_0_and_1(1.0, 0.0, 36.0)]
     [0.903, 1.0]
     """
     exact = ((1 - LEVEL) / 2) ** (1 / number)
