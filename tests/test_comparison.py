@@ -54,6 +54,18 @@ def test_the_value_is_the_mean_of_the_folds_and_the_spread_that_of_the_seeds():
     assert lead.value == pytest.approx(of(found, "high").value - of(found, "low").value)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_certainty_is_never_printed(level):
+    tables = grid()
+    same = {
+        fold: {seed: table.assign(**{KEY: level}) for seed, table in seeds.items()}
+        for fold, seeds in tables.items()
+    }
+    for one in compare({"same": same, "other": tables}, list(FOLDS)).standings:
+        assert 0 <= one.low < one.high <= 1
+        assert one.low <= one.value <= one.high
+
+
 def without(tables, cluster):
     """The mean over folds of one contestant without one cluster, seeds averaged."""
     means = [

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.catalog import build_catalog
+from whalebench.benchmarks.core.catalog import PARTS, build_catalog
 from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhotos, Photos
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
@@ -273,7 +273,7 @@ def test_no_view_leads_to_a_name_a_path_or_a_digest(tmp_path: Path, oracle: bool
         found = reachable(photos, set())
         texts = {thing for thing in found if isinstance(thing, str)}
         shown = {*photos.images, *photos.digests, *views.train.identities, "tip"}
-        harmless = {*vars(photos), "boxes", "landmarks", "landmark_names", "has_mask", "", "train"}
+        harmless = {*vars(photos), "boxes", "landmarks", "landmark_names", "has_mask", "", *PARTS}
         assert texts - harmless <= shown
         assert not any(isinstance(thing, Path | pd.DataFrame | PhotoStore) for thing in found)
 
