@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import safe_open
 
 VOLATILE = ("created", "environment", "hardware", "seconds", "photos_per_second", "peak_memory_mb")
 VOLATILE += ("code_digest", "when")
@@ -285,6 +286,11 @@ class Recorder:
         if file.suffix == ".parquet":  # column by column, as a table may gain one
             table = pd.read_parquet(file)
             return {name: digest(table[name].to_csv(index=False).encode()) for name in table}
+        if file.suffix == ".safetensors":  # tensor by tensor, and what stands in the header
+            with safe_open(file, "np") as opened:
+                tensors = {name: digest(opened.get_tensor(name).tobytes()) for name in sorted(opened.keys())}
+                header = {name: json.loads(text) for name, text in (opened.metadata() or {}).items()}
+            return tensors | header
         if file.suffix not in (".json", ".csv", ".md", ".html", ".svg"):
             return digest(file.read_bytes())
         text = self.steady_text(file.read_text("utf-8"))

@@ -183,6 +183,7 @@ def run(workspace: Workspace, kind: type[Method], monkeypatch: pytest.MonkeyPatc
     return runner.run(runner.RunRequest(kind.name, "secret", device="cpu"), workspace)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of what is looked at
 def test_while_a_method_is_at_work_nothing_in_memory_tells_of_test(
     secretive: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -310,7 +310,10 @@ def repeats_itself(trial: Trial) -> str:
         "Learned again with the same seed its scores differ, by {} of the spread: draw every random number "
         "from harness.seed or from torch's generator."
     )
-    refuse_difference(trial.after_learning().scores(), trial.learn(trial.views).scores(), complaint)
+    whole = trial.after_learning().scores()
+    # Learning from photos in disguise, which has to be done anyway, shows it as well where nothing differs.
+    if not np.array_equal(whole, trial.learned_disguised.scores()):
+        refuse_difference(whole, trial.learn(trial.views).scores(), complaint)
     return "Learned again with the same seed, it gives the same scores."
 
 
@@ -333,7 +336,7 @@ def does_not_peek(trial: Trial) -> str:
 def sees_pixels_alone(trial: Trial) -> str:
     """Its scores are the same where photos are renamed, moved and reordered, and test has other answers."""
     learned = trial.after_learning()
-    disguised = trial.learn(trial.views_of(trial.toys.disguised))
+    disguised = trial.learned_disguised
     complaint = (
         "Where photos have other names, folders and rows, and test photos other answers, it gives other "
         "scores, by {} of the spread: learn and score by what Photos.batch gives, and by the labels of train."

@@ -8,6 +8,7 @@ masks lack here and there; species are named.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,11 @@ class Trial:
         harness.stage("learn")
         harness.fit(method)
         return Learned(method, harness, views)
+
+    @cached_property
+    def learned_disguised(self) -> Learned:
+        """The method after learning from the same photos under other names, in other places."""
+        return self.learn(self.views_of(self.toys.disguised))
 
     def opened(self) -> OpenFold:
         """The answers to what `views` show."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -123,8 +124,13 @@ def metrics_afresh(
     """The metrics of `evaluate_scores` as a new process computes them, whatever was changed in this one."""
     # Of its configuration what all methods have: the class of its own would load the method there, too.
     rules = {name: getattr(config, name) for name in MethodConfig.model_fields}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_metrics, tuple(identities), dict(scores), dict(answers), rules).result()
+    return _process().submit(_metrics, tuple(identities), dict(scores), dict(answers), rules).result()
+
+
+@cache
+def _process() -> ProcessPoolExecutor:
+    """A process that meets no method: it takes a second to start, so one does for all."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def _metrics(
