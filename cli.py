@@ -69,13 +69,16 @@ def run(
 ) -> None:
     """Learn on one fold, score its test photos, and keep the record."""
     from whalebench.benchmarks.running import runner
-    from whalebench.reports.run_report import run_summary
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json and not tell) as progress:
         record = runner.run(request, place, progress, force=force)
-    console.show(record.model_dump(mode="json"), run_summary(record, place.runs), as_json)
+    if as_json:
+        return console.show(record.model_dump(mode="json"), None, as_json)
+    from whalebench.reports.run_report import run_summary
+
+    return console.show(None, run_summary(record, place.runs), as_json)
 
 
 for read in (commands.report, commands.runs, commands.show, commands.compare):

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.ledger import openings
+from whalebench.benchmarks.core.ledger import read_ledger
 from whalebench.benchmarks.core.record import RunRecord, read_diagnosis, read_predictions, read_runs
 from whalebench.reports.board import (
     CONSTANT,
@@ -60,13 +60,14 @@ def leaderboard(
     ]
     if not chosen:
         raise WhalebenchError(_why_empty(runs_folder, benchmark, records, problems))
-    looks = openings(runs_folder)
+    ledger = read_ledger(runs_folder)
+    looks = ledger.openings()
     on: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for record in chosen:
         on[record.benchmark, record.catalog_digest, record.split_digest].append(record)
     several = Counter(benchmark for benchmark, *_ in on)
     tables = tuple(_table(runs_folder, on[key], looks, alone=several[key[0]] == 1) for key in sorted(on))
-    return Leaderboard(tables, tuple(problems))
+    return Leaderboard(tables, (*problems, *ledger.problems))
 
 
 def _why_empty(folder: Path, benchmark: str | None, records: list[RunRecord], problems: list[str]) -> str:

@@ -556,7 +556,7 @@ def test_stopped_in_any_of_its_trainings_it_ends_the_same(ground: ToyBenchmarks,
     settings = smallest_settings(Pseudo, ("of_settings=epochs=2",))
     trial = Trial("pseudo", Pseudo, configure(Pseudo, settings), ground)
     trial.learned = trial.learn(trial.views)
-    assert resumes(trial) == "Stopped 5 time(s) and taken up again, it gives the same scores."
+    assert resumes(trial) == "Stopped 3 time(s) and taken up again, it gives the same scores."
     curve = trial.learned.harness.curve()
     assert curve["stage"].tolist() == ["train"] * 2 + ["half_a.train"] * 2 + ["half_b.train"] * 2
     assert curve["photos"].max() - curve["photos"].min() <= 8 / 2

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 
 from whalebench import RunFailedError
-from whalebench.benchmarks.conformance.checks import Stopped, StopsInSecondEpoch
+from whalebench.benchmarks.conformance.checks import Stopped, StopsInEpoch
 from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -323,7 +323,7 @@ def test_a_stopped_run_ends_with_the_count_of_one_that_was_not(ground: ToyBenchm
         trial = trial_of(ground, "bbox", *FINDER, "epochs=3")
         checkpoints = CheckpointStore(tmp_path / "kept", max_share=math.inf)
         try:
-            learned = trial.learn(trial.views, StopsInSecondEpoch(), checkpoints)
+            learned = trial.learn(trial.views, StopsInEpoch(2), checkpoints)
             break
         except Stopped:
             assert checkpoints.folder is not None

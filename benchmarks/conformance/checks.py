@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,10 +24,11 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.conformance.trial import (
     TOLERANCE,
     CheckFailed,
+    Learned,
     Mislabelled,
     NotApplicable,
     Stopped,
-    StopsInSecondEpoch,
+    StopsInEpoch,
     Trial,
     equal_weights,
     refuse_difference,
@@ -35,6 +37,7 @@ from whalebench.benchmarks.conformance.trial import (
 )
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.photos import CPU, Photos
+from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.running.evaluation import CALIBRATION, metrics_afresh
 from whalebench.benchmarks.running.outcome import ask, evaluate_parts
 from whalebench.methods.method import MethodConfig, Search
@@ -310,10 +313,9 @@ def repeats_itself(trial: Trial) -> str:
         "Learned again with the same seed its scores differ, by {} of the spread: draw every random number "
         "from harness.seed or from torch's generator."
     )
-    whole = trial.after_learning().scores()
-    # Learning from photos in disguise, which has to be done anyway, shows it as well where nothing differs.
-    if not np.array_equal(whole, trial.learned_disguised.scores()):
-        refuse_difference(whole, trial.learn(trial.views).scores(), complaint)
+    learned = trial.after_learning()
+    if not trial.is_unmoved:
+        refuse_difference(learned.scores(), trial.learn(trial.views).scores(), complaint)
     return "Learned again with the same seed, it gives the same scores."
 
 
@@ -328,21 +330,23 @@ def does_not_peek(trial: Trial) -> str:
         "With other test photos it learns something else: in learn() look at train and valid only, "
         "through Photos.batch."
     )
-    blind = trial.learn(trial.views_of(trial.toys.blank))
-    refuse_difference(learned.scores(), blind.scores(), complaint)
+    if not trial.is_unmoved:
+        blind = trial.learn(trial.views_of(trial.toys.blank))
+        refuse_difference(learned.scores(), blind.scores(), complaint)
     return "With grey test photos it learns the same."
 
 
 def sees_pixels_alone(trial: Trial) -> str:
     """Its scores are the same where photos are renamed, moved and reordered, and test has other answers."""
     learned = trial.after_learning()
-    disguised = trial.learned_disguised
     complaint = (
         "Where photos have other names, folders and rows, and test photos other answers, it gives other "
         "scores, by {} of the spread: learn and score by what Photos.batch gives, and by the labels of train."
     )
-    for part in learned.views.queries():
-        refuse_difference(learned.scores(part), disguised.scores(part), complaint)
+    if not trial.is_unmoved:
+        disguised = trial.learn(trial.views_of(trial.toys.disguised))
+        for part in learned.views.queries():
+            refuse_difference(learned.scores(part), disguised.scores(part), complaint)
     return "With photos renamed and moved, and other answers to test, it gives the same scores."
 
 
@@ -351,12 +355,14 @@ def chooses_on_valid_and_learns_nothing(trial: Trial) -> str:
 
     The harness goes on to judge by the right ones, so that what it is asked to choose stays the same.
     """
-    learned = trial.after_learning()
+    learned, same = trial.after_learning(), "With the labels of valid exchanged it learns the same."
+    if trial.is_unmoved:
+        return same
     mislabelled = trial.learn(trial.views, method=Mislabelled(trial.kind, trial.config))
     if equal_weights(learned, mislabelled) and np.array_equal(
         learned.scores("test"), mislabelled.scores("test")
     ):
-        return "With the labels of valid exchanged it learns the same."
+        return same
     before, after = learned.harness.chosen, mislabelled.harness.chosen
     chosen = sorted(name for name, value in after.items() if value != before.get(name))
     if not chosen:
@@ -383,30 +389,33 @@ def answers_without_annotations(trial: Trial) -> str:
 
 
 def resumes(trial: Trial) -> str:
-    """Stopped in every epoch but the first, and resumed each time, it ends with the same scores."""
-    whole, stops = trial.after_learning(), 0
+    """Stopped in every epoch but the first of each training, and in the last of all, it ends the same."""
+    whole = trial.after_learning()
+    epochs = whole.harness.curve()["epoch"].tolist()
+    if len(epochs) < 2:
+        raise NotApplicable("It has no two epochs to be stopped between.")
+    # Those before are put back from their last epochs, which shows as well whether all was kept of them.
+    places = [place for place, epoch in enumerate(epochs, start=1) if epoch > 1 or place == len(epochs)]
     with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:
-        while True:
-            try:
-                # Everything is kept, however long it takes.
-                again = trial.learn(
-                    trial.views, StopsInSecondEpoch(), CheckpointStore(Path(folder), max_share=math.inf)
-                )
-                break
-            except Stopped:
-                stops += 1
+
+        def learn(progress: Progress = SILENT) -> Learned:
+            # Everything is kept, however long it takes.
+            return trial.learn(trial.views, progress, CheckpointStore(Path(folder), max_share=math.inf))
+
+        for before, place in pairwise([1, *places]):
+            with suppress(Stopped):  # in an epoch that is learned again the next time
+                learn(StopsInEpoch(place - before + 1))
             if not any(Path(folder).iterdir()):
                 raise NotApplicable(
                     "Stopped, it begins anew: have it call harness.resume(parts) before its epochs."
                 )
-    if not stops:
-        raise NotApplicable("It has no two epochs to be stopped between.")
+        again = learn()
     complaint = (
         "Stopped and taken up again its scores differ by {} of the spread: name all that changes while it "
         "learns to harness.resume()."
     )
     refuse_difference(whole.scores(), again.scores(), complaint)
-    return f"Stopped {stops} time(s) and taken up again, it gives the same scores."
+    return f"Stopped {len(places)} time(s) and taken up again, it gives the same scores."
 
 
 CHECKS: dict[str, Callable[[Trial], str]] = {

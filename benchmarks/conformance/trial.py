@@ -109,9 +109,21 @@ class Trial:
         return Learned(method, harness, views)
 
     @cached_property
-    def learned_disguised(self) -> Learned:
-        """The method after learning from the same photos under other names, in other places."""
-        return self.learn(self.views_of(self.toys.disguised))
+    def is_unmoved(self) -> bool:
+        """Whether it learns and scores the same, to the last bit, where all that must not move it is changed.
+
+        It learns from the photos in disguise, those of test grey, valid under the labels of other photos, and
+        scores them in disguise. Where that moves nothing, no change need be tried alone.
+        """
+        learned, disguised = self.after_learning(), self.views_of(self.toys.disguised)
+        seen = disguised if learned.method.transductive else self.views_of(self.toys.disguised_blank)
+        try:
+            other = replace(self.learn(seen, method=Mislabelled(self.kind, self.config)), views=disguised)
+            return equal_weights(learned, other) and all(
+                np.array_equal(learned.scores(part), other.scores(part)) for part in disguised.queries()
+            )
+        except Exception:  # what is wrong with it shows where the changes are tried one by one
+            return False
 
     def opened(self) -> OpenFold:
         """The answers to what `views` show."""
@@ -137,16 +149,17 @@ class Stopped(Exception):
     """A run stopped from outside."""
 
 
-class StopsInSecondEpoch(Silent):
-    """Stops a run before its second epoch could be kept."""
+class StopsInEpoch(Silent):
+    """Stops a run in the so many-th epoch that it learns, before that is kept."""
 
-    epochs = 0
+    def __init__(self, place: int) -> None:
+        self.left = place
 
     def epoch(self, summary: EpochSummary) -> None:
-        """Stopped at the second one."""
+        """Stopped at the last of them."""
         del summary
-        self.epochs += 1
-        if self.epochs == 2:
+        self.left -= 1
+        if not self.left:
             raise Stopped
 
 
@@ -212,6 +225,8 @@ class ToyBenchmarks(NamedTuple):
     disguised: Benchmark
     """The same photos and annotations under other names, in other folders, in another order but for that
     within a part, and with other answers to test."""
+    disguised_blank: Benchmark
+    """The same with grey test photos."""
 
 
 def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
@@ -219,18 +234,20 @@ def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
     rows = _draw(workspace.cache / "drawn")
     bare = rows.drop(columns=[*BOX, "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species"])
     annotated = _imported(rows, "trial", workspace)
-    test = set(annotated.split.parts(0).test)
+    disguised = _imported(_disguise(rows, workspace.cache / "drawn"), "trial-disguised", workspace)
     grey = str(workspace.cache / "drawn" / "grey.png")
-    table, store = annotated.catalog.table, annotated.store
-    paths = [grey if image in test else path for image, path in zip(table["image"], store.paths, strict=True)]
+    plain = _imported(bare, "trial-plain", workspace)
+    return ToyBenchmarks(annotated, plain, _blank(annotated, grey), disguised, _blank(disguised, grey))
+
+
+def _blank(benchmark: Benchmark, grey: str) -> Benchmark:
+    """The benchmark with that photo in place of each one of test."""
+    test, store = set(benchmark.split.parts(0).test), benchmark.store
+    images = benchmark.catalog.table["image"]
+    paths = [grey if image in test else path for image, path in zip(images, store.paths, strict=True)]
     # What is kept of decoded photos goes by their digests, which are left as they are: another folder.
     altered = replace(store, paths=tuple(paths), cache=store.cache.with_name("grey"), _open={})
-    return ToyBenchmarks(
-        annotated,
-        _imported(bare, "trial-plain", workspace),
-        replace(annotated, store=altered),
-        _imported(_disguise(rows, workspace.cache / "drawn"), "trial-disguised", workspace),
-    )
+    return replace(benchmark, store=altered)
 
 
 def _disguise(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:

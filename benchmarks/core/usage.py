@@ -22,6 +22,7 @@ from whalebench.benchmarks.core.catalog import PARTS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 STARTING_WEIGHTS = "starting_weights"
 """The attribute of a network that holds the names and digests of the weights it was not drawn with."""
@@ -134,8 +135,8 @@ class UsageCounter:
         self._test_photos = self._handed = self._passed = 0
         self._parameters: dict[int, int] = {}
         """Of networks that scored: parameter's id -> how many numbers it has."""
-        self._inside: nn.Module | None = None
-        """The network that photos are passing through."""
+        self._hook: RemovableHandle | None = None
+        """By which torch tells of the next module that is called, or of the end of one that photos pass."""
         self._met: WeakSet[nn.Module] = WeakSet()
 
     def of(self, part: str) -> PartUsage:
@@ -207,41 +208,41 @@ class UsageCounter:
     @contextmanager
     def _watch(self, phase: Literal["learn", "score"]) -> Iterator[None]:
         """Has torch tell of every module that is called, for as long as the phase lasts."""
-        from torch.nn.modules import module as modules
-
-        self._phase, self._inside = phase, None
-        handles = [
-            modules.register_module_forward_pre_hook(self._enters),
-            modules.register_module_forward_hook(self._leaves, always_call=True),
-        ]
+        self._phase = phase
+        self._listen()
         try:
             yield
         finally:
             self._phase = ""
-            for handle in handles:
-                handle.remove()
+            if self._hook is not None:
+                self._hook.remove()
+
+    def _listen(self, *_: object) -> None:
+        """Has torch tell of the next module that is called, and no longer of what it told of before."""
+        from torch.nn.modules.module import register_module_forward_pre_hook
+
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = register_module_forward_pre_hook(self._enters)
 
     def _enters(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         """A module is called; what is called within a network that photos pass through is part of it."""
         import torch
 
-        if self._inside is not None:
-            return
         self._meet(module)
         photos = _photos_in(arguments)
         # What has no parameters, as an augmentation or a normalisation, is no network.
         if not photos or next(module.parameters(), None) is None:
             return
-        self._inside = module
+        # Until it is done torch need not tell of any of its modules, which is quicker.
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = module.register_forward_hook(self._listen, always_call=True)
         if self._phase == "score":
             self._passed += photos
             self._parameters |= {id(each): each.numel() for each in module.parameters()}
         elif torch.is_grad_enabled():
             self._present.passed[self.stage] += photos
-
-    def _leaves(self, module: nn.Module, *_: object) -> None:
-        if module is self._inside:
-            self._inside = None
 
     def _meet(self, module: nn.Module) -> None:
         """Writes down the weights that a module seen for the first time was started from."""
