@@ -22,11 +22,11 @@ from whalebench.benchmarks.core.record import (
     read_runs,
 )
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.reports.listing import FittedTable, table_of
 from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, compare, seed_spread
 from whalebench.reports.metrics.jackknife import check_same_queries, paired_difference
+from whalebench.reports.tables import FittedTable, table_of
 from whalebench.reports.tracks import differences
-from whalebench.reports.wording import UNDEFINED, between, number, percent, with_interval
+from whalebench.reports.wording import UNDEFINED, between, number, probability, with_interval
 
 Document = dict[str, Any]
 Runs = dict[tuple[int, int], RunRecord]
@@ -205,7 +205,7 @@ def _verdict(document: Document) -> str:
         return f"{' and '.join(names)} have the same MAP@5; {tail}."
     worse = names[names[0] == document["better"]]
     by = between(document["lead"], document["lead_low"], document["lead_high"])
-    sure = f"better with a probability of {percent(document['probability'])}"
+    sure = f"better with probability {probability(document['probability'])}"
     if document["told_apart"]:
         return f"{document['better']} is better than {worse} by {by} MAP@5 ({sure}); {tail}."
     doubt = f"which other individuals or another seed may turn round ({sure})"

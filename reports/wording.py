@@ -56,6 +56,17 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.{1 if value < 0.0995 else 0}f} %"
 
 
+def probability(value: float | None) -> str:
+    """A probability, never as a certainty.
+
+    >>> probability(0.512), probability(1.0), probability(0.001), probability(None)
+    ('0.51', 'above 0.99', 'below 0.01', '–')
+    """
+    if value is None or isnan(value):
+        return UNDEFINED
+    return "above 0.99" if value > 0.995 else "below 0.01" if value < 0.005 else f"{value:.2f}"
+
+
 def candidate_set(metrics: Mapping[str, Any]) -> str:
     """Mean size of the sets that hold the true individual with 95 % certainty, and how many really do.
 

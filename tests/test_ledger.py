@@ -13,7 +13,7 @@ import pytest
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core import ledger
-from whalebench.benchmarks.core.ledger import LEDGER, Opening, append, openings, read_ledger
+from whalebench.benchmarks.core.ledger import LEDGER, Opening, append, read_ledger
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
@@ -57,7 +57,7 @@ def test_runs_that_are_found_forced_deleted_or_failed_are_told_apart(
     assert (one.method, one.seed, one.command) == ("softmax", 0, "from Python")
     assert first.created >= one.when
     fold = ("tiny", first.catalog_digest, first.split_digest, 0)
-    assert openings(tiny.runs) == {fold: 3}
+    assert read_ledger(tiny.runs).openings() == {fold: 3}
 
     def fails(*args: object) -> None:
         raise RuntimeError("evaluation broke")
@@ -65,7 +65,7 @@ def test_runs_that_are_found_forced_deleted_or_failed_are_told_apart(
     monkeypatch.setattr(outcome, "evaluate_scores", fails)
     with pytest.raises(RuntimeError, match="evaluation broke"):
         run(tiny, "weight_decay=0.1")
-    assert openings(tiny.runs) == {fold: 4}
+    assert read_ledger(tiny.runs).openings() == {fold: 4}
     assert len({entry.settings for entry in read_ledger(tiny.runs).entries}) == 2
 
 
@@ -114,7 +114,9 @@ def test_ensembles_and_explanations_are_in_it(
     assert entries[2].command == f"whalebench ensemble {runs[0]} {runs[1]} --workspace workspace"
     assert entries[-1].command.startswith(f"whalebench explain {runs[0]} --photos 1")
     benchmark = load_benchmark("tiny", tiny)
-    assert openings(tiny.runs) == {("tiny", benchmark.catalog.digest, benchmark.split.digest, 0): 5}
+    assert read_ledger(tiny.runs).openings() == {
+        ("tiny", benchmark.catalog.digest, benchmark.split.digest, 0): 5
+    }
 
 
 @pytest.mark.parametrize(
@@ -157,8 +159,8 @@ def test_what_was_written_stays_as_it_was(tmp_path: Path) -> None:
     before = (tmp_path / LEDGER).read_bytes()
     append(workspace, opening(fold=1))
     assert (tmp_path / LEDGER).read_bytes().startswith(before)
-    assert openings(workspace.runs) == {("b", "c", "d", 0): 1, ("b", "c", "d", 1): 1}
-    assert openings(tmp_path / "elsewhere" / "runs") == {}
+    assert read_ledger(workspace.runs).openings() == {("b", "c", "d", 0): 1, ("b", "c", "d", 1): 1}
+    assert read_ledger(tmp_path / "elsewhere" / "runs").openings() == {}
 
 
 def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.benchmarks.running.workers import Share, Worker, WorkerPool, command_arguments
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
 from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-from whalebench.reports.sweep_report import sweep_report
+from whalebench.reports.many_runs import sweep_report
 
 TINY = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
 STAND_IN = """

@@ -83,6 +83,12 @@ class Ledger(NamedTuple):
     entries: list[Opening]
     problems: list[str]
 
+    def openings(self) -> Counter[Fold]:
+        """How often the test labels of each fold were opened."""
+        return Counter(
+            (one.benchmark, one.catalog_digest, one.split_digest, one.fold) for one in self.entries
+        )
+
 
 def append(workspace: Workspace, entry: Opening) -> None:
     """Adds the entry as one line, which is on the disk before this returns.
@@ -123,9 +129,3 @@ def read_ledger(runs: Path) -> Ledger:
         return Ledger(entries, [])
     problem = f"{len(broken)} line(s) of {file} cannot be read, first line {broken[0]}: they are not counted."
     return Ledger(entries, [problem])
-
-
-def openings(runs: Path) -> Counter[Fold]:
-    """How often the test labels of each fold were opened, by the ledger beside a workspace's runs."""
-    entries = read_ledger(runs).entries
-    return Counter((each.benchmark, each.catalog_digest, each.split_digest, each.fold) for each in entries)

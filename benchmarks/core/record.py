@@ -261,7 +261,7 @@ def read_predictions(
 ) -> pd.DataFrame:
     """The per-query table of one run, one row a test photo; columns that older runs lack are NaN.
 
-    With `columns`, only those of them that the file has.
+    With `columns`, only those of them that are there.
     """
     import pyarrow.parquet
 
@@ -275,7 +275,8 @@ def read_predictions(
         raise WhalebenchError(
             f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
         ) from error
-    complete: pd.DataFrame = queries.assign(**{name: nan for name in LATER if name not in queries})
+    later = [name for name in LATER if columns is None or name in columns]
+    complete: pd.DataFrame = queries.assign(**{name: nan for name in later if name not in queries})
     return complete
 
 
