@@ -194,7 +194,7 @@ def test_a_narrow_window_loses_columns_and_no_letter_of_a_name() -> None:
 def test_a_run_is_shown_with_its_buckets_and_the_effort(place: Workspace, cli: Cli) -> None:
     answer = cli("show", "@last", "--workspace", place.root)
     assert answer.code == 0
-    for words in ("triplet on tiny, fold 0, seed 0", "photos in train", "encounter in train", "90 %", "99 %"):
+    for words in ("triplet on tiny, fold 0, seed 0", "photos in train", "seen in train", "90 %", "99 %"):
         assert words in answer.out
     document = json.loads(cli("show", "triplet", "--json", "--workspace", place.root).out)
     assert document["run"] == "triplet-tiny-fold0-seed0-bb0"

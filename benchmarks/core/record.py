@@ -347,7 +347,8 @@ def find_runs(name: str, workspace: Workspace) -> list[Path]:
     begin_so = [folder for known, folder in folders.items() if name and known.startswith(name)]
     if of_method or begin_so:
         return of_method or begin_so
-    hint = did_you_mean(name, [*folders], "`whalebench runs` lists them.")
+    methods = sorted({record.method for record in records})
+    hint = did_you_mean(name, [*methods, *folders], "`whalebench runs` lists them.")
     if not folders:
         hint = "there are no runs; begin with `whalebench run METHOD`."
     raise WhalebenchError(f"There is no run '{name}' in {workspace.runs}: {hint}")
