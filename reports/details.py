@@ -120,7 +120,7 @@ def _section(section: Section, *, pictures: bool) -> Iterator[Grid | Pictures]:
     header, names = _names(section)
     photos = f"{section.queries} test photos, {section.new} of them new individuals"
     yield Grid(
-        title=f"{section.track} · fold {section.fold}: {photos}; test opened {section.looks} times",
+        title=f"{section.track} · fold {section.fold}: {photos}; test opened {wording.times(section.looks)}",
         header=("rank", *header, *METRICS.values(), "time"),
         rows=tuple((row.place, *names(row), *_metrics(row)) for row in section.rows),
         best=frozenset(at for at, row in enumerate(section.rows) if row.may_be_best),

@@ -248,7 +248,7 @@ def opened(table: Table) -> str:
     folds = ", ".join(f"fold {fold}: {times}" for fold, times in sorted(looks.items()))
     older = any(times < runs[fold] for fold, times in looks.items())
     more = "; not counted are runs older than the ledger" if older else ""
-    return f"Test labels were opened {sum(looks.values())} times ({folds}{more})."
+    return f"Test labels were opened {wording.times(sum(looks.values()))} ({folds}{more})."
 
 
 def _essential(table: Table) -> Iterator[str]:
@@ -291,7 +291,8 @@ def _leader(group: Ranked) -> Iterator[str]:
             f"[{number(lead.low)}, {number(lead.high)}], {sure}."
         )
         individuals = f"{compared.effective_individuals:.0f} effective individuals."
-        detectable = f"a lead of {number(compared.detectable_lead)} would have been told with 80 % power"
+        lead = f"a lead of {number(compared.detectable_lead)}" if compared.detectable_lead < 1 else "no lead"
+        detectable = f"{lead} would have been told with 80 % power"
         yield f"{letter}: {detectable}. {compared.warning or individuals}"
 
 

@@ -90,6 +90,15 @@ def typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
+def times(number: int) -> str:
+    """How often.
+
+    >>> times(1), times(3)
+    ('once', '3 times')
+    """
+    return "once" if number == 1 else f"{number} times"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 

@@ -285,7 +285,8 @@ def _latex_table(chapter: Chapter) -> str:
     grid = chapter.main
     sides = "".join("l" if name in NAME_COLUMNS else "r" for name in grid.header)
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in (grid.header, *grid.rows)]
-    caption = " ".join([f"{chapter.title}.", *chapter.key, *chapter.essential, *chapter.warnings])
+    sentences = [chapter.title, *chapter.key, *chapter.essential, *chapter.warnings]
+    caption = " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
     parts = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
     parts += [
         rf"\begin{{tabular}}{{{sides}}}",

@@ -456,4 +456,4 @@ def test_a_run_that_does_not_fit_opened_nothing(tmp_path):
     put(tmp_path / "runs", record("one"), drawn())
     put(tmp_path / "runs", record("mask", "mask", unfit="flukes has no masks"), drawn())
     append(Workspace.open(tmp_path), Opening.of(record("one").model_dump(), forced=False))
-    assert "Test labels were opened 1 times (fold 0: 1)." in printed(leaderboard(tmp_path / "runs"), 130)
+    assert "Test labels were opened once (fold 0: 1)." in printed(leaderboard(tmp_path / "runs"), 130)

@@ -126,9 +126,7 @@ def test_a_run_of_other_code_or_settings_is_no_seed(place):
     put(place, "good-1", "good", 5.0, seed=1, code_digest="b")
     put(place, "bad-0", "bad", 1.0)
     assert compare_runs("good-0", "bad", place)["seed_spread"] is None
-    kinds = (
-        r"'good' fits 2 runs that differ .*: name one of 'good \(code a\)', 'good \(code b\)', or a single"
-    )
+    kinds = r"'good' fits 2 runs that differ .*: name one of 'good \(code a\)', 'good \(code b\)', or"
     with pytest.raises(WhalebenchError, match=kinds):
         compare_runs("good", "bad", place)
     said = compare_runs("good (code a)", "good (code b)", place)
