@@ -83,7 +83,8 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
     said = _said(comparison, one, other, folds)
     differing = differences(one.first, other.first)
     if one.first.method == other.first.method and one.first.code_digest != other.first.code_digest:
-        differing.append(("code", *(side.first.code_digest[:8] or "not recorded" for side in sides)))
+        codes = [side.first.code_digest[:8] or "not recorded" for side in sides]
+        differing.append(("code", codes[0], codes[1]))
     rows = [dict(zip(("what", "first", "second"), row, strict=True)) for row in differing]
     document = {
         "benchmark": one.first.benchmark,

@@ -263,12 +263,12 @@ def _broken_down(section: Section) -> Iterator[Grid]:
         most = sorted(found, key=lambda name: -found[name].photos)[:MOST_BUCKETS]
         names = [name for name in found if name in most]
         if names:
-            titles = (f"{name} ({found[name].photos} of {found[name].individuals})" for name in names)
+            counted = (f"{name} ({found[name].photos} of {found[name].individuals})" for name in names)
             lines = tuple(
                 (*cells(row), *(_in_bucket(of_row.get(name)) for name in names)) for row, of_row in parts
             )
             title = " ".join(words.format("").split())
-            yield Grid(f"MAP@5 by {title}, fold {section.fold}", (*header, *titles), lines, (BUCKETS,))
+            yield Grid(f"MAP@5 by {title}, fold {section.fold}", (*header, *counted), lines, (BUCKETS,))
     if efforts := [(row, made.effort) for row, made in rows if made.effort]:
         shares = [wording.percent(one.share) for one in efforts[0][1]]
         titles = tuple(f"{what} {share}" for what in ("find", "abundance at") for share in shares)

@@ -291,8 +291,10 @@ def _leader(group: Ranked) -> Iterator[str]:
             f"[{number(lead.low)}, {number(lead.high)}], {sure}."
         )
         individuals = f"{compared.effective_individuals:.0f} effective individuals."
-        lead = f"a lead of {number(compared.detectable_lead)}" if compared.detectable_lead < 1 else "no lead"
-        detectable = f"{lead} would have been told with 80 % power"
+        least = compared.detectable_lead
+        detectable = (
+            f"{f'a lead of {number(least)}' if least < 1 else 'no lead'} would have been told with 80 % power"
+        )
         yield f"{letter}: {detectable}. {compared.warning or individuals}"
 
 

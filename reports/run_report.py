@@ -355,8 +355,8 @@ def bucket_rows(of_run: Sequence[Document]) -> list[Document]:
 
 def effort_of(document: Document) -> list[Effort]:
     """The effort of a run's document, whose undefined ends are None."""
-    rows = document["effort"]
-    return [Effort(*(nan if row[key] is None else row[key] for key in Effort._fields)) for row in rows]
+    rows: list[Document] = document["effort"]
+    return [Effort(**{key: nan if value is None else value for key, value in row.items()}) for row in rows]
 
 
 def effort_rows(of_run: Sequence[Effort]) -> list[Document]:
