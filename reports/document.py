@@ -292,9 +292,8 @@ def _leader(group: Ranked) -> Iterator[str]:
         )
         individuals = f"{compared.effective_individuals:.0f} effective individuals."
         least = compared.detectable_lead
-        detectable = (
-            f"{f'a lead of {number(least)}' if least < 1 else 'no lead'} would have been told with 80 % power"
-        )
+        told = f"a lead of {number(least)}" if least < 1 else "no lead"
+        detectable = f"{told} would have been told with 80 % power"
         yield f"{letter}: {detectable}. {compared.warning or individuals}"
 
 

@@ -356,7 +356,8 @@ def bucket_rows(of_run: Sequence[Document]) -> list[Document]:
 def effort_of(document: Document) -> list[Effort]:
     """The effort of a run's document, whose undefined ends are None."""
     rows: list[Document] = document["effort"]
-    return [Effort(**{key: nan if value is None else value for key, value in row.items()}) for row in rows]
+    defined = ({key: nan if value is None else value for key, value in row.items()} for row in rows)
+    return [Effort._make(row[key] for key in Effort._fields) for row in defined]
 
 
 def effort_rows(of_run: Sequence[Effort]) -> list[Document]:

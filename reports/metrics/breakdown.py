@@ -132,7 +132,8 @@ def identity_ranks(queries: pd.DataFrame) -> Floats:
     the rank is that among all candidates, one too high at most. Half a rank, of tied individuals, is rounded
     up.
     """
-    candidates = queries[[f"candidate_{place}" for place in range(1, CANDIDATES + 1)]].to_numpy()
+    names = [f"candidate_{place}" for place in range(1, CANDIDATES + 1)]
+    candidates = queries.reindex(columns=names).to_numpy()  # a table may lack some
     place_of_new = np.where((candidates == NEW).any(axis=1), (candidates == NEW).argmax(axis=1) + 1, inf)
     rank, known = queries["rank"].to_numpy(np.float64), ~is_new(queries)
     ranks: Floats = np.ceil(rank - (place_of_new < rank))[known]
