@@ -157,7 +157,7 @@ def test_one_command_runs_what_is_missing_and_prints_the_leaderboard(
     assert shown.code == 0
     assert "softmax" in picture.read_text(encoding="utf-8")
     picture.unlink()
-    for word in ("A 1", "2 × 1", "2 of 2 done (2 of them before)", "Wall time"):
+    for word in ("A –", "2 × 1", "2 of 2 done (2 of them before)", "Wall time"):
         assert word in shown.out
 
 
