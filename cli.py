@@ -119,7 +119,7 @@ def methods(
 ) -> None:
     """List the methods, or the fields of one."""
     from whalebench.benchmarks import overview
-    from whalebench.reports.listing import table_of
+    from whalebench.reports.tables import table_of
 
     if markdown:
         from whalebench.benchmarks.core.workspace import atomic_text
@@ -137,7 +137,7 @@ def check(method: MethodArgument, settings: SettingsOption = None, as_json: Json
     What is set wins over what makes the method quick.
     """
     from whalebench.benchmarks.conformance.suite import check_method
-    from whalebench.reports.listing import table_of
+    from whalebench.reports.tables import table_of
 
     with console.progress_shown(quiet=as_json) as progress:
         result = check_method(method, tuple(settings or ()), progress)
@@ -156,7 +156,7 @@ def benchmarks(
 ) -> None:
     """List the benchmarks, or show one; `flukes` is drawn when it is first shown."""
     from whalebench.benchmarks import overview
-    from whalebench.reports.listing import table_of
+    from whalebench.reports.tables import table_of
 
     if sheet and not name:
         raise WhalebenchError(
@@ -183,7 +183,7 @@ def data_import(
     """Check a table and every photo in it, and make it a benchmark."""
     from whalebench.benchmarks import overview
     from whalebench.benchmarks.importing.importer import import_csv
-    from whalebench.reports.listing import import_report
+    from whalebench.reports.tables import import_report
 
     if layout != "csv":
         raise WhalebenchError(f"There is no layout '{layout}': there is csv, the catalog's columns.")
@@ -207,7 +207,7 @@ def data_show(name: NameArgument, as_json: JsonOption = False, workspace: Worksp
 def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Verify that catalog, photos and split are still what they were, and list the quarantine."""
     from whalebench.benchmarks.importing.importer import read_quarantine
-    from whalebench.reports.listing import check_report
+    from whalebench.reports.tables import check_report
 
     benchmark, folder = _load(name, workspace, as_json), open_workspace(workspace).benchmarks / name
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
@@ -262,7 +262,7 @@ def split_verify(name: NameArgument, as_json: JsonOption = False, workspace: Wor
 def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
     """Show what this machine has, and say what is missing."""
     from whalebench.benchmarks.core.machine import doctor_rows
-    from whalebench.reports.listing import table_of
+    from whalebench.reports.tables import table_of
 
     rows = doctor_rows(open_workspace(workspace).root)
     console.show(rows, table_of(rows, "This machine"), as_json)
@@ -292,7 +292,7 @@ def sweep(
     from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-    from whalebench.reports import sweep_report, writers
+    from whalebench.reports import many_runs, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
@@ -305,10 +305,10 @@ def sweep(
             sweeping.run(retry=retry)
     state = sweeping.state()
     if dry_run:
-        return console.show(sweeping.document(), sweep_report.plan_report(state, len(shares)), as_json)
-    board = sweep_report.board_of(cells, place.runs)
-    document = sweeping.document() | sweep_report.board_json(board)
-    console.show(document, sweep_report.sweep_report(state, board, sweeping.seconds), as_json)
+        return console.show(sweeping.document(), many_runs.plan_report(state, len(shares)), as_json)
+    board = many_runs.board_of(cells, place.runs)
+    document = sweeping.document() | many_runs.board_json(board)
+    console.show(document, many_runs.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
         atomic_text(svg, writers.to_svg(board, full=False))
     if sweeping.stopped:
@@ -343,7 +343,7 @@ def tune(
     from whalebench.benchmarks.running.runner import RunRequest
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
-    from whalebench.reports import figures, tuning
+    from whalebench.reports import figures, many_runs
 
     run = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
@@ -356,9 +356,9 @@ def tune(
     except tuner.TuningInterrupted as interrupted:
         console.stopped(str(interrupted))
         raise typer.Exit(130) from None
-    document = tuning.with_scores(tuned.document(), place.runs)
+    document = many_runs.with_scores(tuned.document(), place.runs)
     atomic_text(tuned.picture, figures.tuning_svg(document))
-    return console.show(document, tuning.tuning_report(document), as_json)
+    return console.show(document, many_runs.tuning_report(document), as_json)
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -411,7 +411,7 @@ def _digests(benchmark: Benchmark) -> dict[str, str]:
 def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:
     from whalebench.benchmarks import overview, registry
     from whalebench.benchmarks.pictures import contact_sheet
-    from whalebench.reports.listing import facts_table
+    from whalebench.reports.tables import facts_table
 
     with console.progress_shown(quiet=as_json) as progress:
         catalog = registry.load_catalog(name, open_workspace(workspace), progress)
@@ -424,7 +424,7 @@ def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None 
 
 def _show_split(name: str, made: Split, as_json: bool) -> None:
     from whalebench.benchmarks import overview
-    from whalebench.reports.listing import split_report
+    from whalebench.reports.tables import split_report
 
     facts, rows = overview.split_facts(made), overview.split_rows(made)
     document = {"name": name} | facts | {"parts": rows}

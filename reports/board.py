@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from whalebench.benchmarks.core.record import RunRecord
+from whalebench.reports.metrics.breakdown import Breakdown
 from whalebench.reports.metrics.comparison import Comparison, Standing
 from whalebench.reports.metrics.ranking import mean
+from whalebench.reports.wording import UNDEFINED, span
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Row:
 
     record: RunRecord
     contestant: str
-    """The method, with what its runs on the board differ in; see `leaderboard.contestants`."""
+    """The method, with what its runs on the board differ in; see `tracks.contestants`."""
     track: str = ""
     """What is held equal between the runs that it may be compared with, in words, with its marks."""
     queries: pd.DataFrame | None = field(default=None, compare=False)
@@ -33,12 +35,16 @@ class Row:
     """Each with `<key>_low` and `<key>_high`, NaN where undefined."""
     doubts: Mapping[str, str] = field(default_factory=dict)
     """By metric what is to be doubted of its interval, a sentence; those without are left out."""
+    breakdown: Breakdown | None = field(default=None, compare=False)
+    """Its scores by photos, and the effort of a reviewer; None unless they were asked for."""
     floor_map_at_5: float = nan
     """MAP@5 of the constant answer on its test photos; NaN where that is not known."""
     looks: int = 0
     """How many times the test labels of its fold were opened, by the ledger of the workspace."""
     standing: Standing | None = None
     """That of its contestant; None where that is compared with nobody."""
+    place: str = UNDEFINED
+    """That of its contestant, see there."""
 
     @property
     def rank_low(self) -> int | None:
@@ -51,6 +57,11 @@ class Row:
         return self.standing.rank_high if self.standing else None
 
     rank = rank_low
+
+    @property
+    def may_be_best(self) -> bool:
+        """Whether its contestant has others to be compared with, and none is told to be better."""
+        return self.rank_low == 1 and not self.place.endswith(UNDEFINED)
 
     @property
     def probability_best(self) -> float | None:
@@ -101,6 +112,15 @@ class Contestant:
     """None for an untrained network, which is a floor, and where no run of it can be read."""
     standing: Standing | None = None
     """None where no run of it can be read; an untrained network has one without ranks."""
+
+    @property
+    def place(self) -> str:
+        """The letter of its group with its ranks there, a dash for those where there is nobody else."""
+        if self.group is None or self.standing is None:
+            return UNDEFINED
+        alone = len(self.group.comparison.standings) == 1
+        ranks = UNDEFINED if alone else span(self.standing.rank_low, self.standing.rank_high)
+        return f"{self.group.letter} {ranks}"
 
     @cached_property
     def newest(self) -> dict[int, dict[int, Row]]:

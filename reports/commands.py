@@ -48,15 +48,15 @@ def report(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
-    from whalebench.reports import leaderboard, writers
+    from whalebench.reports import document, leaderboard, writers
 
     place = open_workspace(workspace)
-    board = leaderboard.leaderboard(place.runs, benchmark)
+    board = leaderboard.leaderboard(place.runs, benchmark, closely=full or html is not None)
     written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
     if latex:
         typer.echo(writers.to_latex(board))
         return
-    console.show(writers.to_rows(board), writers.render(board, full=full, notes=notes), as_json)
+    console.show(writers.to_rows(board), document.render(board, full=full, notes=notes), as_json)
     if not as_json:
         console.show_written(*written)
 
@@ -81,13 +81,13 @@ def show(
     from whalebench.benchmarks.core.record import find_run
     from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.reports import figures
-    from whalebench.reports.run_report import run_document, show_report
+    from whalebench.reports.run_report import effort_of, run_document, show_report
 
     folder = find_run(run, open_workspace(workspace))
     document = run_document(folder)
     console.show(document, show_report(document, folder), as_json)
     if svg:
-        atomic_text(svg, figures.effort_svg(document))
+        atomic_text(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
 
 
 def compare(

@@ -22,11 +22,11 @@ from whalebench.benchmarks.core.record import (
     read_runs,
 )
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.reports.listing import FittedTable, table_of
 from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, compare, seed_spread
 from whalebench.reports.metrics.jackknife import check_same_queries, paired_difference
-from whalebench.reports.tracks import differences
-from whalebench.reports.wording import UNDEFINED, between, number, percent, with_interval
+from whalebench.reports.tables import FittedTable, table_of
+from whalebench.reports.tracks import contestants, differences
+from whalebench.reports.wording import UNDEFINED, between, listed, number, probability, spans, with_interval
 
 Document = dict[str, Any]
 Runs = dict[tuple[int, int], RunRecord]
@@ -69,8 +69,9 @@ def contestant_key(record: RunRecord) -> str:
 def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10) -> Document:
     """What is to be said of two runs or contestants by their names, over the folds that both have.
 
-    A name that fits several runs means all of them, if they are of one contestant. Raises WhalebenchError
-    where they are not, for a run without scores, and where the two were not tested on the same photos.
+    A name that fits several runs means all of them, if they are of one contestant, and so does the name that
+    the report gives that. Raises WhalebenchError where they are not, for a run without scores, and where the
+    two were not tested on the same photos.
     """
     if photos < 0:
         raise WhalebenchError(f"--photos {photos} cannot be: give 0 or more.")
@@ -80,10 +81,11 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
     comparison = compare(grids, folds, pooled=_pooled(one.first, workspace))
     better = comparison.standings[0]
     said = _said(comparison, one, other, folds)
-    rows = [
-        dict(zip(("what", "first", "second"), row, strict=True))
-        for row in differences(one.first, other.first)
-    ]
+    differing = differences(one.first, other.first)
+    if one.first.method == other.first.method and one.first.code_digest != other.first.code_digest:
+        codes = [side.first.code_digest[:8] or "not recorded" for side in sides]
+        differing.append(("code", codes[0], codes[1]))
+    rows = [dict(zip(("what", "first", "second"), row, strict=True)) for row in differing]
     document = {
         "benchmark": one.first.benchmark,
         "folds": folds,
@@ -103,13 +105,17 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
 
 def _side(name: str, workspace: Workspace) -> Side:
     """The run or the contestant of that name, with its tables."""
-    folders = find_runs(name, workspace)
+    called = _contestants(workspace)
+    folders = [workspace.runs / run for run in called if called[run] == name] or find_runs(name, workspace)
     records = {folder: read_record(folder) for folder in folders}
     if len({contestant_key(record) for record in records.values()}) > 1:
-        names = ", ".join(sorted(record.run for record in records.values())[:5])
+        kinds = {called.get(record.run, record.run) for record in records.values()}
+        if len(kinds) == 1:  # on several benchmarks
+            kinds = {record.run for record in records.values()}
+        quoted = listed((f"'{kind}'" for kind in sorted(kinds)), most=5)
         raise WhalebenchError(
-            f"'{name}' fits {len(folders)} runs that differ in more than fold and seed, {names}: name one of "
-            f"them, or as much of a name as only runs of one kind have."
+            f"'{name}' fits {len(folders)} runs that differ in more than fold and seed: name one of "
+            f"{quoted}, or a single run."
         )
     runs: Runs = {}
     tables = {}
@@ -120,6 +126,14 @@ def _side(name: str, workspace: Workspace) -> Side:
         tables[record.fold, record.seed] = read_predictions(folder).sort_values("image", ignore_index=True)
     label = next(iter(runs.values())).run if len(runs) == 1 else name
     return Side(label, runs, tables)
+
+
+def _contestants(workspace: Workspace) -> dict[str, str]:
+    """By run what the report calls its contestant."""
+    on: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
+    for record in read_runs(workspace.runs).records:
+        on[record.benchmark, record.catalog_digest, record.split_digest].append(record)
+    return {run: name for records in on.values() for run, name in contestants(records).items()}
 
 
 def _shared_folds(one: Side, other: Side) -> list[int]:
@@ -205,7 +219,7 @@ def _verdict(document: Document) -> str:
         return f"{' and '.join(names)} have the same MAP@5; {tail}."
     worse = names[names[0] == document["better"]]
     by = between(document["lead"], document["lead_low"], document["lead_high"])
-    sure = f"better with a probability of {percent(document['probability'])}"
+    sure = f"better with probability {probability(document['probability'])}"
     if document["told_apart"]:
         return f"{document['better']} is better than {worse} by {by} MAP@5 ({sure}); {tail}."
     doubt = f"which other individuals or another seed may turn round ({sure})"
@@ -287,7 +301,8 @@ def comparison_report(document: Document) -> Group:
         blocks.append(FittedTable(photos, ("fold", "second: says", "first: says", "truth")))
     seed = document["seed_spread"]
     luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
-    blocks.append(Text(f"In brackets 95 % intervals{luck if seed else ''}.", style="dim"))
+    where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
+    blocks.append(Text(f"{where}. In brackets 95 % intervals{luck if seed else ''}.", style="dim"))
     return Group(*blocks)
 
 

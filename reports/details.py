@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from whalebench.reports import wording
 from whalebench.reports.board import Group, Row, Section, Table
-from whalebench.reports.figures import Mark, forest, histogram_svg, measures, reliability_svg
-from whalebench.reports.grid import Grid
+from whalebench.reports.figures import Mark, effort_svg, forest, histogram_svg, measures, reliability_svg
+from whalebench.reports.metrics.breakdown import Bucket, Effort
+from whalebench.reports.tables import Grid
 from whalebench.reports.wording import METRICS, UNDEFINED, between, number, span, with_interval
 
 SEEN = "seen in pretraining"
@@ -60,6 +61,25 @@ ALTERED = (
     "background), with the animal painted over (no animal: at chance, or the score rests on something else), "
     "and mirrored. Chance: what the answers without the animal get when they are given to other photos."
 )
+BY = {
+    "train_photos": "{} photos in train",
+    "viewpoint": "viewpoint {}",
+    "species": "species {}",
+    "encounter_seen": "encounter {} in train",
+}
+"""What scores are broken down by, and how a bucket of that name is called."""
+BUCKETS = (
+    "MAP@5 by photos in train: of the known test photos whose individual has so many; by encounter in train: "
+    "of photos with and without another one of their encounter there. After a name, the test photos and "
+    "the individuals among them."
+)
+EFFORT = (
+    "How many candidates a photo, best first, find that share of the matches. "
+    "A match is a test photo whose individual is in train. What is missed makes known animals look new: by "
+    "how much an estimate of abundance from two occasions (Lincoln and Petersen) is then too high."
+)
+MOST_BUCKETS = 6
+"""How many viewpoints or species a table has columns for, those with most photos."""
 ANNOTATED = "Only annotated photos could be painted over; their MAP@5 as they are stands under annotated."
 
 
@@ -100,13 +120,14 @@ def _section(section: Section, *, pictures: bool) -> Iterator[Grid | Pictures]:
     header, names = _names(section)
     photos = f"{section.queries} test photos, {section.new} of them new individuals"
     yield Grid(
-        title=f"{section.track} · fold {section.fold}: {photos}; test opened {section.looks} times",
+        title=f"{section.track} · fold {section.fold}: {photos}; test opened {wording.times(section.looks)}",
         header=("rank", *header, *METRICS.values(), "time"),
-        rows=tuple((span(row.rank_low, row.rank_high), *names(row), *_metrics(row)) for row in section.rows),
-        best=frozenset(place for place, row in enumerate(section.rows) if row.rank_low == 1),
+        rows=tuple((row.place, *names(row), *_metrics(row)) for row in section.rows),
+        best=frozenset(at for at, row in enumerate(section.rows) if row.may_be_best),
         forest=forest([_row_mark(row) for row in section.rows]) if pictures else "",
     )
     yield from _small_tables(section)
+    yield from _broken_down(section)
     if pictures:
         yield from _pictures(section)
 
@@ -127,6 +148,14 @@ def _pictures(section: Section) -> Iterator[Pictures]:
         yield Pictures(f"{title}, fold {section.fold}", tuple(filter(None, diagrams)))
     if bars:
         yield Pictures("", tuple(bars))
+    if curves := [
+        effort_svg(_name(row), row.breakdown.curve, row.breakdown.effort, alone=False)
+        for row in section.rows
+        if row.breakdown and row.breakdown.effort
+    ]:
+        yield Pictures(
+            f"Share of the matches found by so many candidates a photo, fold {section.fold}", tuple(curves)
+        )
 
 
 def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
@@ -171,6 +200,11 @@ NEW_INDIVIDUALS = {
     "dir_at_far_10": "DIR 10 %",
 }
 """Metrics of *new* individuals, and the title of their column."""
+TITLES = METRICS | NEW_INDIVIDUALS
+TITLES |= {"map_at_5_known": "MAP@5 of known", "map_at_5_new": "MAP@5 of new", "map_at_r": "MAP@R"}
+TITLES |= {"accuracy_new": "accuracy new", "normalised_accuracy": "normalised accuracy"}
+TITLES |= {"set_size_95": "set size", "coverage_95": "coverage"}
+"""What metrics are called; by their key."""
 LOCATION = {
     "box_iou_mean": "box IoU",
     "mask_iou_mean": "mask IoU",
@@ -217,6 +251,50 @@ def _small_tables(section: Section) -> Iterator[Grid]:
     if altered:
         legends = [ALTERED, *([ANNOTATED] if "annotated" in keys else [])]
         yield _small("What the scores rest on", section, altered, DIAGNOSIS, keys, *legends)
+
+
+def _broken_down(section: Section) -> Iterator[Grid]:
+    """Scores by what is known of photos, a table for each, and the effort; of runs that were broken down."""
+    rows = [(row, row.breakdown) for row in section.rows if row.breakdown]
+    header, cells = _names(section)
+    for by, words in BY.items():
+        parts = [(row, {one.name: one for one in made.buckets if one.by == by}) for row, made in rows]
+        found = {name: one for _, of_row in parts for name, one in of_row.items()}
+        most = sorted(found, key=lambda name: -found[name].photos)[:MOST_BUCKETS]
+        names = [name for name in found if name in most]
+        if names:
+            counted = (f"{name} ({found[name].photos} of {found[name].individuals})" for name in names)
+            lines = tuple(
+                (*cells(row), *(_in_bucket(of_row.get(name)) for name in names)) for row, of_row in parts
+            )
+            title = " ".join(words.format("").split())
+            yield Grid(f"MAP@5 by {title}, fold {section.fold}", (*header, *counted), lines, (BUCKETS,))
+    if efforts := [(row, made.effort) for row, made in rows if made.effort]:
+        shares = [wording.percent(one.share) for one in efforts[0][1]]
+        titles = tuple(f"{what} {share}" for what in ("find", "abundance at") for share in shares)
+        lines = tuple((*cells(row), *map(candidates, of), *map(abundance, of)) for row, of in efforts)
+        yield Grid(
+            f"What a reviewer must look at, fold {section.fold}",
+            (*header, *titles),
+            lines,
+            (f"What a reviewer must look at: {EFFORT[0].lower()}{EFFORT[1:]}",),
+            optional=titles[len(shares) :],
+        )
+
+
+def _in_bucket(bucket: Bucket | None) -> str:
+    return with_interval(bucket.metrics, "map_at_5") if bucket else UNDEFINED
+
+
+def candidates(effort: Effort) -> str:
+    """How many candidates must be looked at, with their interval."""
+    ends = "" if isnan(effort.low) else f" [{effort.low:.0f}, {effort.high:.0f}]"
+    return f"{effort.candidates:,}{ends}"
+
+
+def abundance(effort: Effort) -> str:
+    """By how much an estimate of abundance is too high then."""
+    return f"+{wording.percent(effort.abundance_bias)}"
 
 
 def _small(

@@ -6,17 +6,22 @@ comes to; then the single runs. Below all chapters stands the legend: what colum
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import isnan, nan
 from typing import NamedTuple
 
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
 from whalebench.reports import wording
-from whalebench.reports.board import UNIFORM, Contestant, Floor, Group, Leaderboard, Table
-from whalebench.reports.details import NEW_INDIVIDUALS, SEEN, Pictures
+from whalebench.reports.board import UNIFORM, Contestant, Floor, Leaderboard, Table
+from whalebench.reports.board import Group as Ranked
+from whalebench.reports.details import SEEN, TITLES, Pictures
 from whalebench.reports.details import details as details_of
 from whalebench.reports.figures import Mark, forest
-from whalebench.reports.grid import Grid
 from whalebench.reports.metrics.ranking import mean
-from whalebench.reports.wording import METRICS, UNDEFINED, between, listed, number, span, spans
+from whalebench.reports.tables import FittedGrid, Grid
+from whalebench.reports.wording import UNDEFINED, between, listed, number, span, spans
 
 BY_HAND, ON_FLOOR, OVERCONFIDENT = "*", "†", "‡"
 """Marks of fields set by hand, of an interval that holds a floor, and of a log loss above chance."""
@@ -47,6 +52,16 @@ class Document(NamedTuple):
     legend: tuple[str, ...]
     problems: tuple[str, ...]
     """A sentence for each run that could not be read."""
+
+    def notes(self) -> list[str]:
+        """The notes of all tables, then what columns mean."""
+        several = len(self.chapters) > 1
+        of_tables = [
+            f"{chapter.title}: {note}" if several else note
+            for chapter in self.chapters
+            for note in chapter.notes
+        ]
+        return [*of_tables, *self.legend]
 
 
 RANKS = (
@@ -138,7 +153,7 @@ def _main(table: Table, *, pictures: bool) -> Grid:
     ]
     # Sorting is stable: what has no score keeps its place at the end.
     lines.sort(key=lambda line: (isnan(line[0]), 0 if isnan(line[0]) else -line[0]))
-    first = {one.name for one in table.contestants if _may_be_best(one)}
+    first = {one.name for one in table.contestants if any(row.may_be_best for row in one.rows)}
     return Grid(
         title="",
         header=MAIN,
@@ -159,10 +174,6 @@ def _mark(one: Contestant) -> Mark:
     return Mark(one.name, _value(one), low, high)
 
 
-def _may_be_best(one: Contestant) -> bool:
-    return one.group is not None and one.standing is not None and one.standing.rank_low == 1
-
-
 def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
     """The cells of a contestant, with the marks of its interval and of its log loss."""
     runs = [row for seeds in one.newest.values() for row in seeds.values()]
@@ -173,7 +184,7 @@ def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
         return _Line(UNDEFINED, name, why, *[UNDEFINED] * 7)
     counted = [row.photos_seen for row in runs if row.photos_seen is not None]
     return _Line(
-        rank=rank_of(one),
+        rank=one.place,
         method=f"{name} {marks}".strip(),
         map_at_5=between(*_mark(one)[1:]),
         known=number(one.mean("map_at_5_known")),
@@ -186,19 +197,9 @@ def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
     )
 
 
-def rank_of(one: Contestant) -> str:
-    """The letter of its group with its ranks there, or a dash.
-
-    An untrained network has none.
-    """
-    if one.group is None or one.standing is None:
-        return UNDEFINED
-    return f"{one.group.letter} {span(one.standing.rank_low, one.standing.rank_high)}"
-
-
 def _floor_line(floor: Floor, several: bool) -> _Line:
     """The cells of a floor; where there are several sets of folds, its name says which."""
-    folds = f", folds {spans(floor.folds)}" if several else ""
+    folds = f", {_folds(floor.folds)}" if several else ""
     name, numbers = f"{floor.name} (floor{folds})", [number(value) for value in floor[2:]]
     return _Line(*[UNDEFINED, name, *numbers, "0", "none", UNDEFINED, UNDEFINED])
 
@@ -223,11 +224,14 @@ def above_chance(table: Table) -> list[Contestant]:
     ]
 
 
+def _folds(folds: tuple[int, ...]) -> str:
+    return f"{'fold' if len(folds) == 1 else 'folds'} {spans(folds)}"
+
+
 def _key(table: Table) -> Iterator[str]:
     """What each letter and each mark stands for, and how often the test labels were opened."""
     for group in table.groups:
-        noun = "fold" if len(group.folds) == 1 else "folds"
-        yield f"{group.letter}: {group.track} · {noun} {spans(group.folds)}"
+        yield f"{group.letter}: {group.track} · {_folds(group.folds)}"
     if any(one.by_hand for one in table.contestants):
         yield f"{BY_HAND} Fields with a search range were set by hand; the notes say which."
     if standing_on_floor(table):
@@ -239,11 +243,12 @@ def _key(table: Table) -> Iterator[str]:
 def opened(table: Table) -> str:
     """How many times the test labels of the folds were opened, as far as that was written down."""
     looks = {section.fold: section.looks for section in table.sections}
-    runs = Counter(row.record.fold for section in table.sections for row in section.rows)
+    scored = (row for section in table.sections for row in section.rows if not row.record.unfit)
+    runs = Counter(row.record.fold for row in scored)
     folds = ", ".join(f"fold {fold}: {times}" for fold, times in sorted(looks.items()))
     older = any(times < runs[fold] for fold, times in looks.items())
     more = "; not counted are runs older than the ledger" if older else ""
-    return f"Test labels were opened {sum(looks.values())} times ({folds}{more})."
+    return f"Test labels were opened {wording.times(sum(looks.values()))} ({folds}{more})."
 
 
 def _essential(table: Table) -> Iterator[str]:
@@ -261,7 +266,7 @@ def _essential(table: Table) -> Iterator[str]:
     yield from leaders[1:]
 
 
-def _leader(group: Group) -> Iterator[str]:
+def _leader(group: Ranked) -> Iterator[str]:
     """Who leads a group, how surely, and what its test could have seen."""
     compared, letter = group.comparison, group.letter
     if len(compared.standings) < 2:
@@ -271,21 +276,24 @@ def _leader(group: Group) -> Iterator[str]:
         return
     first, second = compared.standings[:2]
     lead = compared.leads[first.contestant, second.contestant]
-    ahead = f"{number(lead.value)} ahead of {second.contestant}"
+    ahead = f"ahead of {second.contestant} by {number(lead.value)}"
     if compared.unranked:
-        yield f"{letter}: {first.contestant} has {number(first.value)}, {ahead}. {compared.unranked}"
+        yield f"{letter}: {first.contestant} has {number(first.value)} and is {ahead}. {compared.unranked}"
         if compared.warning:
             yield f"{letter}: {compared.warning}"
     else:
         sure = "told apart" if lead.told_apart else "not told apart"
         candidates = sum(one.rank_low == 1 for one in compared.standings)
+        sure_of_it = wording.probability(first.probability_best)
         yield (
             f"{letter}: {first.contestant} is first of {len(compared.standings)} with {number(first.value)}; "
-            f"{candidates} may be the best, it with probability {number(first.probability_best, 2)}. It is "
-            f"{ahead} [{number(lead.low)}, {number(lead.high)}], {sure}."
+            f"{candidates} may be the best, it with probability {sure_of_it}. It is {ahead} "
+            f"[{number(lead.low)}, {number(lead.high)}], {sure}."
         )
         individuals = f"{compared.effective_individuals:.0f} effective individuals."
-        detectable = f"a lead of {number(compared.detectable_lead)} would have been told with 80 % power"
+        least = compared.detectable_lead
+        told = f"a lead of {number(least)}" if least < 1 else "no lead"
+        detectable = f"{told} would have been told with 80 % power"
         yield f"{letter}: {detectable}. {compared.warning or individuals}"
 
 
@@ -308,11 +316,83 @@ def _notes(table: Table) -> Iterator[str]:
 
 
 def _doubts(table: Table) -> Iterator[str]:
-    """Which intervals of single runs are to be doubted, and whose."""
-    doubts: dict[str, dict[str, None]] = {}
-    titles = {**METRICS, **NEW_INDIVIDUALS}
+    """Which intervals of single runs are to be doubted, and whose; each doubt once."""
+    doubts: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for row in (row for section in table.sections for row in section.rows):
         for key, doubt in row.doubts.items():
-            sentence = f"The interval of {titles.get(key, key)} {doubt}"
-            doubts.setdefault(sentence, {})[row.contestant] = None
-    yield from (f"{sentence} ({listed(names)})." for sentence, names in doubts.items())
+            metrics, names = doubts.setdefault(doubt, ({}, {}))
+            metrics[TITLES.get(key, key)] = names[row.contestant] = None
+    for doubt, (metrics, names) in doubts.items():
+        yield f"The interval of {listed(metrics, most=9)} {doubt} ({listed(names)})."
+
+
+# --- on the terminal
+
+ESSENTIAL_LINES = 10
+"""How many lines of a window the essential takes."""
+WARNINGS = 6
+"""How many warnings of a table, and how many problems, the terminal shows unless asked for the notes."""
+
+
+def render(board: Leaderboard, *, full: bool = False, notes: bool = False) -> Group:
+    """What `rich` prints of a leaderboard: a main table for each benchmark, and at the end the essential.
+
+    With `full` the tables of single runs follow each main one, with `notes` all warnings, notes and legends.
+    """
+    document, shown = board_document(board, details=full), None if notes else WARNINGS
+    parts: list[RenderableType] = []
+    for chapter in document.chapters:
+        parts += [Text(chapter.title, style="bold cyan"), FittedGrid(chapter.main)]
+        parts += [Text(sentence, style="dim") for sentence in chapter.key]
+        if full:
+            grids = [FittedGrid(part) for part in chapter.details if isinstance(part, Grid)]
+            parts += [each for grid in grids for each in (Text(), grid)] + [Text()]
+        warnings = (*chapter.doubts, *chapter.warnings[:shown])
+        parts += [Text(f"! {warning}", style="yellow") for warning in warnings]
+        parts.append(Text())
+    if notes:
+        parts += [Text(sentence, style="dim") for sentence in document.notes()]
+    parts += [Text(f"! {problem}", style="red") for problem in document.problems[:shown]]
+    end = _more(document, full=full, notes=notes)
+    return Group(*parts, Essential(tuple(_first_sentences(document)), end))
+
+
+def _first_sentences(document: Document) -> Iterator[str]:
+    """What the tables come to; with several, the first sentence of each comes before the others."""
+    chapters = document.chapters
+    if len(chapters) == 1:
+        yield from chapters[0].essential
+        return
+    yield from (f"{chapter.title}, {chapter.essential[0]}" for chapter in chapters)
+    yield from (f"{chapter.title}, {sentence}" for chapter in chapters for sentence in chapter.essential[1:])
+
+
+def _more(document: Document, *, full: bool, notes: bool) -> str:
+    """What is not shown, and how to see it."""
+    said = [document.problems, *(chapter.warnings for chapter in document.chapters)]
+    hidden = sum(max(0, len(sentences) - WARNINGS) for sentences in said)
+    warnings = f"{hidden} more warnings and " if hidden else ""
+    parts = [] if notes else [f"{warnings}{len(document.notes())} notes: --notes."]
+    parts += [] if full else ["Single runs, calibration, new individuals: --full."]
+    return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Essential:
+    """As many of the sentences as ten lines of the window hold with an end that is always there."""
+
+    sentences: tuple[str, ...]
+    end: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def lines(sentence: str) -> int:
+            return len(Text(sentence).wrap(console, options.max_width))
+
+        left = ESSENTIAL_LINES - lines(self.end)
+        for sentence in self.sentences:
+            left -= lines(sentence)
+            if left < 0:
+                break
+            yield Text(sentence)
+        if self.end:
+            yield Text(self.end, style="dim")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from whalebench.reports.metrics.breakdown import Effort
 from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import between, number, percent
 
@@ -279,39 +280,43 @@ def _importance(bars: Mapping[str, float], top: int) -> Iterator[str]:
         yield text(STUDY_EDGE, y, name) + bar + percentage
 
 
-def effort_svg(document: Mapping[str, Any]) -> str:
+def effort_svg(
+    name: str, curve: Mapping[str, Sequence[float]], effort: Sequence[Effort], *, alone: bool = True
+) -> str:
     """An SVG of the share of matches found over the candidates looked at, on a logarithmic axis.
 
-    The document is that of `show --json`. Dots are 90, 95 and 99 % of the matches, lines their intervals.
+    Dots are 90, 95 and 99 % of the matches, lines their intervals. Unless it stands `alone`, in a file of its
+    own, it is small and has the style of its page.
     """
-    curve, rows = document["effort_curve"], document["effort"]
-    width, height = STUDY_WIDTH + 2 * STUDY_EDGE, STUDY_HEIGHT + 2.5 * STUDY_EDGE
-    base, right = STUDY_EDGE + STUDY_HEIGHT, STUDY_EDGE + STUDY_WIDTH
+    wide, high = (STUDY_WIDTH, STUDY_HEIGHT) if alone else (BARS_WIDTH, SQUARE)
+    base, right = STUDY_EDGE + high, STUDY_EDGE + wide
     most = max([10.0, *curve["candidates"]])
 
     def x(candidates: float) -> float:
-        return round(STUDY_EDGE + STUDY_WIDTH * log10(candidates) / log10(most), 1)
+        return round(STUDY_EDGE + wide * log10(candidates) / log10(most), 1)
 
     def y(found: float) -> float:
-        return round(base - STUDY_HEIGHT * found, 1)
+        return round(base - high * found, 1)
 
-    parts = [element("rect", kind="paper", width="100%", height="100%")]
-    parts.append(text(STUDY_EDGE, 22, document["run"]))
+    parts = [text(STUDY_EDGE if alone else 0, 22, shortened(name, 80 if alone else 36))]
     for share in (0, 0.5, 0.9, 1):
         parts.append(line(STUDY_EDGE, right, y(share), y(share), kind="grid"))
         parts.append(text(STUDY_EDGE - 8, y(share) + 4, f"{share:.0%}", faint=True, anchor="end"))
     for power in range(int(log10(most)) + 1):
         parts.append(text(x(10**power), base + 18, f"{10**power:,}", faint=True, anchor="middle"))
-    title = "Share of the matches found by looking at so many candidates a photo"
-    parts.append(text(right, base + 34, title, faint=True, anchor="end"))
     found = [0.0, *curve["found"]]
     steps = [f"{x(k)},{y(found[n])} {x(k)},{y(found[n + 1])}" for n, k in enumerate(curve["candidates"])]
     parts.append(element("polyline", kind="best", points=" ".join(steps)))
-    for row in rows:
-        at, low, high = row["candidates"], row["low"], row["high"]
-        if low is not None:
-            parts.append(line(x(low), x(high), y(row["share"]), y(row["share"]), kind="best"))
-        hint = f"<title>{row['share']:.0%} of the matches: {at} candidates</title>"
-        parts.append(element("circle", hint, kind="bar", cx=x(at), cy=y(row["share"]), r=4))
+    for one in effort:
+        if not isnan(one.low):
+            parts.append(line(x(one.low), x(one.high), y(one.share), y(one.share), kind="best"))
+        hint = f"<title>{one.share:.0%} of the matches: {one.candidates} candidates</title>"
+        parts.append(element("circle", hint, kind="bar", cx=x(one.candidates), cy=y(one.share), r=4))
+    width, height = wide + 2 * STUDY_EDGE, high + 2.5 * STUDY_EDGE
+    title = "Share of the matches found by looking at so many candidates a photo"
+    if not alone:
+        return picture(width, height, f"{name}: {title}", parts)
+    parts.insert(0, element("rect", kind="paper", width="100%", height="100%"))
+    parts.append(text(right, base + 34, title, faint=True, anchor="end"))
     style, namespace = f"<style>{STYLE}</style>", "http://www.w3.org/2000/svg"
     return picture(width, height, title, parts, style, xmlns=namespace) + "\n"

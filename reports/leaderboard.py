@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import JsonValue
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.ledger import read_ledger
-from whalebench.benchmarks.core.record import RunRecord, read_diagnosis, read_predictions, read_runs
+from whalebench.benchmarks.core.record import RunRecord, Runs, read_diagnosis, read_predictions, read_runs
 from whalebench.reports.board import (
     CONSTANT,
     UNIFORM,
@@ -30,27 +29,59 @@ from whalebench.reports.board import (
     Table,
 )
 from whalebench.reports.metrics import jackknife, ranking
+from whalebench.reports.metrics.breakdown import break_down
 from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, Standing, compare, seed_spread
-from whalebench.reports.metrics.ranking import Floats, is_new, mean, new_is_candidate
+from whalebench.reports.metrics.ranking import CANDIDATES, Floats, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
-from whalebench.reports.tracks import tracks
-from whalebench.reports.wording import listed, spans, typed
+from whalebench.reports.tracks import contestants, tracks
+from whalebench.reports.wording import listed, spans
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
-COLUMNS |= {"log_loss", "new_score", "average_precision_at_r", "set_size_95", "covered_95"}
+COLUMNS |= {"log_loss", "identified", "new_score", "average_precision_at_r", "set_size_95", "covered_95"}
 """Columns of the predictions that a report needs; `cluster` is what is resampled: individual or encounter."""
 MEASURED = {"box_iou", "mask_iou", "landmark_error"}
 """Further columns that are drawn, of the runs that have them."""
+CLOSELY = {
+    "train_photos",
+    "viewpoint",
+    "species",
+    "encounter_seen",
+    *(f"candidate_{place}" for place in range(1, CANDIDATES + 1)),
+}
+"""Further columns that a breakdown needs."""
 SAME = ["image", "truth", "cluster"]
 """What makes two runs tested on the same photos."""
 
 
 def leaderboard(
-    runs_folder: Path, benchmark: str | None = None, runs: Collection[str] | None = None
+    runs_folder: Path,
+    benchmark: str | None = None,
+    runs: Collection[str] | None = None,
+    *,
+    closely: bool = False,
 ) -> Leaderboard:
     """The leaderboard of all finished runs, of one benchmark's or of those named; from run folders alone.
 
-    Of how often test labels were opened the ledger beside the folder tells.
+    With `closely` each run is also broken down, by its photos and by the effort of a reviewer, which takes
+    several times as long. Of how often test labels were opened the ledger beside the folder tells.
+    """
+    chosen, problems = runs_of(runs_folder, benchmark, runs)
+    ledger = read_ledger(runs_folder)
+    looks = ledger.openings()
+    on: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
+    for record in chosen:
+        on[record.benchmark, record.catalog_digest, record.split_digest].append(record)
+    several = Counter(benchmark for benchmark, *_ in on)
+    tables = tuple(
+        _table(runs_folder, on[key], looks, alone=several[key[0]] == 1, closely=closely) for key in sorted(on)
+    )
+    return Leaderboard(tables, (*problems, *ledger.problems))
+
+
+def runs_of(runs_folder: Path, benchmark: str | None = None, runs: Collection[str] | None = None) -> Runs:
+    """The finished runs of a folder, of one benchmark or those named; a sentence for each unreadable one.
+
+    Raises WhalebenchError where there is none, with what to type.
     """
     records, problems = read_runs(runs_folder)
     chosen = [
@@ -58,40 +89,31 @@ def leaderboard(
         for record in records
         if benchmark in (None, record.benchmark) and (runs is None or record.run in runs)
     ]
-    if not chosen:
-        raise WhalebenchError(_why_empty(runs_folder, benchmark, records, problems))
-    ledger = read_ledger(runs_folder)
-    looks = ledger.openings()
-    on: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
-    for record in chosen:
-        on[record.benchmark, record.catalog_digest, record.split_digest].append(record)
-    several = Counter(benchmark for benchmark, *_ in on)
-    tables = tuple(_table(runs_folder, on[key], looks, alone=several[key[0]] == 1) for key in sorted(on))
-    return Leaderboard(tables, (*problems, *ledger.problems))
-
-
-def _why_empty(folder: Path, benchmark: str | None, records: list[RunRecord], problems: list[str]) -> str:
-    """Why there is no row, and what to type."""
-    there = sorted({record.benchmark for record in records})
-    if there:
+    if chosen:
+        return Runs(chosen, problems)
+    if there := sorted({record.benchmark for record in records}):
         hint = did_you_mean(str(benchmark), there, f"there are runs of {', '.join(there)}.")
-        return f"There is no finished run of benchmark {benchmark!r}: {hint}"
+        raise WhalebenchError(f"There is no finished run of benchmark {benchmark!r}: {hint}")
     damaged = f" ({len(problems)} damaged: {problems[0]})" if problems else ""
-    return f"There is no finished run in {folder}{damaged}: type `whalebench run arcface --fold 0` first."
+    raise WhalebenchError(
+        f"There is no finished run in {runs_folder}{damaged}: type `whalebench run arcface --fold 0` first."
+    )
 
 
 Looks = Mapping[tuple[str, str, str, int], int]
 """How often test labels were opened, by benchmark, digests of catalog and split, and fold."""
 
 
-def _table(runs_folder: Path, records: Sequence[RunRecord], looks: Looks, *, alone: bool) -> Table:
+def _table(
+    runs_folder: Path, records: Sequence[RunRecord], looks: Looks, *, alone: bool, closely: bool
+) -> Table:
     """The table of one benchmark on one split; where it is not `alone`, its title says which."""
     names, track_of = contestants(records), tracks(records)
     by_fold: dict[int, list[Row]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
         track = _track(record, track_of[record.run])
         row = Row(record, names[record.run], track, looks=looks.get(_fold_of(record), 0))
-        by_fold[record.fold].append(read_row(runs_folder / record.run, row))
+        by_fold[record.fold].append(read_row(runs_folder / record.run, row, closely=closely))
     by_fold = {fold: on_the_same_photos(by_fold[fold]) for fold in sorted(by_fold)}
     floors_of = {fold: _fold_floors(part) for fold, part in by_fold.items()}
     rows = [row for fold, part in by_fold.items() for row in _with_floor(part, floors_of[fold])]
@@ -142,80 +164,15 @@ def _missing_folds(records: Sequence[RunRecord], names: Mapping[str, str]) -> li
     return notes
 
 
-def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
-    """By run: its method, followed by what its runs on this board differ in: settings, then the code.
+def read_row(folder: Path, row: Row, *, closely: bool = False) -> Row:
+    """The row with its per-query table and metrics, when that is whole and gives what the record says.
 
-    Runs of one contestant differ in fold, seed, machine and date only, so those of other code are another's,
-    and what they learned is no further seed of it. Fields that only some of the runs know
-    (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
-    Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
-    a part has settings for it, too.
+    With `closely` it is broken down, too.
     """
-    by_method: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        by_method[record.method].append(record)
-    names = {}
-    for method, runs in by_method.items():
-        configs = [_flat(run.config) for run in runs]
-        optional = dict.fromkeys(
-            key for run, config in zip(runs, configs, strict=True) if run.members for key in config
-        )
-        configs = [dict.fromkeys(optional, "none") | config for config in configs]
-        shared = [key for key in configs[0] if all(key in other for other in configs)]
-        differing = [key for key in shared if len({one[key] for one in configs}) > 1]
-        of_method = [key for key in differing if "." not in key]
-        if _told_apart(configs, of_method) == _told_apart(configs, differing):
-            differing = of_method
-        short = {key: _shortened({config[key] for config in configs}) for key in differing}
-        for run, config in zip(runs, configs, strict=True):
-            names[run.run] = " ".join([method, *(f"{key}={short[key][config[key]]}" for key in differing)])
-    return names | _with_code(records, names)
-
-
-def _with_code(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[str, str]:
-    """By run of a contestant whose runs are of different code: its name with the digest of its own."""
-    codes: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        codes[names[record.run]].add(record.code_digest)
-    return {
-        record.run: f"{names[record.run]} ({_code(record.code_digest)})"
-        for record in records
-        if len(codes[names[record.run]]) > 1
-    }
-
-
-def _code(digest: str) -> str:
-    return f"code {digest[:8]}" if digest else "code not recorded"
-
-
-def _shortened(values: Collection[str]) -> dict[str, str]:
-    """Values as a name shows them: of paths the last part, where that tells them apart as well."""
-    last = {value: value.rstrip("/").rsplit("/", 1)[-1] for value in values}
-    return last if len(set(last.values())) == len(last) else {value: value for value in values}
-
-
-def _told_apart(configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
-    """How many configurations differ in these keys."""
-    return len({tuple(config[key] for key in keys) for config in configs})
-
-
-def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
-    """The fields of a configuration as they are typed after --set, nested ones with a dot."""
-    fields: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            fields |= _flat(value, f"{before}{key}.")
-        else:
-            fields[before + key] = typed(value)
-    return fields
-
-
-def read_row(folder: Path, row: Row) -> Row:
-    """The row with its per-query table and metrics, when that is whole and gives what the record says."""
     if row.record.unfit:
         return replace(row, metrics=_recorded(row.record))
     try:
-        queries = read_predictions(folder, columns=COLUMNS | MEASURED)
+        queries = read_predictions(folder, columns=COLUMNS | MEASURED | (CLOSELY if closely else set()))
         metrics = _checked(queries, row.record)
     except WhalebenchError as error:
         return _distrusted(row, str(error))
@@ -223,7 +180,11 @@ def read_row(folder: Path, row: Row) -> Row:
     for key in tuple(metrics):
         metrics[f"{key}_low"], metrics[f"{key}_high"] = ends[key].low, ends[key].high
     doubts = {key: found.warning for key, found in ends.items() if found.warning}
-    row = replace(row, queries=queries, metrics=metrics, doubts=doubts)
+    breakdown = break_down(queries) if closely else None
+    queries = queries[
+        [name for name in queries if name in COLUMNS | MEASURED]
+    ]  # five names a photo are large
+    row = replace(row, queries=queries, metrics=metrics, doubts=doubts, breakdown=breakdown)
     try:
         diagnosis = read_diagnosis(folder)
     except WhalebenchError as error:
@@ -377,8 +338,12 @@ def _grid(one: Contestant) -> Grid:
 
 def _standing(one: Contestant, standing: Standing, group: Group | None = None) -> Contestant:
     """The contestant with its standing, which is that of each of its runs too."""
-    rows = tuple(replace(row, standing=standing if row.queries is not None else None) for row in one.rows)
-    return Contestant(one.name, rows, group, standing)
+    placed = Contestant(one.name, one.rows, group, standing)
+    rows = tuple(
+        one if one.queries is None else replace(one, standing=standing, place=placed.place)
+        for one in one.rows
+    )
+    return replace(placed, rows=rows)
 
 
 def _letters() -> Iterator[str]:

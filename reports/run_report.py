@@ -19,9 +19,9 @@ from whalebench.benchmarks.core.record import (
     read_predictions,
     read_record,
 )
+from whalebench.reports.details import BY, EFFORT, abundance, candidates
 from whalebench.reports.figures import OVERLAPS
-from whalebench.reports.listing import facts_table, table_of, warning_lines
-from whalebench.reports.metrics.breakdown import buckets, effort, effort_curve
+from whalebench.reports.metrics.breakdown import Effort, break_down
 from whalebench.reports.metrics.jackknife import (
     Deletions,
     Difference,
@@ -31,6 +31,8 @@ from whalebench.reports.metrics.jackknife import (
     intervals,
 )
 from whalebench.reports.metrics.ranking import constant_answer, mean, new_is_candidate, uniform_guess
+from whalebench.reports.tables import FittedTable, facts_table, table_of, warning_lines
+from whalebench.reports.tracks import contestants
 from whalebench.reports.wording import (
     CANDIDATE_SET,
     METRICS,
@@ -106,8 +108,6 @@ def _names(records: Sequence[RunRecord]) -> list[str]:
     methods = [record.method for record in records]
     if len(set(methods)) == len(methods):
         return methods
-    from whalebench.reports.leaderboard import contestants
-
     named = contestants(records)
     names = [named[record.run] for record in records]
     return [
@@ -264,9 +264,7 @@ def run_document(folder: Path) -> Document:
             document["metrics"] |= {f"{key}_low": ends.low, f"{key}_high": ends.high}
         document["doubts"] = {key: ends.warning for key, ends in drawn.items() if ends.warning}
         document["floors"] = _floors(record, queries)
-        document["buckets"] = [each._asdict() for each in buckets(queries)]
-        document["effort"] = [each._asdict() for each in effort(queries)]
-        document["effort_curve"] = effort_curve(queries)
+        document |= break_down(queries).document()
     return record.model_dump(mode="json") | dict(plain(document))
 
 
@@ -308,12 +306,13 @@ def show_report(document: Document, folder: Path) -> Group:
     doubts = document["doubts"]
     blocks += warning_lines(f"{METRICS[key]} {doubts[key]}." for key in METRICS if key in doubts)
     if rows := bucket_rows(document["buckets"]):
-        blocks.append(table_of(rows, "By what is known of the test photos"))
+        title = Text("By what is known of the test photos", style="bold")
+        blocks += [title, FittedTable(rows, ("individuals",))]
     elif not record.unfit:
         blocks += warning_lines(
             ["It was made before scores were kept by photos in train, viewpoint, species."]
         )
-    if rows := effort_rows(document["effort"]):
+    if rows := effort_rows(effort_of(document)):
         blocks += [table_of(rows, "What a reviewer must look at"), Text(EFFORT, style="dim")]
     return Group(*blocks)
 
@@ -340,21 +339,11 @@ def _given(record: RunRecord) -> dict[str, Any]:
     }
 
 
-BY = {
-    "train_photos": "photos in train",
-    "viewpoint": "viewpoint",
-    "species": "species",
-    "encounter_seen": "encounter in train",
-}
-"""What scores are broken down by."""
-
-
 def bucket_rows(of_run: Sequence[Document]) -> list[Document]:
     """A row of texts for each of a run's buckets (`Bucket._asdict`), as a table shows them."""
     return [
         {
-            "by": BY[bucket["by"]],
-            "": bucket["name"],
+            "test photos": BY[bucket["by"]].format(bucket["name"]),
             "photos": bucket["photos"],
             "individuals": bucket["individuals"],
             "MAP@5": with_interval(bucket["metrics"], "map_at_5"),
@@ -364,27 +353,24 @@ def bucket_rows(of_run: Sequence[Document]) -> list[Document]:
     ]
 
 
-EFFORT = (
-    "A match is a test photo whose individual is in train. What is missed makes known animals look new: by "
-    "how much an estimate of abundance from two occasions (Lincoln and Petersen) is then too high."
-)
+def effort_of(document: Document) -> list[Effort]:
+    """The effort of a run's document, whose undefined ends are None."""
+    rows: list[Document] = document["effort"]
+    defined = ({key: nan if value is None else value for key, value in row.items()} for row in rows)
+    return [Effort._make(row[key] for key in Effort._fields) for row in defined]
 
 
-def effort_rows(of_run: Sequence[Document]) -> list[Document]:
-    """A row of texts for each share of matches (`Effort._asdict`), as a table shows them."""
+def effort_rows(of_run: Sequence[Effort]) -> list[Document]:
+    """A row of texts for each share of matches, as a table shows them."""
     return [
         {
-            "of the matches": percent(row["share"]),
-            "candidates a photo": f"{row['candidates']} {_ends(row['low'], row['high'])}",
-            "found": percent(row["found"]),
-            "abundance": f"+{percent(row['abundance_bias'])}",
+            "of the matches": percent(one.share),
+            "candidates a photo": candidates(one),
+            "found": percent(one.found),
+            "abundance": abundance(one),
         }
-        for row in of_run
+        for one in of_run
     ]
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None or isnan(low) else f"[{low:.0f}, {high:.0f}]"
 
 
 def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:

@@ -17,7 +17,8 @@ import pandas as pd
 from rich.console import Group
 from rich.text import Text
 
-from whalebench import WhalebenchError, __version__, did_you_mean
+from whalebench import WhalebenchError, __version__
+from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
@@ -25,20 +26,17 @@ from whalebench.benchmarks.core.record import (
     RECORD,
     SCORES,
     RunRecord,
-    Runs,
     find_runs,
     plain,
     read_arrays,
     read_predictions,
     read_record,
-    read_runs,
     write_predictions,
     write_record,
 )
 from whalebench.benchmarks.core.workspace import Workspace, atomic_path
 from whalebench.reports.board import Row
-from whalebench.reports.leaderboard import contestants
-from whalebench.reports.listing import FittedTable, warning_lines
+from whalebench.reports.leaderboard import runs_of
 from whalebench.reports.metrics.calibration import (
     UNCALIBRATED,
     Calibration,
@@ -48,6 +46,8 @@ from whalebench.reports.metrics.calibration import (
 )
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import cmc, summarize
+from whalebench.reports.tables import FittedTable, warning_lines
+from whalebench.reports.tracks import contestants
 from whalebench.reports.wording import number, typed
 
 Document = dict[str, Any]
@@ -56,23 +56,6 @@ DROPPED = ("seed", "fold", "benchmark", "minutes", "when", "method and settings"
 three."""
 SAME = 1e-9
 """By how much a number may differ and be the same: other processors round otherwise."""
-
-
-def runs_of(runs_folder: Path, benchmark: str | None = None) -> Runs:
-    """The finished runs of a folder, or of one benchmark; raises WhalebenchError where there are none."""
-    records, problems = read_runs(runs_folder)
-    chosen = [record for record in records if benchmark in (None, record.benchmark)]
-    if chosen:
-        return Runs(chosen, problems)
-    if not records:
-        damaged = f" ({len(problems)} damaged: {problems[0]})" if problems else ""
-        raise WhalebenchError(
-            f"There is no finished run in {runs_folder}{damaged}: type `whalebench run arcface --fold 0` "
-            f"first."
-        )
-    there = sorted({record.benchmark for record in records})
-    hint = did_you_mean(str(benchmark), there, f"there are runs of {', '.join(there)}.")
-    raise WhalebenchError(f"There is no finished run of benchmark {benchmark!r}: {hint}")
 
 
 def list_runs(runs_folder: Path, benchmark: str | None = None) -> tuple[list[Document], list[str]]:
@@ -316,8 +299,6 @@ def _moved_words(move: Mapping[str, Any]) -> str:
 
 # --- packed for another person
 
-LEDGER = "ledger.jsonl"
-"""In the workspace and in a bundle: each time the test labels of a fold were opened, a line."""
 WHEN = (1980, 1, 1, 0, 0, 0)
 """The date of every file in a bundle, so that equal bundles are equal bytes."""
 ABSOLUTE = re.compile(r"(?<![\w./\\])(?:~|[A-Za-z]:)?(?!//[^/])(?:[/\\]+[^\s/\\\"'<>|;,]+){2,}")
@@ -344,12 +325,13 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     if file.suffix.lower() != ".zip":
         raise WhalebenchError(f"{file} is no .zip: call the bundle {file.with_suffix('.zip').name}.")
     records, problems = runs_of(workspace.runs, benchmark)
+    ledger = read_ledger(workspace.runs)
     about = {"runs": len(records), "benchmarks": ", ".join(sorted({record.benchmark for record in records}))}
     with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         _pack(packed, "README.md", README.format(ledger=LEDGER, version=__version__, **about).encode())
-        entries, unread = _ledger(workspace, benchmark)
-        if entries:
-            _pack(packed, LEDGER, b"".join(_json(entry, workspace) for entry in entries))
+        opened = [one.model_dump() for one in ledger.entries if benchmark in (None, one.benchmark)]
+        if opened:
+            _pack(packed, LEDGER, b"".join(_json(entry, workspace) for entry in opened))
         for record in records:
             folder = workspace.runs / record.run
             for name in (RECORD, DIAGNOSIS, PREDICTIONS):
@@ -359,19 +341,7 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
                         content if name == PREDICTIONS else _json(json.loads(content), workspace, indent=2)
                     )
                     _pack(packed, f"runs/{record.run}/{name}", whole)
-    problems += [f"{unread} line(s) of {LEDGER}, which cannot be read"] if unread else []
-    return [f"Left out: {problem}" for problem in problems]
-
-
-def _ledger(workspace: Workspace, benchmark: str | None) -> tuple[list[Document], int]:
-    """The entries of the ledger on that benchmark, or all, and how many lines of it cannot be read."""
-    file, entries, unread = workspace.root / LEDGER, [], 0
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            entries.append(dict(json.loads(line)))
-        except (TypeError, ValueError):  # torn by a power cut
-            unread += 1
-    return [entry for entry in entries if benchmark in (None, entry.get("benchmark"))], unread
+    return [f"Left out: {problem}" for problem in (*problems, *ledger.problems)]
 
 
 def _json(document: Any, workspace: Workspace, indent: int | None = None) -> bytes:

@@ -1,16 +1,19 @@
-"""Tracks: which runs of a benchmark were given so much the same that their rows may be ranked together.
+"""Which runs are one contestant's, and tracks: which were given so much the same that they may be ranked.
 
-Computed from what the harness counted, see `Usage`; no method says anything about itself.
+Tracks are computed from what the harness counted, see `Usage`; no method says anything about itself.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from pydantic import JsonValue
 
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.usage import Usage, track_words
+from whalebench.reports.wording import typed
 
 ALIKE = 1.1
 """Within one track, most over least photos seen, each as often as it was, and looks at a test photo."""
@@ -21,6 +24,74 @@ COUNTED = (
     "pixels", "parameters", "starting weights", "tuning budget", "set by hand",
 )  # fmt: skip
 """What `differences` names of what the harness counted."""
+
+
+def contestants(records: Sequence[RunRecord]) -> dict[str, str]:
+    """By run: its method, followed by what its runs on this board differ in: settings, then the code.
+
+    Runs of one contestant differ in fold, seed, machine and date only, so those of other code are another's,
+    and what they learned is no further seed of it. Fields that only some of the runs know
+    (those of other versions) tell nothing apart, but those of ensembles do: they have what was asked for.
+    Settings of parts (with a dot) are named only where the method's own do not tell all apart: a run without
+    a part has settings for it, too.
+    """
+    by_method: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_method[record.method].append(record)
+    names = {}
+    for method, runs in by_method.items():
+        configs = [_flat(run.config) for run in runs]
+        optional = dict.fromkeys(
+            key for run, config in zip(runs, configs, strict=True) if run.members for key in config
+        )
+        configs = [dict.fromkeys(optional, "none") | config for config in configs]
+        shared = [key for key in configs[0] if all(key in other for other in configs)]
+        differing = [key for key in shared if len({one[key] for one in configs}) > 1]
+        of_method = [key for key in differing if "." not in key]
+        if _told_apart(configs, of_method) == _told_apart(configs, differing):
+            differing = of_method
+        short = {key: _shortened({config[key] for config in configs}) for key in differing}
+        for run, config in zip(runs, configs, strict=True):
+            names[run.run] = " ".join([method, *(f"{key}={short[key][config[key]]}" for key in differing)])
+    return names | _with_code(records, names)
+
+
+def _with_code(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[str, str]:
+    """By run of a contestant whose runs are of different code: its name with the digest of its own."""
+    codes: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        codes[names[record.run]].add(record.code_digest)
+    return {
+        record.run: f"{names[record.run]} ({_code(record.code_digest)})"
+        for record in records
+        if len(codes[names[record.run]]) > 1
+    }
+
+
+def _code(digest: str) -> str:
+    return f"code {digest[:8]}" if digest else "code not recorded"
+
+
+def _shortened(values: Collection[str]) -> dict[str, str]:
+    """Values as a name shows them: of paths the last part, where that tells them apart as well."""
+    last = {value: value.rstrip("/").rsplit("/", 1)[-1] for value in values}
+    return last if len(set(last.values())) == len(last) else {value: value for value in values}
+
+
+def _told_apart(configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
+    """How many configurations differ in these keys."""
+    return len({tuple(config[key] for key in keys) for config in configs})
+
+
+def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
+    """The fields of a configuration as they are typed after --set, nested ones with a dot."""
+    fields: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            fields |= _flat(value, f"{before}{key}.")
+        else:
+            fields[before + key] = typed(value)
+    return fields
 
 
 def tracks(records: Sequence[RunRecord]) -> dict[str, str]:

@@ -56,6 +56,17 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.{1 if value < 0.0995 else 0}f} %"
 
 
+def probability(value: float | None) -> str:
+    """A probability, never as a certainty.
+
+    >>> probability(0.512), probability(1.0), probability(0.001), probability(None)
+    ('0.51', 'above 0.99', 'below 0.01', '–')
+    """
+    if value is None or isnan(value):
+        return UNDEFINED
+    return "above 0.99" if value > 0.995 else "below 0.01" if value < 0.005 else f"{value:.2f}"
+
+
 def candidate_set(metrics: Mapping[str, Any]) -> str:
     """Mean size of the sets that hold the true individual with 95 % certainty, and how many really do.
 
@@ -77,6 +88,15 @@ def typed(value: Any) -> str:
     if isinstance(value, list):
         return "x".join(map(typed, value))
     return str(value).lower() if isinstance(value, bool | None) else str(value)
+
+
+def times(number: int) -> str:
+    """How often.
+
+    >>> times(1), times(3)
+    ('once', '3 times')
+    """
+    return "once" if number == 1 else f"{number} times"
 
 
 def duration(seconds: float) -> str:

@@ -9,22 +9,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.text import Text
+from rich.console import Console
 
 from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.console import UNLIMITED
 from whalebench.reports.details import Pictures
-from whalebench.reports.document import Chapter, Document, board_document
-from whalebench.reports.grid import NAME_COLUMNS, FittedGrid, Grid
+from whalebench.reports.document import Chapter, board_document, render
+from whalebench.reports.tables import NAME_COLUMNS, FittedGrid, Grid
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
@@ -49,10 +47,6 @@ MORE = (
 GROUPS = ("location", "diagnosis", "calibration")
 """Numbers by name that only some rows have."""
 SVG_WIDTH = 92
-ESSENTIAL_LINES = 10
-"""How many lines of a window the essential takes."""
-WARNINGS = 6
-"""How many warnings of a table, and how many problems, the terminal shows unless asked for the notes."""
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
 
 
@@ -73,79 +67,6 @@ def write_reports(
     for file, text in texts.items():
         atomic_text(file, text)
     return list(texts)
-
-
-def render(board: Leaderboard, *, full: bool = False, notes: bool = False) -> Group:
-    """What `rich` prints of a leaderboard: a main table for each benchmark, and at the end the essential.
-
-    With `full` the tables of single runs follow each main one, with `notes` all warnings, notes and legends.
-    """
-    document, shown = board_document(board, details=full), None if notes else WARNINGS
-    parts: list[RenderableType] = []
-    for chapter in document.chapters:
-        parts += [Text(chapter.title, style="bold cyan"), FittedGrid(chapter.main)]
-        parts += [Text(sentence, style="dim") for sentence in chapter.key]
-        parts += [FittedGrid(part) for part in chapter.details if isinstance(part, Grid)]
-        warnings = (*chapter.doubts, *chapter.warnings[:shown])
-        parts += [Text(f"! {warning}", style="yellow") for warning in warnings]
-        parts.append(Text())
-    if notes:
-        parts += [Text(sentence, style="dim") for sentence in _notes(document)]
-    parts += [Text(f"! {problem}", style="red") for problem in document.problems[:shown]]
-    end = _more(document, full=full, notes=notes)
-    return Group(*parts, Essential(tuple(_essential(document)), end))
-
-
-def _essential(document: Document) -> Iterator[str]:
-    """What the tables come to; with several, the first sentence of each comes before the others."""
-    chapters = document.chapters
-    if len(chapters) == 1:
-        yield from chapters[0].essential
-        return
-    yield from (f"{chapter.title}, {chapter.essential[0]}" for chapter in chapters)
-    yield from (f"{chapter.title}, {sentence}" for chapter in chapters for sentence in chapter.essential[1:])
-
-
-def _notes(document: Document) -> list[str]:
-    """The notes of all tables, then what columns mean."""
-    several = len(document.chapters) > 1
-    of_tables = [
-        f"{chapter.title}: {note}" if several else note
-        for chapter in document.chapters
-        for note in chapter.notes
-    ]
-    return [*of_tables, *document.legend]
-
-
-def _more(document: Document, *, full: bool, notes: bool) -> str:
-    """What is not shown, and how to see it."""
-    said = [document.problems, *(chapter.warnings for chapter in document.chapters)]
-    hidden = sum(max(0, len(sentences) - WARNINGS) for sentences in said)
-    warnings = f"{hidden} more warnings and " if hidden else ""
-    parts = [] if notes else [f"{warnings}{len(_notes(document))} notes: --notes."]
-    parts += [] if full else ["Single runs, calibration, new individuals: --full."]
-    return " ".join(parts)
-
-
-@dataclass(frozen=True)
-class Essential:
-    """As many of the sentences as ten lines of the window hold with an end that is always there."""
-
-    sentences: tuple[str, ...]
-    end: str
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        def lines(sentence: str) -> int:
-            return len(Text(sentence).wrap(console, options.max_width))
-
-        left = ESSENTIAL_LINES - lines(self.end)
-        for sentence in self.sentences:
-            left -= lines(sentence)
-            if left < 0:
-                break
-            yield Text(sentence)
-        if self.end:
-            yield Text(self.end, style="dim")
 
 
 def to_svg(board: Leaderboard, *, full: bool = True) -> str:
@@ -178,9 +99,17 @@ def _stripped(match: re.Match[str]) -> str:
 
 
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
-    """One dictionary a run, as `report --json` prints them; undefined numbers are None."""
+    """One dictionary a run, as `report --json` prints them; undefined numbers are None.
+
+    With `buckets`, `effort` and `effort_curve` of those that were broken down.
+    """
     return [
-        plain(_values(row, KEYS) | {"metrics": row.metrics} | _values(row, (*MORE, *GROUPS)))
+        plain(
+            _values(row, KEYS)
+            | {"metrics": row.metrics}
+            | _values(row, (*MORE, *GROUPS))
+            | (row.breakdown.document() if row.breakdown else {})
+        )
         for row in board.rows
     ]
 
@@ -233,7 +162,7 @@ def to_markdown(board: Leaderboard) -> str:
             if isinstance(part, Grid):
                 blocks += [_escaped(part.title), _markdown_table(part)]
         blocks += [f"**Warning.** {_escaped(doubt)}" for doubt in chapter.doubts]
-    blocks += ["## Notes", *map(_escaped, _notes(document))]
+    blocks += ["## Notes", *map(_escaped, document.notes())]
     blocks += [f"**Problem.** {_escaped(problem)}" for problem in document.problems]
     return "\n\n".join(blocks) + "\n"
 
@@ -270,6 +199,7 @@ svg .faint { fill: var(--faint); } svg line { stroke: var(--mark); stroke-width:
 svg .grid { stroke: var(--line); stroke-width: 1; } svg circle { fill: var(--mark); }
 svg rect { fill: var(--faint); opacity: .6; }
 svg .before { fill: none; stroke: var(--faint); stroke-width: 1.5; } svg polyline { fill: none; }
+svg .best { fill: none; stroke: var(--mark); stroke-width: 2; }
 svg polyline.after { stroke: var(--mark); stroke-width: 2; }
 """
 
@@ -282,7 +212,7 @@ def to_html(board: Leaderboard) -> str:
     document = board_document(board, pictures=True)
     parts = [part for chapter in document.chapters for part in _main_table(chapter)]
     parts += [part for chapter in document.chapters for part in _runs(chapter)]
-    parts += ["<h2>Notes</h2>", *(_paragraph("small", sentence) for sentence in _notes(document))]
+    parts += ["<h2>Notes</h2>", *(_paragraph("small", sentence) for sentence in document.notes())]
     parts += [_paragraph("note", problem) for problem in document.problems]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -355,7 +285,8 @@ def _latex_table(chapter: Chapter) -> str:
     grid = chapter.main
     sides = "".join("l" if name in NAME_COLUMNS else "r" for name in grid.header)
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in (grid.header, *grid.rows)]
-    caption = " ".join([f"{chapter.title}.", *chapter.key, *chapter.essential, *chapter.warnings])
+    sentences = [chapter.title, *chapter.key, *chapter.essential, *chapter.warnings]
+    caption = " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
     parts = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(caption)}}}"]
     parts += [
         rf"\begin{{tabular}}{{{sides}}}",

@@ -43,7 +43,7 @@ ALLOWED = {
 """Room, or the ground floor of one -> what its files may import of this package, at once or later."""
 FLOORS = ("networks", "losses", "training", "crops")
 """Folders of methods/parts from the ground up: each imports from those of lower floors only."""
-MOST_WITH_ONE_IMPORTER = 30
+MOST_WITH_ONE_IMPORTER = 25
 """Of modules that a single other module imports: a subject is cut where it ends, not into pieces."""
 
 

@@ -13,12 +13,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from whalebench.benchmarks.core.ledger import Opening, append
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.reports.board import CONSTANT, UNIFORM
-from whalebench.reports.leaderboard import contestants, leaderboard
+from whalebench.reports.document import render
+from whalebench.reports.leaderboard import leaderboard
+from whalebench.reports.many_runs import board_json
 from whalebench.reports.metrics.ranking import constant_answer, uniform_guess
-from whalebench.reports.sweep_report import board_json
+from whalebench.reports.metrics.summary import summarize
+from whalebench.reports.tracks import contestants
 from whalebench.reports.writers import (
-    render,
     to_csv,
     to_html,
     to_json,
@@ -301,7 +305,7 @@ def test_runs_of_before_all_this_are_shown_as_they_were(tmp_path):
     assert (row["photos_seen"], row["code_digest"], row["floor_map_at_5"]) == (None, "", None)
     assert board.tables[0].floors == () and row["track"] == "small network"
     text = printed(board, 130)
-    assert "floor" not in text and re.search(r"A 1 +arcface +0\.\d{3} \[.*\] .* – +– +2\.0 min +1 × 1", text)
+    assert "floor" not in text and re.search(r"A – +arcface +0\.\d{3} \[.*\] .* – +– +2\.0 min +1 × 1", text)
 
 
 LONG = "a-method-of-another-package"
@@ -407,3 +411,49 @@ def test_a_workspace_of_many_runs_is_read_by_columns(tmp_path, monkeypatch):
     kept = set().union(*(set(row.queries.columns) for row in board.rows))
     assert "score_5" in set(pd.read_parquet(tmp_path / "runs" / "method-000-0-0" / "predictions.parquet"))
     assert not {name for name in kept if name.startswith("score_")}
+
+
+def drawn(skill=0.5, seed=0, number=QUERIES, individuals=INDIVIDUALS):
+    return queries_of(ranks(skill, 0, seed, queries=number, individuals=individuals), 0, individuals)
+
+
+def test_a_row_with_nobody_to_be_ranked_with_shows_no_rank(tmp_path):
+    put(tmp_path / "runs", record("a", "a"), drawn())
+    put(tmp_path / "runs", record("b", "b", usage=usage(pixels=["32x32"])), drawn())
+    (table,) = leaderboard(tmp_path / "runs").tables
+    assert {one.place for one in table.contestants} == {"A –", "B –"}
+    assert not any(row.may_be_best for one in table.contestants for row in one.rows)
+
+
+def test_a_tie_at_the_top_is_read_as_it_was_recorded(tmp_path):
+    """What a tied best individual counts for is a column of its own, which a report must read."""
+    tied = drawn().assign(identified=np.where(np.arange(QUERIES) % 3 == 0, 0.5, 0.0))
+    put(tmp_path / "runs", record("one"), tied)
+    (row,) = leaderboard(tmp_path / "runs").rows
+    assert row.problem == "" and row.metrics["dir_at_far_10"] == summarize(tied)["dir_at_far_10"]
+
+
+def test_no_lead_is_above_what_the_metric_allows(tmp_path):
+    for seed in (0, 1):
+        for name, skill in (("good", 9.0), ("bad", -9.0)):
+            of = record(f"{name}{seed}", name, seed=seed)
+            put(tmp_path / "runs", of, drawn(skill, seed, number=12, individuals=3))
+    (group,) = leaderboard(tmp_path / "runs").tables[0].groups
+    leads = group.comparison.leads
+    assert all(-1 <= lead.low <= lead.value <= lead.high <= 1 for lead in leads.values())
+    assert leads["good", "bad"].high == 1
+
+
+def test_what_the_ledger_cannot_say_is_a_problem_of_the_board(tmp_path):
+    put(tmp_path / "runs", record("one"), drawn())
+    (tmp_path / "ledger.jsonl").write_text("torn\n")
+    board = leaderboard(tmp_path / "runs")
+    assert len(board.problems) == 1 and "ledger.jsonl" in board.problems[0]
+    assert board.problems[0] in to_markdown(board).replace("\\", "")
+
+
+def test_a_run_that_does_not_fit_opened_nothing(tmp_path):
+    put(tmp_path / "runs", record("one"), drawn())
+    put(tmp_path / "runs", record("mask", "mask", unfit="flukes has no masks"), drawn())
+    append(Workspace.open(tmp_path), Opening.of(record("one").model_dump(), forced=False))
+    assert "Test labels were opened once (fold 0: 1)." in printed(leaderboard(tmp_path / "runs"), 130)

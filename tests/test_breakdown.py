@@ -11,6 +11,7 @@ import pytest
 
 from whalebench.benchmarks.running.folds import answers_of
 from whalebench.reports.figures import effort_svg
+from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.breakdown import (
     SHARES,
     Effort,
@@ -24,6 +25,9 @@ from whalebench.reports.metrics.breakdown import (
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.jackknife import intervals
 from whalebench.reports.metrics.summary import summarize
+from whalebench.reports.wording import with_interval
+from whalebench.reports.writers import to_html, to_markdown, to_rows
+from whalebench.tests.synthetic_runs import put, record
 
 NAMES = [f"whale_{number:02d}" for number in range(30)]
 
@@ -63,7 +67,7 @@ def test_a_bucket_is_the_score_of_its_photos():
         ("train_photos", "1"): photos == 1,
         ("train_photos", "2–4"): photos.between(2, 4),
         ("train_photos", "5–9"): photos.between(5, 9),
-        ("train_photos", "≥ 10"): photos >= 10,
+        ("train_photos", "≥10"): photos >= 10,
         ("viewpoint", "left"): table["viewpoint"] == "left",
         ("viewpoint", "right"): table["viewpoint"] == "right",
         ("encounter_seen", "seen"): table["encounter_seen"] == 1,
@@ -200,8 +204,7 @@ def test_the_curve_of_the_effort_rises_to_all_matches_and_is_drawn():
     curve, ranks = effort_curve(table), identity_ranks(table)
     assert curve["found"] == [(ranks <= candidates).mean() for candidates in curve["candidates"]]
     assert curve["found"][-1] == 1 and curve["candidates"] == sorted(set(ranks))
-    rows = [row._asdict() for row in effort(table)]
-    picture = effort_svg({"run": "<run>", "effort": rows, "effort_curve": curve})
+    picture = effort_svg("<run>", curve, effort(table))
     root = ElementTree.fromstring(picture)
     circles = [float(circle.get("cy")) for circle in root.iter("{http://www.w3.org/2000/svg}circle")]
     assert len(circles) == 3 and circles == sorted(circles, reverse=True)
@@ -209,5 +212,26 @@ def test_the_curve_of_the_effort_rises_to_all_matches_and_is_drawn():
     points = [tuple(map(float, point.split(","))) for point in steps.get("points").split()]
     assert points == sorted(points, key=lambda point: (point[0], -point[1]))
     assert "&lt;run&gt;" in picture
-    nothing = {"run": "run", "effort": [], "effort_curve": {"candidates": [], "found": []}}
-    ElementTree.fromstring(effort_svg(nothing))
+    small = effort_svg("<run>", curve, effort(table), alone=False)
+    assert "<style>" not in small and "<style>" in picture
+    ElementTree.fromstring(effort_svg("run", {"candidates": [], "found": []}, []))
+
+
+def test_a_full_report_breaks_every_run_down(tmp_path):
+    table = queries()
+    traits = ["train_photos", "viewpoint", "species", "encounter_seen"]
+    put(tmp_path / "runs", record("one"), table)
+    put(tmp_path / "runs", record("two", "triplet"), table.drop(columns=traits))
+    assert all(row.breakdown is None for row in leaderboard(tmp_path / "runs").rows)
+    board = leaderboard(tmp_path / "runs", closely=True)
+    text, page = to_markdown(board), to_html(board)
+    for title in ("photos in train", "viewpoint", "encounter in train"):
+        assert f"MAP@5 by {title}, fold 0" in text.replace("\\", "") and f"MAP@5 by {title}, fold 0" in page
+    assert "by species" not in text and "What a reviewer must look at, fold 0" in text
+    (bucket,) = (one for one in buckets(table) if one.name == "≥10")
+    assert f"≥10 ({bucket.photos} of {bucket.individuals})" in text
+    assert with_interval(bucket.metrics, "map_at_5") in text.replace("\\", "")
+    assert page.count("Share of the matches found by looking") == 2
+    rows = {row["run"]: row for row in to_rows(board)}
+    assert len(rows["one"]["effort"]) == 3 and rows["one"]["effort_curve"] == effort_curve(table)
+    assert rows["two"]["buckets"] == [] and rows["two"]["effort"] == rows["one"]["effort"]

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.ledger import Opening, append
 from whalebench.benchmarks.core.record import (
     PREDICTIONS,
     RECORD,
@@ -25,8 +26,8 @@ from whalebench.benchmarks.core.record import (
     read_record,
 )
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.reports.listing import FittedTable
 from whalebench.reports.runs import rescore_runs, without_paths, write_bundle
+from whalebench.reports.tables import FittedTable
 from whalebench.tests.ensembling import change_record, make_run, split_tiny
 
 Cli = Callable[..., Any]
@@ -193,7 +194,7 @@ def test_a_narrow_window_loses_columns_and_no_letter_of_a_name() -> None:
 def test_a_run_is_shown_with_its_buckets_and_the_effort(place: Workspace, cli: Cli) -> None:
     answer = cli("show", "@last", "--workspace", place.root)
     assert answer.code == 0
-    for words in ("triplet on tiny, fold 0, seed 0", "photos in train", "encounter in train", "90 %", "99 %"):
+    for words in ("triplet on tiny, fold 0, seed 0", "photos in train", "seen in train", "90 %", "99 %"):
         assert words in answer.out
     document = json.loads(cli("show", "triplet", "--json", "--workspace", place.root).out)
     assert document["run"] == "triplet-tiny-fold0-seed0-bb0"
@@ -345,13 +346,13 @@ def report(cli: Cli, root: Path) -> list[bytes]:
     return [(root / "reports" / f"leaderboard.{kind}").read_bytes() for kind in ("md", "csv", "json")]
 
 
+def opening(place: Workspace, **change: str) -> Opening:
+    """An entry of the ledger of the run of triplet, or as the changes say."""
+    return Opening.of(read_record(find_run("triplet", place)).model_dump() | change, forced=False)
+
+
 def test_another_person_prints_the_same_report(place: Workspace, tmp_path: Path, cli: Cli) -> None:
-    line = {"benchmark": "tiny", "fold": 0, "command": f"{tmp_path}/bin/whalebench run triplet"}
-    entry = {
-        name: getattr(read_record(find_run("triplet", place)), name)
-        for name in ("catalog_digest", "split_digest")
-    }
-    (place.root / "ledger.jsonl").write_text(json.dumps(line | entry) + "\n")
+    append(place, opening(place, command=f"{tmp_path}/bin/whalebench run triplet"))
     file = tmp_path / "packed.zip"
     assert cli("bundle", file, "--workspace", place.root).code == 0
     with zipfile.ZipFile(file) as packed:
@@ -369,12 +370,8 @@ def test_another_person_prints_the_same_report(place: Workspace, tmp_path: Path,
 def test_equal_bundles_are_equal_bytes_and_hold_no_path(place: Workspace, tmp_path: Path) -> None:
     folder = find_run("triplet", place)
     change_record(folder, warnings=[f"It was read\nfrom {folder}/x.", "C:\\Users\\ann\\photos\\w.jpg"])
-    (place.root / "ledger.jsonl").write_text(
-        "".join(
-            json.dumps({"benchmark": name, "command": f"{Path.home()}/run {name}"}) + "\n"
-            for name in ("tiny", "big")
-        )
-    )
+    for name in ("tiny", "big"):
+        append(place, opening(place, benchmark=name, command=f"{Path.home()}/run {name}"))
     for name in ("one.zip", "two.zip"):
         write_bundle(tmp_path / name, place, "tiny")
     content = (tmp_path / "one.zip").read_bytes()
@@ -395,7 +392,7 @@ def test_a_damaged_run_is_left_out_and_told(place: Workspace, tmp_path: Path, cl
     (place.root / "ledger.jsonl").write_text('{"benchmark": "tiny"}\n{"benchm\n3\n')
     answer = cli("bundle", tmp_path / "x.zip", "--workspace", place.root)
     assert answer.code == 0
-    assert "Left out: 2 line(s) of ledger.jsonl, which cannot be read" in answer.err
+    assert "Left out: 3 line(s) of " in answer.err
     assert "Left out: " in answer.err and "triplet" in answer.err
     with zipfile.ZipFile(tmp_path / "x.zip") as packed:
         assert not [name for name in packed.namelist() if "triplet" in name]

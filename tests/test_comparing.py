@@ -126,10 +126,12 @@ def test_a_run_of_other_code_or_settings_is_no_seed(place):
     put(place, "good-1", "good", 5.0, seed=1, code_digest="b")
     put(place, "bad-0", "bad", 1.0)
     assert compare_runs("good-0", "bad", place)["seed_spread"] is None
-    with pytest.raises(
-        WhalebenchError, match="'good' fits 2 runs that differ in more than fold and seed, good-0, good-1:"
-    ):
+    kinds = r"'good' fits 2 runs that differ .*: name one of 'good \(code a\)', 'good \(code b\)', or"
+    with pytest.raises(WhalebenchError, match=kinds):
         compare_runs("good", "bad", place)
+    said = compare_runs("good (code a)", "good (code b)", place)
+    assert (said["first"]["runs"], said["second"]["runs"]) == (["good-0"], ["good-1"])
+    assert said["differences"] == [{"what": "code", "first": "a", "second": "b"}]
 
 
 def test_folds_that_only_one_has_are_left_aside(place):

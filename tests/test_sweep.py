@@ -25,7 +25,7 @@ from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.benchmarks.running.workers import Share, Worker, WorkerPool, command_arguments
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
 from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-from whalebench.reports.sweep_report import sweep_report
+from whalebench.reports.many_runs import sweep_report
 
 TINY = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
 STAND_IN = """
@@ -157,7 +157,7 @@ def test_one_command_runs_what_is_missing_and_prints_the_leaderboard(
     assert shown.code == 0
     assert "softmax" in picture.read_text(encoding="utf-8")
     picture.unlink()
-    for word in ("A 1", "2 × 1", "2 of 2 done (2 of them before)", "Wall time"):
+    for word in ("A –", "2 × 1", "2 of 2 done (2 of them before)", "Wall time"):
         assert word in shown.out
 
 

@@ -36,7 +36,7 @@ from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_spac
 from whalebench.benchmarks.tuning.study import LEASE, LOST, StudyHandle, TrialSummary, new_lease, open_study
 from whalebench.benchmarks.tuning.tuner import TrialContext, TrialProgress, TrialRun, run_trials
 from whalebench.methods.registry import configure, find_method
-from whalebench.reports import figures, tuning
+from whalebench.reports import figures, many_runs
 
 STORAGES = ("sqlite:///{}/study.db", "journal:{}/study.log")
 
@@ -454,7 +454,7 @@ def test_the_picture_has_a_mark_a_trial_and_a_bar_a_field() -> None:
 def test_the_verdict_says_no_more_than_its_interval() -> None:
     def said(low: float | None, high: float | None, settings: list[str]) -> str:
         lead = {"map_at_5": 0.02, "low": low, "high": high}
-        return tuning.verdict({"settings": settings, "lead": lead})
+        return many_runs.verdict({"settings": settings, "lead": lead})
 
     assert "is better on test than the defaults by 0.020 [0.01, 0.03]" in said(0.01, 0.03, ["dropout=0.1"])
     assert "cannot be told apart" in said(-0.01, 0.03, ["dropout=0.1"])
@@ -524,13 +524,13 @@ def test_defaults_that_diverge_cost_their_row_alone(
     monkeypatch.setattr(runner, "run", refuses)
     asked = runner.RunRequest("softmax", "tiny", settings=(*tiny_settings, "epochs=1"), device="cpu")
     found = tuner.Tuner(tuner.TuneRequest(asked, Budget(trials=2)), tiny).tune()
-    document = tuning.with_scores(found.document(), tiny.runs)
+    document = many_runs.with_scores(found.document(), tiny.runs)
     assert document["runs"] == {"default": None, "tuned": found.tuned.run}
     assert [row["name"] for row in document["rows"]] == ["tuned"]
     assert document["lead"] is None
-    assert tuning.verdict(document) == "The defaults have no row to compare with: the loss became nan"
+    assert many_runs.verdict(document) == "The defaults have no row to compare with: the loss became nan"
     console = Console(record=True, file=io.StringIO())
-    console.print(tuning.tuning_report(document))
+    console.print(many_runs.tuning_report(document))
     assert "trial 0 failed: the loss became nan" in console.export_text()
 
 

@@ -261,7 +261,7 @@ def read_predictions(
 ) -> pd.DataFrame:
     """The per-query table of one run, one row a test photo; columns that older runs lack are NaN.
 
-    With `columns`, only those of them that the file has.
+    With `columns`, only those of them that are there.
     """
     import pyarrow.parquet
 
@@ -275,7 +275,8 @@ def read_predictions(
         raise WhalebenchError(
             f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
         ) from error
-    complete: pd.DataFrame = queries.assign(**{name: nan for name in LATER if name not in queries})
+    later = [name for name in LATER if columns is None or name in columns]
+    complete: pd.DataFrame = queries.assign(**{name: nan for name in later if name not in queries})
     return complete
 
 
@@ -346,7 +347,8 @@ def find_runs(name: str, workspace: Workspace) -> list[Path]:
     begin_so = [folder for known, folder in folders.items() if name and known.startswith(name)]
     if of_method or begin_so:
         return of_method or begin_so
-    hint = did_you_mean(name, [*folders], "`whalebench runs` lists them.")
+    methods = sorted({record.method for record in records})
+    hint = did_you_mean(name, [*methods, *folders], "`whalebench runs` lists them.")
     if not folders:
         hint = "there are no runs; begin with `whalebench run METHOD`."
     raise WhalebenchError(f"There is no run '{name}' in {workspace.runs}: {hint}")

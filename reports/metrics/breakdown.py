@@ -4,9 +4,9 @@ Both from the per-query table alone. A reviewer looks at the candidates of a pho
 individual is among them or patience ends; a match that is missed makes a known animal look new.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, nan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from whalebench.reports.metrics.jackknife import intervals
 from whalebench.reports.metrics.ranking import CANDIDATES, NEW, Floats, is_new, row_blocks
 from whalebench.reports.metrics.summary import summarize
 
-TRAIN_PHOTOS = {"1": (1, 1), "2–4": (2, 4), "5–9": (5, 9), "≥ 10": (10, inf)}
+TRAIN_PHOTOS = {"1": (1, 1), "2–4": (2, 4), "5–9": (5, 9), "≥10": (10, inf)}
 """Buckets of known photos by photos of their individual in train: from, to."""
 METRICS = ("map_at_5", "top_1", "log_loss")
 """What is said of each bucket."""
@@ -132,7 +132,8 @@ def identity_ranks(queries: pd.DataFrame) -> Floats:
     the rank is that among all candidates, one too high at most. Half a rank, of tied individuals, is rounded
     up.
     """
-    candidates = queries[[f"candidate_{place}" for place in range(1, CANDIDATES + 1)]].to_numpy()
+    names = [f"candidate_{place}" for place in range(1, CANDIDATES + 1)]
+    candidates = queries.reindex(columns=names).to_numpy()  # a table may lack some
     place_of_new = np.where((candidates == NEW).any(axis=1), (candidates == NEW).argmax(axis=1) + 1, inf)
     rank, known = queries["rank"].to_numpy(np.float64), ~is_new(queries)
     ranks: Floats = np.ceil(rank - (place_of_new < rank))[known]
@@ -162,3 +163,22 @@ def abundance_bias(missed: float) -> float:
     (0.111, inf)
     """
     return missed / (1 - missed) if missed < 1 else inf
+
+
+class Breakdown(NamedTuple):
+    """All that is said here of one run."""
+
+    buckets: Sequence[Bucket]
+    effort: Sequence[Effort]
+    curve: Mapping[str, Sequence[float]]
+    """See `effort_curve`."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON prints it: `buckets`, `effort` and `effort_curve`."""
+        lists = {name: [one._asdict() for one in getattr(self, name)] for name in ("buckets", "effort")}
+        return lists | {"effort_curve": self.curve}
+
+
+def break_down(queries: pd.DataFrame) -> Breakdown:
+    """The breakdown of a per-query table with all its columns."""
+    return Breakdown(buckets(queries), effort(queries), effort_curve(queries))

@@ -151,6 +151,8 @@ def compare(
     unranked = _why_unranked(contestants, pooled, len(photos))
     critical = np.nan if unranked else joint.critical()
     low, best = joint.lowest_leads(critical), joint.best()
+    if key not in POSITIVE:  # no share is ahead of another by more than one
+        low = np.maximum(low, -1.0)
     standings = [
         Standing(
             one.name,
