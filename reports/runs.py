@@ -239,9 +239,12 @@ def _same(one: float | None, other: float | None) -> bool:
 
 
 def _differs(said: pd.DataFrame, again: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """In which rows the predictions say something else than the scores, of the columns that both have."""
+    """In which rows the predictions say something else than the scores, of the columns that both have.
+
+    One that is NaN throughout was read from a file of before there was such a column.
+    """
     differs = np.zeros(len(said), bool)
-    for name in again.columns.intersection(said.columns):
+    for name in again.columns.intersection(said.columns[said.notna().any()]):
         one, other = said[name], again[name]
         if pd.api.types.is_numeric_dtype(other):
             differs |= ~np.isclose(one, other, rtol=0, atol=SAME, equal_nan=True)

@@ -277,6 +277,13 @@ def test_a_record_that_was_tampered_with_moves(place: Workspace, cli: Cli) -> No
     assert cli("rescore", "--workspace", place.root).code == 1
 
 
+def test_a_column_that_an_older_version_did_not_write_moves_nothing(place: Workspace) -> None:
+    file = find_run("triplet", place) / PREDICTIONS
+    pd.read_parquet(file).drop(columns=["identified", "confidence"]).to_parquet(file)
+    (rescored,) = rescore_runs(["triplet"], place)
+    assert not rescored.photos and not rescored.moved
+
+
 def test_a_judge_that_was_patched_moves(place: Workspace, cli: Cli) -> None:
     """Predictions and record say that every photo was recognised; the stored scores do not."""
     folder = find_run("triplet", place)
