@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 __version__ = "0.1.0"
 
-__all__ = ["MissingError", "RunFailedError", "WhalebenchError", "__version__", "did_you_mean"]
+__all__ = ["MissingError", "RunFailedError", "WhalebenchError", "__version__", "did_you_mean", "one_line"]
 
 
 class WhalebenchError(Exception):
@@ -30,3 +30,13 @@ def did_you_mean(name: str, names: Iterable[str], otherwise: str) -> str:
     """
     close = get_close_matches(name, list(names), n=1)
     return f"did you mean '{close[0]}'?" if close else otherwise
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """A text that is not ours, made fit for a sentence: blanks for line ends, escapes for other controls.
+
+    >>> one_line("a\\r\\nb\\x1b[31m")
+    'a b\\\\x1b[31m'
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -142,6 +143,28 @@ def inherit_permissions(file: Path) -> None:
 def _file_mode(folder: Path) -> int:
     """The permissions of a folder as those of a file in it."""
     return folder.stat().st_mode & 0o666
+
+
+KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+"""What a path may be that is no regular file."""
+
+
+def regular_file(path: Path) -> Path:
+    """The path, which a regular file stands at, or a link to one; anything else might be read for ever.
+
+    Raises WhalebenchError for what is another kind of file, and OSError where there is none.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((word for is_kind, word in KINDS if is_kind(mode)), "no regular file")
+        raise WhalebenchError(f"{path} is {kind} and is not read; give a regular file.")
+    return path
 
 
 def digest_text(text: str) -> str:
