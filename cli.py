@@ -164,7 +164,7 @@ def benchmarks(
         )
     if name:
         return _show_catalog(name, workspace, as_json, sheet)
-    rows = overview.benchmark_rows(open_workspace(workspace))
+    rows = overview.benchmark_rows(open_workspace(workspace, write=False))
     return console.show(rows, table_of(rows, "Benchmarks"), as_json)
 
 
@@ -190,7 +190,15 @@ def data_import(
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         progress.stage("inspect")
-        result = import_csv(path, name, place, missing=missing, dataset=dataset, progress=progress.advance)
+        result = import_csv(
+            path,
+            name,
+            place,
+            missing=missing,
+            dataset=dataset,
+            progress=progress.advance,
+            waits=lambda: progress.stage("wait for benchmark"),
+        )
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]
     document = facts | {"quarantined": quarantined, "notes": notes}
@@ -209,7 +217,7 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     from whalebench.benchmarks.importing.importer import read_quarantine
     from whalebench.reports.tables import check_report
 
-    benchmark, folder = _load(name, workspace, as_json), open_workspace(workspace).benchmarks / name
+    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
     document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
     console.show(document, check_report(document), as_json)
@@ -231,16 +239,18 @@ def split_make(
     from whalebench.benchmarks.registry import make_split
 
     place = open_workspace(workspace)
-    made = make_split(
-        name,
-        place,
-        protocol=protocol,
-        folds=folds,
-        singles=singles,
-        valid_share=valid_share,
-        seed=seed,
-        duplicates=duplicates,
-    )
+    with console.progress_shown(quiet=as_json) as progress:
+        made = make_split(
+            name,
+            place,
+            protocol=protocol,
+            folds=folds,
+            singles=singles,
+            valid_share=valid_share,
+            seed=seed,
+            duplicates=duplicates,
+            progress=progress,
+        )
     _show_split(name, made, as_json)
 
 
@@ -264,7 +274,7 @@ def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> No
     from whalebench.benchmarks.core.machine import doctor_rows
     from whalebench.reports.tables import table_of
 
-    rows = doctor_rows(open_workspace(workspace).root)
+    rows = doctor_rows(open_workspace(workspace, write=False).root)
     console.show(rows, table_of(rows, "This machine"), as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
@@ -401,7 +411,7 @@ def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:
     from whalebench.benchmarks.registry import load_benchmark
 
     with console.progress_shown(quiet=quiet) as progress:
-        return load_benchmark(name, open_workspace(workspace), progress)
+        return load_benchmark(name, open_workspace(workspace, write=False), progress)
 
 
 def _digests(benchmark: Benchmark) -> dict[str, str]:
@@ -414,7 +424,7 @@ def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None 
     from whalebench.reports.tables import facts_table
 
     with console.progress_shown(quiet=as_json) as progress:
-        catalog = registry.load_catalog(name, open_workspace(workspace), progress)
+        catalog = registry.load_catalog(name, open_workspace(workspace, write=False), progress)
     facts = overview.catalog_facts(catalog)
     if sheet:
         contact_sheet(catalog.table, sheet, title=name)

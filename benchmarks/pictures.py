@@ -39,13 +39,8 @@ def picture_format(file: Path, what: str = "picture") -> str:
 
 def save_picture(picture: Image.Image, file: Path, what: str = "picture") -> None:
     """Writes a picture to a file, whole or not at all; raises WhalebenchError where it cannot be written."""
-    try:
-        with atomic_path(file) as part:
-            picture.save(part, picture_format(file, what))
-    except OSError as error:
-        raise WhalebenchError(
-            f"The {what} cannot be written to {file} ({error.strerror}): name a writable folder."
-        ) from error
+    with atomic_path(file) as part:
+        picture.save(part, picture_format(file, what))
 
 
 def contact_sheet(

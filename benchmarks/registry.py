@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
@@ -12,9 +11,9 @@ from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.core.workspace import Workspace, atomic_path, benchmark_lock
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import Split, committed_stem, read_split, write_split
+from whalebench.splits.split import Split, committed_stem, has_split, read_split, write_split
 
 EMBEDDED = "flukes"
 
@@ -72,7 +71,7 @@ def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -
     """
     folder = workspace.benchmarks / name
     if name == EMBEDDED:
-        _draw_flukes(folder, progress)
+        _draw_flukes(workspace, progress)
     elif name not in benchmark_names(workspace):
         how = "import one with `whalebench data import csv FILE --name NAME`."
         hint = did_you_mean(name, benchmark_names(workspace), how)
@@ -97,8 +96,11 @@ def load_benchmark(
     """
     catalog = load_catalog(name, workspace, progress)
     stem = split_stem(name, workspace)
-    if propose and not stem.with_suffix(".json").exists() and not stem.with_suffix(".csv").exists():
-        write_split(propose_split(catalog), stem)
+    if propose and not stem.with_suffix(".json").exists():
+        with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
+            proposed = propose_split(catalog)
+            if not has_split(stem, proposed):
+                write_split(proposed, stem)
     return _with_split(catalog, name, workspace)
 
 
@@ -126,14 +128,18 @@ def make_split(
     valid_share: float,
     seed: int,
     duplicates: str = "refuse",
+    progress: Progress = SILENT,
 ) -> Split:
-    """The split of an imported benchmark, made once; asked for again in the same way, it is the same one."""
+    """The split of an imported benchmark, made once; asked for again in the same way, it is the same one.
+
+    One that another process is making is waited for.
+    """
     if committed_stem(name):
         raise WhalebenchError(
             f"The split of '{name}' comes with whalebench and is never made anew; "
             f"see it with `whalebench split show {name}`."
         )
-    catalog = load_catalog(name, workspace)
+    catalog = load_catalog(name, workspace, progress)
     if folds is not None and (protocol == "published" or (protocol == "auto" and "split" in catalog.table)):
         raise WhalebenchError(
             f"{folds} folds cannot be made of the split that '{name}' was published with, which is fold 0: "
@@ -148,14 +154,16 @@ def make_split(
         seed=seed,
         duplicates=duplicates,
     )
-    write_split(split, split_stem(name, workspace))
+    with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
+        write_split(split, split_stem(name, workspace))
     return split
 
 
-def _draw_flukes(folder: Path, progress: Progress) -> None:
-    """Leaves the drawn benchmark in the folder; what is already there of this version stays."""
+def _draw_flukes(workspace: Workspace, progress: Progress) -> None:
+    """Leaves the drawn benchmark in its folder, one process at a time; one of this version stays."""
     from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes
 
+    folder = workspace.benchmarks / EMBEDDED
     source = f"drawn by whalebench, drawing version {DRAWING_VERSION}"
 
     def is_there() -> bool:
@@ -163,14 +171,12 @@ def _draw_flukes(folder: Path, progress: Progress) -> None:
 
     if is_there():
         return
-    progress.stage("draw")
-    with TemporaryDirectory(prefix=".tmp-flukes-", dir=folder.parent) as name:
-        drawing = Path(name) / "flukes"
-        drawing.mkdir()
-        rows = draw_flukes(drawing, workers=cores(), progress=progress.advance)
-        write_catalog(rows, drawing, EMBEDDED, source)
-        # Moved into place when the last photo is drawn; another process may have been quicker.
-        if not is_there():
-            if folder.exists():
-                folder.rename(Path(name) / "older")
-            drawing.rename(folder)
+    Workspace.open(workspace.root)  # whoever only reads has not made it writable yet
+    with benchmark_lock(workspace, EMBEDDED, lambda: progress.stage("wait for benchmark")):
+        if is_there():
+            return
+        progress.stage("draw")
+        with atomic_path(folder) as drawing:
+            drawing.mkdir()
+            rows = draw_flukes(drawing, workers=cores(), progress=progress.advance)
+            write_catalog(rows, drawing, EMBEDDED, source)

@@ -62,6 +62,7 @@ STAGES = {
     "check": "Checking the method",
     "rescore": "Scoring runs again from what they keep",
     "wait": "Another process is at this run: waiting for it",
+    "wait for benchmark": "Another process is at this benchmark: waiting for it",
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each stage; one that is not here is shown by its own name."""

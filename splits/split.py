@@ -17,7 +17,7 @@ import pandas as pd
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.workspace import atomic_text, digest_text
+from whalebench.benchmarks.core.workspace import ExistsError, atomic_text, digest_text
 from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
@@ -231,21 +231,44 @@ def committed_stem(name: str) -> Path | None:
 
 
 def write_split(split: Split, stem: Path) -> None:
-    """Writes the split to `stem`.csv and `stem`.json; a different one there is not overwritten."""
-    text = table_text(split.table)
+    """Writes the split to `stem`.csv and `stem`.json; a different one there is never replaced, but an error.
+
+    Two processes that would do so at once had better exclude each other (`benchmark_lock`).
+    """
+    text, table = table_text(split.table), _with(stem, ".csv")
     facts = vars(split) | {"split_digest": split.digest, "tool_version": __version__}
     sidecar = {name: facts[name] for name in SIDECAR}
-    if _with(stem, ".json").exists():
-        there = _read_sidecar(stem)
-        same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
-        if same and _read_text(stem) == text:
-            return
+    if _is_written(split, stem):
+        return
+    try:
+        # A table without a JSON is what a process left that was stopped between the two.
+        atomic_text(table, text, exclusive=not table.exists())
+        atomic_text(_with(stem, ".json"), json.dumps(sidecar, indent=2) + "\n", exclusive=True)
+    except ExistsError as error:
+        if not _is_written(split, stem):
+            raise WhalebenchError(f"{table} was just made by another process: try again.") from error
+
+
+def _is_written(split: Split, stem: Path) -> bool:
+    """Whether the split is there already; raises WhalebenchError where another one is."""
+    if not _with(stem, ".json").exists():
+        return False
+    there = _read_sidecar(stem)
+    same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
+    if not same or _read_text(stem) != table_text(split.table):
         raise WhalebenchError(
             f"{_with(stem, '.csv')} is another split, and a split is made once; to make a new one, remove it "
             "and its .json, knowing that runs on it can then no longer be compared."
         )
-    atomic_text(_with(stem, ".csv"), text)
-    atomic_text(_with(stem, ".json"), json.dumps(sidecar, indent=2) + "\n")  # last: complete or absent
+    return True
+
+
+def has_split(stem: Path, proposed: Split) -> bool:
+    """Whether there is a split, or what is left of another one than the proposed."""
+    table = _with(stem, ".csv")
+    return _with(stem, ".json").exists() or (
+        table.exists() and _read_text(stem) != table_text(proposed.table)
+    )
 
 
 def read_split(stem: Path, catalog: Catalog) -> Split:

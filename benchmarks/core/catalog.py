@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +20,13 @@ import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, digest_file, digest_text
+from whalebench.benchmarks.core.workspace import (
+    ExistsError,
+    atomic_path,
+    atomic_text,
+    digest_file,
+    digest_text,
+)
 
 REQUIRED = ("image", "path", "identity")
 OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")
@@ -100,7 +107,7 @@ def write_catalog(
     """The catalog as it now stands in `folder`: catalog.parquet, and catalog.json which is written last.
 
     Paths inside `folder` are stored relative to it, so that a workspace can be moved. dataset is the public
-    set that the photos are, where it is said.
+    set that the photos are, where it is said. Raises ExistsError where another catalog stands there.
     """
     catalog = build_catalog(table, name, folder)
     stored = catalog.table.copy()
@@ -111,6 +118,10 @@ def write_catalog(
         )
     for column in ("path", "mask"):
         stored[column] = pd.Series([_relative(value, folder) for value in stored[column]], dtype="str")
+    file = folder / "catalog.json"
+    is_new = not file.exists()
+    if not is_new and read_facts(folder)["digest"] != catalog.digest:
+        raise ExistsError(f"{file} is that of another catalog, and a catalog is never replaced.")
     with atomic_path(folder / "catalog.parquet") as temporary:
         stored.to_parquet(temporary, index=False)
     facts = {
@@ -125,7 +136,7 @@ def write_catalog(
         "dataset": dataset,
         "tool_version": __version__,
     }
-    atomic_text(folder / "catalog.json", json.dumps(facts, indent=2) + "\n")
+    atomic_text(file, json.dumps(facts, indent=2) + "\n", exclusive=is_new)
     return catalog
 
 
@@ -250,7 +261,8 @@ def verify_photos(catalog: Catalog, folder: Path) -> None:
     if absent or changed:
         raise WhalebenchError(_changes(catalog.name, absent, changed))
     if unsure or len(known) != len(current):
-        write_stamps(folder, current)
+        with suppress(WhalebenchError):  # where it cannot be written they are hashed the next time, too
+            write_stamps(folder, current)
 
 
 def take_stamp(path: Path, digest: str = "") -> Stamp:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, inherit_permissions
 
@@ -67,10 +68,11 @@ class CheckpointStore:
         """The facts saved with the latest epoch of the next training, its parts and random states restored.
 
         None, and nothing is changed, where there is no checkpoint. Raises WhalebenchError where it does not
-        fit the parts.
+        fit the parts, and RunFailedError where there is no room for those that the training will keep.
         """
         self._training += 1
         self._parts, self._next_save, self.mismatch = dict(parts), 0.0, ""
+        self._refuse_full_disk()
         path = self._path()
         if path is None or not path.exists():
             return None
@@ -132,6 +134,17 @@ class CheckpointStore:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
 
+    def _refuse_full_disk(self) -> None:
+        """Raises RunFailedError where a training that begins has no room for what is kept of it.
+
+        That is its parts, with two moments that an optimizer adds to every weight, twice, since a checkpoint
+        is written before the one before it goes; and the weights, which the run keeps.
+        """
+        if self.folder is not None:
+            sizes = [_count_bytes(part.state_dict()) for part in self._parts.values()]
+            weights = max(sizes, default=0)
+            refuse_full_disk(self.folder, 2 * (sum(sizes) + 2 * weights) + weights, "What a training keeps")
+
     def _path(self) -> Path | None:
         if self.folder is None or not self._training:
             return None
@@ -190,6 +203,14 @@ def read_state(path: Path) -> Any:
     except SafetensorError as error:
         raise ValueError(f"{path.name} is no whole safetensors file") from error
     return _rebuild(json.loads(described), tensors)
+
+
+def _count_bytes(state: object) -> int:
+    """Bytes of the tensors and arrays in a state."""
+    if isinstance(state, Tensor | np.ndarray):
+        return int(state.nbytes)
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_count_bytes, inner))
 
 
 def _describe(value: object, tensors: dict[str, Tensor]) -> Any:

@@ -6,7 +6,9 @@ there to remember what is else forgotten. It is no lock: whoever wants to can ed
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import sys
@@ -19,7 +21,13 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.workspace import Workspace, digest_text, file_lock, sync_to_disk
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    digest_text,
+    file_lock,
+    refuse_unwritable,
+    sync_to_disk,
+)
 
 LEDGER = "ledger.jsonl"
 FROM_PYTHON = "from Python"
@@ -96,18 +104,17 @@ def append(workspace: Workspace, entry: Opening) -> None:
     Raises WhalebenchError where it cannot: what is not written down must not be looked at.
     """
     file = workspace.root / LEDGER
-    try:
-        with file_lock(workspace.cache / f"{LEDGER}.lock"):
-            # A line that was torn by a power cut must not swallow this one.
-            torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
-            with file.open("ab", buffering=0) as opened:
-                opened.write(("\n" * torn + entry.model_dump_json() + "\n").encode())
-            sync_to_disk(file)
-    except OSError as error:
-        raise WhalebenchError(
-            f"{file} cannot be written ({error.strerror or error}), and no test labels are opened unless "
-            f"that is written down: free some space or make the file writable, then try again."
-        ) from error
+    kept = "then give the same command again: no test labels are opened unless that is written down"
+    with refuse_unwritable(file, kept), file_lock(workspace.cache / f"{LEDGER}.lock"):
+        # A line that was torn by a power cut must not swallow this one.
+        torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
+        line = ("\n" * torn + entry.model_dump_json() + "\n").encode()
+        with file.open("ab", buffering=0) as opened:
+            before = opened.tell()
+            if opened.write(line) != len(line):  # as much as there was room for
+                opened.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync_to_disk(file)
 
 
 def read_ledger(runs: Path) -> Ledger:

@@ -7,8 +7,6 @@ runs, and where it was explained its diagnosis. Nothing here needs torch.
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
@@ -21,7 +19,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, Validati
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.usage import Usage
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, inherit_permissions, sync_to_disk
+from whalebench.benchmarks.core.workspace import (
+    ExistsError,
+    Workspace,
+    atomic_path,
+    atomic_text,
+    inherit_permissions,
+    sync_to_disk,
+    system_error,
+)
 
 SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
@@ -175,38 +181,31 @@ def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIO
     queries.to_parquet(folder / name, index=False)
 
 
-def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
+def write_run(
+    folder: Path,
+    fill: Callable[[Path], None],
+    *,
+    force: bool = False,
+    kept: str = "then give the same command again",
+) -> None:
     """Makes `folder` hold what `fill` writes, all of it, or leaves it as it is.
 
-    `fill` gets a temporary folder beside it and must leave a record there. A run that is already there, as
-    another process may have been quicker, is replaced with `force` only; it is moved away before it is
-    deleted, so no half of it is ever seen.
+    `fill` gets a temporary folder and must leave a record there. A run that is already there, as another
+    process may have been quicker, is replaced with `force` only; no half of it is ever seen. `kept` ends the
+    sentence on what keeps it from being written.
     """
     if folder.exists() and not force:
         return
-    mark = uuid.uuid4().hex[:8]
-    temporary, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("partial", "old"))
     try:
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        if not (temporary / RECORD).is_file():
-            raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
-        for file in (*temporary.rglob("*"), temporary):
-            sync_to_disk(file)
-        if folder.exists() and force:
-            folder.rename(old)
-        temporary.rename(folder)
-    except OSError as error:
-        if (folder / RECORD).is_file() and not force:  # another process was quicker, just now
-            return
-        raise WhalebenchError(
-            f"The run {folder.name} cannot be written ({error}): check the workspace, then run it again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not folder.exists():  # stopped between the two moves
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_path(folder, exclusive=not force, kept=kept) as temporary:
+            temporary.mkdir()
+            fill(temporary)
+            if not (temporary / RECORD).is_file():
+                raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
+            for file in temporary.rglob("*"):
+                sync_to_disk(file)
+    except ExistsError:  # another process was quicker, just now
+        return
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -289,12 +288,15 @@ def write_scores(
 
 def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, header: Any) -> None:
     """Writes the arrays as safetensors, and into the header under that entry the given value as JSON."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
-    save_file(
-        {name: np.ascontiguousarray(v) for name, v in arrays.items()}, file, {entry: json.dumps(header)}
-    )
+    tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    try:
+        # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
+        save_file(tensors, file, {entry: json.dumps(header)})
+    except SafetensorError as error:
+        raise system_error(error) from error
     inherit_permissions(file)
 
 

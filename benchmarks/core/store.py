@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
+from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text
 
 MAX_PIXELS = 300_000_000
@@ -82,6 +84,10 @@ class PhotoStore:
         """Their masks (photos, height, width), a copy."""
         return self.masks(size)[rows]
 
+    def undecoded(self, size: Size) -> int:
+        """How many bytes `pixels` of that size will add to the cache."""
+        return 0 if self._file("photos", (*size, 3)).exists() else len(self.paths) * 3 * math.prod(size)
+
     def without_masks_of(self, rows: Rows) -> PhotoStore:
         """The same photos, those of some rows without masks."""
         hidden = set(rows.tolist())
@@ -93,9 +99,7 @@ class PhotoStore:
     ) -> NDArray[np.uint8]:
         if (kind, shape) in self._open:
             return self._open[kind, shape]
-        masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
-        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
-        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
+        file = self._file(kind, shape)
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
             # Renamed when the last photo is in, so an array that exists is whole.
@@ -105,6 +109,12 @@ class PhotoStore:
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
+
+    def _file(self, kind: str, shape: tuple[int, ...]) -> Path:
+        """Where the array is, or will be."""
+        masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
+        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
+        return self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
 
 
 @dataclass(frozen=True)
@@ -135,14 +145,25 @@ class StoreView:
 def _decode_all(
     file: Path, paths: Sequence[str], shape: tuple[int, ...], progress: Advance | None, workers: int
 ) -> None:
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
-    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
-    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
-        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
-            array[row] = pixels
-            if progress:
-                progress(row + 1, len(paths))
-    array.flush()
+    size = len(paths) * math.prod(shape)
+    refuse_full_disk(file.parent, size, f"Decoding {len(paths)} photos")
+    # Written and not mapped: a disk that is full after all is then an error, and not the end of the process.
+    with file.open("wb") as opened:
+        header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (len(paths), *shape)}
+        np.lib.format.write_array_header_1_0(opened, header)
+        allocate(opened.fileno(), opened.tell() + size)
+        # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
+        with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
+            for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
+                opened.write(pixels.tobytes())
+                if progress:
+                    progress(row + 1, len(paths))
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Gives an open file so many bytes on the disk itself; OSError where there is no room for them."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
 
 
 def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

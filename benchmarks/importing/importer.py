@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from whalebench.benchmarks.core.catalog import (
     write_stamps,
 )
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.tables import Missing, Row, TextTable
 
@@ -59,13 +59,15 @@ def import_csv(
     missing: Missing = "refuse",
     dataset: str = "",
     progress: Advance | None = None,
+    waits: Callable[[], None] = lambda: None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
     """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
 
     Relative paths are taken from the table's folder. All problems of the table are reported in one error.
     Photos that cannot be decoded are quarantined; absent ones are a problem unless `missing` says otherwise.
-    dataset is the public set that the photos are: weights that were trained on it are marked so.
+    dataset is the public set that the photos are: weights that were trained on it are marked so. `waits` is
+    called where another process is at this benchmark, before it is waited for.
     """
     _check_name(name)
     table = tables.read_table(file)
@@ -84,14 +86,14 @@ def import_csv(
     frame = _frame(table, kept, photos, masks)
     stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
     folder = workspace.benchmarks / name
-    frame, known = _as_before(folder, frame, name)
-    notes += known
-    listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
-    atomic_text(folder / "quarantine.csv", listed.to_csv(index=False, lineterminator="\n"))
-    source = str(file.absolute())
-    catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
-    write_stamps(folder, stamps)
-    return ImportResult(catalog, quarantined, tuple(notes))
+    with benchmark_lock(workspace, name, waits):
+        frame, known = _as_before(folder, frame, name)
+        listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
+        atomic_text(folder / "quarantine.csv", listed.to_csv(index=False, lineterminator="\n"))
+        source = str(file.absolute())
+        catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
+        write_stamps(folder, stamps)
+    return ImportResult(catalog, quarantined, (*notes, *known))
 
 
 def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:

@@ -22,7 +22,7 @@ from whalebench.benchmarks.core.machine import choose_device, cores
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord
-from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions
+from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions, system_error
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, SCORED, OpenFold, Views, fold_views, open_fold
@@ -251,6 +251,7 @@ def _mask_ious(masks: NDArray[np.float32], annotated: Photos) -> Floats:
 
 def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.DataFrame) -> None:
     """Leaves every file of the run in the folder, the record last."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
@@ -259,7 +260,10 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
-    save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    try:
+        save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    except SafetensorError as error:
+        raise system_error(error) from error
     inherit_permissions(folder / WEIGHTS)
     records.write_record(folder, record)
 

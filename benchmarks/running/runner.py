@@ -22,6 +22,7 @@ from whalebench.benchmarks.core.machine import (
     cores,
     hardware,
     peak_memory_mb,
+    refuse_full_disk,
     versions,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
@@ -117,6 +118,7 @@ def run(
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
         _refuse_learned_test(benchmark, views)
+        _refuse_full_disk(folder, method, benchmark, views)
         harness.stage("decode")
         for size in method.sizes():
             benchmark.store.pixels(size, progress.advance, cores())
@@ -129,7 +131,13 @@ def run(
         progress.stage("write")
         facts = who | _facts(request, method, benchmark, views, harness)
         learned = RunRecord(**facts, **outcome.numbers())
-        write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
+        kept = "then give the same command again: what was learned is kept, and it goes on from there"
+        write_run(
+            folder,
+            lambda into: write_outcome(into, learned, outcome, harness.curve()),
+            force=force,
+            kept=kept,
+        )
         checkpoints.discard()
         _write_note(request, workspace, folder.name, benchmark, code)
         return read_record(folder)
@@ -198,6 +206,16 @@ def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
             f"learned them by heart: remove split.csv and split.json beside its catalog, then make both anew "
             f"with `whalebench split make {benchmark.name} --protocol published --duplicates drop`."
         )
+
+
+def _refuse_full_disk(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError where there is no room for the photos to decode and for the scores to keep.
+
+    What networks take is asked for when they are there, before each training.
+    """
+    photos = sum(benchmark.store.undecoded(size) for size in method.sizes())
+    scores = 4 * (len(views.valid.images) + len(views.test.images)) * len(views.train.identities)
+    refuse_full_disk(benchmark.store.cache, photos + scores, f"The run {folder.name}")
 
 
 def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:

@@ -9,19 +9,18 @@ this machine is looked up; of one elsewhere all there is to go by is how long it
 from __future__ import annotations
 
 import os
-import platform
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.machine import place_of_processes, start_time
 from whalebench.benchmarks.core.workspace import file_lock
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
@@ -289,7 +288,12 @@ def _open_storage(url: str) -> BaseStorage:
 def new_lease() -> dict[str, Any]:
     """What this process leaves on its trial: until when it is to be believed alive, and how to look it up."""
     pid = os.getpid()
-    return {"until": time.time() + LEASE_SECONDS, "place": _place(), "pid": pid, "born": _start_time(pid)}
+    return {
+        "until": time.time() + LEASE_SECONDS,
+        "place": place_of_processes(),
+        "pid": pid,
+        "born": start_time(pid),
+    }
 
 
 def is_stale(lease: Mapping[str, Any] | None, began: float, *, exclusive: bool = False) -> bool:
@@ -300,8 +304,8 @@ def is_stale(lease: Mapping[str, Any] | None, began: float, *, exclusive: bool =
     """
     if lease is None:
         return exclusive or time.time() - began > LEASE_SECONDS
-    if lease["place"] == _place() and lease["born"]:
-        return bool(_start_time(lease["pid"]) != lease["born"])
+    if lease["place"] == place_of_processes() and lease["born"]:
+        return bool(start_time(lease["pid"]) != lease["born"])
     return bool(time.time() > lease["until"])
 
 
@@ -326,24 +330,3 @@ def heartbeat(renew: Callable[[dict[str, Any]], None], interval: float = HEARTBE
     finally:
         ended.set()
         thread.join()
-
-
-@cache
-def _place() -> str:
-    """This machine, its start, and the space its process numbers are from: what makes those comparable."""
-    parts = [platform.node()]
-    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        path = Path(file)
-        with suppress(OSError):
-            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text().strip())
-    return " ".join(parts)
-
-
-def _start_time(pid: int) -> str:
-    """When the process of that number began, in ticks; empty where there is none, or no telling."""
-    try:
-        # The name in brackets may hold anything, so count from behind it; the 20th word from there (proc(5)).
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if words[0] in ("Z", "X") else words[19]
