@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -35,10 +36,10 @@ LOCK, MANIFEST, OLD = "lock", "manifest.json", "old"
 """What a writer's folder holds besides what it writes: its lock, who it is, and the folder it replaces."""
 UNSEEN = re.compile(r"\.new-[0-9a-f]{12}-.+")
 """How anything is called that is not in its place yet."""
+CLAIMED = "claimed"
+"""The folder of the cache with the locks of runs and benchmarks."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 """Errors of file systems that have no locks."""
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-"""Errors of file systems on which a file cannot have two names."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk that is full, or of a share of it."""
 
@@ -140,6 +141,8 @@ def _put(temporary: Path, path: Path, old: Path, *, exclusive: bool) -> None:
     """Moves what was made into its place; `old` is where a folder goes that is replaced."""
     if temporary.is_dir():
         if path.is_dir() and not exclusive:
+            if (manifest := old.with_name(MANIFEST)).exists():
+                sync_to_disk(manifest)  # it says where this belongs
             path.rename(old)
         _move(temporary, path)
     elif not exclusive:
@@ -147,9 +150,9 @@ def _put(temporary: Path, path: Path, old: Path, *, exclusive: bool) -> None:
     else:
         try:
             os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in (*NO_LINKS, errno.EXDEV):
-                raise
+        except FileExistsError:
+            raise
+        except OSError:  # no file has two names there
             os.close(os.open(path, os.O_CREAT | os.O_EXCL))
             _move(temporary, path)
 
@@ -211,13 +214,11 @@ def _writer(root: Path, path: Path) -> Iterator[Path]:
     """A folder of this writer's own, with a manifest and its lock held while the block lasts."""
     folder, lock = _locked_folder(root / TEMPORARY)
     try:
-        folder.chmod(
-            stat.S_IMODE(path.parent.stat().st_mode)
-        )  # nobody reads it here who may not read it there
-        purpose = path.absolute().relative_to(root).as_posix()
-        facts = {"purpose": purpose, "host": place_of_processes(), "process": os.getpid()}
-        facts["started"] = start_time(os.getpid())
-        (folder / MANIFEST).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        # Nobody reads it here who may not read it there.
+        folder.chmod(stat.S_IMODE(path.parent.stat().st_mode))
+        manifest = {"purpose": path.absolute().relative_to(root).as_posix(), "host": place_of_processes()}
+        manifest |= {"process": os.getpid(), "started": start_time(os.getpid())}
+        (folder / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         yield folder
     finally:
         lock.release()
@@ -257,53 +258,39 @@ def _is_abandoned(entry: Path, root: Path) -> bool:
     try:
         if not _acquire(lock):
             return False
-        names = {path.name for path in entry.iterdir()} - {LOCK, MANIFEST}
         manifest = _read_manifest(entry)
         if manifest is None:  # stopped before it was whole, and then before anything else was written
-            return lock.is_locked and not names
-        if not lock.is_locked and not manifest.is_gone():
+            return lock.is_locked and {path.name for path in entry.iterdir()} <= {LOCK, MANIFEST}
+        if not lock.is_locked and not _has_ended(manifest):
             return False
-        replaced = root / manifest.purpose
+        replaced = root / manifest["purpose"]
         if _is_real(entry / OLD, stat.S_ISDIR) and not os.path.lexists(replaced):
             (entry / OLD).rename(replaced)
-        return True
     except OSError:
         return False
+    else:
+        return True
     finally:
         lock.release()
 
 
-@dataclass(frozen=True)
-class _Manifest:
-    """Who writes, and what."""
-
-    purpose: str
-    """The path below the workspace of what is written."""
-    host: str
-    """What tells numbers of processes from those of other machines."""
-    process: int
-    started: str
-    """When the process began, by the system's own count."""
-
-    def is_gone(self) -> bool:
-        """Whether it is certain that the writer has ended."""
-        return (
-            self.host == place_of_processes()
-            and bool(self.started)
-            and (start_time(self.process) != self.started)
-        )
+def _has_ended(manifest: dict[str, Any]) -> bool:
+    """Whether the process is known to be none of this machine's any more."""
+    is_here = manifest["host"] == place_of_processes()
+    return is_here and manifest["started"] not in ("", start_time(manifest["process"]))
 
 
-def _read_manifest(entry: Path) -> _Manifest | None:
+def _read_manifest(entry: Path) -> dict[str, Any] | None:
     """What a writer's folder says of it; None where that is not whole, or not ours."""
-    if not _is_real(entry / MANIFEST, stat.S_ISREG):
-        return None
     try:
-        manifest = _Manifest(**json.loads((entry / MANIFEST).read_text(encoding="utf-8")))
-        purpose = PurePosixPath(manifest.purpose)
-    except (OSError, ValueError, TypeError):
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        purpose = PurePosixPath(manifest["purpose"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return None if purpose.is_absolute() or ".." in purpose.parts or not purpose.parts else manifest
+    is_ours = (
+        manifest.keys() >= {"host", "process", "started"} and purpose.parts and ".." not in purpose.parts
+    )
+    return manifest if is_ours and not purpose.is_absolute() else None
 
 
 def _is_real(path: Path, kind: Callable[[int], bool]) -> bool:
@@ -349,8 +336,7 @@ def _kind(error: OSError) -> type[WhalebenchError]:
 
 
 def _why(error: OSError) -> str:
-    known = error.errno is not None and error.errno in errno.errorcode
-    return os.strerror(error.errno) if known and error.errno is not None else one_line(error, 120)
+    return os.strerror(error.errno) if error.errno else one_line(error, 120)
 
 
 def sync_to_disk(path: Path) -> None:
@@ -461,20 +447,16 @@ def _acquire(lock: FileLock) -> bool:
 
 def run_lock(workspace: Workspace, run: str, waits: Callable[[], None]) -> AbstractContextManager[None]:
     """A block in which no other process of this machine makes the run; `waits` is called where one does."""
-    return file_lock(_run_lock_path(workspace, run), waits)
+    return file_lock(workspace.cache / CLAIMED / run, waits)
+
+
+def is_run_locked(workspace: Workspace, run: str) -> bool:
+    """Whether a process is making the run right now."""
+    return is_locked(workspace.cache / CLAIMED / run)
 
 
 def benchmark_lock(
     workspace: Workspace, name: str, waits: Callable[[], None]
 ) -> AbstractContextManager[None]:
     """A block in which no other process imports, draws or splits the benchmark; `waits` as for a run."""
-    return file_lock(workspace.cache / "claimed" / f"benchmark {name}", waits)
-
-
-def is_run_locked(workspace: Workspace, run: str) -> bool:
-    """Whether a process is making the run right now."""
-    return is_locked(_run_lock_path(workspace, run))
-
-
-def _run_lock_path(workspace: Workspace, run: str) -> Path:
-    return workspace.cache / "claimed" / run
+    return file_lock(workspace.cache / CLAIMED / f"benchmark {name}", waits)
