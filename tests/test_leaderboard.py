@@ -330,7 +330,8 @@ def test_csv_has_a_line_a_run_and_empty_cells_for_undefined(tmp_path):
 
 def test_reports_are_written_beside_nothing_else(tmp_path):
     put(tmp_path / "runs", "one")
-    files = write_reports(leaderboard(tmp_path / "runs"), tmp_path / "reports")
+    files, problems = write_reports(leaderboard(tmp_path / "runs"), tmp_path / "reports")
+    assert problems == []
     assert [file.name for file in files] == ["leaderboard.md", "leaderboard.csv", "leaderboard.json"]
     assert sorted((tmp_path / "reports").iterdir()) == sorted(files)
     assert files[0].read_text().count("| A – | arcface |") == 2
@@ -340,9 +341,20 @@ def test_reports_go_where_they_are_asked_to_go(tmp_path):
     put(tmp_path / "runs", "one")
     board = leaderboard(tmp_path / "runs")
     more = {"html": tmp_path / "a.html", "csv_file": tmp_path / "b" / "b.csv", "svg": tmp_path / "c.svg"}
-    assert write_reports(board, tmp_path / "reports", **more)[3:] == list(more.values())
+    assert write_reports(board, tmp_path / "reports", **more)[0][3:] == list(more.values())
     assert more["html"].read_text() == to_html(board) and more["csv_file"].read_text() == to_csv(board)
     assert more["svg"].read_text() == to_svg(board)
+
+
+def test_where_the_reports_cannot_go_is_said_and_the_others_are_written(tmp_path):
+    put(tmp_path / "runs", "one")
+    (tmp_path / "reports").write_text("in the way")
+    board = leaderboard(tmp_path / "runs")
+    written, (problem,) = write_reports(board, tmp_path / "reports", csv_file=tmp_path / "a.csv")
+    assert written == [tmp_path / "a.csv"]
+    assert problem.startswith("The reports were not written into the workspace: ")
+    with pytest.raises(WhalebenchError, match="cannot be written"):
+        write_reports(board, tmp_path / "reports", csv_file=tmp_path / "reports" / "a.csv")
 
 
 def test_the_terminal_shows_every_digit_in_80_columns(tmp_path):

@@ -126,7 +126,7 @@ def test_the_old_run_comes_back_when_the_new_one_cannot_take_its_place(tmp_path,
 
 def test_runs_that_cannot_be_written_are_told_in_a_sentence(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
-    with pytest.raises(WhalebenchError, match="check the workspace"):
+    with pytest.raises(WhalebenchError, match="cannot be written"):
         write(tmp_path / "runs" / "first")
 
 

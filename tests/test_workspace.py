@@ -70,7 +70,7 @@ def test_a_workspace_that_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WhalebenchError, match=r"workspace .*file cannot be written .*--workspace"):
+    with pytest.raises(WhalebenchError, match=r"workspace .*file is no folder: .*--workspace"):
         Workspace.open(tmp_path / "file")
 
     def read_only(**_: object) -> None:

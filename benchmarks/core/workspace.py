@@ -86,6 +86,10 @@ class Workspace:
         Only to be read, with `write` false, it is taken as it is, and nothing is made, cleared or tried.
         """
         workspace = cls(Path(root).absolute())
+        if workspace.root.exists() and not workspace.root.is_dir():
+            raise WhalebenchError(
+                f"The workspace {workspace.root} is no folder: name one by --workspace or WHALEBENCH_WORKSPACE."
+            )
         if write:
             _make_writable(workspace)
         return workspace

@@ -19,9 +19,9 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whalebench import RunFailedError, WhalebenchError
+from whalebench import RunFailedError, WhalebenchError, one_line
 from whalebench.benchmarks.core.machine import place_of_processes, start_time
-from whalebench.benchmarks.core.workspace import file_lock
+from whalebench.benchmarks.core.workspace import NO_ROOM, file_lock
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:
@@ -283,6 +283,23 @@ def _open_storage(url: str) -> BaseStorage:
     # Without Optuna's heartbeat: a trial's lease does its work.
     in_file = {"connect_args": {"timeout": TIMEOUT}}
     return storages.RDBStorage(url, in_file if url.startswith(SQLITE) else {"pool_pre_ping": True})
+
+
+@contextmanager
+def refuse_unwritable_study(name: str) -> Iterator[None]:
+    """A block that writes to a study; RunFailedError where its storage takes no more, as on a full disk."""
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except (StorageInternalError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        cause = one_line(error.__cause__ or error, 120)
+        raise RunFailedError(
+            f"study {name} cannot be written ({cause}): free some space, then give the same command again; "
+            f"trials that have ended are kept."
+        ) from error
 
 
 def new_lease() -> dict[str, Any]:
