@@ -111,6 +111,11 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
         kind = "Missing" if isinstance(error, MissingError) else "Error"
         _exit(f"{kind}: {error}", 1 if isinstance(error, RunFailedError) else 2, debug)
     except Exception as error:  # the last resort
+        from whalebench.benchmarks.core.workspace import NO_ROOM
+
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # of a library, or of what is printed to
+            place = error.filename or "The output"
+            _exit(f"Error: {place} cannot be written ({error.strerror}): free some space.", 1, debug)
         cause = f"{type(error).__name__}: {error}"
         _exit(f"Error: {cause}. Add --debug to see where, and please report it.", 1, debug)
 

@@ -17,6 +17,7 @@ import pytest
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core import workspace as workspace_module
+from whalebench.benchmarks.core.record import system_error
 from whalebench.benchmarks.core.workspace import (
     ExistsError,
     Workspace,
@@ -24,7 +25,6 @@ from whalebench.benchmarks.core.workspace import (
     atomic_text,
     file_lock,
     is_locked,
-    system_error,
 )
 
 HOLD = """

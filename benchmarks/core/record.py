@@ -6,7 +6,10 @@ runs, and where it was explained its diagnosis. Nothing here needs torch.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
@@ -26,7 +29,6 @@ from whalebench.benchmarks.core.workspace import (
     atomic_text,
     inherit_permissions,
     sync_to_disk,
-    system_error,
 )
 
 SCHEMA_VERSION = 1
@@ -298,6 +300,13 @@ def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, hea
     except SafetensorError as error:
         raise system_error(error) from error
     inherit_permissions(file)
+
+
+def system_error(error: Exception) -> OSError:
+    """The error of a library that writes files itself, as the system's where its text has the number."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number) if found else str(error))
 
 
 def read_arrays(

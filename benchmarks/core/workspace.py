@@ -2,8 +2,7 @@
 
 What is not whole yet stands in the workspace's folder `temporary`, in a folder for each writer with a
 manifest of who that is and a lock that it holds. Opening a workspace clears away there, and nowhere else,
-what is left of writers that are gone: the lock says so, or the system where there are no locks. No clock is
-asked, and no link followed.
+what is left of writers that are gone: the lock says so, or the system where there are no locks; no clock.
 """
 
 from __future__ import annotations
@@ -87,9 +86,7 @@ class Workspace:
         """
         workspace = cls(Path(root).absolute())
         if workspace.root.exists() and not workspace.root.is_dir():
-            raise WhalebenchError(
-                f"The workspace {workspace.root} is no folder: name one by --workspace or WHALEBENCH_WORKSPACE."
-            )
+            raise WhalebenchError(f"The workspace {workspace.root} is no folder: give another --workspace.")
         if write:
             _make_writable(workspace)
         return workspace
@@ -176,13 +173,16 @@ def _move(temporary: Path, path: Path) -> None:
             _delete(beside)
 
 
+def _unseen_name(path: Path) -> str:
+    return f".new-{secrets.token_hex(6)}-{path.name}"
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
     """Where what is to stand at the path is written, and where what stands there now is moved.
 
-    Both are in the workspace's folder for that. Outside of a workspace, and where a folder of it is linked to
-    another disk, they are beside the path. Both are gone afterwards; what was moved away and not replaced is
-    back.
+    Outside of a workspace, and where a folder of it is linked to another disk, both are beside the path. Both
+    are gone afterwards; what was moved away and not replaced is back.
     """
     root = _workspace_of(path)
     with _writer(root, path) if root else nullcontext() as folder:
@@ -195,10 +195,6 @@ def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
                 old.rename(path)
             _delete(temporary)
             _delete(old)
-
-
-def _unseen_name(path: Path) -> str:
-    return f".new-{secrets.token_hex(6)}-{path.name}"
 
 
 def _workspace_of(path: Path) -> Path | None:
@@ -326,13 +322,6 @@ def refuse_unwritable(path: Path, kept: str = "then try again") -> Iterator[None
         raise _kind(error)(
             f"{path} cannot be written ({_why(error)}): free some space or make the folder writable, {kept}."
         ) from error
-
-
-def system_error(error: Exception) -> OSError:
-    """The error of a library that writes files itself, as the system's where its text has the number."""
-    found = re.search(r"os error (\d+)", str(error))
-    number = int(found[1]) if found else errno.EIO
-    return OSError(number, os.strerror(number) if found else str(error))
 
 
 def _kind(error: OSError) -> type[WhalebenchError]:

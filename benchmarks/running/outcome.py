@@ -22,7 +22,7 @@ from whalebench.benchmarks.core.machine import choose_device, cores
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord
-from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions, system_error
+from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, SCORED, OpenFold, Views, fold_views, open_fold
@@ -263,7 +263,7 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     try:
         save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
     except SafetensorError as error:
-        raise system_error(error) from error
+        raise records.system_error(error) from error
     inherit_permissions(folder / WEIGHTS)
     records.write_record(folder, record)
 
