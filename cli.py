@@ -213,11 +213,17 @@ def data_show(name: NameArgument, as_json: JsonOption = False, workspace: Worksp
 
 @data.command("check")
 def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Verify that catalog, photos and split are still what they were, and list the quarantine."""
+    """Verify that catalog, photos and split are still what they were, and list the quarantine.
+
+    Every photo and mask is decoded again.
+    """
     from whalebench.benchmarks.importing.importer import read_quarantine
+    from whalebench.benchmarks.registry import check_content
     from whalebench.reports.tables import check_report
 
     benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
+    with console.progress_shown(quiet=as_json) as progress:
+        check_content(benchmark.catalog, progress)
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
     document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
     console.show(document, check_report(document), as_json)

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
+from whalebench.benchmarks.core.catalog import (
+    Catalog,
+    catalogued_files,
+    mask_of,
+    read_catalog,
+    read_facts,
+    verify_photos,
+    write_catalog,
+)
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import RunRecord
-from whalebench.benchmarks.core.store import PhotoStore
+from whalebench.benchmarks.core.store import PhotoStore, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_path, benchmark_lock
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import Split, committed_stem, has_split, read_split, write_split
@@ -37,14 +45,47 @@ def load_benchmark_of(record: RunRecord, workspace: Workspace, progress: Progres
     return benchmark
 
 
-def reopen_benchmark(name: str, workspace: Workspace, catalog_digest: str, split_digest: str) -> Benchmark:
+def reopen_benchmark(
+    name: str, workspace: Workspace, catalog_digest: str, split_digest: str, progress: Progress = SILENT
+) -> Benchmark:
     """The benchmark read from its files again, its photos not verified once more.
 
     Raises WhalebenchError where catalog or split have become others.
     """
-    benchmark = _with_split(read_catalog(workspace.benchmarks / name), name, workspace)
+    benchmark = _with_split(read_catalog(workspace.benchmarks / name), name, workspace, progress)
     _refuse_other(benchmark, catalog_digest, split_digest, "this run")
     return benchmark
+
+
+def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
+    """Refuses a catalog whose photos or masks do not show what their rows say: all are decoded again.
+
+    Stamps tell nothing of rows that have exchanged path and file digest, nor of a file that was damaged
+    without being written. Of drawn photos, which are known by their scenes, and where photos are told apart
+    by their files, as older whalebenches did, the file counts.
+    """
+    files, table = list(catalogued_files(catalog.table)), catalog.table
+    shown = (
+        dict(zip(table["image"], table["content_digest"], strict=True)) if catalog.name != EMBEDDED else {}
+    )
+    if "mask_content_digest" in table:
+        shown |= zip(map(mask_of, table["image"]), table["mask_content_digest"], strict=True)
+    progress.stage("inspect")
+    facts = inspect_photos([path for _, path, _ in files], progress=progress.advance)
+    others = [
+        name
+        for (name, _, digest), fact in zip(files, facts, strict=True)
+        if isinstance(fact, str)
+        or fact.digest != digest
+        or shown.get(name, digest) not in (digest, fact.content)
+    ]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise WhalebenchError(
+            f"{len(others)} photos or masks of {catalog.name} do not show what was catalogued under their "
+            f"names ({', '.join(others[:5])}{more}); restore them and catalog.parquet, or import the "
+            f"benchmark again under a new name."
+        )
 
 
 def _refuse_other(benchmark: Benchmark, catalog_digest: str, split_digest: str, run: str) -> None:
@@ -101,14 +142,13 @@ def load_benchmark(
             proposed = propose_split(catalog)
             if not has_split(stem, proposed):
                 write_split(proposed, stem)
-    return _with_split(catalog, name, workspace)
+    return _with_split(catalog, name, workspace, progress)
 
 
-def _with_split(catalog: Catalog, name: str, workspace: Workspace) -> Benchmark:
+def _with_split(catalog: Catalog, name: str, workspace: Workspace, progress: Progress) -> Benchmark:
     split, table = read_split(split_stem(name, workspace), catalog), catalog.table
-    store = PhotoStore(
-        workspace.cache / "photos", tuple(table["path"]), tuple(table["file_digest"]), tuple(table["mask"])
-    )
+    photos = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
+    store = PhotoStore(workspace.cache / "photos", *photos, tell=progress.stage)
     dataset = str(read_facts(workspace.benchmarks / name).get("dataset", ""))
     return Benchmark(name, catalog, split, store, dataset)
 

@@ -53,7 +53,8 @@ def write(folder, *, force=False, **change):
 def test_a_record_comes_back_equal_and_nan_is_null(tmp_path):
     write(tmp_path / "first")
     text = (tmp_path / "first" / "record.json").read_text()
-    assert read_record(tmp_path / "first") == record()
+    read = read_record(tmp_path / "first")
+    assert read.model_copy(update={"digest": ""}) == record() and len(read.digest) == 64
     assert "NaN" not in text and "Infinity" not in text
     content = json.loads(text)
     assert content["metrics"] == {"map_at_5": 0.5, "map_at_r": None}

@@ -1,6 +1,7 @@
 """Photos read from their files: checked once before anything depends on them, decoded once for each size.
 
-The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos.
+The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos. Its file
+ends in a digest of all before it; one that differs from its digest is decoded again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
 from whalebench.benchmarks.core.machine import refuse_full_disk
-from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text
+from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text, regular_file
 
 MAX_PIXELS = 300_000_000
 """A photo with more pixels is taken for a decompression bomb."""
@@ -39,6 +41,9 @@ REASONS: dict[type[Exception], str] = {
 }
 STRIPE = 256
 """Rows of a photo that are digested at a time."""
+BLOCK = 1 << 24
+"""Bytes of an array that are digested at a time, each by one of several threads."""
+DIGEST_SIZE = 32
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 STORE_VERSION = 1
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
@@ -63,6 +68,8 @@ class PhotoStore:
     """SHA-256 of each photo's file: what the arrays are keyed by."""
     mask_paths: tuple[str, ...]
     """The masks' files, "" where a photo has none."""
+    tell: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
+    """Is told where an array that was kept cannot be used, as the stage of a `Progress`."""
     _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -100,12 +107,17 @@ class PhotoStore:
         if (kind, shape) in self._open:
             return self._open[kind, shape]
         file = self._file(kind, shape)
-        if not file.exists():
+        kept = file.exists()
+        if kept and not _is_as_written(file, *take_stamp(file)[1:]):
+            self.tell(f"decode, {file.name} differs from its digest, or has none, and is decoded again")
+            kept = False
+        if not kept:
             self.cache.mkdir(parents=True, exist_ok=True)
-            # Renamed when the last photo is in, so an array that exists is whole.
+            # Renamed when the last photo is in, so an array that exists was written to its end.
             with atomic_path(file) as temporary:
                 paths = self.mask_paths if kind == "masks" else self.paths
                 _decode_all(temporary, paths, shape, progress, workers)
+                _append_digest(temporary)
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
@@ -164,6 +176,34 @@ def allocate(descriptor: int, size: int) -> None:
     """Gives an open file so many bytes on the disk itself; OSError where there is no room for them."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
+
+
+def _append_digest(file: Path) -> None:
+    digest = _digest_blocks(file, file.stat().st_size)
+    with file.open("ab") as opened:
+        opened.write(digest)
+
+
+@cache
+def _is_as_written(file: Path, size: int, *_: int) -> bool:
+    """Whether a file ends in the digest of all before it; read once a process while it is left alone."""
+    with regular_file(file).open("rb") as opened:
+        opened.seek(max(size - DIGEST_SIZE, 0))
+        return opened.read() == _digest_blocks(file, size - DIGEST_SIZE)
+
+
+def _digest_blocks(file: Path, length: int) -> bytes:
+    """A SHA-256 of those of the blocks of a file, up to a length in bytes."""
+
+    def digest(start: int) -> bytes:
+        return hashlib.sha256(os.pread(descriptor, min(BLOCK, length - start), start)).digest()
+
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter lock
+            return hashlib.sha256(b"".join(pool.map(digest, range(0, length, BLOCK)))).digest()
+    finally:
+        os.close(descriptor)
 
 
 def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
@@ -37,6 +39,8 @@ UNSEEN = re.compile(r"\.new-[0-9a-f]{12}-.+")
 """How anything is called that is not in its place yet."""
 CLAIMED = "claimed"
 """The folder of the cache with the locks of runs and benchmarks."""
+DEEPEST = 64
+"""Levels of lists and dictionaries that a JSON document may have, far more than any written here has."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 """Errors of file systems that have no locks."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -393,6 +397,64 @@ def digest_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """The same of a large file, read once a process while its size and times stay as they are."""
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@cache
+def _digest_of(path: Path, *_: int) -> str:
+    return digest_file(path)
+
+
+def with_digest(document: Mapping[str, Any], key: str = "digest") -> dict[str, Any]:
+    """The JSON document with a digest of all else in it under that key; order and layout play no part."""
+    rest = {name: value for name, value in document.items() if name != key}
+    return rest | {key: digest_text(json.dumps(rest, sort_keys=True))}
+
+
+def differs_from_digest(document: Mapping[str, Any], key: str = "digest") -> bool:
+    """Whether a document says something else than when it was written; older ones have no digest to tell."""
+    return bool(document.get(key)) and document[key] != with_digest(document, key)[key]
+
+
+def parse_json(content: bytes) -> Any:
+    """The JSON document in some bytes of UTF-8.
+
+    Raises ValueError for what is none, or none that is written here: with numbers that are not finite or
+    have more than 64 bits, or with more than DEEPEST levels.
+    """
+    try:
+        document = json.loads(content, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError(f"it has more than {DEEPEST} levels") from None
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"it has more than {DEEPEST} levels")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return document
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"{digits[:20]}... is too large a number")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:20]} is not finite")
+    return number
 
 
 @contextmanager

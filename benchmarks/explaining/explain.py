@@ -87,6 +87,11 @@ def explain(
         )
     ledger.append(workspace, ledger.Opening.of(vars(restored.record), forced=force))
     queries, catalog = record.read_predictions(folder), restored.benchmark.catalog
+    if queries["image"].tolist() != list(restored.opened.answers["test"].images):
+        raise WhalebenchError(
+            f"{folder / record.PREDICTIONS} is of other photos than fold {restored.record.fold} tests on: "
+            f"repeat the run with --force."
+        )
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
     diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:

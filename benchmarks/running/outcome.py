@@ -329,12 +329,12 @@ def _method(record: RunRecord) -> Pipeline:
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
-    """What was learned by name, and by part the digests of the photos it was fitted on."""
+    """What was learned by name, and by part the digests of the photos it was fitted on; both verified."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / WEIGHTS
     try:
-        with safe_open(file, "pt") as opened:
+        with safe_open(records.verified(file), "pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
             lineage = json.loads(opened.metadata()["lineage"])
     except (OSError, SafetensorError) as error:

@@ -28,7 +28,16 @@ from whalebench.benchmarks.core.machine import (
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.usage import track_words
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, digest_file, digest_text, run_lock
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    atomic_text,
+    differs_from_digest,
+    digest_file,
+    digest_text,
+    parse_json,
+    run_lock,
+    with_digest,
+)
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
@@ -105,7 +114,7 @@ def run(
             _write_note(request, workspace, folder.name, benchmark, code)
             return read_record(folder)
         digests = benchmark.catalog.digest, benchmark.split.digest
-        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests)
+        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
         views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
         if force:
             checkpoints.discard()
@@ -163,9 +172,12 @@ class _Note:
 def _noted(request: RunRequest, workspace: Workspace, progress: Progress) -> RunRecord | None:
     """The record of the run that a note says answers the request; the benchmark is verified as always."""
     try:
-        note = _Note(**json.loads(_note_file(request, workspace).read_text(encoding="utf-8")))
+        said = parse_json(_note_file(request, workspace).read_bytes())
+        if differs_from_digest(said):
+            return None
+        note = _Note(**{name: value for name, value in said.items() if name != "digest"})
         is_other = _content(note.files) != note.content
-    except (OSError, ValueError, TypeError):  # no note, or one that cannot be read
+    except (OSError, ValueError, TypeError, AttributeError):  # no note, or one that cannot be read
         return None
     folder, begun = workspace.runs / note.run, workspace.cache / UNFINISHED / note.run
     if is_other or not folder.exists() or begun.exists():
@@ -183,7 +195,7 @@ def _write_note(
     """Writes down that the run answers the request."""
     files = tuple(map(str, code.files))
     note = _Note(run, benchmark.catalog.digest, benchmark.split.digest, files, _content(files))
-    atomic_text(_note_file(request, workspace), json.dumps(vars(note)))
+    atomic_text(_note_file(request, workspace), json.dumps(with_digest(vars(note))))
 
 
 def _content(files: Sequence[str]) -> str:

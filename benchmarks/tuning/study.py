@@ -8,12 +8,14 @@ this machine is looked up; of one elsewhere all there is to go by is how long it
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -21,19 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 from whalebench import RunFailedError, WhalebenchError, one_line
 from whalebench.benchmarks.core.machine import place_of_processes, start_time
-from whalebench.benchmarks.core.workspace import NO_ROOM, file_lock
+from whalebench.benchmarks.core.workspace import NO_ROOM, digest_text, file_lock, regular_file
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 FACTS = "facts"
 """The name of the study's attribute that says what it tunes."""
 LEASE, LOST, ORIGIN = "lease", "lost", "origin"
 """Names of a trial's attributes: who is at work on it, why its worker gave it up, and why it was queued."""
+DIGEST = "digest"
+"""And the digest of what was tried and what came of it, when it ended; trials of older versions have none."""
 SETTINGS, REASON, SECONDS, PHOTOS = "settings", "reason", "seconds", "photos"
 """And what came of it: what to type after --set to repeat it, why it failed, what it cost."""
 DEFAULTS = "the defaults"
@@ -151,10 +155,31 @@ class StudyHandle:
     def summary(self) -> TrialSummary:
         """What has become of the trials so far."""
         groups: dict[str, list[FrozenTrial]] = {"ended": [], "running": [], "waiting": []}
-        for trial in self.study.get_trials(deepcopy=False):  # in order of their numbers
+        for trial in self._trials():  # in order of their numbers
             if not (trial.state.name == "FAIL" and trial.user_attrs.get(LOST)):
                 groups["ended" if trial.state.is_finished() else trial.state.name.lower()].append(trial)
         return TrialSummary(**{name: tuple(trials) for name, trials in groups.items()})
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials; raises WhalebenchError where they cannot be read, or one is not what was written."""
+        try:
+            trials = self.study.get_trials(deepcopy=False)
+        except Exception as error:  # every database has its own errors
+            raise _unreadable(self.url, error) from error
+        for trial in trials:
+            digest = trial.user_attrs.get(DIGEST)
+            if digest and digest != trial_digest(trial, trial.values, trial.state.name):
+                raise WhalebenchError(
+                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so "
+                    f"it is not what was written: restore {self.shown_url}, or begin another with --study."
+                )
+        return trials
+
+    def sign(self, trial: Trial, value: float | None, state: TrialState) -> None:
+        """Leaves the digest of a trial that is about to be told to have ended so."""
+        stored = self.storage.get_trial(trial._trial_id)
+        values = None if value is None else [value]
+        trial.set_user_attr(DIGEST, trial_digest(stored, values, state.name))
 
     def enqueue_defaults(self, space: Space) -> None:
         """Queues the values before tuning, unless they were; those of an abandoned trial are queued again."""
@@ -213,11 +238,7 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     except WhalebenchError:
         raise
     except Exception as error:  # every database has its own errors
-        first = str(error).partition("\n")[0]
-        raise WhalebenchError(
-            f"storage {_without_password(url)} cannot be opened ({first}): give sqlite:///FILE, journal:FILE "
-            f"or the URL of a database whose driver is installed."
-        ) from error
+        raise _unreadable(url, error) from error
     for key, value in facts.items():
         if stored.get(key) != value:
             raise WhalebenchError(
@@ -227,12 +248,38 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     return handle
 
 
+def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str) -> str:
+    """The digest of a trial that ended so: what was tried, and all it came to."""
+    kept = {name: value for name, value in trial.user_attrs.items() if name not in (LEASE, DIGEST, LOST)}
+    steps = sorted(trial.intermediate_values.items())
+    said = [trial.number, state, values, steps, trial.params, kept]
+    return digest_text(json.dumps(said, sort_keys=True))
+
+
+def _unreadable(url: str, error: Exception) -> WhalebenchError:
+    return WhalebenchError(
+        f"storage {_without_password(url)} cannot be opened ({one_line(error, 80)}): give sqlite:///FILE, "
+        f"journal:FILE or the URL of a database whose driver is installed, or restore the file."
+    )
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Raises ValueError for a file of SQLite whose tables and indices do not agree."""
+    if file.exists() and file.stat().st_size:
+        with closing(sqlite3.connect(regular_file(file), timeout=TIMEOUT)) as database:
+            ((found,), *_) = database.execute("PRAGMA integrity_check").fetchall()
+        if found != "ok":
+            raise ValueError(f"it is damaged: {found}")
+
+
 def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
     """The study, made by the first who asks for it."""
     import optuna
 
     lock = _lock_file(url)
     with file_lock(lock) if lock else nullcontext():
+        if lock:
+            _refuse_damaged(Path(url.removeprefix(SQLITE)))
         storage = _open_storage(url)
         study = optuna.create_study(
             storage=storage,

@@ -340,6 +340,7 @@ class TrialRunner:
             self._attributes[study.SECONDS] = round(time.perf_counter() - started, 2)
             for name, attribute in self._attributes.items():
                 self._trial.set_user_attr(name, attribute)
+            self._handle.sign(self._trial, value, state)
             self._handle.study.tell(self._trial, value, state)
         except UpdateFinishedTrialError:
             return
