@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, pixel_limit
-from whalebench.benchmarks.core.workspace import atomic_path
+from whalebench.benchmarks.core.workspace import output_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +38,9 @@ def picture_format(file: Path, what: str = "picture") -> str:
 
 
 def save_picture(picture: Image.Image, file: Path, what: str = "picture") -> None:
-    """Writes a picture to a file, whole or not at all; raises WhalebenchError where it cannot be written."""
+    """Writes a picture to where the user says; raises WhalebenchError where it cannot be written."""
     try:
-        with atomic_path(file) as part:
+        with output_path(file) as part:
             picture.save(part, picture_format(file, what))
     except OSError as error:
         raise WhalebenchError(

@@ -34,7 +34,7 @@ from whalebench.benchmarks.core.record import (
     write_predictions,
     write_record,
 )
-from whalebench.benchmarks.core.workspace import Workspace, atomic_path
+from whalebench.benchmarks.core.workspace import Workspace, atomic_path, check_output, output_path
 from whalebench.reports.board import Row
 from whalebench.reports.leaderboard import runs_of
 from whalebench.reports.metrics.calibration import (
@@ -327,10 +327,11 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     """
     if file.suffix.lower() != ".zip":
         raise WhalebenchError(f"{file} is no .zip: call the bundle {file.with_suffix('.zip').name}.")
+    check_output(file)
     records, problems = runs_of(workspace.runs, benchmark)
     ledger = read_ledger(workspace.runs)
     about = {"runs": len(records), "benchmarks": ", ".join(sorted({record.benchmark for record in records}))}
-    with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
+    with output_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         _pack(packed, "README.md", README.format(ledger=LEDGER, version=__version__, **about).encode())
         opened = [one.model_dump() for one in ledger.entries if benchmark in (None, one.benchmark)]
         if opened:

@@ -191,11 +191,13 @@ def test_a_bad_row_is_refused_with_its_place(source: Path, workspace: Workspace,
 
 def test_all_problems_come_in_one_error(source: Path, workspace: Workspace) -> None:
     lines = [f"p{index}.jpg,photos/p0.jpg,bob,nan,1" for index in range(5, 30)]
-    message = refused(table(source, [f"{GOOD[0]},,", *lines, "p5.jpg,none,,,"], HEADER + POINT), workspace)
-    assert message.splitlines()[0].endswith("table.csv has 27 problems:")
-    assert message.splitlines()[1].startswith("  line 3, column tip_x, value 'nan'")
-    assert message.splitlines()[-1] == "  and 7 more."
-    assert len(message.splitlines()) == 22
+    file = table(source, [f"{GOOD[0]},,", *lines, "p5.jpg,none,,,"], HEADER + POINT)
+    with pytest.raises(WhalebenchError) as caught:
+        import_csv(file, "mine", workspace)
+    assert "table.csv has 27 problems, the first in line 3, column tip_x, value 'nan'" in str(caught.value)
+    assert caught.value.__notes__[0].startswith("line 3, column tip_x, value 'nan'")
+    assert caught.value.__notes__[-1] == "And 7 more."
+    assert len(caught.value.__notes__) == 21
 
 
 COLUMNS = {

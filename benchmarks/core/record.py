@@ -7,6 +7,7 @@ runs, and where it was explained its diagnosis. Nothing here needs torch.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -338,7 +339,7 @@ def find_runs(name: str, workspace: Workspace) -> list[Path]:
     folders = {folder.name: folder for folder in sorted(workspace.runs.glob("[!.]*/"))}
     if name in folders:
         return [folders[name]]
-    if name and (Path(name) / RECORD).is_file():
+    if name and os.path.isfile(Path(name) / RECORD):  # noqa: PTH113 (no error for what can be no path)
         return [Path(name).absolute()]
     records = read_runs(workspace.runs).records
     if name == LAST and records:

@@ -24,7 +24,7 @@ from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import Diagnosis
-from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.core.workspace import Workspace, check_output
 from whalebench.benchmarks.explaining.altered import Occlusion, alterations, find_regions, occlude
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
@@ -78,7 +78,7 @@ def explain(
     _check_options(photos, box)
     folder = record.find_run(run, workspace)
     picture = out or workspace.reports / f"explain-{folder.name}.png"
-    picture_format(picture)
+    picture_format(check_output(picture))
     restored = restore_run(run, workspace, progress)
     if restored.method.transductive:
         raise WhalebenchError(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.workspace import file_lock
+from whalebench.benchmarks.core.workspace import file_lock, regular_file
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:
@@ -275,6 +275,8 @@ def _open_storage(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         file = Path(url.removeprefix(JOURNAL))
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            regular_file(file)
         lock = journal.JournalFileOpenLock(str(file), grace_period=30)
         return storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
     if "://" not in url:
