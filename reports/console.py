@@ -250,7 +250,7 @@ def watch_sweep(console: Console = err, *, quiet: bool = False) -> Iterator[Call
             if not quiet and cell.status != status:
                 words = f"{cell_name(cell)}: {_cell_words(cell)}"
                 end = f" ({progress_line(state)})" if cell.status != "running" else ""
-                console.print(words + end, highlight=False, soft_wrap=True)
+                console.print(words + end, highlight=False, markup=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield print_changes

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from whalebench.benchmarks.core.workspace import Workspace
 
@@ -75,15 +78,18 @@ def files(folder: Path, photo: str) -> Path:
     for name in ("folder", "folder.csv", "folder.parquet", "folder.toml", "folder.zip", "folder.png"):
         (folder / name).mkdir()
     (folder / "pipes.csv").write_text(f"{HEAD},mask\n{rows[0]},\nb,pipe.jpg,w1,\n{rows[2]},pipe.jpg\n")
-    pd.DataFrame({"image": ["a"] * 3_000_000, "path": "b", "identity": "c"}).to_parquet(
-        folder / "rows.parquet"
-    )
+    many = pa.table({name: pa.repeat("a", 3_000_000) for name in HEAD.split(",")})
+    parquet.write_table(many, folder / "rows.parquet")
     pd.DataFrame({"image": ["a"], "path": ["x" * 10_000_000], "identity": ["c"]}).to_parquet(
         folder / "cell.parquet", compression="zstd"
     )
     pd.DataFrame({"image": [["a"]], "path": [{"b": 1}], "identity": [None]}).to_parquet(
         folder / "nested.parquet"
     )
+    try:
+        os.mknod(folder / "full", 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    except OSError:  # only root may, and not everywhere
+        (folder / "full").mkdir()
     return folder
 
 
@@ -235,9 +241,9 @@ BAD = [
     # Where to write.
     *(f"report {option} {{bad}}/folder" for option in ("--html", "--csv", "--svg")),
     *(f"report {option} {{bad}}/good.csv/file" for option in ("--html", "--csv", "--svg")),
-    *(f"report --csv {path}" for path in ("''", "{bad}/pipe", "/dev/full", "{long}", "{bad}/{long}/a", "/")),
-    *(f"show @last --svg {path}" for path in ("{bad}/folder", "{bad}/pipe", "/dev/full")),
-    *(f"methods --markdown {path}" for path in ("{bad}/folder", "{bad}/pipe", "/dev/full")),
+    *(f"report --csv {path}" for path in ("''", "{bad}/pipe", "{bad}/full", "{long}", "{bad}/{long}/a", "/")),
+    *(f"show @last --svg {path}" for path in ("{bad}/folder", "{bad}/pipe", "{bad}/full")),
+    *(f"methods --markdown {path}" for path in ("{bad}/folder", "{bad}/pipe", "{bad}/full")),
     *(
         f"benchmarks tiny --sheet {path}"
         for path in ("{bad}/folder.png", "{bad}/x.gif", "x", "{bad}/good.csv")

@@ -47,7 +47,7 @@ LONGEST = 60
 LETTERS = 4_096
 """The most letters of a cell that is read: the longest path that systems know."""
 HEADER = 1_000_000
-"""Letters in which the first line is looked for."""
+"""Letters in which the line of the names of columns is looked for."""
 NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, "split")
 """The columns of texts that are read."""
 INDEX = re.compile(r"__index_level_\d+__")
@@ -117,14 +117,16 @@ def _read_columns(columns: tuple[str, ...], file: Path) -> dict[str, int]:
 
 def _read_text(file: Path) -> TextTable:
     try:
-        text = file.read_text(encoding="utf-8-sig", newline="")
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            text = opened.read()
     except UnicodeDecodeError as error:
         raise WhalebenchError(
             f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); save it as CSV UTF-8."
         ) from error
     if "\0" in text:
         raise WhalebenchError(f"{file} holds NUL characters, so it is no text table; save it as UTF-8.")
-    first = text[: re.search(r"[\r\n]|$", text[:HEADER]).start()]  # type: ignore[union-attr]
+    heads = (line.strip("\r\n") for line in io.StringIO(text[:HEADER], newline="") if line.strip())
+    first = next(heads, "")
     said = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # as spreadsheets tell each other
     lines = _lines(text, said[1] if said else _separator(first, file), file)
     if said:

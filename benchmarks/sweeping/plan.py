@@ -103,8 +103,8 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         low, high = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
         if low > high:
             raise WhalebenchError(
-                f"{option} '{one_line(text, 60)}' cannot be: write numbers and ranges from low to high, as 0-4 "
-                f"or 0,2."
+                f"{option} '{one_line(text, 60)}' cannot be: write numbers and ranges from low to high, as "
+                f"0-4 or 0,2."
             )
         if high - low < MAX_NUMBERS:
             numbers |= dict.fromkeys(range(low, high + 1))
