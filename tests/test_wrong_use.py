@@ -229,6 +229,7 @@ BAD = [
     *(f"{TUNE} --budget {number}" for number in ("''", "0h", "nan", "-1h", "1e9h", "{huge}h", "h", "²h")),
     *(f"tune softmax --benchmark tiny --trials {number}" for number in ("0", "-1", "{huge}", "a")),
     *(f"{TUNE} --storage {word}" for word in ("''", "journal:{bad}/folder", "journal:{bad}/pipe", "sqlite:")),
+    *(f"{TUNE} --study {word}" for word in ("{long}", "../x", ".x", "'\x1b[31m'", "'a\nb'")),
     *(f"{TUNE} --storage {word}" for word in ("sqlite:///{bad}/good.csv", "http://x/y", "{long}", "a://b")),
     *(f"compare @last @last --photos {number}" for number in ("-1", "a", "{huge}")),
     *(f"explain @last --photos {number}" for number in ("0", "-1", "a", "{huge}")),
