@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer import Argument, Option
 
-from whalebench import WhalebenchError, __version__
+from whalebench import WhalebenchError, __version__, one_line
 from whalebench.benchmarks.ensembles.options import Rule
 from whalebench.reports import commands, console
 from whalebench.reports.commands import HERE, RUN, JsonOption, RunArgument, WorkspaceOption, open_workspace
@@ -41,6 +41,7 @@ MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` li
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
+(UsageError,) = typer.BadParameter.__bases__
 
 
 @app.callback(invoke_without_command=True)
@@ -122,9 +123,9 @@ def methods(
     from whalebench.reports.tables import table_of
 
     if markdown:
-        from whalebench.benchmarks.core.workspace import atomic_text
+        from whalebench.benchmarks.core.outputs import write_output
 
-        atomic_text(markdown, overview.methods_page())
+        write_output(markdown, overview.methods_page())
         return console.show_written(markdown)
     rows = overview.field_rows(name) if name else overview.method_rows()
     return console.show(rows, table_of(rows, overview.fields_title(name) if name else "Methods"), as_json)
@@ -305,12 +306,14 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
-    from whalebench.benchmarks.core.workspace import atomic_text
+    from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import many_runs, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
+    if svg:
+        check_output(svg)
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
@@ -326,7 +329,7 @@ def sweep(
     document = sweeping.document() | many_runs.board_json(board)
     console.show(document, many_runs.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        atomic_text(svg, writers.to_svg(board, full=False))
+        write_output(svg, writers.to_svg(board, full=False))
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)
@@ -409,7 +412,20 @@ def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    console.exit_with_sentence(lambda: app(arguments, prog_name="whalebench"), debug=debug)
+    console.exit_with_sentence(lambda: _call(arguments), debug=debug)
+
+
+def _call(arguments: list[str]) -> NoReturn:
+    """Runs the command; what cannot be parsed is a sentence like any other, not a page of usage."""
+    try:
+        code = app(arguments, prog_name="whalebench", standalone_mode=False)
+    except UsageError as error:
+        said = error.format_message().strip()
+        if not said:  # nothing was typed: the help is shown already
+            raise SystemExit(error.exit_code) from None
+        command = error.ctx.command_path if error.ctx else "whalebench"
+        raise WhalebenchError(f"{one_line(said)} See `{command} --help`.") from None
+    raise SystemExit(code)
 
 
 def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:

@@ -79,8 +79,8 @@ def show(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Show what one run was given, what it came to, for which photos, and what that asks of a reviewer."""
+    from whalebench.benchmarks.core.outputs import write_output
     from whalebench.benchmarks.core.record import find_run
-    from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.reports import figures
     from whalebench.reports.run_report import effort_of, run_document, show_report
 
@@ -88,7 +88,7 @@ def show(
     document = run_document(folder)
     console.show(document, show_report(document, folder), as_json)
     if svg:
-        atomic_text(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
+        write_output(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
 
 
 def compare(

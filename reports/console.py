@@ -18,18 +18,33 @@ from math import isnan
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from whalebench import MissingError, RunFailedError, WhalebenchError
+from whalebench import CONTROLS, MissingError, RunFailedError, WhalebenchError, one_line, visible
 from whalebench.benchmarks.core.progress import SILENT, CellState, EpochSummary, Progress, SweepState
 from whalebench.reports.wording import UNDEFINED, duration
 
 if TYPE_CHECKING:
     from rich import progress as bars
 
-out, err = Console(), Console(stderr=True)
+
+class Terminal(Console):
+    """A console on which texts are texts: what others wrote is no mark-up, no command and no picture."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is printed. Colours are not in their texts: all controls there are others'."""
+        for text, style, control in super().render(renderable, options):
+            whole = control or text.isprintable() or text == "\n"
+            yield Segment(text if whole else "\n".join(map(visible, text.split("\n"))), style, control)
+
+
+out, err = Terminal(), Terminal(stderr=True)
 STAGES = {
     "draw": "Drawing flukes",
     "verify": "Verifying photos",
@@ -70,6 +85,8 @@ UNLIMITED = 10_000
 """The width of a window in which everything fits."""
 REPEATED = 10
 """Seconds between two plain lines on how far a stage is."""
+LONGEST = 300
+"""Letters of an error, which is one line."""
 REFRESH = 0.25
 """Seconds between two drawings of the live table."""
 
@@ -77,11 +94,17 @@ REFRESH = 0.25
 def show(document: Any, shown: Any, as_json: bool) -> None:
     """Prints the document as JSON, or what `rich` makes of `shown`."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + os.linesep)
+        sys.stdout.write(json_text(document) + os.linesep)
     else:
         # A pipe has no width, unless it is told one: nothing is wrapped or cut there.
         window = out.is_terminal or "COLUMNS" in os.environ
-        (out if window else Console(file=out.file, width=UNLIMITED)).print(shown, crop=False)
+        (out if window else Terminal(file=out.file, width=UNLIMITED)).print(shown, crop=False)
+
+
+def json_text(document: Any) -> str:
+    """The document as strict JSON that a terminal can be given, too: controls are escapes in its texts."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def show_written(*files: object) -> None:
@@ -92,7 +115,7 @@ def show_written(*files: object) -> None:
 def show_problems(sentences: Iterable[str]) -> None:
     """Says what could not be done."""
     for sentence in sentences:
-        err.print(f"! {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        err.print(f"! {one_line(sentence, LONGEST)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def stopped(sentence: str) -> None:
@@ -108,6 +131,7 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
     try:
         command()
     except WhalebenchError as error:
+        show_problems(getattr(error, "__notes__", ()))
         kind = "Missing" if isinstance(error, MissingError) else "Error"
         _exit(f"{kind}: {error}", 1 if isinstance(error, RunFailedError) else 2, debug)
     except Exception as error:  # the last resort
@@ -123,7 +147,7 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
 def _exit(sentence: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    err.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(one_line(sentence, LONGEST), style="red", highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 
@@ -136,10 +160,10 @@ def progress_shown(console: Console = err, *, quiet: bool = False) -> Iterator[P
     from rich import progress as bars
 
     columns = (
-        bars.TextColumn("[bold]{task.description}"),
+        bars.TextColumn("{task.description}", style="bold", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.fields[note]}", markup=False),
     )
     with bars.Progress(*columns, console=console, transient=True) as bar:
         yield LiveProgress(bar)

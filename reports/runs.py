@@ -20,6 +20,7 @@ from rich.text import Text
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
+from whalebench.benchmarks.core.outputs import check_output, output_path
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
@@ -39,7 +40,7 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
-from whalebench.benchmarks.core.workspace import Workspace, atomic_path, with_digest
+from whalebench.benchmarks.core.workspace import Workspace, with_digest
 from whalebench.reports.board import Row
 from whalebench.reports.leaderboard import runs_of
 from whalebench.reports.metrics.calibration import (
@@ -341,6 +342,7 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     """
     if file.suffix.lower() != ".zip":
         raise WhalebenchError(f"{file} is no .zip: call the bundle {file.with_suffix('.zip').name}.")
+    check_output(file)
     records, problems = runs_of(workspace.runs, benchmark)
     ledger = read_ledger(workspace.runs)
     files: dict[str, bytes] = {}
@@ -351,7 +353,7 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
             records.remove(record)
             problems.append(str(error))
     about = {"runs": len(records), "benchmarks": ", ".join(sorted({record.benchmark for record in records}))}
-    with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
+    with output_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         _pack(packed, "README.md", README.format(ledger=LEDGER, version=__version__, **about).encode())
         opened = [one.model_dump() for one in ledger.entries if benchmark in (None, one.benchmark)]
         if opened:

@@ -436,7 +436,7 @@ def find_runs(name: str, workspace: Workspace) -> list[Path]:
     folders = {folder.name: folder for folder in sorted(workspace.runs.glob("[!.]*/"))}
     if name in folders:
         return [folders[name]]
-    if name and (Path(name) / RECORD).is_file():
+    if name and os.path.isfile(Path(name) / RECORD):  # noqa: PTH113 (no error for what can be no path)
         return [Path(name).absolute()]
     records = read_runs(workspace.runs).records
     if name == LAST and records:

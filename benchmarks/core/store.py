@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
 from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text, regular_file
@@ -231,9 +231,12 @@ def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def open_photo(path: Path) -> Image.Image:
-    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
+    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others.
+
+    Raises WhalebenchError for what is no regular file, as a named pipe that would be read for ever.
+    """
     Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    return Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 @contextmanager
@@ -323,6 +326,7 @@ def _inspect(path: Path) -> PhotoFacts | str:
             facts = (*image.size, _content_digest(image))
         return PhotoFacts((digest_file(path), *stamp[1:]), *facts)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
+        if isinstance(error, WhalebenchError):
+            return one_line(error)
         known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
-        detail = " ".join(str(error).split()) or type(error).__name__
-        return known[0] if known else f"it cannot be decoded ({detail})"
+        return known[0] if known else f"it cannot be decoded ({one_line(error) or type(error).__name__})"

@@ -21,6 +21,7 @@ from whalebench.benchmarks.core import ledger, record
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
+from whalebench.benchmarks.core.outputs import check_output
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import Diagnosis
@@ -78,7 +79,7 @@ def explain(
     _check_options(photos, box)
     folder = record.find_run(run, workspace)
     picture = out or workspace.reports / f"explain-{folder.name}.png"
-    picture_format(picture)
+    picture_format(check_output(picture))
     restored = restore_run(run, workspace, progress)
     if restored.method.transductive:
         raise WhalebenchError(

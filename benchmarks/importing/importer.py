@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from whalebench import WhalebenchError, one_line
+from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
+    BOX,
     NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
     build_catalog,
+    landmark_names,
     mask_of,
     read_catalog,
     read_facts,
@@ -27,10 +31,12 @@ from whalebench.benchmarks.core.catalog import (
     write_catalog,
     write_stamps,
 )
-from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
+from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
-from whalebench.benchmarks.importing.tables import Missing, Row, TextTable
+from whalebench.benchmarks.importing.tables import SHOWN, Problem, Row, TextTable, is_number, problem
+
+Missing = Literal["refuse", "quarantine"]
 
 NAMED = ("identity", "encounter", "viewpoint", "species")
 """Columns in which one name may have been written in two ways."""
@@ -76,10 +82,10 @@ def import_csv(
     _check_name(name)
     table = tables.read_table(file)
     notes = tables.check_columns(table, file)
-    photos, masks = tables.resolve_paths(table, "path", file), tables.resolve_paths(table, "mask", file)
+    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
     problems = tables.check_rows(table, tables.number_columns(table))
-    problems += tables.absent_files(table, photos, masks, missing)
-    tables.refuse(file, table, problems + tables.misfits(table, photos, masks, max_pixels))
+    problems += absent_files(file, table, photos, masks, missing)
+    tables.refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
 
     facts, mask_facts = _decode(photos, masks, max_pixels, progress)
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
@@ -95,7 +101,8 @@ def import_csv(
     with benchmark_lock(workspace, name, waits):
         frame, known = _as_before(folder, frame, name)
         listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
-        atomic_text(folder / "quarantine.csv", listed.to_csv(index=False, lineterminator="\n"))
+        cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
+        atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
         source = str(file.absolute())
         catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
         write_stamps(folder, stamps)
@@ -113,7 +120,7 @@ def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
     try:
         content = io.BytesIO(read_listed(folder, file.name, read_facts(folder)))
         table = pd.read_csv(content, dtype="str", keep_default_na=False, lineterminator="\n")
-        return tuple(map(Quarantined._make, table.itertuples(index=False)))
+        return tuple(map(Quarantined._make, table.map(cell_text).itertuples(index=False)))
     except (OSError, ValueError, TypeError) as error:
         raise WhalebenchError(
             f"{file} cannot be read ({one_line(error, 80)}); restore it, or import the benchmark again."
@@ -121,12 +128,103 @@ def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,99}", name):
         raise WhalebenchError(
-            f"{name!r} cannot name a benchmark; use small letters, digits and hyphens, such as right-whales."
+            f"{name!r} cannot name a benchmark; use small letters, digits and hyphens, such as right-whales; "
+            f"a hundred at most."
         )
     if name == "flukes":
         raise WhalebenchError("The name 'flukes' is that of the embedded benchmark; choose another name.")
+
+
+def resolve_paths(table: TextTable, column: str, file: Path) -> list[str]:
+    """The absolute path in each row's column, "" where the cell is empty; relative to the table's folder."""
+    folder = file.absolute().parent
+    return [_existing_path(folder, row[column]) if row.get(column) else "" for row in table.rows]
+
+
+def _existing_path(folder: Path, text: str) -> str:
+    """The path as it is written, or as another system would have written it where only that exists."""
+    path = str(folder / text)
+    if os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
+        return path
+    slashed = text.replace("\\", "/")
+    forms = (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
+    others = (str(folder / form) for form in forms)
+    return next((other for other in others if os.path.isfile(other)), path)  # noqa: PTH113
+
+
+def _as_spelled(folder: Path, text: str) -> str:
+    """The path below the folder that differs from the text in capitals only, or "" where there is none."""
+    found = folder
+    with suppress(OSError, KeyError):  # no such folder, none to be read, or nothing alike in it
+        for part in Path(text.replace("\\", "/")).parts:
+            found = {path.name.casefold(): path for path in sorted(found.iterdir())}[part.casefold()]
+        return str(found.relative_to(folder)) if found.is_file() else ""
+    return ""
+
+
+def absent_files(
+    file: Path, table: TextTable, photos: list[str], masks: list[str], missing: Missing
+) -> list[Problem]:
+    """The rows whose photo (where that is to be refused) or mask is no file, each with its problem."""
+    problems: list[Problem] = []
+    for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
+        if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
+            meant = (
+                _as_spelled(file.absolute().parent, table.rows[index]["path"])
+                if len(problems) < SHOWN
+                else ""
+            )
+            text = f"there is no such file at {one_line(photo, 120)}"
+            text += f" (did you mean {meant!r}?)" if meant else ""
+            text += "; correct the path, or add --missing quarantine"
+            problems.append((index, problem("path", table.rows[index]["path"], text)))
+        if mask and not os.path.isfile(mask):  # noqa: PTH113
+            text = f"there is no such file at {one_line(mask, 120)}; correct the path or empty the cell"
+            problems.append((index, problem("mask", table.rows[index]["mask"], text)))
+    return problems
+
+
+def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[Problem]:
+    """The rows whose box or landmarks leave their photo, or whose mask has another size than their photo."""
+    points = landmark_names(table.columns)
+    columns = ("x0", *(f"{name}_x" for name in points))
+    chosen = [index for index, row in enumerate(table.rows) if masks[index] or any(map(row.get, columns))]
+    sizes = photo_sizes([Path(photos[index]) for index in chosen], max_pixels=max_pixels)
+    of_masks = photo_sizes([Path(masks[index]) for index in chosen], max_pixels=max_pixels)
+    problems: list[Problem] = []
+    for index, size, mask_size in zip(chosen, sizes, of_masks, strict=True):
+        if size is None:
+            continue  # an unreadable photo is quarantined later, with its reason
+        row = table.rows[index]
+        outside = (_box_outside(row, *size), *(_point_outside(row, name, *size) for name in points))
+        problems += [(index, text) for text in outside if text]
+        if mask_size and mask_size != size:
+            text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"
+            problems.append((index, problem("mask", row["mask"], text)))
+    return problems
+
+
+def _box_outside(row: Row, width: int, height: int) -> str:
+    """The problem of a box that leaves its photo by more than half a pixel, or "" when there is none."""
+    if not row.get("x0") or not all(is_number(row[column]) for column in BOX):
+        return ""
+    for column, least, most in (("x0", 0, width), ("y0", 0, height), ("x1", 0, width), ("y1", 0, height)):
+        if not least - 0.5 <= float(row[column]) <= most + 0.5:
+            text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
+            return problem(column, row[column], text)
+    return ""
+
+
+def _point_outside(row: Row, name: str, width: int, height: int) -> str:
+    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
+    for axis, side in (("x", width), ("y", height)):
+        value = row.get(f"{name}_{axis}", "")
+        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
+            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
+            return problem(f"{name}_{axis}", value, text)
+    return ""
 
 
 def _decode(

@@ -321,6 +321,8 @@ def _open_storage(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         file = Path(url.removeprefix(JOURNAL))
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            regular_file(file)
         lock = journal.JournalFileOpenLock(str(file), grace_period=30)
         return storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
     if "://" not in url:
