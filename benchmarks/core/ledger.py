@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.machine import PROGRAMS
 from whalebench.benchmarks.core.workspace import (
     Workspace,
     differs_from_digest,
@@ -36,8 +37,6 @@ from whalebench.benchmarks.core.workspace import (
 LEDGER = "ledger.jsonl"
 FROM_PYTHON = "from Python"
 """The command of what was not typed."""
-PROGRAMS = ("whalebench", "whalebench.exe", "cli.py")
-"""Names of the file that is run when a command is typed."""
 
 Fold = tuple[str, str, str, int]
 """Benchmark, digest of its catalog, digest of its split, number of the fold."""

@@ -32,8 +32,14 @@ LIBRARIES = (
 )
 """Whose versions a number may depend on."""
 
+PROGRAMS = ("whalebench", "whalebench.exe", "cli.py")
+"""Names of the file that is run when a command is typed."""
 CORES = "WHALEBENCH_CORES"
 """The environment variable that keeps a process to so many cores."""
+PARENT = "WHALEBENCH_PARENT"
+"""The one that tells a worker which process started it."""
+STORAGE = "WHALEBENCH_STORAGE"
+"""The one that holds the URL of a study's storage, and its password: others see the words of a command."""
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 """What a container may use and does use."""
@@ -49,6 +55,15 @@ def cores() -> int:
     # A sweep shares the machine between its runs, also where a process cannot be kept to some cores.
     limit = os.environ.get(CORES, "")
     return min(given, int(limit)) if limit.isdecimal() and int(limit) else given
+
+
+def is_orphan() -> bool:
+    """Whether this process is a worker whose parent is gone; asked once, when it starts.
+
+    From then on the parent's watcher knows it. What this process starts itself is no worker.
+    """
+    # The parent's number comes with the environment: it may be gone before a worker can look who it is.
+    return os.environ.pop(PARENT, "") not in ("", str(os.getppid()))
 
 
 def choose_device(name: str) -> torch.device:

@@ -30,6 +30,7 @@ from whalebench.benchmarks.explaining.altered import Occlusion, alterations, fin
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.outcome import Restored, restore_run
+from whalebench.methods.registry import blamed
 from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize
@@ -96,12 +97,14 @@ def explain(
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
     diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:
-        diagnosis = diagnose(restored, progress)
+        with blamed(restored.record.method):
+            diagnosis = diagnose(restored, progress)
         record.write_record(folder, diagnosis, record.DIAGNOSIS)
     progress.stage("occlude")
     rows, drawn = [], []
     for index in chosen:
-        row, photo = _explain_photo(restored, queries.iloc[index], index, box)
+        with blamed(restored.record.method):
+            row, photo = _explain_photo(restored, queries.iloc[index], index, box)
         rows.append(row)
         drawn.append(photo)
         progress.advance(len(rows), len(chosen))

@@ -41,7 +41,7 @@ from whalebench.benchmarks.core.workspace import (
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
-from whalebench.methods.registry import configure, declared_class, find_method, modules_of
+from whalebench.methods.registry import blamed, configure, declared_class, find_method, modules_of
 
 if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -55,6 +55,9 @@ UNFINISHED = "unfinished"
 
 NOTES = "found"
 """The folder there with a note for each request that a finished run answers."""
+
+KEPT = "then give the same command again: what was learned is kept, and it goes on from there"
+"""How a sentence ends on a run that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,11 @@ def run(
         if force:
             checkpoints.discard()
         who = _who(folder.name, request, config, benchmark, code)
-        method = build_method(kind, config)
+        with blamed(request.method):
+            method = build_method(kind, config)
+            missing, sizes = method.missing_requirement(views.train, views.test), method.sizes()
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
-        if missing := method.missing_requirement(views.train, views.test):
+        if missing:
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
@@ -129,7 +134,7 @@ def run(
         _refuse_learned_test(benchmark, views)
         _refuse_full_disk(folder, method, benchmark, views)
         harness.stage("decode")
-        for size in method.sizes():
+        for size in sizes:
             benchmark.store.pixels(size, progress.advance, cores())
         opening = ledger.Opening.of(who, forced=force)
         del benchmark  # the answers to test are nowhere in memory while the method is at work
@@ -140,12 +145,11 @@ def run(
         progress.stage("write")
         facts = who | _facts(request, method, benchmark, views, harness)
         learned = RunRecord(**facts, **outcome.numbers())
-        kept = "then give the same command again: what was learned is kept, and it goes on from there"
         write_run(
             folder,
             lambda into: write_outcome(into, learned, outcome, harness.curve()),
             force=force,
-            kept=kept,
+            kept=KEPT,
         )
         checkpoints.discard()
         _write_note(request, workspace, folder.name, benchmark, code)
@@ -232,22 +236,29 @@ def _refuse_full_disk(folder: Path, method: Pipeline, benchmark: Benchmark, view
 
 def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:
     """What the method hands in after it has learned; its curve is kept where that goes wrong."""
-    import torch
-
-    from whalebench.benchmarks.running.outcome import ask
-
     harness.seed_everything()
     try:
-        harness.stage("learn")
-        harness.fit(method)
-        harness.stage("score")
-        return ask(method, views, harness)
+        with blamed(method.name):
+            return _learn_and_ask(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
         kept = checkpoints.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
+
+
+def _learn_and_ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
+    """What the method hands in; RunFailedError where the memory of its device is too small."""
+    import torch
+
+    from whalebench.benchmarks.running.outcome import ask
+
+    try:
+        harness.stage("learn")
+        harness.fit(method)
+        harness.stage("score")
+        return ask(method, views, harness)
     except torch.OutOfMemoryError as error:
         raise RunFailedError(
             f"the memory of {harness.device} is too small for {method.name} as it is set: lower batch_size."

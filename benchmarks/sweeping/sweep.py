@@ -161,15 +161,17 @@ class Sweep:
         shares: Sequence[workers.Share],
         workspace: Workspace,
         show: Callable[[SweepState], None],
+        limit: float | None = None,
     ) -> None:
+        """Each run may take so many seconds, if there is a limit."""
         self.cells, self.seconds, self.stopped = cells, 0.0, False
-        self._workspace, self._show = workspace, show
+        self._workspace, self._show, self._limit = workspace, show, limit
         self._failures, self._pool = FailureLog(workspace), workers.WorkerPool(shares)
         self._running: dict[str, tuple[Cell, workers.Worker]] = {}
         """By the name of the run."""
 
     def run(self, *, retry: bool = False) -> None:
-        """Runs each waiting cell, failed ones too with retry, until Ctrl-C or SIGTERM.
+        """Runs each waiting cell, failed ones too with retry, until Ctrl-C, SIGTERM or SIGHUP.
 
         Then `stopped` is true, and what its processes had finished is kept.
         """
@@ -205,6 +207,8 @@ class Sweep:
         """Closes cells whose process has ended, starts waiting ones, and says whether any is running."""
         for cell, worker in list(self._running.values()):
             cell.activity, cell.seconds = worker.activity, worker.seconds()
+            if self._limit is not None and worker.is_running() and cell.seconds > self._limit:
+                worker.end(workers.over_limit(cell.request.method, cell.run, self._limit, self._workspace))
             if not worker.is_running():
                 del self._running[cell.run]
                 self._close(cell, worker)

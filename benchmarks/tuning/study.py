@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 from whalebench import RunFailedError, WhalebenchError, one_line
 from whalebench.benchmarks.core.machine import place_of_processes, start_time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState
+    from sqlalchemy.engine import URL
 
 FACTS = "facts"
 """The name of the study's attribute that says what it tunes."""
@@ -135,14 +137,14 @@ class StudyHandle:
 
     study: Study
     storage: BaseStorage
-    url: str
+    url: str = field(repr=False)
     lock: Path | None
     """Of a study in a file on this machine: by it workers exclude each other. None where they need not."""
 
     @property
     def shown_url(self) -> str:
         """The URL without its password."""
-        return _without_password(self.url)
+        return shown_url(self.url)
 
     def exclusive(self) -> AbstractContextManager[None]:
         """A block that one worker at a time is in, where the study is in a file on this machine.
@@ -242,7 +244,8 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     for key, value in facts.items():
         if stored.get(key) != value:
             raise WhalebenchError(
-                f"study {name} was begun with another {key} ({stored.get(key)}, not {value}): give --study "
+                f"study {name} was begun with another {key} ({one_line(stored.get(key), 60)}, not "
+                f"{one_line(value, 60)}): give --study "
                 f"another name."
             )
     return handle
@@ -257,9 +260,10 @@ def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str)
 
 
 def _unreadable(url: str, error: Exception) -> WhalebenchError:
+    reason = one_line(without_secrets(str(error).partition("\n")[0], url), 80)
     return WhalebenchError(
-        f"storage {_without_password(url)} cannot be opened ({one_line(error, 80)}): give sqlite:///FILE, "
-        f"journal:FILE or the URL of a database whose driver is installed, or restore the file."
+        f"storage {shown_url(url)} cannot be opened ({reason}): give sqlite:///FILE, journal:FILE or the URL "
+        f"of a database whose driver is installed, or restore the file."
     )
 
 
@@ -292,8 +296,52 @@ def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
     return StudyHandle(study, storage, url, lock)
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", url)
+def shown_url(url: str) -> str:
+    """A storage's URL as anybody may see it: without password and query, and of what is no URL its scheme.
+
+    >>> shown_url("postgresql://ann:secret@host/db?password=secret"), shown_url("mysql://ann:se@cret@host/db")
+    ('postgresql://ann:***@host/db?...', 'mysql:...')
+    """
+    if url.startswith((SQLITE, JOURNAL)):
+        address, query = url.partition("?")[::2]
+    elif parsed := _parsed(url):
+        address, query = parsed.set(query={}).render_as_string(hide_password=True), str(parsed.query or "")
+    else:
+        scheme, colon, _ = url.partition(":")
+        address, query = f"{scheme}{colon and ':...'}", ""
+    return one_line(f"{address}{query and '?...'}", 100)
+
+
+def without_secrets(text: str, url: str) -> str:
+    """A text of a library, which may quote the URL or what is secret in it.
+
+    >>> without_secrets("no secret for ann in x://ann:secret@host/db", "x://ann:secret@host/db")
+    'no *** for ann in x://ann:***@host/db'
+    """
+    text = text.replace(url, shown_url(url))
+    if (parsed := _parsed(url)) is None:
+        return text
+    values = (value if isinstance(value, tuple) else (value,) for value in parsed.query.values())
+    secrets = [*([str(parsed.password)] if parsed.password else []), *chain.from_iterable(values)]
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        for written in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(written, "***")
+    return text
+
+
+def _parsed(url: str) -> URL | None:
+    """The parts of a database's URL; None for what is none, or would not be read as it was meant.
+
+    An @ in a password ends it for most, and the rest would be the name of a host, which is shown.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    return None if "@" in f"{parsed.host}{parsed.database}" else parsed
 
 
 def _lock_file(url: str) -> Path | None:
@@ -303,12 +351,13 @@ def _lock_file(url: str) -> Path | None:
     file = Path(url.removeprefix(SQLITE))
     if not url.startswith(SQLITE) or file.name in ("", ":memory:"):
         raise WhalebenchError(
-            f"storage {url} is no file to keep a study in: give sqlite:///FILE, with three slashes."
+            f"storage {shown_url(url)} is no file to keep a study in: give sqlite:///FILE, with three "
+            f"slashes."
         )
     if refused := sorted(set("?#{}") & set(url)):
         raise WhalebenchError(
-            f"storage {url} cannot be a database's URL: leave {' '.join(refused)} out of it, with --study, "
-            f"--storage, or --workspace."
+            f"storage {shown_url(url)} cannot be a database's URL: leave {' '.join(refused)} out of it, with "
+            f"--study, --storage, or --workspace."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     return file.with_name(f"{file.name}.lock")
@@ -327,7 +376,13 @@ def _open_storage(url: str) -> BaseStorage:
         return storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
     if "://" not in url:
         raise WhalebenchError(
-            f"storage {url} is no place for a study: give sqlite:///FILE, journal:FILE or a database's URL."
+            f"storage {shown_url(url)} is no place for a study: give sqlite:///FILE, journal:FILE or a "
+            f"database's URL."
+        )
+    if not url.startswith(SQLITE) and _parsed(url) is None:
+        raise WhalebenchError(
+            f"storage {shown_url(url)} cannot be read as a URL: in a user's name and password write @ : / "
+            f"and ? as %40 %3A %2F and %3F."
         )
     # Without Optuna's heartbeat: a trial's lease does its work.
     in_file = {"connect_args": {"timeout": TIMEOUT}}
