@@ -209,7 +209,11 @@ def _without_room(patch: pytest.MonkeyPatch, what: str) -> None:
     def full(*_: object, **__: object) -> None:
         raise FULL
 
-    def full_too(*_: object, **__: object) -> None:
+    save = safetensors.torch.save_file
+
+    def full_too(tensors: Any, file: Path, *rest: Any, **more: Any) -> None:
+        if "training-" in file.name:
+            return save(tensors, file, *rest, **more)
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     places: dict[str, tuple[Any, str, Any]] = {
@@ -307,7 +311,7 @@ def test_a_workspace_that_is_not_there_is_not_made_to_be_read(
     tmp_path: Path, cli: Callable[..., Any], command: tuple[str, ...]
 ) -> None:
     answer = cli(*command, "--workspace", tmp_path / "absent")
-    assert (answer.code == 2) == (command not in (("runs",), ("benchmarks",), ("doctor",))), answer.err
+    assert (answer.code == 2) == (command not in (("benchmarks",), ("doctor",))), answer.err
     assert "report it" not in answer.err
     assert list(tmp_path.iterdir()) == []
 
@@ -340,7 +344,9 @@ def test_a_command_on_a_full_disk_says_so_and_can_be_given_again(
     assert all(path.read_bytes() == content for path, content in before.items())
     assert list(place.root.glob("temporary/*")) == []
     if command == "report":
-        assert (answer.code, "were not written into the workspace" in answer.err) == (0, free == 0)
+        told = "were not written into the workspace" in answer.err
+        assert (answer.code, told) == (0, not (place.reports / "leaderboard.json").exists())
+        assert told or free
     elif answer.code:
         assert (answer.code, answer.err.count("No space left on device")) == (1, 1), answer.err
     else:
