@@ -250,6 +250,28 @@ def test_a_folder_that_cannot_be_replaced_stays(place: Workspace, monkeypatch: p
     assert names(place.root) == {"runs/one/record.json"}
 
 
+def test_a_folder_that_cannot_even_be_put_back_waits_for_the_next_clearing(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.runs / "one").mkdir()
+    (place.runs / "one" / "record.json").write_text("first")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "old" or ".new-" in self.name:
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(WhalebenchError), atomic_path(place.runs / "one") as made:
+            made.mkdir()
+    assert not (place.runs / "one").exists()
+    Workspace.open(place.root)
+    assert names(place.root) == {"runs/one/record.json"}
+
+
 def test_nothing_of_the_users_is_ever_cleared(tmp_path: Path, place: Workspace) -> None:
     """Whatever it is called, behind whatever link, and in the folder of temporary files itself."""
     mine = {

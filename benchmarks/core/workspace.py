@@ -140,13 +140,13 @@ def atomic_text(path: Path, text: str, *, exclusive: bool = False) -> None:
 
 def _put(temporary: Path, path: Path, old: Path, *, exclusive: bool) -> None:
     """Moves what was made into its place; `old` is where a folder goes that is replaced."""
-    if temporary.is_dir():
-        if path.is_dir() and not exclusive:
-            if (manifest := old.with_name(MANIFEST)).exists():
-                sync_to_disk(manifest)  # it says where this belongs
-            path.rename(old)
+    if temporary.is_dir() and path.is_dir() and not exclusive:
+        if (manifest := old.with_name(MANIFEST)).exists():
+            sync_to_disk(manifest)  # it says where this belongs
+        path.rename(old)
         _move(temporary, path)
-    elif not exclusive:
+        old.rename(temporary)  # it is not to be put back any more, least of all when half of it is deleted
+    elif temporary.is_dir() or not exclusive:
         _move(temporary, path)
     else:
         try:
@@ -194,7 +194,6 @@ def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
             if old.is_dir() and not os.path.lexists(path):  # stopped between the two moves
                 old.rename(path)
             _delete(temporary)
-            _delete(old)
 
 
 def _workspace_of(path: Path) -> Path | None:
@@ -222,7 +221,8 @@ def _writer(root: Path, path: Path) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
-        _delete(folder)
+        if not (folder / OLD).exists():  # else it could not be put back, and is for the next clearing
+            _delete(folder)
 
 
 def _locked_folder(temporary: Path) -> tuple[Path, FileLock]:
@@ -264,8 +264,8 @@ def _is_abandoned(entry: Path, root: Path) -> bool:
         if not lock.is_locked and not _has_ended(manifest):
             return False
         replaced = root / manifest["purpose"]
-        if _is_real(entry / OLD, stat.S_ISDIR) and not os.path.lexists(replaced):
-            (entry / OLD).rename(replaced)
+        if _is_real(entry / OLD, stat.S_ISDIR):
+            (entry / OLD).rename(entry / "gone" if os.path.lexists(replaced) else replaced)
     except OSError:
         return False
     else:
