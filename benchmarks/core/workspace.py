@@ -191,7 +191,7 @@ def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
         try:
             yield temporary, old
         finally:
-            if old.is_dir() and not os.path.lexists(path):  # stopped between the two moves
+            if os.path.lexists(old) and not os.path.lexists(path):  # stopped between the two moves
                 old.rename(path)
             _delete(temporary)
 
@@ -215,13 +215,13 @@ def _writer(root: Path, path: Path) -> Iterator[Path]:
     try:
         # Nobody reads it here who may not read it there.
         folder.chmod(stat.S_IMODE(path.parent.stat().st_mode))
-        manifest = {"purpose": path.absolute().relative_to(root).as_posix(), "host": place_of_processes()}
-        manifest |= {"process": os.getpid(), "started": start_time(os.getpid())}
+        who = {"host": place_of_processes(), "process": os.getpid(), "started": start_time(os.getpid())}
+        manifest = {"purpose": path.absolute().relative_to(root).as_posix()} | who
         (folder / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         yield folder
     finally:
         lock.release()
-        if not (folder / OLD).exists():  # else it could not be put back, and is for the next clearing
+        if not os.path.lexists(folder / OLD):  # else it could not be put back, and is for the next clearing
             _delete(folder)
 
 
@@ -264,7 +264,7 @@ def _is_abandoned(entry: Path, root: Path) -> bool:
         if not lock.is_locked and not _has_ended(manifest):
             return False
         replaced = root / manifest["purpose"]
-        if _is_real(entry / OLD, stat.S_ISDIR):
+        if os.path.lexists(entry / OLD):
             (entry / OLD).rename(entry / "gone" if os.path.lexists(replaced) else replaced)
     except OSError:
         return False
