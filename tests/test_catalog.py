@@ -52,6 +52,31 @@ def test_a_written_catalog_is_read_back_equal(tmp_path: Path) -> None:
     assert {name: facts[name] for name in expected} == expected
 
 
+def test_another_catalog_is_never_replaced(tmp_path: Path) -> None:
+    table = rows(tmp_path)
+    first = write_catalog(table, tmp_path, "small", "by hand")
+    with pytest.raises(WhalebenchError, match="a catalog is never replaced"):
+        write_catalog(table[1:], tmp_path, "small", "by hand")
+    assert read_catalog(tmp_path).digest == first.digest
+    assert write_catalog(table, tmp_path, "small", "elsewhere").digest == first.digest
+    assert read_facts(tmp_path)["source"] == "elsewhere"
+
+
+def test_photos_are_verified_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = write_catalog(rows(tmp_path), tmp_path, "small", "by hand")
+
+    def refuse(*_: object) -> None:
+        raise WhalebenchError("cannot be written")
+
+    monkeypatch.setattr("whalebench.benchmarks.core.catalog.write_stamps", refuse)
+    verify_photos(catalog, tmp_path)
+    (tmp_path / "photos" / "p0.jpg").write_text("other pixels")
+    with pytest.raises(WhalebenchError, match=r"1 photo is changed"):
+        verify_photos(catalog, tmp_path)
+
+
 def test_a_moved_workspace_keeps_its_photos(tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()

@@ -377,6 +377,7 @@ def test_a_benchmark_from_before_keeps_its_digests(source: Path, workspace: Work
     first = import_csv(table(source, GOOD), "mine", workspace).catalog
     older = first.table.assign(content_digest=first.table["file_digest"])
     folder = workspace.benchmarks / "mine"
+    (folder / "catalog.json").unlink()
     before = write_catalog(older, folder, "mine", "before").digest
     assert before != first.digest
     assert load_catalog("mine", workspace).digest == before

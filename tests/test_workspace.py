@@ -188,6 +188,8 @@ def test_a_living_process_keeps_its_file_whatever_the_clock_says(
     file = place.cache / "pixels.npy"
     with writing_elsewhere(file) as writer:
         writer.send_signal(signal.SIGSTOP)
+        (manifest,) = place.root.glob("temporary/*/manifest.json")
+        manifest.write_text(manifest.read_text().replace('"started": "', '"started": "1'))
         for path in (place.root / "temporary").rglob("*"):
             os.utime(path, (0, 0))
         monkeypatch.setattr("time.time", lambda: 4e9)
@@ -245,6 +247,28 @@ def test_a_folder_that_cannot_be_replaced_stays(place: Workspace, monkeypatch: p
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(WhalebenchError, match="Permission denied"), atomic_path(place.runs / "one") as made:
         made.mkdir()
+    assert names(place.root) == {"runs/one/record.json"}
+
+
+def test_a_folder_that_cannot_even_be_put_back_waits_for_the_next_clearing(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.runs / "one").mkdir()
+    (place.runs / "one" / "record.json").write_text("first")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "old" or ".new-" in self.name:
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(WhalebenchError), atomic_path(place.runs / "one") as made:
+            made.mkdir()
+    assert not (place.runs / "one").exists()
+    Workspace.open(place.root)
     assert names(place.root) == {"runs/one/record.json"}
 
 

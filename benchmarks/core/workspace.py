@@ -144,13 +144,13 @@ def atomic_text(path: Path, text: str, *, exclusive: bool = False) -> None:
 
 def _put(temporary: Path, path: Path, old: Path, *, exclusive: bool) -> None:
     """Moves what was made into its place; `old` is where a folder goes that is replaced."""
-    if temporary.is_dir():
-        if path.is_dir() and not exclusive:
-            if (manifest := old.with_name(MANIFEST)).exists():
-                sync_to_disk(manifest)  # it says where this belongs
-            path.rename(old)
+    if temporary.is_dir() and path.is_dir() and not exclusive:
+        if (manifest := old.with_name(MANIFEST)).exists():
+            sync_to_disk(manifest)  # it says where this belongs
+        path.rename(old)
         _move(temporary, path)
-    elif not exclusive:
+        old.rename(temporary)  # it is not to be put back any more, least of all when half of it is deleted
+    elif temporary.is_dir() or not exclusive:
         _move(temporary, path)
     else:
         try:
@@ -195,10 +195,9 @@ def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
         try:
             yield temporary, old
         finally:
-            if old.is_dir() and not os.path.lexists(path):  # stopped between the two moves
+            if os.path.lexists(old) and not os.path.lexists(path):  # stopped between the two moves
                 old.rename(path)
             _delete(temporary)
-            _delete(old)
 
 
 def _workspace_of(path: Path) -> Path | None:
@@ -220,13 +219,14 @@ def _writer(root: Path, path: Path) -> Iterator[Path]:
     try:
         # Nobody reads it here who may not read it there.
         folder.chmod(stat.S_IMODE(path.parent.stat().st_mode))
-        manifest = {"purpose": path.absolute().relative_to(root).as_posix(), "host": place_of_processes()}
-        manifest |= {"process": os.getpid(), "started": start_time(os.getpid())}
+        who = {"host": place_of_processes(), "process": os.getpid(), "started": start_time(os.getpid())}
+        manifest = {"purpose": path.absolute().relative_to(root).as_posix()} | who
         (folder / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         yield folder
     finally:
         lock.release()
-        _delete(folder)
+        if not os.path.lexists(folder / OLD):  # else it could not be put back, and is for the next clearing
+            _delete(folder)
 
 
 def _locked_folder(temporary: Path) -> tuple[Path, FileLock]:
@@ -268,8 +268,8 @@ def _is_abandoned(entry: Path, root: Path) -> bool:
         if not lock.is_locked and not _has_ended(manifest):
             return False
         replaced = root / manifest["purpose"]
-        if _is_real(entry / OLD, stat.S_ISDIR) and not os.path.lexists(replaced):
-            (entry / OLD).rename(replaced)
+        if os.path.lexists(entry / OLD):
+            (entry / OLD).rename(entry / "gone" if os.path.lexists(replaced) else replaced)
     except OSError:
         return False
     else:

@@ -230,7 +230,7 @@ def _refuse_full_disk(folder: Path, method: Pipeline, benchmark: Benchmark, view
     What networks take is asked for when they are there, before each training.
     """
     photos = sum(benchmark.store.undecoded(size) for size in method.sizes())
-    scores = 4 * (len(views.valid.images) + len(views.test.images)) * len(views.train.identities)
+    scores = 4 * (len(views.valid) + len(views.test)) * len(views.train.identities)
     refuse_full_disk(benchmark.store.cache, photos + scores, f"The run {folder.name}")
 
 
