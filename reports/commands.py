@@ -54,11 +54,11 @@ def report(
     board = leaderboard.leaderboard(place.runs, benchmark, closely=full or html is not None)
     written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
     if latex:
-        typer.echo(writers.to_latex(board))
-        return
+        return typer.echo(writers.to_latex(board))
     console.show(writers.to_rows(board), document.render(board, full=full, notes=notes), as_json)
-    if not as_json:
-        console.show_written(*written)
+    if as_json:
+        return console.show_problems(board.problems)
+    return console.show_written(*written)
 
 
 def runs(
@@ -69,6 +69,8 @@ def runs(
 
     rows, problems = list_runs(open_workspace(workspace).runs, benchmark)
     console.show(rows, runs_report(rows, problems), as_json)
+    if as_json:
+        console.show_problems(problems)
 
 
 def show(

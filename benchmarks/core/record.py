@@ -261,7 +261,10 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
 
 def _read(file: Path, kind: type[Document], remedy: str) -> Document:
     try:
-        content = parse_json(regular_file(file).read_bytes())
+        text = regular_file(file).read_bytes()
+        content = parse_json(text)
+        if b"\\ud" in text.lower():  # half a character, which nothing could print
+            json.dumps(content, ensure_ascii=False).encode()
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
             version = one_line(content.get("schema_version"), 40)
             raise WhalebenchError(

@@ -171,14 +171,16 @@ class StudyHandle:
             digest = trial.user_attrs.get(DIGEST)
             if digest and digest != trial_digest(trial, trial.values, trial.state.name):
                 raise WhalebenchError(
-                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so it is "
-                    f"not what was written: restore {self.shown_url}, or begin another one with --study."
+                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so it "
+                    f"is not what was written: restore {self.shown_url}, or begin another one with --study."
                 )
         return trials
 
     def sign(self, trial: Trial, value: float | None, state: TrialState) -> None:
         """Leaves the digest of a trial that is about to be told to have ended so."""
         stored = self.storage.get_trial(trial._trial_id)
+        if value is None and state.name == "PRUNED":  # then Optuna keeps the last value that was reported
+            value = stored.intermediate_values.get(stored.last_step)
         values = None if value is None else [value]
         trial.set_user_attr(DIGEST, trial_digest(stored, values, state.name))
 
@@ -250,7 +252,7 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
 
 
 def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str) -> str:
-    """The digest of a trial that ended with these values in this state: what was tried, and all it came to."""
+    """The digest of a trial that ended with these values in this state: of what was tried, and came of it."""
     kept = {name: value for name, value in trial.user_attrs.items() if name not in (LEASE, DIGEST, LOST)}
     steps = sorted(trial.intermediate_values.items())
     said = [trial.number, state, values, steps, trial.params, kept]
