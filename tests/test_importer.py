@@ -458,7 +458,7 @@ def test_rows_that_exchanged_what_they_show_are_named(
     rows.loc[[0, 1], columns] = rows.loc[[1, 0], columns].to_numpy()
     exchanged = replace(catalog, table=rows)
     verify_photos(exchanged, workspace.benchmarks / "mine")
-    with pytest.raises(WhalebenchError, match="^2 photos or masks of mine do not show what was catalogued"):
+    with pytest.raises(WhalebenchError, match=r"^2 photos or masks of mine do not show what was catalogued"):
         check_content(exchanged)
 
 

@@ -237,8 +237,8 @@ def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False
 def _list_files(folder: Path) -> None:
     """Writes the digest of each file that a run leaves into its record."""
     record = _read(folder / RECORD, RunRecord, REPEAT)
-    left = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in OWN_DIGEST)
-    files = {file.relative_to(folder).as_posix(): digest_file(file) for file in left}
+    left = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in OWN_DIGEST)
+    files = {file.name: digest_file(file) for file in left}
     write_record(folder, record.model_copy(update={"files": files}))
 
 
