@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import re
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -613,13 +615,9 @@ def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(
 
 def study_of_two(folder: Path) -> StudyHandle:
     """A study in a file with a complete and a pruned trial, as a worker leaves them."""
-    from optuna.distributions import FloatDistribution
-    from optuna.pruners import NopPruner
-    from optuna.trial import TrialState
-
-    handle = open_study(f"sqlite:///{folder / 'one.db'}", "one", {"method": "softmax"}, NopPruner())
+    handle = reopened(folder)
     for value, state in ((0.5, TrialState.COMPLETE), (None, TrialState.PRUNED)):
-        trial = handle.study.ask({"ema": FloatDistribution(0.1, 0.9)})
+        trial = handle.study.ask({"ema": optuna.distributions.FloatDistribution(0.1, 0.9)})
         trial.report(0.25, 1)
         trial.set_user_attr("settings", ["ema=0.5"])
         handle.sign(trial, value, state)
@@ -635,7 +633,7 @@ def test_trials_that_differ_from_their_digest_are_named(tmp_path: Path) -> None:
         "UPDATE trial_values SET value = 0.75 WHERE trial_id = 2",
         "UPDATE trial_params SET param_value = 0.3 WHERE trial_id = 1",
         "UPDATE trial_intermediate_values SET intermediate_value = 0.3 WHERE trial_id = 2",
-        "UPDATE trial_user_attributes SET value_json = '[\"ema=0.4\"]' WHERE key = 'settings' AND trial_id = 1",
+        "UPDATE trial_user_attributes SET value_json = '[]' WHERE key = 'settings' AND trial_id = 1",
     ):
         content = (tmp_path / "one.db").read_bytes()
         with closing(sqlite3.connect(tmp_path / "one.db")) as database:
@@ -649,9 +647,8 @@ def test_trials_that_differ_from_their_digest_are_named(tmp_path: Path) -> None:
 
 
 def reopened(folder: Path) -> StudyHandle:
-    from optuna.pruners import NopPruner
-
-    return open_study(f"sqlite:///{folder / 'one.db'}", "one", {"method": "softmax"}, NopPruner())
+    url = f"sqlite:///{folder / 'one.db'}"
+    return open_study(url, "one", {"method": "softmax"}, optuna.pruners.NopPruner())
 
 
 def test_a_study_whose_file_is_damaged_is_named(tmp_path: Path) -> None:
