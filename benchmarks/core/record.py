@@ -289,23 +289,22 @@ def verified(file: Path, record: RunRecord | None = None) -> Path:
     """The path of a file of a run, found to be what was written by what the run's record says.
 
     It is read for this once a process. Of an older record there is nothing to tell by. The record is read
-    unless given. Raises WhalebenchError for a file that differs.
+    unless given. Raises WhalebenchError for a file that differs, or is gone.
     """
     record = record or _record_of(file)
     if record and file.name in record.files:
-        _refuse_other(file, digest_once(regular_file(file)), record)
+        try:
+            _refuse_other(file, digest_once(regular_file(file)), record)
+        except OSError as error:
+            reason = error.strerror or error
+            raise WhalebenchError(f"{file} cannot be read ({reason}): {REPEAT}, or restore it.") from error
     return file
 
 
 def verify_files(folder: Path, record: RunRecord) -> None:
     """Raises WhalebenchError for the first of a run's files that is gone or differs from its digest."""
     for name in record.files:
-        try:
-            verified(folder / name, record)
-        except OSError as error:
-            raise WhalebenchError(
-                f"{folder / name} cannot be read ({error.strerror or error}): {REPEAT}, or restore the file."
-            ) from error
+        verified(folder / name, record)
 
 
 def _record_of(file: Path) -> RunRecord | None:
