@@ -179,8 +179,8 @@ class StudyHandle:
     def sign(self, trial: Trial, value: float | None, state: TrialState) -> None:
         """Leaves the digest of a trial that is about to be told to have ended so."""
         stored = self.storage.get_trial(trial._trial_id)
-        if value is None and state.name == "PRUNED":  # then Optuna keeps the last value that was reported
-            value = stored.intermediate_values.get(stored.last_step)
+        if state.name == "PRUNED" and stored.last_step is not None:
+            value = stored.intermediate_values[stored.last_step]  # which Optuna takes for its value
         values = None if value is None else [value]
         trial.set_user_attr(DIGEST, trial_digest(stored, values, state.name))
 
