@@ -23,7 +23,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
-from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text, regular_file
+from whalebench.benchmarks.core.workspace import (
+    atomic_path,
+    digest_file,
+    digest_text,
+    file_state,
+    regular_file,
+)
 
 MAX_PIXELS = 300_000_000
 """A photo with more pixels is taken for a decompression bomb."""
@@ -104,7 +110,7 @@ class PhotoStore:
         key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
         file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
         kept = file.exists()
-        if kept and not _is_as_written(file, *take_stamp(file)[1:]):
+        if kept and not _is_as_written(file, *file_state(file)):
             self.tell(f"decode, {file.name} differs from its digest, or has none, and is decoded again")
             kept = False
         if not kept:
