@@ -130,7 +130,8 @@ def make_workspace(root: Path) -> Workspace:
         _ask(*TUNING, "--workspace", place.root),
     ):
         assert done[0] == 0, done
-    FailureLog(place).write(Cell("siamese", 0, 0, "siamese-run", "failed", "it did not learn"), 1)
+    failed = Cell("siamese", 0, 0, "siamese-run", "failed", "it did not learn", request=STOPPED)
+    FailureLog(place).write(failed, 1)
     with contextlib.suppress(KeyboardInterrupt):
         runner.run(STOPPED, place, _StopsAt(3))
     load_benchmark("tiny", place).store.masks(SIZE)
