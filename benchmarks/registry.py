@@ -147,8 +147,8 @@ def load_benchmark(
 
 def _with_split(catalog: Catalog, name: str, workspace: Workspace, progress: Progress) -> Benchmark:
     split, table = read_split(split_stem(name, workspace), catalog), catalog.table
-    photos = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
-    store = PhotoStore(workspace.cache / "photos", *photos, tell=progress.stage)
+    paths, digests, masks = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
+    store = PhotoStore(workspace.cache / "photos", paths, digests, masks, tell=progress.stage)
     dataset = str(read_facts(workspace.benchmarks / name).get("dataset", ""))
     return Benchmark(name, catalog, split, store, dataset)
 

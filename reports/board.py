@@ -26,11 +26,11 @@ class Row:
     """What is held equal between the runs that it may be compared with, in words, with its marks."""
     queries: pd.DataFrame | None = field(default=None, compare=False)
     problem: str = ""
-    """Why there is no per-query table and so no rank; empty where there is one, and where it does not fit."""
+    """Why there is no per-query table and so no rank, or why there is no diagnosis; else empty."""
     diagnosis: Mapping[str, float | None] | None = None
     """MAP@5 by how the photos were altered; None where `whalebench explain` has not been run on the run."""
     note: str = ""
-    """What else could not be read, or why a diagnosis lacks numbers."""
+    """Why a diagnosis lacks numbers."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Each with `<key>_low` and `<key>_high`, NaN where undefined."""
     doubts: Mapping[str, str] = field(default_factory=dict)

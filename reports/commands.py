@@ -55,11 +55,11 @@ def report(
     written, problems = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
     console.show_problems(problems)
     if latex:
-        typer.echo(writers.to_latex(board))
-        return
+        return typer.echo(writers.to_latex(board))
     console.show(writers.to_rows(board), document.render(board, full=full, notes=notes), as_json)
-    if not as_json:
-        console.show_written(*written)
+    if as_json:
+        return console.show_problems(board.problems)
+    return console.show_written(*written)
 
 
 def runs(
@@ -70,6 +70,8 @@ def runs(
 
     rows, problems = list_runs(open_workspace(workspace, write=False).runs, benchmark)
     console.show(rows, runs_report(rows, problems), as_json)
+    if as_json:
+        console.show_problems(problems)
 
 
 def show(

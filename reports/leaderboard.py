@@ -189,7 +189,7 @@ def read_row(folder: Path, row: Row, *, closely: bool = False) -> Row:
     try:
         diagnosis = read_diagnosis(folder)
     except WhalebenchError as error:
-        return replace(row, note=str(error))
+        return replace(row, problem=str(error))
     if diagnosis is None:
         return row
     note = f"Without numbers on background and animal: {diagnosis.reason}." if diagnosis.reason else ""

@@ -380,7 +380,7 @@ def _scores(record: RunRecord, runs_folder: Path) -> dict[str, str]:
         metrics |= {f"{key}_low": each.low, f"{key}_high": each.high}
     facts = {name: with_interval(metrics, key) for key, name in METRICS.items()}
     facts[CANDIDATE_SET] = candidate_set(metrics)
-    facts["valid MAP@5"] = number(record.valid_metrics["map_at_5"])
+    facts["valid MAP@5"] = number(record.valid_metrics.get("map_at_5"))
     facts |= {f"found in {part}": _location(record.location.get(part)) for part in ("test", "valid")}
     facts["time"] = duration(sum(record.seconds.values()))
     return facts

@@ -345,10 +345,9 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     check_output(file)
     records, problems = runs_of(workspace.runs, benchmark)
     ledger = read_ledger(workspace.runs)
-    files: dict[str, bytes] = {}
     for record in tuple(records):
         try:
-            files |= _files_to_pack(workspace.runs / record.run, record, workspace)
+            _files_to_pack(record, workspace)  # to be left out before anything is counted, and not kept: many
         except WhalebenchError as error:
             records.remove(record)
             problems.append(str(error))
@@ -358,24 +357,25 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
         opened = [one.model_dump() for one in ledger.entries if benchmark in (None, one.benchmark)]
         if opened:
             _pack(packed, LEDGER, b"".join(_json(entry, workspace) for entry in opened))
-        for name, content in files.items():
-            _pack(packed, name, content)
+        for record in records:
+            for name, content in _files_to_pack(record, workspace).items():
+                _pack(packed, f"runs/{record.run}/{name}", content)
     return [f"Left out: {problem}" for problem in (*problems, *ledger.problems)]
 
 
-def _files_to_pack(folder: Path, record: RunRecord, workspace: Workspace) -> dict[str, bytes]:
+def _files_to_pack(record: RunRecord, workspace: Workspace) -> dict[str, bytes]:
     """What a bundle holds of a run, by name; raises WhalebenchError where a file is not what was written.
 
     Of the files that the record lists it keeps those that are packed.
     """
+    folder = workspace.runs / record.run
     listed = {name: digest for name, digest in record.files.items() if name == PREDICTIONS}
-    document = record.model_dump(mode="json") | ({"files": listed} if listed else {})
-    files = {RECORD: _json(document, workspace, indent=2)}
+    files = {RECORD: _json(record.model_dump(mode="json") | {"files": listed}, workspace, indent=2)}
     if diagnosis := read_diagnosis(folder):
         files[DIAGNOSIS] = _json(diagnosis.model_dump(mode="json"), workspace, indent=2)
-    if (folder / PREDICTIONS).exists():
+    if listed or (folder / PREDICTIONS).exists():
         files[PREDICTIONS] = verified(folder / PREDICTIONS, record).read_bytes()
-    return {f"runs/{record.run}/{name}": content for name, content in files.items()}
+    return files
 
 
 def _json(document: Any, workspace: Workspace, indent: int | None = None) -> bytes:

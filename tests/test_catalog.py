@@ -15,7 +15,7 @@ from whalebench.benchmarks.core.catalog import (
     verify_photos,
     write_catalog,
 )
-from whalebench.benchmarks.core.workspace import digest_file
+from whalebench.benchmarks.core.workspace import digest_file, with_digest
 
 
 def rows(folder: Path, photos: int = 6) -> pd.DataFrame:
@@ -181,3 +181,71 @@ def test_only_touched_photos_are_hashed_again(tmp_path: Path, monkeypatch: pytes
     verify_photos(catalog, tmp_path)
     assert len(hashed) == 7
     assert len(json.loads((tmp_path / "photos.stat.json").read_text())) == 6
+
+
+def masked(folder: Path, **change: str) -> pd.DataFrame:
+    """The rows with a mask each, and digests of it as an import gives them."""
+    table = rows(folder)
+    (folder / "masks").mkdir(exist_ok=True)
+    table["mask"] = [f"masks/{image}" for image in table["image"]]
+    for path in table["mask"]:
+        (folder / path).write_text(f"pixels of {path}")
+    table["mask_file_digest"] = [digest_file(folder / path) for path in table["mask"]]
+    return table.assign(mask_content_digest=table["mask_file_digest"], **change)
+
+
+def test_what_masks_show_counts_by_rule_2_and_by_rule_1_only_that_there_are_some(tmp_path: Path) -> None:
+    table = masked(tmp_path)
+    by_rule_2 = write_catalog(table, tmp_path, "small", "by hand")
+    assert (by_rule_2.rule, read_facts(tmp_path)["rule"], read_catalog(tmp_path).rule) == (2, 2, 2)
+    assert build_catalog(table.assign(mask_content_digest="other"), "small").digest != by_rule_2.digest
+    assert build_catalog(table.assign(mask_file_digest="other"), "small").digest == by_rule_2.digest
+    by_rule_1 = build_catalog(table.drop(columns="mask_content_digest"), "small")
+    plain = build_catalog(table.drop(columns=["mask_content_digest", "mask_file_digest"]), "small")
+    assert (by_rule_1.rule, by_rule_1.digest) == (1, plain.digest) and plain.digest != by_rule_2.digest
+
+
+def test_a_digest_by_a_rule_that_is_not_known_yet_is_refused(tmp_path: Path) -> None:
+    write_catalog(rows(tmp_path), tmp_path, "small", "by hand")
+    facts = with_digest(read_facts(tmp_path) | {"rule": 3}, "facts_digest")
+    (tmp_path / "catalog.json").write_text(json.dumps(facts))
+    with pytest.raises(WhalebenchError, match="by rule 3, this whalebench knows rules up to 2; install"):
+        read_catalog(tmp_path)
+
+
+def test_changed_and_absent_masks_are_named(tmp_path: Path) -> None:
+    catalog = write_catalog(masked(tmp_path), tmp_path, "small", "by hand")
+    verify_photos(catalog, tmp_path)
+    (tmp_path / "masks" / "p1.jpg").write_text("pixels of masks/p9.jpg")
+    (tmp_path / "masks" / "p3.jpg").unlink()
+    words = r"1 photo is gone \(mask of p3.jpg\); 1 photo is changed \(mask of p1.jpg\)"
+    with pytest.raises(WhalebenchError, match=words):
+        verify_photos(catalog, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["photos", "source", "dataset", "created", "rule", "files", "facts_digest"])
+def test_facts_that_were_changed_are_refused(tmp_path: Path, key: str) -> None:
+    write_catalog(rows(tmp_path), tmp_path, "small", "by hand", dataset="NOAARightWhale")
+    facts = read_facts(tmp_path)
+    changed = {"photos": 7, "files": {}, "rule": 0}.get(key, "other")
+    (tmp_path / "catalog.json").write_text(json.dumps(facts | {key: changed}))
+    with pytest.raises(WhalebenchError, match=r"catalog\.json differs from its digest.*import"):
+        read_facts(tmp_path)
+
+
+def test_rows_that_exchanged_path_and_digest_are_another_table(tmp_path: Path) -> None:
+    """The digest of the catalog leaves both out; that of its file does not."""
+    write_catalog(rows(tmp_path), tmp_path, "small", "by hand")
+    exchange(tmp_path)
+    with pytest.raises(WhalebenchError, match=r"catalog\.parquet is not the table .*differs from its digest"):
+        read_catalog(tmp_path)
+    as_older(tmp_path)
+    verify_photos(read_catalog(tmp_path), tmp_path)  # for `data check` to find, which decodes them
+
+
+def exchange(folder: Path) -> None:
+    """Gives the first two photos of a catalog each other's file."""
+    table = pd.read_parquet(folder / "catalog.parquet")
+    columns = ["path", "file_digest"]
+    table.loc[[0, 1], columns] = table.loc[[1, 0], columns].to_numpy()
+    table.to_parquet(folder / "catalog.parquet", index=False)

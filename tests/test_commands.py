@@ -434,3 +434,43 @@ def test_a_bundle_is_a_zip_or_nothing(
 )
 def test_of_paths_the_last_part_is_kept(text: str, expected: str) -> None:
     assert without_paths({text: [text, 1, None]}) == {expected: [expected, 1, None]}
+
+
+# --- damaged files
+
+
+def test_a_damaged_record_is_told_beside_json_too(place: Workspace, cli: Cli) -> None:
+    file = find_run("triplet", place) / RECORD
+    file.write_text(file.read_text().replace('"triplet"', '"tripled"', 1))
+    for command in ("report", "runs"):
+        answer = cli(command, "--json", "--workspace", place.root)
+        assert answer.code == 0 and len(json.loads(answer.out)) == 2
+        assert f"! {file} differs from its digest" in answer.err
+
+
+def test_a_damaged_catalog_hides_no_other(place: Workspace, cli: Cli) -> None:
+    file = place.benchmarks / "tiny" / "catalog.json"
+    file.write_text(file.read_text().replace('"photos": 44', '"photos": 45'))
+    rows = {
+        row["name"]: row for row in json.loads(cli("benchmarks", "--json", "--workspace", place.root).out)
+    }
+    assert "differs from its digest" in rows["tiny"]["source"] and "flukes" in rows
+
+
+def test_a_run_with_a_damaged_file_is_told_by_rescore_and_left_out_of_a_bundle(
+    shared_tiny: Workspace, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_tiny.runs, tmp_path / "place" / "runs")
+    place = Workspace.open(tmp_path / "place")
+    (folder,) = place.runs.iterdir()
+    curve, predictions = folder / "curve.csv", folder / PREDICTIONS
+    assert rescore_runs([], place)[0].problem == ""
+    curve.write_text(curve.read_text().replace("train", "trail"))
+    assert "curve.csv differs from its digest" in rescore_runs([], place)[0].problem
+    write_bundle(tmp_path / "one.zip", place)
+    with zipfile.ZipFile(tmp_path / "one.zip") as packed:
+        packed.extractall(tmp_path / "other")
+    read_predictions(tmp_path / "other" / "runs" / folder.name)
+    predictions.write_bytes(predictions.read_bytes()[:-1] + b"x")
+    (left_out,) = write_bundle(tmp_path / "two.zip", place)
+    assert left_out.startswith("Left out: ") and "predictions.parquet differs from its digest" in left_out

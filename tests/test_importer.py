@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace, digest_file
 from whalebench.benchmarks.importing import importer, tables
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, notes_on, read_quarantine
-from whalebench.benchmarks.registry import load_catalog
+from whalebench.benchmarks.registry import check_content, load_catalog
 from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import read_split, write_split
@@ -654,3 +655,50 @@ def raised(call: Callable[[], Any]) -> Any:
         return call()
     except WhalebenchError as error:
         return error
+
+
+def masked_table(source: Path) -> Path:
+    for name, shade in (("one", 255), ("two", 90)):
+        Image.new("L", (40, 30), shade).save(source / f"{name}.png")
+    return table(source, [f"{GOOD[0]},one.png", f"{GOOD[1]},two.png", f"{GOOD[2]},"], HEADER + ",mask")
+
+
+def test_a_catalog_of_before_masks_counted_stays_so(source: Path, workspace: Workspace) -> None:
+    file, folder = masked_table(source), workspace.benchmarks / "mine"
+    new = import_csv(file, "mine", workspace).catalog
+    assert new.rule == 2
+    older = new.table.drop(columns=["mask_content_digest", "mask_file_digest"])
+    before = write_catalog(older, folder, "mine", "by hand")
+    assert before.rule == 1 and before.digest != new.digest
+    again = import_csv(file, "mine", workspace)
+    assert again.catalog.digest == before.digest
+    assert "does not count what a mask shows. It stays so" in " ".join(again.notes)
+    Image.new("L", (40, 30), 1).save(source / "one.png")
+    with pytest.raises(WhalebenchError, match=r"1 photo is changed \(mask of "):  # their files are known now
+        verify_photos(read_catalog(folder), folder)
+
+
+@pytest.mark.parametrize("columns", [["path", "file_digest"], ["mask", "mask_file_digest"]])
+def test_rows_that_exchanged_what_they_show_are_named(
+    source: Path, workspace: Workspace, columns: list[str]
+) -> None:
+    """As in a catalog whose own file has no digest; stamps and file digests all hold."""
+    catalog = import_csv(masked_table(source), "mine", workspace).catalog
+    check_content(catalog)
+    rows = catalog.table.copy()
+    rows.loc[[0, 1], columns] = rows.loc[[1, 0], columns].to_numpy()
+    exchanged = replace(catalog, table=rows)
+    verify_photos(exchanged, workspace.benchmarks / "mine")
+    with pytest.raises(WhalebenchError, match=r"^2 photos or masks of mine do not show what was catalogued"):
+        check_content(exchanged)
+
+
+def test_a_quarantine_that_was_changed_is_named(source: Path, workspace: Workspace) -> None:
+    (source / "mask.png").write_bytes((source / "mask.png").read_bytes()[:40])
+    lines = [f"{GOOD[0]},", f"{GOOD[1]},", f"{GOOD[2]},mask.png"]
+    import_csv(table(source, lines, HEADER + ",mask"), "mine", workspace)
+    file = workspace.benchmarks / "mine" / "quarantine.csv"
+    assert len(read_quarantine(file.parent)) == 1
+    file.write_text(file.read_text().replace("its mask", "its task"))
+    with pytest.raises(WhalebenchError, match=r"quarantine\.csv is not the table .* differs from its digest"):
+        read_quarantine(file.parent)

@@ -529,6 +529,7 @@ def test_a_damaged_diagnosis_costs_no_rank(tmp_path):
     (tmp_path / "one" / DIAGNOSIS).write_text("{")
     board = leaderboard(tmp_path)
     assert board.rows[0].rank == 1 and board.rows[0].diagnosis is None
+    assert "diagnosis.json is not JSON" in board.rows[0].problem
     assert all("diagnosis.json" in text for text in everywhere(board))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -178,3 +179,19 @@ def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
     written = {(entry.run[0], entry.seed) for entry in entries}
     assert written == {(str(number), seed) for number in range(4) for seed in range(25)}
     assert len(entries) == 100
+
+
+def test_a_line_that_differs_from_its_digest_is_not_counted(tiny: Workspace) -> None:
+    facts = {"method": "softmax", "config": {}, "benchmark": "tiny", "fold": 0, "seed": 0, "run": "one"}
+    entry = Opening.of(facts | {"catalog_digest": "c", "split_digest": "s"}, forced=False)
+    append(tiny, entry)
+    append(tiny, entry)
+    file = tiny.root / "ledger.jsonl"
+    assert read_ledger(tiny.runs) == ([entry, entry], [])
+    file.write_bytes(file.read_bytes().replace(b'"fold": 0', b'"fold": 1', 1))
+    entries, (problem,) = read_ledger(tiny.runs)
+    assert entries == [entry]
+    assert "1 line(s) of" in problem and "first line 1: they are not counted" in problem
+    older = {key: value for key, value in json.loads(entry.line()).items() if key != "digest"}
+    file.write_text(json.dumps(older) + "\n")
+    assert read_ledger(tiny.runs) == ([entry], [])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,24 @@ from pydantic import ValidationError
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.record import (
+    DIAGNOSIS,
+    PREDICTIONS,
+    RECORD,
+    SCORES,
+    Diagnosis,
     RunRecord,
+    read_arrays,
+    read_diagnosis,
     read_predictions,
     read_record,
     read_runs,
+    verify_files,
     write_predictions,
     write_record,
     write_run,
+    write_scores,
 )
+from whalebench.benchmarks.core.workspace import digest_file
 
 
 def record(**change):
@@ -184,3 +195,132 @@ def test_predictions_that_cannot_be_read_are_named(tmp_path, content):
         (tmp_path / "predictions.parquet").write_bytes(content)
     with pytest.raises(WhalebenchError, match=r"predictions\.parquet"):
         read_predictions(tmp_path)
+
+
+def with_files(folder, **change):
+    """A run of two photos with all files, written as runs are."""
+
+    def fill(inside):
+        write_predictions(inside, pd.DataFrame({"image": ["a", "b"], "rank": [1.0, 2.0]}))
+        write_scores(inside, {"test_scores": np.eye(2, dtype=np.float32)}, {"test": ["a", "b"]})
+        write_record(inside, record(**change))
+
+    write_run(folder, fill)
+    return folder
+
+
+def flip(file, place=-5):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_record_lists_the_files_of_its_run(tmp_path):
+    read = read_record(with_files(tmp_path / "first"))
+    files = {name: digest_file(tmp_path / "first" / name) for name in (PREDICTIONS, SCORES)}
+    assert read.files == files
+    verify_files(tmp_path / "first", read)
+    write_record(tmp_path / "first", diagnosis(), DIAGNOSIS)  # what is added later does no harm
+    assert read_record(tmp_path / "first") == read and read_diagnosis(tmp_path / "first") is not None
+
+
+def diagnosis():
+    facts = {"map_at_5": {"test": 0.5}, "chance": {}, "photos": {"test": 2}, "region": "none"}
+    return Diagnosis(**facts, created="2026-11-23T12:00:00+00:00")
+
+
+@pytest.mark.parametrize("name", [RECORD, PREDICTIONS, SCORES, DIAGNOSIS])
+def test_what_differs_from_its_digest_is_named_and_not_read(tmp_path, name):
+    folder = with_files(tmp_path / "first")
+    write_record(folder, diagnosis(), DIAGNOSIS)
+    readers = {
+        RECORD: read_record,
+        PREDICTIONS: read_predictions,
+        SCORES: lambda folder: read_arrays(folder / SCORES, ("test_scores",), "names"),
+        DIAGNOSIS: read_diagnosis,
+    }
+    readers[name](folder)
+    text = (folder / name).read_bytes()
+    if name in (RECORD, DIAGNOSIS):  # a number that could as well have been written
+        (folder / name).write_bytes(text.replace(b"0.5", b"0.6", 1))
+    elif name == SCORES:
+        flip(folder / name)
+    else:
+        pd.DataFrame({"image": ["a", "b"], "rank": [1.0, 1.0]}).to_parquet(folder / name)
+    with pytest.raises(WhalebenchError, match=rf"{name} differs from its digest.*--force") as caught:
+        readers[name](folder)
+    assert "\n" not in str(caught.value)
+    (folder / name).write_bytes(text)
+    readers[name](folder)
+
+
+def test_layout_and_order_of_a_record_are_no_difference(tmp_path):
+    folder = with_files(tmp_path / "first")
+    content = json.loads((folder / RECORD).read_bytes())
+    (folder / RECORD).write_text(json.dumps(dict(reversed(content.items()))))
+    assert read_record(folder).seed == 0
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    folder = with_files(tmp_path / "first")
+    (folder / SCORES).unlink()
+    with pytest.raises(WhalebenchError, match=r"scores\.safetensors cannot be read \(No such file"):
+        verify_files(folder, read_record(folder))
+
+
+def test_photos_that_were_taken_out_are_told_of_an_older_run_too(tmp_path):
+    folder = with_files(tmp_path / "first", counts={"test_photos": 2})
+    older = json.loads((folder / RECORD).read_bytes())
+    del older["files"], older["digest"]
+    (folder / RECORD).write_text(json.dumps(older))
+    assert len(read_predictions(folder)) == 2
+    pd.DataFrame({"image": ["a"], "rank": [1.0]}).to_parquet(folder / PREDICTIONS)
+    with pytest.raises(WhalebenchError, match="has 1 rows, but the run had 2 test photos"):
+        read_predictions(folder)
+
+
+def test_an_older_record_without_digests_is_read(tmp_path):
+    folder = with_files(tmp_path / "first")
+    older = json.loads((folder / RECORD).read_bytes())
+    del older["files"], older["digest"]
+    (folder / RECORD).write_text(json.dumps(older | {"seed": 3}))
+    flip(folder / SCORES)
+    assert (read_record(folder).seed, read_record(folder).files) == (3, {})
+    assert len(read_predictions(folder)) == 2
+    read_arrays(folder / SCORES, ("test_scores",), "names")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('"config": ' + "[" * 100 + "]" * 100, "more than 64 levels"),
+        ('"config": ' + "[" * 100_000 + "]" * 100_000, "more than 64 levels"),
+        ('"fold": 1' + "0" * 400, "too large a number"),
+        ('"fold": 1' + "0" * 9000, "too large a number"),
+        ('"cmc": [NaN]', "NaN is not finite"),
+        ('"seconds": {"a": 1e999}', "1e999 is not finite"),
+        ('"cmc": {"a": "b"}', "damaged at cmc"),
+        ('"created": ["x"]', "damaged at created"),
+        ('"method": "\\ud800"', "record.json"),
+    ],
+    ids=range(9),
+)
+def test_a_hostile_record_is_a_problem_of_its_run_only(tmp_path, change, words):
+    for name in ("sound", "hostile"):
+        write(tmp_path / name)
+    file = tmp_path / "hostile" / RECORD
+    older = json.loads(file.read_bytes())
+    del older["digest"]
+    file.write_text(json.dumps(older)[:-1] + f", {change}}}")
+    runs = read_runs(tmp_path)
+    assert [one.run for one in runs.records] == ["sound"]
+    assert words in runs.problems[0] and "\n" not in runs.problems[0]
+    assert len(runs.problems[0]) - len(str(tmp_path)) < 300
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    write(tmp_path / "first")
+    (tmp_path / "first" / RECORD).unlink()
+    os.mkfifo(tmp_path / "first" / RECORD)
+    with pytest.raises(WhalebenchError, match="is a named pipe and is not read"):
+        read_record(tmp_path / "first")

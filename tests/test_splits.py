@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
+from whalebench.benchmarks.core.workspace import differs_from_digest
 from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import (
@@ -408,3 +409,53 @@ def test_a_changed_catalog_is_refused_with_what_changed(tmp_path: Path) -> None:
 
 def test_a_committed_split_lies_beside_the_module() -> None:
     assert committed_stem("no-such-benchmark") is None
+
+
+def test_a_sidecar_that_was_edited_is_refused_and_an_older_one_without_digest_is_read(tmp_path: Path) -> None:
+    catalog = build_catalog(rows(), "small")
+    split = propose_split(catalog)
+    write_split(split, tmp_path / "split")
+    file = tmp_path / "split.json"
+    written = json.loads(file.read_text())
+    assert written["split_digest"] == split.digest
+    for key, value in (
+        ("protocol", "published"),
+        ("warnings", ["none"]),
+        ("counts", {}),
+        ("catalog_columns", {}),
+        ("tool_version", "9"),
+    ):
+        file.write_text(json.dumps(written | {key: value}))
+        with pytest.raises(WhalebenchError, match=r"split\.json differs from its digest.*restore it"):
+            read_split(tmp_path / "split", catalog)
+    file.write_text(json.dumps({key: written[key] for key in written if key != "sidecar_digest"}))
+    assert read_split(tmp_path / "split", catalog).digest == split.digest
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("parameters", {"folds": "many", "singles": "train"}),
+        ("parameters", {"folds": 10**15, "singles": "train"}),
+        ("parameters", {"folds": 5}),
+        ("warnings", "none"),
+        ("catalog_columns", {"image": 3}),
+    ],
+)
+def test_a_sidecar_of_other_types_is_damaged(tmp_path: Path, key: str, value: object) -> None:
+    catalog = build_catalog(rows(), "small")
+    write_split(propose_split(catalog), tmp_path / "split")
+    file = tmp_path / "split.json"
+    older = json.loads(file.read_text()) | {key: value}
+    del older["sidecar_digest"]
+    file.write_text(json.dumps(older))
+    with pytest.raises(WhalebenchError, match=rf"split\.json is damaged at {key}.*restore it"):
+        read_split(tmp_path / "split", catalog)
+
+
+def test_the_committed_sidecar_has_its_digest() -> None:
+    stem = committed_stem("flukes")
+    assert stem is not None
+    sidecar = json.loads(stem.with_suffix(".json").read_text())
+    assert sidecar["sidecar_digest"] and not differs_from_digest(sidecar, "sidecar_digest")
+    assert (sidecar["split_digest"][:8], sidecar["catalog_digest"][:8]) == ("e2232d72", "3a3a33d1")

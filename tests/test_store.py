@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,58 @@ def test_masks_are_white_on_the_animal_and_empty_where_there_is_none(make: Make)
     assert not masks[0][:, 10:].any()
     assert not masks[1].any()
     assert (masks[2] == 255).all()
+
+
+def spoilt(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def without_digest(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: -store_module.DIGEST_SIZE])
+
+
+def torn(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("kind", ["pixels", "masks"])
+@pytest.mark.parametrize("damage", [spoilt, without_digest, torn, lambda file: file.write_bytes(b"")])
+def test_an_array_that_differs_from_its_digest_is_decoded_again_with_a_word(
+    make: Make, kind: str, damage: Callable[[Path], None]
+) -> None:
+    first = np.array(getattr(make(), kind)((20, 30)))
+    (file,) = make().cache.iterdir()
+    whole, told = file.read_bytes(), list[str]()
+    damage(file)
+    again = getattr(replace(make(), tell=told.append), kind)((20, 30))
+    assert np.array_equal(again, first)
+    assert file.read_bytes() == whole
+    assert told == [f"decode, {file.name} differs from its digest, or has none, and is decoded again"]
+    told.clear()
+    getattr(replace(make(), tell=told.append), kind)((20, 30))
+    assert not told
+
+
+def test_an_array_is_digested_in_blocks_and_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "BLOCK", 1000)
+    make().pixels((20, 30))
+    (file,) = make().cache.iterdir()
+    content, asked = file.read_bytes(), list[Path]()
+    before, digest = content[: -store_module.DIGEST_SIZE], content[-store_module.DIGEST_SIZE :]
+    parts = [hashlib.sha256(before[start : start + 1000]).digest() for start in range(0, len(before), 1000)]
+    assert digest == hashlib.sha256(b"".join(parts)).digest() and len(parts) > 5
+
+    def spy(file: Path, length: int) -> bytes:
+        asked.append(file)
+        return digest_blocks(file, length)
+
+    digest_blocks = store_module._digest_blocks
+    monkeypatch.setattr(store_module, "_digest_blocks", spy)
+    for _ in range(3):
+        make().pixels((20, 30))
+    assert asked == [file]
 
 
 def test_progress_is_told_of_every_photo(make: Make) -> None:

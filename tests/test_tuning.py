@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import re
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -606,3 +608,55 @@ def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(
 
     with pytest.raises(tuner.TuningInterrupted, match=f"0 trials of 2 trials are in study {database.stem}"):
         tuner.Tuner(request, tiny, Interrupts()).tune()
+
+
+# --- what a study holds is what was written
+
+
+def study_of_two(folder: Path) -> StudyHandle:
+    """A study in a file with a complete and a pruned trial, as a worker leaves them."""
+    handle = reopened(folder)
+    for value, state in ((0.5, TrialState.COMPLETE), (None, TrialState.PRUNED)):
+        trial = handle.study.ask({"ema": optuna.distributions.FloatDistribution(0.1, 0.9)})
+        trial.report(0.25, 1)
+        trial.set_user_attr("settings", ["ema=0.5"])
+        handle.sign(trial, value, state)
+        handle.study.tell(trial, value, state)
+    return handle
+
+
+def test_trials_that_differ_from_their_digest_are_named(tmp_path: Path) -> None:
+    handle = study_of_two(tmp_path)
+    assert [trial.number for trial in handle.summary().ended] == [0, 1]
+    for change in (
+        "UPDATE trial_values SET value = 0.75 WHERE trial_id = 1",
+        "UPDATE trial_values SET value = 0.75 WHERE trial_id = 2",
+        "UPDATE trial_params SET param_value = 0.3 WHERE trial_id = 1",
+        "UPDATE trial_intermediate_values SET intermediate_value = 0.3 WHERE trial_id = 2",
+        "UPDATE trial_user_attributes SET value_json = '[]' WHERE key = 'settings' AND trial_id = 1",
+    ):
+        content = (tmp_path / "one.db").read_bytes()
+        with closing(sqlite3.connect(tmp_path / "one.db")) as database:
+            assert database.execute(change).rowcount == 1
+            database.commit()
+        number = 0 if "trial_id = 1" in change else 1
+        with pytest.raises(WhalebenchError, match=f"trial {number} of study one differs from its digest"):
+            reopened(tmp_path).summary()
+        (tmp_path / "one.db").write_bytes(content)
+    assert len(reopened(tmp_path).summary().ended) == 2
+
+
+def reopened(folder: Path) -> StudyHandle:
+    url = f"sqlite:///{folder / 'one.db'}"
+    return open_study(url, "one", {"method": "softmax"}, optuna.pruners.NopPruner())
+
+
+def test_a_study_whose_file_is_damaged_is_named(tmp_path: Path) -> None:
+    study_of_two(tmp_path)
+    content = bytearray((tmp_path / "one.db").read_bytes())
+    content[4096:8192] = bytes(4096)
+    (tmp_path / "one.db").write_bytes(content)
+    with pytest.raises(
+        WhalebenchError, match=r"storage sqlite:///.*one\.db cannot be opened .*restore the file"
+    ):
+        reopened(tmp_path)

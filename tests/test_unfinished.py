@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -164,14 +165,36 @@ def torn(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def one_bit_else(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+def one_digit_else(path: Path) -> None:
+    content = path.read_bytes()
+    digits = re.search(rb"seconds[^,]*, [0-9.]*?([1-9])", content)
+    assert digits
+    start = digits.start(1)
+    path.write_bytes(content[:start] + (b"8" if digits[1] == b"9" else b"9") + content[start + 1 :])
+
+
 def of_another_torch(path: Path) -> None:
     state = read_state(path)
     write_state(path, state | {"of": state["of"].replace(torch.__version__, "1.0")})
 
 
-@pytest.mark.parametrize("spoil", [torn, of_another_torch])
-def test_what_cannot_be_taken_up_is_left_alone(
-    spoil: Callable[[Path], None], tiny: Workspace, asked: RunRequest
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (torn, "not to be used (training-1.safetensors is no whole checkpoint)"),
+        (one_bit_else, "not to be used (training-1.safetensors differs from its digest)"),
+        (one_digit_else, "not to be used (training-1.safetensors differs from its digest)"),
+        (of_another_torch, "kept with torch 1.0"),
+    ],
+)
+def test_what_cannot_be_taken_up_is_named_and_not_used(
+    spoil: Callable[[Path], None], words: str, tiny: Workspace, asked: RunRequest
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         runner.run(asked, tiny, StopsAt(3))
@@ -180,6 +203,8 @@ def test_what_cannot_be_taken_up_is_left_alone(
     watched = StopsAt(0)
     runner.run(asked, tiny, watched)
     assert not any("taken up" in stage for stage in watched.stages)
+    (told,) = [stage for stage in watched.stages if "begun anew" in stage]
+    assert words in told
 
 
 def test_what_does_not_fit_is_named(tiny: Workspace, asked: RunRequest) -> None:

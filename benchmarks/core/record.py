@@ -233,8 +233,8 @@ def write_run(
 def _list_files(folder: Path) -> None:
     """Writes the digest of each file that a run leaves into its record."""
     record = _read(folder / RECORD, RunRecord, REPEAT)
-    left = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in OWN_DIGEST)
-    files = {file.relative_to(folder).as_posix(): digest_file(file) for file in left}
+    left = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in OWN_DIGEST)
+    files = {file.name: digest_file(file) for file in left}
     write_record(folder, record.model_copy(update={"files": files}))
 
 
@@ -257,7 +257,10 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
 
 def _read(file: Path, kind: type[Document], remedy: str) -> Document:
     try:
-        content = parse_json(regular_file(file).read_bytes())
+        text = regular_file(file).read_bytes()
+        content = parse_json(text)
+        if b"\\ud" in text.lower():  # half a character, which nothing could print
+            json.dumps(content, ensure_ascii=False).encode()
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
             version = one_line(content.get("schema_version"), 40)
             raise WhalebenchError(
@@ -282,23 +285,22 @@ def verified(file: Path, record: RunRecord | None = None) -> Path:
     """The path of a file of a run, found to be what was written by what the run's record says.
 
     It is read for this once a process. Of an older record there is nothing to tell by. The record is read
-    unless given. Raises WhalebenchError for a file that differs.
+    unless given. Raises WhalebenchError for a file that differs, or is gone.
     """
     record = record or _record_of(file)
     if record and file.name in record.files:
-        _refuse_other(file, digest_once(regular_file(file)), record)
+        try:
+            _refuse_other(file, digest_once(regular_file(file)), record)
+        except OSError as error:
+            reason = error.strerror or error
+            raise WhalebenchError(f"{file} cannot be read ({reason}): {REPEAT}, or restore it.") from error
     return file
 
 
 def verify_files(folder: Path, record: RunRecord) -> None:
     """Raises WhalebenchError for the first of a run's files that is gone or differs from its digest."""
     for name in record.files:
-        try:
-            verified(folder / name, record)
-        except OSError as error:
-            raise WhalebenchError(
-                f"{folder / name} cannot be read ({error.strerror or error}): {REPEAT}, or restore the file."
-            ) from error
+        verified(folder / name, record)
 
 
 def _record_of(file: Path) -> RunRecord | None:

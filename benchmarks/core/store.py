@@ -25,7 +25,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
 from whalebench.benchmarks.core.machine import refuse_full_disk
-from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text, regular_file
+from whalebench.benchmarks.core.workspace import (
+    atomic_path,
+    digest_file,
+    digest_text,
+    file_state,
+    regular_file,
+)
 
 MAX_PIXELS = 300_000_000
 """A photo with more pixels is taken for a decompression bomb."""
@@ -108,7 +114,7 @@ class PhotoStore:
             return self._open[kind, shape]
         file = self._file(kind, shape)
         kept = file.exists()
-        if kept and not _is_as_written(file, *take_stamp(file)[1:]):
+        if kept and not _is_as_written(file, *file_state(file)):
             self.tell(f"decode, {file.name} differs from its digest, or has none, and is decoded again")
             kept = False
         if not kept:

@@ -400,9 +400,14 @@ def digest_file(path: Path) -> str:
 
 
 def digest_once(path: Path) -> str:
-    """The same of a large file, read once a process while its size and times stay as they are."""
+    """The same of a large file, which is read once a process while it is left alone."""
+    return _digest_of(path, *file_state(path))
+
+
+def file_state(path: Path) -> tuple[int, int, int, int]:
+    """Size, times of content and entry, and number of a file: others when it is written or replaced."""
     status = path.stat()
-    return _digest_of(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @cache

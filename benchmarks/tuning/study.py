@@ -172,14 +172,16 @@ class StudyHandle:
             digest = trial.user_attrs.get(DIGEST)
             if digest and digest != trial_digest(trial, trial.values, trial.state.name):
                 raise WhalebenchError(
-                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so "
-                    f"it is not what was written: restore {self.shown_url}, or begin another with --study."
+                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so it "
+                    f"is not what was written: restore {self.shown_url}, or begin another one with --study."
                 )
         return trials
 
     def sign(self, trial: Trial, value: float | None, state: TrialState) -> None:
         """Leaves the digest of a trial that is about to be told to have ended so."""
         stored = self.storage.get_trial(trial._trial_id)
+        if state.name == "PRUNED" and stored.last_step is not None:
+            value = stored.intermediate_values[stored.last_step]  # which Optuna takes for its value
         values = None if value is None else [value]
         trial.set_user_attr(DIGEST, trial_digest(stored, values, state.name))
 
