@@ -103,8 +103,8 @@ class Tuner:
         name = request.study or f"{run.method}-{run.benchmark}-fold{run.fold}-seed{run.seed}-{digest}"
         if "/" in name or name.startswith(".") or len(name) > LETTERS or CONTROLS.search(name):
             raise WhalebenchError(
-                f"--study {one_line(name, 60)} cannot be a file's name: leave out slashes, control characters "
-                f"and a leading dot, and use {LETTERS} letters at most."
+                f"--study {one_line(name, 60)} cannot be a file's name: leave out slashes, controls and a "
+                f"leading dot, and use {LETTERS} letters at most."
             )
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         self.handle = study.open_study(url, name, facts, build_pruner(getattr(config, "epochs", 0)))
