@@ -41,7 +41,7 @@ SHOWN = 20
 """How many problems of a table one error lists."""
 ROWS, COLUMNS, CELLS, BYTES = 2_000_000, 10_000, 100_000_000, 4 * 2**30
 """The most that one table may have; CELLS are those of columns that are read. A million photos take about
-1 GB of memory while they are read."""
+1.5 GB of memory while they are read."""
 LONGEST = 60
 """Letters of a value that are shown."""
 LETTERS = 4_096
