@@ -13,12 +13,15 @@ import typer
 from typer import Argument, Option
 
 from whalebench import WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.machine import STORAGE, is_orphan
 from whalebench.benchmarks.ensembles.options import Rule
 from whalebench.reports import commands, console
 from whalebench.reports.commands import HERE, RUN, JsonOption, RunArgument, WorkspaceOption, open_workspace
 
 if TYPE_CHECKING:
+    from whalebench.benchmarks.core.workspace import Workspace
     from whalebench.benchmarks.registry import Benchmark
+    from whalebench.benchmarks.running.runner import RunRequest
     from whalebench.splits.split import Split
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -36,6 +39,9 @@ SettingsOption = Annotated[
     Option("--set", help="A field of the method as key=value; repeat for more. `whalebench methods METHOD`."),
 ]
 ForceOption = Annotated[bool, Option("--force", help="Repeat what is finished.")]
+TimeLimitOption = Annotated[
+    str | None, Option(help="End a run after so long, as 30m or 2h; its last checkpoint is kept.")
+]
 DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
@@ -64,6 +70,7 @@ def run(
     settings: SettingsOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    time_limit: TimeLimitOption = None,
     tell: Annotated[bool, Option("--progress", hidden=True)] = False,  # of use to a sweep
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
@@ -73,6 +80,9 @@ def run(
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     place = open_workspace(workspace)
+    if time_limit is not None:
+        flags = {"--json": as_json, "--progress": tell, "--force": force, "--debug": "--debug" in sys.argv}
+        return _run_within(time_limit, request, place, [flag for flag, given in flags.items() if given])
     with console.progress_shown(quiet=as_json and not tell) as progress:
         record = runner.run(request, place, progress, force=force)
     if as_json:
@@ -123,7 +133,7 @@ def methods(
     from whalebench.reports.tables import table_of
 
     if markdown:
-        from whalebench.benchmarks.core.workspace import write_output
+        from whalebench.benchmarks.core.outputs import write_output
 
         write_output(markdown, overview.methods_page())
         return console.show_written(markdown)
@@ -165,7 +175,7 @@ def benchmarks(
         )
     if name:
         return _show_catalog(name, workspace, as_json, sheet)
-    rows = overview.benchmark_rows(open_workspace(workspace))
+    rows = overview.benchmark_rows(open_workspace(workspace, write=False))
     return console.show(rows, table_of(rows, "Benchmarks"), as_json)
 
 
@@ -191,7 +201,15 @@ def data_import(
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         progress.stage("inspect")
-        result = import_csv(path, name, place, missing=missing, dataset=dataset, progress=progress.advance)
+        result = import_csv(
+            path,
+            name,
+            place,
+            missing=missing,
+            dataset=dataset,
+            progress=progress.advance,
+            waits=lambda: progress.stage("wait for benchmark"),
+        )
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]
     document = facts | {"quarantined": quarantined, "notes": notes}
@@ -206,11 +224,17 @@ def data_show(name: NameArgument, as_json: JsonOption = False, workspace: Worksp
 
 @data.command("check")
 def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Verify that catalog, photos and split are still what they were, and list the quarantine."""
+    """Verify that catalog, photos and split are still what they were, and list the quarantine.
+
+    Every photo and mask is decoded again.
+    """
     from whalebench.benchmarks.importing.importer import read_quarantine
+    from whalebench.benchmarks.registry import check_content
     from whalebench.reports.tables import check_report
 
-    benchmark, folder = _load(name, workspace, as_json), open_workspace(workspace).benchmarks / name
+    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
+    with console.progress_shown(quiet=as_json) as progress:
+        check_content(benchmark.catalog, progress)
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
     document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
     console.show(document, check_report(document), as_json)
@@ -232,16 +256,18 @@ def split_make(
     from whalebench.benchmarks.registry import make_split
 
     place = open_workspace(workspace)
-    made = make_split(
-        name,
-        place,
-        protocol=protocol,
-        folds=folds,
-        singles=singles,
-        valid_share=valid_share,
-        seed=seed,
-        duplicates=duplicates,
-    )
+    with console.progress_shown(quiet=as_json) as progress:
+        made = make_split(
+            name,
+            place,
+            protocol=protocol,
+            folds=folds,
+            singles=singles,
+            valid_share=valid_share,
+            seed=seed,
+            duplicates=duplicates,
+            progress=progress,
+        )
     _show_split(name, made, as_json)
 
 
@@ -265,7 +291,7 @@ def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> No
     from whalebench.benchmarks.core.machine import doctor_rows
     from whalebench.reports.tables import table_of
 
-    rows = doctor_rows(open_workspace(workspace).root)
+    rows = doctor_rows(open_workspace(workspace, write=False).root)
     console.show(rows, table_of(rows, "This machine"), as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
@@ -283,6 +309,7 @@ def sweep(
     plan: Annotated[Path | None, Option(help="A TOML file of all this; options win.")] = None,
     jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores or a GPU.")] = None,
     device: DeviceOption = "auto",
+    time_limit: TimeLimitOption = None,
     retry: Annotated[bool, Option("--retry", help="Try again what has failed before.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Show the plan and start nothing.")] = False,
     svg: Annotated[Path | None, Option(help="Also write a picture of the leaderboard.")] = None,
@@ -290,20 +317,25 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
-    from whalebench.benchmarks.core.workspace import check_output, write_output
+    from whalebench.benchmarks.core.outputs import check_output, write_output
+    from whalebench.benchmarks.running.workers import read_duration
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
+    from whalebench.methods.registry import unloadable
     from whalebench.reports import many_runs, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
     if svg:
         check_output(svg)
+    limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = open_workspace(workspace)
+    if "all" in (methods or ()):
+        console.show_problems(f"{reason} It is left out." for reason in unloadable().values())
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
     with console.watch_sweep(quiet=as_json) as show:
-        sweeping = Sweep(cells, shares, place, show)
+        sweeping = Sweep(cells, shares, place, show, limit)
         if not dry_run:
             sweeping.run(retry=retry)
     state = sweeping.state()
@@ -330,7 +362,10 @@ def tune(
         int | None, Option(help="How many trials, the defaults among them; 20 by default.")
     ] = None,
     budget: Annotated[str | None, Option(help="Work as 2h or 90m, or photos learned from as 500k.")] = None,
-    storage: Annotated[str | None, Option(help="A database's URL, or journal:FILE.")] = None,
+    storage: Annotated[
+        str | None,
+        Option(envvar=STORAGE, help="A database's URL, or journal:FILE; others see what is typed."),
+    ] = None,
     study: Annotated[str | None, Option(help="Its name; by default made of all that is asked.")] = None,
     jobs: Annotated[int, Option(help="Trials at a time on this machine.")] = 1,
     device: DeviceOption = "auto",
@@ -394,6 +429,8 @@ def ensemble(
 
 def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
+    if is_orphan():
+        raise SystemExit(1)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     console.exit_with_sentence(lambda: _call(arguments), debug=debug)
@@ -412,12 +449,23 @@ def _call(arguments: list[str]) -> NoReturn:
     raise SystemExit(code)
 
 
+def _run_within(limit: str, request: RunRequest, place: Workspace, flags: list[str]) -> None:
+    """Runs it in a process that can be ended, and ends as that does."""
+    from whalebench.benchmarks.running import workers
+
+    seconds, runs = workers.read_duration(limit, "--time-limit"), f"{request.method}-{request.benchmark}-*"
+    words = [*workers.command_arguments("run", request, place), *flags]
+    raise typer.Exit(
+        workers.run_within(seconds, words, lambda: workers.over_limit(request.method, runs, seconds, place))
+    )
+
+
 def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:
     """The benchmark with its split, both verified."""
     from whalebench.benchmarks.registry import load_benchmark
 
     with console.progress_shown(quiet=quiet) as progress:
-        return load_benchmark(name, open_workspace(workspace), progress)
+        return load_benchmark(name, open_workspace(workspace, write=False), progress)
 
 
 def _digests(benchmark: Benchmark) -> dict[str, str]:
@@ -430,7 +478,7 @@ def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None 
     from whalebench.reports.tables import facts_table
 
     with console.progress_shown(quiet=as_json) as progress:
-        catalog = registry.load_catalog(name, open_workspace(workspace), progress)
+        catalog = registry.load_catalog(name, open_workspace(workspace, write=False), progress)
     facts = overview.catalog_facts(catalog)
     if sheet:
         contact_sheet(catalog.table, sheet, title=name)

@@ -13,12 +13,20 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Catalog, read_facts
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import benchmark_names
 from whalebench.methods.method import Choice, Search
-from whalebench.methods.registry import configure, fields_of, find_method, method_names
+from whalebench.methods.registry import (
+    configure,
+    declared_class,
+    fields_of,
+    find_method,
+    method_names,
+    unloadable,
+)
 from whalebench.splits.split import Split
 
 Row = dict[str, Any]
@@ -32,7 +40,10 @@ def benchmark_rows(workspace: Workspace) -> list[Row]:
         folder = workspace.benchmarks / name
         facts: Row = {"source": "drawn by whalebench the first time it is run"}
         if (folder / "catalog.json").exists():
-            facts = read_facts(folder)
+            try:
+                facts = read_facts(folder)
+            except WhalebenchError as error:  # the others are to be seen all the same
+                facts = {"source": str(error)}
         kept = ("photos", "individuals", "new_photos", "quarantined", "source")
         rows.append({"name": name} | {key: facts.get(key) for key in kept} | {"runs": runs.count(name)})
     return rows
@@ -81,11 +92,17 @@ def split_facts(split: Split) -> Row:
 
 
 def method_rows() -> list[Row]:
-    """A row a method: name, what it does, where it comes from, what a recipe's system was said to score."""
-    facts = ("summary", "source", "published")
-    return [
-        {"name": name} | {fact: getattr(find_method(name), fact) for fact in facts} for name in method_names()
-    ]
+    """A row a method: name, what it does, where it comes from, what a recipe's system was said to score.
+
+    Of one that cannot be loaded, why.
+    """
+    facts, broken = ("summary", "source", "published"), unloadable()
+    rows = []
+    for name in method_names():
+        said = {"summary": broken.get(name, "")}
+        said = said if name in broken else {fact: getattr(find_method(name), fact) for fact in facts}
+        rows.append({"name": name} | {fact: one_line(said.get(fact, ""), 300) for fact in facts})
+    return rows
 
 
 def field_rows(name: str) -> list[Row]:
@@ -157,7 +174,7 @@ def methods_page() -> str:
     A table of methods comes first, then a section for each method, for each class that several inherit from,
     and for each part.
     """
-    methods = [method for method in map(find_method, method_names()) if method.__module__.startswith(PACKAGE)]
+    methods = [find_method(name) for name in method_names() if declared_class(name).startswith(PACKAGE)]
     titles: dict[Config, str] = {method.Config: method.name for method in methods}
     inherited = {config for method in methods for config in _declaring(method.Config)}
     shared = sorted(inherited - set(titles), key=lambda config: (len(config.__mro__), config.__name__))

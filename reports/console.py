@@ -9,12 +9,14 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
@@ -24,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whalebench import CONTROLS, MissingError, RunFailedError, WhalebenchError, one_line, visible
+from whalebench.benchmarks.core.machine import PROGRAMS
 from whalebench.benchmarks.core.progress import SILENT, CellState, EpochSummary, Progress, SweepState
 from whalebench.reports.wording import UNDEFINED, duration
 
@@ -77,6 +80,7 @@ STAGES = {
     "check": "Checking the method",
     "rescore": "Scoring runs again from what they keep",
     "wait": "Another process is at this run: waiting for it",
+    "wait for benchmark": "Another process is at this benchmark: waiting for it",
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each stage; one that is not here is shown by its own name."""
@@ -84,8 +88,10 @@ UNLIMITED = 10_000
 """The width of a window in which everything fits."""
 REPEATED = 10
 """Seconds between two plain lines on how far a stage is."""
-LONGEST = 300
-"""Letters of an error, which is one line."""
+MOST_LETTERS = 300
+"""Of a sentence on what went wrong, which is one line."""
+PATIENCE = 5.0
+"""Seconds that a process takes to end, at most, once all is said."""
 REFRESH = 0.25
 """Seconds between two drawings of the live table."""
 
@@ -114,7 +120,7 @@ def show_written(*files: object) -> None:
 def show_problems(sentences: Iterable[str]) -> None:
     """Says what could not be done."""
     for sentence in sentences:
-        err.print(f"! {one_line(sentence, LONGEST)}", style="yellow", highlight=False, soft_wrap=True)
+        err.print(f"! {one_line(sentence, MOST_LETTERS)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def stopped(sentence: str) -> None:
@@ -133,16 +139,62 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
         show_problems(getattr(error, "__notes__", ()))
         kind = "Missing" if isinstance(error, MissingError) else "Error"
         _exit(f"{kind}: {error}", 1 if isinstance(error, RunFailedError) else 2, debug)
+    except OSError as error:  # what the system refuses is nobody's mistake here
+        where = f" ({error.filename})" if error.filename else ""
+        _exit(f"Error: the system says: {error.strerror or error}{where}. --debug shows where.", 1, debug)
+    except MemoryError:
+        _exit("Error: there is too little memory: lower batch_size, or close other programs.", 1, debug)
     except Exception as error:  # the last resort
-        cause = f"{type(error).__name__}: {error}"
+        from whalebench.benchmarks.core.workspace import NO_ROOM
+
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # of a library, or of what is printed to
+            place = error.filename or "The output"
+            _exit(f"Error: {place} cannot be written ({error.strerror}): free some space.", 1, debug)
+        cause = one_line(f"{type(error).__name__}: {error}")
         _exit(f"Error: {cause}. Add --debug to see where, and please report it.", 1, debug)
+    finally:
+        ended = sys.exception()
+        _leave(ended.code if isinstance(ended, SystemExit) else int(ended is not None))
 
 
 def _exit(sentence: str, code: int, debug: bool) -> NoReturn:
     if debug:
-        traceback.print_exc()
-    err.print(one_line(sentence, LONGEST), style="red", highlight=False, soft_wrap=True)
+        for line in without_secrets(traceback.format_exc()).splitlines():
+            sys.stderr.write("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) + os.linesep)
+    shown = one_line(without_secrets(sentence), MOST_LETTERS)
+    err.print(shown, style="red", highlight=False, soft_wrap=True)
     raise SystemExit(code)
+
+
+def without_secrets(text: str) -> str:
+    """A text without the passwords and queries of URLs in it.
+
+    >>> without_secrets("no x://ann:se@cret@host/db?password=secret here")
+    'no x://***@host/db?password=*** here'
+    """
+    text = re.sub(r"(\w://)[^\s'\"]*@", r"\1***@", text)
+    return re.sub(r"([?&][\w-]+=)[^\s&'\"]+", r"\1***", text)
+
+
+def _leave(code: object) -> None:
+    """Sees to it that the process ends, and with this code, whatever a method has left running in it.
+
+    What is printed from now on goes to stderr; threads and children have some seconds after the last word.
+    """
+    if Path(getattr(sys.modules["__main__"], "__file__", None) or "").name not in PROGRAMS:
+        return  # a process that goes on, as that of the tests
+
+    def end() -> None:
+        threading.main_thread().join()
+        time.sleep(PATIENCE)
+        os._exit(code if isinstance(code, int) else int(bool(code)))
+
+    try:
+        sys.stdout.flush()
+        os.dup2(2, 1)
+    except OSError:  # nobody reads it: what is left of it is not for stderr
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    threading.Thread(target=end, name="end", daemon=True).start()
 
 
 @contextmanager

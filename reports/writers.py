@@ -13,9 +13,10 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from whalebench import table_cell, visible
+from whalebench import WhalebenchError, table_cell, visible
+from whalebench.benchmarks.core.outputs import check_output, write_output
 from whalebench.benchmarks.core.record import plain
-from whalebench.benchmarks.core.workspace import check_output, write_output
+from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.console import UNLIMITED, Terminal, json_text
 from whalebench.reports.details import Pictures
@@ -56,18 +57,28 @@ def write_reports(
     html: Path | None = None,
     csv_file: Path | None = None,
     svg: Path | None = None,
-) -> list[Path]:
-    """Writes leaderboard.md, .csv and .json into the folder, then the other files, and gives all back."""
+) -> tuple[list[Path], list[str]]:
+    """Writes leaderboard.md, .csv and .json into the folder and the other files: those written, and problems.
+
+    A folder that cannot be written is one, since the board can be read without; another file is an error.
+    """
     for named in filter(None, (html, csv_file, svg)):
         check_output(named)
-    texts = {folder / "leaderboard.md": to_markdown(board)}
-    texts |= {folder / "leaderboard.csv": to_csv(board), folder / "leaderboard.json": to_json(board)}
+    written: list[Path] = []
+    problems: list[str] = []
+    texts = {"leaderboard.md": to_markdown(board), "leaderboard.csv": to_csv(board)}
+    texts["leaderboard.json"] = to_json(board)
+    try:
+        for name, text in texts.items():
+            atomic_text(folder / name, text)
+            written.append(folder / name)
+    except WhalebenchError as error:
+        problems.append(f"The reports were not written into the workspace: {error}")
     for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
         if file:
-            texts[file] = text_of(board)
-    for file, text in texts.items():
-        write_output(file, text)
-    return list(texts)
+            write_output(file, text_of(board))
+            written.append(file)
+    return written, problems
 
 
 def to_svg(board: Leaderboard, *, full: bool = True) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from whalebench import CONTROLS, RunFailedError, WhalebenchError, cell_text, table_cell, visible
-from whalebench.benchmarks.core.workspace import check_output, output_path, write_output
+from whalebench.benchmarks.core.outputs import check_output, output_path, write_output
 from whalebench.reports import console, figures, writers
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.tests.synthetic_runs import fill_workspace
@@ -107,7 +107,7 @@ def test_a_full_device_is_a_sentence_and_stays_a_device(tmp_path: Path) -> None:
 PRINTS = """
 import sys
 from pathlib import Path
-from whalebench.benchmarks.core.workspace import write_output
+from whalebench.benchmarks.core.outputs import write_output
 print("before")
 write_output(Path(sys.argv[1]), "text\\n")
 print("after")

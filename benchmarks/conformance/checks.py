@@ -41,7 +41,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.running.evaluation import CALIBRATION, metrics_afresh
 from whalebench.benchmarks.running.outcome import ask, evaluate_parts
 from whalebench.methods.method import MethodConfig, Search
-from whalebench.methods.registry import configure, fields_of
+from whalebench.methods.registry import configure, fields_of, named
 
 
 def names_itself(trial: Trial) -> str:
@@ -112,14 +112,19 @@ def learns(trial: Trial) -> str:
     if missing := trial.build().missing_requirement(views.train, views.test):
         raise NotApplicable(f"It asks for {missing}, which the photos it is tried on lack.")
     try:
-        trial.learned = trial.learn(views)
+        trial.learn_watched()
     except Exception as error:
         if reason := _learnable_without(trial):
-            raise CheckFailed(
-                f"Only without {reason} it learns ({type(error).__name__}: {error})."
-            ) from error
+            raise CheckFailed(f"Only without {reason} it learns ({named(error)}).") from error
         raise
     return f"It learned {len(views.train.identities)} individuals from {len(views.train)} photos."
+
+
+def stays_a_guest(trial: Trial) -> str:
+    """It prints nothing on stdout while it learns and scores, and leaves the process as it was."""
+    if trial.after_learning() and trial.misconduct:
+        raise CheckFailed(trial.misconduct)
+    return "It prints nothing on stdout, and leaves current folder, threads and signals as they were."
 
 
 def _learnable_without(trial: Trial) -> str:
@@ -382,7 +387,7 @@ def answers_without_annotations(trial: Trial) -> str:
         trial.learn(views).scores()
     except Exception as error:
         raise CheckFailed(
-            f"Where nothing is annotated it stops with {type(error).__name__} ({error}): have "
+            f"Where nothing is annotated it stops with {named(error)}: have "
             "missing_requirement() say what it lacks."
         ) from error
     return "Where nothing is annotated it does without."
@@ -423,6 +428,7 @@ CHECKS: dict[str, Callable[[Trial], str]] = {
     "configuration": configures,
     "fields": describes_its_fields,
     "learns": learns,
+    "guest": stays_a_guest,
     "scores": scores_have_their_shape,
     "embeddings": embeddings_have_their_shape,
     "one by one": scores_each_photo_by_itself,

@@ -24,7 +24,7 @@ from whalebench.benchmarks.conformance.trial import (
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.method import Method
-from whalebench.methods.registry import configure, fields_of, find_method
+from whalebench.methods.registry import configure, fields_of, find_method, named
 
 Result = Literal["passed", "failed", "not applicable"]
 SMALLEST_VALUES = {
@@ -115,8 +115,7 @@ def _find(what: str, check: Callable[[Trial], str], trial: Trial) -> Finding:
     except CheckFailed as reason:
         return Finding(what, "failed", str(reason))
     except Exception as error:  # a method may raise anything
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        return Finding(what, "failed", f"It stopped with {cause}.")
+        return Finding(what, "failed", f"It stopped with {named(error)}.")
 
 
 def smallest_settings(method: type[Method], settings: Sequence[str] = ()) -> tuple[str, ...]:

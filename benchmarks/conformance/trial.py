@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from whalebench import one_line
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.photos import CPU, UNKNOWN, LabelledPhotos, Size
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress, Silent
@@ -29,6 +30,7 @@ from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, ope
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.registry import watch_guests
 
 PHOTOS = {
     **{name: {"train": 4, "valid": 1, "test": 2} for name in ("ada", "bea", "cid", "dot")},
@@ -74,6 +76,8 @@ class Trial:
 
     learned: Learned | None = None
     """After `learns`, unless that failed."""
+    misconduct = ""
+    """What was not right as a guest's behaviour meanwhile, in a sentence."""
 
     def __init__(self, name: str, kind: type[Method], config: MethodConfig, toys: ToyBenchmarks) -> None:
         self.name, self.kind, self.config, self.toys = name, kind, config, toys
@@ -107,6 +111,17 @@ class Trial:
         harness.stage("learn")
         harness.fit(method)
         return Learned(method, harness, views)
+
+    def learn_watched(self) -> None:
+        """The method learns and scores for the first time, and it is noted how it behaves as a guest."""
+        with watch_guests() as conduct:
+            self.learned = self.learn(self.views)
+            self.learned.scores("test")
+        if conduct.printed:
+            shown = one_line(conduct.printed.decode(errors="replace"), 80)
+            self.misconduct = f"It prints on stdout, which is for results ('{shown}'): leave that out."
+        elif conduct.changed:
+            self.misconduct = f"It leaves {', '.join(sorted(conduct.changed))} changed: put back what it was."
 
     @cached_property
     def is_unmoved(self) -> bool:

@@ -21,14 +21,16 @@ from whalebench.benchmarks.core import ledger, record
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
+from whalebench.benchmarks.core.outputs import check_output
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import Diagnosis
-from whalebench.benchmarks.core.workspace import Workspace, check_output
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.altered import Occlusion, alterations, find_regions, occlude
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.outcome import Restored, restore_run
+from whalebench.methods.registry import blamed
 from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize
@@ -87,15 +89,22 @@ def explain(
         )
     ledger.append(workspace, ledger.Opening.of(vars(restored.record), forced=force))
     queries, catalog = record.read_predictions(folder), restored.benchmark.catalog
+    if queries["image"].tolist() != list(restored.opened.answers["test"].images):
+        raise WhalebenchError(
+            f"{folder / record.PREDICTIONS} is of other photos than fold {restored.record.fold} tests on: "
+            f"repeat the run with --force."
+        )
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
     diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:
-        diagnosis = diagnose(restored, progress)
+        with blamed(restored.record.method):
+            diagnosis = diagnose(restored, progress)
         record.write_record(folder, diagnosis, record.DIAGNOSIS)
     progress.stage("occlude")
     rows, drawn = [], []
     for index in chosen:
-        row, photo = _explain_photo(restored, queries.iloc[index], index, box)
+        with blamed(restored.record.method):
+            row, photo = _explain_photo(restored, queries.iloc[index], index, box)
         rows.append(row)
         drawn.append(photo)
         progress.advance(len(rows), len(chosen))

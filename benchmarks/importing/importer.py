@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,15 @@ from whalebench.benchmarks.core.catalog import (
     Catalog,
     build_catalog,
     landmark_names,
+    mask_of,
     read_catalog,
+    read_facts,
+    read_listed,
     write_catalog,
     write_stamps,
 )
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos, photo_sizes
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, regular_file
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.tables import SHOWN, Problem, Row, TextTable, is_number, problem
 
@@ -65,13 +69,15 @@ def import_csv(
     missing: Missing = "refuse",
     dataset: str = "",
     progress: Advance | None = None,
+    waits: Callable[[], None] = lambda: None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
     """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
 
     Relative paths are taken from the table's folder. All problems of the table are reported in one error.
     Photos that cannot be decoded are quarantined; absent ones are a problem unless `missing` says otherwise.
-    dataset is the public set that the photos are: weights that were trained on it are marked so.
+    dataset is the public set that the photos are: weights that were trained on it are marked so. `waits` is
+    called where another process is at this benchmark, before it is waited for.
     """
     _check_name(name)
     table = tables.read_table(file)
@@ -81,33 +87,44 @@ def import_csv(
     problems += absent_files(file, table, photos, masks, missing)
     tables.refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
 
-    facts = _decode(photos, masks, max_pixels, progress)
+    facts, mask_facts = _decode(photos, masks, max_pixels, progress)
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
     _check_enough(file, table, kept, quarantined)
     notes += notes_on(table.rows, kept)
-    frame = _frame(table, kept, photos, masks)
-    stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
+    frame = _frame(table, kept, photos, masks, mask_facts)
+    images = [row["image"] for row in table.rows]
+    stamps = {images[index]: fact.stamp for index, fact in kept.items()}
+    stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
     folder = workspace.benchmarks / name
-    frame, known = _as_before(folder, frame, name)
-    notes += known
-    listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
-    cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
-    atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
-    source = str(file.absolute())
-    catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
-    write_stamps(folder, stamps)
-    return ImportResult(catalog, quarantined, tuple(notes))
+    with benchmark_lock(workspace, name, waits):
+        frame, known = _as_before(folder, frame, name)
+        listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
+        cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
+        atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
+        source = str(file.absolute())
+        catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
+        write_stamps(folder, stamps)
+    return ImportResult(catalog, quarantined, (*notes, *known))
 
 
 def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
-    """The photos left out of the catalog in `folder`, as its quarantine.csv lists them."""
+    """The photos left out of the catalog in `folder`, as its quarantine.csv lists them.
+
+    Raises WhalebenchError for a list that is not what was written, or that cannot be read.
+    """
     file = folder / "quarantine.csv"
-    if not file.is_file():
+    if not file.exists():
         return ()
-    table = pd.read_csv(regular_file(file), dtype="str", keep_default_na=False, lineterminator="\n")
-    return tuple(map(Quarantined._make, table.map(cell_text).itertuples(index=False)))
+    try:
+        content = io.BytesIO(read_listed(folder, file.name, read_facts(folder)))
+        table = pd.read_csv(content, dtype="str", keep_default_na=False, lineterminator="\n")
+        return tuple(map(Quarantined._make, table.map(cell_text).itertuples(index=False)))
+    except (OSError, ValueError, TypeError) as error:
+        raise WhalebenchError(
+            f"{file} cannot be read ({one_line(error, 80)}); restore it, or import the benchmark again."
+        ) from error
 
 
 def _check_name(name: str) -> None:
@@ -212,15 +229,18 @@ def _point_outside(row: Row, name: str, width: int, height: int) -> str:
 
 def _decode(
     photos: list[str], masks: list[str], max_pixels: int, progress: Advance | None
-) -> list[PhotoFacts | str]:
-    """The facts of each photo, or why it or its mask cannot be used."""
+) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
+    """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
     masked = [index for index, mask in enumerate(masks) if mask]
     paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
     facts = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
+    of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
-        if isinstance(mask_fact, str) and not isinstance(facts[index], str):
+        if not isinstance(mask_fact, str):
+            of_masks[index] = mask_fact
+        elif not isinstance(facts[index], str):
             facts[index] = f"its mask: {mask_fact}"
-    return facts[: len(photos)]
+    return facts[: len(photos)], of_masks
 
 
 def _check_enough(
@@ -242,7 +262,11 @@ def _check_enough(
 
 
 def _frame(
-    table: TextTable, kept: dict[int, PhotoFacts], photos: list[str], masks: list[str]
+    table: TextTable,
+    kept: dict[int, PhotoFacts],
+    photos: list[str],
+    masks: list[str],
+    mask_facts: dict[int, PhotoFacts],
 ) -> pd.DataFrame:
     """The catalog rows of the photos kept."""
     rows = [table.rows[index] for index in kept]
@@ -257,6 +281,9 @@ def _frame(
     columns |= {size: [getattr(fact, size) for fact in kept.values()] for size in SIZE}
     columns["content_digest"] = [fact.content for fact in kept.values()]
     columns["file_digest"] = [fact.digest for fact in kept.values()]
+    shown = [mask_facts.get(index) for index in kept]
+    columns["mask_content_digest"] = [mask.content if mask else "" for mask in shown]
+    columns["mask_file_digest"] = [mask.digest if mask else "" for mask in shown]
     return pd.DataFrame(columns)
 
 
@@ -264,7 +291,7 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     """The rows as they are to be kept, and a note, where the same catalog stands there already.
 
     Another one of this name is an error. One that was made when photos were told apart by the bytes of their
-    files keeps these digests, and with them its split and its runs.
+    files, or masks not at all, stays so, and with it its digest, its split and its runs.
     """
     if not (folder / "catalog.json").exists():
         return frame, []
@@ -272,12 +299,17 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     note = f"The benchmark {name} was imported before with the same content"
     if there.digest == build_catalog(frame, name).digest:
         return frame, [f"{note}."]
-    by_bytes = frame.assign(content_digest=frame["file_digest"])
-    if there.digest == build_catalog(by_bytes, name).digest:
-        return by_bytes, [
-            f"{note}, by an older whalebench that does not know a photo again in a file that was saved anew. "
-            f"It stays so: import it under another name to have such photos found."
-        ]
+    by_rule_1 = frame.drop(columns="mask_content_digest")
+    by_bytes = by_rule_1.assign(content_digest=frame["file_digest"])
+    for older, lacks in (
+        (by_rule_1, "count what a mask shows"),
+        (by_bytes, "know a photo again in a file that was saved anew"),
+    ):
+        if there.digest == build_catalog(older, name).digest:
+            return older, [
+                f"{note}, by an older whalebench that does not {lacks}. It stays so: import it under another "
+                f"name to have it do so."
+            ]
     old, new = set(there.table["image"]), set(frame["image"])
     change = "the same photos with other annotations or pixels"
     if old != new:

@@ -1,4 +1,7 @@
-"""The harness of one run: seeds, clocks, the curve, and the only way for a method to ask how good it is."""
+"""The harness of one run: seeds, clocks, the curve, and the only way for a method to ask how good it is.
+
+What a method hands over is checked where it does so: that is its mistake, and not one of hours later.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,15 +20,21 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from whalebench import RunFailedError
+from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
-from whalebench.methods.method import Cycle, Epoch, MethodConfig
+from whalebench.methods.method import Cycle, Epoch, Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline
+from whalebench.methods.registry import method_at_work, named
+
+PLACES = {"boxes": (4,), "landmarks": (0, 2), "masks": (0, 0), "fallback": ()}
+"""By field of `Located`, the shape of what it says of a photo; 0 for any length."""
+WHOLE = ("number", "of", "photos")
+"""Fields of an epoch that are counted."""
 
 
 class RunHarness:
@@ -82,6 +94,7 @@ class RunHarness:
     @contextmanager
     def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
         """Puts the name before those of stages, choices, warnings and, outside cycles, of parts."""
+        _refuse_unless(isinstance(name, str), "scope", name, "a name")
         before = self._scopes, self._part_scopes, self.cycle
         self._scopes, self.cycle = (*self._scopes, name), cycle
         if cycle is None:
@@ -93,6 +106,8 @@ class RunHarness:
 
     def fitted(self, artefact: str, photos: Photos) -> None:
         """Leakage guard: writes down the photos a part was fitted on, refuses any it may not learn from."""
+        _refuse_unless(isinstance(artefact, str), "fitted", artefact, "the name of a part")
+        _refuse_unless(isinstance(photos, Photos), "fitted", photos, "photos of train")
         part = ".".join((*self._part_scopes, artefact))
         unexpected = set(photos.digests) - set(self._views.train.digests) - self._adaptation_photos
         if unexpected:
@@ -131,6 +146,10 @@ class RunHarness:
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         """Puts back what was kept of the next training of the run; its epochs are in the curve, too."""
+        is_named = isinstance(parts, Mapping) and all(isinstance(name, str) for name in parts)
+        _refuse_unless(is_named, "resume", parts, "parts by name")
+        for name, part in parts.items():
+            _refuse_unless(isinstance(part, Stateful), "resume", part, f"something with a state for '{name}'")
         self._began, self._first = time.perf_counter(), len(self._epochs)
         kept = self._unfinished.begin(parts)
         if self._unfinished.mismatch:
@@ -151,6 +170,7 @@ class RunHarness:
 
     def stage(self, name: str) -> None:
         """Ends the phase before and begins the next."""
+        _refuse_unless(isinstance(name, str) and (name + " ").isprintable(), "stage", name, "a name")
         name = ".".join((*self._scopes, name)) if name else ""
         now = time.perf_counter()
         if self._stage:
@@ -162,6 +182,7 @@ class RunHarness:
 
     def epoch(self, epoch: Epoch) -> None:
         """Judges the epoch on valid, adds it to the curve and tells whoever watches."""
+        _check_epoch(epoch)
         score = np.nan if epoch.valid_scores is None else self.valid_map_at_5(epoch.valid_scores)
         speed = epoch.photos / max(epoch.seconds, 1e-9)
         row: dict[str, float | str] = {
@@ -187,6 +208,7 @@ class RunHarness:
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid at its own best threshold of *new*, so to choose by and not to report."""
         answers, identities = self._valid, self._views.train.identities
+        _check_scores("valid_map_at_5", scores, (len(self._views.valid), len(identities)))
         return choose_new_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
@@ -194,6 +216,8 @@ class RunHarness:
     ) -> NDArray[np.float64]:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
         answers, identities = self._valid, self._views.train.identities
+        _check_scores("confidence", valid_scores, (len(self._views.valid), len(identities)))
+        _check_scores("confidence", scores, (len(scores), len(identities)))
         calibration = choose_calibration(valid_scores, answers, identities)
         threshold = choose_new_threshold(valid_scores, answers, identities, self._config)[0]
         called_new = np.zeros(len(scores), np.bool_) if threshold is None else scores.max(axis=1) < threshold
@@ -201,11 +225,14 @@ class RunHarness:
 
     def choose(self, name: str, value: float | None) -> None:
         """Writes down what was chosen on valid."""
+        _refuse_unless(isinstance(name, str), "choose", name, "a name")
+        _refuse_unless(value is None or isinstance(value, Real), "choose", value, f"a number for '{name}'")
         self.chosen[".".join((*self._scopes, name))] = value
 
     def warn(self, sentence: str) -> None:
         """Writes down what a reader of the scores should know."""
-        self.warnings.append(": ".join((*self._scopes, sentence)))
+        _refuse_unless(isinstance(sentence, str), "warn", sentence, "a sentence")
+        self.warnings.append(": ".join((*self._scopes, one_line(sentence, 300))))
 
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds by phase so far."""
@@ -222,6 +249,108 @@ class RunHarness:
         last = [row for row in self._epochs if row["stage"] == self._epochs[-1]["stage"]]
         seconds = sum(row["seconds"] for row in last)
         return round(sum(row["photos"] for row in last) / seconds, 1) if seconds else None
+
+
+def _refuse_unless(is_due: bool, call: str, given: object, due: str) -> None:
+    """Raises RunFailedError, with the name of the method at work, for what is not what a call is due."""
+    if not is_due:
+        shown = f"{one_line(repr(given), 60)} ({type(given).__name__})"
+        raise RunFailedError(
+            f"{method_at_work()} gave harness.{call}() {shown}, where {due} is due: mend the method."
+        )
+
+
+def _check_epoch(epoch: Epoch) -> None:
+    """Raises RunFailedError, naming the field, for an epoch whose numbers are none."""
+    _refuse_unless(isinstance(epoch, Epoch), "epoch", epoch, "an Epoch")
+    for name in (each.name for each in fields(Epoch) if each.name != "valid_scores"):
+        value = getattr(epoch, name)
+        kind = Integral if name in WHOLE else Real
+        is_number = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
+        due = f"for {name} a {'whole' if name in WHOLE else 'finite'} number from {int(name in WHOLE[:2])} on"
+        is_enough = is_number and (name == "loss" or value >= int(name in WHOLE[:2]))
+        _refuse_unless(is_enough, "epoch", value, due if name != "loss" else "for loss a finite number")
+
+
+def _check_scores(call: str, scores: object, wanted: tuple[int, int]) -> None:
+    """Raises RunFailedError for scores that are no numbers, of another shape, or not finite."""
+    is_table = isinstance(scores, np.ndarray) and scores.dtype.kind == "f"
+    given = scores if not is_table else f"{scores.dtype}{list(scores.shape)}"
+    due = f"an array of float32 of the shape {wanted}, a row a photo and a column an individual,"
+    _refuse_unless(is_table and scores.shape == wanted, call, given, due)
+    if not np.isfinite(scores).all():
+        raise RunFailedError(
+            f"{method_at_work()} gave harness.{call}() scores that are not finite: lower the learning rate."
+        )
+
+
+def as_numbers(name: str, given: object, what: str) -> NDArray[np.float32]:
+    """What the method gave as float32; RunFailedError for what is none, as None, or tensors on a GPU."""
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RunFailedError(
+            f"{name} gave {what} that are no NumPy array ({named(error)}): give one of float32."
+        ) from error
+    if values.dtype.kind not in "fiub":
+        shown = one_line(repr(given), 40)
+        raise RunFailedError(f"{name} gave {shown} as {what}: give a NumPy array of float32.")
+    with np.errstate(over="ignore"):  # too large is not finite
+        return values.astype(np.float32, copy=False)
+
+
+def checked_embeddings(
+    name: str, embedded: Mapping[str, object], shown: Mapping[str, Photos]
+) -> dict[str, NDArray[np.float32]]:
+    """Embeddings by part, a row a photo and as many dimensions everywhere, finite; none without any."""
+    found = {
+        part: as_numbers(name, each, "embeddings") for part, each in embedded.items() if each is not None
+    }
+    width = next((each.shape[-1] for each in found.values() if each.ndim), 0)
+    for part, each in found.items():
+        if each.shape != (len(shown[part]), width) or len(found) != len(embedded):
+            raise RunFailedError(
+                f"{name} gave embeddings of shape {each.shape} for {len(shown[part])} photos of {part}: "
+                f"give a row a photo and as many columns for each part, or None for all."
+            )
+        if not np.isfinite(each).all():
+            raise RunFailedError(f"{name} gave embeddings that are not finite: mend its embed().")
+    return found
+
+
+def checked_places(name: str, located: object, photos: int) -> Located:
+    """Where the animals are, in arrays with a row a photo."""
+    if not isinstance(located, Located):
+        raise RunFailedError(f"{name} gave {one_line(repr(located), 60)} by locate(): give Located.")
+    for field, shape in PLACES.items():
+        values, due = getattr(located, field), (photos, *shape)
+        is_array = isinstance(values, np.ndarray) and values.ndim == len(due)
+        fits = is_array and all(want in (0, got) for want, got in zip(due, values.shape, strict=True))
+        if values is not None and not fits:
+            given = one_line(repr(getattr(values, "shape", values)), 60)
+            raise RunFailedError(
+                f"{name} gave {field} {given} by locate(): give an array of the shape {due}, 0 for any."
+            )
+    return located
+
+
+def refuse_other_variants(name: str, given: Mapping[str, object]) -> None:
+    """Raises RunFailedError where valid and test have other variants, or what is given is no mapping."""
+    names = [set(each) if isinstance(each, dict) else None for each in given.values()]
+    if None in names or any(each != names[0] for each in names):
+        raise RunFailedError(
+            f"{name} gave other variants for valid than for test, or none by name: give a dict of "
+            f"scores by name, the same names for all photos."
+        )
+
+
+def checked_weights(name: str, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """What was learned, tensors by name."""
+    for part, value in weights.items():
+        if not isinstance(part, str) or not isinstance(value, torch.Tensor):
+            shown = one_line(f"{value!r} as weights {part!r}", 60)
+            raise RunFailedError(f"{name} gave {shown}: give tensors by name.")
+    return weights
 
 
 def _first(photos: Photos, digests: set[str]) -> str:

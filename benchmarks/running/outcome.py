@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from whalebench import RunFailedError, WhalebenchError
+from whalebench import RunFailedError, WhalebenchError, one_line
 from whalebench.benchmarks.core import record as records
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.machine import choose_device, cores
@@ -26,10 +26,17 @@ from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, SCORED, OpenFold, Views, fold_views, open_fold
-from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.harness import (
+    RunHarness,
+    as_numbers,
+    checked_embeddings,
+    checked_places,
+    checked_weights,
+    refuse_other_variants,
+)
 from whalebench.methods.method import Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
-from whalebench.methods.registry import find_method
+from whalebench.methods.registry import blamed, find_method, guest
 from whalebench.reports.metrics.summary import average_precision_at_r
 
 Floats = NDArray[np.float64]
@@ -94,18 +101,21 @@ def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
     embedded = {part: method.embed(photos) for part, photos in shown.items()}
     located = {} if views.oracle else {part: method.locate(shown[part]) for part in SCORED}
     given = {part: method.variants(shown[part]) for part in SCORED}
+    refuse_other_variants(method.name, given)
     return Submission(
         config=method.config,
         scores=scores,
-        embeddings={
-            part: np.asarray(each, np.float32) for part, each in embedded.items() if each is not None
+        embeddings=checked_embeddings(method.name, embedded, shown),
+        located={
+            part: checked_places(method.name, each, len(shown[part]))
+            for part, each in located.items()
+            if each is not None
         },
-        located={part: each for part, each in located.items() if each is not None},
         variants={
             name: {part: score_photos(method, shown[part], given[part][name]) for part in SCORED}
             for name in given["test"]
         },
-        weights=method.weights(),
+        weights=checked_weights(method.name, method.weights()),
     )
 
 
@@ -141,9 +151,9 @@ def score_photos(
 ) -> NDArray[np.float32]:
     """The method's scores (photos, identities), or others of its that are given, checked.
 
-    Raises RunFailedError for another shape, or not finite.
+    Raises RunFailedError for what is no numbers, of another shape, or not finite.
     """
-    scores = np.asarray(method.score(photos) if given is None else given, np.float32)
+    scores = as_numbers(method.name, method.score(photos) if given is None else given, "scores")
     wanted = (len(photos), len(photos.identities))
     if scores.shape != wanted:
         raise RunFailedError(
@@ -251,6 +261,7 @@ def _mask_ious(masks: NDArray[np.float32], annotated: Photos) -> Floats:
 
 def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.DataFrame) -> None:
     """Leaves every file of the run in the folder, the record last."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
@@ -259,7 +270,10 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
-    save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    try:
+        save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    except SafetensorError as error:
+        raise records.system_error(error) from error
     inherit_permissions(folder / WEIGHTS)
     records.write_record(folder, record)
 
@@ -306,8 +320,9 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
     for size in method.sizes():
         benchmark.store.pixels(size, progress.advance, cores())
     progress.stage("restore")
-    _take_up(method, weights, views, device, folder / WEIGHTS)
-    scores = np.asarray(method.score(views.queries()["test"]), np.float32)
+    with blamed(record.method):
+        _take_up(method, weights, views, device, folder / WEIGHTS)
+        scores = score_photos(method, views.queries()["test"])
     shown = list(opened.answers["test"].images), list(views.train.identities)
     _refuse_other_scores(record, folder, shown, scores, device)
     return Restored(record, folder, benchmark, method, views, opened, scores)
@@ -315,22 +330,24 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
 
 def _method(record: RunRecord) -> Pipeline:
     kind = find_method(record.method)
-    try:
-        return build_method(kind, kind.Config.model_validate(record.config))
-    except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its fields"
-        raise WhalebenchError(
-            f"{record.run} was made with a {record.method} of other fields ({field}): run it again."
-        ) from error
+    with blamed(record.method), guest(record.method):
+        try:
+            config = kind.Config.model_validate(record.config)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its fields"
+            raise WhalebenchError(
+                f"{record.run} was made with a {record.method} of other fields ({field}): run it again."
+            ) from error
+        return build_method(kind, config)
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
-    """What was learned by name, and by part the digests of the photos it was fitted on."""
+    """What was learned by name, and by part the digests of the photos it was fitted on; both verified."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / WEIGHTS
     try:
-        with safe_open(file, "pt") as opened:
+        with safe_open(records.verified(file), "pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
             lineage = json.loads(opened.metadata()["lineage"])
     except (OSError, SafetensorError) as error:
@@ -373,7 +390,7 @@ def _take_up(
             f"a restore() (see methods/method.py)."
         ) from error
     except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise WhalebenchError(
             f"{file} does not hold what {method.name} learned ({reason}): repeat the run with --force."
         ) from error

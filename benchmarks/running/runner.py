@@ -22,16 +22,26 @@ from whalebench.benchmarks.core.machine import (
     cores,
     hardware,
     peak_memory_mb,
+    refuse_full_disk,
     versions,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.usage import track_words
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, digest_file, digest_text, run_lock
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    atomic_text,
+    differs_from_digest,
+    digest_file,
+    digest_text,
+    parse_json,
+    run_lock,
+    with_digest,
+)
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
-from whalebench.methods.registry import configure, declared_class, find_method, modules_of
+from whalebench.methods.registry import blamed, configure, declared_class, find_method, modules_of
 
 if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -45,6 +55,9 @@ UNFINISHED = "unfinished"
 
 NOTES = "found"
 """The folder there with a note for each request that a finished run answers."""
+
+KEPT = "then give the same command again: what was learned is kept, and it goes on from there"
+"""How a sentence ends on a run that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +117,24 @@ def run(
             _write_note(request, workspace, folder.name, benchmark, code)
             return read_record(folder)
         digests = benchmark.catalog.digest, benchmark.split.digest
-        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests)
+        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
         views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
         if force:
             checkpoints.discard()
         who = _who(folder.name, request, config, benchmark, code)
-        method = build_method(kind, config)
+        with blamed(request.method):
+            method = build_method(kind, config)
+            missing, sizes = method.missing_requirement(views.train, views.test), method.sizes()
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
-        if missing := method.missing_requirement(views.train, views.test):
+        if missing:
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
         _refuse_learned_test(benchmark, views)
+        _refuse_full_disk(folder, method, benchmark, views)
         harness.stage("decode")
-        for size in method.sizes():
+        for size in sizes:
             benchmark.store.pixels(size, progress.advance, cores())
         opening = ledger.Opening.of(who, forced=force)
         del benchmark  # the answers to test are nowhere in memory while the method is at work
@@ -129,7 +145,12 @@ def run(
         progress.stage("write")
         facts = who | _facts(request, method, benchmark, views, harness)
         learned = RunRecord(**facts, **outcome.numbers())
-        write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
+        write_run(
+            folder,
+            lambda into: write_outcome(into, learned, outcome, harness.curve()),
+            force=force,
+            kept=KEPT,
+        )
         checkpoints.discard()
         _write_note(request, workspace, folder.name, benchmark, code)
         return read_record(folder)
@@ -155,9 +176,12 @@ class _Note:
 def _noted(request: RunRequest, workspace: Workspace, progress: Progress) -> RunRecord | None:
     """The record of the run that a note says answers the request; the benchmark is verified as always."""
     try:
-        note = _Note(**json.loads(_note_file(request, workspace).read_text(encoding="utf-8")))
+        said = parse_json(_note_file(request, workspace).read_bytes())
+        if differs_from_digest(said):
+            return None
+        note = _Note(**{name: value for name, value in said.items() if name != "digest"})
         is_other = _content(note.files) != note.content
-    except (OSError, ValueError, TypeError):  # no note, or one that cannot be read
+    except (OSError, ValueError, TypeError, AttributeError):  # no note, or one that cannot be read
         return None
     folder, begun = workspace.runs / note.run, workspace.cache / UNFINISHED / note.run
     if is_other or not folder.exists() or begun.exists():
@@ -175,7 +199,7 @@ def _write_note(
     """Writes down that the run answers the request."""
     files = tuple(map(str, code.files))
     note = _Note(run, benchmark.catalog.digest, benchmark.split.digest, files, _content(files))
-    atomic_text(_note_file(request, workspace), json.dumps(vars(note)))
+    atomic_text(_note_file(request, workspace), json.dumps(with_digest(vars(note))))
 
 
 def _content(files: Sequence[str]) -> str:
@@ -200,24 +224,41 @@ def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
         )
 
 
+def _refuse_full_disk(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError where there is no room for the photos to decode and for the scores to keep.
+
+    What networks take is asked for when they are there, before each training.
+    """
+    photos = sum(benchmark.store.undecoded(size) for size in method.sizes())
+    scores = 4 * (len(views.valid.images) + len(views.test.images)) * len(views.train.identities)
+    refuse_full_disk(benchmark.store.cache, photos + scores, f"The run {folder.name}")
+
+
 def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:
     """What the method hands in after it has learned; its curve is kept where that goes wrong."""
-    import torch
-
-    from whalebench.benchmarks.running.outcome import ask
-
     harness.seed_everything()
     try:
-        harness.stage("learn")
-        harness.fit(method)
-        harness.stage("score")
-        return ask(method, views, harness)
+        with blamed(method.name):
+            return _learn_and_ask(method, views, harness)
     except RunFailedError as error:
         curve = harness.curve()
         kept = checkpoints.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error
+
+
+def _learn_and_ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
+    """What the method hands in; RunFailedError where the memory of its device is too small."""
+    import torch
+
+    from whalebench.benchmarks.running.outcome import ask
+
+    try:
+        harness.stage("learn")
+        harness.fit(method)
+        harness.stage("score")
+        return ask(method, views, harness)
     except torch.OutOfMemoryError as error:
         raise RunFailedError(
             f"the memory of {harness.device} is too small for {method.name} as it is set: lower batch_size."

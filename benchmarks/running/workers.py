@@ -2,7 +2,8 @@
 
 A sweep and a study with several workers start the commands that a person would type. The pool gives each
 process its cores and accelerator, reads on its stderr what it is doing and why it failed, and stops all of
-them after Ctrl-C or an error.
+them, and what they have started, after Ctrl-C or an error. Where the pool's own process is killed, its
+watcher does: a process that waits for just that.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from whalebench import WhalebenchError
-from whalebench.benchmarks.core.machine import CORES
+from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.machine import CORES, PARENT
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.running.runner import RunRequest
+from whalebench.benchmarks.running.runner import UNFINISHED, RunRequest
 
 if TYPE_CHECKING:
     import torch
@@ -40,14 +41,32 @@ THREADS = (
 COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """What makes lines anything but plain."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PARENT = "WHALEBENCH_PARENT"
-"""The environment variable that tells a worker which process started it."""
 PROGRAM = (sys.executable, "-m", "whalebench.cli")
 """What starts the command line."""
 PAUSE = 0.1
 """Seconds from one look at the workers to the next."""
-PATIENCE = 10.0
-"""Seconds that workers get to save what they can, after SIGINT and again after SIGTERM."""
+PATIENCE = 3.0
+"""Seconds that workers get to save what they can, from SIGINT to SIGKILL."""
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a pool to stop: Ctrl-C, the system, and a terminal that closes."""
+WATCHER = """
+import os, signal, sys, time
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+for number, pause in ((signal.SIGINT, float(sys.argv[1])), (signal.SIGKILL, 0.0)):
+    for group in groups:
+        try:
+            os.killpg(group, number)
+        except OSError:
+            pass
+    time.sleep(pause if groups else 0.0)
+"""
+"""A program that is told the groups of processes on its stdin, and ends those left when that is closed.
+
+The system closes it, whatever becomes of the process at the other end."""
+HOUR = 3600.0
+UNITS = {"h": HOUR, "min": 60.0, "m": 60.0, "s": 1.0}
 LAST_LINES = 20
 """How many lines of a worker's stderr are kept, in case it fails."""
 EPOCH = re.compile(r"epoch \d+/\d+")
@@ -67,7 +86,7 @@ class Share:
     def environment(self) -> dict[str, str]:
         """This environment with what keeps a process to its share, and what makes it print plain lines."""
         variables = dict(os.environ) | dict.fromkeys((*THREADS, CORES), str(self.threads))
-        variables |= {"COLUMNS": "1000", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+        variables |= {"COLUMNS": "1000", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
         variables |= {VISIBLE: self.accelerator} if self.accelerator else {}
         return {key: value for key, value in variables.items() if key not in COLOURED}
 
@@ -144,33 +163,81 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
     ]
 
 
-class Worker:
-    """A process of the command line; what it says on stderr is read as it goes."""
+def read_duration(text: str, option: str) -> float:
+    """The seconds of a text as 2h, 90m or 45s; raises WhalebenchError, naming the option, for any other.
 
-    def __init__(self, arguments: Sequence[str], share: Share) -> None:
+    >>> read_duration("1.5h", "--time-limit")
+    5400.0
+    """
+    parts = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(h|min|m|s)", text.strip(), re.ASCII)
+    if parts is None or not float(parts[1]):
+        raise WhalebenchError(f"{option} {one_line(text, 40)} is no duration: write it as 2h, 30m or 45s.")
+    return float(parts[1]) * UNITS[parts[2]]
+
+
+def duration_words(seconds: float) -> str:
+    """A duration as a person reads it.
+
+    >>> duration_words(7200), duration_words(90)
+    ('2 h', '1.5 min')
+    """
+    if seconds >= HOUR:
+        return f"{seconds / HOUR:g} h"
+    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+
+
+def over_limit(method: str, runs: str, limit: float, workspace: Workspace) -> str:
+    """That a run was ended because its time was over, and what is kept; `runs` is a pattern of its name."""
+    kept = any((workspace.cache / UNFINISHED).glob(f"{runs}/training-*"))
+    left = "goes on from its last checkpoint" if kept else "had kept nothing yet, and begins anew"
+    return (
+        f"{method} was ended after {duration_words(limit)} (--time-limit). Asked for again it {left}: give "
+        f"it longer, or leave the limit out."
+    )
+
+
+class Worker:
+    """A process of the command line, and what it starts; what it says on stderr is read as it goes.
+
+    Without a share it has the whole machine, and the terminal for itself.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], share: Share | None, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        """The secrets are told it by its environment, which others cannot read as they can its arguments."""
         self.activity = self._stage = "starting"
         """What it is doing, for a person to read."""
-        self._started = time.monotonic()
+        self._started, self._ended_by = time.monotonic(), ""
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        with share.pinned():
+        environment = share.environment() if share else dict(os.environ)
+        with share.pinned() if share else nullcontext():
             self._process = subprocess.Popen(  # noqa: S603  (a list of words, no shell)
                 [*PROGRAM, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=share.environment(),
+                stdout=subprocess.DEVNULL if share else None,
+                stderr=subprocess.PIPE if share else None,
+                env=environment | {PARENT: str(os.getpid())} | dict(secrets or {}),
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                # Ctrl-C at the terminal is for the first process alone, which passes it on.
+                # Ctrl-C at the terminal is for the first process alone, which passes it on; and what this one
+                # starts is of its group.
                 start_new_session=True,
             )
+        self.group = self._process.pid
+        self._is_cleared = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def is_running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
+        """Whether it has not ended; what it has left running is ended, too."""
+        if self._process.poll() is None:
+            return True
+        if not self._is_cleared:
+            self._is_cleared = True
+            self.send(signal.SIGKILL)
+        return False
 
     def exit_code(self) -> int | None:
         """The exit code, minus the number of the signal that killed it, or None while it runs."""
@@ -184,6 +251,8 @@ class Worker:
 
     def reason(self) -> str:
         """Why it failed, in a sentence."""
+        if self._ended_by:
+            return self._ended_by
         code = self._process.returncode
         if code < 0:
             hint = ": out of memory?" if -code == signal.SIGKILL else ""
@@ -206,8 +275,15 @@ class Worker:
         """Returns when the process has ended."""
         self._process.wait()
 
+    def end(self, reason: str) -> None:
+        """Ends the process and all that it has started, at once, for that reason."""
+        self._ended_by = reason
+        self.send(signal.SIGKILL)
+        self.wait()
+
     def _read(self) -> None:
-        assert self._process.stderr is not None  # it is a pipe, see above
+        if self._process.stderr is None:  # it is the terminal's
+            return
         with self._process.stderr as lines:
             for line in filter(None, map(str.strip, lines)):
                 self._lines.append(line)
@@ -216,47 +292,76 @@ class Worker:
                 self._stage = self._stage if epoch else line.split(":", maxsplit=1)[0]
 
 
-def is_orphan() -> bool:
-    """Whether this process is a worker whose parent was killed."""
-    # The parent's number comes with the environment: it may be gone before a worker can look who it is.
-    return PARENT in os.environ and os.environ[PARENT] != str(os.getppid())
+def run_within(limit: float, arguments: Sequence[str], reason: Callable[[], str]) -> int:
+    """The exit code of a command that is given so many seconds.
+
+    Raises RunFailedError, with the reason, where they are over: then it was ended, whatever it was at, in C
+    code as well, and so was all that it had started. And KeyboardInterrupt after Ctrl-C.
+    """
+    with WorkerPool([None]) as pool:
+        worker = pool.start(arguments)
+        while worker.is_running() and not pool.interrupts:
+            if worker.seconds() > limit:
+                worker.end("")
+                raise RunFailedError(reason())
+            time.sleep(PAUSE)
+    if pool.interrupts:
+        raise KeyboardInterrupt
+    code = worker.exit_code() or 0
+    if code < 0:
+        raise RunFailedError(worker.reason())
+    return code
 
 
 class WorkerPool:
     """Workers, at most one on each share of the machine; none of them outlives the pool's `with` block.
 
-    In the block Ctrl-C and SIGTERM are only counted, so that none comes between the start of a process and
-    its entry here. One that the system was told to ignore (as by `nohup`) is still ignored.
+    Nor does what they have started. In the block signals to stop are only counted, so that none comes between
+    the start of a process and its entry here. One that the system was told to ignore (as by `nohup`) is still
+    ignored.
     """
 
-    def __init__(self, shares: Sequence[Share]) -> None:
+    def __init__(self, shares: Sequence[Share | None]) -> None:
         self.shares = shares
         self.interrupts = 0
         """How often this process was asked to stop."""
         self._workers: dict[int, Worker] = {}
         """The newest worker on each share, by the share's place."""
         self._handlers: dict[int, Any] = {}
+        self._watcher: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other may say what a signal does
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._count)
+        self._watcher = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", "-c", WATCHER, str(PATIENCE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             self.stop()
         finally:
+            self._dismiss_watcher()
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
-    def start(self, arguments: Sequence[str]) -> Worker:
-        """A new worker on the first free share."""
+    def start(self, arguments: Sequence[str], secrets: Mapping[str, str] | None = None) -> Worker:
+        """A new worker on the first free share; the secrets are variables of its environment alone."""
         busy = self.running()
         place = next(place for place in range(len(self.shares)) if self._workers.get(place) not in busy)
-        self._workers[place] = Worker(arguments, self.shares[place])
-        return self._workers[place]
+        if place in self._workers:
+            self._tell(f"-{self._workers[place].group}")
+        worker = self._workers[place] = Worker(arguments, self.shares[place], secrets)
+        self._tell(f"+{worker.group}")
+        return worker
 
     def has_room(self) -> bool:
         """Whether a share is free."""
@@ -267,19 +372,30 @@ class WorkerPool:
         return [worker for worker in self._workers.values() if worker.is_running()]
 
     def stop(self, patience: float = PATIENCE) -> None:
-        """Ends every worker: by SIGINT, or SIGTERM later, or SIGKILL at the very end.
-
-        One more Ctrl-C while they are waited for kills them at once.
-        """
+        """Ends every worker: by SIGINT, or SIGKILL at the end, as one more Ctrl-C does at once."""
         before = self.interrupts
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._send(number)
-            until = time.monotonic() + patience
-            while self.running() and self.interrupts == before and time.monotonic() < until:
-                time.sleep(PAUSE)
+        self._send(signal.SIGINT)
+        until = time.monotonic() + patience
+        while self.running() and self.interrupts == before and time.monotonic() < until:
+            time.sleep(PAUSE)
         self._send(signal.SIGKILL)
         for worker in self._workers.values():
             worker.wait()
+            worker.is_running()  # ends what it has left
+
+    def _tell(self, line: str) -> None:
+        """Tells the watcher of a group of processes that there is, or is no more."""
+        if self._watcher is not None and self._watcher.stdin is not None:
+            with suppress(OSError):  # someone has killed it
+                self._watcher.stdin.write(f"{line}\n")
+                self._watcher.stdin.flush()
+
+    def _dismiss_watcher(self) -> None:
+        for worker in self._workers.values():
+            self._tell(f"-{worker.group}")
+        if self._watcher is not None:
+            with suppress(OSError):
+                self._watcher.communicate()
 
     def _send(self, number: int) -> None:
         for worker in self.running():

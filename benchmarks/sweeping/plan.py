@@ -17,7 +17,7 @@ from typing import Any
 from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.workspace import regular_file
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.registry import find_method, method_names
+from whalebench.methods.registry import find_method, method_names, unloadable
 
 ALL = "all"
 """Stands for every installed method, recipes at the scale of a laptop."""
@@ -118,11 +118,12 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tuple[Contestant, ...]:
     """The contestants of these names with these settings; `all` becomes every installed method.
 
-    Of `all`, recipes are at their small scale unless the settings say another.
+    Of `all`, recipes are at their small scale unless the settings say another, and methods that cannot be
+    loaded are left out.
     """
     contestants = []
     for method in methods:
-        for name in method_names() if method == ALL else (method,):
+        for name in sorted(set(method_names()) - unloadable().keys()) if method == ALL else (method,):
             is_small = method == ALL and issubclass(find_method(name).Config, RecipeConfig)
             contestants.append(Contestant(name, (*(["scale=small"] if is_small else ()), *settings)))
     return tuple(contestants)

@@ -20,7 +20,14 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    atomic_text,
+    differs_from_digest,
+    is_run_locked,
+    parse_json,
+    with_digest,
+)
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, run_name
@@ -65,10 +72,10 @@ class FailureLog:
     def read(self, run: str) -> tuple[CellStatus, str] | None:
         """What the last try of the run came to, failed or missing, and why; None where nothing is known."""
         try:
-            facts = json.loads(self._file(run).read_text(encoding="utf-8"))
+            facts = parse_json(self._file(run).read_bytes())
         except (OSError, ValueError):  # none, or one that cannot be read: then the run is simply tried again
             return None
-        if not isinstance(facts, dict) or not facts.get("reason"):
+        if not isinstance(facts, dict) or not facts.get("reason") or differs_from_digest(facts):
             return None
         return "missing" if facts.get("status") == "missing" else "failed", str(facts["reason"])
 
@@ -77,7 +84,8 @@ class FailureLog:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"run": cell.run, "status": cell.status} | cell.facts()
         facts |= {"reason": cell.reason, "exit_code": exit_code, "created": now}
-        atomic_text(self._file(cell.run), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(with_digest(facts), indent=2, ensure_ascii=False)
+        atomic_text(self._file(cell.run), text + "\n")
 
     def forget(self, run: str) -> None:
         """Removes what is kept of the run."""
@@ -153,15 +161,17 @@ class Sweep:
         shares: Sequence[workers.Share],
         workspace: Workspace,
         show: Callable[[SweepState], None],
+        limit: float | None = None,
     ) -> None:
+        """Each run may take so many seconds, if there is a limit."""
         self.cells, self.seconds, self.stopped = cells, 0.0, False
-        self._workspace, self._show = workspace, show
+        self._workspace, self._show, self._limit = workspace, show, limit
         self._failures, self._pool = FailureLog(workspace), workers.WorkerPool(shares)
         self._running: dict[str, tuple[Cell, workers.Worker]] = {}
         """By the name of the run."""
 
     def run(self, *, retry: bool = False) -> None:
-        """Runs each waiting cell, failed ones too with retry, until Ctrl-C or SIGTERM.
+        """Runs each waiting cell, failed ones too with retry, until Ctrl-C, SIGTERM or SIGHUP.
 
         Then `stopped` is true, and what its processes had finished is kept.
         """
@@ -197,6 +207,8 @@ class Sweep:
         """Closes cells whose process has ended, starts waiting ones, and says whether any is running."""
         for cell, worker in list(self._running.values()):
             cell.activity, cell.seconds = worker.activity, worker.seconds()
+            if self._limit is not None and worker.is_running() and cell.seconds > self._limit:
+                worker.end(workers.over_limit(cell.request.method, cell.run, self._limit, self._workspace))
             if not worker.is_running():
                 del self._running[cell.run]
                 self._close(cell, worker)

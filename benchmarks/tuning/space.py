@@ -11,6 +11,7 @@ import numpy as np
 from pydantic.fields import FieldInfo
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.running.workers import UNITS, duration_words
 from whalebench.methods.method import Choice, FieldValue, Method, Search
 from whalebench.methods.registry import configure, fields_of
 
@@ -25,8 +26,6 @@ MOST = 1e12
 """Of hours, photos or millions of them no budget has so many."""
 TRIALS = 20
 """The budget where none is given."""
-HOUR = 3600.0
-UNITS = {"h": HOUR, "min": 60.0, "m": 60.0, "s": 1.0}
 THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
 RANDOM_TRIALS = 8
 """Trials, the defaults among them, before the sampler goes by what they scored."""
@@ -126,7 +125,7 @@ class Budget:
         ('20 trials, 2 h', '500,000 photos')
         """
         limits = [] if self.trials is None else [f"{self.trials} trial{'s' if self.trials > 1 else ''}"]
-        limits += [] if self.seconds is None else [_duration(self.seconds)]
+        limits += [] if self.seconds is None else [duration_words(self.seconds)]
         limits += [] if self.photos is None else [f"{self.photos:,} photos"]
         return ", ".join(limits)
 
@@ -163,12 +162,6 @@ def read_budget(trials: int | None, text: str | None) -> Budget:
     if unit in UNITS:
         return Budget(trials, seconds=amount * UNITS[unit])
     return Budget(trials, photos=max(1, round(amount * THOUSANDS[unit])))
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= HOUR:
-        return f"{seconds / HOUR:g} h"
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
 
 
 def build_sampler(seed: int, trials: int, worker: int = 0) -> BaseSampler:

@@ -8,33 +8,38 @@ this machine is looked up; of one elsewhere all there is to go by is how long it
 
 from __future__ import annotations
 
+import json
 import os
-import platform
-import re
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
-from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.workspace import file_lock, regular_file
+from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.machine import place_of_processes, start_time
+from whalebench.benchmarks.core.workspace import NO_ROOM, digest_text, file_lock, regular_file
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
+    from sqlalchemy.engine import URL
 
 FACTS = "facts"
 """The name of the study's attribute that says what it tunes."""
 LEASE, LOST, ORIGIN = "lease", "lost", "origin"
 """Names of a trial's attributes: who is at work on it, why its worker gave it up, and why it was queued."""
+DIGEST = "digest"
+"""And the digest of what was tried and what came of it, when it ended; trials of older versions have none."""
 SETTINGS, REASON, SECONDS, PHOTOS = "settings", "reason", "seconds", "photos"
 """And what came of it: what to type after --set to repeat it, why it failed, what it cost."""
 DEFAULTS = "the defaults"
@@ -132,14 +137,14 @@ class StudyHandle:
 
     study: Study
     storage: BaseStorage
-    url: str
+    url: str = field(repr=False)
     lock: Path | None
     """Of a study in a file on this machine: by it workers exclude each other. None where they need not."""
 
     @property
     def shown_url(self) -> str:
         """The URL without its password."""
-        return _without_password(self.url)
+        return shown_url(self.url)
 
     def exclusive(self) -> AbstractContextManager[None]:
         """A block that one worker at a time is in, where the study is in a file on this machine.
@@ -152,10 +157,31 @@ class StudyHandle:
     def summary(self) -> TrialSummary:
         """What has become of the trials so far."""
         groups: dict[str, list[FrozenTrial]] = {"ended": [], "running": [], "waiting": []}
-        for trial in self.study.get_trials(deepcopy=False):  # in order of their numbers
+        for trial in self._trials():  # in order of their numbers
             if not (trial.state.name == "FAIL" and trial.user_attrs.get(LOST)):
                 groups["ended" if trial.state.is_finished() else trial.state.name.lower()].append(trial)
         return TrialSummary(**{name: tuple(trials) for name, trials in groups.items()})
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials; raises WhalebenchError where they cannot be read, or one is not what was written."""
+        try:
+            trials = self.study.get_trials(deepcopy=False)
+        except Exception as error:  # every database has its own errors
+            raise _unreadable(self.url, error) from error
+        for trial in trials:
+            digest = trial.user_attrs.get(DIGEST)
+            if digest and digest != trial_digest(trial, trial.values, trial.state.name):
+                raise WhalebenchError(
+                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so "
+                    f"it is not what was written: restore {self.shown_url}, or begin another with --study."
+                )
+        return trials
+
+    def sign(self, trial: Trial, value: float | None, state: TrialState) -> None:
+        """Leaves the digest of a trial that is about to be told to have ended so."""
+        stored = self.storage.get_trial(trial._trial_id)
+        values = None if value is None else [value]
+        trial.set_user_attr(DIGEST, trial_digest(stored, values, state.name))
 
     def enqueue_defaults(self, space: Space) -> None:
         """Queues the values before tuning, unless they were; those of an abandoned trial are queued again."""
@@ -214,18 +240,40 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     except WhalebenchError:
         raise
     except Exception as error:  # every database has its own errors
-        first = str(error).partition("\n")[0]
-        raise WhalebenchError(
-            f"storage {_without_password(url)} cannot be opened ({first}): give sqlite:///FILE, journal:FILE "
-            f"or the URL of a database whose driver is installed."
-        ) from error
+        raise _unreadable(url, error) from error
     for key, value in facts.items():
         if stored.get(key) != value:
             raise WhalebenchError(
-                f"study {name} was begun with another {key} ({stored.get(key)}, not {value}): give --study "
+                f"study {name} was begun with another {key} ({one_line(stored.get(key), 60)}, not "
+                f"{one_line(value, 60)}): give --study "
                 f"another name."
             )
     return handle
+
+
+def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str) -> str:
+    """The digest of a trial that ended so: what was tried, and all it came to."""
+    kept = {name: value for name, value in trial.user_attrs.items() if name not in (LEASE, DIGEST, LOST)}
+    steps = sorted(trial.intermediate_values.items())
+    said = [trial.number, state, values, steps, trial.params, kept]
+    return digest_text(json.dumps(said, sort_keys=True))
+
+
+def _unreadable(url: str, error: Exception) -> WhalebenchError:
+    reason = one_line(without_secrets(str(error).partition("\n")[0], url), 80)
+    return WhalebenchError(
+        f"storage {shown_url(url)} cannot be opened ({reason}): give sqlite:///FILE, journal:FILE or the URL "
+        f"of a database whose driver is installed, or restore the file."
+    )
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Raises ValueError for a file of SQLite whose tables and indices do not agree."""
+    if file.exists() and file.stat().st_size:
+        with closing(sqlite3.connect(regular_file(file), timeout=TIMEOUT)) as database:
+            ((found,), *_) = database.execute("PRAGMA integrity_check").fetchall()
+        if found != "ok":
+            raise ValueError(f"it is damaged: {found}")
 
 
 def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
@@ -234,6 +282,8 @@ def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
 
     lock = _lock_file(url)
     with file_lock(lock) if lock else nullcontext():
+        if lock:
+            _refuse_damaged(Path(url.removeprefix(SQLITE)))
         storage = _open_storage(url)
         study = optuna.create_study(
             storage=storage,
@@ -246,8 +296,52 @@ def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
     return StudyHandle(study, storage, url, lock)
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", url)
+def shown_url(url: str) -> str:
+    """A storage's URL as anybody may see it: without password and query, and of what is no URL its scheme.
+
+    >>> shown_url("postgresql://ann:secret@host/db?password=secret"), shown_url("mysql://ann:se@cret@host/db")
+    ('postgresql://ann:***@host/db?...', 'mysql:...')
+    """
+    if url.startswith((SQLITE, JOURNAL)):
+        address, query = url.partition("?")[::2]
+    elif parsed := _parsed(url):
+        address, query = parsed.set(query={}).render_as_string(hide_password=True), str(parsed.query or "")
+    else:
+        scheme, colon, _ = url.partition(":")
+        address, query = f"{scheme}{colon and ':...'}", ""
+    return one_line(f"{address}{query and '?...'}", 100)
+
+
+def without_secrets(text: str, url: str) -> str:
+    """A text of a library, which may quote the URL or what is secret in it.
+
+    >>> without_secrets("no secret for ann in x://ann:secret@host/db", "x://ann:secret@host/db")
+    'no *** for ann in x://ann:***@host/db'
+    """
+    text = text.replace(url, shown_url(url))
+    if (parsed := _parsed(url)) is None:
+        return text
+    values = (value if isinstance(value, tuple) else (value,) for value in parsed.query.values())
+    secrets = [*([str(parsed.password)] if parsed.password else []), *chain.from_iterable(values)]
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        for written in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(written, "***")
+    return text
+
+
+def _parsed(url: str) -> URL | None:
+    """The parts of a database's URL; None for what is none, or would not be read as it was meant.
+
+    An @ in a password ends it for most, and the rest would be the name of a host, which is shown.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    return None if "@" in f"{parsed.host}{parsed.database}" else parsed
 
 
 def _lock_file(url: str) -> Path | None:
@@ -257,12 +351,13 @@ def _lock_file(url: str) -> Path | None:
     file = Path(url.removeprefix(SQLITE))
     if not url.startswith(SQLITE) or file.name in ("", ":memory:"):
         raise WhalebenchError(
-            f"storage {url} is no file to keep a study in: give sqlite:///FILE, with three slashes."
+            f"storage {shown_url(url)} is no file to keep a study in: give sqlite:///FILE, with three "
+            f"slashes."
         )
     if refused := sorted(set("?#{}") & set(url)):
         raise WhalebenchError(
-            f"storage {url} cannot be a database's URL: leave {' '.join(refused)} out of it, with --study, "
-            f"--storage, or --workspace."
+            f"storage {shown_url(url)} cannot be a database's URL: leave {' '.join(refused)} out of it, with "
+            f"--study, --storage, or --workspace."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     return file.with_name(f"{file.name}.lock")
@@ -281,17 +376,45 @@ def _open_storage(url: str) -> BaseStorage:
         return storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
     if "://" not in url:
         raise WhalebenchError(
-            f"storage {url} is no place for a study: give sqlite:///FILE, journal:FILE or a database's URL."
+            f"storage {shown_url(url)} is no place for a study: give sqlite:///FILE, journal:FILE or a "
+            f"database's URL."
+        )
+    if not url.startswith(SQLITE) and _parsed(url) is None:
+        raise WhalebenchError(
+            f"storage {shown_url(url)} cannot be read as a URL: in a user's name and password write @ : / "
+            f"and ? as %40 %3A %2F and %3F."
         )
     # Without Optuna's heartbeat: a trial's lease does its work.
     in_file = {"connect_args": {"timeout": TIMEOUT}}
     return storages.RDBStorage(url, in_file if url.startswith(SQLITE) else {"pool_pre_ping": True})
 
 
+@contextmanager
+def refuse_unwritable_study(name: str) -> Iterator[None]:
+    """A block that writes to a study; RunFailedError where its storage takes no more, as on a full disk."""
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except (StorageInternalError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        cause = one_line(error.__cause__ or error, 120)
+        raise RunFailedError(
+            f"study {name} cannot be written ({cause}): free some space, then give the same command again; "
+            f"trials that have ended are kept."
+        ) from error
+
+
 def new_lease() -> dict[str, Any]:
     """What this process leaves on its trial: until when it is to be believed alive, and how to look it up."""
     pid = os.getpid()
-    return {"until": time.time() + LEASE_SECONDS, "place": _place(), "pid": pid, "born": _start_time(pid)}
+    return {
+        "until": time.time() + LEASE_SECONDS,
+        "place": place_of_processes(),
+        "pid": pid,
+        "born": start_time(pid),
+    }
 
 
 def is_stale(lease: Mapping[str, Any] | None, began: float, *, exclusive: bool = False) -> bool:
@@ -302,8 +425,8 @@ def is_stale(lease: Mapping[str, Any] | None, began: float, *, exclusive: bool =
     """
     if lease is None:
         return exclusive or time.time() - began > LEASE_SECONDS
-    if lease["place"] == _place() and lease["born"]:
-        return bool(_start_time(lease["pid"]) != lease["born"])
+    if lease["place"] == place_of_processes() and lease["born"]:
+        return bool(start_time(lease["pid"]) != lease["born"])
     return bool(time.time() > lease["until"])
 
 
@@ -328,24 +451,3 @@ def heartbeat(renew: Callable[[dict[str, Any]], None], interval: float = HEARTBE
     finally:
         ended.set()
         thread.join()
-
-
-@cache
-def _place() -> str:
-    """This machine, its start, and the space its process numbers are from: what makes those comparable."""
-    parts = [platform.node()]
-    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        path = Path(file)
-        with suppress(OSError):
-            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text().strip())
-    return " ".join(parts)
-
-
-def _start_time(pid: int) -> str:
-    """When the process of that number began, in ticks; empty where there is none, or no telling."""
-    try:
-        # The name in brackets may hold anything, so count from behind it; the 20th word from there (proc(5)).
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if words[0] in ("Z", "X") else words[19]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whalebench import CONTROLS, RunFailedError, WhalebenchError, __version__, one_line
-from whalebench.benchmarks.core.machine import choose_device, cores
+from whalebench.benchmarks.core.machine import STORAGE, choose_device, cores
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.workspace import Workspace, digest_text
@@ -30,7 +30,7 @@ from whalebench.benchmarks.tuning.space import Budget, Space, build_pruner, buil
 from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
 from whalebench.methods.parts.networks.weights import weight_files
 from whalebench.methods.parts.pipeline import build_method
-from whalebench.methods.registry import configure, find_method
+from whalebench.methods.registry import blamed, configure, find_method, named
 
 if TYPE_CHECKING:
     import torch
@@ -58,21 +58,24 @@ class TuneRequest:
     run: runner.RunRequest
     """The method before tuning; its settings are fixed."""
     budget: Budget
-    storage: str | None = None
-    """A database's URL, or journal:FILE; a file in the workspace unless given."""
+    storage: str | None = field(default=None, repr=False)
+    """A database's URL, or journal:FILE; a file in the workspace unless given. It may hold a password."""
     study: str | None = None
     """Its name; made of the request unless given."""
     jobs: int = 1
     """Workers on this machine."""
 
-    def arguments(self, study: str, storage: str, workspace: Workspace) -> list[str]:
-        """The arguments of the command line of one of several workers on the study."""
+    def arguments(self, study: str, workspace: Workspace) -> list[str]:
+        """The arguments of the command line of one of several workers on the study.
+
+        Its storage is told in the environment: everybody on the machine sees arguments.
+        """
         budget = self.budget
         arguments = workers.command_arguments("tune", self.run, workspace)
         arguments += [] if budget.trials is None else ["--trials", str(budget.trials)]
         arguments += [] if budget.seconds is None else ["--budget", f"{budget.seconds!r}s"]
         arguments += [] if budget.photos is None else ["--budget", str(budget.photos)]
-        return [*arguments, "--storage", storage, "--study", study]
+        return [*arguments, "--study", study]
 
 
 class TuningInterrupted(KeyboardInterrupt):
@@ -103,8 +106,8 @@ class Tuner:
         name = request.study or f"{run.method}-{run.benchmark}-fold{run.fold}-seed{run.seed}-{digest}"
         if "/" in name or name.startswith(".") or len(name) > LETTERS or CONTROLS.search(name):
             raise WhalebenchError(
-                f"--study {one_line(name, 60)} cannot be a file's name: leave out slashes, controls and a "
-                f"leading dot, and use {LETTERS} letters at most."
+                f"--study {one_line(name, 60)} cannot be a file's name: leave out slashes, controls "
+                f"and a leading dot, and use {LETTERS} letters at most."
             )
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         self.handle = study.open_study(url, name, facts, build_pruner(getattr(config, "epochs", 0)))
@@ -112,7 +115,8 @@ class Tuner:
 
     def work(self, number: int) -> None:
         """Works as one of several workers on the study until its budget is spent."""
-        run_trials(self.context, self.handle, self._progress, worker=number, stopped=workers.is_orphan)
+        with study.refuse_unwritable_study(self.handle.study.study_name):
+            run_trials(self.context, self.handle, self._progress, worker=number)
 
     def tune(self) -> Tuned:
         """The tuned method beside its defaults, each scored on test once; a study that was stopped goes on.
@@ -120,11 +124,12 @@ class Tuner:
         Raises RunFailedError where no trial came to an end, and TuningInterrupted after Ctrl-C.
         """
         try:
-            if self._request.jobs == 1:
-                run_trials(self.context, self.handle, self._progress)
-            else:
-                self._run_workers()
-            return self._finish()
+            with study.refuse_unwritable_study(self.handle.study.study_name):
+                if self._request.jobs == 1:
+                    run_trials(self.context, self.handle, self._progress)
+                else:
+                    self._run_workers()
+                return self._finish()
         except KeyboardInterrupt as error:
             ended = len(self.handle.summary().ended)
             raise TuningInterrupted(
@@ -160,10 +165,13 @@ class Tuner:
         with handle.exclusive():
             handle.enqueue_defaults(self.context.space)
         self._progress.stage(f"Trials by {request.jobs} workers")
-        arguments = request.arguments(handle.study.study_name, handle.url, self._workspace)
+        arguments = request.arguments(handle.study.study_name, self._workspace)
         shares = workers.share_machine(request.jobs, self.context.device, request.run.device)
         with workers.WorkerPool(shares) as pool:
-            started = [pool.start([*arguments, "--worker", str(number)]) for number in range(request.jobs)]
+            started = [
+                pool.start([*arguments, "--worker", str(number)], {STORAGE: handle.url})
+                for number in range(request.jobs)
+            ]
             while pool.running() and not pool.interrupts:
                 spent = handle.summary().spent
                 if budget.trials is not None:
@@ -271,12 +279,11 @@ def run_trials(
     progress: Progress,
     *,
     worker: int = 0,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> TrialSummary:
     """Runs trials until the budget is spent and no other worker is at one, and says what became of them.
 
     Trials whose worker was killed are done again. Raises WhalebenchError where the method cannot be run at
-    all: for what keeps the defaults from being tried. Stopped, it returns after the trial it is at.
+    all: for what keeps the defaults from being tried.
     """
     announced: set[int] = set()
     while True:
@@ -286,7 +293,7 @@ def run_trials(
             handle.enqueue_defaults(context.space)
             trials = handle.summary()
             is_over = context.budget.is_spent(trials.spent)
-            if stopped() or (is_over and not trials.running):
+            if is_over and not trials.running:
                 return trials
             if not is_over and not _is_allotted(context.budget, trials):
                 trial = _begin(context, handle, len(trials.ended) + len(trials.running), worker)
@@ -341,6 +348,7 @@ class TrialRunner:
             self._attributes[study.SECONDS] = round(time.perf_counter() - started, 2)
             for name, attribute in self._attributes.items():
                 self._trial.set_user_attr(name, attribute)
+            self._handle.sign(self._trial, value, state)
             self._handle.study.tell(self._trial, value, state)
         except UpdateFinishedTrialError:
             return
@@ -362,9 +370,10 @@ class TrialRunner:
             raise
         except Exception as error:
             if not self._settings and not isinstance(error, RunFailedError):
-                raise
-            name = "" if isinstance(error, WhalebenchError) else f"{type(error).__name__}: "
-            self._attributes[study.REASON] = f"{name}{error}"
+                with blamed(self._context.method.name):
+                    raise
+            is_said = isinstance(error, WhalebenchError)
+            self._attributes[study.REASON] = one_line(error, 300) if is_said else named(error)
             return None, TrialState.FAIL
 
     def _score(self, progress: Progress) -> float:

@@ -6,14 +6,15 @@ Crop and schedule are fields of every method that trains a network to tell indiv
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from whalebench import RunFailedError
+from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import (
@@ -37,8 +38,10 @@ from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
-from whalebench.methods.registry import find_method
+from whalebench.methods.registry import find_method, guest
 
+P = ParamSpec("P")
+R = TypeVar("R")
 CropName = Literal["none", "box", "mask", "aligned", "window"]
 FINDERS: dict[str, tuple[str, Callable[[Any], Finder]]] = {
     "box": ("localizer", Localizer),
@@ -197,7 +200,26 @@ BEST = "best_cycle"
 
 def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
     """The method of that name or class as a run trains it, behind its crop and in its cycles."""
-    return Pipeline(find_method(method) if isinstance(method, str) else method, config)
+    kind = find_method(method) if isinstance(method, str) else method
+    with guest(kind.name):
+        return Pipeline(kind, config)
+
+
+def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:
+    """The verb, with the method at work in it as a guest: here alone is it called."""
+
+    @wraps(verb)
+    def call(self: Pipeline, *args: P.args, **kwargs: P.kwargs) -> R:
+        with guest(self.name):
+            return verb(self, *args, **kwargs)
+
+    return call
+
+
+def _is_size(size: object) -> bool:
+    """Whether it is a pair of whole numbers above 0."""
+    is_pair = isinstance(size, tuple | list) and len(size) == 2
+    return is_pair and all(type(side) is int and side > 0 for side in size)
 
 
 class Pipeline(Restorable):
@@ -231,17 +253,27 @@ class Pipeline(Restorable):
         """Whether a photo's score depends on other test photos."""
         return self.cycles[0].transductive
 
+    @hosted
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that the crop or else the method cannot do without; empty where it fits."""
         missing = self.crop.missing(train, queries) if self.crop else ""
-        return missing or self.cycles[0].missing_requirement(train, queries)
+        missing = missing or self.cycles[0].missing_requirement(train, queries)
+        if not isinstance(missing, str):
+            raise self._wrong("missing_requirement", missing, "a text, empty where nothing is missing, is")
+        return missing
 
+    @hosted
     def sizes(self) -> tuple[Size, ...]:
         """The photo sizes (height, width) it will ask for; a crop cuts windows of any size."""
         if self.crop:
             return self.crop.sizes()
-        return tuple(dict.fromkeys(size for method in self.cycles for size in method.sizes()))
+        given = [method.sizes() for method in self.cycles]
+        for sizes in given:
+            if not isinstance(sizes, tuple | list) or not all(map(_is_size, sizes)):
+                raise self._wrong("sizes", sizes, "pairs of height and width in pixels are")
+        return tuple(dict.fromkeys((size[0], size[1]) for sizes in given for size in sizes))
 
+    @hosted
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The crop learns from train, then the method from what it is shown; both choose on valid."""
         if self.crop:
@@ -251,11 +283,13 @@ class Pipeline(Restorable):
         else:
             self._learn_in_cycles(train, valid, harness)
 
+    @hosted
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
         """The method goes on to learn from the bare test photos, as it is shown them."""
         for method in self.cycles:
             method.adapt(self._shown(unlabelled), harness)
 
+    @hosted
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Scores (photos, identities); of several cycles put together as the schedule says."""
         shown = self._shown(photos)
@@ -266,6 +300,7 @@ class Pipeline(Restorable):
         scores = [method.score(shown) for method in self.cycles]
         return voted(scores) if self.joined == "votes" else average_scores(scores)
 
+    @hosted
     def variants(self, photos: Photos) -> dict[str, NDArray[np.float32]]:
         """The method's other scores; of several cycles, those of the best on valid and of the last."""
         shown = self._shown(photos)
@@ -274,6 +309,7 @@ class Pipeline(Restorable):
         alone = {"best cycle": self.cycles[self.best], "last cycle": self.cycles[-1]}
         return {name: method.score(shown) for name, method in alone.items()}
 
+    @hosted
     def embed(self, photos: Photos) -> NDArray[np.float32] | None:
         """Embeddings (photos, dimensions); of several cycles their mean if it scores, else side by side."""
         shown = self._shown(photos)
@@ -284,6 +320,7 @@ class Pipeline(Restorable):
         every = [embedded for method in self.cycles if (embedded := method.embed(shown)) is not None]
         return side_by_side(every) if every else None
 
+    @hosted
     def locate(self, photos: Photos) -> Located | None:
         """Where the crop, or else the method in its best cycle, says the animals are; None if it does not."""
         return self.crop.locate(photos) if self.crop else self.cycles[self.best].locate(photos)
@@ -297,6 +334,9 @@ class Pipeline(Restorable):
         joined = {} if self.gallery is None else {"": self.gallery}
         return {**finder, **cycles, BEST: attribute(self, "best"), **joined}
 
+    weights = hosted(Restorable.weights)
+    restore = hosted(Restorable.restore)
+
     def rebuild(self, identities: int, device: torch.device) -> None:
         """Has the crop forget what it saw, and its finder look on the device."""
         if self.crop:
@@ -304,6 +344,10 @@ class Pipeline(Restorable):
             self.crop.finder.device = device
         if self.gallery is not None:
             self.gallery.identities = identities
+
+    def _wrong(self, verb: str, given: object, due: str) -> RunFailedError:
+        shown = one_line(repr(given), 60)
+        return RunFailedError(f"{self.name} gave {shown} by {verb}(), where {due} due: mend the method.")
 
     def _shown(self, photos: Photos) -> Photos:
         """The photos as the method sees them."""
