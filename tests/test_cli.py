@@ -311,14 +311,24 @@ def test_mistakes_are_answered_with_a_sentence(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["runn"], ["run"], ["run", "arcface", "--fold", "x"], ["report", "--what"]]
+    ("arguments", "command"),
+    [
+        (["runn"], "whalebench"),
+        (["run"], "whalebench run"),
+        (["run", "arcface", "--fold", "x"], "whalebench run"),
+        (["report", "--what"], "whalebench report"),
+    ],
 )
-def test_wrong_use_ends_with_2(arguments: list[str], cli: Cli) -> None:
-    answer = cli(*arguments)
-    assert answer.code == 2
-    assert answer.out == ""
-    assert "Usage" in answer.err
-    assert "Traceback" not in answer.err
+def test_wrong_use_ends_with_2_and_says_where_help_is(arguments: list[str], command: str, cli: Cli) -> None:
+    assert sentence(cli(*arguments)).endswith(f" See `{command} --help`.")
+
+
+def test_nothing_typed_shows_the_help(cli: Cli) -> None:
+    for arguments, word in (([], "sweep"), (["data"], "import")):
+        answer = cli(*arguments)
+        assert answer.code == 2
+        assert word in answer.out
+        assert answer.err == ""
 
 
 def test_a_workspace_that_is_no_folder_is_refused(tmp_path: Path, cli: Cli) -> None:

@@ -279,7 +279,7 @@ def test_groups_are_read_as_published_and_as_a_table(tmp_path: Path) -> None:
         bad.write_text(text)
         with pytest.raises(WhalebenchError, match=said):
             read_groups(bad)
-    with pytest.raises(WhalebenchError, match="cannot be read"):
+    with pytest.raises(WhalebenchError, match="does not exist"):
         read_groups(tmp_path / "absent.csv")
 
 

@@ -321,7 +321,7 @@ def _content_digest(image: Image.Image) -> str:
 
 def _inspect(path: Path) -> PhotoFacts | str:
     try:
-        stamp = take_stamp(path)  # before reading, so that a later change cannot go unnoticed
+        stamp = take_stamp(regular_file(path))  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
             return "the file is empty"
         with open_photo(path) as image:

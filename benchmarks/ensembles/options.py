@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.workspace import regular_file
 
 Rule = Literal[
     "mean",
@@ -25,8 +24,6 @@ RULES: tuple[str, ...] = get_args(Rule)
 """What may be typed after --rule."""
 HOURS = 2.0
 """Longest that local matches may be estimated to take unless told otherwise."""
-MAX_BYTES = 100_000_000
-"""The largest file of groups that is read: several million names."""
 Groups = tuple[tuple[str, ...], ...]
 """Names of individuals that are one animal."""
 TAKERS = {
@@ -86,26 +83,19 @@ def read_groups(file: Path) -> Groups:
     `SubId` holds names with spaces between them, as in Humpback 2019's published list. Raises WhalebenchError
     for a file that cannot be read, without these columns, or that puts one name into two groups.
     """
-    import pandas as pd
+    from whalebench.benchmarks.importing.tables import read_table
 
-    try:
-        size = regular_file(file).stat().st_size
-        if size > MAX_BYTES:
-            raise WhalebenchError(
-                f"{file} has {size:,} bytes, and {MAX_BYTES:,} are the most: leave out what is in no group."
-            )
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise WhalebenchError(
-            f"{file} cannot be read ({one_line(error)}): give a CSV of duplicate groups."
-        ) from error
-    if "SubId" in table:
-        groups = [tuple(sorted(set(names.split()))) for names in table["SubId"]]
-    elif {"identity", "group"} <= set(table):
-        grouped = table[table["group"].str.strip() != ""].groupby("group")
-        groups = [tuple(sorted(set(part["identity"]))) for _, part in grouped]
+    table = read_table(file, ("SubId", "identity", "group"))
+    if "SubId" in table.columns:
+        groups = [tuple(sorted(set(row["SubId"].split()))) for row in table.rows]
+    elif {"identity", "group"} <= set(table.columns):
+        members: dict[str, set[str]] = defaultdict(set)
+        for row in table.rows:
+            if row["group"]:
+                members[row["group"]].add(row["identity"])
+        groups = [tuple(sorted(names)) for names in members.values()]
     else:
-        columns = one_line(", ".join(map(str, table)), 80)
+        columns = one_line(", ".join(table.columns), 80)
         raise WhalebenchError(
             f"{file} has the columns {columns}: give `SubId` with names in a row, or `identity` and `group`."
         )

@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -41,7 +41,7 @@ SHOWN = 20
 """How many problems of a table one error lists."""
 ROWS, COLUMNS, CELLS, BYTES = 2_000_000, 10_000, 100_000_000, 4 * 2**30
 """The most that one table may have; CELLS are those of columns that are read. A million photos take about
-1 GB of memory while they are read."""
+1.5 GB of memory while they are read."""
 LONGEST = 60
 """Letters of a value that are shown."""
 LETTERS = 4_096
@@ -66,19 +66,20 @@ class TextTable:
     """Where each row stands in the file, such as "line 3"."""
 
 
-def read_table(file: Path) -> TextTable:
+def read_table(file: Path, names: Collection[str] = ()) -> TextTable:
     """The rows of a .csv, .tsv or .parquet file as texts without surrounding blanks.
 
-    Only columns that are read are in them. A missing number of a .parquet file becomes "", like an empty cell
-    of a .csv file. Raises WhalebenchError for what is no such file, and for one that is larger than ROWS,
-    COLUMNS, CELLS or BYTES, before it is read where the file says so itself.
+    Only columns that are read are in them: those of the names, or else the catalog's. A missing number of a
+    .parquet file becomes "", like an empty cell of a .csv file. Raises WhalebenchError for what is no such
+    file, and for one that is larger than ROWS, COLUMNS, CELLS or BYTES, before it is read where the file says
+    so itself.
     """
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".tsv", ".parquet"):
         raise WhalebenchError(f"{file} is no table that can be read; give a .csv, .tsv or .parquet file.")
     try:
         _bound(file, regular_file(file).stat().st_size, BYTES, "bytes")
-        table = _read_parquet(file) if suffix == ".parquet" else _read_text(file)
+        table = (_read_parquet if suffix == ".parquet" else _read_text)(file, names)
     except FileNotFoundError as error:
         raise WhalebenchError(f"The table {file} does not exist; check its path.") from error
     except OSError as error:
@@ -97,7 +98,7 @@ def _bound(file: Path, number: int, limit: int, what: str) -> None:
         )
 
 
-def _read_columns(columns: tuple[str, ...], file: Path) -> dict[str, int]:
+def _read_columns(columns: tuple[str, ...], file: Path, names: Collection[str]) -> dict[str, int]:
     """The columns that are read, each with its place; raises WhalebenchError for names that cannot be."""
     _bound(file, len(columns), COLUMNS, "columns")
     for column, times in Counter(columns).items():
@@ -108,14 +109,14 @@ def _read_columns(columns: tuple[str, ...], file: Path) -> dict[str, int]:
         if times > 1:
             raise WhalebenchError(f"{file} has {times} columns {column!r}; keep one of them.")
     points = (f"{name}_{axis}" for name in landmark_names(columns) for axis in "xy")
-    kept = {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split", *points}
+    kept = set(names) or {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split", *points}
     for column in sorted(kept):
         if CONTROLS.search(column) or len(column) > LETTERS:
             raise WhalebenchError(f"{file} has a column {_shown(column)}, which is no name; rename it.")
     return {column: place for place, column in enumerate(columns) if column in kept}
 
 
-def _read_text(file: Path) -> TextTable:
+def _read_text(file: Path, names: Collection[str]) -> TextTable:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             text = opened.read()
@@ -128,14 +129,14 @@ def _read_text(file: Path) -> TextTable:
     heads = (line.strip("\r\n") for line in io.StringIO(text[:HEADER], newline="") if line.strip())
     first = next(heads, "")
     said = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # as spreadsheets tell each other
-    lines = _lines(text, said[1] if said else _separator(first, file), file)
+    lines = _lines(text, said[1] if said else _separator(first, file, names), file)
     if said:
         next(lines)
     header = next(lines, None)
     if header is None:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
     columns = tuple(header[1][: _last(header[1])])  # spreadsheets leave empty columns at the right
-    kept = _read_columns(columns, file)
+    kept = _read_columns(columns, file, names)
     rows, places = [], []
     for number, cells in lines:
         width = max(len(columns), _last(cells))
@@ -151,15 +152,15 @@ def _read_text(file: Path) -> TextTable:
     return TextTable(columns, tuple(rows), tuple(places))
 
 
-def _separator(header: str, file: Path) -> str:
+def _separator(header: str, file: Path, names: Collection[str]) -> str:
     """That by which the header has most of the columns that are needed, or else most columns.
 
     Spreadsheets write semicolons in countries with a decimal comma, and tabs where they are asked for text.
     """
 
     def columns(separator: str) -> tuple[int, int]:
-        names = header.casefold().split(separator)
-        return len(set(REQUIRED) & {name.strip().strip('"') for name in names}), len(names)
+        cells = [cell.strip().strip('"') for cell in header.casefold().split(separator)]
+        return len({name.casefold() for name in names or REQUIRED} & set(cells)), len(cells)
 
     usual = "\t" if file.suffix.lower() == ".tsv" else ","
     return max((usual, ",", ";", "\t"), key=columns)
@@ -188,15 +189,14 @@ def _lines(text: str, separator: str, file: Path) -> Iterator[tuple[int, list[st
         ) from error
 
 
-def _read_parquet(file: Path) -> TextTable:
+def _read_parquet(file: Path, names: Collection[str]) -> TextTable:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(file) as opened:
-            names = tuple(opened.schema_arrow.names)
-            columns = tuple(name for name in names if not INDEX.fullmatch(name))
-            kept = list(_read_columns(columns, file))
+            columns = tuple(name for name in opened.schema_arrow.names if not INDEX.fullmatch(name))
+            kept = list(_read_columns(columns, file, names))
             strings = [name for name in kept if _is_string(opened.schema_arrow.field(name).type)]
             _bound_parquet(file, opened.metadata, kept)
         # As a dictionary each text is there once, however often it is repeated.

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench import RunFailedError, WhalebenchError, one_line, table_cell, visible
 from whalebench.benchmarks.core import record as records
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.machine import choose_device, cores
@@ -265,7 +265,8 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
-    curve.to_csv(folder / records.CURVE, index=False)
+    stages = [table_cell(visible(str(stage))) for stage in curve["stage"]]  # a method may call them anything
+    curve.assign(stage=stages).to_csv(folder / records.CURVE, index=False)
     records.write_scores(folder, outcome.arrays, outcome.names)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
