@@ -151,6 +151,21 @@ class StudyHandle:
         """
         return file_lock(self.lock) if self.lock else nullcontext()
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """A block in which a storage that does not answer is a failure with a sentence."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError) as error:
+            reason = one_line(without_secrets(str(error.__cause__ or error), self.url), 100)
+            raise RunFailedError(
+                f"storage {self.shown_url} does not answer ({reason}): what has ended is kept there, and the "
+                f"same command goes on."
+            ) from error
+
     def summary(self) -> TrialSummary:
         """What has become of the trials so far."""
         groups: dict[str, list[FrozenTrial]] = {"ended": [], "running": [], "waiting": []}

@@ -112,7 +112,8 @@ class Tuner:
 
     def work(self, number: int) -> None:
         """Works as one of several workers on the study until its budget is spent."""
-        run_trials(self.context, self.handle, self._progress, worker=number)
+        with self.handle.answering():
+            run_trials(self.context, self.handle, self._progress, worker=number)
 
     def tune(self) -> Tuned:
         """The tuned method beside its defaults, each scored on test once; a study that was stopped goes on.
@@ -120,11 +121,12 @@ class Tuner:
         Raises RunFailedError where no trial came to an end, and TuningInterrupted after Ctrl-C.
         """
         try:
-            if self._request.jobs == 1:
-                run_trials(self.context, self.handle, self._progress)
-            else:
-                self._run_workers()
-            return self._finish()
+            with self.handle.answering():
+                if self._request.jobs == 1:
+                    run_trials(self.context, self.handle, self._progress)
+                else:
+                    self._run_workers()
+                return self._finish()
         except KeyboardInterrupt as error:
             ended = len(self.handle.summary().ended)
             raise TuningInterrupted(
