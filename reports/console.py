@@ -159,6 +159,9 @@ def _leave(code: object) -> None:
     def end() -> None:
         threading.main_thread().join()
         time.sleep(PATIENCE)
+        processes = sys.modules.get("multiprocessing")
+        for child in processes.active_children() if processes else ():
+            child.kill()
         os._exit(code if isinstance(code, int) else int(bool(code)))
 
     try:

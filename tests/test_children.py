@@ -19,7 +19,7 @@ from whalebench.benchmarks.core.machine import PARENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.workers import Share, WorkerPool, over_limit, read_duration, run_within
-from whalebench.tests.test_guests import install
+from whalebench.tests.test_guests import install, is_alive
 
 ENDS_WITHIN = 5.0
 """Seconds from the end of what started them to that of the last child."""
@@ -48,19 +48,6 @@ with workers.WorkerPool([workers.Share(1), workers.Share(1)]) as pool:
         time.sleep(0.05)
 """
 """A process with a pool of two workers, as a sweep is one."""
-
-
-def is_alive(process: int) -> bool:
-    """Whether there is such a process that has not ended; a zombie has."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-        return not Path("/proc/self/stat").exists()
-    return state not in "ZX"
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> float:
@@ -104,7 +91,8 @@ def test_no_worker_and_nothing_it_started_works_on(
     process.send_signal(getattr(signal, name))
     taken = wait_for(lambda: not any(map(is_alive, named(folder))), 30)
     assert taken < ENDS_WITHIN
-    process.wait(30)
+    # Whoever can tidies up; one that is killed leaves it to its watcher.
+    assert process.wait(30) == (-signal.SIGKILL if name == "SIGKILL" else 0)
 
 
 def test_what_a_worker_leaves_running_is_ended_with_it(
