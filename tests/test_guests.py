@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from whalebench.methods import registry
 from whalebench.methods.registry import find_method, guest, watch_guests
 
 METHOD = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys, time, warnings
 import numpy as np, torch
 from whalebench.methods.method import Epoch, Located, Method, MethodConfig
 
@@ -49,7 +50,7 @@ class Plugin(Method):
         if act == "shout":
             shout("learn")
         if act == "habits":
-            os.chdir("/"); os.umask(0); torch.set_num_threads(3)
+            os.chdir("/"); os.umask(0); torch.set_num_threads(3); warnings.simplefilter("ignore")
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if act.startswith("raise"):
             exec(act)
@@ -181,7 +182,8 @@ def test_what_a_plug_in_changes_in_the_process_is_put_back(ran: Callable[[str], 
     def habits() -> tuple[object, ...]:
         umask = os.umask(0o22)
         os.umask(umask)
-        return Path.cwd(), umask, torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+        handler = signal.getsignal(signal.SIGTERM)
+        return Path.cwd(), umask, torch.get_num_threads(), handler, list(warnings.filters)
 
     before = habits()
     assert ran("habits").code == 0
