@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check format docs bench golden kills clean
+.PHONY: demo test lint check format docs bench golden faults kills clean
 
 demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
 	$(BIN)/whalebench run arcface --fold 0
@@ -33,8 +33,11 @@ bench: golden  ## how often intervals hold the truth; the numbers of the README 
 golden: .venv/dev  ## does every method still give the bytes it gave? The first time they are noted
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden_runs.py workspace/golden.json
 
+faults: .venv/dev  ## hostile inputs, kills, full disks, races, plug-ins, in miniature; a quarter of an hour
+	$(BIN)/python -m tests.faults
+
 kills: .venv/dev  ## every method that trains, killed thirty times: does it end as if it had not been?
-	$(BIN)/python tests/kills.py --kills 30
+	$(BIN)/python -m tests.faults methods --count 30
 
 $(BIN)/whalebench: pyproject.toml
 	$(PYTHON) -m venv .venv

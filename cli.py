@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer import Argument, Option
 
-from whalebench import WhalebenchError, __version__
+from whalebench import WhalebenchError, __version__, one_line
 from whalebench.benchmarks.core.machine import STORAGE, is_orphan
 from whalebench.benchmarks.ensembles.options import Rule
 from whalebench.reports import commands, console
@@ -47,6 +47,7 @@ MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` li
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
+(UsageError,) = typer.BadParameter.__bases__
 
 
 @app.callback(invoke_without_command=True)
@@ -132,9 +133,9 @@ def methods(
     from whalebench.reports.tables import table_of
 
     if markdown:
-        from whalebench.benchmarks.core.workspace import atomic_text
+        from whalebench.benchmarks.core.outputs import write_output
 
-        atomic_text(markdown, overview.methods_page())
+        write_output(markdown, overview.methods_page())
         return console.show_written(markdown)
     rows = overview.field_rows(name) if name else overview.method_rows()
     return console.show(rows, table_of(rows, overview.fields_title(name) if name else "Methods"), as_json)
@@ -174,7 +175,7 @@ def benchmarks(
         )
     if name:
         return _show_catalog(name, workspace, as_json, sheet)
-    rows = overview.benchmark_rows(open_workspace(workspace))
+    rows = overview.benchmark_rows(open_workspace(workspace, write=False))
     return console.show(rows, table_of(rows, "Benchmarks"), as_json)
 
 
@@ -200,7 +201,15 @@ def data_import(
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         progress.stage("inspect")
-        result = import_csv(path, name, place, missing=missing, dataset=dataset, progress=progress.advance)
+        result = import_csv(
+            path,
+            name,
+            place,
+            missing=missing,
+            dataset=dataset,
+            progress=progress.advance,
+            waits=lambda: progress.stage("wait for benchmark"),
+        )
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]
     document = facts | {"quarantined": quarantined, "notes": notes}
@@ -215,11 +224,17 @@ def data_show(name: NameArgument, as_json: JsonOption = False, workspace: Worksp
 
 @data.command("check")
 def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Verify that catalog, photos and split are still what they were, and list the quarantine."""
+    """Verify that catalog, photos and split are still what they were, and list the quarantine.
+
+    Every photo and mask is decoded again.
+    """
     from whalebench.benchmarks.importing.importer import read_quarantine
+    from whalebench.benchmarks.registry import check_content
     from whalebench.reports.tables import check_report
 
-    benchmark, folder = _load(name, workspace, as_json), open_workspace(workspace).benchmarks / name
+    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
+    with console.progress_shown(quiet=as_json) as progress:
+        check_content(benchmark.catalog, progress)
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
     document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
     console.show(document, check_report(document), as_json)
@@ -241,16 +256,18 @@ def split_make(
     from whalebench.benchmarks.registry import make_split
 
     place = open_workspace(workspace)
-    made = make_split(
-        name,
-        place,
-        protocol=protocol,
-        folds=folds,
-        singles=singles,
-        valid_share=valid_share,
-        seed=seed,
-        duplicates=duplicates,
-    )
+    with console.progress_shown(quiet=as_json) as progress:
+        made = make_split(
+            name,
+            place,
+            protocol=protocol,
+            folds=folds,
+            singles=singles,
+            valid_share=valid_share,
+            seed=seed,
+            duplicates=duplicates,
+            progress=progress,
+        )
     _show_split(name, made, as_json)
 
 
@@ -274,7 +291,7 @@ def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> No
     from whalebench.benchmarks.core.machine import doctor_rows
     from whalebench.reports.tables import table_of
 
-    rows = doctor_rows(open_workspace(workspace).root)
+    rows = doctor_rows(open_workspace(workspace, write=False).root)
     console.show(rows, table_of(rows, "This machine"), as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
@@ -300,7 +317,7 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
-    from whalebench.benchmarks.core.workspace import atomic_text
+    from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.running.workers import read_duration
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
@@ -308,6 +325,8 @@ def sweep(
     from whalebench.reports import many_runs, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
+    if svg:
+        check_output(svg)
     limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = open_workspace(workspace)
@@ -326,7 +345,7 @@ def sweep(
     document = sweeping.document() | many_runs.board_json(board)
     console.show(document, many_runs.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        atomic_text(svg, writers.to_svg(board, full=False))
+        write_output(svg, writers.to_svg(board, full=False))
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)
@@ -414,7 +433,20 @@ def main() -> None:
         raise SystemExit(1)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    console.exit_with_sentence(lambda: app(arguments, prog_name="whalebench"), debug=debug)
+    console.exit_with_sentence(lambda: _call(arguments), debug=debug)
+
+
+def _call(arguments: list[str]) -> NoReturn:
+    """Runs the command; what cannot be parsed is a sentence like any other, not a page of usage."""
+    try:
+        code = app(arguments, prog_name="whalebench", standalone_mode=False)
+    except UsageError as error:
+        said = error.format_message().strip()
+        if not said:  # nothing was typed: the help is shown already
+            raise SystemExit(error.exit_code) from None
+        command = error.ctx.command_path if error.ctx else "whalebench"
+        raise WhalebenchError(f"{one_line(said)} See `{command} --help`.") from None
+    raise SystemExit(code)
 
 
 def _run_within(limit: str, request: RunRequest, place: Workspace, flags: list[str]) -> None:
@@ -433,7 +465,7 @@ def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:
     from whalebench.benchmarks.registry import load_benchmark
 
     with console.progress_shown(quiet=quiet) as progress:
-        return load_benchmark(name, open_workspace(workspace), progress)
+        return load_benchmark(name, open_workspace(workspace, write=False), progress)
 
 
 def _digests(benchmark: Benchmark) -> dict[str, str]:
@@ -446,7 +478,7 @@ def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None 
     from whalebench.reports.tables import facts_table
 
     with console.progress_shown(quiet=as_json) as progress:
-        catalog = registry.load_catalog(name, open_workspace(workspace), progress)
+        catalog = registry.load_catalog(name, open_workspace(workspace, write=False), progress)
     facts = overview.catalog_facts(catalog)
     if sheet:
         contact_sheet(catalog.table, sheet, title=name)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from whalebench import one_line
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Catalog, read_facts
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
@@ -40,7 +40,10 @@ def benchmark_rows(workspace: Workspace) -> list[Row]:
         folder = workspace.benchmarks / name
         facts: Row = {"source": "drawn by whalebench the first time it is run"}
         if (folder / "catalog.json").exists():
-            facts = read_facts(folder)
+            try:
+                facts = read_facts(folder)
+            except WhalebenchError as error:  # the others are to be seen all the same
+                facts = {"source": str(error)}
         kept = ("photos", "individuals", "new_photos", "quarantined", "source")
         rows.append({"name": name} | {key: facts.get(key) for key in kept} | {"runs": runs.count(name)})
     return rows

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.outputs import output_path
 from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, pixel_limit
-from whalebench.benchmarks.core.workspace import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,14 +38,9 @@ def picture_format(file: Path, what: str = "picture") -> str:
 
 
 def save_picture(picture: Image.Image, file: Path, what: str = "picture") -> None:
-    """Writes a picture to a file, whole or not at all; raises WhalebenchError where it cannot be written."""
-    try:
-        with atomic_path(file) as part:
-            picture.save(part, picture_format(file, what))
-    except OSError as error:
-        raise WhalebenchError(
-            f"The {what} cannot be written to {file} ({error.strerror}): name a writable folder."
-        ) from error
+    """Writes a picture to where the user says; raises WhalebenchError where it cannot be written."""
+    with output_path(file) as part:
+        picture.save(part, picture_format(file, what))
 
 
 def contact_sheet(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.catalog import Catalog, read_catalog, read_facts, verify_photos, write_catalog
+from whalebench.benchmarks.core.catalog import (
+    Catalog,
+    catalogued_files,
+    mask_of,
+    read_catalog,
+    read_facts,
+    verify_photos,
+    write_catalog,
+)
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import RunRecord
-from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.core.store import PhotoStore, inspect_photos
+from whalebench.benchmarks.core.workspace import Workspace, atomic_path, benchmark_lock
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import Split, committed_stem, read_split, write_split
+from whalebench.splits.split import Split, committed_stem, has_split, read_split, write_split
 
 EMBEDDED = "flukes"
 
@@ -38,14 +45,47 @@ def load_benchmark_of(record: RunRecord, workspace: Workspace, progress: Progres
     return benchmark
 
 
-def reopen_benchmark(name: str, workspace: Workspace, catalog_digest: str, split_digest: str) -> Benchmark:
+def reopen_benchmark(
+    name: str, workspace: Workspace, catalog_digest: str, split_digest: str, progress: Progress = SILENT
+) -> Benchmark:
     """The benchmark read from its files again, its photos not verified once more.
 
     Raises WhalebenchError where catalog or split have become others.
     """
-    benchmark = _with_split(read_catalog(workspace.benchmarks / name), name, workspace)
+    benchmark = _with_split(read_catalog(workspace.benchmarks / name), name, workspace, progress)
     _refuse_other(benchmark, catalog_digest, split_digest, "this run")
     return benchmark
+
+
+def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
+    """Refuses a catalog whose photos or masks do not show what their rows say: all are decoded again.
+
+    Stamps tell nothing of rows that have exchanged path and file digest, nor of a file that was damaged
+    without being written. Of drawn photos, which are known by their scenes, and where photos are told apart
+    by their files, as older whalebenches did, the file counts.
+    """
+    files, table = list(catalogued_files(catalog.table)), catalog.table
+    shown = (
+        dict(zip(table["image"], table["content_digest"], strict=True)) if catalog.name != EMBEDDED else {}
+    )
+    if "mask_content_digest" in table:
+        shown |= zip(map(mask_of, table["image"]), table["mask_content_digest"], strict=True)
+    progress.stage("inspect")
+    facts = inspect_photos([path for _, path, _ in files], progress=progress.advance)
+    others = [
+        name
+        for (name, _, digest), fact in zip(files, facts, strict=True)
+        if isinstance(fact, str)
+        or fact.digest != digest
+        or shown.get(name, digest) not in (digest, fact.content)
+    ]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise WhalebenchError(
+            f"{len(others)} photos or masks of {catalog.name} do not show what was catalogued under their "
+            f"names ({', '.join(others[:5])}{more}); restore them and catalog.parquet, or import the "
+            f"benchmark again under a new name."
+        )
 
 
 def _refuse_other(benchmark: Benchmark, catalog_digest: str, split_digest: str, run: str) -> None:
@@ -72,7 +112,7 @@ def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -
     """
     folder = workspace.benchmarks / name
     if name == EMBEDDED:
-        _draw_flukes(folder, progress)
+        _draw_flukes(workspace, progress)
     elif name not in benchmark_names(workspace):
         how = "import one with `whalebench data import csv FILE --name NAME`."
         hint = did_you_mean(name, benchmark_names(workspace), how)
@@ -97,16 +137,18 @@ def load_benchmark(
     """
     catalog = load_catalog(name, workspace, progress)
     stem = split_stem(name, workspace)
-    if propose and not stem.with_suffix(".json").exists() and not stem.with_suffix(".csv").exists():
-        write_split(propose_split(catalog), stem)
-    return _with_split(catalog, name, workspace)
+    if propose and not stem.with_suffix(".json").exists():
+        with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
+            proposed = propose_split(catalog)
+            if not has_split(stem, proposed):
+                write_split(proposed, stem)
+    return _with_split(catalog, name, workspace, progress)
 
 
-def _with_split(catalog: Catalog, name: str, workspace: Workspace) -> Benchmark:
+def _with_split(catalog: Catalog, name: str, workspace: Workspace, progress: Progress) -> Benchmark:
     split, table = read_split(split_stem(name, workspace), catalog), catalog.table
-    store = PhotoStore(
-        workspace.cache / "photos", tuple(table["path"]), tuple(table["file_digest"]), tuple(table["mask"])
-    )
+    photos = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
+    store = PhotoStore(workspace.cache / "photos", *photos, tell=progress.stage)
     dataset = str(read_facts(workspace.benchmarks / name).get("dataset", ""))
     return Benchmark(name, catalog, split, store, dataset)
 
@@ -126,14 +168,18 @@ def make_split(
     valid_share: float,
     seed: int,
     duplicates: str = "refuse",
+    progress: Progress = SILENT,
 ) -> Split:
-    """The split of an imported benchmark, made once; asked for again in the same way, it is the same one."""
+    """The split of an imported benchmark, made once; asked for again in the same way, it is the same one.
+
+    One that another process is making is waited for.
+    """
     if committed_stem(name):
         raise WhalebenchError(
             f"The split of '{name}' comes with whalebench and is never made anew; "
             f"see it with `whalebench split show {name}`."
         )
-    catalog = load_catalog(name, workspace)
+    catalog = load_catalog(name, workspace, progress)
     if folds is not None and (protocol == "published" or (protocol == "auto" and "split" in catalog.table)):
         raise WhalebenchError(
             f"{folds} folds cannot be made of the split that '{name}' was published with, which is fold 0: "
@@ -148,14 +194,16 @@ def make_split(
         seed=seed,
         duplicates=duplicates,
     )
-    write_split(split, split_stem(name, workspace))
+    with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
+        write_split(split, split_stem(name, workspace))
     return split
 
 
-def _draw_flukes(folder: Path, progress: Progress) -> None:
-    """Leaves the drawn benchmark in the folder; what is already there of this version stays."""
+def _draw_flukes(workspace: Workspace, progress: Progress) -> None:
+    """Leaves the drawn benchmark in its folder, one process at a time; one of this version stays."""
     from whalebench.benchmarks.flukes import DRAWING_VERSION, draw_flukes
 
+    folder = workspace.benchmarks / EMBEDDED
     source = f"drawn by whalebench, drawing version {DRAWING_VERSION}"
 
     def is_there() -> bool:
@@ -163,14 +211,12 @@ def _draw_flukes(folder: Path, progress: Progress) -> None:
 
     if is_there():
         return
-    progress.stage("draw")
-    with TemporaryDirectory(prefix=".tmp-flukes-", dir=folder.parent) as name:
-        drawing = Path(name) / "flukes"
-        drawing.mkdir()
-        rows = draw_flukes(drawing, workers=cores(), progress=progress.advance)
-        write_catalog(rows, drawing, EMBEDDED, source)
-        # Moved into place when the last photo is drawn; another process may have been quicker.
-        if not is_there():
-            if folder.exists():
-                folder.rename(Path(name) / "older")
-            drawing.rename(folder)
+    Workspace.open(workspace.root)  # whoever only reads has not made it writable yet
+    with benchmark_lock(workspace, EMBEDDED, lambda: progress.stage("wait for benchmark")):
+        if is_there():
+            return
+        progress.stage("draw")
+        with atomic_path(folder) as drawing:
+            drawing.mkdir()
+            rows = draw_flukes(drawing, workers=cores(), progress=progress.advance)
+            write_catalog(rows, drawing, EMBEDDED, source)

@@ -27,11 +27,11 @@ RunArgument = Annotated[str, Argument(help=RUN)]
 HERE = Path("workspace")
 
 
-def open_workspace(folder: Path) -> Workspace:
-    """The workspace there, made where it is absent."""
+def open_workspace(folder: Path, *, write: bool = True) -> Workspace:
+    """The workspace there; made where it is absent, or only to be read and left as it is."""
     from whalebench.benchmarks.core.workspace import Workspace
 
-    return Workspace.open(folder)
+    return Workspace.open(folder, write=write)
 
 
 def report(
@@ -50,9 +50,10 @@ def report(
     """Print the leaderboard, and write it as Markdown, CSV and JSON into the workspace."""
     from whalebench.reports import document, leaderboard, writers
 
-    place = open_workspace(workspace)
+    place = open_workspace(workspace, write=False)
     board = leaderboard.leaderboard(place.runs, benchmark, closely=full or html is not None)
-    written = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
+    written, problems = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
+    console.show_problems(problems)
     if latex:
         typer.echo(writers.to_latex(board))
         return
@@ -67,7 +68,7 @@ def runs(
     """List the finished runs, the newest first."""
     from whalebench.reports.runs import list_runs, runs_report
 
-    rows, problems = list_runs(open_workspace(workspace).runs, benchmark)
+    rows, problems = list_runs(open_workspace(workspace, write=False).runs, benchmark)
     console.show(rows, runs_report(rows, problems), as_json)
 
 
@@ -78,16 +79,16 @@ def show(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Show what one run was given, what it came to, for which photos, and what that asks of a reviewer."""
+    from whalebench.benchmarks.core.outputs import write_output
     from whalebench.benchmarks.core.record import find_run
-    from whalebench.benchmarks.core.workspace import atomic_text
     from whalebench.reports import figures
     from whalebench.reports.run_report import effort_of, run_document, show_report
 
-    folder = find_run(run, open_workspace(workspace))
+    folder = find_run(run, open_workspace(workspace, write=False))
     document = run_document(folder)
     console.show(document, show_report(document, folder), as_json)
     if svg:
-        atomic_text(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
+        write_output(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
 
 
 def compare(
@@ -100,7 +101,7 @@ def compare(
     """Say which of two is better, by how much, how sure that is, and on which photos they disagree most."""
     from whalebench.reports.comparing import compare_runs, comparison_report
 
-    document = compare_runs(first, second, open_workspace(workspace), photos)
+    document = compare_runs(first, second, open_workspace(workspace, write=False), photos)
     console.show(document, comparison_report(document), as_json)
 
 
@@ -114,7 +115,7 @@ def rescore(
     from whalebench.reports.runs import rescore_report, rescore_runs
 
     with console.progress_shown(quiet=as_json) as progress:
-        rescored = rescore_runs(runs or (), open_workspace(workspace), progress, write=write)
+        rescored = rescore_runs(runs or (), open_workspace(workspace, write=write), progress, write=write)
     console.show([one.document() for one in rescored], rescore_report(rescored), as_json)
     if any(one.moved or one.problem for one in rescored):
         raise typer.Exit(1)
@@ -128,6 +129,6 @@ def bundle(
     """Pack what another person needs to print the same report, without photos, scores and weights."""
     from whalebench.reports.runs import write_bundle
 
-    left_out = write_bundle(file, open_workspace(workspace), benchmark)
+    left_out = write_bundle(file, open_workspace(workspace, write=False), benchmark)
     console.show_written(file)
     console.show_problems(left_out)

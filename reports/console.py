@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from whalebench import MissingError, RunFailedError, WhalebenchError, one_line
+from whalebench import CONTROLS, MissingError, RunFailedError, WhalebenchError, one_line, visible
 from whalebench.benchmarks.core.machine import PROGRAMS
 from whalebench.benchmarks.core.progress import SILENT, CellState, EpochSummary, Progress, SweepState
 from whalebench.reports.wording import UNDEFINED, duration
@@ -32,7 +33,21 @@ from whalebench.reports.wording import UNDEFINED, duration
 if TYPE_CHECKING:
     from rich import progress as bars
 
-out, err = Console(), Console(stderr=True)
+
+class Terminal(Console):
+    """A console on which texts are texts: what others wrote is no mark-up, no command and no picture."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is printed. Colours are not in their texts: all controls there are others'."""
+        for text, style, control in super().render(renderable, options):
+            whole = control or text.isprintable() or text == "\n"
+            yield Segment(text if whole else "\n".join(map(visible, text.split("\n"))), style, control)
+
+
+out, err = Terminal(), Terminal(stderr=True)
 STAGES = {
     "draw": "Drawing flukes",
     "verify": "Verifying photos",
@@ -65,6 +80,7 @@ STAGES = {
     "check": "Checking the method",
     "rescore": "Scoring runs again from what they keep",
     "wait": "Another process is at this run: waiting for it",
+    "wait for benchmark": "Another process is at this benchmark: waiting for it",
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each stage; one that is not here is shown by its own name."""
@@ -73,7 +89,7 @@ UNLIMITED = 10_000
 REPEATED = 10
 """Seconds between two plain lines on how far a stage is."""
 MOST_LETTERS = 300
-"""Of a sentence on what went wrong."""
+"""Of a sentence on what went wrong, which is one line."""
 PATIENCE = 5.0
 """Seconds that a process takes to end, at most, once all is said."""
 REFRESH = 0.25
@@ -83,11 +99,17 @@ REFRESH = 0.25
 def show(document: Any, shown: Any, as_json: bool) -> None:
     """Prints the document as JSON, or what `rich` makes of `shown`."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + os.linesep)
+        sys.stdout.write(json_text(document) + os.linesep)
     else:
         # A pipe has no width, unless it is told one: nothing is wrapped or cut there.
         window = out.is_terminal or "COLUMNS" in os.environ
-        (out if window else Console(file=out.file, width=UNLIMITED)).print(shown, crop=False)
+        (out if window else Terminal(file=out.file, width=UNLIMITED)).print(shown, crop=False)
+
+
+def json_text(document: Any) -> str:
+    """The document as strict JSON that a terminal can be given, too: controls are escapes in its texts."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def show_written(*files: object) -> None:
@@ -98,7 +120,7 @@ def show_written(*files: object) -> None:
 def show_problems(sentences: Iterable[str]) -> None:
     """Says what could not be done."""
     for sentence in sentences:
-        err.print(f"! {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        err.print(f"! {one_line(sentence, MOST_LETTERS)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def stopped(sentence: str) -> None:
@@ -114,11 +136,15 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
     try:
         command()
     except WhalebenchError as error:
+        show_problems(getattr(error, "__notes__", ()))
         kind = "Missing" if isinstance(error, MissingError) else "Error"
         _exit(f"{kind}: {error}", 1 if isinstance(error, RunFailedError) else 2, debug)
-    except OSError as error:  # what the system refuses is nobody's mistake here
-        where = f" ({error.filename})" if error.filename else ""
-        _exit(f"Error: the system says: {error.strerror or error}{where}. --debug shows where.", 1, debug)
+    except OSError as error:  # what the system refuses a library, or what is printed to
+        from whalebench.benchmarks.core.workspace import NO_ROOM
+
+        place, said = error.filename or "The output", error.strerror or error
+        hint = "free some space" if error.errno in NO_ROOM else "--debug shows where"
+        _exit(f"Error: {place} cannot be used ({said}): {hint}.", 1, debug)
     except MemoryError:
         _exit("Error: there is too little memory: lower batch_size, or close other programs.", 1, debug)
     except Exception as error:  # the last resort
@@ -134,7 +160,7 @@ def _exit(sentence: str, code: int, debug: bool) -> NoReturn:
         for line in without_secrets(traceback.format_exc()).splitlines():
             sys.stderr.write("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) + os.linesep)
     shown = one_line(without_secrets(sentence), MOST_LETTERS)
-    err.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(shown, style="red", highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 
@@ -181,10 +207,10 @@ def progress_shown(console: Console = err, *, quiet: bool = False) -> Iterator[P
     from rich import progress as bars
 
     columns = (
-        bars.TextColumn("[bold]{task.description}"),
+        bars.TextColumn("{task.description}", style="bold", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.fields[note]}", markup=False),
     )
     with bars.Progress(*columns, console=console, transient=True) as bar:
         yield LiveProgress(bar)

@@ -1,7 +1,7 @@
 """Pictures as SVG that fetch nothing: intervals, histograms, reliability; a tuning study; the effort."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 from itertools import accumulate
 from math import ceil, floor, isnan, log10
 from typing import Any, NamedTuple
@@ -9,12 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from whalebench import visible
 from whalebench.reports.metrics.breakdown import Effort
 from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import between, number, percent
 
 EDGE = 18
 """What is left free round a small picture."""
+
+
+def escape(text: str) -> str:
+    """A text as SVG and HTML hold it: no mark-up, and no character that is none there.
+
+    >>> escape("a < b\\x00")
+    'a &lt; b\\\\x00'
+    """
+    return escape_markup(visible(text))
 
 
 def element(name: str, content: str = "", /, **attributes: object) -> str:

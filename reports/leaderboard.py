@@ -172,7 +172,8 @@ def read_row(folder: Path, row: Row, *, closely: bool = False) -> Row:
     if row.record.unfit:
         return replace(row, metrics=_recorded(row.record))
     try:
-        queries = read_predictions(folder, columns=COLUMNS | MEASURED | (CLOSELY if closely else set()))
+        columns = COLUMNS | MEASURED | (CLOSELY if closely else set())
+        queries = read_predictions(folder, columns=columns, record=row.record)
         metrics = _checked(queries, row.record)
     except WhalebenchError as error:
         return _distrusted(row, str(error))

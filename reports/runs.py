@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
+from whalebench.benchmarks.core.outputs import check_output, output_path
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
@@ -29,12 +31,16 @@ from whalebench.benchmarks.core.record import (
     find_runs,
     plain,
     read_arrays,
+    read_diagnosis,
     read_predictions,
     read_record,
+    verified,
+    verify_files,
     write_predictions,
     write_record,
+    write_run,
 )
-from whalebench.benchmarks.core.workspace import Workspace, atomic_path
+from whalebench.benchmarks.core.workspace import Workspace, with_digest
 from whalebench.reports.board import Row
 from whalebench.reports.leaderboard import runs_of
 from whalebench.reports.metrics.calibration import (
@@ -157,7 +163,8 @@ def _rescore(folder: Path, *, write: bool) -> Rescored:
         record = read_record(folder)
         if record.unfit:
             return Rescored(folder.name, note=f"has no scores, because {record.unfit}")
-        said = read_predictions(folder)
+        verify_files(folder, record)
+        said = read_predictions(folder, record=record)
         again, before = _scored_again(folder, record, said)
     except WhalebenchError as error:
         return Rescored(folder.name, problem=str(error))
@@ -254,7 +261,10 @@ def _differs(said: pd.DataFrame, again: pd.DataFrame) -> np.ndarray[Any, np.dtyp
 
 
 def _write(folder: Path, record: RunRecord, queries: pd.DataFrame, before: pd.DataFrame) -> None:
-    """Puts the numbers of a per-query table into the run's predictions and record, which says so."""
+    """Puts the numbers of a per-query table into the run's predictions and record, which says so.
+
+    Record, predictions and their digests change together, or not at all.
+    """
     warning = f"Its metrics were computed again from its stored scores, by whalebench {__version__}."
     said = {
         "metrics": summarize(queries),
@@ -262,9 +272,14 @@ def _write(folder: Path, record: RunRecord, queries: pd.DataFrame, before: pd.Da
         "calibration": record.calibration | _calibration(before, queries),
         "warnings": [*dict.fromkeys([*record.warnings, warning])],
     }
-    with atomic_path(folder / PREDICTIONS) as temporary:
-        write_predictions(temporary.parent, queries, temporary.name)
-    write_record(folder, RunRecord.model_validate(record.model_dump() | said))
+    changed = RunRecord.model_validate(record.model_dump() | said)
+
+    def fill(into: Path) -> None:
+        shutil.copytree(folder, into, ignore=shutil.ignore_patterns(RECORD, PREDICTIONS), dirs_exist_ok=True)
+        write_predictions(into, queries)
+        write_record(into, changed)
+
+    write_run(folder, fill, force=True)
 
 
 TAKEN = (
@@ -327,31 +342,47 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     """
     if file.suffix.lower() != ".zip":
         raise WhalebenchError(f"{file} is no .zip: call the bundle {file.with_suffix('.zip').name}.")
+    check_output(file)
     records, problems = runs_of(workspace.runs, benchmark)
     ledger = read_ledger(workspace.runs)
+    files: dict[str, bytes] = {}
+    for record in tuple(records):
+        try:
+            files |= _files_to_pack(workspace.runs / record.run, record, workspace)
+        except WhalebenchError as error:
+            records.remove(record)
+            problems.append(str(error))
     about = {"runs": len(records), "benchmarks": ", ".join(sorted({record.benchmark for record in records}))}
-    with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
+    with output_path(file) as temporary, zipfile.ZipFile(temporary, "w") as packed:
         _pack(packed, "README.md", README.format(ledger=LEDGER, version=__version__, **about).encode())
         opened = [one.model_dump() for one in ledger.entries if benchmark in (None, one.benchmark)]
         if opened:
             _pack(packed, LEDGER, b"".join(_json(entry, workspace) for entry in opened))
-        for record in records:
-            folder = workspace.runs / record.run
-            for name in (RECORD, DIAGNOSIS, PREDICTIONS):
-                if (folder / name).is_file():
-                    content = (folder / name).read_bytes()
-                    whole = (
-                        content if name == PREDICTIONS else _json(json.loads(content), workspace, indent=2)
-                    )
-                    _pack(packed, f"runs/{record.run}/{name}", whole)
+        for name, content in files.items():
+            _pack(packed, name, content)
     return [f"Left out: {problem}" for problem in (*problems, *ledger.problems)]
 
 
+def _files_to_pack(folder: Path, record: RunRecord, workspace: Workspace) -> dict[str, bytes]:
+    """What a bundle holds of a run, by name; raises WhalebenchError where a file is not what was written.
+
+    Of the files that the record lists it keeps those that are packed.
+    """
+    listed = {name: digest for name, digest in record.files.items() if name == PREDICTIONS}
+    document = record.model_dump(mode="json") | ({"files": listed} if listed else {})
+    files = {RECORD: _json(document, workspace, indent=2)}
+    if diagnosis := read_diagnosis(folder):
+        files[DIAGNOSIS] = _json(diagnosis.model_dump(mode="json"), workspace, indent=2)
+    if (folder / PREDICTIONS).exists():
+        files[PREDICTIONS] = verified(folder / PREDICTIONS, record).read_bytes()
+    return {f"runs/{record.run}/{name}": content for name, content in files.items()}
+
+
 def _json(document: Any, workspace: Workspace, indent: int | None = None) -> bytes:
-    """The document as a record is written, without paths of this machine."""
+    """The document as a record is written, without paths of this machine, and with the digest of that."""
     here = [f"{folder}{os.sep}" for folder in (workspace.root, Path.home())]
-    text = json.dumps(without_paths(document, here), indent=indent, allow_nan=False, ensure_ascii=False)
-    return f"{text}\n".encode()
+    packed = with_digest(without_paths(document, here))
+    return (json.dumps(packed, indent=indent, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def without_paths(document: Any, here: Sequence[str] = ()) -> Any:

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
-from html import escape, unescape
+from html import unescape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from whalebench import WhalebenchError, table_cell, visible
+from whalebench.benchmarks.core.outputs import check_output, write_output
 from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
-from whalebench.reports.console import UNLIMITED
+from whalebench.reports.console import UNLIMITED, Terminal, json_text
 from whalebench.reports.details import Pictures
 from whalebench.reports.document import Chapter, board_document, render
+from whalebench.reports.figures import escape
 from whalebench.reports.tables import NAME_COLUMNS, FittedGrid, Grid
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
@@ -57,16 +57,28 @@ def write_reports(
     html: Path | None = None,
     csv_file: Path | None = None,
     svg: Path | None = None,
-) -> list[Path]:
-    """Writes leaderboard.md, .csv and .json into the folder, then the other files, and gives all back."""
-    texts = {folder / "leaderboard.md": to_markdown(board)}
-    texts |= {folder / "leaderboard.csv": to_csv(board), folder / "leaderboard.json": to_json(board)}
+) -> tuple[list[Path], list[str]]:
+    """Writes leaderboard.md, .csv and .json into the folder and the other files: those written, and problems.
+
+    A folder that cannot be written is one, since the board can be read without; another file is an error.
+    """
+    for named in filter(None, (html, csv_file, svg)):
+        check_output(named)
+    written: list[Path] = []
+    problems: list[str] = []
+    texts = {"leaderboard.md": to_markdown(board), "leaderboard.csv": to_csv(board)}
+    texts["leaderboard.json"] = to_json(board)
+    try:
+        for name, text in texts.items():
+            atomic_text(folder / name, text)
+            written.append(folder / name)
+    except WhalebenchError as error:
+        problems.append(f"The reports were not written into the workspace: {error}")
     for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
         if file:
-            texts[file] = text_of(board)
-    for file, text in texts.items():
-        atomic_text(file, text)
-    return list(texts)
+            write_output(file, text_of(board))
+            written.append(file)
+    return written, problems
 
 
 def to_svg(board: Leaderboard, *, full: bool = True) -> str:
@@ -74,7 +86,7 @@ def to_svg(board: Leaderboard, *, full: bool = True) -> str:
 
     It holds everything, or without `full` what `whalebench report` prints, wide enough for the main tables.
     """
-    console = Console(record=True, width=_width(board), file=io.StringIO(), force_terminal=True)
+    console = Terminal(record=True, width=_width(board), file=io.StringIO(), force_terminal=True)
     console.print(render(board, full=full, notes=full))
     picture = console.export_svg(title="whalebench report", unique_id="whalebench")
     picture = re.sub(r"@font-face\s*\{[^}]*\}", "", picture)  # rich's fonts come from a network host
@@ -83,7 +95,7 @@ def to_svg(board: Leaderboard, *, full: bool = True) -> str:
 
 def _width(board: Leaderboard) -> int:
     """The columns that the widest main table takes."""
-    console = Console(width=UNLIMITED)
+    console = Terminal(width=UNLIMITED)
     grids = [chapter.main for chapter in board_document(board, details=False).chapters]
     return max([SVG_WIDTH, *(console.measure(FittedGrid(grid).table()).maximum for grid in grids)])
 
@@ -116,13 +128,14 @@ def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
 
 def to_json(board: Leaderboard) -> str:
     """The rows as one JSON document; undefined numbers are null."""
-    return json.dumps(to_rows(board), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(to_rows(board)) + "\n"
 
 
 def to_csv(board: Leaderboard) -> str:
     """The rows as CSV, a column for each metric and each end of its interval; undefined is empty.
 
-    What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`.
+    What only some runs have follows, as `location_box_iou_mean` and `diagnosis_mirrored`. A text that a
+    spreadsheet would compute has an apostrophe before it; `whalebench.cell_text` takes it away.
     """
     rows = []
     for row in board.rows:
@@ -138,8 +151,14 @@ def to_csv(board: Leaderboard) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([plain(row.get(name)) for name in names] for row in rows)
+    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """The value as a cell: numbers as they are, texts as `table_cell` keeps them, controls as escapes."""
+    value = plain(value)
+    return table_cell(visible(value)) if isinstance(value, str) else value
 
 
 def _values(row: Row, keys: Sequence[str]) -> dict[str, Any]:
@@ -175,7 +194,7 @@ def _markdown_table(grid: Grid) -> str:
 
 def _escaped(text: str) -> str:
     """The text with the characters that Markdown reads as table or mark-up made plain."""
-    return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in text)
+    return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in visible(text))
 
 
 STYLE = """
@@ -305,4 +324,5 @@ def _latex(text: str) -> str:
     >>> _latex("50 % of a_b [0.1, 0.2]")
     '50 \\\\% of a\\\\_b {[}0.1, 0.2{]}'
     """
-    return "".join(LATEX.get(letter, f"{{{letter}}}" if letter in "[]" else letter) for letter in text)
+    letters = (LATEX.get(letter, f"{{{letter}}}" if letter in "[]" else letter) for letter in visible(text))
+    return "".join(letters)

@@ -1,7 +1,8 @@
 """A split: which photo is tested, validated on or learned from in each fold, and its files.
 
-It is made once and then immutable: a CSV and a JSON sidecar. What must be true of every split is checked when
-it is proposed and again when it is read; a changed one, or one of a changed catalog, is refused.
+It is made once and then immutable: a CSV and a JSON sidecar, which has a digest of each. What must be true of
+every split is checked when it is proposed and again when it is read; a changed one, or one of a changed
+catalog, is refused.
 """
 
 import csv
@@ -11,13 +12,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
 
-from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.core.catalog import Catalog
-from whalebench.benchmarks.core.workspace import atomic_text, digest_text
+from whalebench import WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.catalog import NOT_COUNTED, Catalog
+from whalebench.benchmarks.core.workspace import (
+    ExistsError,
+    atomic_text,
+    differs_from_digest,
+    digest_text,
+    parse_json,
+    regular_file,
+    with_digest,
+)
 from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")
@@ -32,6 +42,8 @@ SIDECAR = (
     "catalog_columns",
 )
 """What the JSON beside a split holds."""
+SIDECAR_DIGEST = "sidecar_digest"
+"""And the digest of all that, which older ones lack."""
 
 Rows = Mapping[str, tuple[int, str, int]]
 """Fold, group and valid of each image."""
@@ -112,7 +124,7 @@ def table_digest(table: pd.DataFrame) -> str:
 
 def column_digests(table: pd.DataFrame) -> dict[str, str]:
     """A short digest of each column that counts in a catalog's table, to tell later which one changed."""
-    counted = sorted(set(table.columns) - {"image", "path", "mask", "file_digest"})
+    counted = sorted(set(table.columns) - {"image", "mask", *NOT_COUNTED})
     return {column: digest_text("\n".join(map(repr, table[column].tolist())))[:12] for column in counted}
 
 
@@ -231,21 +243,44 @@ def committed_stem(name: str) -> Path | None:
 
 
 def write_split(split: Split, stem: Path) -> None:
-    """Writes the split to `stem`.csv and `stem`.json; a different one there is not overwritten."""
-    text = table_text(split.table)
+    """Writes the split to `stem`.csv and `stem`.json; a different one there is never replaced, but an error.
+
+    Two processes that would do so at once had better exclude each other (`benchmark_lock`).
+    """
+    text, table = table_text(split.table), _with(stem, ".csv")
     facts = vars(split) | {"split_digest": split.digest, "tool_version": __version__}
-    sidecar = {name: facts[name] for name in SIDECAR}
-    if _with(stem, ".json").exists():
-        there = _read_sidecar(stem)
-        same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
-        if same and _read_text(stem) == text:
-            return
+    sidecar = with_digest({name: facts[name] for name in SIDECAR}, SIDECAR_DIGEST)
+    if _is_written(split, stem):
+        return
+    try:
+        # A table without a JSON is what a process left that was stopped between the two.
+        atomic_text(table, text, exclusive=not table.exists())
+        atomic_text(_with(stem, ".json"), json.dumps(sidecar, indent=2) + "\n", exclusive=True)
+    except ExistsError as error:
+        if not _is_written(split, stem):
+            raise WhalebenchError(f"{table} was just made by another process: try again.") from error
+
+
+def _is_written(split: Split, stem: Path) -> bool:
+    """Whether the split is there already; raises WhalebenchError where another one is."""
+    if not _with(stem, ".json").exists():
+        return False
+    there = _read_sidecar(stem)
+    same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
+    if not same or _read_text(stem) != table_text(split.table):
         raise WhalebenchError(
             f"{_with(stem, '.csv')} is another split, and a split is made once; to make a new one, remove it "
             "and its .json, knowing that runs on it can then no longer be compared."
         )
-    atomic_text(_with(stem, ".csv"), text)
-    atomic_text(_with(stem, ".json"), json.dumps(sidecar, indent=2) + "\n")  # last: complete or absent
+    return True
+
+
+def has_split(stem: Path, proposed: Split) -> bool:
+    """Whether there is a split, or what is left of another one than the proposed."""
+    table = _with(stem, ".csv")
+    return _with(stem, ".json").exists() or (
+        table.exists() and _read_text(stem) != table_text(proposed.table)
+    )
 
 
 def read_split(stem: Path, catalog: Catalog) -> Split:
@@ -269,29 +304,56 @@ def read_split(stem: Path, catalog: Catalog) -> Split:
     return Split(**{each.name: sidecar[each.name] for each in fields(Split)})
 
 
+class _Parameters(BaseModel):
+    folds: Annotated[int, Field(ge=1, le=1_000_000)]
+    singles: str
+
+
+class _Sidecar(BaseModel):
+    """The types of what a sidecar must hold."""
+
+    protocol: str
+    parameters: _Parameters
+    catalog_digest: str
+    split_digest: str
+    counts: dict[str, Any]
+    warnings: list[str]
+    catalog_columns: dict[str, str]
+
+
 def _read_sidecar(stem: Path) -> dict[str, Any]:
     file = _with(stem, ".json")
     try:
-        sidecar = json.loads(file.read_text(encoding="utf-8"))
+        sidecar = parse_json(regular_file(file).read_bytes())
     except FileNotFoundError as error:
         raise WhalebenchError(
             f"There is no split at {file}; make one with `whalebench split make {stem.parent.name}`."
         ) from error
     except (OSError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
+        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}); restore it.") from error
     absent = set(SIDECAR) - {"tool_version", *(sidecar if isinstance(sidecar, dict) else ())}
     if absent:
         raise WhalebenchError(f"{file} does not say {', '.join(sorted(absent))}; restore it.")
+    if differs_from_digest(sidecar, SIDECAR_DIGEST):
+        raise WhalebenchError(
+            f"{file} differs from its digest, so it was edited after the split was made; restore it."
+        )
+    try:
+        _Sidecar.model_validate(sidecar)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = one_line(".".join(map(str, first["loc"])), 60)
+        raise WhalebenchError(f"{file} is damaged at {where} ({first['msg']}); restore it.") from error
     return dict(sidecar)
 
 
 def _read_text(stem: Path) -> str:
     file = _with(stem, ".csv")
     try:
-        with file.open(encoding="utf-8", newline="") as opened:
+        with regular_file(file).open(encoding="utf-8", newline="") as opened:
             return opened.read()
     except (OSError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}); restore it.") from error
+        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}); restore it.") from error
 
 
 def _parse(text: str, stem: Path) -> pd.DataFrame:

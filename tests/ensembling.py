@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.core.record import (
@@ -19,7 +20,7 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_scores,
 )
-from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.core.workspace import Workspace, with_digest
 from whalebench.benchmarks.ensembles.ensemble import Ensemble, EnsembleRequest, ensemble
 from whalebench.benchmarks.ensembles.members import (
     FoldData,
@@ -145,9 +146,15 @@ def members_of(workspace: Workspace, *names: str) -> tuple[FoldData, list[Member
 
 
 def change_record(folder: Path, **fields: Any) -> None:
-    """Makes the record in the folder say other things."""
+    """Makes the record in the folder say other things, as if it had been written so."""
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    (folder / RECORD).write_text(json.dumps(record | fields), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(with_digest(record | fields)), encoding="utf-8")
+
+
+def change_predictions(folder: Path, queries: pd.DataFrame) -> None:
+    """Makes the per-query table of a run another one, as if it had been written so."""
+    write_predictions(folder, queries)
+    change_record(folder, files={})
 
 
 def change_lineage(folder: Path, lineage: Mapping[str, list[str]], **arrays: NDArray[Any]) -> None:

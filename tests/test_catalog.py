@@ -33,6 +33,13 @@ def rows(folder: Path, photos: int = 6) -> pd.DataFrame:
     return table
 
 
+def as_older(folder: Path) -> None:
+    """Makes catalog.json one of before it held digests of files and of itself."""
+    facts = read_facts(folder)
+    older = {name: facts[name] for name in facts if name not in ("rule", "files", "facts_digest")}
+    (folder / "catalog.json").write_text(json.dumps(older))
+
+
 def test_a_written_catalog_is_read_back_equal(tmp_path: Path) -> None:
     written = write_catalog(rows(tmp_path), tmp_path, "small", "by hand", quarantined=2)
     read = read_catalog(tmp_path)
@@ -86,6 +93,9 @@ def test_a_changed_table_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "catalog.parquet"
     pd.read_parquet(file).assign(identity="eve").to_parquet(file)
     with pytest.raises(WhalebenchError, match=r"catalog.parquet is not the table .* as small"):
+        read_catalog(tmp_path)
+    as_older(tmp_path)
+    with pytest.raises(WhalebenchError, match=r"catalog.parquet is not the table .* as small \(digest"):
         read_catalog(tmp_path)
     file.write_bytes(b"no table")
     with pytest.raises(WhalebenchError, match=r"catalog.parquet cannot be read"):

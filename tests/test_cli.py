@@ -321,11 +321,11 @@ def test_wrong_use_ends_with_2(arguments: list[str], cli: Cli) -> None:
     assert "Traceback" not in answer.err
 
 
-def test_a_workspace_that_cannot_be_written_is_refused(tmp_path: Path, cli: Cli) -> None:
+def test_a_workspace_that_is_no_folder_is_refused(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "file").write_text("in the way")
     for command in (["run", "arcface"], ["report"], ["benchmarks"], ["doctor"], ["data", "show", "tiny"]):
         said = sentence(cli(*command, "--workspace", tmp_path / "file"))
-        assert f"The workspace {tmp_path / 'file'} cannot be written" in said
+        assert f"The workspace {tmp_path / 'file'} is no folder" in said
         assert "--workspace" in said
 
 

@@ -17,6 +17,7 @@ from whalebench.reports.metrics.comparison import compare, seed_spread
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.jackknife import paired_difference
 from whalebench.reports.metrics.summary import summarize
+from whalebench.tests.ensembling import change_predictions
 
 NAMES = [f"whale_{number:02d}" for number in range(40)]
 
@@ -212,7 +213,7 @@ def test_photos_without_a_rank_are_compared_too(place):
     for name, skill in (("one", 1.0), ("two", 2.0)):
         table = put(place, name, name, skill)
         table.loc[:3, ["truth", "rank", "average_precision_at_5", "top_1"]] = ["new", math.nan, 0.0, 0.0]
-        write_predictions(place.runs / name, table)
+        change_predictions(place.runs / name, table)
     assert not {"photo_0_000", "photo_0_001"} & {
         row["image"] for row in compare_runs("one", "two", place, 1000)["photos"]
     }

@@ -3,21 +3,32 @@
 import json
 import os
 import re
+import resource
+import threading
+import time
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
-from whalebench import WhalebenchError
+from whalebench import CONTROLS, WhalebenchError, cell_text, one_line, visible
 from whalebench.benchmarks.core.catalog import read_catalog, read_facts, verify_photos, write_catalog
-from whalebench.benchmarks.core.store import inspect_photos
+from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace, digest_file
+from whalebench.benchmarks.importing import importer, tables
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, notes_on, read_quarantine
 from whalebench.benchmarks.registry import load_catalog
 from whalebench.splits.assignment import group_photos
+from whalebench.splits.protocols import propose_split
+from whalebench.splits.split import read_split, write_split
 
 HEADER = "image,path,identity"
 GOOD = [f"p{index}.jpg,photos/p{index}.jpg,{name}" for index, name in enumerate(["ann", "bob", "ann", ""])]
@@ -191,11 +202,13 @@ def test_a_bad_row_is_refused_with_its_place(source: Path, workspace: Workspace,
 
 def test_all_problems_come_in_one_error(source: Path, workspace: Workspace) -> None:
     lines = [f"p{index}.jpg,photos/p0.jpg,bob,nan,1" for index in range(5, 30)]
-    message = refused(table(source, [f"{GOOD[0]},,", *lines, "p5.jpg,none,,,"], HEADER + POINT), workspace)
-    assert message.splitlines()[0].endswith("table.csv has 27 problems:")
-    assert message.splitlines()[1].startswith("  line 3, column tip_x, value 'nan'")
-    assert message.splitlines()[-1] == "  and 7 more."
-    assert len(message.splitlines()) == 22
+    file = table(source, [f"{GOOD[0]},,", *lines, "p5.jpg,none,,,"], HEADER + POINT)
+    with pytest.raises(WhalebenchError) as caught:
+        import_csv(file, "mine", workspace)
+    assert "table.csv has 27 problems, the first in line 3, column tip_x, value 'nan'" in str(caught.value)
+    assert caught.value.__notes__[0].startswith("line 3, column tip_x, value 'nan'")
+    assert caught.value.__notes__[-1] == "And 7 more."
+    assert len(caught.value.__notes__) == 21
 
 
 COLUMNS = {
@@ -423,3 +436,220 @@ def test_what_spreadsheets_and_other_systems_write_is_read(source: Path, workspa
     result = import_csv(table(source, lines, "image;path;identity;;"), "mine", workspace)
     assert len(result.catalog.table) == 4
     assert any("No encounter is given" in note for note in result.notes)
+
+
+# --- what a table may be, and what it may hold
+
+
+SPREADSHEETS = {
+    "as pandas writes it": "," + HEADER + "\n" + "\n".join(f"{n},{line}" for n, line in enumerate(GOOD)),
+    "with its separator": "sep=;\n" + "\n".join([HEADER, *GOOD]).replace(",", ";"),
+    "tabs in a .csv": "\n".join([HEADER, *GOOD]).replace(",", "\t"),
+    "of an old Mac": "\r".join([HEADER, *GOOD, ""]),
+    "of Windows": "\ufeff" + "\r\n".join([HEADER, *GOOD, ""]),
+    "blank lines": "\r\n\n" + "\n\n".join([HEADER, *GOOD]) + "\n\n\n",
+}
+SPREADSHEETS["a decimal comma"] = "\n".join(
+    [HEADER.replace(",", ";") + ";lat,lon", *(line.replace(",", ";") + ";1,5" for line in GOOD)]
+)
+
+
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_tables_are_read_as_programs_write_them(source: Path, workspace: Workspace, kind: str) -> None:
+    expected = import_csv(table(source, GOOD), "mine", workspace).catalog.digest
+    (source / "other.csv").write_text(SPREADSHEETS[kind], encoding="utf-8", newline="")
+    result = import_csv(source / "other.csv", "other", workspace)
+    assert result.catalog.digest == expected
+    assert ("The first column has no name and is not read." in result.notes) == (
+        kind == "as pandas writes it"
+    )
+
+
+def test_an_index_of_pandas_is_no_column_but_a_named_one_is(source: Path, workspace: Workspace) -> None:
+    expected = import_csv(table(source, GOOD), "mine", workspace)
+    frame = pd.read_csv(source / "table.csv")
+    frame.sample(frac=1, random_state=1).to_parquet(source / "numbered.parquet")
+    frame.set_index("image").to_parquet(source / "named.parquet")
+    for name in ("numbered", "named"):
+        result = import_csv(source / f"{name}.parquet", name, workspace)
+        assert result.catalog.digest == expected.catalog.digest
+        assert result.notes == expected.notes
+
+
+def test_a_path_in_other_capitals_is_named(source: Path, workspace: Workspace) -> None:
+    said = refused(table(source, [*GOOD, "p9.jpg,Photos/P1.JPG,bob"]), workspace)
+    assert "did you mean 'photos/p1.jpg'?" in said
+    assert "did you mean" not in refused(table(source, [*GOOD, "p9.jpg,Photos/P99.JPG,bob"]), workspace)
+
+
+CONTROLLED = [
+    "\r",
+    "\n",
+    "\x1b[31m",
+    "\x07",
+    "\x7f",
+    "\x85",
+    "\x9b",
+    "\u2028",
+    "\u2029",
+    "\u202e",
+    "\u2066",
+    "\ufeff",
+]
+
+
+@pytest.mark.parametrize("letter", CONTROLLED, ids=ascii)
+def test_controls_are_refused_in_every_column(source: Path, workspace: Workspace, letter: str) -> None:
+    header = [*HEADER.split(","), "encounter", "viewpoint", "species", "mask"]
+    rows = [f"{line},,,," for line in GOOD]
+    for column in header:
+        cells = dict.fromkeys(header, "") | {"image": f"{column}.jpg", "path": "photos/p1.jpg"}
+        cells[column] = f"a{letter}b"
+        rows.append(",".join(f'"{cells[name]}"' for name in header))
+    with pytest.raises(WhalebenchError) as caught:
+        import_csv(table(source, rows, ",".join(header)), "mine", workspace)
+    said = "\n".join(caught.value.__notes__)
+    for column in header:
+        assert f", column {column}, value {f'a{letter}b'!r}: it holds the control character" in said
+    assert not set(CONTROLS.findall(said)) - {"\n"}
+
+
+def test_letters_of_all_scripts_are_no_controls(source: Path, workspace: Workspace) -> None:
+    names = ["Zoë", "鯨", "می\u200cخواهم", "🐋", "a\u00a0b", "=1+1", "-", "'x"]
+    lines = [f"{name}.jpg,photos/p{n % 4}.jpg,{name}x" for n, name in enumerate(names)]
+    catalog = import_csv(table(source, lines), "mine", workspace).catalog
+    assert set(catalog.table["identity"]) == {f"{name}x" for name in names}
+    write_split(propose_split(catalog, protocol="stratified-encounters", folds=2), source / "split")
+    assert set(read_split(source / "split", catalog).table["image"]) == {f"{name}.jpg" for name in names}
+
+
+def test_what_is_in_quarantine_is_read_as_it_was_and_no_formula(source: Path, workspace: Workspace) -> None:
+    (source / "=bad.jpg").write_text("no photo")
+    result = import_csv(table(source, [*GOOD, "=1+1,=bad.jpg,bob", "'=2,=bad.jpg,bob"]), "mine", workspace)
+    assert [photo.image for photo in result.quarantined] == ["=1+1", "'=2"]
+    assert read_quarantine(workspace.benchmarks / "mine") == result.quarantined
+    lines = (workspace.benchmarks / "mine" / "quarantine.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["image", "'=1+1", "''=2"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "most", "what"),
+    [("ROWS", 3, "rows"), ("COLUMNS", 3, "columns"), ("CELLS", 15, "cells"), ("BYTES", 60, "bytes")],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_that_is_too_large_is_refused_with_the_bound(
+    source: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    most: int,
+    what: str,
+    suffix: str,
+) -> None:
+    file = table(source, [f"{line},a" for line in GOOD], HEADER + ",encounter")
+    if suffix == "parquet":
+        pd.read_csv(file).to_parquet(source / "table.parquet")
+        file = source / "table.parquet"
+    before = getattr(tables, bound)
+    monkeypatch.setattr(tables, bound, most)
+    said = refused(file, workspace)
+    assert re.search(rf"has [\d,]+ {what}.*, and {most} are the most that a table may have; leave out", said)
+    monkeypatch.setattr(tables, bound, before)
+    assert len(import_csv(file, "mine", workspace).catalog.table) == 4
+
+
+def test_a_million_photos_pass() -> None:
+    assert min(tables.ROWS, tables.CELLS // 50) >= 1_000_000
+    assert tables.BYTES >= 1_000_000 * 1_000
+
+
+def test_a_parquet_of_many_rows_is_refused_unread(
+    source: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {name: pa.repeat("a", 10_000_000) for name in HEADER.split(",")}
+    parquet.write_table(pa.table(rows), source / "many.parquet")
+    assert (source / "many.parquet").stat().st_size < 100_000
+    monkeypatch.setattr(parquet, "read_table", None)
+    assert "has 10,000,000 rows, and 2,000,000 are the most" in refused(source / "many.parquet", workspace)
+
+
+def test_a_text_that_a_parquet_repeats_is_in_memory_once(source: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), 20_000), ["x" * 1_000_000])
+    rows = pa.table(dict.fromkeys(HEADER.split(","), texts))
+    parquet.write_table(rows, source / "deep.parquet", compression="zstd", store_schema=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read = tables.read_table(source / "deep.parquet")
+    assert len({id(row["path"]) for row in read.rows}) <= 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # of 60 GB, in kB
+
+
+def test_unread_columns_of_a_parquet_may_be_anything(source: Path, workspace: Workspace) -> None:
+    expected = import_csv(table(source, GOOD), "mine", workspace).catalog.digest
+    nested = {"embedding": [[1.0, 2.0]] * 4, "facts": [{"a": 1}] * 4}
+    pd.read_csv(source / "table.csv").assign(**nested).to_parquet(source / "nested.parquet")
+    assert import_csv(source / "nested.parquet", "other", workspace).catalog.digest == expected
+
+
+LONG_CELLS = [
+    "1" * 10**6 + "x",
+    "+." + "1" * 10**6 + "e",
+    "1." * 10**6,
+    "1e" * 10**6,
+    "." * 10**6,
+    " " * 10**6,
+]
+
+
+@pytest.mark.parametrize("number", range(len(LONG_CELLS)))
+def test_a_long_cell_takes_no_longer_than_it_is(number: int) -> None:
+    text = LONG_CELLS[number]
+    before = time.process_time()
+    for check in (tables.is_number, tables.is_date, cell_text, visible, one_line, importer._spelling):
+        check(text)
+    assert time.process_time() - before < 3
+
+
+def test_a_long_cell_is_refused_and_shown_in_short(source: Path, workspace: Workspace) -> None:
+    said = refused(table(source, [*GOOD, f"{'9' * 5000},photos/p1.jpg,bob"]), workspace)
+    assert re.search(r"line 6, column image, value '9{60}\.\.\.': it has 5,000 characters, 4,096 are", said)
+    said = refused(table(source, [*GOOD, f"{'9' * 200_000},photos/p1.jpg,bob"]), workspace)
+    assert "is broken from line 6 on (a cell of more than 131,072 characters); close its quotes" in said
+
+
+def released(pipe: Path, call: Callable[[], Any]) -> Any:
+    """What a call gives back that must not wait for a pipe; where it does, it is let go and that fails."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
+    thread.start()
+    thread.join(20)
+    waited = thread.is_alive()
+    while thread.is_alive():  # whoever reads gets an end, so that nothing is left waiting
+        with suppress(OSError):
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        thread.join(0.1)
+    assert not waited
+    return answers[0]
+
+
+def test_a_pipe_is_no_photo_no_mask_and_no_table(source: Path, workspace: Workspace) -> None:
+    pipe = source / "pipe.csv"
+    os.mkfifo(pipe)
+    assert "is a named pipe and is not read" in released(pipe, lambda: inspect_photos([pipe]))[0]
+    assert released(pipe, lambda: photo_sizes([pipe])) == [None]
+    said = released(pipe, lambda: raised(lambda: decode(str(pipe), (8, 8, 3))))
+    assert "is a named pipe" in str(said)
+    said = released(pipe, lambda: raised(lambda: tables.read_table(pipe)))
+    assert "is a named pipe" in str(said)
+    said = released(pipe, lambda: raised(lambda: digest_file(pipe)))
+    assert "is a named pipe" in str(said)
+    lines = [*GOOD, "p9.jpg,pipe.csv,bob"]
+    result = released(pipe, lambda: import_csv(table(source, lines), "mine", workspace, missing="quarantine"))
+    assert [photo.image for photo in result.quarantined] == ["p9.jpg"]
+
+
+def raised(call: Callable[[], Any]) -> Any:
+    """What the call raises, or gives back."""
+    try:
+        return call()
+    except WhalebenchError as error:
+        return error

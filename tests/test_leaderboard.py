@@ -46,6 +46,7 @@ from whalebench.reports.writers import (
     to_svg,
     write_reports,
 )
+from whalebench.tests.ensembling import change_predictions, change_record
 
 NONE_NEW = 6
 """So many photos `put` makes without one of a new individual."""
@@ -181,9 +182,7 @@ def test_a_metric_that_an_older_record_lacks_is_not_checked_also_where_it_is_und
     put(tmp_path, "older", metrics={"map_at_5": None})
     complained = leaderboard(tmp_path).rows[0].problem
     assert "the record says map_at_5 None" in complained  # what it does say is checked
-    record = json.loads((tmp_path / "older" / "record.json").read_text(encoding="utf-8"))
-    record["metrics"] = {}
-    (tmp_path / "older" / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    change_record(tmp_path / "older", metrics={})
     assert leaderboard(tmp_path).rows[0].problem == ""
 
 
@@ -221,7 +220,7 @@ def test_whether_probabilities_are_what_they_say_is_drawn(tmp_path):
 def test_a_board_of_older_runs_says_nothing_of_calibration(tmp_path):
     table = put(tmp_path, "one")
     later = ["probability", "confidence", "set_size_95", "covered_95"]
-    write_predictions(tmp_path / "one", table.drop(columns=later))
+    change_predictions(tmp_path / "one", table.drop(columns=later))
     board = leaderboard(tmp_path)
     assert board.rows[0].rank == 1 and math.isnan(board.rows[0].metrics["set_size_95"])
     assert all("Calibration" not in text for text in everywhere(board))
@@ -283,10 +282,8 @@ def test_a_run_without_predictions_to_trust_has_a_row_but_no_rank(tmp_path, harm
     if harm == "changed":
         table.assign(top_1=1.0).to_parquet(file)
     if harm == "fewer photos":
-        record = json.loads((tmp_path / "harmed" / "record.json").read_text())
-        record["metrics"] = {}
-        (tmp_path / "harmed" / "record.json").write_text(json.dumps(record))
-        table.iloc[:-3].to_parquet(file)
+        change_record(tmp_path / "harmed", metrics={})
+        change_predictions(tmp_path / "harmed", table.iloc[:-3])
     rows = {row.record.run: row for row in leaderboard(tmp_path).rows}
     assert rows["harmed"].rank is None and "harmed" in rows["harmed"].problem
     assert math.isnan(rows["harmed"].metrics["map_at_5_low"])
@@ -330,7 +327,8 @@ def test_csv_has_a_line_a_run_and_empty_cells_for_undefined(tmp_path):
 
 def test_reports_are_written_beside_nothing_else(tmp_path):
     put(tmp_path / "runs", "one")
-    files = write_reports(leaderboard(tmp_path / "runs"), tmp_path / "reports")
+    files, problems = write_reports(leaderboard(tmp_path / "runs"), tmp_path / "reports")
+    assert problems == []
     assert [file.name for file in files] == ["leaderboard.md", "leaderboard.csv", "leaderboard.json"]
     assert sorted((tmp_path / "reports").iterdir()) == sorted(files)
     assert files[0].read_text().count("| A – | arcface |") == 2
@@ -340,9 +338,20 @@ def test_reports_go_where_they_are_asked_to_go(tmp_path):
     put(tmp_path / "runs", "one")
     board = leaderboard(tmp_path / "runs")
     more = {"html": tmp_path / "a.html", "csv_file": tmp_path / "b" / "b.csv", "svg": tmp_path / "c.svg"}
-    assert write_reports(board, tmp_path / "reports", **more)[3:] == list(more.values())
+    assert write_reports(board, tmp_path / "reports", **more)[0][3:] == list(more.values())
     assert more["html"].read_text() == to_html(board) and more["csv_file"].read_text() == to_csv(board)
     assert more["svg"].read_text() == to_svg(board)
+
+
+def test_where_the_reports_cannot_go_is_said_and_the_others_are_written(tmp_path):
+    put(tmp_path / "runs", "one")
+    (tmp_path / "reports").write_text("in the way")
+    board = leaderboard(tmp_path / "runs")
+    written, (problem,) = write_reports(board, tmp_path / "reports", csv_file=tmp_path / "a.csv")
+    assert written == [tmp_path / "a.csv"]
+    assert problem.startswith("The reports were not written into the workspace: ")
+    with pytest.raises(WhalebenchError, match="cannot be written"):
+        write_reports(board, tmp_path / "reports", csv_file=tmp_path / "reports" / "a.csv")
 
 
 def test_the_terminal_shows_every_digit_in_80_columns(tmp_path):

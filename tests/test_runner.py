@@ -524,7 +524,7 @@ def test_flukes_are_drawn_once_and_again_when_the_drawing_changes(
     first = load_catalog("flukes", workspace)
     assert load_catalog("flukes", workspace).digest == first.digest
     assert len(drawings) == 1
-    assert drawings[0].parent.parent == workspace.benchmarks
+    assert drawings[0].parent.parent == workspace.root / "temporary"
     assert [folder.name for folder in workspace.benchmarks.iterdir()] == ["flukes"]
     monkeypatch.setattr(flukes, "DRAWING_VERSION", flukes.DRAWING_VERSION + 1)
     load_catalog("flukes", workspace)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.methods.parts.training import trainer as loop
 from whalebench.methods.parts.training.trainer import restore_layout
 from whalebench.methods.registry import configure, find_method
-from whalebench.tests.kills import kill_runs
 
 PREDICTIONS = ("predictions.parquet", "scores.safetensors", "weights.safetensors")
 METHODS = {
@@ -282,13 +280,3 @@ def test_what_is_kept_may_be_read_by_whoever_may_read_its_folder(tmp_path: Path)
     tmp_path.chmod(0o750)
     write_state(tmp_path / "state.safetensors", {"one": torch.ones(1)})
     assert (tmp_path / "state.safetensors").stat().st_mode & 0o777 == 0o640
-
-
-def test_killed_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
-    workspace = Workspace.open(tmp_path)
-    draw_toy_benchmarks(workspace)
-    found = kill_runs("softmax", 3, workspace, random.Random(0))
-    assert found.kills >= 3
-    assert found.taken_up
-    assert found.different == 0
-    assert kept_in(workspace) == []

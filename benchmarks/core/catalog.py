@@ -1,14 +1,17 @@
 """The catalog: one table with a row for each photo, its digest, and the folder it is kept in.
 
-The table says which columns there are and of which type; the digest goes over what the photos show and are
-called. A stamp for each photo's file tells later whether it is still the file that was catalogued, without
-reading most of them again.
+The table says which columns there are and of which type; the digest goes over what the photos, and by rule 2
+the masks, show and are called. A stamp for each of their files tells later whether it is still the file that
+was catalogued, without reading most of them again. catalog.json has digests of the other files and of itself.
 """
 
+import hashlib
+import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,14 +21,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, digest_file, digest_text
+from whalebench import WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.workspace import (
+    ExistsError,
+    atomic_path,
+    atomic_text,
+    differs_from_digest,
+    digest_file,
+    digest_text,
+    parse_json,
+    regular_file,
+    with_digest,
+)
 
 REQUIRED = ("image", "path", "identity")
 OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")
 BOX = ("x0", "y0", "x1", "y1")
 SIZE = ("width", "height")
 DIGESTS = ("content_digest", "file_digest")
+MASK_DIGESTS = ("mask_content_digest", "mask_file_digest")
+"""The same of masks; absent in catalogs by rule 1, where those of a mask's file may be there."""
+NOT_COUNTED = ("path", "file_digest", "mask_file_digest")
+"""Columns that the digest of a catalog leaves out, since they say where and in which files the photos lie."""
+RULE = 2
+"""The newest rule of digests. By rule 1, that of `flukes` and of older catalogs, it counts of a mask only
+whether there is one; by rule 2 what it shows, too."""
+LISTED = ("catalog.parquet", "quarantine.csv")
+"""Files of a catalog's folder whose digests catalog.json holds."""
+FACTS_DIGEST = "facts_digest"
+"""Its key for the digest of everything else in it; older ones have none."""
 PARTS = ("train", "valid", "test")
 NO_ENCOUNTER = (
     "No encounter is given, so photos of one burst may be learned from and tested on, which flatters every "
@@ -49,6 +73,11 @@ class Catalog:
     """One row a photo; "" is an absent text and NaN an absent number. Paths are absolute."""
     digest: str
     """SHA-256 of the rows without name, paths and file digests: the same wherever the photos lie."""
+
+    @property
+    def rule(self) -> int:
+        """Of its digest, see RULE; a catalog without masks has the same one by either."""
+        return RULE if "mask_content_digest" in self.table else 1
 
     @cached_property
     def landmark_names(self) -> tuple[str, ...]:
@@ -100,7 +129,7 @@ def write_catalog(
     """The catalog as it now stands in `folder`: catalog.parquet, and catalog.json which is written last.
 
     Paths inside `folder` are stored relative to it, so that a workspace can be moved. dataset is the public
-    set that the photos are, where it is said.
+    set that the photos are, where it is said. Raises ExistsError where another catalog stands there.
     """
     catalog = build_catalog(table, name, folder)
     stored = catalog.table.copy()
@@ -111,6 +140,10 @@ def write_catalog(
         )
     for column in ("path", "mask"):
         stored[column] = pd.Series([_relative(value, folder) for value in stored[column]], dtype="str")
+    file = folder / "catalog.json"
+    is_new = not file.exists()
+    if not is_new and read_facts(folder)["digest"] != catalog.digest:
+        raise ExistsError(f"{file} is that of another catalog, and a catalog is never replaced.")
     with atomic_path(folder / "catalog.parquet") as temporary:
         stored.to_parquet(temporary, index=False)
     facts = {
@@ -124,40 +157,71 @@ def write_catalog(
         "source": source,
         "dataset": dataset,
         "tool_version": __version__,
+        "rule": catalog.rule,
+        "files": {name: digest_file(folder / name) for name in LISTED if (folder / name).exists()},
     }
-    atomic_text(folder / "catalog.json", json.dumps(facts, indent=2) + "\n")
+    facts = with_digest(facts, FACTS_DIGEST)
+    atomic_text(file, json.dumps(facts, indent=2) + "\n", exclusive=is_new)
     return catalog
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The content of catalog.json: name, digest, counts, source, when and with which version it was made."""
-    file = folder / "catalog.json"
+    """The content of catalog.json: name, digest, counts, source, when and with which version it was made.
+
+    Raises WhalebenchError for one that cannot be read, or differs from its own digest.
+    """
+    file, again = folder / "catalog.json", "restore it, or import the benchmark again"
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(regular_file(file).read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WhalebenchError(
             f"There is no catalog in {folder}; import one with `whalebench data import csv FILE --name NAME`."
         ) from error
     except (OSError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read: {error}; import the benchmark again.") from error
+        raise WhalebenchError(f"{file} cannot be read: {one_line(error, 80)}; {again}.") from error
     if not isinstance(facts, dict) or not {"name", "digest"} <= set(facts):
-        raise WhalebenchError(f"{file} does not say name and digest; import the benchmark again.")
+        raise WhalebenchError(f"{file} does not say name and digest; {again}.")
+    if differs_from_digest(facts, FACTS_DIGEST) or not isinstance(facts.get("files", {}), dict):
+        raise WhalebenchError(f"{file} differs from its digest, so it is not what was written; {again}.")
+    if facts.get("rule", 1) not in range(RULE + 1):
+        raise WhalebenchError(
+            f"{file} has a digest by rule {one_line(facts['rule'], 20)}, this whalebench knows rules up to "
+            f"{RULE}; install the version that made it."
+        )
     return facts
+
+
+def read_listed(folder: Path, name: str, facts: Mapping[str, Any]) -> bytes:
+    """The bytes of one of the LISTED files, found to be those that were written; OSError where it is absent.
+
+    Older catalogs have no digest of it.
+    """
+    content = regular_file(folder / name).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if facts.get("files", {}).get(name, digest) != digest:
+        raise WhalebenchError(
+            f"{folder / name} is not the table that was catalogued as {one_line(facts['name'], 60)}: it "
+            f"differs from its digest; restore it, or import the benchmark again."
+        )
+    return content
 
 
 def read_catalog(folder: Path) -> Catalog:
     """The catalog kept in `folder`; a table that no longer has the digest it was written with is refused."""
+    import pyarrow as pa
+
     facts = read_facts(folder)
     file = folder / "catalog.parquet"
     try:
-        table = pd.read_parquet(file)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-        raise WhalebenchError(f"{file} cannot be read: {error}; import the benchmark again.") from error
-    catalog = build_catalog(table, str(facts["name"]), folder)
+        table = pd.read_parquet(io.BytesIO(read_listed(folder, file.name, facts)))
+        catalog = build_catalog(table, str(facts["name"]), folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+        reason = one_line(error, 80)
+        raise WhalebenchError(f"{file} cannot be read: {reason}; import the benchmark again.") from error
     if catalog.digest != facts["digest"]:
         raise WhalebenchError(
             f"{file} is not the table that was catalogued as {catalog.name} (digest {catalog.digest[:12]}, "
-            f"not {str(facts['digest'])[:12]}); restore it, or import what it says now under a new name."
+            f"not {one_line(facts['digest'], 12)}); restore it, or import what it says now under a new name."
         )
     return catalog
 
@@ -171,7 +235,8 @@ def _relative(value: str, folder: Path) -> str:
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
 
-    Texts that are absent become "", numbers NaN, sizes 0. The column `split` stays absent when it is empty.
+    Texts that are absent become "", numbers NaN, sizes 0. The columns `split` and MASK_DIGESTS stay absent
+    when they are empty.
     """
     images = [str(image) for image in table["image"]]
     # Python's order of code points, so that no library's collation decides.
@@ -184,9 +249,9 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
         columns[column] = rows[column].astype("int64") if column in rows else pd.Series(0, rows.index)
     for column in DIGESTS:
         columns[column] = _text(rows, column)
-    split = _text(rows, "split")
-    if any(split):
-        columns["split"] = split
+    for column in ("split", *MASK_DIGESTS):
+        if any(values := _text(rows, column)):
+            columns[column] = values
     return pd.DataFrame(columns)
 
 
@@ -203,10 +268,11 @@ def landmark_names(columns: Iterable[str]) -> tuple[str, ...]:
 def table_digest(table: pd.DataFrame) -> str:
     """The SHA-256 of a complete table's rows, whatever the order of columns, without paths and file digests.
 
-    Numbers enter with four decimals, and of a mask only whether there is one.
+    Numbers enter with four decimals. Of a mask it counts whether there is one, and where the table says what
+    the masks show, which is rule 2, that.
     """
     parts = []
-    for column in sorted(set(table.columns) - {"path", "file_digest"}):
+    for column in sorted(set(table.columns) - set(NOT_COUNTED)):
         values = table[column]
         if column == "mask":
             texts = ["yes" if value else "" for value in values]
@@ -225,32 +291,46 @@ def _text(table: pd.DataFrame, column: str) -> "pd.Series[str]":
     return pd.Series(list(map(str, values)), index=table.index, dtype="str")
 
 
+def catalogued_files(table: pd.DataFrame) -> Iterator[tuple[str, Path, str]]:
+    """Name, path and SHA-256 of each photo's file, then of each mask's whose digest is known."""
+    yield from zip(table["image"], map(Path, table["path"]), table["file_digest"], strict=True)
+    if "mask_file_digest" in table:
+        for image, path, digest in zip(table["image"], table["mask"], table["mask_file_digest"], strict=True):
+            if digest:
+                yield mask_of(image), Path(path), digest
+
+
+def mask_of(image: str) -> str:
+    """What the mask of a photo is called among photos."""
+    return f"mask of {image}"
+
+
 def verify_photos(catalog: Catalog, folder: Path) -> None:
-    """Refuses a catalog whose photos are no longer the files that were catalogued, and names those photos.
+    """Refuses a catalog whose photos or masks are no longer the files that were catalogued, and names those.
 
     Only files whose size or times differ from the stamps in `folder` are hashed; then the stamps are written
     anew.
     """
-    images, paths, digests = (catalog.table[name].tolist() for name in ("image", "path", "file_digest"))
     known = _read_stamps(folder)
     current: dict[str, Stamp] = {}
     unsure: dict[str, Path] = {}
     absent: list[str] = []
-    for image, path, digest in zip(images, map(Path, paths), digests, strict=True):
+    for name, path, digest in catalogued_files(catalog.table):
         try:
-            current[image] = take_stamp(path, digest)
+            current[name] = take_stamp(path, digest)
         except OSError:
-            absent.append(image)
+            absent.append(name)
             continue
-        if known.get(image) != current[image]:
-            unsure[image] = path
+        if known.get(name) != current[name]:
+            unsure[name] = path
     with ThreadPoolExecutor() as pool:
         hashed = dict(zip(unsure, pool.map(_digest, unsure.values()), strict=True))
-    changed = [image for image, digest in hashed.items() if digest != current[image][0]]
+    changed = [name for name, digest in hashed.items() if digest != current[name][0]]
     if absent or changed:
         raise WhalebenchError(_changes(catalog.name, absent, changed))
     if unsure or len(known) != len(current):
-        write_stamps(folder, current)
+        with suppress(WhalebenchError):  # where it cannot be written they are hashed the next time, too
+            write_stamps(folder, current)
 
 
 def take_stamp(path: Path, digest: str = "") -> Stamp:
@@ -267,16 +347,16 @@ def write_stamps(folder: Path, stamps: Mapping[str, Stamp]) -> None:
 
 def _read_stamps(folder: Path) -> dict[str, Stamp]:
     try:
-        stamps = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+        stamps = json.loads(regular_file(folder / STAMPS).read_bytes())
         return {image: (str(d), int(s), int(m), int(c)) for image, (d, s, m, c) in stamps.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, WhalebenchError):
         return {}  # without stamps every photo is hashed, which is slow but safe
 
 
 def _digest(path: Path) -> str:
     try:
-        return digest_file(path)
-    except OSError:
+        return digest_file(regular_file(path))
+    except (OSError, WhalebenchError):
         return ""
 
 

@@ -1,11 +1,12 @@
 """Checkpoints of unfinished runs: the state of each training after its epochs, so that a stopped run goes on.
 
 A state is nested dicts and lists of tensors and numbers, kept as safetensors with JSON in its header: reading
-one runs no code, whoever wrote it.
+one runs no code, whoever wrote it. Digests of all of it are there, too, and one that differs is not used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -20,12 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.photos import CPU
-from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, inherit_permissions
+from whalebench.benchmarks.core.workspace import (
+    atomic_path,
+    atomic_text,
+    differs_from_digest,
+    inherit_permissions,
+    regular_file,
+    with_digest,
+)
 
 STATE = "state"
-"""What the description stands under in the file's header."""
+"""What stands in the file's header: the description, and digests of it and of the tensors."""
 MAX_SHARE = 0.05
 """Most of the time that may be spent on saving; the last epoch of a training is always saved."""
 GENERATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., None]]] = MappingProxyType(
@@ -66,17 +75,20 @@ class CheckpointStore:
     def begin(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
         """The facts saved with the latest epoch of the next training, its parts and random states restored.
 
-        None, and nothing is changed, where there is no checkpoint. Raises WhalebenchError where it does not
-        fit the parts.
+        None, and nothing is changed, where there is no checkpoint, or one that cannot be used: `mismatch`
+        says why. Raises WhalebenchError where it does not fit the parts, and RunFailedError where there is no
+        room for those that the training will keep.
         """
         self._training += 1
         self._parts, self._next_save, self.mismatch = dict(parts), 0.0, ""
+        self._refuse_full_disk()
         path = self._path()
         if path is None or not path.exists():
             return None
         try:
             kept = read_state(path)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, WhalebenchError) as error:
+            self.mismatch = f"not to be used ({one_line(error)})"
             return None
         if kept["of"] != self._conditions():
             self.mismatch = f"kept with {kept['of']}, not {self._conditions()}"
@@ -132,6 +144,17 @@ class CheckpointStore:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
 
+    def _refuse_full_disk(self) -> None:
+        """Raises RunFailedError where a training that begins has no room for what is kept of it.
+
+        That is its parts, with two moments that an optimizer adds to every weight, twice, since a checkpoint
+        is written before the one before it goes; and the weights, which the run keeps.
+        """
+        if self.folder is not None:
+            sizes = [_count_bytes(part.state_dict()) for part in self._parts.values()]
+            weights = max(sizes, default=0)
+            refuse_full_disk(self.folder, 2 * (sum(sizes) + 2 * weights) + weights, "What a training keeps")
+
     def _path(self) -> Path | None:
         if self.folder is None or not self._training:
             return None
@@ -170,26 +193,49 @@ def write_state(path: Path, state: object) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
-    described = json.dumps(_describe(state, tensors))
+    described = _describe(state, tensors)
+    header = with_digest({"described": described, "tensors": _digest_tensors(tensors)})
     try:
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={STATE: described})
+            # Digests in the file itself, so that a kill leaves both or neither.
+            save_file(tensors, temporary, metadata={STATE: json.dumps(header)})
             inherit_permissions(temporary)
     except (SafetensorError, WhalebenchError) as error:
         raise OSError(str(error)) from error
 
 
 def read_state(path: Path) -> Any:
-    """What `write_state` wrote, tensors on the CPU; OSError, ValueError or KeyError for any other file."""
+    """What `write_state` wrote, tensors on the CPU; OSError or ValueError for any other file."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-            described = (file.metadata() or {})[STATE]
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is no whole safetensors file") from error
-    return _rebuild(json.loads(described), tensors)
+            header = json.loads(file.metadata()[STATE])
+            written = not differs_from_digest(header) and header["tensors"] == _digest_tensors(tensors)
+    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no whole checkpoint") from error
+    if not written:
+        raise ValueError(f"{path.name} differs from its digest")
+    return _rebuild(header["described"], tensors)
+
+
+def _digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _count_bytes(state: object) -> int:
+    """Bytes of the tensors and arrays in a state."""
+    if isinstance(state, Tensor | np.ndarray):
+        return int(state.nbytes)
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_count_bytes, inner))
 
 
 def _describe(value: object, tensors: dict[str, Tensor]) -> Any:

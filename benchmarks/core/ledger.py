@@ -6,7 +6,9 @@ there to remember what is else forgotten. It is no lock: whoever wants to can ed
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import sys
@@ -16,11 +18,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import PROGRAMS
-from whalebench.benchmarks.core.workspace import Workspace, digest_text, file_lock, sync_to_disk
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    differs_from_digest,
+    digest_text,
+    file_lock,
+    parse_json,
+    refuse_unwritable,
+    regular_file,
+    sync_to_disk,
+    with_digest,
+)
 
 LEDGER = "ledger.jsonl"
 FROM_PYTHON = "from Python"
@@ -68,6 +80,10 @@ class Opening(BaseModel):
     forced: bool = False
     """Whether it was asked for though there was an answer already."""
 
+    def line(self) -> str:
+        """The entry as a line of the ledger, with a digest of itself; ends in a line end."""
+        return json.dumps(with_digest(self.model_dump(mode="json"))) + "\n"
+
     @classmethod
     def of(cls, facts: Mapping[str, Any], *, forced: bool) -> Opening:
         """That of a run, by fields of its record; now, and by the command that was typed."""
@@ -95,36 +111,41 @@ def append(workspace: Workspace, entry: Opening) -> None:
     Raises WhalebenchError where it cannot: what is not written down must not be looked at.
     """
     file = workspace.root / LEDGER
-    try:
-        with file_lock(workspace.cache / f"{LEDGER}.lock"):
-            # A line that was torn by a power cut must not swallow this one.
-            torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
-            with file.open("ab", buffering=0) as opened:
-                opened.write(("\n" * torn + entry.model_dump_json() + "\n").encode())
-            sync_to_disk(file)
-    except OSError as error:
-        raise WhalebenchError(
-            f"{file} cannot be written ({error.strerror or error}), and no test labels are opened unless "
-            f"that is written down: free some space or make the file writable, then try again."
-        ) from error
+    kept = "then give the same command again: no test labels are opened unless that is written down"
+    with refuse_unwritable(file, kept), file_lock(workspace.cache / f"{LEDGER}.lock"):
+        # A line that was torn by a power cut must not swallow this one.
+        torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
+        line = ("\n" * torn + entry.line()).encode()
+        with file.open("ab", buffering=0) as opened:
+            before = opened.tell()
+            if opened.write(line) != len(line):  # as much as there was room for
+                opened.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync_to_disk(file)
 
 
 def read_ledger(runs: Path) -> Ledger:
-    """The ledger beside a workspace's folder of runs; empty where there is none."""
+    """The ledger beside a workspace's folder of runs; empty where there is none.
+
+    A line that cannot be read, or differs from its digest, is a problem; older lines have none.
+    """
     file = runs.parent / LEDGER
     if not file.exists():
         return Ledger([], [])
     try:
-        lines = file.read_bytes().splitlines()
+        lines = regular_file(file).read_bytes().splitlines()
     except OSError as error:
         raise WhalebenchError(f"{file} cannot be read ({error.strerror or error}); restore it.") from error
     entries, broken = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            entries.append(Opening.model_validate_json(line))
-        except ValidationError:
+            said = parse_json(line)
+            if differs_from_digest(said):
+                raise ValueError("it differs from its digest")
+            entries.append(Opening.model_validate(said))
+        except (ValueError, AttributeError):  # not JSON, damaged, or no object
             broken.append(number)
     if not broken:
         return Ledger(entries, [])
-    problem = f"{len(broken)} line(s) of {file} cannot be read, first line {broken[0]}: they are not counted."
+    problem = f"{len(broken)} line(s) of {file} are damaged, first line {broken[0]}: they are not counted."
     return Ledger(entries, [problem])

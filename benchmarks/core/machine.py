@@ -6,11 +6,13 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whalebench import WhalebenchError, __version__
+from whalebench import RunFailedError, WhalebenchError, __version__
 
 if TYPE_CHECKING:
     import torch
@@ -146,12 +148,57 @@ def _free_of_container() -> int | None:
         return None
 
 
+def refuse_full_disk(folder: Path, needed: int, what: str) -> None:
+    """Raises RunFailedError where fewer bytes are free on the folder's disk than something needs."""
+    free = free_disk(folder)
+    if needed > free:
+        raise RunFailedError(
+            f"{what} needs {_size(needed)} in {folder}, {_size(free)} are free: free some space, then give "
+            f"the same command again, or give it a --workspace on another disk."
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free on the disk that the folder is on, or would be."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def _size(number: int) -> str:
+    """Bytes in words.
+
+    >>> _size(1_234_000_000), _size(5_600_000)
+    ('1.2 GB', '5.6 MB')
+    """
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
+@cache
+def place_of_processes() -> str:
+    """This machine, its start, and the space its process numbers are from: what makes those comparable."""
+    parts = [platform.node()]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        path = Path(file)
+        with suppress(OSError):
+            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text().strip())
+    return " ".join(parts)
+
+
+def start_time(pid: int) -> str:
+    """When the process of that number began, in ticks; empty where there is none, or no telling."""
+    try:
+        # The name in brackets may hold anything, so count from behind it; the 20th word from there (proc(5)).
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if words[0] in ("Z", "X") else words[19]
+
+
 def doctor_rows(workspace: Path) -> list[dict[str, Any]]:
     """What this machine has for work in the workspace, and what to do where it is not enough."""
     facts: dict[str, Any] = {**versions(), **hardware("auto"), "workspace": str(workspace)}
     del facts["device"]
     rows = [_doctor_row(what, value, value != "absent", "pip install it") for what, value in facts.items()]
-    free = shutil.disk_usage(workspace).free / 2**30
+    free = free_disk(workspace) / 2**30
     rows.append(_doctor_row("free disk", f"{free:.1f} GiB", free > 1, "free at least 1 GiB"))
     return [*rows, _torch_row(), _torchvision_row()]
 

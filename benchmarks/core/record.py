@@ -1,14 +1,17 @@
 """The record of a run: one folder, written whole or not at all, which everything in `reports/` reads.
 
 Beside `record.json` stand the table of its queries, the scores and embeddings of valid and test for fusing
-runs, and where it was explained its diagnosis. Nothing here needs torch.
+runs, and where it was explained its diagnosis. The record has a digest of each file and of itself, and no
+file is read that differs from its own. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
-import shutil
-import uuid
+import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
@@ -19,9 +22,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
-from whalebench import WhalebenchError, did_you_mean
+from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.usage import Usage
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, inherit_permissions, sync_to_disk
+from whalebench.benchmarks.core.workspace import (
+    ExistsError,
+    Workspace,
+    atomic_path,
+    atomic_text,
+    differs_from_digest,
+    digest_file,
+    digest_once,
+    inherit_permissions,
+    parse_json,
+    regular_file,
+    sync_to_disk,
+    with_digest,
+)
 
 SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
@@ -38,6 +54,10 @@ VARIANTS = "variants.parquet"
 """The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
 """Written beside the record by `whalebench explain`, and gone when the run is repeated."""
+OWN_DIGEST = (RECORD, DIAGNOSIS)
+"""Files of a run that hold a digest of themselves."""
+REPEAT = "repeat the run with --force"
+DIFFERS = "differs from its digest, so it is not what was written"
 LAST = "@last"
 """What stands for the newest run wherever a run is named."""
 LISTED = 5
@@ -131,6 +151,10 @@ class RunRecord(BaseModel):
     """How its fields were tuned: the study, its budget, what it spent, and what it chose; empty where not."""
     members: list[str] = []
     """The runs that an ensemble is made of; empty for a run that looked at photos itself."""
+    files: dict[str, str] = {}
+    """SHA-256 of each file of the run's folder but this one and DIAGNOSIS; empty in older records."""
+    digest: str = ""
+    """SHA-256 of everything else in the record; empty in older ones."""
 
 
 class Diagnosis(BaseModel):
@@ -152,6 +176,8 @@ class Diagnosis(BaseModel):
     """Why numbers are missing; empty where none are."""
     created: str
     """ISO 8601, UTC."""
+    digest: str = ""
+    """SHA-256 of everything else in it; empty in older ones."""
 
 
 Document = TypeVar("Document", RunRecord, Diagnosis)
@@ -165,8 +191,9 @@ class Runs(NamedTuple):
 
 
 def write_record(folder: Path, record: RunRecord | Diagnosis, name: str = RECORD) -> None:
-    """Writes the record, or its DIAGNOSIS, into the folder of its run as strict JSON (no NaN)."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
+    """Writes the record, or its DIAGNOSIS, into the folder of its run, as strict JSON with a digest."""
+    document = with_digest(record.model_dump(mode="json"))
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     atomic_text(folder / name, text + "\n")
 
 
@@ -175,43 +202,48 @@ def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIO
     queries.to_parquet(folder / name, index=False)
 
 
-def write_run(folder: Path, fill: Callable[[Path], None], *, force: bool = False) -> None:
+def write_run(
+    folder: Path,
+    fill: Callable[[Path], None],
+    *,
+    force: bool = False,
+    kept: str = "then give the same command again",
+) -> None:
     """Makes `folder` hold what `fill` writes, all of it, or leaves it as it is.
 
-    `fill` gets a temporary folder beside it and must leave a record there. A run that is already there, as
-    another process may have been quicker, is replaced with `force` only; it is moved away before it is
-    deleted, so no half of it is ever seen.
+    `fill` gets a temporary folder and must leave a record there. A run that is already there, as another
+    process may have been quicker, is replaced with `force` only; no half of it is ever seen. `kept` ends the
+    sentence on what keeps it from being written.
     """
     if folder.exists() and not force:
         return
-    mark = uuid.uuid4().hex[:8]
-    temporary, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("partial", "old"))
     try:
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        if not (temporary / RECORD).is_file():
-            raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
-        for file in (*temporary.rglob("*"), temporary):
-            sync_to_disk(file)
-        if folder.exists() and force:
-            folder.rename(old)
-        temporary.rename(folder)
-    except OSError as error:
-        if (folder / RECORD).is_file() and not force:  # another process was quicker, just now
-            return
-        raise WhalebenchError(
-            f"The run {folder.name} cannot be written ({error}): check the workspace, then run it again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not folder.exists():  # stopped between the two moves
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_path(folder, exclusive=not force, kept=kept) as temporary:
+            temporary.mkdir()
+            fill(temporary)
+            if not (temporary / RECORD).is_file():
+                raise WhalebenchError(f"The run {folder.name} was left without a {RECORD}: write it last.")
+            _list_files(temporary)
+            for file in temporary.rglob("*"):
+                sync_to_disk(file)
+    except ExistsError:  # another process was quicker, just now
+        return
+
+
+def _list_files(folder: Path) -> None:
+    """Writes the digest of each file that a run leaves into its record."""
+    record = _read(folder / RECORD, RunRecord, REPEAT)
+    left = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in OWN_DIGEST)
+    files = {file.relative_to(folder).as_posix(): digest_file(file) for file in left}
+    write_record(folder, record.model_copy(update={"files": files}))
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of one run, under the name its folder has today (folders get copied and renamed)."""
-    record = _read(folder / RECORD, RunRecord, "repeat the run with --force")
+    """The record of one run, under the name its folder has today (folders get copied and renamed).
+
+    Raises WhalebenchError for one that cannot be read, or differs from its digest.
+    """
+    record = _read(folder / RECORD, RunRecord, REPEAT)
     return record.model_copy(update={"run": folder.name})
 
 
@@ -225,21 +257,58 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
 
 def _read(file: Path, kind: type[Document], remedy: str) -> Document:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(regular_file(file).read_bytes())
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
+            version = one_line(content.get("schema_version"), 40)
             raise WhalebenchError(
-                f"{file} has schema version {content.get('schema_version')}, this whalebench reads "
-                f"{SCHEMA_VERSION}: {remedy}."
+                f"{file} has schema version {version}, this whalebench reads {SCHEMA_VERSION}: {remedy}."
             )
+        if isinstance(content, dict) and differs_from_digest(content):
+            raise WhalebenchError(f"{file} {DIFFERS}: {remedy}, or restore the file.")
         return kind.model_validate(content)
     except OSError as error:
-        raise WhalebenchError(f"{file} cannot be read ({error.strerror}): {remedy}.") from error
+        raise WhalebenchError(f"{file} cannot be read ({error.strerror or error}): {remedy}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise WhalebenchError(f"{file} is damaged at {where} ({first['msg']}): {remedy}.") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = one_line(".".join(str(part) for part in first["loc"]), 60) or "the document"
+        raise WhalebenchError(
+            f"{file} is damaged at {where} ({one_line(first['msg'], 80)}): {remedy}."
+        ) from error
     except ValueError as error:  # not JSON, or not text
-        raise WhalebenchError(f"{file} is not JSON ({error}): {remedy}.") from error
+        raise WhalebenchError(f"{file} is not JSON ({one_line(error, 80)}): {remedy}.") from error
+
+
+def verified(file: Path, record: RunRecord | None = None) -> Path:
+    """The path of a file of a run, found to be what was written by what the run's record says.
+
+    It is read for this once a process. Of an older record there is nothing to tell by. The record is read
+    unless given. Raises WhalebenchError for a file that differs.
+    """
+    record = record or _record_of(file)
+    if record and file.name in record.files:
+        _refuse_other(file, digest_once(regular_file(file)), record)
+    return file
+
+
+def verify_files(folder: Path, record: RunRecord) -> None:
+    """Raises WhalebenchError for the first of a run's files that is gone or differs from its digest."""
+    for name in record.files:
+        try:
+            verified(folder / name, record)
+        except OSError as error:
+            raise WhalebenchError(
+                f"{folder / name} cannot be read ({error.strerror or error}): {REPEAT}, or restore the file."
+            ) from error
+
+
+def _record_of(file: Path) -> RunRecord | None:
+    """The record of the run that a file is of; None where there is none beside it."""
+    return read_record(file.parent) if (file.parent / RECORD).exists() else None
+
+
+def _refuse_other(file: Path, digest: str, record: RunRecord) -> None:
+    if record.files.get(file.name, digest) != digest:
+        raise WhalebenchError(f"{file} {DIFFERS}: {REPEAT}, or restore the file.")
 
 
 def read_runs(runs_folder: Path) -> Runs:
@@ -257,27 +326,45 @@ def read_runs(runs_folder: Path) -> Runs:
 
 
 def read_predictions(
-    folder: Path, name: str = PREDICTIONS, columns: Collection[str] | None = None
+    folder: Path,
+    name: str = PREDICTIONS,
+    columns: Collection[str] | None = None,
+    record: RunRecord | None = None,
 ) -> pd.DataFrame:
     """The per-query table of one run, one row a test photo; columns that older runs lack are NaN.
 
-    With `columns`, only those of them that are there.
+    With `columns`, only those of them that are there. The run's record is read unless given. Raises
+    WhalebenchError for a table that cannot be read, differs from its digest, or has other than a row for each
+    test photo that the record counts.
     """
+    import pyarrow as pa
     import pyarrow.parquet
 
     file = folder / name
+    record = record or _record_of(file)
     try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
+        content = regular_file(file).read_bytes()  # what is verified is what is parsed
+        if record:
+            _refuse_other(file, hashlib.sha256(content).hexdigest(), record)
+        with pyarrow.parquet.ParquetFile(pa.BufferReader(content)) as opened:
+            if record and name == PREDICTIONS:
+                _refuse_rows(file, opened.metadata.num_rows, record)
             there = opened.schema_arrow.names
             wanted = there if columns is None else [name for name in there if name in columns]
             queries = opened.read(wanted, use_threads=False).to_pandas()
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise WhalebenchError(
-            f"{file} cannot be read ({error}): the run is damaged, repeat it with --force."
+            f"{file} cannot be read ({one_line(error, 80)}): the run is damaged, {REPEAT}."
         ) from error
     later = [name for name in LATER if columns is None or name in columns]
     complete: pd.DataFrame = queries.assign(**{name: nan for name in later if name not in queries})
     return complete
+
+
+def _refuse_rows(file: Path, rows: int, record: RunRecord) -> None:
+    photos = record.counts.get("test_photos", rows)
+    if rows != photos:
+        raise WhalebenchError(f"{file} has {rows} rows, but the run had {photos} test photos: {REPEAT}.")
 
 
 def write_scores(
@@ -289,13 +376,23 @@ def write_scores(
 
 def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, header: Any) -> None:
     """Writes the arrays as safetensors, and into the header under that entry the given value as JSON."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
-    save_file(
-        {name: np.ascontiguousarray(v) for name, v in arrays.items()}, file, {entry: json.dumps(header)}
-    )
+    tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    try:
+        # One entry only: safetensors writes several in a changing order, and equal runs shall be equal files.
+        save_file(tensors, file, {entry: json.dumps(header)})
+    except SafetensorError as error:
+        raise system_error(error) from error
     inherit_permissions(file)
+
+
+def system_error(error: Exception) -> OSError:
+    """The error of a library that writes files itself, as the system's where its text has the number."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number) if found else str(error))
 
 
 def read_arrays(
@@ -303,17 +400,18 @@ def read_arrays(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
     """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
 
-    Raises WhalebenchError for a file that cannot be read, or whose header lacks the entry.
+    Raises WhalebenchError for a file that cannot be read, differs from its digest, or whose header lacks the
+    entry.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, "np") as opened:
+        with safe_open(verified(file), "np") as opened:
             names = set(opened.keys())
             arrays = {name: opened.get_tensor(name) for name in wanted if name in names}
             return arrays, json.loads(opened.metadata()[entry])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}): repeat the run with --force.") from error
+        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}): {REPEAT}.") from error
 
 
 def find_run(name: str, workspace: Workspace) -> Path:
@@ -338,7 +436,7 @@ def find_runs(name: str, workspace: Workspace) -> list[Path]:
     folders = {folder.name: folder for folder in sorted(workspace.runs.glob("[!.]*/"))}
     if name in folders:
         return [folders[name]]
-    if name and (Path(name) / RECORD).is_file():
+    if name and os.path.isfile(Path(name) / RECORD):  # noqa: PTH113 (no error for what can be no path)
         return [Path(name).absolute()]
     records = read_runs(workspace.runs).records
     if name == LAST and records:

@@ -1,27 +1,31 @@
 """Photos read from their files: checked once before anything depends on them, decoded once for each size.
 
-The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos.
+The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos. Its file
+ends in a digest of all before it; one that differs from its digest is decoded again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
-from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text
+from whalebench.benchmarks.core.machine import refuse_full_disk
+from whalebench.benchmarks.core.workspace import atomic_path, digest_file, digest_text, regular_file
 
 MAX_PIXELS = 300_000_000
 """A photo with more pixels is taken for a decompression bomb."""
@@ -37,6 +41,9 @@ REASONS: dict[type[Exception], str] = {
 }
 STRIPE = 256
 """Rows of a photo that are digested at a time."""
+BLOCK = 1 << 24
+"""Bytes of an array that are digested at a time, each by one of several threads."""
+DIGEST_SIZE = 32
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 STORE_VERSION = 1
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
@@ -61,6 +68,8 @@ class PhotoStore:
     """SHA-256 of each photo's file: what the arrays are keyed by."""
     mask_paths: tuple[str, ...]
     """The masks' files, "" where a photo has none."""
+    tell: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
+    """Is told where an array that was kept cannot be used, as the stage of a `Progress`."""
     _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -82,6 +91,10 @@ class PhotoStore:
         """Their masks (photos, height, width), a copy."""
         return self.masks(size)[rows]
 
+    def undecoded(self, size: Size) -> int:
+        """How many bytes `pixels` of that size will add to the cache."""
+        return 0 if self._file("photos", (*size, 3)).exists() else len(self.paths) * 3 * math.prod(size)
+
     def without_masks_of(self, rows: Rows) -> PhotoStore:
         """The same photos, those of some rows without masks."""
         hidden = set(rows.tolist())
@@ -93,18 +106,27 @@ class PhotoStore:
     ) -> NDArray[np.uint8]:
         if (kind, shape) in self._open:
             return self._open[kind, shape]
-        masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
-        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
-        file = self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
-        if not file.exists():
+        file = self._file(kind, shape)
+        kept = file.exists()
+        if kept and not _is_as_written(file, *take_stamp(file)[1:]):
+            self.tell(f"decode, {file.name} differs from its digest, or has none, and is decoded again")
+            kept = False
+        if not kept:
             self.cache.mkdir(parents=True, exist_ok=True)
-            # Renamed when the last photo is in, so an array that exists is whole.
+            # Renamed when the last photo is in, so an array that exists was written to its end.
             with atomic_path(file) as temporary:
                 paths = self.mask_paths if kind == "masks" else self.paths
                 _decode_all(temporary, paths, shape, progress, workers)
+                _append_digest(temporary)
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
+
+    def _file(self, kind: str, shape: tuple[int, ...]) -> Path:
+        """Where the array is, or will be."""
+        masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
+        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
+        return self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
 
 
 @dataclass(frozen=True)
@@ -135,14 +157,53 @@ class StoreView:
 def _decode_all(
     file: Path, paths: Sequence[str], shape: tuple[int, ...], progress: Advance | None, workers: int
 ) -> None:
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
-    # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
-    with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
-        for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
-            array[row] = pixels
-            if progress:
-                progress(row + 1, len(paths))
-    array.flush()
+    size = len(paths) * math.prod(shape)
+    refuse_full_disk(file.parent, size, f"Decoding {len(paths)} photos")
+    # Written and not mapped: a disk that is full after all is then an error, and not the end of the process.
+    with file.open("wb") as opened:
+        header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (len(paths), *shape)}
+        np.lib.format.write_array_header_1_0(opened, header)
+        allocate(opened.fileno(), opened.tell() + size)
+        # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
+        with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
+            for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
+                opened.write(pixels.tobytes())
+                if progress:
+                    progress(row + 1, len(paths))
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Gives an open file so many bytes on the disk itself; OSError where there is no room for them."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def _append_digest(file: Path) -> None:
+    digest = _digest_blocks(file, file.stat().st_size)
+    with file.open("ab") as opened:
+        opened.write(digest)
+
+
+@cache
+def _is_as_written(file: Path, size: int, *_: int) -> bool:
+    """Whether a file ends in the digest of all before it; read once a process while it is left alone."""
+    with regular_file(file).open("rb") as opened:
+        opened.seek(max(size - DIGEST_SIZE, 0))
+        return opened.read() == _digest_blocks(file, size - DIGEST_SIZE)
+
+
+def _digest_blocks(file: Path, length: int) -> bytes:
+    """A SHA-256 of those of the blocks of a file, up to a length in bytes."""
+
+    def digest(start: int) -> bytes:
+        return hashlib.sha256(os.pread(descriptor, min(BLOCK, length - start), start)).digest()
+
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter lock
+            return hashlib.sha256(b"".join(pool.map(digest, range(0, length, BLOCK)))).digest()
+    finally:
+        os.close(descriptor)
 
 
 def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -170,9 +231,12 @@ def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def open_photo(path: Path) -> Image.Image:
-    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others."""
+    """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others.
+
+    Raises WhalebenchError for what is no regular file, as a named pipe that would be read for ever.
+    """
     Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    return Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 @contextmanager
@@ -262,6 +326,7 @@ def _inspect(path: Path) -> PhotoFacts | str:
             facts = (*image.size, _content_digest(image))
         return PhotoFacts((digest_file(path), *stamp[1:]), *facts)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
+        if isinstance(error, WhalebenchError):
+            return one_line(error)
         known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
-        detail = " ".join(str(error).split()) or type(error).__name__
-        return known[0] if known else f"it cannot be decoded ({detail})"
+        return known[0] if known else f"it cannot be decoded ({one_line(error) or type(error).__name__})"

@@ -1,39 +1,54 @@
 """The one visible folder everything lives in: its files, written whole or not at all, and its locks.
 
-Opening a workspace also clears away what killed processes left there: only what whalebench itself names and
-makes, by the whole name and by kind, and never through a link, because a folder of the workspace may hold
-anything else of the user's and may stand for a folder outside of it.
+What is not whole yet stands in the workspace's folder `temporary`, in a folder for each writer with a
+manifest of who that is and a lock that it holds. Opening a workspace clears away there, and nowhere else,
+what is left of writers that are gone: the lock says so, or the system where there are no locks; no clock.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import re
 import secrets
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from whalebench import WhalebenchError
+from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.machine import place_of_processes, start_time
 
-TEMPORARY = ".tmp-"
-"""How the names of files begin that are being written."""
-WRITTEN = re.compile(r"\.tmp-[0-9a-f]{12}-.+|\.tmp-flukes-[a-z0-9_]{8}")
-"""Names that `atomic_path` and the drawing of flukes give to what is not whole yet."""
-MOVED = re.compile(r"\.(?P<run>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old)")
-"""Names that `write_run` gives to a run's folder while it is written, and to one that it replaces."""
-LONG, MOMENT = 86_400.0, 60.0
-"""Seconds after which nobody is writing any more, and after which nobody is between two moves."""
+TEMPORARY = "temporary"
+"""The folder of a workspace with a folder for each writer."""
+WRITER = re.compile(r"[0-9a-f]{12}")
+"""How the folders in there are called."""
+LOCK, MANIFEST, OLD = "lock", "manifest.json", "old"
+"""What a writer's folder holds besides what it writes: its lock, who it is, and the folder it replaces."""
+UNSEEN = re.compile(r"\.new-[0-9a-f]{12}-.+")
+"""How anything is called that is not in its place yet."""
+CLAIMED = "claimed"
+"""The folder of the cache with the locks of runs and benchmarks."""
+DEEPEST = 64
+"""Levels of lists and dictionaries that a JSON document may have, far more than any written here has."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)
 """Errors of file systems that have no locks."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that is full, or of a share of it."""
+
+
+class ExistsError(WhalebenchError):
+    """Something stands there that is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -62,61 +77,263 @@ class Workspace:
         """The folder of everything that can be made again."""
         return self.root / "cache"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The four folders that make it a workspace."""
+        return self.benchmarks, self.runs, self.reports, self.cache
+
     @classmethod
-    def open(cls, root: Path) -> Workspace:
-        """The workspace at `root`, its four folders made where absent; an unwritable one is refused."""
+    def open(cls, root: Path, *, write: bool = True) -> Workspace:
+        """The workspace at `root`, its folders made where absent; an unwritable one is refused.
+
+        Only to be read, with `write` false, it is taken as it is, and nothing is made, cleared or tried.
+        """
         workspace = cls(Path(root).absolute())
-        for folder in (workspace.benchmarks, workspace.runs, workspace.reports, workspace.cache):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                # Permission bits do not tell (root, network folders, read-only mounts): really write.
-                probe = folder / f".probe-{secrets.token_hex(4)}"
-                probe.write_bytes(b"probe")
-                probe.unlink()
-            except OSError as error:
-                raise WhalebenchError(
-                    f"The workspace {workspace.root} cannot be written ({error.strerror or error}); "
-                    "choose a folder you may write to with --workspace or WHALEBENCH_WORKSPACE."
-                ) from error
-        outer = (workspace.benchmarks, workspace.cache)
-        within = (inner for folder in outer if not folder.is_symlink() for inner in folder.glob("*/"))
-        clear_leftovers((*outer, workspace.reports, *within), workspace.runs)
+        if workspace.root.exists() and not workspace.root.is_dir():
+            raise WhalebenchError(f"The workspace {workspace.root} is no folder: give another --workspace.")
+        if write:
+            _make_writable(workspace)
         return workspace
 
 
+def _make_writable(workspace: Workspace) -> None:
+    clear_temporary(workspace.root)  # first: it may be all that keeps a disk full
+    for folder in workspace.folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Permission bits do not tell (root, network folders, read-only mounts): really write.
+            with TemporaryFile(dir=folder, buffering=0) as probe:
+                probe.write(b"probe")
+        except OSError as error:
+            raise _kind(error)(
+                f"The workspace {workspace.root} cannot be written ({_why(error)}): free some space, or "
+                "choose a folder you may write to with --workspace or WHALEBENCH_WORKSPACE."
+            ) from error
+
+
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block succeeds and removed when it fails.
+def atomic_path(path: Path, *, exclusive: bool = False, kept: str = "then try again") -> Iterator[Path]:
+    """A temporary path, moved onto `path` when the block succeeds and removed when it fails.
 
-    The block may make a file there or a folder. The suffix is kept, since some writers go by it.
+    The block may make a file there or a folder; a folder that stands at `path` is moved away before it is
+    deleted, so that no half of it is ever seen. The suffix is kept, since some writers go by it. With
+    `exclusive` nothing is replaced: raises ExistsError where something stands there in the end. What else
+    keeps it from being written, in the block too, is a sentence: see `refuse_unwritable`.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
-    with _refuse_unwritable(path.parent):
+    if any(map(UNSEEN.fullmatch, path.parent.parts)):  # whole or not at all with the folder that it is in
+        yield path
+        return
+    with refuse_unwritable(path, kept):
         path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        with _refuse_unwritable(path):
+        with _temporary(path) as (temporary, old):
+            yield temporary
             sync_to_disk(temporary)
-            temporary.replace(path)
-    finally:
-        _delete(temporary)
+            try:
+                _put(temporary, path, old, exclusive=exclusive)
+            except OSError as error:
+                if exclusive and os.path.lexists(path):
+                    raise ExistsError(f"{path} is there already and is never replaced.") from error
+                raise
 
 
-def atomic_text(path: Path, text: str) -> None:
-    """Writes the text to `path` in UTF-8 with its line ends as given, whole or not at all."""
-    with atomic_path(path) as temporary, _refuse_unwritable(path):
+def atomic_text(path: Path, text: str, *, exclusive: bool = False) -> None:
+    """Writes the text in UTF-8 with its line ends as given, whole or not at all; see `atomic_path`."""
+    with atomic_path(path, exclusive=exclusive) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
+def _put(temporary: Path, path: Path, old: Path, *, exclusive: bool) -> None:
+    """Moves what was made into its place; `old` is where a folder goes that is replaced."""
+    if temporary.is_dir():
+        if path.is_dir() and not exclusive:
+            if (manifest := old.with_name(MANIFEST)).exists():
+                sync_to_disk(manifest)  # it says where this belongs
+            path.rename(old)
+        _move(temporary, path)
+    elif not exclusive:
+        _move(temporary, path)
+    else:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # no file has two names there
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+            _move(temporary, path)
+
+
+def _move(temporary: Path, path: Path) -> None:
+    """Renames it; where another file system is mounted in between, a copy beside the path."""
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(_unseen_name(path))
+        try:
+            (shutil.copytree if temporary.is_dir() else shutil.copy2)(temporary, beside)
+            beside.replace(path)
+        finally:
+            _delete(beside)
+
+
+def _unseen_name(path: Path) -> str:
+    return f".new-{secrets.token_hex(6)}-{path.name}"
+
+
 @contextmanager
-def _refuse_unwritable(path: Path) -> Iterator[None]:
+def _temporary(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Where what is to stand at the path is written, and where what stands there now is moved.
+
+    Outside of a workspace, and where a folder of it is linked to another disk, both are beside the path. Both
+    are gone afterwards; what was moved away and not replaced is back.
+    """
+    root = _workspace_of(path)
+    with _writer(root, path) if root else nullcontext() as folder:
+        temporary = (folder or path.parent) / _unseen_name(path)
+        old = folder / OLD if folder else path.with_name(_unseen_name(path))
+        try:
+            yield temporary, old
+        finally:
+            if old.is_dir() and not os.path.lexists(path):  # stopped between the two moves
+                old.rename(path)
+            _delete(temporary)
+            _delete(old)
+
+
+def _workspace_of(path: Path) -> Path | None:
+    """The workspace that the path is in, on the same disk as its folder of temporary files; else None."""
+    for root in path.absolute().parents:
+        if all(folder.is_dir() for folder in Workspace(root).folders):
+            folder = root / TEMPORARY
+            with suppress(FileExistsError):
+                folder.mkdir()
+            is_near = folder.stat().st_dev == path.parent.stat().st_dev
+            return root if is_near and not folder.is_symlink() and folder.is_dir() else None
+    return None
+
+
+@contextmanager
+def _writer(root: Path, path: Path) -> Iterator[Path]:
+    """A folder of this writer's own, with a manifest and its lock held while the block lasts."""
+    folder, lock = _locked_folder(root / TEMPORARY)
+    try:
+        # Nobody reads it here who may not read it there.
+        folder.chmod(stat.S_IMODE(path.parent.stat().st_mode))
+        manifest = {"purpose": path.absolute().relative_to(root).as_posix(), "host": place_of_processes()}
+        manifest |= {"process": os.getpid(), "started": start_time(os.getpid())}
+        (folder / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+        yield folder
+    finally:
+        lock.release()
+        _delete(folder)
+
+
+def _locked_folder(temporary: Path) -> tuple[Path, FileLock]:
+    """A new folder in there, and its lock, held."""
+    while True:
+        folder = temporary / secrets.token_hex(6)
+        folder.mkdir()
+        lock = FileLock(folder / LOCK)
+        if _acquire(lock):  # else it was cleared in the moment between the two
+            return folder, lock
+
+
+def clear_temporary(root: Path) -> None:
+    """Deletes from the workspace's folder of temporary files those of writers that are gone.
+
+    Nothing else anywhere is deleted or moved, and no link is followed. A folder that was moved away to be
+    replaced, by a process that came no further, is put back.
+    """
+    folder = root / TEMPORARY
+    if not _is_real(folder, stat.S_ISDIR):
+        return
+    with suppress(OSError):  # a folder that cannot be read, or that another process clears
+        for entry in folder.iterdir():
+            if WRITER.fullmatch(entry.name) and _is_real(entry, stat.S_ISDIR) and _is_abandoned(entry, root):
+                _delete(entry)
+
+
+def _is_abandoned(entry: Path, root: Path) -> bool:
+    """Whether the writer of that folder is gone; then what it had moved away is where it was."""
+    if not _is_real(entry / LOCK, stat.S_ISREG):
+        return False
+    lock = FileLock(entry / LOCK)
+    try:
+        if not _acquire(lock):
+            return False
+        manifest = _read_manifest(entry)
+        if manifest is None:  # stopped before it was whole, and then before anything else was written
+            return lock.is_locked and {path.name for path in entry.iterdir()} <= {LOCK, MANIFEST}
+        if not lock.is_locked and not _has_ended(manifest):
+            return False
+        replaced = root / manifest["purpose"]
+        if _is_real(entry / OLD, stat.S_ISDIR) and not os.path.lexists(replaced):
+            (entry / OLD).rename(replaced)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        lock.release()
+
+
+def _has_ended(manifest: dict[str, Any]) -> bool:
+    """Whether the process is known to be none of this machine's any more."""
+    is_here = manifest["host"] == place_of_processes()
+    return is_here and manifest["started"] not in ("", start_time(manifest["process"]))
+
+
+def _read_manifest(entry: Path) -> dict[str, Any] | None:
+    """What a writer's folder says of it; None where that is not whole, or not ours."""
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        purpose = PurePosixPath(manifest["purpose"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    is_ours = (
+        manifest.keys() >= {"host", "process", "started"} and purpose.parts and ".." not in purpose.parts
+    )
+    return manifest if is_ours and not purpose.is_absolute() else None
+
+
+def _is_real(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether such a file stands there itself, and not a link to one."""
+    try:
+        return kind(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _delete(path: Path) -> None:
+    """Deletes a file, a link or a folder; what is not there, or cannot be deleted, is left."""
+    if _is_real(path, stat.S_ISDIR):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def refuse_unwritable(path: Path, kept: str = "then try again") -> Iterator[None]:
+    """A block that writes to the path; what keeps it from that is a sentence, which ends in `kept`.
+
+    RunFailedError where the disk is full, else WhalebenchError.
+    """
     try:
         yield
     except OSError as error:
-        raise WhalebenchError(
-            f"{path} cannot be written: {error.strerror or error}; "
-            "free some space or make the folder writable, then try again."
+        raise _kind(error)(
+            f"{path} cannot be written ({_why(error)}): free some space or make the folder writable, {kept}."
         ) from error
+
+
+def _kind(error: OSError) -> type[WhalebenchError]:
+    return RunFailedError if error.errno in NO_ROOM else WhalebenchError
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else one_line(error, 120)
 
 
 def sync_to_disk(path: Path) -> None:
@@ -178,8 +395,66 @@ def digest_text(text: str) -> str:
 
 def digest_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """The same of a large file, read once a process while its size and times stay as they are."""
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@cache
+def _digest_of(path: Path, *_: int) -> str:
+    return digest_file(path)
+
+
+def with_digest(document: Mapping[str, Any], key: str = "digest") -> dict[str, Any]:
+    """The JSON document with a digest of all else in it under that key; order and layout play no part."""
+    rest = {name: value for name, value in document.items() if name != key}
+    return rest | {key: digest_text(json.dumps(rest, sort_keys=True))}
+
+
+def differs_from_digest(document: Mapping[str, Any], key: str = "digest") -> bool:
+    """Whether a document says something else than when it was written; older ones have no digest to tell."""
+    return bool(document.get(key)) and document[key] != with_digest(document, key)[key]
+
+
+def parse_json(content: bytes) -> Any:
+    """The JSON document in some bytes of UTF-8.
+
+    Raises ValueError for what is none, or none that is written here: with numbers that are not finite or
+    have more than 64 bits, or with more than DEEPEST levels.
+    """
+    try:
+        document = json.loads(content, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError(f"it has more than {DEEPEST} levels") from None
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"it has more than {DEEPEST} levels")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return document
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"{digits[:20]}... is too large a number")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:20]} is not finite")
+    return number
 
 
 @contextmanager
@@ -189,9 +464,12 @@ def file_lock(path: Path, waits: Callable[[], None] = lambda: None) -> Iterator[
     The system lets go of the lock of a process that is killed. The file stays, since all have to lock the
     same one. Where the file system has no locks nobody waits.
     """
-    lock = FileLock(path, mode=_file_mode(path.parent))
+    with refuse_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, mode=_file_mode(path.parent))
+        is_mine = _acquire(lock)
     try:
-        if not _acquire(lock):
+        if not is_mine:
             waits()
             lock.acquire()
         yield
@@ -224,61 +502,16 @@ def _acquire(lock: FileLock) -> bool:
 
 def run_lock(workspace: Workspace, run: str, waits: Callable[[], None]) -> AbstractContextManager[None]:
     """A block in which no other process of this machine makes the run; `waits` is called where one does."""
-    path = _run_lock_path(workspace, run)
-    path.parent.mkdir(exist_ok=True)
-    return file_lock(path, waits)
+    return file_lock(workspace.cache / CLAIMED / run, waits)
 
 
 def is_run_locked(workspace: Workspace, run: str) -> bool:
     """Whether a process is making the run right now."""
-    return is_locked(_run_lock_path(workspace, run))
+    return is_locked(workspace.cache / CLAIMED / run)
 
 
-def _run_lock_path(workspace: Workspace, run: str) -> Path:
-    return workspace.cache / "claimed" / run
-
-
-def clear_leftovers(folders: Iterable[Path], runs: Path) -> None:
-    """Deletes half-written files of processes that are long gone from the folders and from that of runs.
-
-    A run that was moved away to be replaced, by a process that came no further, is put back.
-    """
-    for path in _of_whalebench(folders, WRITTEN):
-        if _age(path) > LONG:
-            _delete(path)
-    for path in _of_whalebench([runs], MOVED):
-        name = MOVED.fullmatch(path.name)
-        if name is None or not path.is_dir():
-            continue
-        replaced = path.with_name(name["run"])
-        if name["kind"] == "old" and not replaced.exists():
-            if _age(path) > MOMENT:
-                with suppress(OSError):  # another process puts it back, too
-                    path.rename(replaced)
-        elif _age(path) > LONG:
-            _delete(path)
-
-
-def _of_whalebench(folders: Iterable[Path], pattern: re.Pattern[str]) -> Iterator[Path]:
-    """Files and folders of such names that stand in the folders themselves; links neither way."""
-    for folder in folders:
-        if not folder.is_symlink():
-            yield from (
-                path for path in folder.glob(".*") if pattern.fullmatch(path.name) and not path.is_symlink()
-            )
-
-
-def _age(path: Path) -> float:
-    """Seconds since something last happened to a file; 0 where another process has just taken it away."""
-    with suppress(OSError):
-        return time.time() - path.lstat().st_ctime
-    return 0.0
-
-
-def _delete(path: Path) -> None:
-    """Deletes a file or a folder; what is not there, or cannot be deleted, is left."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):  # another process clears, too
-            path.unlink()
+def benchmark_lock(
+    workspace: Workspace, name: str, waits: Callable[[], None]
+) -> AbstractContextManager[None]:
+    """A block in which no other process imports, draws or splits the benchmark; `waits` as for a run."""
+    return file_lock(workspace.cache / CLAIMED / f"benchmark {name}", waits)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.workspace import regular_file
 
 Rule = Literal[
     "mean",
@@ -23,6 +25,8 @@ RULES: tuple[str, ...] = get_args(Rule)
 """What may be typed after --rule."""
 HOURS = 2.0
 """Longest that local matches may be estimated to take unless told otherwise."""
+MAX_BYTES = 100_000_000
+"""The largest file of groups that is read: several million names."""
 Groups = tuple[tuple[str, ...], ...]
 """Names of individuals that are one animal."""
 TAKERS = {
@@ -85,20 +89,27 @@ def read_groups(file: Path) -> Groups:
     import pandas as pd
 
     try:
+        size = regular_file(file).stat().st_size
+        if size > MAX_BYTES:
+            raise WhalebenchError(
+                f"{file} has {size:,} bytes, and {MAX_BYTES:,} are the most: leave out what is in no group."
+            )
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({error}): give a CSV of duplicate groups.") from error
+        raise WhalebenchError(
+            f"{file} cannot be read ({one_line(error)}): give a CSV of duplicate groups."
+        ) from error
     if "SubId" in table:
         groups = [tuple(sorted(set(names.split()))) for names in table["SubId"]]
     elif {"identity", "group"} <= set(table):
         grouped = table[table["group"].str.strip() != ""].groupby("group")
         groups = [tuple(sorted(set(part["identity"]))) for _, part in grouped]
     else:
+        columns = one_line(", ".join(map(str, table)), 80)
         raise WhalebenchError(
-            f"{file} has the columns {', '.join(map(str, table))}: give `SubId` with names in a row, or "
-            f"`identity` and `group`."
+            f"{file} has the columns {columns}: give `SubId` with names in a row, or `identity` and `group`."
         )
-    named = [name for group in groups for name in group]
-    if twice := sorted({name for name in named if named.count(name) > 1}):
+    named = Counter(name for group in groups for name in group)
+    if twice := sorted(name for name, times in named.items() if times > 1):
         raise WhalebenchError(f"{file} puts {twice[0]} into several groups: make them one.")
     return tuple(sorted(groups))

@@ -21,6 +21,7 @@ from whalebench.benchmarks.core import ledger, record
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
+from whalebench.benchmarks.core.outputs import check_output
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import Diagnosis
@@ -79,7 +80,7 @@ def explain(
     _check_options(photos, box)
     folder = record.find_run(run, workspace)
     picture = out or workspace.reports / f"explain-{folder.name}.png"
-    picture_format(picture)
+    picture_format(check_output(picture))
     restored = restore_run(run, workspace, progress)
     if restored.method.transductive:
         raise WhalebenchError(
@@ -88,6 +89,11 @@ def explain(
         )
     ledger.append(workspace, ledger.Opening.of(vars(restored.record), forced=force))
     queries, catalog = record.read_predictions(folder), restored.benchmark.catalog
+    if queries["image"].tolist() != list(restored.opened.answers["test"].images):
+        raise WhalebenchError(
+            f"{folder / record.PREDICTIONS} is of other photos than fold {restored.record.fold} tests on: "
+            f"repeat the run with --force."
+        )
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
     diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:

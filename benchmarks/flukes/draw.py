@@ -81,7 +81,7 @@ def draw_flukes(
     chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
     for name in ("photos", "masks"):
         (folder / name).mkdir(exist_ok=True)
-    digests: dict[str, str] = {}
+    digests: dict[str, tuple[str, str]] = {}
     spawn = multiprocessing.get_context("spawn")
     workers = min(workers, len(chunks))
     with ProcessPoolExecutor(workers, spawn) if workers > 1 else ThreadPoolExecutor(1) as pool:
@@ -91,12 +91,13 @@ def draw_flukes(
             digests |= future.result()
             if progress:
                 progress(len(digests), len(plans))
-    rows["file_digest"] = rows["image"].map(digests)
+    for place, column in enumerate(("file_digest", "mask_file_digest")):
+        rows[column] = [digests[image][place] for image in rows["image"]]
     return rows
 
 
 def catalog_rows(plans: list[Plan]) -> pd.DataFrame:
-    """The catalog rows of planned photos, sorted by image, without `file_digest`: nothing is drawn."""
+    """The catalog rows of planned photos, sorted by image, without digests of files: nothing is drawn."""
     import pandas as pd
 
     table = pd.DataFrame([_row(plan) for plan in sorted(plans, key=lambda plan: plan.life)])
@@ -123,16 +124,18 @@ def _row(plan: Plan) -> dict[str, str | int | float]:
     }
 
 
-def _draw_chunk(plans: list[Plan], folder: Path) -> dict[str, str]:
-    """SHA-256 of each photo file written, by image."""
+def _draw_chunk(plans: list[Plan], folder: Path) -> dict[str, tuple[str, str]]:
+    """SHA-256 of each photo's and mask's file, as they were written, by image."""
     digests = {}
     for plan in plans:
         photo, mask = paint(plan.scene)
-        data = io.BytesIO()
-        Image.fromarray(photo).save(data, "JPEG", quality=plan.scene.shot.quality)
-        (folder / "photos" / plan.image).write_bytes(data.getvalue())
-        digests[plan.image] = hashlib.sha256(data.getvalue()).hexdigest()
-        Image.fromarray(mask).save(folder / "masks" / f"{Path(plan.image).stem}.png", compress_level=1)
+        of_photo, of_mask = io.BytesIO(), io.BytesIO()
+        Image.fromarray(photo).save(of_photo, "JPEG", quality=plan.scene.shot.quality)
+        Image.fromarray(mask).save(of_mask, "PNG", compress_level=1)
+        (folder / "photos" / plan.image).write_bytes(of_photo.getvalue())
+        (folder / "masks" / f"{Path(plan.image).stem}.png").write_bytes(of_mask.getvalue())
+        one, other = (hashlib.sha256(data.getvalue()).hexdigest() for data in (of_photo, of_mask))
+        digests[plan.image] = one, other
     return digests
 
 

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
+    BOX,
     NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
     build_catalog,
+    landmark_names,
+    mask_of,
     read_catalog,
+    read_facts,
+    read_listed,
     write_catalog,
     write_stamps,
 )
-from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text
+from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos, photo_sizes
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
-from whalebench.benchmarks.importing.tables import Missing, Row, TextTable
+from whalebench.benchmarks.importing.tables import SHOWN, Problem, Row, TextTable, is_number, problem
+
+Missing = Literal["refuse", "quarantine"]
 
 NAMED = ("identity", "encounter", "viewpoint", "species")
 """Columns in which one name may have been written in two ways."""
@@ -59,70 +69,178 @@ def import_csv(
     missing: Missing = "refuse",
     dataset: str = "",
     progress: Advance | None = None,
+    waits: Callable[[], None] = lambda: None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
     """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
 
     Relative paths are taken from the table's folder. All problems of the table are reported in one error.
     Photos that cannot be decoded are quarantined; absent ones are a problem unless `missing` says otherwise.
-    dataset is the public set that the photos are: weights that were trained on it are marked so.
+    dataset is the public set that the photos are: weights that were trained on it are marked so. `waits` is
+    called where another process is at this benchmark, before it is waited for.
     """
     _check_name(name)
     table = tables.read_table(file)
     notes = tables.check_columns(table, file)
-    photos, masks = tables.resolve_paths(table, "path", file), tables.resolve_paths(table, "mask", file)
+    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
     problems = tables.check_rows(table, tables.number_columns(table))
-    problems += tables.absent_files(table, photos, masks, missing)
-    tables.refuse(file, table, problems + tables.misfits(table, photos, masks, max_pixels))
+    problems += absent_files(file, table, photos, masks, missing)
+    tables.refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
 
-    facts = _decode(photos, masks, max_pixels, progress)
+    facts, mask_facts = _decode(photos, masks, max_pixels, progress)
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
     _check_enough(file, table, kept, quarantined)
     notes += notes_on(table.rows, kept)
-    frame = _frame(table, kept, photos, masks)
-    stamps = {table.rows[index]["image"]: fact.stamp for index, fact in kept.items()}
+    frame = _frame(table, kept, photos, masks, mask_facts)
+    images = [row["image"] for row in table.rows]
+    stamps = {images[index]: fact.stamp for index, fact in kept.items()}
+    stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
     folder = workspace.benchmarks / name
-    frame, known = _as_before(folder, frame, name)
-    notes += known
-    listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
-    atomic_text(folder / "quarantine.csv", listed.to_csv(index=False, lineterminator="\n"))
-    source = str(file.absolute())
-    catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
-    write_stamps(folder, stamps)
-    return ImportResult(catalog, quarantined, tuple(notes))
+    with benchmark_lock(workspace, name, waits):
+        frame, known = _as_before(folder, frame, name)
+        listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
+        cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
+        atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
+        source = str(file.absolute())
+        catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
+        write_stamps(folder, stamps)
+    return ImportResult(catalog, quarantined, (*notes, *known))
 
 
 def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
-    """The photos left out of the catalog in `folder`, as its quarantine.csv lists them."""
+    """The photos left out of the catalog in `folder`, as its quarantine.csv lists them.
+
+    Raises WhalebenchError for a list that is not what was written, or that cannot be read.
+    """
     file = folder / "quarantine.csv"
-    if not file.is_file():
+    if not file.exists():
         return ()
-    table = pd.read_csv(file, dtype="str", keep_default_na=False, lineterminator="\n")
-    return tuple(map(Quarantined._make, table.itertuples(index=False)))
+    try:
+        content = io.BytesIO(read_listed(folder, file.name, read_facts(folder)))
+        table = pd.read_csv(content, dtype="str", keep_default_na=False, lineterminator="\n")
+        return tuple(map(Quarantined._make, table.map(cell_text).itertuples(index=False)))
+    except (OSError, ValueError, TypeError) as error:
+        raise WhalebenchError(
+            f"{file} cannot be read ({one_line(error, 80)}); restore it, or import the benchmark again."
+        ) from error
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,99}", name):
         raise WhalebenchError(
-            f"{name!r} cannot name a benchmark; use small letters, digits and hyphens, such as right-whales."
+            f"{name!r} cannot name a benchmark; use small letters, digits and hyphens, such as right-whales; "
+            f"a hundred at most."
         )
     if name == "flukes":
         raise WhalebenchError("The name 'flukes' is that of the embedded benchmark; choose another name.")
 
 
+def resolve_paths(table: TextTable, column: str, file: Path) -> list[str]:
+    """The absolute path in each row's column, "" where the cell is empty; relative to the table's folder."""
+    folder = file.absolute().parent
+    return [_existing_path(folder, row[column]) if row.get(column) else "" for row in table.rows]
+
+
+def _existing_path(folder: Path, text: str) -> str:
+    """The path as it is written, or as another system would have written it where only that exists."""
+    path = str(folder / text)
+    if os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
+        return path
+    slashed = text.replace("\\", "/")
+    forms = (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
+    others = (str(folder / form) for form in forms)
+    return next((other for other in others if os.path.isfile(other)), path)  # noqa: PTH113
+
+
+def _as_spelled(folder: Path, text: str) -> str:
+    """The path below the folder that differs from the text in capitals only, or "" where there is none."""
+    found = folder
+    with suppress(OSError, KeyError):  # no such folder, none to be read, or nothing alike in it
+        for part in Path(text.replace("\\", "/")).parts:
+            found = {path.name.casefold(): path for path in sorted(found.iterdir())}[part.casefold()]
+        return str(found.relative_to(folder)) if found.is_file() else ""
+    return ""
+
+
+def absent_files(
+    file: Path, table: TextTable, photos: list[str], masks: list[str], missing: Missing
+) -> list[Problem]:
+    """The rows whose photo (where that is to be refused) or mask is no file, each with its problem."""
+    problems: list[Problem] = []
+    for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
+        if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
+            meant = (
+                _as_spelled(file.absolute().parent, table.rows[index]["path"])
+                if len(problems) < SHOWN
+                else ""
+            )
+            text = f"there is no such file at {one_line(photo, 120)}"
+            text += f" (did you mean {meant!r}?)" if meant else ""
+            text += "; correct the path, or add --missing quarantine"
+            problems.append((index, problem("path", table.rows[index]["path"], text)))
+        if mask and not os.path.isfile(mask):  # noqa: PTH113
+            text = f"there is no such file at {one_line(mask, 120)}; correct the path or empty the cell"
+            problems.append((index, problem("mask", table.rows[index]["mask"], text)))
+    return problems
+
+
+def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[Problem]:
+    """The rows whose box or landmarks leave their photo, or whose mask has another size than their photo."""
+    points = landmark_names(table.columns)
+    columns = ("x0", *(f"{name}_x" for name in points))
+    chosen = [index for index, row in enumerate(table.rows) if masks[index] or any(map(row.get, columns))]
+    sizes = photo_sizes([Path(photos[index]) for index in chosen], max_pixels=max_pixels)
+    of_masks = photo_sizes([Path(masks[index]) for index in chosen], max_pixels=max_pixels)
+    problems: list[Problem] = []
+    for index, size, mask_size in zip(chosen, sizes, of_masks, strict=True):
+        if size is None:
+            continue  # an unreadable photo is quarantined later, with its reason
+        row = table.rows[index]
+        outside = (_box_outside(row, *size), *(_point_outside(row, name, *size) for name in points))
+        problems += [(index, text) for text in outside if text]
+        if mask_size and mask_size != size:
+            text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"
+            problems.append((index, problem("mask", row["mask"], text)))
+    return problems
+
+
+def _box_outside(row: Row, width: int, height: int) -> str:
+    """The problem of a box that leaves its photo by more than half a pixel, or "" when there is none."""
+    if not row.get("x0") or not all(is_number(row[column]) for column in BOX):
+        return ""
+    for column, least, most in (("x0", 0, width), ("y0", 0, height), ("x1", 0, width), ("y1", 0, height)):
+        if not least - 0.5 <= float(row[column]) <= most + 0.5:
+            text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
+            return problem(column, row[column], text)
+    return ""
+
+
+def _point_outside(row: Row, name: str, width: int, height: int) -> str:
+    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
+    for axis, side in (("x", width), ("y", height)):
+        value = row.get(f"{name}_{axis}", "")
+        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
+            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
+            return problem(f"{name}_{axis}", value, text)
+    return ""
+
+
 def _decode(
     photos: list[str], masks: list[str], max_pixels: int, progress: Advance | None
-) -> list[PhotoFacts | str]:
-    """The facts of each photo, or why it or its mask cannot be used."""
+) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
+    """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
     masked = [index for index, mask in enumerate(masks) if mask]
     paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
     facts = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
+    of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
-        if isinstance(mask_fact, str) and not isinstance(facts[index], str):
+        if not isinstance(mask_fact, str):
+            of_masks[index] = mask_fact
+        elif not isinstance(facts[index], str):
             facts[index] = f"its mask: {mask_fact}"
-    return facts[: len(photos)]
+    return facts[: len(photos)], of_masks
 
 
 def _check_enough(
@@ -144,7 +262,11 @@ def _check_enough(
 
 
 def _frame(
-    table: TextTable, kept: dict[int, PhotoFacts], photos: list[str], masks: list[str]
+    table: TextTable,
+    kept: dict[int, PhotoFacts],
+    photos: list[str],
+    masks: list[str],
+    mask_facts: dict[int, PhotoFacts],
 ) -> pd.DataFrame:
     """The catalog rows of the photos kept."""
     rows = [table.rows[index] for index in kept]
@@ -159,6 +281,9 @@ def _frame(
     columns |= {size: [getattr(fact, size) for fact in kept.values()] for size in SIZE}
     columns["content_digest"] = [fact.content for fact in kept.values()]
     columns["file_digest"] = [fact.digest for fact in kept.values()]
+    shown = [mask_facts.get(index) for index in kept]
+    columns["mask_content_digest"] = [mask.content if mask else "" for mask in shown]
+    columns["mask_file_digest"] = [mask.digest if mask else "" for mask in shown]
     return pd.DataFrame(columns)
 
 
@@ -166,7 +291,7 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     """The rows as they are to be kept, and a note, where the same catalog stands there already.
 
     Another one of this name is an error. One that was made when photos were told apart by the bytes of their
-    files keeps these digests, and with them its split and its runs.
+    files, or masks not at all, stays so, and with it its digest, its split and its runs.
     """
     if not (folder / "catalog.json").exists():
         return frame, []
@@ -174,12 +299,17 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     note = f"The benchmark {name} was imported before with the same content"
     if there.digest == build_catalog(frame, name).digest:
         return frame, [f"{note}."]
-    by_bytes = frame.assign(content_digest=frame["file_digest"])
-    if there.digest == build_catalog(by_bytes, name).digest:
-        return by_bytes, [
-            f"{note}, by an older whalebench that does not know a photo again in a file that was saved anew. "
-            f"It stays so: import it under another name to have such photos found."
-        ]
+    by_rule_1 = frame.drop(columns="mask_content_digest")
+    by_bytes = by_rule_1.assign(content_digest=frame["file_digest"])
+    for older, lacks in (
+        (by_rule_1, "count what a mask shows"),
+        (by_bytes, "know a photo again in a file that was saved anew"),
+    ):
+        if there.digest == build_catalog(older, name).digest:
+            return older, [
+                f"{note}, by an older whalebench that does not {lacks}. It stays so: import it under another "
+                f"name to have it do so."
+            ]
     old, new = set(there.table["image"]), set(frame["image"])
     change = "the same photos with other annotations or pixels"
     if old != new:

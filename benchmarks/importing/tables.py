@@ -1,25 +1,21 @@
-"""Tables of photos: .csv, .tsv and .parquet read as texts, and what is wrong with their rows and files.
+"""Tables of photos: .csv, .tsv and .parquet read as texts, and what is wrong with their rows.
 
-Each problem is a sentence with place, value and remedy. No photo is decoded for it.
+Each problem is a sentence with place, value and remedy. No photo is looked at for it.
 """
 
 import csv
 import io
 import math
-import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import pandas as pd
-
-from whalebench import WhalebenchError
+from whalebench import CONTROLS, WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import (
     BOX,
     DIGESTS,
@@ -29,20 +25,33 @@ from whalebench.benchmarks.core.catalog import (
     SIZE,
     landmark_names,
 )
-from whalebench.benchmarks.core.store import photo_sizes
+from whalebench.benchmarks.core.workspace import regular_file
 
 Row = dict[str, str]
 Problem = tuple[int, str]
 """The index of a row, and what is wrong with it."""
-Missing = Literal["refuse", "quarantine"]
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Each digit can be taken by one part of it only, so that long cells take no longer than they are.
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
 NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
 NOTHING = {"#n/a", "nan", "none", "null", "na", "n/a"}
 NO_ENCOUNTER = {"unknown", "unk", "?", "-"}
 SHOWN = 20
 """How many problems of a table one error lists."""
+ROWS, COLUMNS, CELLS, BYTES = 2_000_000, 10_000, 100_000_000, 4 * 2**30
+"""The most that one table may have; CELLS are those of columns that are read. A million photos take about
+1 GB of memory while they are read."""
+LONGEST = 60
+"""Letters of a value that are shown."""
+LETTERS = 4_096
+"""The most letters of a cell that is read: the longest path that systems know."""
+HEADER = 1_000_000
+"""Letters in which the line of the names of columns is looked for."""
+NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, "split")
+"""The columns of texts that are read."""
+INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls the numbers of rows."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +69,50 @@ class TextTable:
 def read_table(file: Path) -> TextTable:
     """The rows of a .csv, .tsv or .parquet file as texts without surrounding blanks.
 
-    A missing number of a .parquet file becomes "", like an empty cell of a .csv file.
+    Only columns that are read are in them. A missing number of a .parquet file becomes "", like an empty cell
+    of a .csv file. Raises WhalebenchError for what is no such file, and for one that is larger than ROWS,
+    COLUMNS, CELLS or BYTES, before it is read where the file says so itself.
     """
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".tsv", ".parquet"):
         raise WhalebenchError(f"{file} is no table that can be read; give a .csv, .tsv or .parquet file.")
-    if file.is_dir():
-        raise WhalebenchError(f"{file} is a folder; give the table's file.")
-    if not file.exists():
-        raise WhalebenchError(f"The table {file} does not exist; check its path.")
-    table = _read_parquet(file) if suffix == ".parquet" else _read_text(file)
-    for column, times in Counter(table.columns).items():
-        if not column:
+    try:
+        _bound(file, regular_file(file).stat().st_size, BYTES, "bytes")
+        table = _read_parquet(file) if suffix == ".parquet" else _read_text(file)
+    except FileNotFoundError as error:
+        raise WhalebenchError(f"The table {file} does not exist; check its path.") from error
+    except OSError as error:
+        why = one_line(error.strerror or error, 100)
+        raise WhalebenchError(f"{file} cannot be read ({why}); check its permissions.") from error
+    if not table.rows:
+        raise WhalebenchError(f"{file} has no rows; give a header line and one line for each photo.")
+    return table
+
+
+def _bound(file: Path, number: int, limit: int, what: str) -> None:
+    if number > limit:
+        raise WhalebenchError(
+            f"{file} has {number:,} {what}, and {limit:,} are the most that a table may have; leave out what "
+            f"is not read, or import it in parts."
+        )
+
+
+def _read_columns(columns: tuple[str, ...], file: Path) -> dict[str, int]:
+    """The columns that are read, each with its place; raises WhalebenchError for names that cannot be."""
+    _bound(file, len(columns), COLUMNS, "columns")
+    for column, times in Counter(columns).items():
+        if not column and (times > 1 or columns[0]):
             raise WhalebenchError(
                 f"{file} has a column without a name that is not empty; name it or remove it."
             )
         if times > 1:
             raise WhalebenchError(f"{file} has {times} columns {column!r}; keep one of them.")
-    if not table.rows:
-        raise WhalebenchError(f"{file} has no rows; give a header line and one line for each photo.")
-    return table
+    points = (f"{name}_{axis}" for name in landmark_names(columns) for axis in "xy")
+    kept = {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split", *points}
+    for column in sorted(kept):
+        if CONTROLS.search(column) or len(column) > LETTERS:
+            raise WhalebenchError(f"{file} has a column {_shown(column)}, which is no name; rename it.")
+    return {column: place for place, column in enumerate(columns) if column in kept}
 
 
 def _read_text(file: Path) -> TextTable:
@@ -90,63 +123,121 @@ def _read_text(file: Path) -> TextTable:
         raise WhalebenchError(
             f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); save it as CSV UTF-8."
         ) from error
-    except OSError as error:
-        raise WhalebenchError(f"{file} cannot be read ({error.strerror}); check its permissions.") from error
     if "\0" in text:
         raise WhalebenchError(f"{file} holds NUL characters, so it is no text table; save it as UTF-8.")
-    header = text.partition("\n")[0]
-    # Spreadsheets in countries with a decimal comma write semicolons.
-    comma = ";" if ";" in header and "," not in header else ","
-    try:
-        lines = list(_lines(text, "\t" if file.suffix.lower() == ".tsv" else comma))
-    except csv.Error as error:
-        raise WhalebenchError(f"{file} is a broken table: {error}; write it again.") from error
-    if not lines:
+    heads = (line.strip("\r\n") for line in io.StringIO(text[:HEADER], newline="") if line.strip())
+    first = next(heads, "")
+    said = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # as spreadsheets tell each other
+    lines = _lines(text, said[1] if said else _separator(first, file), file)
+    if said:
+        next(lines)
+    header = next(lines, None)
+    if header is None:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
-    lines = _without_empty_columns(lines)
-    columns = tuple(lines[0][1])
-    for number, cells in lines[1:]:
-        if len(cells) != len(columns):
+    columns = tuple(header[1][: _last(header[1])])  # spreadsheets leave empty columns at the right
+    kept = _read_columns(columns, file)
+    rows, places = [], []
+    for number, cells in lines:
+        width = max(len(columns), _last(cells))
+        if len(cells) < width or width > len(columns):
             raise WhalebenchError(
-                f"{file} has {len(cells)} cells in line {number} but {len(columns)} in its header; "
+                f"{file} has {len(cells[:width])} cells in line {number} but {len(columns)} in its header; "
                 "add or remove cells, and put a cell that holds a separator in double quotes."
             )
-    rows = tuple(dict(zip(columns, cells, strict=True)) for _, cells in lines[1:])
-    return TextTable(columns, rows, tuple(f"line {number}" for number, _ in lines[1:]))
+        rows.append({column: cells[place] for column, place in kept.items()})
+        places.append(f"line {number}")
+        _bound(file, len(rows), ROWS, "rows or more")
+        _bound(file, len(rows) * len(kept), CELLS, "cells or more")
+    return TextTable(columns, tuple(rows), tuple(places))
 
 
-def _lines(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The non-empty rows, each with the line it starts on."""
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+def _separator(header: str, file: Path) -> str:
+    """That by which the header has most of the columns that are needed, or else most columns.
+
+    Spreadsheets write semicolons in countries with a decimal comma, and tabs where they are asked for text.
+    """
+
+    def columns(separator: str) -> tuple[int, int]:
+        names = header.casefold().split(separator)
+        return len(set(REQUIRED) & {name.strip().strip('"') for name in names}), len(names)
+
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+    return max((usual, ",", ";", "\t"), key=columns)
+
+
+def _last(cells: list[str]) -> int:
+    """How many cells there are up to the last one that is not empty."""
+    return max((place for place, cell in enumerate(cells, 1) if cell), default=0)
+
+
+def _lines(text: str, separator: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The non-empty rows, each with the line it starts on; line ends as on any system."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     start = 1
-    for cells in reader:
-        stripped = [cell.strip() for cell in cells]
-        if any(stripped):
-            yield start, stripped
-        start = reader.line_num + 1
-
-
-def _without_empty_columns(lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """The lines without the nameless empty cells that spreadsheets leave at the right."""
-    named = max((place for place, name in enumerate(lines[0][1], 1) if name), default=0)
-    ends = (max((place for place, cell in enumerate(cells, 1) if cell), default=0) for _, cells in lines)
-    return [(number, cells[: max(named, end)]) for (number, cells), end in zip(lines, ends, strict=True)]
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield start, stripped
+            start = reader.line_num + 1
+    except csv.Error as error:
+        most = csv.field_size_limit()
+        what = f"a cell of more than {most:,} characters" if "field limit" in str(error) else one_line(error)
+        raise WhalebenchError(
+            f"{file} is broken from line {start} on ({what}); close its quotes, or shorten the cell."
+        ) from error
 
 
 def _read_parquet(file: Path) -> TextTable:
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
-        frame = pd.read_parquet(file)
-    except (OSError, ValueError, TypeError) as error:
-        raise WhalebenchError(f"{file} is no readable Parquet file ({error}); write it again.") from error
-    columns = tuple(str(column) for column in frame.columns)
-    texts = [_texts(frame.iloc[:, position]) for position in range(len(columns))]
-    rows = tuple(dict(zip(columns, cells, strict=True)) for cells in zip(*texts, strict=True))
+        with parquet.ParquetFile(file) as opened:
+            names = tuple(opened.schema_arrow.names)
+            columns = tuple(name for name in names if not INDEX.fullmatch(name))
+            kept = list(_read_columns(columns, file))
+            strings = [name for name in kept if _is_string(opened.schema_arrow.field(name).type)]
+            _bound_parquet(file, opened.metadata, kept)
+        # As a dictionary each text is there once, however often it is repeated.
+        table = parquet.read_table(file, columns=kept, read_dictionary=strings, use_threads=False)
+        texts = [_texts(table[name]) for name in kept]
+    except (pa.ArrowException, OSError, ValueError, TypeError, NotImplementedError, MemoryError) as error:
+        why = one_line(error, 100)
+        raise WhalebenchError(f"{file} is no readable Parquet file ({why}); write it again.") from error
+    rows = tuple(dict(zip(kept, cells, strict=True)) for cells in zip(*texts, strict=True))
     return TextTable(columns, rows, tuple(f"row {number}" for number in range(1, len(rows) + 1)))
 
 
-def _texts(values: "pd.Series[str]") -> list[str]:
-    absent = values.isna().tolist()
-    return ["" if gone else _text(value) for value, gone in zip(values.tolist(), absent, strict=True)]
+def _is_string(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _bound_parquet(file: Path, metadata: Any, kept: list[str]) -> None:
+    """Refuses a table by what it says of itself: it may be a thousand times as large as its file."""
+    _bound(file, metadata.num_rows, ROWS, "rows")
+    _bound(file, metadata.num_rows * len(kept), CELLS, "cells")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = (group.column(place) for group in groups for place in range(metadata.num_columns))
+    sizes = (each.total_uncompressed_size for each in chunks if each.path_in_schema.split(".")[0] in kept)
+    _bound(file, sum(sizes), BYTES, "bytes when unpacked")
+
+
+def _texts(column: Any) -> list[str]:
+    """The cells of a column of Arrow as texts, equal ones of a dictionary being one text in memory."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        values = column.to_pandas()
+        absent = values.isna().tolist()
+        return ["" if gone else _text(value) for value, gone in zip(values.tolist(), absent, strict=True)]
+    texts: list[str] = []
+    for chunk in column.chunks:
+        known = ["" if value is None else _text(value) for value in chunk.dictionary.to_pylist()]
+        texts += ["" if place is None else known[place] for place in chunk.indices.to_pylist()]
+    return texts
 
 
 def _text(value: object) -> str:
@@ -163,17 +254,23 @@ def check_columns(table: TextTable, file: Path) -> list[str]:
     for column in REQUIRED:
         if column not in table.columns:
             raise WhalebenchError(
-                f"{file} has no column {column!r}, only {', '.join(table.columns)}"
+                f"{file} has no column {column!r}, only {one_line(', '.join(table.columns), 80)}"
                 f"{_meant(column, set(table.columns) - known)}; add the column or rename one."
             )
     _refuse_halves(table, file)
     points = {f"{name}_{axis}" for name in landmark_names(table.columns) for axis in "xy"}
     notes = []
     for column in table.columns:
-        if column in (*SIZE, *DIGESTS):
+        if not column:
+            notes.append("The first column has no name and is not read.")
+        elif column in (*SIZE, *DIGESTS):
             notes.append(f"The column {column!r} is not read: it is measured from the photos.")
         elif column not in known | points:
-            notes.append(f"The column {column!r} is not read{_meant(column, known - set(table.columns))}.")
+            notes.append(
+                f"The column {_shown(column)} is not read{_meant(column, known - set(table.columns))}."
+            )
+    if len(notes) > SHOWN:
+        notes = [*notes[:SHOWN], f"And {len(notes) - SHOWN} more columns are not read."]
     return notes
 
 
@@ -221,6 +318,14 @@ def check_rows(table: TextTable, wholes: dict[str, str]) -> list[Problem]:
 
 
 def _text_problems(row: Row) -> Iterator[str]:
+    for column in NAMED:
+        value = row.get(column, "")
+        if len(value) > LETTERS:
+            text = f"it has {len(value):,} characters, {LETTERS:,} are the most; shorten it"
+            yield problem(column, value, text)
+        elif not value.isprintable() and (found := CONTROLS.search(value)):
+            text = f"it holds the control character {ascii(found[0])[1:-1]}, which no name does; remove it"
+            yield problem(column, value, text)
     for column in ("image", "path"):
         if not row[column]:
             yield problem(column, "", "it is empty; fill it or remove the row")
@@ -284,89 +389,27 @@ def is_date(text: str) -> bool:
     return True
 
 
-def resolve_paths(table: TextTable, column: str, file: Path) -> list[str]:
-    """The absolute path in each row's column, "" where the cell is empty; relative to the table's folder."""
-    folder = file.absolute().parent
-    return [_existing_path(folder, row[column]) if row.get(column) else "" for row in table.rows]
-
-
-def _existing_path(folder: Path, text: str) -> str:
-    """The path as it is written, or as another system would have written it where only that exists."""
-    path = str(folder / text)
-    if os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
-        return path
-    slashed = text.replace("\\", "/")
-    forms = (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
-    others = (str(folder / form) for form in forms)
-    return next((other for other in others if os.path.isfile(other)), path)  # noqa: PTH113
-
-
-def absent_files(table: TextTable, photos: list[str], masks: list[str], missing: Missing) -> list[Problem]:
-    """The rows whose photo (where that is to be refused) or mask is no file, each with its problem."""
-    problems: list[Problem] = []
-    for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
-        if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
-            text = f"there is no such file at {photo}; correct the path, or add --missing quarantine"
-            problems.append((index, problem("path", table.rows[index]["path"], text)))
-        if mask and not os.path.isfile(mask):  # noqa: PTH113
-            text = f"there is no such file at {mask}; correct the path or empty the cell"
-            problems.append((index, problem("mask", table.rows[index]["mask"], text)))
-    return problems
-
-
-def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[Problem]:
-    """The rows whose box or landmarks leave their photo, or whose mask has another size than their photo."""
-    points = landmark_names(table.columns)
-    columns = ("x0", *(f"{name}_x" for name in points))
-    chosen = [index for index, row in enumerate(table.rows) if masks[index] or any(map(row.get, columns))]
-    sizes = photo_sizes([Path(photos[index]) for index in chosen], max_pixels=max_pixels)
-    of_masks = photo_sizes([Path(masks[index]) for index in chosen], max_pixels=max_pixels)
-    problems: list[Problem] = []
-    for index, size, mask_size in zip(chosen, sizes, of_masks, strict=True):
-        if size is None:
-            continue  # an unreadable photo is quarantined later, with its reason
-        row = table.rows[index]
-        outside = (_box_outside(row, *size), *(_point_outside(row, name, *size) for name in points))
-        problems += [(index, text) for text in outside if text]
-        if mask_size and mask_size != size:
-            text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"
-            problems.append((index, problem("mask", row["mask"], text)))
-    return problems
-
-
-def _box_outside(row: Row, width: int, height: int) -> str:
-    """The problem of a box that leaves its photo by more than half a pixel, or "" when there is none."""
-    if not row.get("x0") or not all(is_number(row[column]) for column in BOX):
-        return ""
-    for column, least, most in (("x0", 0, width), ("y0", 0, height), ("x1", 0, width), ("y1", 0, height)):
-        if not least - 0.5 <= float(row[column]) <= most + 0.5:
-            text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
-            return problem(column, row[column], text)
-    return ""
-
-
-def _point_outside(row: Row, name: str, width: int, height: int) -> str:
-    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
-    for axis, side in (("x", width), ("y", height)):
-        value = row.get(f"{name}_{axis}", "")
-        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
-            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
-            return problem(f"{name}_{axis}", value, text)
-    return ""
-
-
 def problem(column: str, value: str, text: str) -> str:
     """A problem as it is printed after its place: the column, the value, why it cannot be and what to do."""
-    return f"column {column}, value {value!r}: {text}"
+    return f"column {column}, value {_shown(value)}: {text}"
+
+
+def _shown(value: str) -> str:
+    """A value in quotes, as far as it fits into a sentence."""
+    return repr(value if len(value) <= LONGEST else f"{value[:LONGEST]}...")
 
 
 def refuse(file: Path, table: TextTable, problems: list[Problem]) -> None:
-    """Raises one error with the first twenty problems in the order of the rows, where there are any."""
+    """Raises one error where there are problems; its notes are the first twenty in the order of the rows."""
     if not problems:
         return
     in_order = sorted(problems, key=lambda problem: problem[0])
     lines = [f"{table.places[index]}, {text}." for index, text in in_order]
     if len(lines) == 1:
         raise WhalebenchError(f"{file}, {lines[0]}")
-    more = [f"and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
-    raise WhalebenchError("\n  ".join([f"{file} has {len(lines)} problems:", *lines[:SHOWN], *more]))
+    error = WhalebenchError(f"{file} has {len(lines)} problems, the first in {lines[0]}")
+    for line in lines[:SHOWN]:
+        error.add_note(line)
+    if len(lines) > SHOWN:
+        error.add_note(f"And {len(lines) - SHOWN} more.")
+    raise error

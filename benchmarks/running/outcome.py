@@ -261,6 +261,7 @@ def _mask_ious(masks: NDArray[np.float32], annotated: Photos) -> Floats:
 
 def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.DataFrame) -> None:
     """Leaves every file of the run in the folder, the record last."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
@@ -269,7 +270,10 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
     # can be held against the photos it would judge.
-    save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    try:
+        save_weights(weights, folder / WEIGHTS, {"lineage": json.dumps(outcome.lineage)})
+    except SafetensorError as error:
+        raise records.system_error(error) from error
     inherit_permissions(folder / WEIGHTS)
     records.write_record(folder, record)
 
@@ -338,12 +342,12 @@ def _method(record: RunRecord) -> Pipeline:
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
-    """What was learned by name, and by part the digests of the photos it was fitted on."""
+    """What was learned by name, and by part the digests of the photos it was fitted on; both verified."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / WEIGHTS
     try:
-        with safe_open(file, "pt") as opened:
+        with safe_open(records.verified(file), "pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
             lineage = json.loads(opened.metadata()["lineage"])
     except (OSError, SafetensorError) as error:

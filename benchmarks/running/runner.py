@@ -22,12 +22,22 @@ from whalebench.benchmarks.core.machine import (
     cores,
     hardware,
     peak_memory_mb,
+    refuse_full_disk,
     versions,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.usage import track_words
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, digest_file, digest_text, run_lock
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    atomic_text,
+    differs_from_digest,
+    digest_file,
+    digest_text,
+    parse_json,
+    run_lock,
+    with_digest,
+)
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
@@ -45,6 +55,9 @@ UNFINISHED = "unfinished"
 
 NOTES = "found"
 """The folder there with a note for each request that a finished run answers."""
+
+KEPT = "then give the same command again: what was learned is kept, and it goes on from there"
+"""How a sentence ends on a run that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ def run(
             _write_note(request, workspace, folder.name, benchmark, code)
             return read_record(folder)
         digests = benchmark.catalog.digest, benchmark.split.digest
-        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests)
+        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
         views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
         if force:
             checkpoints.discard()
@@ -119,6 +132,7 @@ def run(
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
         _refuse_learned_test(benchmark, views)
+        _refuse_full_disk(folder, method, benchmark, views)
         harness.stage("decode")
         for size in sizes:
             benchmark.store.pixels(size, progress.advance, cores())
@@ -131,7 +145,12 @@ def run(
         progress.stage("write")
         facts = who | _facts(request, method, benchmark, views, harness)
         learned = RunRecord(**facts, **outcome.numbers())
-        write_run(folder, lambda into: write_outcome(into, learned, outcome, harness.curve()), force=force)
+        write_run(
+            folder,
+            lambda into: write_outcome(into, learned, outcome, harness.curve()),
+            force=force,
+            kept=KEPT,
+        )
         checkpoints.discard()
         _write_note(request, workspace, folder.name, benchmark, code)
         return read_record(folder)
@@ -157,9 +176,12 @@ class _Note:
 def _noted(request: RunRequest, workspace: Workspace, progress: Progress) -> RunRecord | None:
     """The record of the run that a note says answers the request; the benchmark is verified as always."""
     try:
-        note = _Note(**json.loads(_note_file(request, workspace).read_text(encoding="utf-8")))
+        said = parse_json(_note_file(request, workspace).read_bytes())
+        if differs_from_digest(said):
+            return None
+        note = _Note(**{name: value for name, value in said.items() if name != "digest"})
         is_other = _content(note.files) != note.content
-    except (OSError, ValueError, TypeError):  # no note, or one that cannot be read
+    except (OSError, ValueError, TypeError, AttributeError):  # no note, or one that cannot be read
         return None
     folder, begun = workspace.runs / note.run, workspace.cache / UNFINISHED / note.run
     if is_other or not folder.exists() or begun.exists():
@@ -177,7 +199,7 @@ def _write_note(
     """Writes down that the run answers the request."""
     files = tuple(map(str, code.files))
     note = _Note(run, benchmark.catalog.digest, benchmark.split.digest, files, _content(files))
-    atomic_text(_note_file(request, workspace), json.dumps(vars(note)))
+    atomic_text(_note_file(request, workspace), json.dumps(with_digest(vars(note))))
 
 
 def _content(files: Sequence[str]) -> str:
@@ -200,6 +222,16 @@ def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
             f"learned them by heart: remove split.csv and split.json beside its catalog, then make both anew "
             f"with `whalebench split make {benchmark.name} --protocol published --duplicates drop`."
         )
+
+
+def _refuse_full_disk(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError where there is no room for the photos to decode and for the scores to keep.
+
+    What networks take is asked for when they are there, before each training.
+    """
+    photos = sum(benchmark.store.undecoded(size) for size in method.sizes())
+    scores = 4 * (len(views.valid.images) + len(views.test.images)) * len(views.train.identities)
+    refuse_full_disk(benchmark.store.cache, photos + scores, f"The run {folder.name}")
 
 
 def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whalebench import WhalebenchError, did_you_mean
+from whalebench import WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.core.workspace import regular_file
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.registry import find_method, method_names, unloadable
 
@@ -22,6 +23,10 @@ ALL = "all"
 """Stands for every installed method, recipes at the scale of a laptop."""
 MAX_NUMBERS = 10_000
 """So many folds or seeds at most: more is a slip of the keyboard."""
+MAX_CELLS = 100_000
+"""So many runs at most, for the same reason."""
+MAX_BYTES, MAX_NESTING = 1_000_000, 10
+"""Of a plan's file: its size, and how deep a table may stand in others."""
 KEYS = ("benchmark", "folds", "methods", "seeds", "settings")
 METHOD_KEYS = ("name", "settings")
 
@@ -70,12 +75,18 @@ def make_plan(
             "or give --plan FILE."
         )
     facts = _read(file) if file else {}
-    return Plan(
+    plan = Plan(
         _contestants(facts, settings, file) if file else contestants_of(methods, settings),
         _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
         _chosen(folds, facts, "folds", file),
         _chosen(seeds, facts, "seeds", file),
     )
+    runs = len(plan.contestants) * len(plan.folds) * len(plan.seeds)
+    if runs > MAX_CELLS:
+        raise WhalebenchError(
+            f"These are {runs:,} runs, and {MAX_CELLS:,} are the most: sweep fewer at once."
+        )
+    return plan
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -92,11 +103,15 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         low, high = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
         if low > high:
             raise WhalebenchError(
-                f"{option} '{text}' cannot be: write numbers and ranges from low to high, as 0-4 or 0,2."
+                f"{option} '{one_line(text, 60)}' cannot be: write numbers and ranges from low to high, as "
+                f"0-4 or 0,2."
             )
-        if high - low >= MAX_NUMBERS:
-            raise WhalebenchError(f"{option} '{text}' are more than {MAX_NUMBERS:,}: write fewer.")
-        numbers |= dict.fromkeys(range(low, high + 1))
+        if high - low < MAX_NUMBERS:
+            numbers |= dict.fromkeys(range(low, high + 1))
+        if high - low >= MAX_NUMBERS or len(numbers) > MAX_NUMBERS:
+            raise WhalebenchError(
+                f"{option} '{one_line(text, 60)}' are more than {MAX_NUMBERS:,}: write fewer."
+            )
     return tuple(numbers)
 
 
@@ -123,13 +138,42 @@ def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
+        size = regular_file(file).stat().st_size
+        if size > MAX_BYTES:
+            raise WhalebenchError(
+                f"The plan {file} has {size:,} bytes, and {MAX_BYTES:,} are the most: give a plan's file."
+            )
         facts = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise WhalebenchError(f"The plan {file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # not TOML, or not text
-        raise WhalebenchError(f"The plan {file} is not TOML ({error}): mend that line.") from error
+        why = one_line(error)
+        raise WhalebenchError(f"The plan {file} is not TOML ({why}): mend that line.") from error
+    except RecursionError as error:
+        raise _too_deep(file) from error
+    if _is_deeper(facts, MAX_NESTING):
+        raise _too_deep(file)
     _check_keys(facts, KEYS, str(file))
     return facts
+
+
+def _too_deep(file: Path) -> WhalebenchError:
+    return WhalebenchError(
+        f"The plan {file} is nested more than {MAX_NESTING} deep: write a list or a table in fewer others."
+    )
+
+
+def _is_deeper(value: object, most: int) -> bool:
+    """Whether more lists and tables stand in one another; without recursion, as it may be many more."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _contestants(facts: Mapping[str, Any], typed: tuple[str, ...], file: Path) -> tuple[Contestant, ...]:

@@ -20,7 +20,14 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
-from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
+from whalebench.benchmarks.core.workspace import (
+    Workspace,
+    atomic_text,
+    differs_from_digest,
+    is_run_locked,
+    parse_json,
+    with_digest,
+)
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, run_name
@@ -65,10 +72,10 @@ class FailureLog:
     def read(self, run: str) -> tuple[CellStatus, str] | None:
         """What the last try of the run came to, failed or missing, and why; None where nothing is known."""
         try:
-            facts = json.loads(self._file(run).read_text(encoding="utf-8"))
+            facts = parse_json(self._file(run).read_bytes())
         except (OSError, ValueError):  # none, or one that cannot be read: then the run is simply tried again
             return None
-        if not isinstance(facts, dict) or not facts.get("reason"):
+        if not isinstance(facts, dict) or not facts.get("reason") or differs_from_digest(facts):
             return None
         return "missing" if facts.get("status") == "missing" else "failed", str(facts["reason"])
 
@@ -77,7 +84,8 @@ class FailureLog:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         facts = {"run": cell.run, "status": cell.status} | cell.facts()
         facts |= {"reason": cell.reason, "exit_code": exit_code, "created": now}
-        atomic_text(self._file(cell.run), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(with_digest(facts), indent=2, ensure_ascii=False)
+        atomic_text(self._file(cell.run), text + "\n")
 
     def forget(self, run: str) -> None:
         """Removes what is kept of the run."""

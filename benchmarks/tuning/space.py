@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DIGITS = 4
 """Significant digits of a value that is tried: more make no difference, and these can be typed."""
+MOST = 1e12
+"""Of hours, photos or millions of them no budget has so many."""
 TRIALS = 20
 """The budget where none is given."""
 THOUSANDS = {"": 1, "k": 1_000, "M": 1_000_000}
@@ -150,9 +152,10 @@ def read_budget(trials: int | None, text: str | None) -> Budget:
         raise WhalebenchError(f"--trials {trials} is no budget: give at least 1, the defaults.")
     if text is None:
         return Budget(trials=TRIALS if trials is None else trials)
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|k|M|)(?:\s*photos)?", text.strip())
+    # Blanks that two parts of a pattern may take are tried in all ways, so there is one at most.
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min|m|s|k|M|)(?: ?photos)?", " ".join(text.split()))
     amount, unit = (float(parts[1]), parts[2]) if parts else (0.0, "")
-    if not amount or (unit in UNITS and text.rstrip().endswith("photos")):
+    if not 0 < amount < MOST or (unit in UNITS and text.rstrip().endswith("photos")):
         raise WhalebenchError(
             f"--budget {text} cannot be read: write hours or minutes as 2h or 90m, or photos as 500k."
         )

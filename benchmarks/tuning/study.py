@@ -8,14 +8,14 @@ this machine is looked up; of one elsewhere all there is to go by is how long it
 
 from __future__ import annotations
 
+import json
 import os
-import platform
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -23,20 +23,23 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from whalebench import RunFailedError, WhalebenchError, one_line
-from whalebench.benchmarks.core.workspace import file_lock
+from whalebench.benchmarks.core.machine import place_of_processes, start_time
+from whalebench.benchmarks.core.workspace import NO_ROOM, digest_text, file_lock, regular_file
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import URL
 
 FACTS = "facts"
 """The name of the study's attribute that says what it tunes."""
 LEASE, LOST, ORIGIN = "lease", "lost", "origin"
 """Names of a trial's attributes: who is at work on it, why its worker gave it up, and why it was queued."""
+DIGEST = "digest"
+"""And the digest of what was tried and what came of it, when it ended; trials of older versions have none."""
 SETTINGS, REASON, SECONDS, PHOTOS = "settings", "reason", "seconds", "photos"
 """And what came of it: what to type after --set to repeat it, why it failed, what it cost."""
 DEFAULTS = "the defaults"
@@ -153,26 +156,49 @@ class StudyHandle:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """A block in which a storage that does not answer is a failure with a sentence."""
+        """A block that asks the study; RunFailedError where its storage is silent, or full as a disk is."""
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (StorageInternalError, SQLAlchemyError) as error:
-            reason = one_line(without_secrets(str(error.__cause__ or error), self.url), 100)
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                raise
+            cause = one_line(without_secrets(str(error.__cause__ or error), self.url), 100)
             raise RunFailedError(
-                f"storage {self.shown_url} does not answer ({reason}): what has ended is kept there, and the "
-                f"same command goes on."
+                f"study {self.study.study_name} cannot be written ({cause}): free some space, or see that its "
+                f"storage answers, then give the same command again; trials that have ended are kept."
             ) from error
 
     def summary(self) -> TrialSummary:
         """What has become of the trials so far."""
         groups: dict[str, list[FrozenTrial]] = {"ended": [], "running": [], "waiting": []}
-        for trial in self.study.get_trials(deepcopy=False):  # in order of their numbers
+        for trial in self._trials():  # in order of their numbers
             if not (trial.state.name == "FAIL" and trial.user_attrs.get(LOST)):
                 groups["ended" if trial.state.is_finished() else trial.state.name.lower()].append(trial)
         return TrialSummary(**{name: tuple(trials) for name, trials in groups.items()})
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials; raises WhalebenchError where they cannot be read, or one is not what was written."""
+        try:
+            trials = self.study.get_trials(deepcopy=False)
+        except Exception as error:  # every database has its own errors
+            raise _unreadable(self.url, error) from error
+        for trial in trials:
+            digest = trial.user_attrs.get(DIGEST)
+            if digest and digest != trial_digest(trial, trial.values, trial.state.name):
+                raise WhalebenchError(
+                    f"trial {trial.number} of study {self.study.study_name} differs from its digest, so "
+                    f"it is not what was written: restore {self.shown_url}, or begin another with --study."
+                )
+        return trials
+
+    def sign(self, trial: Trial, value: float | None, state: TrialState) -> None:
+        """Leaves the digest of a trial that is about to be told to have ended so."""
+        stored = self.storage.get_trial(trial._trial_id)
+        values = None if value is None else [value]
+        trial.set_user_attr(DIGEST, trial_digest(stored, values, state.name))
 
     def enqueue_defaults(self, space: Space) -> None:
         """Queues the values before tuning, unless they were; those of an abandoned trial are queued again."""
@@ -231,11 +257,7 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     except WhalebenchError:
         raise
     except Exception as error:  # every database has its own errors
-        reason = one_line(without_secrets(str(error).partition("\n")[0], url), 100)
-        raise WhalebenchError(
-            f"storage {shown_url(url)} cannot be opened ({reason}): give sqlite:///FILE, journal:FILE or the "
-            f"URL of a database whose driver is installed."
-        ) from error
+        raise _unreadable(url, error) from error
     for key, value in facts.items():
         if stored.get(key) != value:
             raise WhalebenchError(
@@ -246,12 +268,39 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
     return handle
 
 
+def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str) -> str:
+    """The digest of a trial that ended so: what was tried, and all it came to."""
+    kept = {name: value for name, value in trial.user_attrs.items() if name not in (LEASE, DIGEST, LOST)}
+    steps = sorted(trial.intermediate_values.items())
+    said = [trial.number, state, values, steps, trial.params, kept]
+    return digest_text(json.dumps(said, sort_keys=True))
+
+
+def _unreadable(url: str, error: Exception) -> WhalebenchError:
+    reason = one_line(without_secrets(str(error).partition("\n")[0], url), 80)
+    return WhalebenchError(
+        f"storage {shown_url(url)} cannot be opened ({reason}): give sqlite:///FILE, journal:FILE or the URL "
+        f"of a database whose driver is installed, or restore the file."
+    )
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Raises ValueError for a file of SQLite whose tables and indices do not agree."""
+    if file.exists() and file.stat().st_size:
+        with closing(sqlite3.connect(regular_file(file), timeout=TIMEOUT)) as database:
+            ((found,), *_) = database.execute("PRAGMA integrity_check").fetchall()
+        if found != "ok":
+            raise ValueError(f"it is damaged: {found}")
+
+
 def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
     """The study, made by the first who asks for it."""
     import optuna
 
     lock = _lock_file(url)
     with file_lock(lock) if lock else nullcontext():
+        if lock:
+            _refuse_damaged(Path(url.removeprefix(SQLITE)))
         storage = _open_storage(url)
         study = optuna.create_study(
             storage=storage,
@@ -290,7 +339,7 @@ def without_secrets(text: str, url: str) -> str:
     if (parsed := _parsed(url)) is None:
         return text
     values = (value if isinstance(value, tuple) else (value,) for value in parsed.query.values())
-    secrets = [*([str(parsed.password)] if parsed.password else []), *chain.from_iterable(values)]
+    secrets = [str(parsed.password or ""), *chain.from_iterable(values)]
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         for written in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(written, "***")
@@ -298,10 +347,7 @@ def without_secrets(text: str, url: str) -> str:
 
 
 def _parsed(url: str) -> URL | None:
-    """The parts of a database's URL; None for what is none, or would not be read as it was meant.
-
-    An @ in a password ends it for most, and the rest would be the name of a host, which is shown.
-    """
+    """The parts of a database's URL; None for what is none, or has more than one @: a host may be shown."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -338,6 +384,8 @@ def _open_storage(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         file = Path(url.removeprefix(JOURNAL))
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            regular_file(file)
         lock = journal.JournalFileOpenLock(str(file), grace_period=30)
         return storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
     if "://" not in url:
@@ -358,7 +406,12 @@ def _open_storage(url: str) -> BaseStorage:
 def new_lease() -> dict[str, Any]:
     """What this process leaves on its trial: until when it is to be believed alive, and how to look it up."""
     pid = os.getpid()
-    return {"until": time.time() + LEASE_SECONDS, "place": _place(), "pid": pid, "born": _start_time(pid)}
+    return {
+        "until": time.time() + LEASE_SECONDS,
+        "place": place_of_processes(),
+        "pid": pid,
+        "born": start_time(pid),
+    }
 
 
 def is_stale(lease: Mapping[str, Any] | None, began: float, *, exclusive: bool = False) -> bool:
@@ -369,8 +422,8 @@ def is_stale(lease: Mapping[str, Any] | None, began: float, *, exclusive: bool =
     """
     if lease is None:
         return exclusive or time.time() - began > LEASE_SECONDS
-    if lease["place"] == _place() and lease["born"]:
-        return bool(_start_time(lease["pid"]) != lease["born"])
+    if lease["place"] == place_of_processes() and lease["born"]:
+        return bool(start_time(lease["pid"]) != lease["born"])
     return bool(time.time() > lease["until"])
 
 
@@ -395,24 +448,3 @@ def heartbeat(renew: Callable[[dict[str, Any]], None], interval: float = HEARTBE
     finally:
         ended.set()
         thread.join()
-
-
-@cache
-def _place() -> str:
-    """This machine, its start, and the space its process numbers are from: what makes those comparable."""
-    parts = [platform.node()]
-    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        path = Path(file)
-        with suppress(OSError):
-            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text().strip())
-    return " ".join(parts)
-
-
-def _start_time(pid: int) -> str:
-    """When the process of that number began, in ticks; empty where there is none, or no telling."""
-    try:
-        # The name in brackets may hold anything, so count from behind it; the 20th word from there (proc(5)).
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if words[0] in ("Z", "X") else words[19]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whalebench import RunFailedError, WhalebenchError, __version__, one_line
+from whalebench import CONTROLS, RunFailedError, WhalebenchError, __version__, one_line
 from whalebench.benchmarks.core.machine import STORAGE, choose_device, cores
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress
 from whalebench.benchmarks.core.record import RunRecord
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 STUDIES = "tuning"
 """The folder in the workspace's cache with a file for each study."""
+LETTERS = 200
+"""The most letters of a study's name, which is that of a file."""
 BAD_INPUT = 2
 """The exit code of a worker that was asked for something that cannot be."""
 LOOK = 0.5
@@ -64,10 +66,7 @@ class TuneRequest:
     """Workers on this machine."""
 
     def arguments(self, study: str, workspace: Workspace) -> list[str]:
-        """The arguments of the command line of one of several workers on the study.
-
-        Its storage is told in the environment: everybody on the machine sees arguments.
-        """
+        """The arguments of one of several workers; the storage is none, as everybody sees arguments."""
         budget = self.budget
         arguments = workers.command_arguments("tune", self.run, workspace)
         arguments += [] if budget.trials is None else ["--trials", str(budget.trials)]
@@ -102,9 +101,10 @@ class Tuner:
         facts = self._study_facts(run, config)
         digest = digest_text(json.dumps(facts, sort_keys=True))[:8]
         name = request.study or f"{run.method}-{run.benchmark}-fold{run.fold}-seed{run.seed}-{digest}"
-        if "/" in name or name.startswith("."):
+        if "/" in name or name.startswith(".") or len(name) > LETTERS or CONTROLS.search(name):
             raise WhalebenchError(
-                f"--study {name} cannot be a file's name: leave out slashes and a leading dot."
+                f"--study {one_line(name, 60)} cannot be a file's name: leave out slashes, controls "
+                f"and a leading dot, and use {LETTERS} letters at most."
             )
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         self.handle = study.open_study(url, name, facts, build_pruner(getattr(config, "epochs", 0)))
@@ -345,6 +345,7 @@ class TrialRunner:
             self._attributes[study.SECONDS] = round(time.perf_counter() - started, 2)
             for name, attribute in self._attributes.items():
                 self._trial.set_user_attr(name, attribute)
+            self._handle.sign(self._trial, value, state)
             self._handle.study.tell(self._trial, value, state)
         except UpdateFinishedTrialError:
             return
