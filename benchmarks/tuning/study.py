@@ -167,8 +167,8 @@ class StudyHandle:
                 raise
             cause = one_line(without_secrets(str(error.__cause__ or error), self.url), 100)
             raise RunFailedError(
-                f"study {self.study.study_name} cannot be written ({cause}): free some space, or see that its "
-                f"storage answers, then give the same command again; trials that have ended are kept."
+                f"study {self.study.study_name} cannot be written ({cause}): free some space, or see that "
+                f"its storage answers, then give the same command again; trials that have ended are kept."
             ) from error
 
     def summary(self) -> TrialSummary:
