@@ -206,7 +206,7 @@ CALLS = {
     "h.epoch(Epoch(1, 2, torch.tensor(1.0), 0.1, 3, 1.0))": "epoch() tensor(1.) (Tensor), where for loss",
     "h.epoch(Epoch(1, 2, 0.0, None, 3, 1.0))": "epoch() None (NoneType), where for learning_rate",
     "h.epoch(Epoch(1, 2, 0.0, 0.1, -3, 1.0))": "epoch() -3 (int), where for photos",
-    "h.epoch(Epoch(1, 2, 0.0, 0.1, 3, 1.0, np.zeros((1, 1))))": "valid_map_at_5() an array of float64 of the shape (1, 1), where",
+    "h.epoch(Epoch(1, 2, 0.0, 0.1, 3, 1.0, np.zeros((1, 1))))": "valid_map_at_5() an array of float64 of",
     "h.valid_map_at_5(None)": "valid_map_at_5() None (NoneType), where an array of float32",
     "h.valid_map_at_5(np.full((len(valid), self.rows), np.nan))": "scores that are not finite",
     "h.confidence(np.zeros((len(valid), self.rows)), 'x')": "confidence() 'x' (str), where an array",

@@ -129,6 +129,11 @@ def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tupl
     return tuple(contestants)
 
 
+def left_out(methods: Iterable[str]) -> list[str]:
+    """Why methods that `all` stands for are left out, a sentence each; none where it is not among these."""
+    return [f"{reason} It is left out." for reason in unloadable().values()] if ALL in methods else []
+
+
 def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | None) -> tuple[int, ...]:
     """The folds or seeds that were typed, else those of the file, else 0."""
     if typed is not None:
