@@ -319,7 +319,7 @@ def sweep(
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
     from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.running.workers import read_duration
-    from whalebench.benchmarks.sweeping.plan import left_out, make_plan
+    from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import many_runs, writers
 
@@ -329,7 +329,7 @@ def sweep(
     limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = open_workspace(workspace)
-    console.show_problems(left_out(methods or ()))
+    console.show_problems(planned.left_out)
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
     with console.watch_sweep(quiet=as_json) as show:

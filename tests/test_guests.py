@@ -19,7 +19,7 @@ import torch
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.sweeping.plan import contestants_of
+from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.methods import registry
 from whalebench.methods.registry import find_method, guest, watch_guests
 
@@ -257,7 +257,10 @@ def test_a_plug_in_that_cannot_be_imported_stops_nobody_else(
     rows = {row["name"]: row["summary"] for row in json.loads(listed.out)}
     assert "cannot be loaded" in rows["broken"]
     assert rows["arcface"] == find_method("arcface").summary
-    names = {each.method for each in contestants_of(["all"])}
+    plan = make_plan(["all"])
+    assert [sentence.split()[1] for sentence in plan.left_out] == ["'broken'", "'small'"]
+    assert make_plan(["softmax"]).left_out == ()
+    names = {each.method for each in plan.contestants}
     assert "arcface" in names and not {"broken", "small"} & names
     config = registry.configure(find_method("softmax"), ["backbone=small"])
     assert registry.modules_of(find_method("softmax"), config) == ("whalebench.methods.softmax",)
