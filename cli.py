@@ -321,7 +321,6 @@ def sweep(
     from whalebench.benchmarks.running.workers import read_duration
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
-    from whalebench.methods.registry import unloadable
     from whalebench.reports import many_runs, writers
 
     wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
@@ -330,8 +329,7 @@ def sweep(
     limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
     place = open_workspace(workspace)
-    if "all" in (methods or ()):
-        console.show_problems(f"{reason} It is left out." for reason in unloadable().values())
+    console.show_problems(planned.left_out)
     with console.progress_shown(quiet=as_json) as progress:
         cells, shares = prepare(planned, device, jobs, place, progress)
     with console.watch_sweep(quiet=as_json) as show:

@@ -117,7 +117,7 @@ def field_rows(name: str) -> list[Row]:
 
 def fields_title(name: str) -> str:
     """The heading of a method's fields: what its configuration says of them, and how they are set."""
-    about = (find_method(name).Config.__doc__ or "").split("\n")[0]
+    about = one_line((find_method(name).Config.__doc__ or "").split("\n")[0])
     return f"{about or f'Fields of `{name}`.'} Set them as --set field=value."
 
 
@@ -129,7 +129,7 @@ def field_row(field: str, info: FieldInfo, default: Any) -> Row:
         "type": " | ".join(_literals(info.annotation)) or getattr(info.annotation, "__name__", ""),
         "default": default,
         "search": _search_words(search) if search else "",
-        "meaning": " ".join((info.description or "").split()),
+        "meaning": one_line(info.description or "", 2000),
     }
 
 

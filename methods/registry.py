@@ -143,7 +143,7 @@ def guest(name: str) -> Iterator[None]:
     try:
         with ExitStack() as block:
             block.callback(_put_back, _habits())
-            block.enter_context(warnings.catch_warnings())
+            block.callback(_put_back_filters, list(warnings.filters))
             block.enter_context(_stdout_to_stderr())
             pressed = block.enter_context(_interrupts_noted())
             try:
@@ -274,6 +274,14 @@ def _put_back(before: Mapping[str, Any]) -> None:
                 ways[habit](value)
             if _watched:
                 _watched[-1].changed.add(habit)
+
+
+def _put_back_filters(filters: Sequence[Any]) -> None:
+    """Not noted as changed: libraries add to them when they are imported, which may be at any time."""
+    if list(warnings.filters) != filters:
+        warnings.filters[:] = filters  # type: ignore[index]
+        with warnings.catch_warnings():
+            pass  # which lets them take effect
 
 
 def _put_back_handlers(handlers: Mapping[int, Any]) -> None:

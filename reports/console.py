@@ -139,17 +139,15 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
         show_problems(getattr(error, "__notes__", ()))
         kind = "Missing" if isinstance(error, MissingError) else "Error"
         _exit(f"{kind}: {error}", 1 if isinstance(error, RunFailedError) else 2, debug)
-    except OSError as error:  # what the system refuses is nobody's mistake here
-        where = f" ({error.filename})" if error.filename else ""
-        _exit(f"Error: the system says: {error.strerror or error}{where}. --debug shows where.", 1, debug)
+    except OSError as error:  # what the system refuses a library, or what is printed to
+        from whalebench.benchmarks.core.workspace import NO_ROOM
+
+        place, said = error.filename or "The output", error.strerror or error
+        hint = "free some space" if error.errno in NO_ROOM else "--debug shows where"
+        _exit(f"Error: {place} cannot be used ({said}): {hint}.", 1, debug)
     except MemoryError:
         _exit("Error: there is too little memory: lower batch_size, or close other programs.", 1, debug)
     except Exception as error:  # the last resort
-        from whalebench.benchmarks.core.workspace import NO_ROOM
-
-        if isinstance(error, OSError) and error.errno in NO_ROOM:  # of a library, or of what is printed to
-            place = error.filename or "The output"
-            _exit(f"Error: {place} cannot be written ({error.strerror}): free some space.", 1, debug)
         cause = one_line(f"{type(error).__name__}: {error}")
         _exit(f"Error: {cause}. Add --debug to see where, and please report it.", 1, debug)
     finally:
@@ -187,6 +185,9 @@ def _leave(code: object) -> None:
     def end() -> None:
         threading.main_thread().join()
         time.sleep(PATIENCE)
+        processes = sys.modules.get("multiprocessing")
+        for child in processes.active_children() if processes else ():
+            child.kill()
         os._exit(code if isinstance(code, int) else int(bool(code)))
 
     try:

@@ -70,6 +70,7 @@ def _alone() -> Iterator[None]:
     """No workspace from outside, and one thread (see above)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WHALEBENCH_WORKSPACE", raising=False)
+        patch.delenv("WHALEBENCH_STORAGE", raising=False)
         patch.setattr("whalebench.benchmarks.core.machine.cores", lambda: 1)
         yield
 

@@ -19,7 +19,7 @@ from whalebench.benchmarks.core.machine import PARENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.workers import Share, WorkerPool, over_limit, read_duration, run_within
-from whalebench.tests.test_guests import install
+from whalebench.tests.test_guests import install, is_alive
 
 ENDS_WITHIN = 5.0
 """Seconds from the end of what started them to that of the last child."""
@@ -29,16 +29,16 @@ folder, patient = pathlib.Path(sys.argv[1]), sys.argv[2] == "deaf"
 if patient:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-deaf = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(90)"
-nap = [sys.executable, "-I", "-S", "-c", deaf]
-grandchild = subprocess.Popen(nap)
+nap = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(90)"
+grandchild = subprocess.Popen([sys.executable, "-I", "-S", "-c", nap])
 (folder / f"{os.getpid()}").touch()
 (folder / f"{grandchild.pid}").touch()
 time.sleep(0 if sys.argv[2] == "brief" else 90)
 """
 """A worker that has a child of its own, and names both by files."""
 POOL = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 from whalebench.benchmarks.running import workers
 workers.PROGRAM = (sys.executable, "-I", "-S", "-c", sys.argv[1])
 with workers.WorkerPool([workers.Share(1), workers.Share(1)]) as pool:
@@ -48,19 +48,6 @@ with workers.WorkerPool([workers.Share(1), workers.Share(1)]) as pool:
         time.sleep(0.05)
 """
 """A process with a pool of two workers, as a sweep is one."""
-
-
-def is_alive(process: int) -> bool:
-    """Whether there is such a process that has not ended; a zombie has."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-        return not Path("/proc/self/stat").exists()
-    return state not in "ZX"
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> float:
@@ -104,7 +91,8 @@ def test_no_worker_and_nothing_it_started_works_on(
     process.send_signal(getattr(signal, name))
     taken = wait_for(lambda: not any(map(is_alive, named(folder))), 30)
     assert taken < ENDS_WITHIN
-    process.wait(30)
+    # Whoever can tidies up; one that is killed leaves it to its watcher.
+    assert process.wait(30) == (-signal.SIGKILL if name == "SIGKILL" else 0)
 
 
 def test_what_a_worker_leaves_running_is_ended_with_it(
@@ -205,3 +193,69 @@ def test_a_limit_is_a_duration(cli: Callable[..., Any], shared_tiny: Workspace) 
         answer = cli(command, "softmax", "--time-limit", "soon", "--workspace", shared_tiny.root)
         assert answer.code == 2
         assert "--time-limit soon is no duration" in answer.err
+
+
+SLOW = """
+import os, pathlib, subprocess, sys, time
+import numpy as np, torch
+from whalebench.methods.method import Epoch, Method, MethodConfig
+
+class Plugin(Method):
+    "Learns nothing in six slow epochs, with a process beside it, as a loader of data has them."
+    name, summary, source, Config = "slow", "takes its time", "nowhere", MethodConfig
+
+    def learn(self, train, valid, harness):
+        helper = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(300)"])
+        for process in (os.getpid(), helper.pid):
+            (pathlib.Path(os.environ["CHILDREN"]) / str(process)).touch()
+        harness.fitted("all", train.known())
+        harness.stage("train")
+        self.net, self.individuals = torch.nn.Linear(1, 1), len(train.identities)
+        for number in range(harness.resume({"net": self.net}) + 1, 7):
+            time.sleep(float(os.environ["PACE"]))
+            harness.epoch(Epoch(number, 6, 0.5, 0.1, 10, 1.0))
+        helper.kill()
+        helper.wait()
+
+    def score(self, photos):
+        return np.random.default_rng(0).random((len(photos), self.individuals), np.float32)
+"""
+
+
+HEEDS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are counted by the cores there")
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGKILL"])
+def test_a_sweep_that_is_killed_ends_its_runs_and_they_go_on_later(
+    tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any], name: str
+) -> None:
+    folder, path = tmp_path / "children", install(tmp_path, SLOW, "slow", module="guest_slow")
+    folder.mkdir()
+    monkeypatch.delitem(sys.modules, "guest_slow", raising=False)
+    monkeypatch.syspath_prepend(str(path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("CHILDREN", str(folder))
+    monkeypatch.setenv("PACE", "1.5")
+    words = ["slow", "--benchmark", "tiny", "--device", "cpu", "--workspace", str(tiny.root)]
+    jobs = str(len(os.sched_getaffinity(0)))  # so that a run has one thread, here as there
+    command = [sys.executable, "-m", "whalebench.cli", "sweep", *words, "--jobs", jobs]
+    sweep = subprocess.Popen([sys.executable, "-c", HEEDS, *command], start_new_session=True)
+    kept = tiny.cache / "unfinished"
+    try:
+        wait_for(lambda: any(kept.glob("slow-*/training-1.safetensors")), 300)
+        assert all(map(is_alive, named(folder))) and len(named(folder)) == 2
+        sweep.send_signal(getattr(signal, name))
+        assert wait_for(lambda: not any(map(is_alive, named(folder))), 30) < ENDS_WITHIN
+    finally:
+        sweep.kill()
+        sweep.wait()
+    assert not list(tiny.runs.iterdir())
+    monkeypatch.setenv("PACE", "0")
+    answer = cli("run", *words)
+    assert answer.code == 0, answer.err
+    assert "Training, taken up after epoch" in answer.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -285,7 +286,22 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
         "scores otherwise",
     ),
     "undeclared size": (broken(sizes=lambda self: ((32, 32),)), "sizes", "48 x 64"),
-    "needs boxes": (broken(learn=needs_boxes), "no annotations", "IndexError (no box)"),
+    "needs boxes": (broken(learn=needs_boxes), "no annotations", "IndexError: no box"),
+    "prints": (
+        broken(learn=learn_then(lambda self, train, valid: print("12 photos"))),  # noqa: T201
+        "guest",
+        "prints on stdout, which is for results ('12 photos')",
+    ),
+    "changes the folder": (
+        broken(score=scores(lambda self, photos, found: [os.chdir("/"), found][1])),
+        "guest",
+        "leaves current folder changed",
+    ),
+    "ends the process": (
+        broken(learn=learn_then(lambda self, train, valid: sys.exit(0))),
+        "learns",
+        "gave up with SystemExit: 0",
+    ),
 }
 
 

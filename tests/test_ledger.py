@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from whalebench import WhalebenchError
+from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core import ledger
 from whalebench.benchmarks.core.ledger import LEDGER, Opening, append, read_ledger
 from whalebench.benchmarks.core.record import RunRecord
@@ -79,7 +79,7 @@ def test_what_never_comes_to_test_is_not_in_it(tiny: Workspace, monkeypatch: pyt
         raise RuntimeError("learning broke")
 
     monkeypatch.setattr("whalebench.benchmarks.running.harness.RunHarness.fit", fails)
-    with pytest.raises(RuntimeError, match="learning broke"):
+    with pytest.raises(RunFailedError, match="softmax failed with RuntimeError: learning broke"):
         run(tiny)
     unfit = run(tiny, "crop=mask", force=True)
     assert unfit.unfit == "tiny has no masks"
@@ -131,6 +131,7 @@ def test_ensembles_and_explanations_are_in_it(
         (["/x/whalebench/cli.py", "run", "a", "--out", "/home/ann/w"], "whalebench run a --out w"),
         (["whalebench", "run", "a", "--set", "pretrained=/w/x.pt"], "whalebench run a --set pretrained=x.pt"),
         (["whalebench", "tune", "a", "--storage", "x://ann:secret@host/db"], "whalebench tune a --storage x://..."),
+        (["whalebench", "tune", "--storage=x+y://a:s@e/c@h/db?password=s"], "whalebench tune --storage=x+y://..."),
         (["whalebench", "run", "a b", "--workspace", "../w"], "whalebench run 'a b' --workspace ../w"),
         (["/usr/bin/ipython"], "from Python"),
         ([""], "from Python"),

@@ -140,9 +140,11 @@ def test_an_entry_point_of_the_wrong_kind_is_refused(monkeypatch: pytest.MonkeyP
 def test_two_packages_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     declare(monkeypatch, ("same", "pathlib:Path"), ("same", "pathlib:PurePath"))
     with pytest.raises(WhalebenchError, match=r"Two installed packages declare a method 'same'"):
-        method_names()
+        find_method("same")
     declare(monkeypatch, ("same", "pathlib:Path"), ("same", "pathlib:Path"))
     assert method_names() == ("same",)
+    with pytest.raises(WhalebenchError, match="no Method class"):
+        find_method("same")
 
 
 def test_another_package_adds_a_method(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

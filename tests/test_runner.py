@@ -257,9 +257,9 @@ def test_a_finished_run_is_found_and_not_repeated(
     monkeypatch.setattr(ArcFace, "learn", refuse)
     found = run(workspace, "arcface", tiny_settings)
     assert found.run == record.run
-    with pytest.raises(AssertionError, match="learned again"):
+    with pytest.raises(RunFailedError, match="arcface failed with AssertionError: learned again"):
         run(workspace, "arcface", tiny_settings, force=True)
-    with pytest.raises(AssertionError, match="learned again"):
+    with pytest.raises(RunFailedError, match="arcface failed with AssertionError: learned again"):
         run(workspace, "arcface", (*tiny_settings, "margin=0.2"))
     assert (workspace.runs / record.run / RECORD).is_file()
 
@@ -390,8 +390,8 @@ def test_a_leak_through_calibration_is_refused(
 @pytest.mark.parametrize(
     ("trouble", "kind", "sentence"),
     [
-        ("learn", RuntimeError, "learning broke"),
-        ("score", RuntimeError, "scoring broke"),
+        ("learn", RunFailedError, "plain failed with RuntimeError: learning broke"),
+        ("score", RunFailedError, "plain failed with RuntimeError: scoring broke"),
         ("nan", WhalebenchError, "plain gave scores that are not finite"),
         ("shape", WhalebenchError, r"plain gave scores of shape \(\d+, 5\), not \(\d+, 6\)"),
     ],
@@ -417,7 +417,7 @@ def test_a_crash_keeps_the_run_that_was_there(
     record = run(tiny, "bad")
     before = bytes_of(tiny, record)
     monkeypatch.setattr(Bad, "trouble", "score")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RunFailedError, match="failed with RuntimeError: scoring broke"):
         run(tiny, "bad", force=True)
     assert run_folders(tiny) == [record.run]
     assert bytes_of(tiny, record) == before

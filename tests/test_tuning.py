@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import numpy as np
 import optuna
@@ -24,10 +25,11 @@ import pytest
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 from rich.console import Console
+from sqlalchemy.engine import make_url
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.code import Code
-from whalebench.benchmarks.core.machine import choose_device
+from whalebench.benchmarks.core.machine import STORAGE, choose_device
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Silent
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
@@ -542,11 +544,13 @@ def test_a_worker_is_asked_by_the_words_of_the_command(
     cli: Callable[..., Any],
     quick: type[Quick],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
     request = tuner.TuneRequest(run, Budget(trials=3, seconds=3600.0), jobs=2)
     where = STORAGES[0].format(tmp_path)
-    assert cli(*request.arguments("named", where, shared_tiny), "--worker", "1").code == 0
+    monkeypatch.setenv(STORAGE, where)
+    assert cli(*request.arguments("named", shared_tiny), "--worker", "1").code == 0
     study = optuna.load_study(study_name="named", storage=where)
     assert [each.state for each in study.trials] == [TrialState.COMPLETE] * 3
 
@@ -570,14 +574,79 @@ def test_wrong_use_is_a_sentence(
     assert not (shared_tiny.cache / "tuning").exists()
 
 
-def test_a_worker_whose_command_was_killed_begins_no_further_trial(
-    context: TrialContext, quick: type[Quick], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SHOWS_ITSELF = """
+import os, sys
+place, words = sys.argv[1], "\\n".join(sys.argv)
+with open(f"{place}/{os.getpid()}", "w") as file:
+    try:
+        words += open(f"/proc/{os.getpid()}/cmdline").read()
+    except OSError:
+        pass
+    file.write(words + "\\n" + os.environ["WHALEBENCH_STORAGE"])
+sys.stderr.write("Error: the disk is full.\\n")
+sys.exit(1)
+"""
+
+
+def test_workers_are_told_the_storage_where_nobody_else_reads_it(
+    shared_tiny: Workspace, tiny_settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(workers.PARENT, str(os.getppid()))
-    assert not workers.is_orphan()
-    monkeypatch.setenv(workers.PARENT, "1234567")
-    found = run_trials(context, study_in(tmp_path), SILENT, stopped=workers.is_orphan)
-    assert not found.ended
+    seen, url = tmp_path / "seen", f"journal:{tmp_path}/SECRET.log"
+    seen.mkdir()
+    run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
+    request = tuner.TuneRequest(run, Budget(trials=2), url, jobs=2)
+    assert "SECRET" not in repr(request)
+    monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", SHOWS_ITSELF, str(seen)))
+    with pytest.raises(RunFailedError, match="the disk is full"):
+        tuner.Tuner(request, shared_tiny).tune()
+    told = [file.read_text() for file in seen.iterdir()]
+    assert len(told) == 2
+    for each in told:
+        arguments, _, variable = each.rpartition("\n")
+        assert "--worker" in arguments and "SECRET" not in arguments
+        assert variable == url
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nosuch://ann:SECRET@host/db", "nosuch://ann:***@host/db"),
+        ("nosuch://ann:se:c%25ret@host/db", "nosuch://ann:***@host/db"),
+        ("nosuch://ann@host/db?password=SECRET&sslmode=on", "nosuch://ann@host/db?..."),
+        ("nosuch://ann:SE@CRET@host/db", "nosuch:..."),
+        ("nosuch://ann@work:SECRET@host/db", "nosuch:..."),
+        ("nosuch:/ann:SECRET@host/db", "nosuch:..."),
+        ("sqlite://ann:SECRET@host/db", "sqlite://ann:***@host/db"),
+        ("sqlite:///db?password=SECRET", "sqlite:///db?..."),
+    ],
+)
+def test_what_is_secret_in_a_storage_is_shown_nowhere(
+    shared_tiny: Workspace, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, url: str, shown: str
+) -> None:
+    def quotes(url: str, *arguments: object) -> None:
+        parts = make_url(url)
+        raise ValueError(f"{quote(str(parts.password), safe='')} {parts.query} {parts.password} {url}")
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", quotes)
+    monkeypatch.setenv(STORAGE, url)
+    for words in (("tune",), ("--debug", "tune")):
+        answer = cli(*words, "softmax", "--benchmark", "tiny", "--workspace", shared_tiny.root)
+        assert answer.code == 2
+        said = answer.err.splitlines()[-1]
+        assert said.startswith(f"Error: storage {shown} ")
+        # A traceback quotes libraries, where only what looks like a URL is known to hold something.
+        for secret in ("SECRET", "CRET", "c%ret", "c%25ret", "%3Ac"):
+            assert secret not in said
+        assert url not in answer.err
+
+
+def test_a_storage_that_falls_silent_is_a_failure_with_a_sentence(tmp_path: Path) -> None:
+    handle = replace(study_in(tmp_path), url="nosuch://ann:SECRET@host/db")
+    said = r"^study study cannot be written \(no \*\*\*\): free some space, or see that its storage answers"
+    with pytest.raises(RunFailedError, match=said), handle.answering():
+        raise optuna.exceptions.StorageInternalError("no SECRET")
+    with pytest.raises(FileNotFoundError), handle.answering():
+        (tmp_path / "nothing").read_text()
 
 
 def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(

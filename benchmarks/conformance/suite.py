@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.conformance.checks import CHECKS
 from whalebench.benchmarks.conformance.trial import (
     CheckFailed,
@@ -26,6 +26,8 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.method import Method
 from whalebench.methods.registry import configure, fields_of, find_method, named
 
+MOST_LETTERS = 1000
+"""Of what a check says, which may quote the method."""
 Result = Literal["passed", "failed", "not applicable"]
 SMALLEST_VALUES = {
     "pretrained": "none",  # nothing is downloaded
@@ -109,11 +111,11 @@ def conform(
 
 def _find(what: str, check: Callable[[Trial], str], trial: Trial) -> Finding:
     try:
-        return Finding(what, "passed", check(trial))
+        return Finding(what, "passed", one_line(check(trial), MOST_LETTERS))
     except NotApplicable as reason:
-        return Finding(what, "not applicable", str(reason))
+        return Finding(what, "not applicable", one_line(reason, MOST_LETTERS))
     except CheckFailed as reason:
-        return Finding(what, "failed", str(reason))
+        return Finding(what, "failed", one_line(reason, MOST_LETTERS))
     except Exception as error:  # a method may raise anything
         return Finding(what, "failed", f"It stopped with {named(error)}.")
 

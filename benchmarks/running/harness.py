@@ -255,6 +255,8 @@ def _refuse_unless(is_due: bool, call: str, given: object, due: str) -> None:
     """Raises RunFailedError, with the name of the method at work, for what is not what a call is due."""
     if not is_due:
         shown = f"{one_line(repr(given), 60)} ({type(given).__name__})"
+        if isinstance(given, np.ndarray):
+            shown = f"an array of {given.dtype} of the shape {given.shape}"
         raise RunFailedError(
             f"{method_at_work()} gave harness.{call}() {shown}, where {due} is due: mend the method."
         )
@@ -274,11 +276,10 @@ def _check_epoch(epoch: Epoch) -> None:
 
 def _check_scores(call: str, scores: object, wanted: tuple[int, int]) -> None:
     """Raises RunFailedError for scores that are no numbers, of another shape, or not finite."""
-    is_table = isinstance(scores, np.ndarray) and scores.dtype.kind == "f"
-    given = scores if not is_table else f"{scores.dtype}{list(scores.shape)}"
     due = f"an array of float32 of the shape {wanted}, a row a photo and a column an individual,"
-    _refuse_unless(is_table and scores.shape == wanted, call, given, due)
-    if not np.isfinite(scores).all():
+    values = scores if isinstance(scores, np.ndarray) else np.zeros(0, object)
+    _refuse_unless(values.dtype.kind == "f" and values.shape == wanted, call, scores, due)
+    if not np.isfinite(values).all():
         raise RunFailedError(
             f"{method_at_work()} gave harness.{call}() scores that are not finite: lower the learning rate."
         )

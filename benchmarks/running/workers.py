@@ -285,7 +285,8 @@ class Worker:
         if self._process.stderr is None:  # it is the terminal's
             return
         with self._process.stderr as lines:
-            for line in filter(None, map(str.strip, lines)):
+            # A method prints there, too: what is shown of it must not control the terminal.
+            for line in filter(None, (one_line(each, 300) for each in lines)):
                 self._lines.append(line)
                 epoch = EPOCH.match(line)  # is shown after the stage that it belongs to
                 self.activity = f"{self._stage}, {epoch[0]}" if epoch else line

@@ -48,6 +48,8 @@ class Plan:
     benchmark: str = "flukes"
     folds: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
+    left_out: tuple[str, ...] = ()
+    """Why methods that `all` stands for are no contestants, a sentence each."""
 
 
 def make_plan(
@@ -80,6 +82,7 @@ def make_plan(
         _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
         _chosen(folds, facts, "folds", file),
         _chosen(seeds, facts, "seeds", file),
+        _left_out(methods or [table["name"] for table in facts["methods"]]),
     )
     runs = len(plan.contestants) * len(plan.folds) * len(plan.seeds)
     if runs > MAX_CELLS:
@@ -127,6 +130,12 @@ def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tupl
             is_small = method == ALL and issubclass(find_method(name).Config, RecipeConfig)
             contestants.append(Contestant(name, (*(["scale=small"] if is_small else ()), *settings)))
     return tuple(contestants)
+
+
+def _left_out(methods: Iterable[str]) -> tuple[str, ...]:
+    """Why methods that `all` stands for are left out; nothing where it is not among these."""
+    reasons = unloadable().values() if ALL in methods else ()
+    return tuple(f"{reason} It is left out." for reason in reasons)
 
 
 def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | None) -> tuple[int, ...]:

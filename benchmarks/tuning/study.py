@@ -154,6 +154,23 @@ class StudyHandle:
         """
         return file_lock(self.lock) if self.lock else nullcontext()
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """A block that asks the study; RunFailedError where its storage is silent, or full as a disk is."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
+                raise
+            cause = one_line(without_secrets(str(error.__cause__ or error), self.url), 100)
+            raise RunFailedError(
+                f"study {self.study.study_name} cannot be written ({cause}): free some space, or see that "
+                f"its storage answers, then give the same command again; trials that have ended are kept."
+            ) from error
+
     def summary(self) -> TrialSummary:
         """What has become of the trials so far."""
         groups: dict[str, list[FrozenTrial]] = {"ended": [], "running": [], "waiting": []}
@@ -324,7 +341,7 @@ def without_secrets(text: str, url: str) -> str:
     if (parsed := _parsed(url)) is None:
         return text
     values = (value if isinstance(value, tuple) else (value,) for value in parsed.query.values())
-    secrets = [*([str(parsed.password)] if parsed.password else []), *chain.from_iterable(values)]
+    secrets = [str(parsed.password or ""), *chain.from_iterable(values)]
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         for written in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(written, "***")
@@ -332,10 +349,7 @@ def without_secrets(text: str, url: str) -> str:
 
 
 def _parsed(url: str) -> URL | None:
-    """The parts of a database's URL; None for what is none, or would not be read as it was meant.
-
-    An @ in a password ends it for most, and the rest would be the name of a host, which is shown.
-    """
+    """The parts of a database's URL; None for what is none, or has more than one @: a host may be shown."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -389,23 +403,6 @@ def _open_storage(url: str) -> BaseStorage:
     # Without Optuna's heartbeat: a trial's lease does its work.
     in_file = {"connect_args": {"timeout": TIMEOUT}}
     return storages.RDBStorage(url, in_file if url.startswith(SQLITE) else {"pool_pre_ping": True})
-
-
-@contextmanager
-def refuse_unwritable_study(name: str) -> Iterator[None]:
-    """A block that writes to a study; RunFailedError where its storage takes no more, as on a full disk."""
-    from optuna.exceptions import StorageInternalError
-
-    try:
-        yield
-    except (StorageInternalError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_ROOM:
-            raise
-        cause = one_line(error.__cause__ or error, 120)
-        raise RunFailedError(
-            f"study {name} cannot be written ({cause}): free some space, then give the same command again; "
-            f"trials that have ended are kept."
-        ) from error
 
 
 def new_lease() -> dict[str, Any]:

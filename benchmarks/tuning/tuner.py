@@ -66,10 +66,7 @@ class TuneRequest:
     """Workers on this machine."""
 
     def arguments(self, study: str, workspace: Workspace) -> list[str]:
-        """The arguments of the command line of one of several workers on the study.
-
-        Its storage is told in the environment: everybody on the machine sees arguments.
-        """
+        """The arguments of one of several workers; the storage is none, as everybody sees arguments."""
         budget = self.budget
         arguments = workers.command_arguments("tune", self.run, workspace)
         arguments += [] if budget.trials is None else ["--trials", str(budget.trials)]
@@ -115,7 +112,7 @@ class Tuner:
 
     def work(self, number: int) -> None:
         """Works as one of several workers on the study until its budget is spent."""
-        with study.refuse_unwritable_study(self.handle.study.study_name):
+        with self.handle.answering():
             run_trials(self.context, self.handle, self._progress, worker=number)
 
     def tune(self) -> Tuned:
@@ -124,7 +121,7 @@ class Tuner:
         Raises RunFailedError where no trial came to an end, and TuningInterrupted after Ctrl-C.
         """
         try:
-            with study.refuse_unwritable_study(self.handle.study.study_name):
+            with self.handle.answering():
                 if self._request.jobs == 1:
                     run_trials(self.context, self.handle, self._progress)
                 else:

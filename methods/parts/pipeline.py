@@ -6,7 +6,7 @@ Crop and schedule are fields of every method that trains a network to tell indiv
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
@@ -208,18 +208,19 @@ def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
 def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:
     """The verb, with the method at work in it as a guest: here alone is it called."""
 
-    @wraps(verb)
     def call(self: Pipeline, *args: P.args, **kwargs: P.kwargs) -> R:
         with guest(self.name):
             return verb(self, *args, **kwargs)
 
+    update_wrapper(call, verb)
     return call
 
 
 def _is_size(size: object) -> bool:
     """Whether it is a pair of whole numbers above 0."""
-    is_pair = isinstance(size, tuple | list) and len(size) == 2
-    return is_pair and all(type(side) is int and side > 0 for side in size)
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        return False
+    return all(type(side) is int and side > 0 for side in size)
 
 
 class Pipeline(Restorable):
