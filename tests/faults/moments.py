@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.faults.base import RUNS, run_words
 from tests.faults.calls import Ended, Place, Running, call, changes, complaints, in_workspace
-from tests.faults.kills import kept
+from tests.faults.kills import differences, kept, left
 
 DAY = 86_400.0
 READY = "ready"
@@ -113,8 +113,7 @@ def _killed(place: Place, step: Callable[[], object], opening: str) -> Iterator[
     (place.root / READY).unlink()
     yield from complaints(call(place, opening, patch=step))
     yield from complaints(call(place, "report", patch=step))
-    left = sorted(path for path in set(place.state()) - before if not path.startswith("home/"))
-    yield from (f"{path} of a dead process is left" for path in left)
+    yield from left(place, before)
 
 
 def _of_the_user(place: Place, step: Callable[[], object], opening: str) -> Iterator[str]:
@@ -141,7 +140,12 @@ def _of_the_user(place: Place, step: Callable[[], object], opening: str) -> Iter
     before = place.state()
     for words in ([opening], ["report"], run_words(RUNS[0])):
         yield from complaints(call(place, *words, patch=step, limit=60))
-    written = ("workspace/reports/*", "workspace/cache/*", "workspace/benchmarks/tiny/photos.stat.json")
+    written = (
+        "workspace/reports/*",
+        "workspace/cache/*",
+        "workspace/benchmarks/tiny/photos.stat.json",
+        "workspace/temporary/",
+    )
     yield from changes(before, place.state(), written)
 
 
@@ -205,10 +209,9 @@ def _imports(place: Place, rng: random.Random) -> Iterator[str]:
         yield f"what was imported has no folds: {checked.err[-200:]!r}"
     shown = call(place, "data", "show", "raced", "--json")
     winner = next((each for each in ended if each.code == 0), None)
-    facts = ("photos", "boxes", "landmarks", "catalog_digest", "digest")
     if winner and shown.code == 0:
         said, there = json.loads(winner.out), json.loads(shown.out)
-        if {key: said.get(key) for key in facts} != {key: there.get(key) for key in facts}:
+        if any(said[key] != there[key] for key in said.keys() & there.keys()):
             yield "the catalog is not that of the command which says it imported it"
 
 
@@ -263,8 +266,7 @@ def _reports(place: Place, rng: random.Random) -> Iterator[str]:
     wanted = kept(place)
     for each in together(place, words, words, rng=rng):
         yield from complaints(each)
-    found = kept(place)
-    yield from (f"{path} is another one" for path in wanted if found.get(path) != wanted[path])
+    yield from differences(wanted, kept(place))
 
 
 RACES: dict[str, Callable[[Place, random.Random], Iterator[str]]] = {
