@@ -127,7 +127,7 @@ class Running:
         self._files = [
             place.root.parent / f"{place.root.name}.{time.monotonic_ns()}.{end}" for end in ("out", "err")
         ]
-        self._begun, self._before = time.monotonic(), _memory()
+        self._begun, self._before, self._delayed = time.monotonic(), _memory(), 0.0
         self.pid = os.fork()
         if not self.pid:
             _become(place, work, patch, self._files)
@@ -135,12 +135,12 @@ class Running:
 
     def wait(self, limit: float = LIMIT) -> Ended | None:
         """How it ended, or None if it has not after so many seconds in which there was a core for it."""
-        begun = time.monotonic() - self._delay()
+        begun, delayed = time.monotonic(), self._delay()
         while self.ended is None:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self._end(os.waitstatus_to_exitcode(status), usage.ru_maxrss // 1024)
-            elif time.monotonic() - self._delay() - begun > limit:
+            elif (waited := time.monotonic() - begun) > limit and waited - self._delay() + delayed > limit:
                 return None
             else:
                 time.sleep(0.002)
@@ -174,10 +174,17 @@ class Running:
         return found
 
     def _delay(self) -> float:
-        """Seconds that it was ready and no core was free, as on a machine that is about other things, too."""
-        with suppress(OSError, IndexError):
-            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
-        return 0.0
+        """Seconds that it was ready and no core was free, as on a machine that is about other things, too.
+
+        Those of its main thread, which sleeps while others work, and the most of any other.
+        """
+        delays = {0: 0}
+        for file in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with suppress(OSError, IndexError):
+                delays[int(file.parent.name)] = int(file.read_text().split()[1])
+        main = delays.pop(self.pid, 0)
+        self._delayed = max(self._delayed, (main + max(delays.values())) / 1e9)
+        return self._delayed
 
     def _end(self, code: int, memory: int) -> None:
         out, err = (file.read_text("utf-8", errors="backslashreplace") for file in self._files)
