@@ -29,7 +29,6 @@ MEMORY, ROOM = 2048, 4 << 30
 LONGEST = 300
 """Characters of a sentence."""
 MESSAGE = re.compile(r"^(Error|Missing): ", re.MULTILINE)
-USAGE = re.compile(r"^Usage: ", re.MULTILINE)
 CONTROLS = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 """What moves a terminal's cursor, or turns the direction of what is read."""
 FORBIDDEN = {
@@ -293,7 +292,7 @@ def complaints(ended: Ended) -> Iterator[str]:
 
 
 def _message_complaints(ended: Ended) -> Iterator[str]:
-    begins = MESSAGE.search(ended.err) or USAGE.search(ended.err)
+    begins = MESSAGE.search(ended.err)
     if not begins:
         if ended.code in (1, 2) and not ended.out:
             yield "it failed without a word"
@@ -301,11 +300,6 @@ def _message_complaints(ended: Ended) -> Iterator[str]:
     if ended.code == 0:
         yield "exit 0 with an error"
     first, *others = ended.err[begins.start() :].rstrip("\n").split("\n")
-    if begins.re is USAGE:  # a box, of the parser of options
-        words = re.sub(r"[\s─│╭╮╰╯]+", " ", "\n".join(others))
-        if len(words) > LONGEST:
-            yield f"a message of {len(words)} characters"
-        return
     listed = first.endswith(":") and all(line.startswith("  ") for line in others)
     if others and not listed:
         yield f"a message of {1 + len(others)} lines"

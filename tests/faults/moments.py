@@ -14,12 +14,12 @@ from typing import Any
 
 from tests.faults.base import RUNS, run_words
 from tests.faults.calls import Ended, Place, Running, call, changes, complaints, in_workspace
-from tests.faults.kills import differences, kept, left
+from tests.faults.kills import clear, differences, kept, left
 
 DAY = 86_400.0
 READY = "ready"
-OPENING = ("report", "runs", "benchmarks")
-"""Commands that open a workspace, and so clear it."""
+OPENING = (["report"], ["split", "make", "tiny", "--valid-share", "0.4"], run_words(RUNS[0]))
+"""Commands that open a workspace; all but the first clear it."""
 
 
 def step_clock(days: float) -> None:
@@ -89,34 +89,34 @@ def _begun(place: Place, write: Callable[[Place, Callable[[], object]], None]) -
     return running
 
 
-def _paused(place: Place, step: Callable[[], object], opening: str) -> Iterator[str]:
+def _paused(place: Place, step: Callable[[], object], opening: list[str]) -> Iterator[str]:
     """What a paused process is writing is still there when it goes on, whatever the clock says."""
     for write, written in (
         (_write_file, "cache/slow.npy"),
         (_write_run, "runs/slow-tiny-fold0-seed0-00000000/record.json"),
     ):
         running = _begun(place, write)
-        ended = call(place, opening, patch=step)
+        ended = call(place, *opening, patch=step)
         yield from complaints(ended)
         os.kill(running.pid, signal.SIGCONT)
         ended = running.finish()
         file = place.workspace / written
         if ended.code or not file.exists() or file.read_bytes() == b"half":
-            yield f"{written} of a living process is lost after {opening}: {ended.code}, {ended.err[-200:]!r}"
+            yield f"{written} of the living is lost after {opening[0]}: {ended.code}, {ended.err[-200:]!r}"
 
 
-def _killed(place: Place, step: Callable[[], object], opening: str) -> Iterator[str]:
+def _killed(place: Place, step: Callable[[], object], opening: list[str]) -> Iterator[str]:
     """What a killed process was writing is gone after the next command that writes, at any time."""
     before = set(place.state())
     for write in (_write_file, _write_run):
         _begun(place, write).kill()
     (place.root / READY).unlink()
-    yield from complaints(call(place, opening, patch=step))
-    yield from complaints(call(place, "report", patch=step))
+    yield from complaints(call(place, *opening, patch=step))
+    clear(place)
     yield from left(place, before)
 
 
-def _of_the_user(place: Place, step: Callable[[], object], opening: str) -> Iterator[str]:
+def _of_the_user(place: Place, step: Callable[[], object], opening: list[str]) -> Iterator[str]:
     """Hidden files of the user's, in the workspace or behind a link out of it, stay as they are."""
     photos = place.root / "photos"
     for folder in (
@@ -138,7 +138,7 @@ def _of_the_user(place: Place, step: Callable[[], object], opening: str) -> Iter
     (place.workspace / "benchmarks" / "mine").symlink_to(photos)
     (place.workspace / "runs" / "elsewhere").symlink_to(photos)
     before = place.state()
-    for words in ([opening], ["report"], run_words(RUNS[0])):
+    for words in OPENING:
         yield from complaints(call(place, *words, patch=step, limit=60))
     written = (
         "workspace/reports/*",
