@@ -26,6 +26,8 @@ LIMIT = 10.0
 """Seconds after which a command hangs."""
 MEMORY, ROOM = 2048, 4 << 30
 """Megabytes that a command on small inputs may take, and bytes of addresses that it gets."""
+MARK = "WHALEBENCH_FAULT_CASE"
+"""The variable by which the processes are known that a case began, in whatever group they are."""
 LONGEST = 300
 """Characters of a sentence."""
 MESSAGE = re.compile(r"^(Error|Missing): ", re.MULTILINE)
@@ -157,18 +159,20 @@ class Running:
         """How it ended, of its own or stopped after so many seconds with all that it began."""
         if ended := self.wait(limit):
             return ended
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        for number in self.children():
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         stopped = self.kill()
         return Ended(stopped.words, None, stopped.out, stopped.err, stopped.seconds, stopped.memory)
 
     def children(self) -> list[int]:
         """The processes that it began and that are still there, and itself while it runs."""
-        found = []
+        found, mark = [], f"{MARK}={self.pid}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, IndexError):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self.pid and fields[0] != "Z":
+                marked = mark in (folder / "environ").read_bytes().split(b"\0")
+                if fields[0] != "Z" and (marked or int(fields[3]) == self.pid):
                     found.append(int(folder.name))
         return found
 
@@ -226,7 +230,7 @@ def _become(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         home = place.root / "home"
         os.environ |= {"HOME": str(home), "TMPDIR": str(home / "tmp"), "COLUMNS": "200", "NO_COLOR": "1"}
-        os.environ |= {"WHALEBENCH_CORES": "1", "OMP_NUM_THREADS": "1"}
+        os.environ |= {"WHALEBENCH_CORES": "1", "OMP_NUM_THREADS": "1", MARK: str(os.getpid())}
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         os.chdir(home)
         _limit_memory()
