@@ -129,7 +129,9 @@ class Running:
             place.root.parent / f"{place.root.name}.{time.monotonic_ns()}.{end}" for end in ("out", "err")
         ]
         self._begun, self._before, self._delayed = time.monotonic(), _memory(), 0.0
-        self.pid = os.fork()
+        with warnings.catch_warnings():  # of threads that are idle here, those that tables are read by
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
         if not self.pid:
             _become(place, work, patch, self._files)
         self.ended: Ended | None = None
