@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests import golden_runs as golden
 from tests.faults.base import RUNS, TINY, run_words
 from tests.faults.calls import Place, Running, call, in_workspace
-from tests.golden_runs import Recorder
 
 EPOCHS = 6
 UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
@@ -94,7 +94,7 @@ def kept(place: Place) -> dict[str, Any]:
 
     None where it is hidden.
     """
-    recorder = Recorder(place.root, "workspace", {})
+    recorder = golden.Recorder(place.root, "workspace", {})
     found = {}
     for file in recorder.files():
         path = str(file.relative_to(place.root))
@@ -117,7 +117,10 @@ def clear(place: Place) -> None:
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
     """What a place does not hold as it should."""
-    yield from (f"{path} is another one" for path in sorted(wanted) if found.get(path) != wanted[path])
+    for path in sorted(wanted):
+        if path not in found:
+            yield f"{path} is absent"
+        yield from list(golden.differences(wanted[path], found.get(path), path))[:3]
 
 
 def left(place: Place, names: set[str]) -> Iterator[str]:
