@@ -45,7 +45,7 @@ from PIL import Image
 from safetensors import safe_open
 
 VOLATILE = ("created", "environment", "hardware", "seconds", "photos_per_second", "peak_memory_mb")
-VOLATILE += ("code_digest", "when", "files", "digest")
+VOLATILE += ("code_digest", "when", "files", "digest", "facts_digest")
 """Keys of JSON and columns of curves that say when, where and how fast: two runs differ there."""
 TIMES = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+(\+00:00|Z)|\b\d+(\.\d)? (s|min|h)\b")
 """The same in what is printed, as 2026-01-31T12:00:00+00:00 and 2.5 min."""

@@ -60,16 +60,25 @@ def _kill(asked: Asked, base: Place, named: dict[str, list[str]]) -> Iterator[st
         yield from (f"{name}: {fault}" for fault in dict.fromkeys(found.faults))
 
 
+def flipping(asked: Asked, folder: Path) -> Iterator[str]:
+    """The flipped bits that went into an answer."""
+    from tests.faults.flips import flip_bytes
+
+    found = flip_bytes(asked.count, asked.seed, folder)
+    say(f"# {found.detected.total()} flips detected, {found.without_effect.total()} without effect")
+    yield from found.used
+
+
 def a_little(asked: Asked, folder: Path) -> Iterator[str]:
     """The faults of a few tries of everything, in some twenty seconds: for the test run."""
     base, rng = make_base(folder), random.Random(asked.seed)
     for kind, count in LITTLE.items():
-        numbers = range(asked.seed, asked.seed + count)
-        yield from fuzz(base, kind, numbers, asked.seed)
+        yield from fuzz(base, kind, range(count), asked.seed)
         say(f"# {kind}: {count} cases")
     for name, part in {"clocks": moments.clocks, "races": moments.races, "guests": guests.guests}.items():
         yield from part(base, 2 if name == "guests" else 1, rng)
         say(f"# {name}")
+    yield from space.fill(base, 1, rng, ["import"])
     yield from _kill(asked, base, {"run": kills.commands(base)["run"]})
 
 
@@ -86,12 +95,22 @@ PARTS: dict[str, tuple[Part, int, str]] = {
     "clocks": (_with_base(moments.clocks), 4, "clocks that jump, paused and killed processes"),
     "races": (_with_base(moments.races), 5, "two commands at once, of each pair"),
     "guests": (_with_base(guests.guests), 60, "deeds of a hostile plug-in"),
+    "flips": (flipping, 150, "flipped bits of stored files, each as often as the next"),
     "little": (a_little, 2, "a little of everything, as the tests have it"),
 }
 """By name of a part what finds its faults, how many tries it makes unless told, and of what."""
 LITTLE = {"images": 1, "tables": 6, "plans": 4, "options": 8, "records": 8, "benchmarks": 2, "checkpoints": 1}
 """Cases of each kind that the tests have."""
-WHOLE = {"fuzz": 2000, "methods": 30, "commands": 10, "space": 20, "clocks": 10, "races": 25, "guests": 999}
+WHOLE = {
+    "fuzz": 2000,
+    "methods": 30,
+    "commands": 10,
+    "space": 20,
+    "clocks": 10,
+    "races": 25,
+    "guests": 999,
+    "flips": 500,
+}
 """How many tries each part makes for a release."""
 
 
@@ -119,6 +138,7 @@ def _worked() -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action="store_true", help="as many tries as for a release: some hours")
     parts = parser.add_subparsers(dest="part", metavar="PART")
     for name, (_, count, words) in PARTS.items():
@@ -137,7 +157,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     """Prints a line a fault, and notes that begin with #; 1 where there is a fault."""
     asked = _parser().parse_args(None if arguments is None else list(arguments))
     if asked.part is None:
-        return all_parts(0, whole=asked.whole)
+        return all_parts(asked.seed, whole=asked.whole)
     load_everything()
     found, started = 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:

@@ -26,10 +26,11 @@ LIMIT = 10.0
 """Seconds after which a command hangs."""
 MEMORY, ROOM = 2048, 4 << 30
 """Megabytes that a command on small inputs may take, and bytes of addresses that it gets."""
+MARK = "WHALEBENCH_FAULT_CASE"
+"""The variable by which the processes are known that a case began, in whatever group they are."""
 LONGEST = 300
 """Characters of a sentence."""
 MESSAGE = re.compile(r"^(Error|Missing): ", re.MULTILINE)
-USAGE = re.compile(r"^Usage: ", re.MULTILINE)
 CONTROLS = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 """What moves a terminal's cursor, or turns the direction of what is read."""
 FORBIDDEN = {
@@ -127,20 +128,22 @@ class Running:
         self._files = [
             place.root.parent / f"{place.root.name}.{time.monotonic_ns()}.{end}" for end in ("out", "err")
         ]
-        self._begun, self._before = time.monotonic(), _memory()
-        self.pid = os.fork()
+        self._begun, self._before, self._delayed = time.monotonic(), _memory(), 0.0
+        with warnings.catch_warnings():  # of threads that are idle here, those that tables are read by
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
         if not self.pid:
             _become(place, work, patch, self._files)
         self.ended: Ended | None = None
 
     def wait(self, limit: float = LIMIT) -> Ended | None:
         """How it ended, or None if it has not after so many seconds in which there was a core for it."""
-        begun = time.monotonic() - self._delay()
+        begun, delayed = time.monotonic(), self._delay()
         while self.ended is None:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self._end(os.waitstatus_to_exitcode(status), usage.ru_maxrss // 1024)
-            elif time.monotonic() - self._delay() - begun > limit:
+            elif (waited := time.monotonic() - begun) > limit and waited - self._delay() + delayed > limit:
                 return None
             else:
                 time.sleep(0.002)
@@ -158,26 +161,35 @@ class Running:
         """How it ended, of its own or stopped after so many seconds with all that it began."""
         if ended := self.wait(limit):
             return ended
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        for number in self.children():
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         stopped = self.kill()
         return Ended(stopped.words, None, stopped.out, stopped.err, stopped.seconds, stopped.memory)
 
     def children(self) -> list[int]:
         """The processes that it began and that are still there, and itself while it runs."""
-        found = []
+        found, mark = [], f"{MARK}={self.pid}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, IndexError):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self.pid and fields[0] != "Z":
+                marked = mark in (folder / "environ").read_bytes().split(b"\0")
+                if fields[0] != "Z" and (marked or int(fields[3]) == self.pid):
                     found.append(int(folder.name))
         return found
 
     def _delay(self) -> float:
-        """Seconds that it was ready and no core was free, as on a machine that is about other things, too."""
-        with suppress(OSError, IndexError):
-            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
-        return 0.0
+        """Seconds that it was ready and no core was free, as on a machine that is about other things, too.
+
+        Those of its main thread, which sleeps while others work, and the most of any other.
+        """
+        delays = {0: 0}
+        for file in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with suppress(OSError, IndexError):
+                delays[int(file.parent.name)] = int(file.read_text().split()[1])
+        main = delays.pop(self.pid, 0)
+        self._delayed = max(self._delayed, (main + max(delays.values())) / 1e9)
+        return self._delayed
 
     def _end(self, code: int, memory: int) -> None:
         out, err = (file.read_text("utf-8", errors="backslashreplace") for file in self._files)
@@ -220,7 +232,7 @@ def _become(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         home = place.root / "home"
         os.environ |= {"HOME": str(home), "TMPDIR": str(home / "tmp"), "COLUMNS": "200", "NO_COLOR": "1"}
-        os.environ |= {"WHALEBENCH_CORES": "1", "OMP_NUM_THREADS": "1"}
+        os.environ |= {"WHALEBENCH_CORES": "1", "OMP_NUM_THREADS": "1", MARK: str(os.getpid())}
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         os.chdir(home)
         _limit_memory()
@@ -286,7 +298,7 @@ def complaints(ended: Ended) -> Iterator[str]:
 
 
 def _message_complaints(ended: Ended) -> Iterator[str]:
-    begins = MESSAGE.search(ended.err) or USAGE.search(ended.err)
+    begins = MESSAGE.search(ended.err)
     if not begins:
         if ended.code in (1, 2) and not ended.out:
             yield "it failed without a word"
@@ -294,11 +306,6 @@ def _message_complaints(ended: Ended) -> Iterator[str]:
     if ended.code == 0:
         yield "exit 0 with an error"
     first, *others = ended.err[begins.start() :].rstrip("\n").split("\n")
-    if begins.re is USAGE:  # a box, of the parser of options
-        words = re.sub(r"[\s─│╭╮╰╯]+", " ", "\n".join(others))
-        if len(words) > LONGEST:
-            yield f"a message of {len(words)} characters"
-        return
     listed = first.endswith(":") and all(line.startswith("  ") for line in others)
     if others and not listed:
         yield f"a message of {1 + len(others)} lines"

@@ -31,7 +31,12 @@ SHARES = {
     "checkpoints": 3,
 }
 """Of a hundred inputs, how many are of each kind."""
-NOTES = ("workspace/cache/*", "workspace/benchmarks/*/photos.stat.json", "workspace/ledger.jsonl")
+NOTES = (
+    "workspace/cache/*",
+    "workspace/benchmarks/*/photos.stat.json",
+    "workspace/ledger.jsonl",
+    "workspace/temporary/",
+)
 """What any command may write, also one that fails: what makes the next one quicker, and the ledger."""
 MAY_WRITE = {
     "data": ("workspace/benchmarks/*",),

@@ -14,87 +14,119 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests import golden_runs as golden
 from tests.faults.base import RUNS, TINY, run_words
 from tests.faults.calls import Place, Running, call, in_workspace
-from tests.golden_runs import Recorder
 
 EPOCHS = 6
 UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
 """Without epochs of their own: nothing is trained, or other methods are."""
+TAKEN_UP = "taken up"
+"""What is said of a training that goes on from something kept."""
 PATIENCE = 15.0
 """Seconds after which nothing that a killed command began is at work any more."""
 SLOWEST = 600.0
 """Seconds that a command may take that nobody kills."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Killed:
     """What became of a command that was killed again and again."""
 
-    kills: int
-    ended: int
+    kills: int = 0
+    ended: int = 0
     """How often it came to its end in spite of it."""
-    taken_up: int
+    taken_up: int = 0
     """How often it went on from something kept, at least."""
-    faults: tuple[str, ...]
+    faults: list[str] = field(default_factory=list)
 
 
 def kill_often(words: list[str], kills: int, base: Place, rng: random.Random) -> Killed:
     """What becomes of a command in copies of a place, killed so often before it may end."""
-    place = base.copy(base.root.with_name("case"))
-    whole = call(place, *words, limit=SLOWEST)
-    base.copy(place.root)
-    started = time.monotonic()
-    whole = call(place, *words, limit=SLOWEST)
-    duration = time.monotonic() - started
+    place, found = Place(base.root.with_name("case")), Killed()
+    for _ in range(2):  # the first one is slow, as files have to be read from the disk
+        base.copy(place.root)
+        started = time.monotonic()
+        whole = call(place, *words, limit=SLOWEST)
+        duration = time.monotonic() - started
     if whole.code:
-        return Killed(0, 0, 0, (f"exit {whole.code} without a kill: {whole.err[-300:]!r}",))
-    call(place, "runs")
+        found.faults.append(f"exit {whole.code} without a kill: {whole.err[-300:]!r}")
+        return found
+    clear(place)
     wanted, names = kept(place), set(place.state())
-    done, ended, taken_up, faults = 0, 0, 0, list[str]()
-    while done < kills:
-        begun = kept(base.copy(place.root))
-        for _ in range(min(rng.randint(1, 3), kills - done)):
-            running = Running(place, in_workspace(place, *words))
-            if running.wait(rng.uniform(0, duration)):
-                break
-            taken_up += "taken up" in running.kill().err
-            done += 1
-            faults += survivors(running)
-            halves = {
-                path
-                for path, content in kept(place).items()
-                if content not in (begun.get(path), wanted.get(path))
-            }
-            faults += [f"{path} is neither as it was nor whole" for path in halves if not hidden(path)]
+    while found.kills < kills:
+        _kill(words, base.copy(place.root), wanted, found, duration, rng)
         last = call(place, *words, limit=SLOWEST)
-        ended, taken_up = ended + 1, taken_up + ("taken up" in last.err)
+        found.taken_up += TAKEN_UP in last.err
+        found.ended += 1
         if last.code:
-            faults.append(f"exit {last.code} after a kill: {last.err[-300:]!r}")
-            continue
-        call(place, "runs")
-        found = kept(place)
-        faults += [f"{path} is another one" for path in sorted(wanted) if found.get(path) != wanted[path]]
-        faults += [
-            f"{path} is left" for path in sorted(set(place.state()) - names) if not path.startswith("home/")
-        ]
-    return Killed(done, ended, taken_up, tuple(faults))
+            found.faults.append(f"exit {last.code} after a kill: {last.err[-300:]!r}")
+        else:
+            clear(place)
+            found.faults += [*differences(wanted, kept(place)), *left(place, names)]
+    return found
+
+
+def _kill(
+    words: list[str], place: Place, wanted: dict[str, Any], found: Killed, duration: float, rng: random.Random
+) -> None:
+    """Kills the command up to three times, unless it ends before, and looks at what is there after each."""
+    begun = kept(place)
+    for _ in range(rng.randint(1, 3)):
+        running = Running(place, in_workspace(place, *words))
+        if running.wait(rng.uniform(0, duration)):
+            return
+        found.taken_up += TAKEN_UP in running.kill().err
+        found.kills += 1
+        found.faults += survivors(running)
+        for path, content in kept(place).items():
+            if content not in (None, begun.get(path), wanted.get(path)):
+                found.faults.append(f"{path} is neither as it was nor whole")
 
 
 def kept(place: Place) -> dict[str, Any]:
-    """What a place holds that is to be kept, by path: of each file its content, without when and how fast."""
-    recorder = Recorder(place.root, "workspace", {})
+    """What a place holds that is to be kept, by path: of each file its content without when and how fast.
+
+    None where it is hidden.
+    """
+    recorder = golden.Recorder(place.root, "workspace", {})
     found = {}
     for file in recorder.files():
-        with suppress(FileNotFoundError):
-            path = str(file.relative_to(place.root))
+        path = str(file.relative_to(place.root))
+        try:
             found[path] = None if hidden(path) else recorder.content(file)
+        except FileNotFoundError:  # another process has just taken it away
+            continue
+        except Exception as error:  # whatever a reader says of half a file
+            found[path] = f"not to be read: {error}"
     return found
+
+
+def clear(place: Place) -> None:
+    """Opens the workspace as a command does that writes, which clears what is left of others."""
+    from whalebench.benchmarks.core.workspace import Workspace
+
+    ended = Running(place, partial(Workspace.open, place.workspace)).finish()
+    assert ended.code == 0, ended
+
+
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    """What a place does not hold as it should."""
+    for path in sorted(wanted):
+        if path not in found:
+            yield f"{path} is absent"
+        yield from list(golden.differences(wanted[path], found.get(path), path))[:3]
+
+
+def left(place: Place, names: set[str]) -> Iterator[str]:
+    """What a place holds besides what is named; its home is not ours."""
+    others = sorted(path for path in set(place.state()) - names if not path.startswith("home/"))
+    yield from (f"{path} is left" for path in others if path != "workspace/temporary/")
 
 
 def hidden(path: str) -> bool:

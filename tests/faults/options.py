@@ -124,6 +124,7 @@ run softmax --seed NASTY NOWHERE; run softmax --benchmark NASTY
 run softmax --fold NASTY --benchmark tiny --set learning_rate=-1; run softmax NOWHERE --device NASTY
 sweep METHOD --dry-run --benchmark tiny --folds NASTY; sweep METHOD --dry-run --benchmark tiny --seeds NASTY
 sweep METHOD --dry-run --benchmark tiny --jobs NASTY; sweep METHOD --dry-run --benchmark NASTY
+sweep METHOD --dry-run --time-limit NASTY --benchmark tiny
 tune softmax --budget NASTY NOWHERE; tune softmax --storage NASTY --trials 1 NOWHERE
 tune softmax --trials NASTY NOWHERE; tune softmax --study NASTY --trials 1 NOWHERE; show NASTY
 methods NASTY; benchmarks NASTY; rescore NASTY; data show NASTY; data check NASTY; compare RUN NASTY
