@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, FieldValue, Harness, Search
+from whalebench.methods.parts.augment import Strength
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
 from whalebench.methods.parts.pairs import (
     ContrastivePairs,
@@ -24,18 +25,24 @@ from whalebench.methods.parts.pairs import (
 from whalebench.methods.parts.retrieval import GalleryConfig
 from whalebench.methods.parts.training.trainer import ready, train_network
 
-MARGIN = 1.0
+MARGIN = 0.5
 
 
 class SiameseConfig(EmbedderConfig):
-    """Fields of `siamese`."""
+    """Fields of `siamese`; pairs say less than classes, so its steps are small, many and on calm photos."""
 
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Photos in one step, two a pair."""
+    learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 5e-4
+    """Of AdamW at its peak, after warm-up."""
+    augment: Strength = "light"
+    """How much each photo is changed at every step; with more of it pairs from scratch teach nothing."""
     form: Form = "contrastive"
     """contrastive: matching photos near, others a margin apart; or pair_head: a small network compares two
     photos feature by feature."""
     margin: Annotated[float | None, Field(gt=0, le=2), Search(0.2, 1.6)] = None
-    """L2 distance from which photos of two individuals are let be, of embeddings of length 1; 1 unless given;
-    pair_head has none."""
+    """L2 distance from which photos of two individuals are let be, of embeddings of length 1; 0.5 unless
+    given; pair_head has none."""
     negatives: Literal["random", "assigned"] | None = None
     """Pairs of two individuals: random, or those most alike by a linear assignment with falling noise; unless
     given, random for contrastive and assigned for pair_head."""
