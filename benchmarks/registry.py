@@ -71,7 +71,7 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
     if "mask_content_digest" in table:
         shown |= zip(map(mask_of, table["image"]), table["mask_content_digest"], strict=True)
     progress.stage("inspect")
-    facts = inspect_photos([path for _, path, _ in files], progress=progress.advance)
+    facts = inspect_photos([Path(path) for _, path, _ in files], progress=progress.advance)
     others = [
         name
         for (name, _, digest), fact in zip(files, facts, strict=True)

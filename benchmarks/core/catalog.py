@@ -8,6 +8,7 @@ was catalogued, without reading most of them again. catalog.json has digests of 
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -250,7 +251,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     for column in DIGESTS:
         columns[column] = _text(rows, column)
     for column in ("split", *MASK_DIGESTS):
-        if any(values := _text(rows, column)):
+        if column in rows and any(values := _text(rows, column)):
             columns[column] = values
     return pd.DataFrame(columns)
 
@@ -291,13 +292,13 @@ def _text(table: pd.DataFrame, column: str) -> "pd.Series[str]":
     return pd.Series(list(map(str, values)), index=table.index, dtype="str")
 
 
-def catalogued_files(table: pd.DataFrame) -> Iterator[tuple[str, Path, str]]:
+def catalogued_files(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     """Name, path and SHA-256 of each photo's file, then of each mask's whose digest is known."""
-    yield from zip(table["image"], map(Path, table["path"]), table["file_digest"], strict=True)
+    images = table["image"].tolist()
+    yield from zip(images, table["path"].tolist(), table["file_digest"].tolist(), strict=True)
     if "mask_file_digest" in table:
-        for image, path, digest in zip(table["image"], table["mask"], table["mask_file_digest"], strict=True):
-            if digest:
-                yield mask_of(image), Path(path), digest
+        of_masks = zip(images, table["mask"].tolist(), table["mask_file_digest"].tolist(), strict=True)
+        yield from ((mask_of(image), path, digest) for image, path, digest in of_masks if digest)
 
 
 def mask_of(image: str) -> str:
@@ -313,7 +314,7 @@ def verify_photos(catalog: Catalog, folder: Path) -> None:
     """
     known = _read_stamps(folder)
     current: dict[str, Stamp] = {}
-    unsure: dict[str, Path] = {}
+    unsure: dict[str, str] = {}
     absent: list[str] = []
     for name, path, digest in catalogued_files(catalog.table):
         try:
@@ -333,9 +334,9 @@ def verify_photos(catalog: Catalog, folder: Path) -> None:
             write_stamps(folder, current)
 
 
-def take_stamp(path: Path, digest: str = "") -> Stamp:
+def take_stamp(path: str | Path, digest: str = "") -> Stamp:
     """The digest given, with size and times of the file as they are now."""
-    status = path.stat()
+    status = os.stat(path)  # noqa: PTH116  (a Path for each of thousands of files takes longer than this)
     # The entry's time, unlike the content's, cannot be set back by hand.
     return (digest, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -353,9 +354,9 @@ def _read_stamps(folder: Path) -> dict[str, Stamp]:
         return {}  # without stamps every photo is hashed, which is slow but safe
 
 
-def _digest(path: Path) -> str:
+def _digest(path: str) -> str:
     try:
-        return digest_file(regular_file(path))
+        return digest_file(regular_file(Path(path)))
     except (OSError, WhalebenchError):
         return ""
 
