@@ -341,7 +341,7 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
     Raises WhalebenchError for another ending, where there are no runs, and where it cannot be written.
     """
     if file.suffix.lower() != ".zip":
-        raise WhalebenchError(f"{file} is no .zip: call the bundle {file.with_suffix('.zip').name}.")
+        raise WhalebenchError(f"{file} is no .zip: call the bundle {file.stem or 'runs'}.zip.")
     check_output(file)
     records, problems = runs_of(workspace.runs, benchmark)
     ledger = read_ledger(workspace.runs)

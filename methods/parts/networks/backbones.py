@@ -125,7 +125,7 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
         of_timm = known.layout == "timm" and known.repository
         name = f"{HUB}{known.repository}" if download and of_timm else known.architecture or name
     if not name.startswith(HUB) and not timm.is_model(name):
-        close = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=3)
+        close = difflib.get_close_matches(name[:80], [*OWN, *timm.list_models()], n=3)
         raise WhalebenchError(
             f"backbone '{name}' is not a network of timm {timm.__version__}: "
             + (f"did you mean {' or '.join(close)}?" if close else "see timm.list_models() for the names.")
