@@ -367,8 +367,7 @@ def _lock_file(url: str) -> Path | None:
     file = Path(url.removeprefix(SQLITE))
     if not url.startswith(SQLITE) or file.name in ("", ":memory:"):
         raise WhalebenchError(
-            f"storage {shown_url(url)} is no file to keep a study in: give sqlite:///FILE, with three "
-            f"slashes."
+            f"storage {shown_url(url)} is no file to keep a study in: give sqlite:///FILE, with 3 slashes."
         )
     if refused := sorted(set("?#{}") & set(url)):
         raise WhalebenchError(
@@ -392,8 +391,7 @@ def _open_storage(url: str) -> BaseStorage:
         return storages.JournalStorage(journal.JournalFileBackend(str(file), lock_obj=lock))
     if "://" not in url:
         raise WhalebenchError(
-            f"storage {shown_url(url)} is no place for a study: give sqlite:///FILE, journal:FILE or a "
-            f"database's URL."
+            f"storage {shown_url(url)} is no place for a study: give sqlite:///FILE, journal:FILE or a URL."
         )
     if not url.startswith(SQLITE) and _parsed(url) is None:
         raise WhalebenchError(

@@ -208,7 +208,7 @@ def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
 def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:
     """The verb, with the method at work in it as a guest: here alone is it called."""
 
-    def call(self: Pipeline, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: Pipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with guest(self.name):
             return verb(self, *args, **kwargs)
 
