@@ -49,18 +49,15 @@ class Killed:
 def kill_often(words: list[str], kills: int, base: Place, rng: random.Random) -> Killed:
     """What becomes of a command in copies of a place, killed so often before it may end."""
     place, found = Place(base.root.with_name("case")), Killed()
-    for _ in range(2):  # the first one is slow, as files have to be read from the disk
-        base.copy(place.root)
-        started = time.monotonic()
-        whole = call(place, *words, limit=SLOWEST)
-        duration = time.monotonic() - started
+    base.copy(place.root)
+    whole = call(place, *words, limit=SLOWEST)
     if whole.code:
         found.faults.append(f"exit {whole.code} without a kill: {whole.err[-300:]!r}")
         return found
     clear(place)
     wanted, names = kept(place), set(place.state())
     while found.kills < kills:
-        _kill(words, base.copy(place.root), wanted, found, duration, rng)
+        _kill(words, base.copy(place.root), wanted, found, whole.seconds, rng)
         last = call(place, *words, limit=SLOWEST)
         found.taken_up += TAKEN_UP in last.err
         found.ended += 1
