@@ -19,6 +19,7 @@ from rich.console import Group
 from rich.text import Text
 
 from whalebench import WhalebenchError, __version__
+from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
 from whalebench.benchmarks.core.outputs import check_output, output_path
 from whalebench.benchmarks.core.progress import SILENT, Progress
@@ -40,7 +41,7 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_run,
 )
-from whalebench.benchmarks.core.workspace import Workspace, with_digest
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.reports.board import Row
 from whalebench.reports.leaderboard import runs_of
 from whalebench.reports.metrics.calibration import (

@@ -19,15 +19,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from whalebench import WhalebenchError, __version__, one_line
 from whalebench.benchmarks.core.catalog import NOT_COUNTED, Catalog
-from whalebench.benchmarks.core.workspace import (
-    ExistsError,
-    atomic_text,
+from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_text,
     parse_json,
     regular_file,
     with_digest,
 )
+from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
 from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, group_photos, single_encounter_identities
 
 COLUMNS = ("image", "fold", "group", "valid")

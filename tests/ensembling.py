@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.record import (
     RECORD,
     WEIGHTS,
@@ -20,7 +21,7 @@ from whalebench.benchmarks.core.record import (
     write_record,
     write_scores,
 )
-from whalebench.benchmarks.core.workspace import Workspace, with_digest
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.ensemble import Ensemble, EnsembleRequest, ensemble
 from whalebench.benchmarks.ensembles.members import (
     FoldData,

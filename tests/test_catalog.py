@@ -15,7 +15,7 @@ from whalebench.benchmarks.core.catalog import (
     verify_photos,
     write_catalog,
 )
-from whalebench.benchmarks.core.workspace import digest_file, with_digest
+from whalebench.benchmarks.core.files import digest_file, with_digest
 
 
 def rows(folder: Path, photos: int = 6) -> pd.DataFrame:

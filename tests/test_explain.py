@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.photos import Annotations, Photos
 from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
@@ -32,7 +33,7 @@ from whalebench.benchmarks.core.record import (
     write_record,
 )
 from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.benchmarks.core.workspace import Workspace, with_digest
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining import explain as shortcuts
 from whalebench.benchmarks.explaining.altered import (
     MAP_SIZE,

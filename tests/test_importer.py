@@ -22,8 +22,9 @@ from pyarrow import parquet
 
 from whalebench import CONTROLS, WhalebenchError, cell_text, one_line, visible
 from whalebench.benchmarks.core.catalog import read_catalog, read_facts, verify_photos, write_catalog
+from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
-from whalebench.benchmarks.core.workspace import Workspace, digest_file
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing import importer, tables
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, notes_on, read_quarantine
 from whalebench.benchmarks.registry import check_content, load_catalog

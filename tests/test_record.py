@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.record import (
     DIAGNOSIS,
     PREDICTIONS,
@@ -29,7 +30,6 @@ from whalebench.benchmarks.core.record import (
     write_run,
     write_scores,
 )
-from whalebench.benchmarks.core.workspace import digest_file
 
 
 def record(**change):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
-from whalebench.benchmarks.core.workspace import differs_from_digest
+from whalebench.benchmarks.core.files import differs_from_digest
 from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import (

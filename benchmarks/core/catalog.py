@@ -23,10 +23,7 @@ import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError, __version__, one_line
-from whalebench.benchmarks.core.workspace import (
-    ExistsError,
-    atomic_path,
-    atomic_text,
+from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_file,
     digest_text,
@@ -34,6 +31,7 @@ from whalebench.benchmarks.core.workspace import (
     regular_file,
     with_digest,
 )
+from whalebench.benchmarks.core.workspace import ExistsError, atomic_path, atomic_text
 
 REQUIRED = ("image", "path", "identity")
 OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")

@@ -22,16 +22,10 @@ import torch
 from torch import Tensor
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.files import differs_from_digest, regular_file, with_digest
 from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.photos import CPU
-from whalebench.benchmarks.core.workspace import (
-    atomic_path,
-    atomic_text,
-    differs_from_digest,
-    inherit_permissions,
-    regular_file,
-    with_digest,
-)
+from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, inherit_permissions
 
 STATE = "state"
 """What stands in the file's header: the description, and digests of it and of the tensors."""

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from whalebench.benchmarks.core.workspace import digest_file, digest_text
+from whalebench.benchmarks.core.files import digest_file, digest_text
 
 OWN = "whalebench"
 

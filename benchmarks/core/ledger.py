@@ -21,18 +21,15 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.machine import PROGRAMS
-from whalebench.benchmarks.core.workspace import (
-    Workspace,
+from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_text,
-    file_lock,
     parse_json,
-    refuse_unwritable,
     regular_file,
-    sync_to_disk,
     with_digest,
 )
+from whalebench.benchmarks.core.machine import PROGRAMS
+from whalebench.benchmarks.core.workspace import Workspace, file_lock, refuse_unwritable, sync_to_disk
 
 LEDGER = "ledger.jsonl"
 FROM_PYTHON = "from Python"

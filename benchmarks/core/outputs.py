@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.workspace import KINDS, atomic_path
+from whalebench.benchmarks.core.files import KINDS
+from whalebench.benchmarks.core.workspace import atomic_path
 
 
 def check_output(path: Path) -> Path:

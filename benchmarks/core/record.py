@@ -23,20 +23,22 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
 from whalebench import WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.core.files import (
+    differs_from_digest,
+    digest_file,
+    digest_once,
+    parse_json,
+    regular_file,
+    with_digest,
+)
 from whalebench.benchmarks.core.usage import Usage
 from whalebench.benchmarks.core.workspace import (
     ExistsError,
     Workspace,
     atomic_path,
     atomic_text,
-    differs_from_digest,
-    digest_file,
-    digest_once,
     inherit_permissions,
-    parse_json,
-    regular_file,
     sync_to_disk,
-    with_digest,
 )
 
 SCHEMA_VERSION = 1

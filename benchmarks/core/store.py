@@ -24,14 +24,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
+from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
-from whalebench.benchmarks.core.workspace import (
-    atomic_path,
-    digest_file,
-    digest_text,
-    file_state,
-    regular_file,
-)
+from whalebench.benchmarks.core.workspace import atomic_path
 
 MAX_PIXELS = 300_000_000
 """A photo with more pixels is taken for a decompression bomb."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core import ledger
 from whalebench.benchmarks.core.code import read_code
+from whalebench.benchmarks.core.files import digest_file, digest_text
 from whalebench.benchmarks.core.machine import hardware, peak_memory_mb, versions
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
@@ -34,7 +35,7 @@ from whalebench.benchmarks.core.record import (
     write_scores,
 )
 from whalebench.benchmarks.core.usage import add_up, track_words
-from whalebench.benchmarks.core.workspace import Workspace, digest_file, digest_text
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.members import (
     SHARED,
     FoldData,

@@ -20,9 +20,10 @@ from pydantic import JsonValue
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of, normalise
+from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_run, read_arrays, read_record
-from whalebench.benchmarks.core.workspace import Workspace, digest_text
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, Options
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.calibration import choose_calibration

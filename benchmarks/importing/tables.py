@@ -25,7 +25,7 @@ from whalebench.benchmarks.core.catalog import (
     SIZE,
     landmark_names,
 )
-from whalebench.benchmarks.core.workspace import regular_file
+from whalebench.benchmarks.core.files import regular_file
 
 Row = dict[str, str]
 Problem = tuple[int, str]

@@ -16,6 +16,13 @@ from whalebench import RunFailedError, WhalebenchError, __version__
 from whalebench.benchmarks.core import ledger
 from whalebench.benchmarks.core.catalog import take_stamp
 from whalebench.benchmarks.core.code import Code, read_code
+from whalebench.benchmarks.core.files import (
+    differs_from_digest,
+    digest_file,
+    digest_text,
+    parse_json,
+    with_digest,
+)
 from whalebench.benchmarks.core.machine import (
     accelerator_signs,
     choose_device,
@@ -28,16 +35,7 @@ from whalebench.benchmarks.core.machine import (
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.usage import track_words
-from whalebench.benchmarks.core.workspace import (
-    Workspace,
-    atomic_text,
-    differs_from_digest,
-    digest_file,
-    digest_text,
-    parse_json,
-    run_lock,
-    with_digest,
-)
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold

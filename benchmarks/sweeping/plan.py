@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.core.workspace import regular_file
+from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.registry import find_method, method_names, unloadable
 

@@ -17,17 +17,11 @@ from statistics import fmean
 from typing import Any
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.files import differs_from_digest, parse_json, with_digest
 from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
-from whalebench.benchmarks.core.workspace import (
-    Workspace,
-    atomic_text,
-    differs_from_digest,
-    is_run_locked,
-    parse_json,
-    with_digest,
-)
+from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, run_name

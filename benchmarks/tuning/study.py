@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.files import digest_text, regular_file
 from whalebench.benchmarks.core.machine import place_of_processes, start_time
-from whalebench.benchmarks.core.workspace import NO_ROOM, digest_text, file_lock, regular_file
+from whalebench.benchmarks.core.workspace import NO_ROOM, file_lock
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whalebench import CONTROLS, RunFailedError, WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.core.machine import STORAGE, choose_device, cores
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress
 from whalebench.benchmarks.core.record import RunRecord
-from whalebench.benchmarks.core.workspace import Workspace, digest_text
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running import runner, workers
 from whalebench.benchmarks.running.folds import fold_views

@@ -33,10 +33,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.ledger import LEDGER
 from whalebench.benchmarks.core.progress import EpochSummary, Silent
 from whalebench.benchmarks.core.record import CURVE, SCORES, VARIANTS, WEIGHTS, read_record
-from whalebench.benchmarks.core.workspace import Workspace, digest_file
+from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark, make_split
 from whalebench.benchmarks.running import runner

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from whalebench import MissingError, WhalebenchError
-from whalebench.benchmarks.core.workspace import digest_file
+from whalebench.benchmarks.core.files import digest_file
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.parts.networks.pooling import GeM
 
