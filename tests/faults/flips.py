@@ -48,6 +48,17 @@ from whalebench.tests.conftest import TINY_NETWORK, draw_source
 STOPPED = RunRequest("softmax", "tiny", seed=7, settings=(*TINY_NETWORK, "epochs=3"), device="cpu")
 """The run that was stopped after its first epochs."""
 SIZE = (32, 32)
+WRONG = (
+    "differs from its digest",
+    "cannot be",
+    "is not",
+    "are not",
+    "is damaged",
+    "are damaged",
+    "is changed",
+)
+WRONG += ("was edited", "does not say", "has schema version", "not to be used", "is tried again")
+"""What is said of a file that is not what was written."""
 MEMBERS = ("softmax", "arcface")
 SETTINGS = [word for setting in TINY_NETWORK for word in ("--set", setting)]
 AGAIN = ("run", MEMBERS[0], "--benchmark", "tiny", "--device", "cpu", *SETTINGS, "--json")
@@ -107,13 +118,21 @@ def _flip_one(
     else:
         if said == before:
             found.without_effect[kind] += 1
-        elif any(said.count(name) > before.count(name) for name in (file.name, f"study {file.stem}")):
+        elif _is_named(file, said):
             found.detected[kind] += 1
         else:
             found.used.append(f"{what} was used: {said[:300]!r}")
     finally:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(kept)
+
+
+def _is_named(file: Path, said: str) -> bool:
+    """Whether a line says that something is wrong with the file, by its name or that of the study in it."""
+    names = (file.name, f"study {file.stem}")
+    return any(
+        name in line and wrong in line for line in said.splitlines() for name in names for wrong in WRONG
+    )
 
 
 def make_workspace(root: Path) -> Workspace:
@@ -184,7 +203,7 @@ def _readers(
     tiny, report, check = (
         place.benchmarks / "tiny",
         asking("report", "--json"),
-        asking("data", "check", "tiny"),
+        asking("data", "check", "tiny", "--json"),
     )
     rescore, tune, again = asking("rescore", "--json"), asking(*TUNING), asking(*AGAIN)
     explain = asking("explain", explained, "--photos", "1", "--box", "0.5", "--json")
