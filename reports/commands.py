@@ -81,11 +81,13 @@ def show(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Show what one run was given, what it came to, for which photos, and what that asks of a reviewer."""
-    from whalebench.benchmarks.core.outputs import write_output
+    from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.core.record import find_run
     from whalebench.reports import figures
     from whalebench.reports.run_report import effort_of, run_document, show_report
 
+    if svg:
+        check_output(svg)
     folder = find_run(run, open_workspace(workspace, write=False))
     document = run_document(folder)
     console.show(document, show_report(document, folder), as_json)

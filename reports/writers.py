@@ -64,6 +64,11 @@ def write_reports(
     """
     for named in filter(None, (html, csv_file, svg)):
         check_output(named)
+    named: list[Path] = []
+    for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
+        if file:  # first: where one cannot be written nothing is
+            write_output(file, text_of(board))
+            named.append(file)
     written: list[Path] = []
     problems: list[str] = []
     texts = {"leaderboard.md": to_markdown(board), "leaderboard.csv": to_csv(board)}
@@ -74,11 +79,7 @@ def write_reports(
             written.append(folder / name)
     except WhalebenchError as error:
         problems.append(f"The reports were not written into the workspace: {error}")
-    for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
-        if file:
-            write_output(file, text_of(board))
-            written.append(file)
-    return written, problems
+    return [*written, *named], problems
 
 
 def to_svg(board: Leaderboard, *, full: bool = True) -> str:

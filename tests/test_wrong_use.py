@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from whalebench.benchmarks.core.record import METRIC_KEYS
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import make_split
@@ -259,7 +260,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     digests = {"catalog_digest": catalog.digest, "split_digest": split.digest}
     put(
         workspace.runs,
-        record("softmax-tiny-1", "softmax", benchmark="tiny", **digests),
+        record(
+            "softmax-tiny-1", "softmax", benchmark="tiny", valid_metrics=dict.fromkeys(METRIC_KEYS), **digests
+        ),
         queries_of(np.arange(1, 40), 0, 5),
     )
     return workspace.root, files(root / "bad", str(root / "source" / "photos" / "w00e0.png"))
