@@ -166,8 +166,9 @@ def _spoil_table(rng: random.Random, file: Path) -> str:
     elif kind == "fill":
         table[column] = rng.choice((None, float("nan"), -1, 10**15, "x", True, 1e308, "\x1b[31m"))
     elif kind == "cell":
+        value = rng.choice((float("nan"), float("inf"))) if table[column].dtype.kind == "f" else None
         table[column] = table[column].astype(object)
-        table.loc[rng.randrange(len(table)), column] = rng.choice((None, float("nan"), float("inf")))
+        table.loc[rng.randrange(len(table)), column] = value
     elif kind == "less":
         table = table.sample(frac=rng.random(), random_state=rng.randrange(99))
     elif kind == "double":
