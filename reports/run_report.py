@@ -180,7 +180,7 @@ def _step_cells(row: Document) -> dict[str, str]:
     return {
         "step": row["step"],
         "": "does not fit" if row["unfit"] else kind if row["leads"] else "",
-        "valid MAP@5": number(row["valid_metrics"]["map_at_5"]),
+        "valid MAP@5": number(row["valid_metrics"].get("map_at_5")),
         "MAP@5": number(row["map_at_5"]),
         "gained": between(**row["leads"]["map_at_5"]) if row["leads"] else "",
         "log loss": number(row["log_loss"]),

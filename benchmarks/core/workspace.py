@@ -214,8 +214,12 @@ def _writer(root: Path, path: Path) -> Iterator[Path]:
     try:
         # Nobody reads it here who may not read it there.
         folder.chmod(stat.S_IMODE(path.parent.stat().st_mode))
-        who = {"host": place_of_processes(), "process": os.getpid(), "started": start_time(os.getpid())}
-        manifest = {"purpose": path.absolute().relative_to(root).as_posix()} | who
+        manifest = {
+            "purpose": path.absolute().relative_to(root).as_posix(),
+            "host": place_of_processes(),
+            "process": os.getpid(),
+            "started": start_time(os.getpid()),
+        }
         (folder / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         yield folder
     finally:
