@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from typer import Argument, Option
@@ -47,7 +47,7 @@ MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` li
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
-(UsageError,) = typer.BadParameter.__bases__
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 
 
 @app.callback(invoke_without_command=True)

@@ -62,8 +62,8 @@ def write_reports(
 
     A folder that cannot be written is one, since the board can be read without; another file is an error.
     """
-    for named in filter(None, (html, csv_file, svg)):
-        check_output(named)
+    for wanted in filter(None, (html, csv_file, svg)):
+        check_output(wanted)
     named: list[Path] = []
     for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
         if file:  # first: where one cannot be written nothing is

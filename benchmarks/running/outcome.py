@@ -265,7 +265,8 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
-    stages = [table_cell(visible(str(stage))) for stage in curve["stage"]]  # a method may call them anything
+    # A method may call them anything.
+    stages = [str(table_cell(visible(str(stage)))) for stage in curve["stage"]]
     curve.assign(stage=stages).to_csv(folder / records.CURVE, index=False)
     records.write_scores(folder, outcome.arrays, outcome.names)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
