@@ -25,10 +25,10 @@ format: .venv/dev  ## format and mend what can be mended
 docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
 
-bench: golden  ## how often intervals hold the truth; the numbers of the README (an hour of one core)
+bench: golden  ## how often intervals hold the truth; the numbers of the README (three hours of two cores)
 	$(BIN)/python tests/simulation.py
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
-	$(BIN)/whalebench sweep softmax bbox aligned arcface --folds 0-4
+	$(BIN)/whalebench sweep softmax bbox aligned arcface triplet siamese ensemble --folds 0-4 --seeds 0-1
 
 golden: .venv/dev  ## does every method still give the bytes it gave? The first time they are noted
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden_runs.py workspace/golden.json
