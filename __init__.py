@@ -67,11 +67,16 @@ def one_line(text: object, limit: int = 200) -> str:
     """A text that is not ours, made fit for a sentence: blanks for line ends, escapes for other controls.
 
     Of a text that is longer than the limit first words are shortened that are very long, then its end is cut.
+    Empty for what raises an error where it is to say what it is.
 
     >>> one_line("a\\r\\nb\\x1b[31m"), one_line("x" * 300 + " is too long", 300)[-21:]
     ('a b\\\\x1b[31m', 'xxxxxxxxx is too long')
     """
-    words = visible(" ".join(str(text).split())).split(" ")
+    try:
+        said = str(text)
+    except Exception:  # an error of others, which cannot even say what it is
+        said = ""
+    words = visible(" ".join(said.split())).split(" ")
     if sum(map(len, words)) + len(words) - 1 > limit:
         half = WORD // 2
         words = [word if len(word) <= WORD else f"{word[:half]}...{word[-half:]}" for word in words]

@@ -109,7 +109,8 @@ def named(error: BaseException) -> str:
     >>> named(KeyError("fin"))
     "KeyError: 'fin'"
     """
-    return one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 120)
+    kind, said = type(error).__name__, one_line(error)
+    return one_line(f"{kind}: {said}" if said else kind, 120)
 
 
 @dataclasses.dataclass

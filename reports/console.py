@@ -148,7 +148,7 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
     except MemoryError:
         _exit("Error: there is too little memory: lower batch_size, or close other programs.", 1, debug)
     except Exception as error:  # the last resort
-        cause = one_line(f"{type(error).__name__}: {error}")
+        cause = f"{type(error).__name__}: {one_line(error)}"
         _exit(f"Error: {cause}. Add --debug to see where, and please report it.", 1, debug)
     finally:
         ended = sys.exception()

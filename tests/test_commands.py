@@ -460,9 +460,9 @@ def test_a_damaged_catalog_hides_no_other(place: Workspace, cli: Cli) -> None:
 def test_a_run_with_a_damaged_file_is_told_by_rescore_and_left_out_of_a_bundle(
     shared_tiny: Workspace, tmp_path: Path
 ) -> None:
-    shutil.copytree(shared_tiny.runs, tmp_path / "place" / "runs")
     place = Workspace.open(tmp_path / "place")
-    (folder,) = place.runs.iterdir()
+    one = min(shared_tiny.runs.iterdir())
+    folder = shutil.copytree(one, place.runs / one.name)
     curve, predictions = folder / "curve.csv", folder / PREDICTIONS
     assert rescore_runs([], place)[0].problem == ""
     curve.write_text(curve.read_text().replace("train", "trail"))

@@ -28,7 +28,7 @@ from whalebench.benchmarks.core.store import PhotoStore, allocate
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.runner import RunRequest
-from whalebench.benchmarks.tuning.study import open_study, refuse_unwritable_study
+from whalebench.benchmarks.tuning.study import open_study
 from whalebench.reports.console import exit_with_sentence
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -247,7 +247,7 @@ def test_a_study_on_a_full_disk_says_so(disk: Path) -> None:
         pytest.raises(
             RunFailedError, match=r"study mine cannot be written \(.*disk is full.*: free some space"
         ),
-        refuse_unwritable_study("mine"),
+        handle.answering(),
     ):
         for number in range(100):
             handle.study.set_user_attr(str(number), "x" * 2000)
@@ -262,7 +262,7 @@ def test_an_output_that_takes_no_more_is_a_sentence(capsys: pytest.CaptureFixtur
     assert caught.value.code == 1
     assert (
         capsys.readouterr().err
-        == "Error: The output cannot be written (No space left on device): free some space.\n"
+        == "Error: The output cannot be used (No space left on device): free some space.\n"
     )
 
 

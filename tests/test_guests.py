@@ -144,7 +144,7 @@ def test_what_a_plug_in_prints_goes_to_stderr_and_leaves_one_json_document(
     with pytest.raises(SystemExit) as ended:
         main()
     out, err = capfd.readouterr()
-    assert ended.value.code == 0, err
+    assert not ended.value.code, err
     assert json.loads(out)["method"] == "plugin"
     for where in ("learn", "score"):
         for how in ("print", "write", "descriptor", "C"):

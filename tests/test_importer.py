@@ -668,6 +668,7 @@ def test_a_catalog_of_before_masks_counted_stays_so(source: Path, workspace: Wor
     new = import_csv(file, "mine", workspace).catalog
     assert new.rule == 2
     older = new.table.drop(columns=["mask_content_digest", "mask_file_digest"])
+    (folder / "catalog.json").unlink()
     before = write_catalog(older, folder, "mine", "by hand")
     assert before.rule == 1 and before.digest != new.digest
     again = import_csv(file, "mine", workspace)

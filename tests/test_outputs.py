@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from whalebench import CONTROLS, RunFailedError, WhalebenchError, cell_text, table_cell, visible
+from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.outputs import check_output, output_path, write_output
 from whalebench.reports import console, figures, writers
 from whalebench.reports.leaderboard import leaderboard
@@ -107,6 +108,7 @@ def test_a_full_device_is_a_sentence_and_stays_a_device(tmp_path: Path) -> None:
 PRINTS = """
 import sys
 from pathlib import Path
+from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.outputs import write_output
 print("before")
 write_output(Path(sys.argv[1]), "text\\n")
@@ -165,7 +167,7 @@ def hostile(tmp_path: Path) -> Path:
     record = json.loads(file.read_text(encoding="utf-8"))
     safe = EVIL.replace("\ud800", "")  # no file of UTF-8 holds it
     record |= {"warnings": [safe, "-1 is a text"], "method": safe, "track": safe, "config": {"field": safe}}
-    file.write_text(json.dumps(record), encoding="utf-8")
+    file.write_text(json.dumps(with_digest(record)), encoding="utf-8")
     return place / "runs"
 
 

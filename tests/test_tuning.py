@@ -610,13 +610,13 @@ def test_workers_are_told_the_storage_where_nobody_else_reads_it(
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("nosuch://ann:SECRET@host/db", "nosuch://ann:***@host/db"),
-        ("nosuch://ann:se:c%25ret@host/db", "nosuch://ann:***@host/db"),
-        ("nosuch://ann@host/db?password=SECRET&sslmode=on", "nosuch://ann@host/db?..."),
+        ("nosuch://ann:SECRET@host/db", "nosuch://***@host/db"),
+        ("nosuch://ann:se:c%25ret@host/db", "nosuch://***@host/db"),
+        ("nosuch://ann@host/db?password=SECRET&sslmode=on", "nosuch://***@host/db?..."),
         ("nosuch://ann:SE@CRET@host/db", "nosuch:..."),
-        ("nosuch://ann@work:SECRET@host/db", "nosuch:..."),
+        ("nosuch://ann@work:SECRET@host/db", "nosuch://***@host/db"),
         ("nosuch:/ann:SECRET@host/db", "nosuch:..."),
-        ("sqlite://ann:SECRET@host/db", "sqlite://ann:***@host/db"),
+        ("sqlite://ann:SECRET@host/db", "sqlite://***@host/db"),
         ("sqlite:///db?password=SECRET", "sqlite:///db?..."),
     ],
 )

@@ -187,8 +187,10 @@ class StudyHandle:
         except Exception as error:  # every database has its own errors
             raise _unreadable(self.url, error) from error
         for trial in trials:
+            # It is signed in the moment before it has ended, and may be lost in that moment.
+            counts = trial.state.is_finished() and LOST not in trial.user_attrs
             digest = trial.user_attrs.get(DIGEST)
-            if digest and digest != trial_digest(trial, trial.values, trial.state.name):
+            if counts and digest and digest != trial_digest(trial, trial.values, trial.state.name):
                 raise WhalebenchError(
                     f"trial {trial.number} of study {self.study.study_name} differs from its digest, so it "
                     f"is not what was written: restore {self.shown_url}, or begin another one with --study."
@@ -265,8 +267,7 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
         if stored.get(key) != value:
             raise WhalebenchError(
                 f"study {name} was begun with another {key} ({one_line(stored.get(key), 60)}, not "
-                f"{one_line(value, 60)}): give --study "
-                f"another name."
+                f"{one_line(value, 60)}): give --study another name."
             )
     return handle
 
