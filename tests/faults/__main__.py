@@ -79,7 +79,7 @@ def a_little(asked: Asked, folder: Path) -> Iterator[str]:
         yield from part(base, 1, rng)
         say(f"# {name}")
     yield from space.fill(base, 1, rng, ["import"])
-    yield from _kill(asked, base, {"run": kills.commands(base)["run"]})
+    yield from _kill(asked, base, {"split make": kills.commands(base)["split make"]})
 
 
 def _with_base(part: Callable[[Place, int, random.Random], Iterator[str]]) -> Part:
