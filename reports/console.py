@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import typer
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
@@ -84,6 +85,8 @@ STAGES = {
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each stage; one that is not here is shown by its own name."""
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+"""What Typer raises for what it cannot parse."""
 UNLIMITED = 10_000
 """The width of a window in which everything fits."""
 REPEATED = 10
@@ -131,10 +134,16 @@ def stopped(sentence: str) -> None:
 def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
     """Runs the command; an error ends the process with a sentence and 1 (it failed) or 2 (wrong use).
 
-    With `debug` the traceback stands before the sentence.
+    What cannot be parsed is a sentence like any other, not a page of usage. With `debug` the traceback stands
+    before the sentence.
     """
     try:
-        command()
+        raise SystemExit(command())
+    except UsageError as error:
+        if not (words := error.format_message().strip()):  # nothing was typed: the help is shown already
+            raise SystemExit(error.exit_code) from None
+        typed = error.ctx.command_path if error.ctx else "whalebench"
+        _exit(f"Error: {one_line(words)} See `{typed} --help`.", 2, debug)
     except WhalebenchError as error:
         show_problems(getattr(error, "__notes__", ()))
         kind = "Missing" if isinstance(error, MissingError) else "Error"
@@ -142,7 +151,7 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
     except OSError as error:  # what the system refuses a library, or what is printed to
         from whalebench.benchmarks.core.workspace import NO_ROOM
 
-        place, said = error.filename or "The output", error.strerror or error
+        place, said = error.filename or "The output", error.strerror or one_line(error)
         hint = "free some space" if error.errno in NO_ROOM else "--debug shows where"
         _exit(f"Error: {place} cannot be used ({said}): {hint}.", 1, debug)
     except MemoryError:

@@ -21,7 +21,8 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.methods import registry
-from whalebench.methods.registry import find_method, guest, watch_guests
+from whalebench.methods.guests import guest, watch_guests
+from whalebench.methods.registry import find_method
 
 METHOD = """
 import ctypes, os, signal, sys, time, warnings
@@ -294,7 +295,7 @@ def is_alive(process: int) -> bool:
 LEAVES = """
 import multiprocessing, sys, threading, time
 sys.argv[0] = "whalebench"
-from whalebench.methods.registry import guest
+from whalebench.methods.guests import guest
 from whalebench.reports import console
 def chatter():
     threading.main_thread().join()

@@ -40,8 +40,9 @@ from whalebench.benchmarks.core.photos import CPU, Photos
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.running.evaluation import CALIBRATION, metrics_afresh
 from whalebench.benchmarks.running.outcome import ask, evaluate_parts
+from whalebench.methods.guests import named
 from whalebench.methods.method import MethodConfig, Search
-from whalebench.methods.registry import configure, fields_of, named
+from whalebench.methods.registry import configure, fields_of
 
 
 def names_itself(trial: Trial) -> str:

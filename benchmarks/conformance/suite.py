@@ -23,8 +23,9 @@ from whalebench.benchmarks.conformance.trial import (
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.methods.guests import named
 from whalebench.methods.method import Method
-from whalebench.methods.registry import configure, fields_of, find_method, named
+from whalebench.methods.registry import configure, fields_of, find_method
 
 MOST_LETTERS = 1000
 """Of what a check says, which may quote the method."""

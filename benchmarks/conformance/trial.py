@@ -28,9 +28,9 @@ from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.methods.guests import watch_guests
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
-from whalebench.methods.registry import watch_guests
 
 PHOTOS = {
     **{name: {"train": 4, "valid": 1, "test": 2} for name in ("ada", "bea", "cid", "dot")},

@@ -30,7 +30,7 @@ from whalebench.benchmarks.explaining.altered import Occlusion, alterations, fin
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.outcome import Restored, restore_run
-from whalebench.methods.registry import blamed
+from whalebench.methods.guests import blamed
 from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.summary import summarize

@@ -27,9 +27,9 @@ from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
+from whalebench.methods.guests import method_at_work, named
 from whalebench.methods.method import Cycle, Epoch, Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline
-from whalebench.methods.registry import method_at_work, named
 
 PLACES = {"boxes": (4,), "landmarks": (0, 2), "masks": (0, 0), "fallback": ()}
 """By field of `Located`, the shape of what it says of a photo; 0 for any length."""

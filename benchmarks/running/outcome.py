@@ -34,9 +34,10 @@ from whalebench.benchmarks.running.harness import (
     checked_weights,
     refuse_other_variants,
 )
+from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
-from whalebench.methods.registry import blamed, find_method, guest
+from whalebench.methods.registry import find_method
 from whalebench.reports.metrics.summary import average_precision_at_r
 
 Floats = NDArray[np.float64]

@@ -39,7 +39,8 @@ from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_loc
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
-from whalebench.methods.registry import blamed, configure, declared_class, find_method, modules_of
+from whalebench.methods.guests import blamed
+from whalebench.methods.registry import configure, declared_class, find_method, modules_of
 
 if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.benchmarks.core.checkpoint import CheckpointStore

@@ -314,6 +314,13 @@ def run_within(limit: float, arguments: Sequence[str], reason: Callable[[], str]
     return code
 
 
+def run_limited(request: RunRequest, limit: str, workspace: Workspace, flags: Sequence[str]) -> int:
+    """The exit code of `whalebench run` in a process that is ended after the limit; see `run_within`."""
+    seconds, runs = read_duration(limit, "--time-limit"), f"{request.method}-{request.benchmark}-*"
+    words = [*command_arguments("run", request, workspace), *flags]
+    return run_within(seconds, words, lambda: over_limit(request.method, runs, seconds, workspace))
+
+
 class WorkerPool:
     """Workers, at most one on each share of the machine; none of them outlives the pool's `with` block.
 

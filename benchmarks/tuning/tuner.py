@@ -29,9 +29,10 @@ from whalebench.benchmarks.running.outcome import score_photos
 from whalebench.benchmarks.tuning import study
 from whalebench.benchmarks.tuning.space import Budget, Space, build_pruner, build_sampler, search_space
 from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
+from whalebench.methods.guests import blamed, named
 from whalebench.methods.parts.networks.weights import weight_files
 from whalebench.methods.parts.pipeline import build_method
-from whalebench.methods.registry import blamed, configure, find_method, named
+from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:
     import torch

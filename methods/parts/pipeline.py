@@ -17,6 +17,7 @@ from pydantic import model_validator
 from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.guests import guest
 from whalebench.methods.method import (
     Components,
     FieldValue,
@@ -38,7 +39,7 @@ from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
-from whalebench.methods.registry import find_method, guest
+from whalebench.methods.registry import find_method
 
 P = ParamSpec("P")
 R = TypeVar("R")
