@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -17,15 +17,11 @@ from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.machine import STORAGE, is_orphan
 from whalebench.benchmarks.ensembles.options import Rule
 from whalebench.reports import commands, console
-from whalebench.reports.commands import (
-    HERE,
-    RUN,
-    JsonOption,
-    NameArgument,
-    RunArgument,
-    WorkspaceOption,
-    open_workspace,
-)
+from whalebench.reports.commands import HERE, RUN, JsonOption, RunArgument, WorkspaceOption, open_workspace
+
+if TYPE_CHECKING:
+    from whalebench.benchmarks.registry import Benchmark
+    from whalebench.splits.split import Split
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 data = typer.Typer(help="Bring photos in, and look at what is there.", no_args_is_help=True)
@@ -47,6 +43,7 @@ TimeLimitOption = Annotated[
 ]
 DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
+NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
 
@@ -160,7 +157,25 @@ def check(method: MethodArgument, settings: SettingsOption = None, as_json: Json
         raise typer.Exit(1)
 
 
-app.command(rich_help_panel=LOOK)(commands.benchmarks)
+@app.command(rich_help_panel=LOOK)
+def benchmarks(
+    name: Annotated[str | None, Argument(help="Show one benchmark.")] = None,
+    sheet: Annotated[Path | None, Option(help="Draw a contact sheet to this .png or .jpg file.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """List the benchmarks, or show one; `flukes` is drawn when it is first shown."""
+    from whalebench.benchmarks import overview
+    from whalebench.reports.tables import table_of
+
+    if sheet and not name:
+        raise WhalebenchError(
+            "--sheet needs the name of a benchmark: `whalebench benchmarks NAME --sheet FILE`."
+        )
+    if name:
+        return _show_catalog(name, workspace, as_json, sheet)
+    rows = overview.benchmark_rows(open_workspace(workspace, write=False))
+    return console.show(rows, table_of(rows, "Benchmarks"), as_json)
 
 
 @data.command("import")
@@ -200,8 +215,28 @@ def data_import(
     console.show(document, import_report(facts, quarantined, notes), as_json)
 
 
-data.command("show")(commands.data_show)
-data.command("check")(commands.data_check)
+@data.command("show")
+def data_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Show what a benchmark's catalog holds."""
+    _show_catalog(name, workspace, as_json)
+
+
+@data.command("check")
+def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Verify that catalog, photos and split are still what they were, and list the quarantine.
+
+    Every photo and mask is decoded again.
+    """
+    from whalebench.benchmarks.importing.importer import read_quarantine
+    from whalebench.benchmarks.registry import check_content
+    from whalebench.reports.tables import check_report
+
+    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
+    with console.progress_shown(quiet=as_json) as progress:
+        check_content(benchmark.catalog, progress)
+    document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
+    document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
+    console.show(document, check_report(document), as_json)
 
 
 @split.command("make")
@@ -232,11 +267,21 @@ def split_make(
             duplicates=duplicates,
             progress=progress,
         )
-    commands.show_split(name, made, as_json)
+    _show_split(name, made, as_json)
 
 
-split.command("show")(commands.split_show)
-split.command("verify")(commands.split_verify)
+@split.command("show")
+def split_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Show the folds of a benchmark."""
+    _show_split(name, _load(name, workspace, as_json).split, as_json)
+
+
+@split.command("verify")
+def split_verify(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
+    """Verify that the folds are those that were made, for the catalog they were made for."""
+    digests = _digests(_load(name, workspace, as_json))
+    verified = f"The split of {name} is as it was made: {digests['split_digest'][:16]}."
+    console.show({"name": name} | digests, verified, as_json)
 
 
 @app.command(rich_help_panel=VERIFY)
@@ -387,6 +432,41 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     called = partial(app, arguments, prog_name="whalebench", standalone_mode=False)
     console.exit_with_sentence(called, debug=debug)
+
+
+def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:
+    """The benchmark with its split, both verified."""
+    from whalebench.benchmarks.registry import load_benchmark
+
+    with console.progress_shown(quiet=quiet) as progress:
+        return load_benchmark(name, open_workspace(workspace, write=False), progress)
+
+
+def _digests(benchmark: Benchmark) -> dict[str, str]:
+    return {"catalog_digest": benchmark.catalog.digest, "split_digest": benchmark.split.digest}
+
+
+def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:
+    from whalebench.benchmarks import overview, registry
+    from whalebench.benchmarks.pictures import contact_sheet
+    from whalebench.reports.tables import facts_table
+
+    with console.progress_shown(quiet=as_json) as progress:
+        catalog = registry.load_catalog(name, open_workspace(workspace, write=False), progress)
+    facts = overview.catalog_facts(catalog)
+    if sheet:
+        contact_sheet(catalog.table, sheet, title=name)
+        facts["contact sheet"] = str(sheet)
+    console.show(facts, facts_table(facts), as_json)
+
+
+def _show_split(name: str, made: Split, as_json: bool) -> None:
+    from whalebench.benchmarks import overview
+    from whalebench.reports.tables import split_report
+
+    facts, rows = overview.split_facts(made), overview.split_rows(made)
+    document = {"name": name} | facts | {"parts": rows}
+    console.show(document, split_report(name, facts, rows, list(made.warnings)), as_json)
 
 
 if __name__ == "__main__":  # as `python -m whalebench.cli`, which a sweep starts

@@ -1,4 +1,4 @@
-"""The commands that read runs and benchmarks, and change none; `cli.py` gives each its name.
+"""The commands that read finished runs and nothing else; `cli.py` gives each its name.
 
 Each parses, calls and prints. Options that other commands have, too, are here.
 """
@@ -6,18 +6,15 @@ Each parses, calls and prints. Options that other commands have, too, are here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
-from whalebench import WhalebenchError
 from whalebench.reports import console
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.core.workspace import Workspace
-    from whalebench.benchmarks.registry import Benchmark
-    from whalebench.splits.split import Split
 
 WorkspaceOption = Annotated[
     Path,
@@ -27,7 +24,6 @@ JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and 
 OfBenchmarkOption = Annotated[str | None, Option("--benchmark", help="Only this benchmark.")]
 RUN = "A run: its name or as much of it as no other has, its folder, a method with one run, or @last."
 RunArgument = Annotated[str, Argument(help=RUN)]
-NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 HERE = Path("workspace")
 
 
@@ -140,93 +136,3 @@ def bundle(
     left_out = write_bundle(file, open_workspace(workspace, write=False), benchmark)
     console.show_written(file)
     console.show_problems(left_out)
-
-
-def benchmarks(
-    name: Annotated[str | None, Argument(help="Show one benchmark.")] = None,
-    sheet: Annotated[Path | None, Option(help="Draw a contact sheet to this .png or .jpg file.")] = None,
-    as_json: JsonOption = False,
-    workspace: WorkspaceOption = HERE,
-) -> None:
-    """List the benchmarks, or show one; `flukes` is drawn when it is first shown."""
-    from whalebench.benchmarks import overview
-    from whalebench.reports.tables import table_of
-
-    if sheet and not name:
-        raise WhalebenchError(
-            "--sheet needs the name of a benchmark: `whalebench benchmarks NAME --sheet FILE`."
-        )
-    if name:
-        return _show_catalog(name, workspace, as_json, sheet)
-    rows = overview.benchmark_rows(open_workspace(workspace, write=False))
-    return console.show(rows, table_of(rows, "Benchmarks"), as_json)
-
-
-def data_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Show what a benchmark's catalog holds."""
-    _show_catalog(name, workspace, as_json)
-
-
-def data_check(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Verify that catalog, photos and split are still what they were, and list the quarantine.
-
-    Every photo and mask is decoded again.
-    """
-    from whalebench.benchmarks.importing.importer import read_quarantine
-    from whalebench.benchmarks.registry import check_content
-    from whalebench.reports.tables import check_report
-
-    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
-    with console.progress_shown(quiet=as_json) as progress:
-        check_content(benchmark.catalog, progress)
-    document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
-    document["quarantined"] = [photo._asdict() for photo in read_quarantine(folder)]
-    console.show(document, check_report(document), as_json)
-
-
-def split_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Show the folds of a benchmark."""
-    show_split(name, _load(name, workspace, as_json).split, as_json)
-
-
-def split_verify(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Verify that the folds are those that were made, for the catalog they were made for."""
-    digests = _digests(_load(name, workspace, as_json))
-    verified = f"The split of {name} is as it was made: {digests['split_digest'][:16]}."
-    console.show({"name": name} | digests, verified, as_json)
-
-
-def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:
-    """The benchmark with its split, both verified."""
-    from whalebench.benchmarks.registry import load_benchmark
-
-    with console.progress_shown(quiet=quiet) as progress:
-        return load_benchmark(name, open_workspace(workspace, write=False), progress)
-
-
-def _digests(benchmark: Benchmark) -> dict[str, str]:
-    return {"catalog_digest": benchmark.catalog.digest, "split_digest": benchmark.split.digest}
-
-
-def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:
-    from whalebench.benchmarks import overview, registry
-    from whalebench.benchmarks.pictures import contact_sheet
-    from whalebench.reports.tables import facts_table
-
-    with console.progress_shown(quiet=as_json) as progress:
-        catalog = registry.load_catalog(name, open_workspace(workspace, write=False), progress)
-    facts = overview.catalog_facts(catalog)
-    if sheet:
-        contact_sheet(catalog.table, sheet, title=name)
-        facts["contact sheet"] = str(sheet)
-    console.show(facts, facts_table(facts), as_json)
-
-
-def show_split(name: str, made: Split, as_json: bool) -> None:
-    """Prints the folds."""
-    from whalebench.benchmarks import overview
-    from whalebench.reports.tables import split_report
-
-    facts, rows = overview.split_facts(made), overview.split_rows(made)
-    document = {"name": name} | facts | {"parts": rows}
-    console.show(document, split_report(name, facts, rows, list(made.warnings)), as_json)
