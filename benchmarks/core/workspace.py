@@ -234,8 +234,9 @@ def _locked_folder(temporary: Path) -> tuple[Path, FileLock]:
         folder = temporary / secrets.token_hex(6)
         folder.mkdir()
         lock = FileLock(folder / LOCK)
-        if _acquire(lock):  # else it was cleared in the moment between the two
-            return folder, lock
+        with suppress(FileNotFoundError):  # as where it is cleared in the moment between the two
+            if _acquire(lock):
+                return folder, lock
 
 
 def clear_temporary(root: Path) -> None:
@@ -249,32 +250,36 @@ def clear_temporary(root: Path) -> None:
         return
     with suppress(OSError):  # a folder that cannot be read, or that another process clears
         for entry in folder.iterdir():
-            if WRITER.fullmatch(entry.name) and _is_real(entry, stat.S_ISDIR) and _is_abandoned(entry, root):
+            if WRITER.fullmatch(entry.name) and _is_real(entry, stat.S_ISDIR):
+                with suppress(OSError):
+                    _clear_abandoned(entry, root)
+
+
+def _clear_abandoned(entry: Path, root: Path) -> None:
+    """Deletes that folder if its writer is gone; what it had moved away is then where it was."""
+    if not any(entry.iterdir()):  # stopped before there was a lock
+        entry.rmdir()
+    elif _is_real(entry / LOCK, stat.S_ISREG):
+        lock = FileLock(entry / LOCK)
+        try:
+            # With the lock held: else a writer that is about to take it would be in a folder that vanishes.
+            if _acquire(lock) and _is_abandoned(entry, root, lock.is_locked):
                 _delete(entry)
+        finally:
+            lock.release()
 
 
-def _is_abandoned(entry: Path, root: Path) -> bool:
-    """Whether the writer of that folder is gone; then what it had moved away is where it was."""
-    if not _is_real(entry / LOCK, stat.S_ISREG):
+def _is_abandoned(entry: Path, root: Path, has_lock: bool) -> bool:
+    """Whether the writer of that folder, whose lock is ours or there is none, is gone."""
+    manifest = _read_manifest(entry)
+    if manifest is None:  # stopped before it was whole, and then before anything else was written
+        return has_lock and {path.name for path in entry.iterdir()} <= {LOCK, MANIFEST}
+    if not has_lock and not _has_ended(manifest):
         return False
-    lock = FileLock(entry / LOCK)
-    try:
-        if not _acquire(lock):
-            return False
-        manifest = _read_manifest(entry)
-        if manifest is None:  # stopped before it was whole, and then before anything else was written
-            return lock.is_locked and {path.name for path in entry.iterdir()} <= {LOCK, MANIFEST}
-        if not lock.is_locked and not _has_ended(manifest):
-            return False
-        replaced = root / manifest["purpose"]
-        if os.path.lexists(entry / OLD):
-            (entry / OLD).rename(entry / "gone" if os.path.lexists(replaced) else replaced)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        lock.release()
+    replaced = root / manifest["purpose"]
+    if os.path.lexists(entry / OLD):
+        (entry / OLD).rename(entry / "gone" if os.path.lexists(replaced) else replaced)
+    return True
 
 
 def _has_ended(manifest: dict[str, Any]) -> bool:

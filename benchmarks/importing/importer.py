@@ -82,8 +82,10 @@ def import_csv(
     _check_name(name)
     table = tables.read_table(file)
     notes = tables.check_columns(table, file)
-    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
     problems = tables.check_rows(table, tables.number_columns(table))
+    if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
+        tables.refuse(file, table, problems)
+    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
     problems += absent_files(file, table, photos, masks, missing)
     tables.refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
 
@@ -146,7 +148,8 @@ def resolve_paths(table: TextTable, column: str, file: Path) -> list[str]:
 def _existing_path(folder: Path, text: str) -> str:
     """The path as it is written, or as another system would have written it where only that exists."""
     path = str(folder / text)
-    if os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
+    is_plain = text.isascii() and "\\" not in text  # other systems write it alike
+    if is_plain or os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
         return path
     slashed = text.replace("\\", "/")
     forms = (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))

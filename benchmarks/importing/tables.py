@@ -37,8 +37,8 @@ NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
 NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
 NOTHING = {"#n/a", "nan", "none", "null", "na", "n/a"}
 NO_ENCOUNTER = {"unknown", "unk", "?", "-"}
-SHOWN = 20
-"""How many problems of a table one error lists."""
+SHOWN, MANY = 20, 1000
+"""How many problems of a table one error lists, and how many are looked for."""
 ROWS, COLUMNS, CELLS, BYTES = 2_000_000, 10_000, 100_000_000, 4 * 2**30
 """The most that one table may have; CELLS are those of columns that are read. A million photos take about
 1.5 GB of memory while they are read."""
@@ -299,8 +299,9 @@ def _meant(name: str, options: set[str]) -> str:
 
 
 def check_rows(table: TextTable, wholes: dict[str, str]) -> list[Problem]:
-    """All problems of the rows that can be seen without opening a photo, each with its row's index.
+    """The problems of the rows that can be seen without opening a photo, each with its row's index.
 
+    All of them, or the first thousand or so: such a table is wrong as a whole.
     `wholes` are the columns of numbers, each with the box or landmark it is a part of.
     """
     problems: list[Problem] = []
@@ -314,6 +315,8 @@ def check_rows(table: TextTable, wholes: dict[str, str]) -> list[Problem]:
         first.setdefault(image, place)
         texts = [*_text_problems(row), *_number_problems(row, wholes), *_box_order(row)]
         problems += [(index, text) for text in texts]
+        if len(problems) >= MANY:
+            break
     return problems
 
 
@@ -407,9 +410,10 @@ def refuse(file: Path, table: TextTable, problems: list[Problem]) -> None:
     lines = [f"{table.places[index]}, {text}." for index, text in in_order]
     if len(lines) == 1:
         raise WhalebenchError(f"{file}, {lines[0]}")
-    error = WhalebenchError(f"{file} has {len(lines)} problems, the first in {lines[0]}")
+    count = f"{MANY:,} problems or more" if len(lines) >= MANY else f"{len(lines)} problems"
+    error = WhalebenchError(f"{file} has {count}, the first in {lines[0]}")
     for line in lines[:SHOWN]:
         error.add_note(line)
     if len(lines) > SHOWN:
-        error.add_note(f"And {len(lines) - SHOWN} more.")
+        error.add_note(f"And {len(lines) - SHOWN} more." if len(lines) < MANY else "And more.")
     raise error

@@ -25,8 +25,9 @@ MAX_NUMBERS = 10_000
 """So many folds or seeds at most: more is a slip of the keyboard."""
 MAX_CELLS = 100_000
 """So many runs at most, for the same reason."""
-MAX_BYTES, MAX_NESTING = 1_000_000, 10
-"""Of a plan's file: its size, and how deep a table may stand in others."""
+MAX_BYTES, MAX_NESTING, MAX_DOTS = 100_000, 10, 1000
+"""Of a plan's file: its size, how deep a table may stand in others, and dots in a line, in which the time to
+read it is quadratic."""
 KEYS = ("benchmark", "folds", "methods", "seeds", "settings")
 METHOD_KEYS = ("name", "settings")
 
@@ -152,7 +153,10 @@ def _read(file: Path) -> dict[str, Any]:
             raise WhalebenchError(
                 f"The plan {file} has {size:,} bytes, and {MAX_BYTES:,} are the most: give a plan's file."
             )
-        facts = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+            raise _too_deep(file)
+        facts = tomllib.loads(text)
     except OSError as error:
         raise WhalebenchError(f"The plan {file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # not TOML, or not text
