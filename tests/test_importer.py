@@ -212,6 +212,16 @@ def test_all_problems_come_in_one_error(source: Path, workspace: Workspace) -> N
     assert len(caught.value.__notes__) == 21
 
 
+def test_no_file_is_looked_for_where_the_table_is_wrong_as_a_whole(
+    source: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = table(source, [GOOD[0]] * 1500)
+    monkeypatch.setattr("os.path.isfile", lambda path: pytest.fail(f"{path} was looked for"))
+    with pytest.raises(WhalebenchError, match="has 1,000 problems or more, the first in line 3") as caught:
+        import_csv(file, "mine", workspace)
+    assert caught.value.__notes__[-1] == "And more."
+
+
 COLUMNS = {
     "image,path,identty": r"no column 'identity', only image, path, identty \(did you mean 'identty'\?\)",
     "Image,path,identity": r"no column 'image', .*did you mean 'Image'",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,6 +181,31 @@ def test_what_a_killed_process_was_writing_goes_at_once(place: Workspace) -> Non
     assert left.exists()
     Workspace.open(place.root)
     assert names(place.root) == set()
+
+
+def test_a_writer_that_was_killed_before_its_lock_leaves_nothing(place: Workspace) -> None:
+    (place.root / "temporary" / "0123456789ab").mkdir(parents=True)
+    (place.root / "temporary" / "mine").mkdir()
+    Workspace.open(place.root)
+    assert [path.name for path in (place.root / "temporary").iterdir()] == ["mine"]
+
+
+def test_a_writer_whose_folder_is_cleared_before_its_lock_takes_another(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, made = workspace_module.FileLock, list[Path]()
+
+    def cleared(path: Path, **options: Any) -> Any:
+        if path.parent.parent.name == "temporary" and not made:
+            made.append(path.parent)
+            workspace_module.clear_temporary(place.root)
+            assert not path.parent.exists()
+        return lock(path, **options)
+
+    monkeypatch.setattr(workspace_module, "FileLock", cleared)
+    atomic_text(place.cache / "note", "whole")
+    assert len(made) == 1
+    assert names(place.root) == {"cache/note"}
 
 
 def test_a_living_process_keeps_its_file_whatever_the_clock_says(
