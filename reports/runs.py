@@ -241,8 +241,10 @@ def _numbers(
     }
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    one, other = (nan if value is None else float(value) for value in (one, other))
+def _same(one: object, other: object) -> bool:
+    one, other = (nan if value is None else value for value in (one, other))
+    if not (isinstance(one, int | float) and isinstance(other, int | float)):
+        return one == other  # as where an older record, which has no digest, was edited
     return isclose(one, other, rel_tol=0, abs_tol=SAME) or (isnan(one) and isnan(other))
 
 

@@ -27,6 +27,7 @@ from whalebench.benchmarks.core.record import (
     VARIANTS,
     WEIGHTS,
     RunRecord,
+    read_predictions,
     read_record,
     write_arrays,
     write_predictions,
@@ -203,6 +204,8 @@ def ensemble(
         progress.stage("found")
     else:
         began = time.perf_counter()
+        for member in spec.members:
+            read_predictions(member.folder)  # which it is compared with in the end
         opening = ledger.Opening.of(key, forced=force)
         outcome = _fuse(spec, workspace, progress, lambda: ledger.append(workspace, opening))
         progress.stage("write")

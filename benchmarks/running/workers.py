@@ -43,6 +43,7 @@ COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PROGRAM = (sys.executable, "-m", "whalebench.cli")
 """What starts the command line."""
+MOST_JOBS = 1000
 PAUSE = 0.1
 """Seconds from one look at the workers to the next."""
 PATIENCE = 3.0
@@ -105,9 +106,9 @@ class Share:
 
 
 def check_jobs(jobs: int) -> None:
-    """Raises WhalebenchError for a number of workers that is none."""
-    if jobs < 1:
-        raise WhalebenchError(f"--jobs {jobs} cannot be: at least one process has to work.")
+    """Raises WhalebenchError for a number of workers that is none, or a slip of the keyboard."""
+    if not 1 <= jobs <= MOST_JOBS:
+        raise WhalebenchError(f"--jobs {jobs} cannot be: from one to {MOST_JOBS:,} processes can work.")
 
 
 def share_machine(jobs: int | None, device: torch.device, requested: str) -> tuple[Share, ...]:

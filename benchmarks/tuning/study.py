@@ -98,10 +98,13 @@ class TrialSummary:
         return replace(self, ended=self.ended[:count])
 
     def rows(self) -> list[dict[str, Any]]:
-        """The ended trials in plain values; a pruned one scored what it did after its last epoch."""
+        """The ended trials in plain values; a pruned one scored what it did after its last epoch.
+
+        They are numbered as if none had been lost.
+        """
         return [
             {
-                "number": trial.number,
+                "number": number,
                 "state": trial.state.name.lower(),
                 "valid_map_at_5": trial.values[0] if trial.values else None,
                 "epochs": max(trial.intermediate_values, default=None),
@@ -111,7 +114,7 @@ class TrialSummary:
                 "photos": trial.user_attrs.get(PHOTOS),
                 "reason": trial.user_attrs.get(REASON, ""),
             }
-            for trial in self.ended
+            for number, trial in enumerate(self.ended)
         ]
 
     def importance(self, seed: int) -> dict[str, float]:

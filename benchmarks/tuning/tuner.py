@@ -225,7 +225,7 @@ class Tuned:
             "fold": self.tuned.fold,
             "seed": self.tuned.seed,
             "fixed": list(self.context.settings),
-            "best": self.trials.best().number,
+            "best": self.trials.ended.index(self.trials.best()),
             "trials": self.trials.rows(),
             "importance": self.trials.importance(self.context.seed),
             "runs": {

@@ -128,6 +128,8 @@ class Running:
         self._files = [
             place.root.parent / f"{place.root.name}.{time.monotonic_ns()}.{end}" for end in ("out", "err")
         ]
+        for file in self._files:
+            file.touch()  # it may be killed before it can
         self._begun, self._before, self._delayed = time.monotonic(), _memory(), 0.0
         with warnings.catch_warnings():  # of threads that are idle here, those that tables are read by
             warnings.simplefilter("ignore", DeprecationWarning)

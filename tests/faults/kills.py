@@ -28,6 +28,8 @@ UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
 """Without epochs of their own: nothing is trained, or other methods are."""
 TAKEN_UP = "taken up"
 """What is said of a training that goes on from something kept."""
+NOTED = "workspace/cache/found/"
+"""Where is noted which run answers a request, once it was found."""
 PATIENCE = 15.0
 """Seconds after which nothing that a killed command began is at work any more."""
 SLOWEST = 600.0
@@ -122,8 +124,8 @@ def differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 
 def left(place: Place, names: set[str]) -> Iterator[str]:
-    """What a place holds besides what is named; its home is not ours."""
-    others = sorted(path for path in set(place.state()) - names if not path.startswith("home/"))
+    """What a place holds besides what is named; its home is not ours, and what was found may be noted."""
+    others = sorted(path for path in set(place.state()) - names if not path.startswith(("home/", NOTED)))
     yield from (f"{path} is left" for path in others if path != "workspace/temporary/")
 
 

@@ -22,6 +22,7 @@ from tests.faults.kills import clear, differences, kept, left
 
 DISK = 64 << 20
 """Bytes of the small disk."""
+LEADERBOARD = "workspace/reports/leaderboard."
 MOST = 400_000
 """A disk with so many bytes left has room for almost all that the commands write."""
 
@@ -87,7 +88,10 @@ def _try(
     if again.code:
         yield f"exit {again.code} with room again: {again.err[-200:]!r}"
     clear(place)
-    yield from differences(wanted, kept(place))
+    found = kept(place)
+    if words[0] != "report":  # reading has written it: it says how often test labels were opened till then
+        found |= {path: wanted[path] for path in found.keys() & wanted.keys() if LEADERBOARD in path}
+    yield from differences(wanted, found)
     yield from left(place, names)
 
 
