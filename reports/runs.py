@@ -234,17 +234,17 @@ def _calibration(before: pd.DataFrame, after: pd.DataFrame) -> Document:
 def _numbers(
     metrics: Mapping[str, float | None], found: Sequence[float], calibration: Mapping[str, Any]
 ) -> dict[str, float | None]:
-    """All numbers of one run by name."""
+    """All numbers of one run by name; None for what is none in an older record, which has no digest."""
     numbers = dict(metrics) | {f"cmc {place}": share for place, share in enumerate(found, start=1)}
     return numbers | {
-        f"calibration {key}": value for key, value in calibration.items() if not isinstance(value, list)
+        f"calibration {key}": value if isinstance(value, int | float) else None
+        for key, value in calibration.items()
+        if not isinstance(value, list)
     }
 
 
-def _same(one: object, other: object) -> bool:
-    one, other = (nan if value is None else value for value in (one, other))
-    if not (isinstance(one, int | float) and isinstance(other, int | float)):
-        return one == other  # as where an older record, which has no digest, was edited
+def _same(one: float | None, other: float | None) -> bool:
+    one, other = (nan if value is None else float(value) for value in (one, other))
     return isclose(one, other, rel_tol=0, abs_tol=SAME) or (isnan(one) and isnan(other))
 
 

@@ -377,7 +377,7 @@ def test_the_exit_code_says_that_a_cell_failed(
     assert answer.code == 1
     assert "softmax, fold 0 seed 1 failed: the loss is not a number" in answer.out
     assert "softmax, fold 0 seed 1: starts" in answer.err
-    with pytest.raises(WhalebenchError, match="at least one process"):
+    with pytest.raises(WhalebenchError, match="from one to 1,000 processes"):
         prepare(plan(1), "cpu", 0, place)
 
 

@@ -385,7 +385,7 @@ def _parquet_bomb(rng: random.Random, rows: pd.DataFrame, file: Path) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    count = rng.choice((2_000_000, 20_000_000))
+    count = rng.choice((2_000_000, 20_000_000, 200_000_000))
     value = pa.DictionaryArray.from_arrays(
         pa.array(np.zeros(count, np.int8)), pa.array(["x" * rng.choice((1, 200))])
     )
