@@ -72,7 +72,7 @@ def test_what_is_wrong_with_an_end_is_seen(fault: Ended, what: str) -> None:
         ended(0, "Checking photos\n! a warning\n", "done"),
         ended(2),
         ended(1, "", "a table that says why"),
-        ended(2, "Error: t.csv has 2 problems:\n  line 1, x.\n  line 2, y.\n"),
+        ended(2, "! line 1, x.\n! line 2, y.\nError: t.csv has 2 problems, the first in line 1, x.\n"),
         ended(0, "", '{"a": null}', ("runs", "--json")),
     ],
 )

@@ -276,9 +276,9 @@ def _limit_memory() -> None:
 def complaints(ended: Ended) -> Iterator[str]:
     """What is wrong with how a command ended and with what it said.
 
-    A message is what stands on stderr from `Error:` on: one line of at most 300 characters, or, where the
-    problems of a table are listed, a line for each. What stands before it (progress, warnings behind a `!`)
-    may be long, but is free of controls and of other packages' words, as is stdout.
+    A message is what stands on stderr from `Error:` on: one line of at most 300 characters. What stands
+    before it (progress, warnings behind a `!`) may be long, but is free of controls and of other packages'
+    words, as is stdout.
     """
     if ended.code is None:
         yield f"it hangs: {ended.seconds:.0f} s"
@@ -308,11 +308,10 @@ def _message_complaints(ended: Ended) -> Iterator[str]:
     if ended.code == 0:
         yield "exit 0 with an error"
     first, *others = ended.err[begins.start() :].rstrip("\n").split("\n")
-    listed = first.endswith(":") and all(line.startswith("  ") for line in others)
-    if others and not listed:
+    if others:
         yield f"a message of {1 + len(others)} lines"
-    if (longest := max(map(len, (first, *others)))) > LONGEST + len("Missing: "):
-        yield f"a message of {longest} characters"
+    if len(first) > LONGEST + len("Missing: "):
+        yield f"a message of {len(first)} characters"
 
 
 def _refuse_constant(name: str) -> NoReturn:
