@@ -74,11 +74,13 @@ def run(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Learn on one fold, score its test photos, and keep the record."""
-    from whalebench.benchmarks.running import runner, workers
+    from whalebench.benchmarks.running import runner
 
     request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
     place = open_workspace(workspace)
     if time_limit is not None:
+        from whalebench.benchmarks.running import workers
+
         flags = {"--json": as_json, "--progress": tell, "--force": force, "--debug": "--debug" in sys.argv}
         given = [flag for flag, is_given in flags.items() if is_given]
         raise typer.Exit(workers.run_limited(request, time_limit, place, given))
