@@ -21,7 +21,7 @@ from typing import Any
 
 from tests import golden_runs as golden
 from tests.faults.base import RUNS, TINY, run_words
-from tests.faults.calls import Place, Running, call, in_workspace
+from tests.faults.calls import Ended, Place, Running, call, in_workspace
 
 EPOCHS = 6
 UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
@@ -53,7 +53,7 @@ def kill_often(words: list[str], kills: int, base: Place, rng: random.Random) ->
     place, found = Place(base.root.with_name("case")), Killed()
     base.copy(place.root)
     whole = call(place, *words, limit=SLOWEST)
-    if whole.code:
+    if has_failed(whole):
         found.faults.append(f"exit {whole.code} without a kill: {whole.err[-300:]!r}")
         return found
     clear(place)
@@ -64,12 +64,17 @@ def kill_often(words: list[str], kills: int, base: Place, rng: random.Random) ->
         found.taken_up += TAKEN_UP in last.err
         found.ended += 1
         duration = min(duration, last.seconds)  # the first one may have been slow
-        if last.code:
+        if has_failed(last):
             found.faults.append(f"exit {last.code} after a kill: {last.err[-300:]!r}")
         else:
             clear(place)
             found.faults += [*differences(wanted, kept(place)), *left(place, names)]
     return found
+
+
+def has_failed(ended: Ended) -> bool:
+    """Whether a command failed; `rescore` ends with 1 where something moved, and `check` where a check fails."""
+    return ended.code not in (0, 1) or "Error: " in ended.err
 
 
 def _kill(
@@ -124,8 +129,14 @@ def differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 
 def left(place: Place, names: set[str]) -> Iterator[str]:
-    """What a place holds besides what is named; its home is not ours, and what was found may be noted."""
-    others = sorted(path for path in set(place.state()) - names if not path.startswith(("home/", NOTED)))
+    """What a place holds besides what is named.
+
+    Its home is not ours, what was found may be noted, and beside files that options name outside of the
+    workspace nothing is ever cleared away.
+    """
+    others = sorted(
+        path for path in set(place.state()) - names if not path.startswith(("home/", NOTED, ".new-"))
+    )
     yield from (f"{path} is left" for path in others if path != "workspace/temporary/")
 
 
