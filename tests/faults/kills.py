@@ -73,7 +73,7 @@ def kill_often(words: list[str], kills: int, base: Place, rng: random.Random) ->
 
 
 def has_failed(ended: Ended) -> bool:
-    """Whether a command failed; `rescore` ends with 1 where something moved, and `check` where a check fails."""
+    """Whether a command failed: `rescore` ends with 1 where something moved, too."""
     return ended.code not in (0, 1) or "Error: " in ended.err
 
 
@@ -134,10 +134,8 @@ def left(place: Place, names: set[str]) -> Iterator[str]:
     Its home is not ours, what was found may be noted, and beside files that options name outside of the
     workspace nothing is ever cleared away.
     """
-    others = sorted(
-        path for path in set(place.state()) - names if not path.startswith(("home/", NOTED, ".new-"))
-    )
-    yield from (f"{path} is left" for path in others if path != "workspace/temporary/")
+    others = sorted(set(place.state()) - names - {"workspace/temporary/"})
+    yield from (f"{path} is left" for path in others if not path.startswith(("home/", NOTED, ".new-")))
 
 
 def hidden(path: str) -> bool:
