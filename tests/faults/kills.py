@@ -73,8 +73,9 @@ def kill_often(words: list[str], kills: int, base: Place, rng: random.Random) ->
 
 
 def has_failed(ended: Ended) -> bool:
-    """Whether a command failed: `rescore` ends with 1 where something moved, too."""
-    return ended.code not in (0, 1) or "Error: " in ended.err
+    """Whether a command failed; `rescore` ends with 1 where something moved, too."""
+    moved = ended.words[0] == "rescore" and ended.code == 1
+    return "Error: " in ended.err or not (ended.code == 0 or moved)
 
 
 def _kill(
