@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import golden_runs as golden
-from tests.faults.base import RUNS, TINY, run_words
+from tests.faults.base import RUNS, TINY, clear, run_words
 from tests.faults.calls import Ended, Place, Running, call, in_workspace
 
 EPOCHS = 6
@@ -111,14 +111,6 @@ def kept(place: Place) -> dict[str, Any]:
         except Exception as error:  # whatever a reader says of half a file
             found[path] = f"not to be read: {error}"
     return found
-
-
-def clear(place: Place) -> None:
-    """Opens the workspace as a command does that writes, which clears what is left of others."""
-    from whalebench.benchmarks.core.workspace import Workspace
-
-    ended = Running(place, partial(Workspace.open, place.workspace)).finish()
-    assert ended.code == 0, ended
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
