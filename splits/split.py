@@ -8,6 +8,7 @@ catalog, is refused.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -262,7 +263,7 @@ def write_split(split: Split, stem: Path) -> None:
 
 def _is_written(split: Split, stem: Path) -> bool:
     """Whether the split is there already; raises WhalebenchError where another one is."""
-    if not _with(stem, ".json").exists():
+    if not os.path.lexists(_with(stem, ".json")):  # a link that leads nowhere is read, and told
         return False
     there = _read_sidecar(stem)
     same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
@@ -277,7 +278,7 @@ def _is_written(split: Split, stem: Path) -> bool:
 def has_split(stem: Path, proposed: Split) -> bool:
     """Whether there is a split, or what is left of another one than the proposed."""
     table = _with(stem, ".csv")
-    return _with(stem, ".json").exists() or (
+    return os.path.lexists(_with(stem, ".json")) or (
         table.exists() and _read_text(stem) != table_text(proposed.table)
     )
 

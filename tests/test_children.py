@@ -116,6 +116,33 @@ def test_a_worker_whose_parent_is_gone_when_it_starts_ends_at_once(tmp_path: Pat
         assert (ended.returncode, bool(ended.stdout)) == (code, not code)
 
 
+DRAWERS = """
+import os, pathlib, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from whalebench.benchmarks.core.machine import end_with_parent
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, get_context("spawn"), end_with_parent) as pool:
+        for number in {pool.submit(os.getpid).result() for _ in range(9)}:
+            (pathlib.Path(sys.argv[1]) / str(number)).touch()
+        (pathlib.Path(sys.argv[1]) / str(os.getpid())).touch()
+        time.sleep(90)
+"""
+"""A process with a pool of the standard library's, whose workers wait for work."""
+
+
+def test_a_pool_that_waits_for_work_ends_with_the_process_that_is_killed(tmp_path: Path) -> None:
+    script, folder = tmp_path / "drawers.py", tmp_path / "children"
+    script.write_text(DRAWERS)
+    folder.mkdir()
+    process = subprocess.Popen([sys.executable, str(script), str(folder)])
+    wait_for(lambda: process.pid in named(folder), 120)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(map(is_alive, named(folder))), ENDS_WITHIN)
+    assert len(named(folder)) >= 2
+
+
 # --- a limit of time
 
 
@@ -127,7 +154,7 @@ def test_a_command_that_takes_too_long_is_ended_whatever_it_is_at(
     with pytest.raises(RunFailedError, match="it was too slow"):
         run_within(1.5, [str(tmp_path), "deaf"], lambda: "it was too slow")
     assert time.monotonic() - began < 1.5 + ENDS_WITHIN
-    assert not any(map(is_alive, named(tmp_path)))
+    wait_for(lambda: not any(map(is_alive, named(tmp_path))), ENDS_WITHIN)
     assert run_within(60, [str(tmp_path), "brief"], lambda: "it was too slow") == 0
     monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", "import sys; sys.exit(3)"))
     assert run_within(60, [], lambda: "it was too slow") == 3

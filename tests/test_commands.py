@@ -310,6 +310,14 @@ def test_predictions_that_alone_were_changed_move(place: Workspace) -> None:
     assert rescored.photos == queries["image"].tolist()
 
 
+def test_what_is_no_number_in_an_edited_record_has_moved(place: Workspace) -> None:
+    folder = find_run("triplet", place)
+    change_record(folder, calibration=read_record(folder).calibration | {"test_ece_before": "1x1"})
+    (moved,) = rescore_runs(["triplet"], place)[0].moved
+    assert (moved["metric"], moved["recorded"]) == ("calibration test_ece_before", None)
+    assert moved["scores"] > 0
+
+
 def test_what_moved_is_written_where_that_is_asked_for(place: Workspace, cli: Cli) -> None:
     folder = find_run("triplet", place)
     record, queries = read_record(folder), read_predictions(folder)

@@ -36,7 +36,14 @@ from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.run_report import ensemble_document, verdicts
-from whalebench.tests.ensembling import change_lineage, change_record, combine, fold_of, make_run, split_tiny
+from whalebench.tests.ensembling import (
+    change_lineage,
+    change_record,
+    combine,
+    fold_of,
+    make_run,
+    split_tiny,
+)
 
 Cli = Callable[..., Any]
 ARCFACE = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8", "dimensions=8")
@@ -385,6 +392,14 @@ def test_what_members_were_given_is_added_up(place: Workspace) -> None:
     assert record.usage is not None
     assert record.usage.photos_by_stage == {"0.arcface.train": 60, "1.softmax.train": 60}
     assert record.track == "from scratch, 32x32 px, 6 passes over train, 2 looks a photo, 3 M parameters"
+
+
+def test_a_member_with_damaged_predictions_is_refused_before_there_is_a_run(place: Workspace) -> None:
+    change_record(place.runs / "softmax", files={"predictions.parquet": "0" * 64})
+    before = sorted(place.runs.iterdir())
+    with pytest.raises(WhalebenchError, match=r"predictions.parquet differs from its digest"):
+        combine(place, "softmax", "arcface")
+    assert sorted(place.runs.iterdir()) == before
 
 
 def test_explain_refuses_an_ensemble(place: Workspace) -> None:

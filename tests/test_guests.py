@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.methods import registry
-from whalebench.methods.guests import guest, watch_guests
+from whalebench.methods.guests import guest, named, watch_guests
 from whalebench.methods.registry import find_method
 
 METHOD = """
@@ -330,3 +330,12 @@ def test_what_a_configuration_raises_is_a_sentence(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(str(install(tmp_path, source, "odd", module="guest_odd")))
     with pytest.raises(WhalebenchError, match=r"'plugin' cannot be set so: TypeError: no way\."):
         registry.configure(find_method("odd"), ["act=shout"])
+
+
+def test_an_error_that_cannot_say_itself_is_called_by_its_kind() -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no word")
+
+    assert one_line(Unspeakable()) == ""
+    assert named(Unspeakable()) == "Unspeakable"

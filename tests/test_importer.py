@@ -220,6 +220,7 @@ def test_no_file_is_looked_for_where_the_table_is_wrong_as_a_whole(
     with pytest.raises(WhalebenchError, match="has 1,000 problems or more, the first in line 3") as caught:
         import_csv(file, "mine", workspace)
     assert caught.value.__notes__[-1] == "And more."
+    assert len(tables.check_rows(tables.read_table(file), {})) == 1000  # the rest is not looked at
 
 
 COLUMNS = {

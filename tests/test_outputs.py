@@ -108,7 +108,6 @@ def test_a_full_device_is_a_sentence_and_stays_a_device(tmp_path: Path) -> None:
 PRINTS = """
 import sys
 from pathlib import Path
-from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.outputs import write_output
 print("before")
 write_output(Path(sys.argv[1]), "text\\n")

@@ -459,3 +459,14 @@ def test_the_committed_sidecar_has_its_digest() -> None:
     sidecar = json.loads(stem.with_suffix(".json").read_text())
     assert sidecar["sidecar_digest"] and not differs_from_digest(sidecar, "sidecar_digest")
     assert (sidecar["split_digest"][:8], sidecar["catalog_digest"][:8]) == ("e2232d72", "3a3a33d1")
+
+
+def test_a_sidecar_that_leads_nowhere_is_told_and_its_table_left_alone(tmp_path: Path) -> None:
+    split, stem = propose_split(small(), folds=3), tmp_path / "split"
+    write_split(split, stem)
+    stem.with_suffix(".json").unlink()
+    stem.with_suffix(".json").symlink_to("split.json")
+    before = stem.with_suffix(".csv").stat()
+    with pytest.raises(WhalebenchError, match=r"split\.json"):
+        write_split(split, stem)
+    assert stem.with_suffix(".csv").stat() == before

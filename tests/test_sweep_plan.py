@@ -59,6 +59,12 @@ def test_an_empty_option_is_not_taken_for_an_absent_one(tmp_path: Path) -> None:
             make_plan((), file_of(tmp_path, PAPER), **{option: ""})  # type: ignore[arg-type]
 
 
+def test_a_line_that_would_take_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tomllib.loads", lambda text: pytest.fail("it was read"))
+    with pytest.raises(WhalebenchError, match="is nested more than 10 deep"):
+        make_plan((), file_of(tmp_path, f"{'a.' * 1001}a = 1\n"))
+
+
 def test_a_plan_may_begin_with_the_mark_of_its_encoding(tmp_path: Path) -> None:
     (tmp_path / "marked.toml").write_text(PAPER, encoding="utf-8-sig")
     assert make_plan((), tmp_path / "marked.toml") == make_plan((), file_of(tmp_path, PAPER))

@@ -161,6 +161,7 @@ def test_a_worker_killed_among_four_loses_no_trial_and_none_counts_twice(
     assert states[victim.number] == TrialState.FAIL
     assert [trial.params for trial in found.ended].count(victim.params) == 1
     assert [trial.params for trial in found.ended].count(context.space.start) == 1
+    assert [row["number"] for row in found.rows()] == list(range(7))
 
 
 def test_the_defaults_of_a_lost_trial_are_queued_once(context: TrialContext, tmp_path: Path) -> None:

@@ -193,18 +193,19 @@ def test_a_writer_that_was_killed_before_its_lock_leaves_nothing(place: Workspac
 def test_a_writer_whose_folder_is_cleared_before_its_lock_takes_another(
     place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, made = workspace_module.FileLock, list[Path]()
+    acquire, asked = workspace_module._acquire, list[Path]()
 
-    def cleared(path: Path, **options: Any) -> Any:
-        if path.parent.parent.name == "temporary" and not made:
-            made.append(path.parent)
+    def cleared(lock: Any) -> bool:
+        asked.append(Path(lock.lock_file).parent)
+        if len(asked) == 1:  # another process clears it before the file of the lock is there
             workspace_module.clear_temporary(place.root)
-            assert not path.parent.exists()
-        return lock(path, **options)
+            assert not asked[0].exists()
+            raise FileNotFoundError(errno.ENOENT, "gone")
+        return acquire(lock)
 
-    monkeypatch.setattr(workspace_module, "FileLock", cleared)
+    monkeypatch.setattr(workspace_module, "_acquire", cleared)
     atomic_text(place.cache / "note", "whole")
-    assert len(made) == 1
+    assert asked[0] != asked[1]
     assert names(place.root) == {"cache/note"}
 
 

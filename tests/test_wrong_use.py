@@ -228,7 +228,10 @@ HEAVY = [
         for name in ("pipe.safetensors", "folder", "good.csv", "{long}")
     ),
     *(f"sweep softmax --folds {number}" for number in (*NUMBERS, "0-999999999", "4-0", "{many}")),
-    *(f"sweep softmax --dry-run {option}" for option in ("--jobs 0", "--seeds {many}", "--svg {bad}/folder")),
+    *(
+        f"sweep softmax --dry-run {option}"
+        for option in ("--jobs 0", "--jobs 1001", "--seeds {many}", "--svg {bad}/folder")
+    ),
     *(f"{TUNE} --budget {number}" for number in ("''", "0h", "nan", "-1h", "{huge}h", "²h", "'1{blank}x'")),
     *(f"tune softmax --benchmark tiny --trials {number}" for number in NUMBERS),
     *(

@@ -148,6 +148,24 @@ def _free_of_container() -> int | None:
         return None
 
 
+def end_with_parent() -> None:
+    """Has this process end when the one that started it is gone, however that went.
+
+    As the initializer of a pool of processes: they wait for work on a pipe that they keep open themselves.
+    """
+    import multiprocessing
+    import threading
+
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
 def refuse_full_disk(folder: Path, needed: int, what: str) -> None:
     """Raises RunFailedError where fewer bytes are free on the folder's disk than something needs."""
     free = free_disk(folder)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from whalebench.benchmarks.core.machine import end_with_parent
 from whalebench.benchmarks.flukes.individual import (
     COLUMNS,
     ROWS,
@@ -84,7 +85,8 @@ def draw_flukes(
     digests: dict[str, tuple[str, str]] = {}
     spawn = multiprocessing.get_context("spawn")
     workers = min(workers, len(chunks))
-    with ProcessPoolExecutor(workers, spawn) if workers > 1 else ThreadPoolExecutor(1) as pool:
+    drawers = ProcessPoolExecutor(workers, spawn, end_with_parent) if workers > 1 else ThreadPoolExecutor(1)
+    with drawers as pool:
         drawn = [pool.submit(_draw_chunk, chunk, folder) for chunk in chunks]
         rows = catalog_rows(plans)  # meanwhile
         for future in as_completed(drawn):

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import RunFailedError
+from whalebench.benchmarks.core.machine import end_with_parent
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
@@ -130,7 +131,7 @@ def metrics_afresh(
 @cache
 def _process() -> ProcessPoolExecutor:
     """A process that meets no method: it takes a second to start, so one does for all."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
 
 
 def _metrics(

@@ -65,6 +65,8 @@ def flipping(asked: Asked, folder: Path) -> Iterator[str]:
     from tests.faults.flips import flip_bytes
 
     found = flip_bytes(asked.count, asked.seed, folder)
+    for line in found.lines():
+        say(f"# {line}")
     say(f"# {found.detected.total()} flips detected, {found.without_effect.total()} without effect")
     yield from found.used
 

@@ -6,7 +6,7 @@ import gc
 import importlib
 import pkgutil
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from tests.faults.calls import Place, Running, call, in_workspace
@@ -75,3 +75,12 @@ def stop_a_run(place: Place) -> None:
         while not kept.exists() and running.wait(0.002) is None:
             pass
         running.kill() if running.ended is None else shutil.rmtree(run)
+    clear(place)
+
+
+def clear(place: Place) -> None:
+    """Opens the workspace as a command does that writes, which clears what killed processes left."""
+    from whalebench.benchmarks.core.workspace import Workspace
+
+    ended = Running(place, partial(Workspace.open, place.workspace)).finish()
+    assert ended.code == 0, ended

@@ -1,6 +1,6 @@
 """Flips single bits in files of a workspace, and says what became of each.
 
-`python tests/faults/flips.py --count 500` draws a benchmark in miniature, leaves one of every kind of file
+`python -m tests.faults flips --count 500` draws a benchmark in miniature, leaves one of every kind of file
 that a workspace can hold, and flips a random bit of a random byte, over and over, each kind as often as the
 next. After each flip the command that reads the file is asked again. The flip is
 
@@ -14,7 +14,6 @@ file on purpose can forge its digest, too.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -76,10 +75,9 @@ class Flips:
     """A line for each that went into an answer, or ended in a traceback."""
 
     def lines(self) -> Iterator[str]:
-        """A line a kind of file, then one for each failure."""
+        """A line a kind of file."""
         for kind in sorted({*self.detected, *self.without_effect}):
-            yield f"{kind:28} {self.detected[kind]:4} detected {self.without_effect[kind]:4} without effect"
-        yield from self.used
+            yield f"{kind}: {self.detected[kind]} detected, {self.without_effect[kind]} without effect"
 
 
 def flip_bytes(count: int, seed: int = 0, folder: Path | None = None) -> Flips:
@@ -281,21 +279,3 @@ def _taken_up(place: Workspace) -> Callable[[], str]:
 
 def _failures(place: Workspace) -> Callable[[], str]:
     return lambda: str(FailureLog(place).read("siamese-run") or "siamese-run.json is tried again")
-
-
-def main() -> int:
-    """Prints a line a kind of file; 1 where a flip was used."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    found = flip_bytes(asked.count, asked.seed)
-    for line in found.lines():
-        print(line, flush=True)  # noqa: T201  (a program, not the library)
-    return int(bool(found.used))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

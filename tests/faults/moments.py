@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.base import RUNS, run_words
+from tests.faults.base import RUNS, clear, run_words
 from tests.faults.calls import Ended, Place, Running, call, changes, complaints, in_workspace
-from tests.faults.kills import clear, differences, kept, left
+from tests.faults.kills import differences, kept, left
 
 DAY = 86_400.0
 READY = "ready"

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.base import RUNS, run_words
+from tests.faults.base import RUNS, clear, run_words
 from tests.faults.calls import Place, call, complaints
-from tests.faults.kills import clear, differences, kept, left
+from tests.faults.kills import differences, kept, left
 
 DISK = 64 << 20
 """Bytes of the small disk."""
