@@ -145,10 +145,10 @@ class ArchiveSource(ABC):
             self._copy(held)
         return self.copied[held]
 
-    def kept(self, name: str) -> Path:
-        """The path of the copy when all of them have been moved to their end."""
-        held = self._held(name)
-        return self.end / self.path(name).relative_to(self.folder) if held else self.path(name)
+    def kept(self, path: str) -> str:
+        """The path of a copy when all of them have been moved to their end."""
+        is_copy = Path(path).is_relative_to(self.folder)
+        return str(self.end / Path(path).relative_to(self.folder)) if is_copy else path
 
     def fetch(self, names: Iterable[str], progress: Advance | None = None) -> None:
         """Copies these files in the order in which the archive holds them."""

@@ -38,8 +38,8 @@ class Source(Protocol):
     def fetch(self, names: Iterable[str], progress: Advance | None = None) -> None:
         """Makes `path` quick for all these names, copied in one pass; those that are not there do no harm."""
 
-    def kept(self, name: str) -> Path:
-        """The path of the file from when the source is closed, the same as `path` in a folder."""
+    def kept(self, path: str) -> str:
+        """Where a file at such a path stands once the source is closed: in a folder where it stands now."""
 
     def spelled(self, name: str) -> str:
         """The name of a file that differs from this one in capitals only, or "" where there is none."""
@@ -126,9 +126,9 @@ class FileSource:
     def fetch(self, names: Iterable[str], progress: Advance | None = None) -> None:
         """Does nothing: the files are at hand."""
 
-    def kept(self, name: str) -> Path:
-        """The path of the file."""
-        return self.path(name)
+    def kept(self, path: str) -> str:
+        """The path: nothing is moved."""
+        return path
 
     def spelled(self, name: str) -> str:
         """The name of a file that differs from this one in capitals only, or ""."""
