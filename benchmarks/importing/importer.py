@@ -140,6 +140,8 @@ def _read_photos(
 ) -> _Read:
     """Checks the rows, then decodes the photos and masks that they name."""
     place = source.place
+    named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
+    _refuse_not_utf8([str(place.absolute()), *named])
     notes = tables.check_columns(table, place)
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
@@ -147,7 +149,6 @@ def _read_photos(
     progress.stage("find the files")
     source.fetch([row.get(column, "") for row in table.rows for column in ("path", "mask")], progress.advance)
     photos, masks = resolve_paths(table, "path", source), resolve_paths(table, "mask", source)
-    _refuse_not_utf8([*photos, *masks])
     problems += absent_files(source, table, photos, masks, missing)
     tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
 
