@@ -84,7 +84,11 @@ class ArchiveSource(ABC):
         try:
             self.index()
         except BROKEN as error:
+            self.close()
             raise unreadable(place, error) from error
+        except WhalebenchError:
+            self.close()
+            raise
         if self.odd:
             self.notes.append(
                 f"{self.odd} links or devices of {place.name} are left out: only files are read."
@@ -205,6 +209,8 @@ class ArchiveSource(ABC):
 class ZipSource(ArchiveSource):
     """The files of a zip."""
 
+    archive: zipfile.ZipFile | None = None
+
     def index(self) -> None:
         """Adds all members; an encrypted one cannot be read."""
         self.archive = zipfile.ZipFile(self.place)
@@ -220,25 +226,30 @@ class ZipSource(ArchiveSource):
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The bytes of a member; no more than its size, or zipfile raises an error."""
+        assert self.archive
         with self.archive.open(member.handle) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
 
     def close(self) -> None:
         """Closes the archive."""
-        self.archive.close()
+        if self.archive:
+            self.archive.close()
 
 
 class TarSource(ArchiveSource):
     """The files of a tar, compressed or not."""
+
+    stream: IO[bytes] | None = None
 
     def index(self) -> None:
         """Adds all members, in one pass that keeps none of tarfile's own records."""
         with self.place.open("rb") as file:
             head = file.read(8)
         opener = next((opener for magic, opener in PACKED.items() if head.startswith(magic)), None)
-        self.stream: IO[bytes] = opener(self.place) if opener else self.place.open("rb")
-        heads: Any = Heads(self.stream)
+        stream: IO[bytes] = opener(self.place) if opener else self.place.open("rb")
+        self.stream = stream
+        heads: Any = Heads(stream)
         with tarfile.open(fileobj=heads, mode="r:", encoding="utf-8") as archive:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # of millions, only what is needed is kept
@@ -250,6 +261,7 @@ class TarSource(ArchiveSource):
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The bytes of a member."""
+        assert self.stream
         self.stream.seek(member.start)
         left = member.size
         while left:
@@ -261,7 +273,8 @@ class TarSource(ArchiveSource):
 
     def close(self) -> None:
         """Closes the archive."""
-        self.stream.close()
+        if self.stream:
+            self.stream.close()
 
 
 class Heads:
