@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -74,6 +74,7 @@ class ArchiveSource(ABC):
 
     def __init__(self, place: Path, folder: Path, end: Path) -> None:
         self.place, self.folder, self.end = place, folder, end
+        self.opened = ExitStack()
         self.notes: list[str] = []
         self.members: dict[str, Member] = {}
         self.copied: dict[str, Path] = {}
@@ -102,9 +103,9 @@ class ArchiveSource(ABC):
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The bytes of a member, piece by piece, and no more than its size."""
 
-    @abstractmethod
     def close(self) -> None:
         """Closes the archive."""
+        self.opened.close()
 
     def add(self, raw: str, member: Member, *, is_regular: bool) -> None:
         """Takes a member up under its name; raises WhalebenchError for what only an attack holds."""
@@ -209,11 +210,9 @@ class ArchiveSource(ABC):
 class ZipSource(ArchiveSource):
     """The files of a zip."""
 
-    archive: zipfile.ZipFile | None = None
-
     def index(self) -> None:
         """Adds all members; an encrypted one cannot be read."""
-        self.archive = zipfile.ZipFile(self.place)
+        self.archive = self.opened.enter_context(zipfile.ZipFile(self.place))
         for info in self.archive.infolist():
             if info.is_dir():
                 _safe_name(self.place, info.filename)
@@ -226,21 +225,13 @@ class ZipSource(ArchiveSource):
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The bytes of a member; no more than its size, or zipfile raises an error."""
-        assert self.archive
         with self.archive.open(member.handle) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
 
-    def close(self) -> None:
-        """Closes the archive."""
-        if self.archive:
-            self.archive.close()
-
 
 class TarSource(ArchiveSource):
     """The files of a tar, compressed or not."""
-
-    stream: IO[bytes] | None = None
 
     def index(self) -> None:
         """Adds all members, in one pass that keeps none of tarfile's own records."""
@@ -248,7 +239,7 @@ class TarSource(ArchiveSource):
             head = file.read(8)
         opener = next((opener for magic, opener in PACKED.items() if head.startswith(magic)), None)
         stream: IO[bytes] = opener(self.place) if opener else self.place.open("rb")
-        self.stream = stream
+        self.stream = self.opened.enter_context(stream)
         heads: Any = Heads(stream)
         with tarfile.open(fileobj=heads, mode="r:", encoding="utf-8") as archive:
             while (info := archive.next()) is not None:
@@ -261,7 +252,6 @@ class TarSource(ArchiveSource):
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The bytes of a member."""
-        assert self.stream
         self.stream.seek(member.start)
         left = member.size
         while left:
@@ -270,11 +260,6 @@ class TarSource(ArchiveSource):
                 raise EOFError("it ends too early")
             left -= len(chunk)
             yield chunk
-
-    def close(self) -> None:
-        """Closes the archive."""
-        if self.stream:
-            self.stream.close()
 
 
 class Heads:
