@@ -200,6 +200,15 @@ def test_the_head_of_a_file_in_a_tar_is_bounded(tmp_path: Path, workspace: Works
         import_photos(LAYOUTS["folder"], tmp_path / "bad.tar", "mine", workspace)
 
 
+@pytest.mark.usefixtures("nothing_outside")
+def test_a_tar_that_leads_back_into_itself_has_an_end(tmp_path: Path, workspace: Workspace) -> None:
+    info = tarfile.TarInfo("Ada/1.png")
+    info.size = -1024
+    (tmp_path / "bad.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) * 2 + bytes(10_240))
+    with pytest.raises(WhalebenchError, match="cannot be read as an archive"):
+        import_photos(LAYOUTS["folder"], tmp_path / "bad.tar", "mine", workspace)
+
+
 @pytest.mark.parametrize("name", ["/etc/hostname", "../../source.png", "photos/../../x.png"])
 @pytest.mark.usefixtures("nothing_outside")
 def test_a_table_in_an_archive_names_nothing_outside_of_it(

@@ -244,6 +244,8 @@ class TarSource(ArchiveSource):
         with tarfile.open(fileobj=heads, mode="r:", encoding="utf-8") as archive:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # of millions, only what is needed is kept
+                if info.size < 0:  # it would lead back, and be read for ever
+                    raise tarfile.ReadError("a file of fewer than no bytes")
                 member = Member(info.size, info.offset_data)
                 if info.isdir():
                     _safe_name(self.place, _tar_name(info))
