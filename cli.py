@@ -189,7 +189,7 @@ class _WithLayouts(TyperCommand):
         from whalebench.benchmarks.importing.layouts.columns import layouts_help
 
         super().format_help(ctx, formatter)
-        console.out.print(layouts_help(), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(layouts_help())
 
 
 @data.command("import", cls=_WithLayouts)
