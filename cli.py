@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.machine import STORAGE, is_orphan
@@ -180,11 +181,27 @@ def benchmarks(
     return console.show(rows, table_of(rows, "Benchmarks"), as_json)
 
 
-@data.command("import")
+class _WithLayouts(TyperCommand):
+    """A command whose help ends in all layouts; they are imported when it is shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Prints the options, then the layouts."""
+        from whalebench.benchmarks.importing.layouts.columns import layouts_help
+
+        super().format_help(ctx, formatter)
+        typer.echo(layouts_help())
+
+
+@data.command("import", cls=_WithLayouts)
 def data_import(
-    layout: Annotated[str, Argument(help="How the table is laid out: csv (also reads .tsv and .parquet).")],
-    path: Annotated[Path, Argument(help="The table; photo paths are relative to its folder.")],
+    layout: Annotated[str, Argument(help="How the photos are kept; all layouts are shown below.")],
+    path: Annotated[Path, Argument(help="A table, a folder, a zip or a tar.")],
     name: Annotated[str, Option("--name", help="What to call the benchmark.")],
+    columns: Annotated[
+        list[str] | None,
+        Option("--column", help="Names of a table's columns, as image=Image,identity=Id; repeat for more."),
+    ] = None,
+    species: Annotated[str, Option(help="The species where nothing else names one.")] = "",
     missing: Annotated[Missing, Option(help="What becomes of photos that are absent.")] = "refuse",
     dataset: Annotated[
         str, Option(help="The public set they are, as NOAARightWhale: weights trained on it are marked.")
@@ -192,24 +209,19 @@ def data_import(
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
-    """Check a table and every photo in it, and make it a benchmark."""
+    """Check photos and what is said of them, and make them a benchmark."""
     from whalebench.benchmarks import overview
-    from whalebench.benchmarks.importing.importer import import_csv
+    from whalebench.benchmarks.importing.importer import import_photos
+    from whalebench.benchmarks.importing.layouts import LayoutOptions, find_layout
+    from whalebench.benchmarks.importing.layouts.columns import read_column_names
     from whalebench.reports.tables import import_report
 
-    if layout != "csv":
-        raise WhalebenchError(f"There is no layout '{layout}': there is csv, the catalog's columns.")
+    chosen = find_layout(layout)
+    options = LayoutOptions(read_column_names(columns or ()), species)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
-        progress.stage("inspect")
-        result = import_csv(
-            path,
-            name,
-            place,
-            missing=missing,
-            dataset=dataset,
-            progress=progress.advance,
-            waits=lambda: progress.stage("wait for benchmark"),
+        result = import_photos(
+            chosen, path, name, place, options=options, missing=missing, dataset=dataset, progress=progress
         )
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]

@@ -98,7 +98,7 @@ def test_one_that_is_waited_for_is_told(tiny: Workspace, monkeypatch: pytest.Mon
         make_split("tiny", tiny, progress=Told(), **how)  # type: ignore[arg-type]
     else:
         table = tiny.root.parent / "source" / "table.csv"
-        import_csv(table, "tiny", tiny, waits=lambda: Told().stage("wait for benchmark"))
+        import_csv(table, "tiny", tiny, progress=Told())
     assert told[-1] == "wait for benchmark"
 
 

@@ -23,6 +23,7 @@ from pyarrow import parquet
 from whalebench import CONTROLS, WhalebenchError, cell_text, one_line, visible
 from whalebench.benchmarks.core.catalog import read_catalog, read_facts, verify_photos, write_catalog
 from whalebench.benchmarks.core.files import digest_file
+from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing import importer, tables
@@ -53,6 +54,20 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path / "workspace")
 
 
+class Told(Silent):
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.advanced: list[tuple[int, int]] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def advance(self, done: int, total: int) -> None:
+        self.advanced.append((done, total))
+
+
 def table(source: Path, lines: list[str], header: str = HEADER, name: str = "table.csv") -> Path:
     file = source / name
     file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
@@ -75,9 +90,9 @@ def test_a_good_table_becomes_a_catalog(source: Path, workspace: Workspace) -> N
         ",,2024,1,2,30.5,20,,,,valid,",
         ",,,,,,,-1,2e1,,test,",
     ]
-    seen: list[tuple[int, int]] = []
+    told = Told()
     file = table(source, [good + tail for good, tail in zip(GOOD, tails, strict=True)][::-1], header)
-    result = import_csv(file, "mine", workspace, progress=lambda done, total: seen.append((done, total)))
+    result = import_csv(file, "mine", workspace, progress=told)
     folder = workspace.benchmarks / "mine"
     catalog = read_catalog(folder)
     pd.testing.assert_frame_equal(catalog.table, result.catalog.table)
@@ -94,7 +109,8 @@ def test_a_good_table_becomes_a_catalog(source: Path, workspace: Workspace) -> N
     assert rows["content_digest"].is_unique
     assert result.notes == ("The column 'colour' is not read.",)
     assert result.quarantined == read_quarantine(folder) == ()
-    assert seen == [(done, 5) for done in range(1, 6)]
+    assert told.advanced == [(done, 5) for done in range(1, 6)]
+    assert told.stages[-1] == "inspect"
     assert read_facts(folder)["source"] == str(file)
     verify_photos(catalog, folder)
 
@@ -225,7 +241,8 @@ def test_no_file_is_looked_for_where_the_table_is_wrong_as_a_whole(
 
 COLUMNS = {
     "image,path,identty": r"no column 'identity', only image, path, identty \(did you mean 'identty'\?\)",
-    "Image,path,identity": r"no column 'image', .*did you mean 'Image'",
+    "name,file,identity": r"no column 'image', only name, file, identity",
+    "Image,IMAGE,path,identity": r"has 2 columns that are 'image' in other capitals",
     "image,path,identity,x0,y0,x1": "half a box: no column 'y1'",
     "image,path,identity,tip_x": "'tip_x' without 'tip_y'",
     "image,path,identity,image": "2 columns 'image'",
@@ -250,7 +267,7 @@ FILES = {
     "a.csv": (b"", "a.csv is empty"),
     "b.csv": (b"image,path,identity\n", "b.csv has no rows"),
     "c.csv": (b"image,path,identity\na,b\n", "2 cells in line 2 but 3 in its header"),
-    "d.csv": ("image,path,identity\na,b,Zoë".encode("latin-1"), "d.csv is not UTF-8"),
+    "d.csv": ("image,path,identity\na,b,Zoë\x93".encode("latin-1"), "d.csv is not UTF-8"),
     "e.csv": ("image,path,identity\na,b,c".encode("utf-16-le"), "e.csv holds NUL"),
     "f.parquet": (b"no parquet", "f.parquet is no readable Parquet file"),
     "g.xlsx": (b"", "g.xlsx is no table that can be read"),

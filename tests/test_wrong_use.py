@@ -70,8 +70,8 @@ def files(folder: Path, photo: str) -> Path:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
     (folder / "good.csv").write_text(good, encoding="utf-8")
-    (folder / "latin.csv").write_bytes(good.replace("w1", "Zoë").encode("latin-1"))
-    (folder / "wide16.csv").write_bytes(good.encode("utf-16"))
+    (folder / "latin.csv").write_bytes(good.replace("w1", "Zoë\x93").encode("latin-1"))
+    (folder / "wide16.csv").write_bytes(good.encode("utf-16-le"))
     (folder / "latin.toml").write_bytes("# Zoë".encode("latin-1"))
     binary = np.random.default_rng(0).bytes(5000)
     for name in ("noise.csv", "noise.tsv", "noise.parquet", "noise.toml", "noise.xlsx"):

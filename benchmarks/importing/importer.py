@@ -7,11 +7,11 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -22,6 +22,7 @@ from whalebench.benchmarks.core.catalog import (
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
+    Stamp,
     build_catalog,
     landmark_names,
     mask_of,
@@ -31,9 +32,12 @@ from whalebench.benchmarks.core.catalog import (
     write_catalog,
     write_stamps,
 )
+from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
+from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
+from whalebench.benchmarks.importing.sources import Source, open_source
 from whalebench.benchmarks.importing.tables import SHOWN, Problem, Row, TextTable, is_number, problem
 
 Missing = Literal["refuse", "quarantine"]
@@ -42,6 +46,13 @@ NAMED = ("identity", "encounter", "viewpoint", "species")
 """Columns in which one name may have been written in two ways."""
 LARGE, LARGE_SHARE = 10, 0.1
 """Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""
+
+
+NO_OPTIONS = LayoutOptions()
+COPIES = "photos"
+"""The folder of a benchmark with what was copied from an archive."""
+HALVES = re.compile("[\ud800-\udfff]")
+"""What Python reads bytes of names as that are not UTF-8."""
 
 
 class Quarantined(NamedTuple):
@@ -61,54 +72,118 @@ class ImportResult:
     notes: tuple[str, ...]
 
 
-def import_csv(
-    file: Path,
+def import_photos(
+    layout: Layout,
+    place: Path,
     name: str,
     workspace: Workspace,
     *,
+    options: LayoutOptions = NO_OPTIONS,
     missing: Missing = "refuse",
     dataset: str = "",
-    progress: Advance | None = None,
-    waits: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
-    """The benchmark `name`, made from a .csv, .tsv or .parquet table with the catalog's columns.
+    """The benchmark `name`, made from the files of a layout that stand in a folder, an archive or a table.
 
-    Relative paths are taken from the table's folder. All problems of the table are reported in one error.
-    Photos that cannot be decoded are quarantined; absent ones are a problem unless `missing` says otherwise.
-    dataset is the public set that the photos are: weights that were trained on it are marked so. `waits` is
-    called where another process is at this benchmark, before it is waited for.
+    All problems of its rows are reported in one error. Photos that cannot be decoded are quarantined; absent
+    ones are a problem unless `missing` says otherwise. An archive's photos are copied into the benchmark's
+    folder. dataset is the public set that the photos are: weights that were trained on it are marked so.
     """
     _check_name(name)
-    table = tables.read_table(file)
-    notes = tables.check_columns(table, file)
+    if options.columns and not layout.takes_columns:
+        raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
+    folder = workspace.benchmarks / name
+    with ExitStack() as opened:
+        source = opened.enter_context(open_source(place, folder / COPIES))
+        progress.stage("read the layout")
+        laid = layout.read(source, options)
+        table = _with_species(laid.table, options.species)
+        read = _read_photos(source, table, missing, max_pixels, progress)
+        notes = [*source.notes, *laid.notes, *read.notes]
+        with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
+            frame, known = _as_before(folder, read.frame, name)
+            opened.close()  # copies move to where the frame says they stand
+            listed = pd.DataFrame(read.quarantined, columns=Quarantined._fields)
+            cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
+            atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
+            catalog = write_catalog(
+                frame,
+                folder,
+                name,
+                str(place.absolute()),
+                quarantined=len(read.quarantined),
+                dataset=dataset or laid.dataset,
+            )
+            write_stamps(folder, read.stamps)
+    return ImportResult(catalog, read.quarantined, (*notes, *known))
+
+
+def import_csv(file: Path, name: str, workspace: Workspace, **how: Any) -> ImportResult:
+    """`import_photos` of a table with the catalog's columns."""
+    return import_photos(LAYOUTS["csv"], file, name, workspace, **how)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The photos of a table as they were found to be."""
+
+    frame: pd.DataFrame
+    """The catalog's rows."""
+    quarantined: tuple[Quarantined, ...]
+    stamps: dict[str, Stamp]
+    notes: list[str]
+
+
+def _read_photos(
+    source: Source, table: TextTable, missing: Missing, max_pixels: int, progress: Progress
+) -> _Read:
+    """Checks the rows, then decodes the photos and masks that they name."""
+    place = source.place
+    named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
+    _refuse_not_utf8([str(place.absolute()), *named])
+    notes = tables.check_columns(table, place)
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
-        tables.refuse(file, table, problems)
-    photos, masks = resolve_paths(table, "path", file), resolve_paths(table, "mask", file)
-    problems += absent_files(file, table, photos, masks, missing)
-    tables.refuse(file, table, problems + misfits(table, photos, masks, max_pixels))
+        tables.refuse(place, table, problems)
+    progress.stage("find the files")
+    source.fetch([row.get(column, "") for row in table.rows for column in ("path", "mask")], progress.advance)
+    photos, masks = resolve_paths(table, "path", source), resolve_paths(table, "mask", source)
+    problems += absent_files(source, table, photos, masks, missing)
+    tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
 
-    facts, mask_facts = _decode(photos, masks, max_pixels, progress)
+    progress.stage("inspect")
+    facts, mask_facts = _decode(photos, masks, max_pixels, progress.advance)
+    photos, masks = [source.kept(path) for path in photos], [source.kept(path) for path in masks]
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
-    _check_enough(file, table, kept, quarantined)
-    notes += notes_on(table.rows, kept)
-    frame = _frame(table, kept, photos, masks, mask_facts)
+    _check_enough(place, table, kept, quarantined)
     images = [row["image"] for row in table.rows]
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
-    folder = workspace.benchmarks / name
-    with benchmark_lock(workspace, name, waits):
-        frame, known = _as_before(folder, frame, name)
-        listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
-        cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
-        atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
-        source = str(file.absolute())
-        catalog = write_catalog(frame, folder, name, source, quarantined=len(quarantined), dataset=dataset)
-        write_stamps(folder, stamps)
-    return ImportResult(catalog, quarantined, (*notes, *known))
+    frame = _frame(table, kept, photos, masks, mask_facts)
+    return _Read(frame, quarantined, stamps, [*notes, *notes_on(table.rows, kept)])
+
+
+def _with_species(table: TextTable, species: str) -> TextTable:
+    """The table with this species where a row names none."""
+    if not species:
+        return table
+    rows = tuple(row | {"species": row.get("species") or species} for row in table.rows)
+    return replace(table, columns=tuple(dict.fromkeys((*table.columns, "species"))), rows=rows)
+
+
+def _refuse_not_utf8(paths: Sequence[str]) -> None:
+    """A name in an old encoding, as of a folder from an old disk, can be written into no file of text."""
+    for path in paths:
+        if not path.isascii() and (found := HALVES.search(path)):
+            part = next(part for part in Path(path).parts if found[0] in part)
+            shown = one_line(os.fsencode(part).decode("utf-8", "backslashreplace"), 80)
+            raise WhalebenchError(
+                f"The name of {shown} is not UTF-8, and cannot be written into a catalog; rename it, or make "
+                "a link to it with a plain name and give that."
+            )
 
 
 def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
@@ -139,46 +214,19 @@ def _check_name(name: str) -> None:
         raise WhalebenchError("The name 'flukes' is that of the embedded benchmark; choose another name.")
 
 
-def resolve_paths(table: TextTable, column: str, file: Path) -> list[str]:
-    """The absolute path in each row's column, "" where the cell is empty; relative to the table's folder."""
-    folder = file.absolute().parent
-    return [_existing_path(folder, row[column]) if row.get(column) else "" for row in table.rows]
-
-
-def _existing_path(folder: Path, text: str) -> str:
-    """The path as it is written, or as another system would have written it where only that exists."""
-    path = str(folder / text)
-    is_plain = text.isascii() and "\\" not in text  # other systems write it alike
-    if is_plain or os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
-        return path
-    slashed = text.replace("\\", "/")
-    forms = (slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
-    others = (str(folder / form) for form in forms)
-    return next((other for other in others if os.path.isfile(other)), path)  # noqa: PTH113
-
-
-def _as_spelled(folder: Path, text: str) -> str:
-    """The path below the folder that differs from the text in capitals only, or "" where there is none."""
-    found = folder
-    with suppress(OSError, KeyError):  # no such folder, none to be read, or nothing alike in it
-        for part in Path(text.replace("\\", "/")).parts:
-            found = {path.name.casefold(): path for path in sorted(found.iterdir())}[part.casefold()]
-        return str(found.relative_to(folder)) if found.is_file() else ""
-    return ""
+def resolve_paths(table: TextTable, column: str, source: Source) -> list[str]:
+    """The path in each row's column, as the source has it now, "" where the cell is empty."""
+    return [str(source.path(row[column])) if row.get(column) else "" for row in table.rows]
 
 
 def absent_files(
-    file: Path, table: TextTable, photos: list[str], masks: list[str], missing: Missing
+    source: Source, table: TextTable, photos: list[str], masks: list[str], missing: Missing
 ) -> list[Problem]:
     """The rows whose photo (where that is to be refused) or mask is no file, each with its problem."""
     problems: list[Problem] = []
     for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
         if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
-            meant = (
-                _as_spelled(file.absolute().parent, table.rows[index]["path"])
-                if len(problems) < SHOWN
-                else ""
-            )
+            meant = source.spelled(table.rows[index]["path"]) if len(problems) < SHOWN else ""
             text = f"there is no such file at {one_line(photo, 120)}"
             text += f" (did you mean {meant!r}?)" if meant else ""
             text += "; correct the path, or add --missing quarantine"

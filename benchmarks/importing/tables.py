@@ -8,8 +8,8 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +26,7 @@ from whalebench.benchmarks.core.catalog import (
     landmark_names,
 )
 from whalebench.benchmarks.core.files import regular_file
+from whalebench.benchmarks.importing import spreadsheets
 
 Row = dict[str, str]
 Problem = tuple[int, str]
@@ -64,12 +65,15 @@ class TextTable:
     """One dictionary a row, by column."""
     places: tuple[str, ...]
     """Where each row stands in the file, such as "line 3"."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was read as something else than it is written."""
 
 
-def read_table(file: Path, names: Collection[str] = ()) -> TextTable:
+def read_table(file: Path, names: Collection[str] = (), given: Mapping[str, str] | None = None) -> TextTable:
     """The rows of a .csv, .tsv or .parquet file as texts without surrounding blanks.
 
-    Only columns that are read are in them: those of the names, or else the catalog's. A missing number of a
+    Only columns that are read are in them: those of the names, or else the catalog's, which may be written in
+    any capitals, or under the name that is `given` for them, as {"image": "Image"}. A missing number of a
     .parquet file becomes "", like an empty cell of a .csv file. Raises WhalebenchError for what is no such
     file, and for one that is larger than ROWS, COLUMNS, CELLS or BYTES, before it is read where the file says
     so itself.
@@ -79,7 +83,7 @@ def read_table(file: Path, names: Collection[str] = ()) -> TextTable:
         raise WhalebenchError(f"{file} is no table that can be read; give a .csv, .tsv or .parquet file.")
     try:
         _bound(file, regular_file(file).stat().st_size, BYTES, "bytes")
-        table = (_read_parquet if suffix == ".parquet" else _read_text)(file, names)
+        table = (_read_parquet if suffix == ".parquet" else _read_text)(file, names, given or {})
     except FileNotFoundError as error:
         raise WhalebenchError(f"The table {file} does not exist; check its path.") from error
     except OSError as error:
@@ -87,7 +91,7 @@ def read_table(file: Path, names: Collection[str] = ()) -> TextTable:
         raise WhalebenchError(f"{file} cannot be read ({why}); check its permissions.") from error
     if not table.rows:
         raise WhalebenchError(f"{file} has no rows; give a header line and one line for each photo.")
-    return table
+    return table if names else replace(table, notes=table.notes + spreadsheets.whole_names(table.rows))
 
 
 def _bound(file: Path, number: int, limit: int, what: str) -> None:
@@ -116,27 +120,26 @@ def _read_columns(columns: tuple[str, ...], file: Path, names: Collection[str]) 
     return {column: place for place, column in enumerate(columns) if column in kept}
 
 
-def _read_text(file: Path, names: Collection[str]) -> TextTable:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            text = opened.read()
-    except UnicodeDecodeError as error:
-        raise WhalebenchError(
-            f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); save it as CSV UTF-8."
-        ) from error
+def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> TextTable:
+    text, notes = spreadsheets.read_as_text(file)
     if "\0" in text:
         raise WhalebenchError(f"{file} holds NUL characters, so it is no text table; save it as UTF-8.")
     heads = (line.strip("\r\n") for line in io.StringIO(text[:HEADER], newline="") if line.strip())
     first = next(heads, "")
     said = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # as spreadsheets tell each other
-    lines = _lines(text, said[1] if said else _separator(first, file, names), file)
+    separator = said[1] if said else _separator(first, file, names or (*REQUIRED, *given.values()))
+    lines = _lines(text, separator, file)
     if said:
         next(lines)
     header = next(lines, None)
     if header is None:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
     columns = tuple(header[1][: _last(header[1])])  # spreadsheets leave empty columns at the right
+    columns = columns if names else spreadsheets.catalog_columns(columns, given, file)
     kept = _read_columns(columns, file, names)
+    numbers = {
+        column for column in kept if separator == ";" and (column in BOX or column[-2:] in ("_x", "_y"))
+    }
     rows, places = [], []
     for number, cells in lines:
         width = max(len(columns), _last(cells))
@@ -145,11 +148,12 @@ def _read_text(file: Path, names: Collection[str]) -> TextTable:
                 f"{file} has {len(cells[:width])} cells in line {number} but {len(columns)} in its header; "
                 "add or remove cells, and put a cell that holds a separator in double quotes."
             )
-        rows.append({column: cells[place] for column, place in kept.items()})
+        row = {column: spreadsheets.unwrapped(cells[place]) for column, place in kept.items()}
+        rows.append(row | {column: spreadsheets.decimal_point(row[column]) for column in numbers})
         places.append(f"line {number}")
         _bound(file, len(rows), ROWS, "rows or more")
         _bound(file, len(rows) * len(kept), CELLS, "cells or more")
-    return TextTable(columns, tuple(rows), tuple(places))
+    return TextTable(columns, tuple(rows), tuple(places), notes)
 
 
 def _separator(header: str, file: Path, names: Collection[str]) -> str:
@@ -160,7 +164,7 @@ def _separator(header: str, file: Path, names: Collection[str]) -> str:
 
     def columns(separator: str) -> tuple[int, int]:
         cells = [cell.strip().strip('"') for cell in header.casefold().split(separator)]
-        return len({name.casefold() for name in names or REQUIRED} & set(cells)), len(cells)
+        return len({name.casefold() for name in names} & set(cells)), len(cells)
 
     usual = "\t" if file.suffix.lower() == ".tsv" else ","
     return max((usual, ",", ";", "\t"), key=columns)
@@ -189,19 +193,21 @@ def _lines(text: str, separator: str, file: Path) -> Iterator[tuple[int, list[st
         ) from error
 
 
-def _read_parquet(file: Path, names: Collection[str]) -> TextTable:
+def _read_parquet(file: Path, names: Collection[str], given: Mapping[str, str]) -> TextTable:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(file) as opened:
-            columns = tuple(name for name in opened.schema_arrow.names if not INDEX.fullmatch(name))
-            kept = list(_read_columns(columns, file, names))
-            strings = [name for name in kept if _is_string(opened.schema_arrow.field(name).type)]
-            _bound_parquet(file, opened.metadata, kept)
+            theirs = tuple(name for name in opened.schema_arrow.names if not INDEX.fullmatch(name))
+            columns = theirs if names else spreadsheets.catalog_columns(theirs, given, file)
+            kept = _read_columns(columns, file, names)
+            read = [theirs[place] for place in kept.values()]
+            strings = [name for name in read if _is_string(opened.schema_arrow.field(name).type)]
+            _bound_parquet(file, opened.metadata, read)
         # As a dictionary each text is there once, however often it is repeated.
-        table = parquet.read_table(file, columns=kept, read_dictionary=strings, use_threads=False)
-        texts = [_texts(table[name]) for name in kept]
+        table = parquet.read_table(file, columns=read, read_dictionary=strings, use_threads=False)
+        texts = [_texts(table[name]) for name in read]
     except (pa.ArrowException, OSError, ValueError, TypeError, NotImplementedError, MemoryError) as error:
         why = one_line(error, 100)
         raise WhalebenchError(f"{file} is no readable Parquet file ({why}); write it again.") from error

@@ -42,6 +42,8 @@ class Layout:
     summary: str
     """One line for `--help`."""
     example: str
-    """The smallest files that are of this layout, as docs/your-photos.md shows them."""
+    """The smallest files that are of this layout, as `--help` and docs/your-photos.md show them."""
     read: Callable[[Source, LayoutOptions], LaidOut]
     """Raises WhalebenchError, naming what is looked for, where the source is of another layout."""
+    takes_columns: bool = False
+    """Whether it reads the columns of the options; they are refused where it does not."""

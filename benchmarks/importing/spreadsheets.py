@@ -1,0 +1,129 @@
+"""What spreadsheets and pandas do to a table: encodings, names of columns, numbers that are names."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from whalebench import WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
+
+WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, "split")
+"""The catalog's columns that have a name of their own, all but those of landmarks."""
+NUMBERED = ("image", "identity", "encounter")
+"""Columns of names that may be numbers."""
+WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
+COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
+C1 = re.compile("[\x80-\x9f]")
+"""Characters that Latin-1 has and no text: bytes of these are of another encoding."""
+
+
+def read_as_text(file: Path) -> tuple[str, tuple[str, ...]]:
+    """The text of a file, and a note where its encoding had to be guessed.
+
+    UTF-8 and, where it begins as such, UTF-16. What is neither is Latin-1 as far as that has letters for all
+    of its bytes; else WhalebenchError is raised, since old encodings of other scripts cannot be told apart.
+    """
+    with file.open("rb") as opened:
+        is_wide = opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        with file.open(encoding="utf-16" if is_wide else "utf-8-sig", newline="") as opened_text:
+            return opened_text.read(), ()
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start}: {error.reason}"
+    text = "" if is_wide else file.read_text(encoding="latin-1")
+    if is_wide or C1.search(text):
+        raise WhalebenchError(
+            f"{file} is not UTF-8 text ({problem}), and which encoding it has cannot be told; save it as CSV "
+            "UTF-8."
+        )
+    word = next((word for word in re.findall(r"\w+", text) if not word.isascii()), "")
+    example = f", as {one_line(word, 40)!r}" if word else ""
+    note = f"The table is not UTF-8 and is read as Latin-1{example}: save it as CSV UTF-8 if that is wrong."
+    return text, (note,)
+
+
+def catalog_columns(columns: Sequence[str], given: Mapping[str, str], file: Path) -> tuple[str, ...]:
+    """The columns of a file by the catalog's names: those that were given, then in any capitals.
+
+    Raises WhalebenchError for a name that was given and that the file or the catalog does not have.
+    """
+    named: dict[int, str] = {}
+    for ours, theirs in given.items():
+        if ours not in WORDS and not re.fullmatch(r"\w+_[xy]", ours):
+            hint = did_you_mean(ours, WORDS, f"there are {', '.join(WORDS)}, and those of landmarks.")
+            raise WhalebenchError(f"--column {one_line(ours, 60)}: the catalog has no such column; {hint}")
+        place = _place(columns, theirs, file)
+        if place in named:
+            raise WhalebenchError(f"--column: {theirs!r} cannot be {named[place]} and {ours}; give it once.")
+        named[place] = ours
+    taken = set(named.values()) | set(columns)
+    counts = Counter(column.casefold() for column in columns)
+    for place, column in enumerate(columns):
+        lower = column.casefold()
+        ours = lower if lower in WORDS else re.sub("_[XY]$", lambda axis: axis[0].lower(), column)
+        if ours in taken or place in named or not (ours in WORDS or ours != column):
+            continue
+        if counts[lower] > 1:
+            raise WhalebenchError(
+                f"{file} has {counts[lower]} columns that are {ours!r} in other capitals; keep one, or "
+                f"say which with --column {ours}=NAME."
+            )
+        named[place] = ours
+    # A column whose name was given to another one is not read, and is said to be so.
+    aside = {column: f"{column} (as it was)" for column in given}
+    return tuple(named.get(place, aside.get(column, column)) for place, column in enumerate(columns))
+
+
+def _place(columns: Sequence[str], name: str, file: Path) -> int:
+    """Where the column stands; capitals count only where several are alike."""
+    alike = [place for place, column in enumerate(columns) if column.casefold() == name.casefold()]
+    exact = [place for place in alike if columns[place] == name] or alike
+    if len(exact) != 1:
+        there = f"there are {one_line(', '.join(columns), 80)}."
+        hint = did_you_mean(name, columns, there) if not exact else "name it in its capitals."
+        how_many = f"{len(exact)} columns" if exact else "no column"
+        raise WhalebenchError(f"{file} has {how_many} {one_line(name, 60)!r}; {hint}")
+    return exact[0]
+
+
+def unwrapped(cell: str) -> str:
+    """The text that a formula keeps from being taken for a number.
+
+    >>> unwrapped('="007"'), unwrapped("=1+1")
+    ('007', '=1+1')
+    """
+    return cell[2:-1] if cell.startswith('="') and cell.endswith('"') and len(cell) > 2 else cell
+
+
+def whole_names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    """Changes names that are numbers in all rows, and decimal ones in some, into whole ones; notes on that.
+
+    pandas writes the numbers of a column with a gap as 12.0.
+    """
+    notes = []
+    for column in NUMBERED:
+        texts = {row[column] for row in rows if row.get(column)}
+        decimal = sorted(text for text in texts if "." in text)
+        if decimal and all(map(WHOLE.fullmatch, texts)):
+            for row in rows:
+                if column in row:
+                    row[column] = row[column].partition(".")[0]
+            first = decimal[0]
+            notes.append(
+                f"Column {column} has whole numbers written as {one_line(first, 40)}: read as "
+                f"{one_line(first.partition('.')[0], 40)}."
+            )
+    return tuple(notes)
+
+
+def decimal_point(text: str) -> str:
+    """A number with a decimal comma with a point instead; another text as it is.
+
+    >>> decimal_point("12,5"), decimal_point("1,2,3")
+    ('12.5', '1,2,3')
+    """
+    return COMMA.sub(r"\1.\2", text) if COMMA.fullmatch(text) else text
