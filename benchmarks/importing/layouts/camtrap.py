@@ -125,7 +125,7 @@ def _resources(source: Source, package: str) -> dict[str, str]:
         content = parse_json(source.read(package))
     except ValueError as error:
         raise WhalebenchError(
-            f"{package} in {source.place} is no JSON that can be read ({one_line(error, 80)}); export it again."
+            f"{package} in {source.place} is no readable JSON ({one_line(error, 80)}); export it again."
         ) from error
     resources = content.get("resources") if isinstance(content, dict) else None
     there = set(source.names())

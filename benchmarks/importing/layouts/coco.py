@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.files import parse_json
+from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.layouts import megadetector
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import (
@@ -129,7 +130,7 @@ def _laid_out(source: Source, documents: list[Document], options: LayoutOptions)
     photos, keys = PhotoNames(source.names()), _keys(options)
     counts: Counter[str] = Counter()
     rows: list[Row] = []
-    marks, places = [], []
+    marks, places, sizes = [], [], {}
     for document in documents:
         context = _context(document, photos, keys)
         annotations = _dictionaries(document, "annotations")
@@ -142,13 +143,14 @@ def _laid_out(source: Source, documents: list[Document], options: LayoutOptions)
                 rows.append(row | {"split": part, "species": row["species"] or options.species})
                 marks.append(f"{part}{annotation.get('id', number)}")
                 places.append(_place(document, annotation, number))
+                sizes[row["path"]] = _said_size(context.images[annotation["image_id"]])
     if not rows:
         raise WhalebenchError(
             f"{documents[0].name} in {source.place} has no annotation that can be used; see that its "
             f"annotations name an image_id and an individual."
         )
     name_images(rows, marks)
-    return LaidOut(table_of(rows, places), tuple(_notes(counts)))
+    return LaidOut(table_of(rows, places), (*_notes(counts), *_other_sizes(source, sizes)))
 
 
 def _keys(options: LayoutOptions) -> dict[str, tuple[str, ...]]:
@@ -183,7 +185,8 @@ def _by_id(document: Document, key: str, values: Iterable[Mapping[str, Any]]) ->
         if not isinstance(mark, int | str) or mark in found:
             why = "twice" if isinstance(mark, int | str) else "which is no number or text"
             raise WhalebenchError(
-                f"{document.name} has the id {one_line(repr(mark), 40)} among its {key}, {why}; give each its own."
+                f"{document.name} has the id {one_line(repr(mark), 40)} among its {key}, {why}; give each one "
+                f"of its own."
             )
         found[mark] = value
     return found
@@ -200,7 +203,7 @@ def _check_names(context: Context, annotations: Iterable[Mapping[str, Any]], opt
         keys = " or ".join(context.keys[absent[0]])
         raise WhalebenchError(
             f"No annotation of {context.document.name} says its {absent[0]} as {keys}; name the key that "
-            f"does, as --column {absent[0]}=KEY, or --column identity=category where each category is an individual."
+            f"does, as --column {absent[0]}=KEY, or --column identity=category where categories are individuals."
         )
 
 
@@ -283,6 +286,24 @@ def _landmarks(context: Context, annotation: Mapping[str, Any], place: str) -> I
         if visible:
             yield f"{name}_x", number_cell(x)
             yield f"{name}_y", number_cell(y)
+
+
+def _said_size(image: Mapping[str, Any]) -> tuple[Any, Any]:
+    return image.get("width"), image.get("height")
+
+
+def _other_sizes(source: Source, said: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
+    """A note on the photos that are not of the size for which the file's boxes were drawn."""
+    there = set(source.names())
+    photos = [name for name, size in said.items() if all(map(is_plain, size)) and name in there]
+    sizes = photo_sizes([source.path(name) for name in photos])
+    others = [(name, size) for name, size in zip(photos, sizes, strict=True) if size and size != said[name]]
+    if others:
+        name, (width, height) = others[0]
+        yield (
+            f"Photos of another size than the file says, so that its boxes may not fit: {len(others):,}, first "
+            f"{one_line(name, 60)} of {width}x{height} pixels, said to be {said[name][0]}x{said[name][1]}."
+        )
 
 
 SENTENCES = {
