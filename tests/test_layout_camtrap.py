@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import by_image, draw, laid_out, write_example
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.camtrap import LAYOUT
 from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
 from whalebench.benchmarks.importing.tables import check_rows, number_columns
+from whalebench.tests.layouts import by_image, draw, laid_out, write_example
 
 MEDIA = (
     "mediaID,deploymentID,captureMethod,timestamp,filePath,filePublic,fileMediatype",

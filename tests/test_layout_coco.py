@@ -13,8 +13,7 @@ from whalebench.benchmarks.importing.layouts.coco import LAYOUT
 from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import PhotoNames
 from whalebench.benchmarks.importing.tables import check_rows, number_columns
-
-from layouts import by_image, draw, laid_out, write_example
+from whalebench.tests.layouts import by_image, draw, laid_out, write_example
 
 IMAGES = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
 CATEGORIES = [{"id": 1, "name": "zebra", "keypoints": ["ear", "tail"]}]

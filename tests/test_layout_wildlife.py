@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layouts import by_image, draw, laid_out, write_example
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import numbers_in
 from whalebench.benchmarks.importing.layouts.wildlife import LAYOUT
 from whalebench.benchmarks.importing.tables import check_rows, number_columns
+from whalebench.tests.layouts import by_image, draw, laid_out, write_example
 
 
 def metadata(folder: Path, header: str, *lines: str, name: str = "metadata.csv") -> Path:

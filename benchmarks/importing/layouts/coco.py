@@ -185,8 +185,8 @@ def _by_id(document: Document, key: str, values: Iterable[Mapping[str, Any]]) ->
         if not isinstance(mark, int | str) or mark in found:
             why = "twice" if isinstance(mark, int | str) else "which is no number or text"
             raise WhalebenchError(
-                f"{document.name} has the id {one_line(repr(mark), 40)} among its {key}, {why}; give each one "
-                f"of its own."
+                f"{document.name} has the id {one_line(repr(mark), 40)} among its {key}, {why}; give each "
+                f"its own."
             )
         found[mark] = value
     return found
@@ -203,7 +203,7 @@ def _check_names(context: Context, annotations: Iterable[Mapping[str, Any]], opt
         keys = " or ".join(context.keys[absent[0]])
         raise WhalebenchError(
             f"No annotation of {context.document.name} says its {absent[0]} as {keys}; name the key that "
-            f"does, as --column {absent[0]}=KEY, or --column identity=category where categories are individuals."
+            f"does as --column {absent[0]}=KEY, or say --column identity=category where those are individuals."
         )
 
 
@@ -301,8 +301,8 @@ def _other_sizes(source: Source, said: Mapping[str, tuple[Any, Any]]) -> Iterato
     if others:
         name, (width, height) = others[0]
         yield (
-            f"Photos of another size than the file says, so that its boxes may not fit: {len(others):,}, first "
-            f"{one_line(name, 60)} of {width}x{height} pixels, said to be {said[name][0]}x{said[name][1]}."
+            f"Photos of another size than the file says, so that its boxes may not fit: {len(others):,}, "
+            f"first {one_line(name, 60)} of {width}x{height} pixels, said to be {said[name][0]}x{said[name][1]}."
         )
 
 

@@ -32,7 +32,7 @@ from whalebench.benchmarks.importing.tables import Row
 ANIMAL = "animal"
 """The category that is read; people and vehicles are not."""
 THRESHOLD, THRESHOLD_OF_4 = 0.2, 0.8
-"""The least confidence of a detection that counts, where the file recommends none: of versions 5 on, and of 4."""
+"""The least confidence that counts where the file recommends none: of version 5 and later ones, and of 4."""
 
 
 def is_detections(content: Any) -> bool:
