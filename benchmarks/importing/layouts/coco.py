@@ -203,7 +203,7 @@ def _check_names(context: Context, annotations: Iterable[Mapping[str, Any]], opt
         keys = " or ".join(context.keys[absent[0]])
         raise WhalebenchError(
             f"No annotation of {context.document.name} says its {absent[0]} as {keys}; name the key that "
-            f"does as --column {absent[0]}=KEY, or say --column identity=category where those are individuals."
+            f"does as --column {absent[0]}=KEY, or --column identity=category where these are individuals."
         )
 
 
@@ -300,9 +300,10 @@ def _other_sizes(source: Source, said: Mapping[str, tuple[Any, Any]]) -> Iterato
     others = [(name, size) for name, size in zip(photos, sizes, strict=True) if size and size != said[name]]
     if others:
         name, (width, height) = others[0]
+        wide, high = said[name]
         yield (
             f"Photos of another size than the file says, so that its boxes may not fit: {len(others):,}, "
-            f"first {one_line(name, 60)} of {width}x{height} pixels, said to be {said[name][0]}x{said[name][1]}."
+            f"first {one_line(name, 60)} of {width}x{height} pixels, said to be {wide}x{high}."
         )
 
 

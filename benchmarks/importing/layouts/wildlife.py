@@ -158,10 +158,9 @@ def _point_form(lists: Sequence[list[float] | None]) -> int:
 
 def _landmarks(text: str, form: int) -> Row:
     """The cells of keypoints, which have numbers only; one whose third number is 0 is not there."""
-    numbers = numbers_in(text) if form else None
+    numbers = (numbers_in(text) or []) if form else []
     cells: Row = {}
-    for number, place in enumerate(range(0, len(numbers or ()), form or 1), 1):
-        assert numbers is not None
+    for number, place in enumerate(range(0, len(numbers), form or 1), 1):
         if form == 2 or numbers[place + 2]:
             cells[f"point{number}_x"] = number_cell(numbers[place])
             cells[f"point{number}_y"] = number_cell(numbers[place + 1])
