@@ -178,5 +178,4 @@ def _box(*values: float) -> dict[str, str]:
 
 
 def _text(value: float) -> str:
-    """A number to the four decimals that a catalog tells apart."""
-    return f"{value:.4f}".rstrip("0").rstrip(".")
+    return repr(value).removesuffix(".0")

@@ -21,7 +21,6 @@ BOXES = (
     "train_fullbody.csv",
     "fullbody_train_charm.csv",
     "train2.csv",
-    "yolov5_train.csv",
     "train_backfin.csv",
     "train_backfins.csv",
     "backfin_train.csv",

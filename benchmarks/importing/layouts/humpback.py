@@ -48,7 +48,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
             *(*notes, *of_boxes, *of_points, *of_sizes),
             *(*of_groups, *_leaks(source)),
         ),
-        "HumpbackWhaleID",  # photos of the playground are among those of 2019
+        "HumpbackWhaleID",  # the two sets share photos
     )
 
 
@@ -77,7 +77,7 @@ def _points(source: Source, sizes: Callable[[], annotations.Sizes]) -> tuple[Cel
 def _duplicates(source: Source, labels: Labels) -> tuple[Cells, list[str]]:
     """The group of each photo whose whale has other names, too, and a note of what becomes of them.
 
-    The names stay as published, and as an encounter a group would hide that nobody says when photos were taken.
+    The names stay as published. As encounters, groups would hide that nobody says when photos were taken.
     """
     name = find(source, "duplicate_ids.csv")
     if not name:
