@@ -17,7 +17,8 @@ from whalebench.benchmarks.importing.sources import FolderSource
 TRAIN = "Image,whaleID\nw_7812.jpg,whale_48813\nw_4598.jpg,whale_09913\n"
 VINH = "Image,whaleID,x,y,width,height\nw_7812.jpg,whale_48813,10.5,20,30,15.25\n"
 OTHER = ",Image,whaleID,x,y,width,height\n0,w_7812.jpg,whale_48813,11,21,29,14\n"
-POINTS = "Image,whaleID,bonnet_tip_x,bonnet_tip_y,blowhead_x,blowhead_y\nw_7812.jpg,whale_48813,30.12345,25,20,24\n"
+POINTS = "Image,whaleID,bonnet_tip_x,bonnet_tip_y,blowhead_x,blowhead_y\n"
+POINTS += "w_7812.jpg,whale_48813,30.12345,25,20,24\n"
 FILES = {
     "train.csv": TRAIN,
     "imgs/w_7812.jpg": "",
