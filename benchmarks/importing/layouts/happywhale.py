@@ -1,0 +1,62 @@
+"""Whales and dolphins of 26 species, as Happywhale published them in 2022, whole or cropped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from whalebench.benchmarks.importing.layouts import annotations, published
+from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
+from whalebench.benchmarks.importing.sources import Source
+
+COUNTS = {"photos": 51_033, "individuals": 15_587, "individuals with one photo": 9_258, "species": 26}
+SPELLINGS = {
+    "globis": "short_finned_pilot_whale",
+    "pilot_whale": "short_finned_pilot_whale",
+    "kiler_whale": "killer_whale",
+    "bottlenose_dolpin": "bottlenose_dolphin",
+}
+"""What the published species mean that are no names, as every leading team read them."""
+BOXES = (
+    "fullbody_train.csv",
+    "train_fullbody.csv",
+    "fullbody_train_charm.csv",
+    "train2.csv",
+    "train_backfin.csv",
+    "train_backfins.csv",
+    "backfin_train.csv",
+)
+"""Boxes found by networks: of whole bodies first, then of back fins."""
+
+
+def read(source: Source, options: LayoutOptions) -> LaidOut:
+    """The photos of train.csv with the boxes that lie beside it; raises WhalebenchError without it."""
+    published.refuse_columns(options, "happywhale")
+    labels = published.read_labels(
+        source, ("image", "individual_id", "species"), new="new_individual", spellings=SPELLINGS
+    )
+    photos, notes = published.photo_names(source, labels, "train_images", options)
+    boxes, of_boxes = published.box_file(source, options, BOXES, "train_images")
+    sizes = cache(lambda: annotations.sizes_of(source, photos))
+    box = annotations.read_boxes(source, boxes, sizes) if boxes else {}
+    if boxes and (without := len(set(labels.images) - set(box))):
+        of_boxes.append(f"{boxes} has no box of {without:,} photos.")
+    marks, of_sizes = annotations.fitting(published.merged(labels, box), sizes())
+    notes = [*published.count_notes(labels, COUNTS), *notes, *of_boxes, *of_sizes]
+    return LaidOut(published.lay_out(labels, photos, marks), tuple(notes), "HappyWhale")
+
+
+LAYOUT = Layout(
+    "happywhale",
+    "Happywhale 2022: train.csv with image,species,individual_id, photos in train_images/, boxes.",
+    """\
+train.csv
+    image,species,individual_id
+    00021adfb725ed.jpg,melon_headed_whale,cadddb1636b9
+    000562241d384d.jpg,humpback_whale,1a71fbb72250
+train_images/00021adfb725ed.jpg, train_images/000562241d384d.jpg
+fullbody_train.csv or train_backfin.csv, where there is one
+    image,bbox,conf
+    00021adfb725ed.jpg,[[12 40 790 431]],[0.83]
+""",
+    read,
+)
