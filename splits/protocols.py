@@ -163,9 +163,15 @@ def _checked(
             f"singles={singles} cannot be by {protocol}, which has individuals of one encounter as {fixed}; "
             f"leave it out."
         )
-    if given["folds"] is not None and protocol == "time-aware":
+    if given["folds"] is not None and protocol in ONE_FOLD:
+        of = (
+            "the published split, which is"
+            if protocol == "published"
+            else "a time-aware split, which has only"
+        )
         raise WhalebenchError(
-            f"{given['folds']} folds cannot be made by time-aware, which has fold 0 only; leave them out."
+            f"{given['folds']} folds cannot be made of {of} fold 0: leave out --folds, or add --protocol "
+            f"stratified-encounters."
         )
     return protocol
 

@@ -377,7 +377,8 @@ def _read_sidecar(stem: Path) -> dict[str, Any]:
         sidecar = parse_json(regular_file(file).read_bytes())
     except FileNotFoundError as error:
         raise WhalebenchError(
-            f"There is no split at {file}; make one with `whalebench split make {stem.parent.name}`."
+            f"There is no split at {file}; make one with `whalebench split make "
+            f"{stem.parent.name}{stem.name.removeprefix('split')}`."
         ) from error
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}); restore it.") from error

@@ -222,7 +222,7 @@ def test_a_twin_has_no_twin_and_photos_met_once_have_none() -> None:
         ({"protocol": "time-aware", "cutoff": "2024-02-30"}, "is no day"),
         ({"protocol": "time-aware", "cutoff": "2024-04-01", "test_share": 0.2}, "the same thing twice"),
         ({"protocol": "time-aware", "cutoff": "2030-01-01"}, "test part of fold 0 is empty; choose another"),
-        ({"protocol": "time-aware", "folds": 3}, "3 folds cannot be made by time-aware"),
+        ({"protocol": "time-aware", "folds": 3}, "3 folds cannot be made of a time-aware split"),
         ({"protocol": "time-aware", "test_share": 1.0}, "A test share of 1.0 cannot be"),
         ({"protocol": "open", "new_share": 0.0}, "A new share of 0.0 cannot be"),
         ({"protocol": "disjoint"}, "There is no protocol 'disjoint'"),

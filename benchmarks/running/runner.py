@@ -303,6 +303,7 @@ def _who(
         "benchmark": benchmark.name,
         "catalog_digest": benchmark.catalog.digest,
         "split_digest": benchmark.split.digest,
+        "twin_of": benchmark.split.twin_of,
         "fold": request.fold,
         "seed": request.seed,
         "code_digest": code.digest,
