@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whalebench import WhalebenchError, did_you_mean
+from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.catalog import (
     Catalog,
     catalogued_files,
@@ -202,7 +202,8 @@ def split_stem(name: str, workspace: Workspace) -> Path:
     photos, at, split = name.partition(AT)
     if at and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", split):
         raise WhalebenchError(
-            f"{split!r} cannot name a split; use small letters, digits and hyphens, such as {photos}@open."
+            f"{one_line(repr(split), 60)} cannot name a split; use small letters, digits and hyphens, such as "
+            f"@open."
         )
     return committed_stem(name) or workspace.benchmarks / photos / f"split{at}{split}"
 

@@ -40,6 +40,7 @@ from whalebench.reports.metrics.comparison import (
     leak_inflation,
     seed_spread,
 )
+from whalebench.reports.metrics.jackknife import Difference
 from whalebench.reports.metrics.ranking import CANDIDATES, Floats, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.tracks import contestants, tracks
@@ -120,11 +121,13 @@ def _with_inflation(table: Table, tables: Sequence[Table]) -> Table:
         for one in other.contestants
         if _same_catalog(other, table) and other.twin_of == table.split_digest
     ]
+    if not twins:
+        return table
     pooled = seed_spread({str(place): _grid(one) for place, one in enumerate((*table.contestants, *twins))})
-    found = {}
+    found: dict[Contestant, Difference | None] = {}
     for one in table.contestants:
         twin = next((each for each in twins if _asked(each) == _asked(one)), None)
-        found[one] = twin and leak_inflation(_grid(twin), _grid(one), pooled)
+        found[one] = leak_inflation(_grid(twin), _grid(one), pooled) if twin else None
     of = {row.record.run: found[one] for one in table.contestants for row in one.rows}
     sections = (
         section._replace(rows=tuple(replace(row, inflation=of[row.record.run]) for row in section.rows))

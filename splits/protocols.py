@@ -103,17 +103,8 @@ def propose_split(
         rows, warnings = _rows_by_time(catalog, groups, day, **parameters)
         parameters["cutoff"] = day
     else:
-        dealt, never = groups, frozenset[str]()
-        if protocol == "open":
-            parameters["new_share"] = 0.2 if new_share is None else new_share
-            dealt, parameters["held_out"] = held_out(catalog, groups, parameters["new_share"], seed)
-        elif protocol == "side-aware":
-            dealt = sided(catalog, groups)
-        elif protocol == "closed":
-            never = of_nobody(catalog, groups)
-        shuffling = {"folds": folds, "singles": singles, "valid_share": valid_share, "seed": seed}
-        rows, warnings = _stratified_rows(dealt, never, **shuffling)
-        rows = _in_groups(rows, groups)
+        rows, warnings, more = _dealt_rows(catalog, groups, protocol, new_share, folds=folds, **parameters)
+        parameters |= more
     parameters["folds"] = folds
     table = make_table(rows)
     check_split(table, catalog, protocol, parameters)
@@ -191,6 +182,23 @@ def _check_numbers(folds: int | None, valid_share: float, given: Mapping[str, An
             )
     if given["cutoff"] is not None and given["test_share"] is not None:
         raise WhalebenchError("A cutoff and a test share say the same thing twice: give one of them.")
+
+
+def _dealt_rows(
+    catalog: Catalog, groups: tuple[Group, ...], protocol: str, new_share: float | None, **shuffling: Any
+) -> tuple[Rows, tuple[str, ...], dict[str, Any]]:
+    """Fold, group and valid of each image, warnings, and what else the protocol was given."""
+    dealt, never, more = groups, frozenset[str](), dict[str, Any]()
+    if protocol == "open":
+        share = 0.2 if new_share is None else new_share
+        dealt, number = held_out(catalog, groups, share, shuffling["seed"])
+        more = {"new_share": share, "held_out": number}
+    elif protocol == "side-aware":
+        dealt = sided(catalog, groups)
+    elif protocol == "closed":
+        never = of_nobody(catalog, groups)
+    rows, warnings = _stratified_rows(dealt, never, **shuffling)
+    return _in_groups(rows, groups), warnings, more
 
 
 def _in_groups(rows: Rows, groups: tuple[Group, ...]) -> Rows:

@@ -259,7 +259,7 @@ def _protocol_problems(
         for image in (image for image in scored if sides[image] not in known):
             yield f"the side that {image} shows is in fold {fold} but not in its train part"
     if protocol == "time-aware":
-        dates, cutoff = dates_of(table), parameters["cutoff"]
+        dates, cutoff = dates_of(table), parameters.get("cutoff", "")
         late = [image for image in (*parts.train, *parts.valid) if dates[image] + LAST >= cutoff]
         early = [image for image in parts.test if dates[image] and dates[image] < cutoff]
         late = [image for image in late if dates[image]]

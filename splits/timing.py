@@ -9,7 +9,7 @@ from datetime import date
 
 import pandas as pd
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.splits.assignment import LEFT_OUT, NEVER, Group
 from whalebench.splits.groupings import DAY, days_of
@@ -37,7 +37,7 @@ def cutoff_of(catalog: Catalog, cutoff: str, test_share: float) -> str:
         date.fromisoformat(cutoff)
     except ValueError as error:
         raise WhalebenchError(
-            f"A cutoff of {cutoff!r} is no day: write it as {days[len(days) // 2]}, a day of {catalog.name}."
+            f"A cutoff of {one_line(repr(cutoff), 60)} is no day: write it as {days[len(days) // 2]}, a day of {catalog.name}."
         ) from error
     return cutoff
 

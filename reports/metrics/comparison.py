@@ -207,6 +207,8 @@ def leak_inflation(
     changes = sides[0].changes - sides[1].changes
     gap = sides[0].value - sides[1].value
     error, degrees = standard_error(Deletions(gap, gap - changes, (_counts(clusters, tables),)))
+    if not np.isfinite(error):
+        return Difference(gap, np.nan, np.nan)
     seeds, own, freedom = np.array([side.seed_variance(pooled or seed_spread(grids)) for side in sides]).T
     of_seeds = np.maximum(0.0, seeds - own)
     squares = error**4 / degrees + float((of_seeds**2 / freedom).sum())
