@@ -234,10 +234,11 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     Every photo and mask is decoded again.
     """
     from whalebench.benchmarks.importing.importer import read_quarantine
-    from whalebench.benchmarks.registry import check_content
+    from whalebench.benchmarks.registry import check_content, photos_name
     from whalebench.reports.tables import check_report
 
-    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
+    benchmark = _load(name, workspace, as_json)
+    folder = workspace / "benchmarks" / photos_name(name)
     with console.progress_shown(quiet=as_json) as progress:
         check_content(benchmark.catalog, progress)
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)

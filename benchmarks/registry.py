@@ -202,7 +202,7 @@ def split_stem(name: str, workspace: Workspace) -> Path:
     photos, at, split = name.partition(AT)
     if at and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", split):
         raise WhalebenchError(
-            f"{one_line(repr(split), 60)} cannot name a split; use small letters, digits and hyphens, such as "
+            f"{one_line(repr(split), 60)} cannot name a split; use small letters, digits and hyphens, as in "
             f"@open."
         )
     return committed_stem(name) or workspace.benchmarks / photos / f"split{at}{split}"

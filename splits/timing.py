@@ -37,7 +37,8 @@ def cutoff_of(catalog: Catalog, cutoff: str, test_share: float) -> str:
         date.fromisoformat(cutoff)
     except ValueError as error:
         raise WhalebenchError(
-            f"A cutoff of {one_line(repr(cutoff), 60)} is no day: write it as {days[len(days) // 2]}, a day of {catalog.name}."
+            f"A cutoff of {one_line(repr(cutoff), 60)} is no day: write it as "
+            f"{days[len(days) // 2]}, which is one of {catalog.name}."
         ) from error
     return cutoff
 
