@@ -45,6 +45,10 @@ TimeLimitOption = Annotated[
 DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
+PROTOCOL_HELP = (
+    "auto, stratified-encounters, published, encounter-grouped, closed, open, side-aware or time-aware."
+)
+SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by default if open or time-aware."
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 Missing = Literal["refuse", "quarantine"]
 
@@ -242,10 +246,11 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     Every photo and mask is decoded again.
     """
     from whalebench.benchmarks.importing.importer import read_quarantine
-    from whalebench.benchmarks.registry import check_content
+    from whalebench.benchmarks.registry import check_content, photos_name
     from whalebench.reports.tables import check_report
 
-    benchmark, folder = _load(name, workspace, as_json), workspace / "benchmarks" / name
+    benchmark = _load(name, workspace, as_json)
+    folder = workspace / "benchmarks" / photos_name(name)
     with console.progress_shown(quiet=as_json) as progress:
         check_content(benchmark.catalog, progress)
     document: dict[str, Any] = {"name": name, "photos": len(benchmark.catalog.table)} | _digests(benchmark)
@@ -256,16 +261,19 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
 @split.command("make")
 def split_make(
     name: NameArgument,
-    protocol: Annotated[str, Option(help="auto, stratified-encounters or published.")] = "auto",
+    protocol: Annotated[str | None, Option(help=PROTOCOL_HELP)] = None,
     folds: Annotated[int | None, Option(help="How many folds; 5 by default.")] = None,
-    singles: Annotated[str, Option(help="Individuals met once: train, or new, dealt to folds.")] = "train",
-    valid_share: Annotated[float, Option(help="Share of the photos outside the test that are valid.")] = 0.12,
+    singles: Annotated[str | None, Option(help=SINGLES_HELP)] = None,
+    valid_share: Annotated[float | None, Option(help="Share of photos outside the test: 0.12.")] = None,
     seed: Annotated[int, Option(help="Seed of the shuffling.")] = 0,
-    duplicates: Annotated[str, Option(help="Photos in several published parts: refuse, or drop.")] = "refuse",
+    duplicates: Annotated[str | None, Option(help="Photos in several published parts: refuse, drop.")] = None,
+    new_share: Annotated[float | None, Option(help="Share of individuals held out if open: 0.2.")] = None,
+    cutoff: Annotated[str | None, Option(help="First day of a time-aware test, as 2024-05-31.")] = None,
+    test_share: Annotated[float | None, Option(help="Or the share of photos after it: 0.2.")] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
-    """Make the folds of an imported benchmark, once."""
+    """Make the folds of a benchmark, once: those of B, or others as B@NAME; B@twin is the random twin."""
     from whalebench.benchmarks.registry import make_split
 
     place = open_workspace(workspace)
@@ -279,6 +287,9 @@ def split_make(
             valid_share=valid_share,
             seed=seed,
             duplicates=duplicates,
+            new_share=new_share,
+            cutoff=cutoff,
+            test_share=test_share,
             progress=progress,
         )
     _show_split(name, made, as_json)

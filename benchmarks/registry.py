@@ -1,11 +1,19 @@
-"""Benchmarks by name: the embedded `flukes` and whatever was imported into the workspace."""
+"""Benchmarks by name: the embedded `flukes` and whatever was imported into the workspace.
+
+`seals` is the benchmark with the split that it was given first. It may have others beside that, each with a
+name of its own: `seals@open` is the same photos on the split `open`, and wherever a benchmark is asked for,
+that will do. `twin`, and a name that ends in `-twin`, is that of a random twin: `seals@twin` is the one of
+`seals`, `seals@open-twin` that of `seals@open`.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from whalebench import WhalebenchError, did_you_mean
+from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.catalog import (
     Catalog,
     catalogued_files,
@@ -22,8 +30,12 @@ from whalebench.benchmarks.core.store import PhotoStore, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_path, benchmark_lock
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import Split, committed_stem, has_split, read_split, write_split
+from whalebench.splits.twin import random_twin
 
 EMBEDDED = "flukes"
+AT = "@"
+"""Between the name of a benchmark and that of one of its splits."""
+TWIN_NAME = "twin"
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class Benchmark:
     """What is measured: a catalog, its frozen folds, and its photos."""
 
     name: str
+    """With that of its split, where it is not the first one: `seals`, or `seals@open`."""
     catalog: Catalog
     split: Split
     store: PhotoStore
@@ -52,7 +65,8 @@ def reopen_benchmark(
 
     Raises WhalebenchError where catalog or split have become others.
     """
-    benchmark = _with_split(read_catalog(workspace.benchmarks / name), name, workspace, progress)
+    catalog = read_catalog(workspace.benchmarks / photos_name(name))
+    benchmark = _with_split(catalog, name, workspace, progress)
     _refuse_other(benchmark, catalog_digest, split_digest, "this run")
     return benchmark
 
@@ -106,10 +120,11 @@ def benchmark_names(workspace: Workspace) -> tuple[str, ...]:
 
 
 def load_catalog(name: str, workspace: Workspace, progress: Progress = SILENT) -> Catalog:
-    """The catalog of that name; `flukes` is drawn the first time it is asked for.
+    """The catalog of that name, whatever the split; `flukes` is drawn the first time it is asked for.
 
     Raises WhalebenchError for an unknown name and for a catalog or a photo that is no longer what it was.
     """
+    name = photos_name(name)
     folder = workspace.benchmarks / name
     if name == EMBEDDED:
         _draw_flukes(workspace, progress)
@@ -133,13 +148,17 @@ def load_benchmark(
 ) -> Benchmark:
     """The benchmark of that name with everything verified: photos, catalog and split.
 
-    With propose, an imported catalog that has no split yet gets one, which is frozen from then on.
+    With propose, an imported catalog that has no split yet gets one, which is frozen from then on, and one
+    whose random twin is asked for gets that.
     """
     catalog = load_catalog(name, workspace, progress)
-    stem = split_stem(name, workspace)
-    if propose and not stem.with_suffix(".json").exists():
-        with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
-            proposed = propose_split(catalog)
+    stem, of = split_stem(name, workspace), twin_of(name)
+    is_there = stem.with_name(f"{stem.name}.json").exists()
+    if propose and not is_there and (of or AT not in name):
+        # That of a twin before the lock, which it needs itself.
+        strict = load_benchmark(of, workspace, progress, propose=True).split if of else None
+        with benchmark_lock(workspace, photos_name(name), lambda: progress.stage("wait for benchmark")):
+            proposed = random_twin(strict, catalog) if strict else propose_split(catalog)
             if not has_split(stem, proposed):
                 write_split(proposed, stem)
     return _with_split(catalog, name, workspace, progress)
@@ -149,53 +168,80 @@ def _with_split(catalog: Catalog, name: str, workspace: Workspace, progress: Pro
     split, table = read_split(split_stem(name, workspace), catalog), catalog.table
     paths, digests, masks = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
     store = PhotoStore(workspace.cache / "photos", paths, digests, masks, tell=progress.stage)
-    dataset = str(read_facts(workspace.benchmarks / name).get("dataset", ""))
+    dataset = str(read_facts(workspace.benchmarks / photos_name(name)).get("dataset", ""))
     return Benchmark(name, catalog, split, store, dataset)
 
 
+def photos_name(name: str) -> str:
+    """The name of a benchmark without that of its split.
+
+    >>> photos_name("seals@open"), photos_name("seals")
+    ('seals', 'seals')
+    """
+    return name.partition(AT)[0]
+
+
+def twin_of(name: str) -> str:
+    """The benchmark whose random twin has this name; empty for the name of no twin.
+
+    >>> twin_of("seals@twin"), twin_of("seals@open-twin"), twin_of("seals@open")
+    ('seals', 'seals@open', '')
+    """
+    photos, _, split = name.partition(AT)
+    if split == TWIN_NAME:
+        return photos
+    strict = split.removesuffix(f"-{TWIN_NAME}")
+    return f"{photos}{AT}{strict}" if strict != split else ""
+
+
 def split_stem(name: str, workspace: Workspace) -> Path:
-    """Where the split of a benchmark is, without the suffix: in the package, or beside the catalog."""
-    return committed_stem(name) or workspace.benchmarks / name / "split"
+    """Where the split of a benchmark is, without the suffix: in the package, or beside the catalog.
+
+    Raises WhalebenchError for a split whose name cannot be.
+    """
+    photos, at, split = name.partition(AT)
+    if at and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", split):
+        raise WhalebenchError(
+            f"{one_line(repr(split), 60)} cannot name a split; use small letters, digits and hyphens, as in "
+            f"@open."
+        )
+    return committed_stem(name) or workspace.benchmarks / photos / f"split{at}{split}"
 
 
 def make_split(
     name: str,
     workspace: Workspace,
     *,
-    protocol: str,
-    folds: int | None,
-    singles: str,
-    valid_share: float,
-    seed: int,
-    duplicates: str = "refuse",
+    seed: int = 0,
     progress: Progress = SILENT,
+    **options: Any,
 ) -> Split:
-    """The split of an imported benchmark, made once; asked for again in the same way, it is the same one.
+    """The split of that name, made once; asked for again in the same way, it is the same one.
 
-    One that another process is making is waited for.
+    The options are those of `propose_split`; a random twin takes none but the seed. One that another
+    process is making is waited for.
     """
+    stem, options = (
+        split_stem(name, workspace),
+        {key: value for key, value in options.items() if value is not None},
+    )
     if committed_stem(name):
         raise WhalebenchError(
-            f"The split of '{name}' comes with whalebench and is never made anew; "
-            f"see it with `whalebench split show {name}`."
+            f"The split of '{name}' comes with whalebench and is never made anew; see it with "
+            f"`whalebench split show {name}`, or make another one beside it, such as {name}@open."
         )
     catalog = load_catalog(name, workspace, progress)
-    if folds is not None and (protocol == "published" or (protocol == "auto" and "split" in catalog.table)):
-        raise WhalebenchError(
-            f"{folds} folds cannot be made of the split that '{name}' was published with, which is fold 0: "
-            f"leave out --folds, or add --protocol stratified-encounters."
-        )
-    split = propose_split(
-        catalog,
-        protocol=protocol,
-        folds=folds or 5,
-        singles=singles,
-        valid_share=valid_share,
-        seed=seed,
-        duplicates=duplicates,
-    )
-    with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
-        write_split(split, split_stem(name, workspace))
+    if of := twin_of(name):
+        if options:
+            raise WhalebenchError(
+                f"{name} is the random twin of {of} and takes after that, so {next(iter(options))} cannot be "
+                f"chosen: leave it out, or name the split otherwise."
+            )
+        split = random_twin(load_benchmark(of, workspace, progress, propose=True).split, catalog, seed)
+    else:
+        split = propose_split(catalog, seed=seed, **options)
+    with benchmark_lock(workspace, photos_name(name), lambda: progress.stage("wait for benchmark")):
+        write_split(split, stem)
     return split
 
 

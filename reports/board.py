@@ -11,6 +11,7 @@ import pandas as pd
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.reports.metrics.breakdown import Breakdown
 from whalebench.reports.metrics.comparison import Comparison, Standing
+from whalebench.reports.metrics.jackknife import Difference
 from whalebench.reports.metrics.ranking import mean
 from whalebench.reports.wording import UNDEFINED, span
 
@@ -45,6 +46,8 @@ class Row:
     """That of its contestant; None where that is compared with nobody."""
     place: str = UNDEFINED
     """That of its contestant, see there."""
+    inflation: Difference | None = None
+    """That of its contestant, see there."""
 
     @property
     def rank_low(self) -> int | None:
@@ -72,6 +75,13 @@ class Row:
     def photos_seen(self) -> int | None:
         """Photos that all trainings of the run saw; None for a run of before they were counted."""
         return self.record.usage.photos_seen if self.record.usage else None
+
+    @property
+    def leak_inflation(self) -> dict[str, float]:
+        """MAP@5 that leaks would add, with the ends of its interval; empty without a run on the twin."""
+        if self.inflation is None:
+            return {}
+        return {"map_at_5": self.inflation.value, "low": self.inflation.low, "high": self.inflation.high}
 
     @property
     def seconds(self) -> float:
@@ -112,6 +122,8 @@ class Contestant:
     """None for an untrained network, which is a floor, and where no run of it can be read."""
     standing: Standing | None = None
     """None where no run of it can be read; an untrained network has one without ranks."""
+    inflation: Difference | None = None
+    """MAP@5 on the random twin of the split less that on it, over the folds of both; None where not run."""
 
     @property
     def place(self) -> str:
@@ -208,6 +220,10 @@ class Table(NamedTuple):
     """What split and runs warn of, with the folds and contestants for which they do."""
     notes: tuple[str, ...]
     """What is missing or cannot be read."""
+    catalog_digest: str = ""
+    split_digest: str = ""
+    twin_of: str = ""
+    """The digest of the split whose random twin this one is; empty where it is none."""
 
     def floors_of(self, folds: tuple[int, ...]) -> list[tuple[str, float]]:
         """Name and MAP@5 of what a score on these folds must leave: constant answer, untrained networks."""

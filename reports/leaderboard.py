@@ -3,6 +3,7 @@
 Contestants are ranked, not runs, and only those of one track that have finished the same folds.
 """
 
+import json
 import string
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,16 @@ from whalebench.reports.board import (
 )
 from whalebench.reports.metrics import jackknife, ranking
 from whalebench.reports.metrics.breakdown import break_down
-from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, Standing, compare, seed_spread
+from whalebench.reports.metrics.comparison import (
+    Comparison,
+    Grid,
+    SeedSpread,
+    Standing,
+    compare,
+    leak_inflation,
+    seed_spread,
+)
+from whalebench.reports.metrics.jackknife import Difference
 from whalebench.reports.metrics.ranking import CANDIDATES, Floats, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.tracks import contestants, tracks
@@ -75,7 +85,9 @@ def leaderboard(
     tables = tuple(
         _table(runs_folder, on[key], looks, alone=several[key[0]] == 1, closely=closely) for key in sorted(on)
     )
-    return Leaderboard(tables, (*problems, *ledger.problems))
+    return Leaderboard(
+        tuple(_with_inflation(table, tables) for table in tables), (*problems, *ledger.problems)
+    )
 
 
 def runs_of(runs_folder: Path, benchmark: str | None = None, runs: Collection[str] | None = None) -> Runs:
@@ -87,7 +99,8 @@ def runs_of(runs_folder: Path, benchmark: str | None = None, runs: Collection[st
     chosen = [
         record
         for record in records
-        if benchmark in (None, record.benchmark) and (runs is None or record.run in runs)
+        if benchmark in (None, record.benchmark, record.benchmark.partition("@")[0])
+        and (runs is None or record.run in runs)
     ]
     if chosen:
         return Runs(chosen, problems)
@@ -98,6 +111,41 @@ def runs_of(runs_folder: Path, benchmark: str | None = None, runs: Collection[st
     raise WhalebenchError(
         f"There is no finished run in {runs_folder}{damaged}: type `whalebench run arcface --fold 0` first."
     )
+
+
+def _with_inflation(table: Table, tables: Sequence[Table]) -> Table:
+    """The table with what leaks are worth to each contestant that has runs on the random twin, too."""
+    twins = [
+        one
+        for other in tables
+        for one in other.contestants
+        if _same_catalog(other, table) and other.twin_of == table.split_digest
+    ]
+    if not twins:
+        return table
+    pooled = seed_spread({str(place): _grid(one) for place, one in enumerate((*table.contestants, *twins))})
+    found: dict[Contestant, Difference | None] = {}
+    for one in table.contestants:
+        twin = next((each for each in twins if _asked(each) == _asked(one)), None)
+        found[one] = leak_inflation(_grid(twin), _grid(one), pooled) if twin else None
+    of = {row.record.run: found[one] for one in table.contestants for row in one.rows}
+    sections = (
+        section._replace(rows=tuple(replace(row, inflation=of[row.record.run]) for row in section.rows))
+        for section in table.sections
+    )
+    contestants = tuple(replace(one, inflation=found[one]) for one in table.contestants)
+    return table._replace(contestants=contestants, sections=tuple(sections))
+
+
+def _same_catalog(first: Table, second: Table) -> bool:
+    return first.catalog_digest == second.catalog_digest
+
+
+def _asked(one: Contestant) -> tuple[str, str, str, bool, bool]:
+    """What is the same of a contestant on a split and on its twin."""
+    record = one.rows[0].record
+    config = json.dumps([record.config, record.tuning], sort_keys=True)
+    return record.method, config, record.code_digest, record.oracle, record.transductive
 
 
 Looks = Mapping[tuple[str, str, str, int], int]
@@ -132,6 +180,9 @@ def _table(
         _sections(standing),
         tuple(_warnings(rows)),
         tuple(notes),
+        first.catalog_digest,
+        first.split_digest,
+        first.twin_of,
     )
 
 

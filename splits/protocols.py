@@ -1,11 +1,16 @@
 """Protocols that propose a split.
 
 `stratified-encounters` assigns whole groups to folds and allocates a valid part to each; `published` keeps
-the parts that the source fixed as fold 0, and takes a valid part out of train where there is none.
+the parts that the source fixed as fold 0, and takes a valid part out of train where there is none. Others ask
+more: `encounter-grouped` keeps days together, too, `closed` tests known individuals only, `open` holds whole
+individuals out, `side-aware` tests a side that train shows, `time-aware` tests what came later.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+import pandas as pd
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog
@@ -15,9 +20,16 @@ from whalebench.splits.assignment import (
     Group,
     allocate_valid,
     assign_folds,
-    group_photos,
     make_groups,
     single_encounter_identities,
+)
+from whalebench.splits.groupings import (
+    days_of,
+    has_days_to_group,
+    held_out,
+    of_nobody,
+    protocol_groups,
+    sided,
 )
 from whalebench.splits.split import (
     Rows,
@@ -25,11 +37,28 @@ from whalebench.splits.split import (
     check_split,
     column_digests,
     count_split,
+    fold_parts,
     make_table,
     table_digest,
 )
+from whalebench.splits.timing import cutoff_of, folds_by_time
 
-PROTOCOLS = ("auto", "stratified-encounters", "published")
+PROTOCOLS = (
+    "auto",
+    "stratified-encounters",
+    "published",
+    "encounter-grouped",
+    "closed",
+    "open",
+    "side-aware",
+    "time-aware",
+)
+ONE_FOLD = ("published", "time-aware")
+"""Protocols whose only fold is 0."""
+SINGLES_NEW = ("open", "time-aware")
+"""Protocols by which individuals of one encounter are *new* where they are tested unless said otherwise."""
+SINGLES_FIXED = {"open": "new", "closed": "train", "side-aware": "train"}
+"""Protocols that leave no choice of what happens to individuals of one encounter."""
 SINGLES = ("train", "new")
 DUPLICATES = ("refuse", "drop")
 DROPPED = "dropped"
@@ -40,44 +69,42 @@ def propose_split(
     catalog: Catalog,
     *,
     protocol: str = "auto",
-    folds: int = 5,
-    singles: str = "train",
+    folds: int | None = None,
+    singles: str | None = None,
     valid_share: float = 0.12,
     seed: int = 0,
     duplicates: str = "refuse",
+    new_share: float | None = None,
+    cutoff: str | None = None,
+    test_share: float | None = None,
 ) -> Split:
     """A checked split of the catalog, the same for the same photos in any order on any machine.
 
-    `auto` is published where the catalog has a split column (one fold, numbered 0), else
-    stratified-encounters. `singles` says what happens to individuals of one encounter: always in train, or
-    spread like others and *new* where they are tested. `valid_share` is taken of all photos outside the test.
-    `duplicates` says what happens to photos that a published split has in several parts: refused, or dropped
-    from train where valid or test has them, and from valid where test has.
+    `auto` is published where the catalog has a split column (one fold, numbered 0), encounter-grouped where
+    it says on which days photos were taken but not in which encounters, else stratified-encounters. There are
+    five folds unless said otherwise. `singles` says what happens to individuals of one encounter: always in
+    train, or spread like others and *new* where they are tested, as by default in open and time-aware splits.
+    `valid_share` is taken of all photos outside the test. `duplicates` says what happens to photos that a
+    published split has in several parts: refused, or dropped from train where valid or test has them, and
+    from valid where test has. `new_share` (0.2) of the individuals are held out of an open split; one by
+    time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
     """
-    _check_word("protocol", protocol, PROTOCOLS)
-    _check_word("singles", singles, SINGLES)
-    _check_word("duplicates", duplicates, DUPLICATES)
-    if not 2 <= folds <= 1000:
-        raise WhalebenchError(f"A split cannot have {folds} folds; choose at least 2, such as 5.")
-    if not 0 < valid_share <= 0.5:
-        raise WhalebenchError(
-            f"A valid share of {valid_share} cannot be; choose one up to 0.5, such as 0.12."
-        )
-    if protocol == "auto":
-        protocol = "published" if "split" in catalog.table else "stratified-encounters"
-    groups = group_photos(catalog.table)
+    given = {"new_share": new_share, "cutoff": cutoff, "test_share": test_share, "folds": folds}
+    protocol = _checked(catalog, protocol, given, singles, valid_share, duplicates)
+    singles = singles or ("new" if protocol in SINGLES_NEW else "train")
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
+    groups = protocol_groups(catalog.table, protocol)
+    folds = 1 if protocol in ONE_FOLD else folds or 5
     if protocol == "published":
         parameters["duplicates"] = duplicates
         rows, warnings = _published_rows(catalog, groups, **parameters)
-        folds = 1
-    elif duplicates != "refuse":
-        raise WhalebenchError(
-            f"duplicates={duplicates} is for a published split: by {protocol} a photo and its duplicates are "
-            f"always in one part; leave it out."
-        )
+    elif protocol == "time-aware":
+        day = cutoff_of(catalog, cutoff or "", 0.2 if test_share is None else test_share)
+        rows, warnings = _rows_by_time(catalog, groups, day, **parameters)
+        parameters["cutoff"] = day
     else:
-        rows, warnings = _stratified_rows(groups, folds=folds, **parameters)
+        rows, warnings, more = _dealt_rows(catalog, groups, protocol, new_share, folds=folds, **parameters)
+        parameters |= more
     parameters["folds"] = folds
     table = make_table(rows)
     check_split(table, catalog, protocol, parameters)
@@ -89,19 +116,155 @@ def propose_split(
         catalog_digest=catalog.digest,
         digest=table_digest(table),
         counts=counts,
-        warnings=(*warnings, *_small_parts(counts, valid_share)),
+        warnings=(*warnings, *_small_parts(counts, valid_share), *_same_days(table, catalog)),
         catalog_columns=column_digests(catalog.table),
     )
 
 
-def _stratified_rows(
-    groups: tuple[Group, ...], *, folds: int, singles: str, valid_share: float, seed: int
+def _checked(
+    catalog: Catalog,
+    protocol: str,
+    given: Mapping[str, Any],
+    singles: str | None,
+    valid_share: float,
+    duplicates: str,
+) -> str:
+    """The protocol, never auto; refuses what cannot be, and what the protocol has no use for."""
+    _check_word("protocol", protocol, PROTOCOLS)
+    if singles is not None:
+        _check_word("singles", singles, SINGLES)
+    _check_word("duplicates", duplicates, DUPLICATES)
+    _check_numbers(given["folds"], valid_share, given)
+    if protocol == "auto":
+        by_day = has_days_to_group(catalog.table)
+        protocol = "encounter-grouped" if by_day else "stratified-encounters"
+        protocol = "published" if "split" in catalog.table else protocol
+    if duplicates != "refuse" and protocol != "published":
+        raise WhalebenchError(
+            f"duplicates={duplicates} is for a published split: by {protocol} a photo and its duplicates are "
+            f"always in one part; leave it out."
+        )
+    for name, only in (("new_share", "open"), ("cutoff", "time-aware"), ("test_share", "time-aware")):
+        if given[name] is not None and protocol != only:
+            raise WhalebenchError(
+                f"{name}={given[name]} is for a split by {only}, not by {protocol}; leave it out."
+            )
+    if (fixed := SINGLES_FIXED.get(protocol)) and singles not in (None, fixed):
+        raise WhalebenchError(
+            f"singles={singles} cannot be by {protocol}, which has individuals of one encounter as {fixed}; "
+            f"leave it out."
+        )
+    if given["folds"] is not None and protocol in ONE_FOLD:
+        of = (
+            "the published split, which is"
+            if protocol == "published"
+            else "a time-aware split, which has only"
+        )
+        raise WhalebenchError(
+            f"{given['folds']} folds cannot be made of {of} fold 0: leave out --folds, or add --protocol "
+            f"stratified-encounters."
+        )
+    return protocol
+
+
+def _check_numbers(folds: int | None, valid_share: float, given: Mapping[str, Any]) -> None:
+    if folds is not None and not 2 <= folds <= 1000:
+        raise WhalebenchError(f"A split cannot have {folds} folds; choose at least 2, such as 5.")
+    if not 0 < valid_share <= 0.5:
+        raise WhalebenchError(
+            f"A valid share of {valid_share} cannot be; choose one up to 0.5, such as 0.12."
+        )
+    for name in ("new_share", "test_share"):
+        if given[name] is not None and not 0 < given[name] < 1:
+            what = name.replace("_", " ")
+            raise WhalebenchError(
+                f"A {what} of {given[name]} cannot be; choose one between 0 and 1, such as 0.2."
+            )
+    if given["cutoff"] is not None and given["test_share"] is not None:
+        raise WhalebenchError("A cutoff and a test share say the same thing twice: give one of them.")
+
+
+def _dealt_rows(
+    catalog: Catalog, groups: tuple[Group, ...], protocol: str, new_share: float | None, **shuffling: Any
+) -> tuple[Rows, tuple[str, ...], dict[str, Any]]:
+    """Fold, group and valid of each image, warnings, and what else the protocol was given."""
+    dealt, never, more = groups, frozenset[str](), dict[str, Any]()
+    if protocol == "open":
+        share = 0.2 if new_share is None else new_share
+        dealt, number = held_out(catalog, groups, share, shuffling["seed"])
+        more = {"new_share": share, "held_out": number}
+    elif protocol == "side-aware":
+        dealt = sided(catalog, groups)
+    elif protocol == "closed":
+        never = of_nobody(catalog, groups)
+    rows, warnings = _stratified_rows(dealt, never, **shuffling)
+    return _in_groups(rows, groups), warnings, more
+
+
+def _in_groups(rows: Rows, groups: tuple[Group, ...]) -> Rows:
+    """The rows with the groups of the catalog for those that were dealt."""
+    return {image: (rows[image][0], group.name, rows[image][2]) for group in groups for image in group.images}
+
+
+def _rows_by_time(
+    catalog: Catalog, groups: tuple[Group, ...], cutoff: str, *, singles: str, valid_share: float, seed: int
 ) -> tuple[Rows, tuple[str, ...]]:
-    """Fold, group and valid of each image, with a warning when groups had to stay out of the folds."""
+    """Fold, group and valid of each image, with warnings about photos whose time is not known."""
+    fold_of, warnings = folds_by_time(catalog.table, groups, cutoff)
+    valid_of = allocate_valid(
+        [group for group in groups if fold_of[group.name] != LEFT_OUT],
+        fold_of,
+        1,
+        candidates={name for name, fold in fold_of.items() if fold == NEVER},
+        single_encounter=single_encounter_identities(groups) if singles == "new" else frozenset(),
+        share=valid_share,
+        seed=seed,
+    )
+    rows = {
+        image: (fold_of[group.name], group.name, valid_of.get(group.name, NEVER))
+        for group in groups
+        for image in group.images
+    }
+    return rows, warnings
+
+
+def _same_days(table: pd.DataFrame, catalog: Catalog) -> list[str]:
+    """A warning where train shows a tested individual on the same day: perhaps the same encounter."""
+    facts = catalog.table
+    days = [
+        f"{identity} {day}" if identity and day else ""
+        for identity, day in zip(facts["identity"], days_of(facts), strict=True)
+    ]
+    day_of, shared = dict(zip(facts["image"], days, strict=True)), 0
+    for fold in sorted(set(table["fold"]) - {NEVER, LEFT_OUT}):
+        parts = fold_parts(table, fold)
+        learned = {day_of[image] for image in parts.train} - {""}
+        shared += sum(day_of[image] in learned for image in parts.test)
+    if not shared:
+        return []
+    return [
+        f"{shared} tested photos show an individual that train shows on the same day, so scores may flatter; "
+        f"a split by encounter-grouped keeps days together."
+    ]
+
+
+def _stratified_rows(
+    groups: tuple[Group, ...],
+    never: frozenset[str],
+    *,
+    folds: int,
+    singles: str,
+    valid_share: float,
+    seed: int,
+) -> tuple[Rows, tuple[str, ...]]:
+    """Fold, group and valid of each image, with a warning when groups had to stay out of the folds.
+
+    Groups of the names `never` are never tested.
+    """
     single = single_encounter_identities(groups)
-    train_only = frozenset[str]()
+    train_only = never
     if singles == "train":
-        train_only = frozenset(group.name for group in groups if single.intersection(group.identities))
+        train_only |= frozenset(group.name for group in groups if single.intersection(group.identities))
         single = frozenset()
     fold_of = assign_folds(groups, folds, seed, train_only=train_only, single_encounter=single)
     valid_of = allocate_valid(

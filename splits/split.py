@@ -28,7 +28,9 @@ from whalebench.benchmarks.core.files import (
     with_digest,
 )
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
-from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, group_photos, single_encounter_identities
+from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, single_encounter_identities
+from whalebench.splits.groupings import protocol_groups, side_of
+from whalebench.splits.timing import LAST, dates_of
 
 COLUMNS = ("image", "fold", "group", "valid")
 SIDECAR = (
@@ -44,6 +46,8 @@ SIDECAR = (
 """What the JSON beside a split holds."""
 SIDECAR_DIGEST = "sidecar_digest"
 """And the digest of all that, which older ones lack."""
+TWIN = "random-twin"
+"""The protocol of a split that has the counts of another one and keeps apart nothing that it does."""
 
 Rows = Mapping[str, tuple[int, str, int]]
 """Fold, group and valid of each image."""
@@ -65,7 +69,7 @@ class Split:
     """image, fold (tested there; -1: never; -2: in no part at all), group, valid (the fold in whose valid
     part it is; -1: none)."""
     protocol: str
-    """How it was made: published or stratified-encounters."""
+    """How it was made: one of `protocols.PROTOCOLS`, or `TWIN`."""
     parameters: dict[str, Any]
     """What the protocol was given."""
     catalog_digest: str
@@ -78,6 +82,11 @@ class Split:
     """What a reader of scores on this split should know."""
     catalog_columns: dict[str, str] = field(default_factory=dict)
     """A digest of each catalog column, to say later which one changed."""
+
+    @property
+    def twin_of(self) -> str:
+        """The digest of the split whose random twin it is; empty for one that is none."""
+        return str(self.parameters.get("twin_of", ""))
 
     @cached_property
     def folds(self) -> tuple[int, ...]:
@@ -178,16 +187,23 @@ def _count_fold(table: pd.DataFrame, catalog: Catalog, fold: int) -> dict[str, A
 def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]) -> None:
     """Refuses a table that is no fair split of the catalog, with the first broken rule.
 
-    A published split is kept as it is: its test may hold unknown individuals and cut through groups.
+    A published split is kept as it is: its test may hold unknown individuals and cut through groups. A random
+    twin is held to what its strict split is, but for what that keeps apart.
     """
     problem = next(_problems(table, catalog, protocol, parameters), "")
     if problem:
-        remedy = (
-            "correct the column split"
-            if protocol == "published"
-            else "take fewer folds, the other rule for individuals of one encounter (singles), or more photos"
-        )
+        remedy = REMEDIES.get(protocol, REMEDY)
         raise WhalebenchError(f"The photos of {catalog.name} cannot be split this way: {problem}; {remedy}.")
+
+
+REMEDY = "take fewer folds, the other rule for individuals of one encounter (singles), or more photos"
+REMEDIES = {
+    "published": "correct the column split",
+    "time-aware": "choose another cutoff, or import more photos",
+    "side-aware": "take fewer folds, or import more photos",
+    "closed": "take fewer folds, or import more photos",
+    "open": "take fewer folds, another share of new individuals, or more photos",
+}
 
 
 def _problems(
@@ -196,25 +212,60 @@ def _problems(
     if table["image"].tolist() != catalog.table["image"].tolist():
         yield "it does not hold each photo of the catalog exactly once"
         return
-    groups = group_photos(catalog.table)
+    is_twin, protocol = protocol == TWIN, parameters.get("twin_protocol", protocol)
+    groups = protocol_groups(catalog.table, protocol)
     group_of = {image: group.name for group in groups for image in group.images}
     if table["group"].tolist() != [group_of[image] for image in table["image"]]:
         yield "its groups are not those of the catalog's encounters and duplicates"
     places = table.groupby("group")[["fold", "valid"]].nunique()
     cut = places.index[(places > 1).any(axis=1)].tolist()
-    if cut and protocol != "published":
+    if cut and protocol != "published" and not is_twin:
         yield f"the group of {min(cut)} is cut in two"
     if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
         yield "a photo is in the test and the valid part of one fold"
     folds = range(int(parameters["folds"]))
-    elsewhere = {NEVER, LEFT_OUT} if protocol == "published" else {NEVER}
+    elsewhere = {NEVER, LEFT_OUT} if protocol in ("published", "time-aware") else {NEVER}
     if not (set(table["fold"]) <= {*elsewhere, *folds} and set(table["valid"]) <= {NEVER, *folds}):
         yield f"it has other folds than {', '.join(map(str, folds))}"
     identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
     may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
-    must_know = () if protocol == "published" else ("valid", "test")
+    if protocol == "open":
+        may_be_new |= _in_one_place(table, identity_of)
+    must_know = {"published": (), "time-aware": ("valid",)}.get(protocol, ("valid", "test"))
     for fold in folds:
-        yield from _fold_problems(fold_parts(table, fold), fold, identity_of, may_be_new, must_know)
+        parts = fold_parts(table, fold)
+        yield from _fold_problems(parts, fold, identity_of, may_be_new, must_know)
+        if not is_twin:
+            yield from _protocol_problems(parts, fold, catalog.table, protocol, parameters)
+
+
+def _in_one_place(table: pd.DataFrame, identity_of: Mapping[str, str]) -> frozenset[str]:
+    """The individuals that are whole in one fold and one valid part, so *new* where those are scored."""
+    places = table.groupby(table["image"].map(identity_of))[["fold", "valid"]].nunique()
+    return frozenset(places.index[(places == 1).all(axis=1)].tolist())
+
+
+def _protocol_problems(
+    parts: Parts, fold: int, table: pd.DataFrame, protocol: str, parameters: dict[str, Any]
+) -> Iterator[str]:
+    """What the protocol promises beyond what holds of every split."""
+    scored = (*parts.valid, *parts.test)
+    if protocol == "closed":
+        nobody = set(table["image"][table["identity"] == ""]).intersection(scored)
+        if nobody:
+            yield f"{min(nobody)} is tested in fold {fold} and shows no known individual"
+    if protocol == "side-aware":
+        sides = side_of(table)
+        known = {sides[image] for image in parts.train} | {""}
+        for image in (image for image in scored if sides[image] not in known):
+            yield f"the side that {image} shows is in fold {fold} but not in its train part"
+    if protocol == "time-aware":
+        dates, cutoff = dates_of(table), parameters.get("cutoff", "")
+        late = [image for image in (*parts.train, *parts.valid) if dates[image] + LAST >= cutoff]
+        early = [image for image in parts.test if dates[image] and dates[image] < cutoff]
+        late = [image for image in late if dates[image]]
+        if late or early:
+            yield f"{min(late + early)} is on the other side of {cutoff}"
 
 
 def _fold_problems(
@@ -327,7 +378,8 @@ def _read_sidecar(stem: Path) -> dict[str, Any]:
         sidecar = parse_json(regular_file(file).read_bytes())
     except FileNotFoundError as error:
         raise WhalebenchError(
-            f"There is no split at {file}; make one with `whalebench split make {stem.parent.name}`."
+            f"There is no split at {file}; make one with `whalebench split make "
+            f"{stem.parent.name}{stem.name.removeprefix('split')}`."
         ) from error
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}); restore it.") from error

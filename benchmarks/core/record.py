@@ -101,6 +101,8 @@ class RunRecord(BaseModel):
     benchmark: str
     catalog_digest: str
     split_digest: str
+    twin_of: str = ""
+    """The digest of the split whose random twin it was measured on; empty where that is none."""
     fold: int
     seed: int
     code_digest: str = ""

@@ -38,7 +38,7 @@ CAPTURE = ["encounter", "width", "height"]
 """Columns of the catalog that steps see: they say nothing of who is shown."""
 GALLERY = "gallery"
 """The array of a run's weights that holds its gallery, and the part of its lineage that says whose it is."""
-SHARED = ("benchmark", "catalog_digest", "split_digest", "fold")
+SHARED = ("benchmark", "catalog_digest", "split_digest", "twin_of", "fold")
 """What the records of two members must agree in."""
 
 

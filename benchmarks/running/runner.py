@@ -36,7 +36,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
 from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
-from whalebench.benchmarks.registry import Benchmark, load_benchmark, reopen_benchmark
+from whalebench.benchmarks.registry import Benchmark, load_benchmark, photos_name, reopen_benchmark
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.methods.guests import blamed
@@ -303,6 +303,7 @@ def _who(
         "benchmark": benchmark.name,
         "catalog_digest": benchmark.catalog.digest,
         "split_digest": benchmark.split.digest,
+        "twin_of": benchmark.split.twin_of,
         "fold": request.fold,
         "seed": request.seed,
         "code_digest": code.digest,
@@ -333,7 +334,7 @@ def _facts(
         "usage": usage,
         "oracle": views.oracle,
         "transductive": method.transductive,
-        "pretraining": pretraining(method.config, benchmark.name, benchmark.dataset),
+        "pretraining": pretraining(method.config, photos_name(benchmark.name), benchmark.dataset),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": versions(),
         "hardware": hardware(str(harness.device)),

@@ -17,9 +17,12 @@ import pandas as pd
 from whalebench.reports.metrics.jackknife import (
     LEVEL,
     POSITIVE,
+    Deletions,
+    Difference,
     Interval,
     between_0_and_1,
     effective_number,
+    standard_error,
     t_quantile,
 )
 from whalebench.reports.metrics.ranking import Floats, Integers
@@ -180,6 +183,44 @@ def seed_spread(grids: Mapping[str, Grid], key: str = KEY) -> SeedSpread | None:
     """What the contestants with several seeds of one fold show together; None where none has."""
     several = [list(seeds.values()) for grid in grids.values() for seeds in grid.values() if len(seeds) > 1]
     return _pool(_fold(tables, key, _Clusters(tables[:1])) for tables in several)
+
+
+def leak_inflation(
+    twin: Grid, strict: Grid, pooled: SeedSpread | None = None, key: str = KEY
+) -> Difference | None:
+    """The score on a random twin less that on the strict split, over the folds of both; None where none is.
+
+    The test photos are others, but of the same individuals, as many of each. So the difference is jackknifed
+    over individuals, each left out of both at once, which gives its 95 % interval. What a seed does to all of
+    them at once is added, as far as several seeds, of `pooled` or of these two, show it.
+    """
+    folds = sorted(twin.keys() & strict.keys())
+    if not folds:
+        return None
+    grids = {"twin": twin, "strict": strict}
+    tables = [table for grid in grids.values() for fold in folds for table in grid[fold].values()]
+    clusters = _Clusters(tables)
+    sides = [
+        _Contestant(name, tuple(_fold(list(grid[fold].values()), key, clusters) for fold in folds))
+        for name, grid in grids.items()
+    ]
+    changes = sides[0].changes - sides[1].changes
+    gap = sides[0].value - sides[1].value
+    error, degrees = standard_error(Deletions(gap, gap - changes, (_counts(clusters, tables),)))
+    if not np.isfinite(error):
+        return Difference(gap, np.nan, np.nan)
+    seeds, own, freedom = np.array([side.seed_variance(pooled or seed_spread(grids)) for side in sides]).T
+    of_seeds = np.maximum(0.0, seeds - own)
+    squares = error**4 / degrees + float((of_seeds**2 / freedom).sum())
+    variance = error**2 + float(of_seeds.sum())
+    half = t_quantile((1 + LEVEL) / 2, variance**2 / squares if squares else degrees) * np.sqrt(variance)
+    return Difference(gap, *np.clip([gap - half, gap + half], -1.0, 1.0).tolist())
+
+
+def _counts(clusters: "_Clusters", tables: Iterable[pd.DataFrame]) -> Floats:
+    """How many photos each cluster has in the tables together, (clusters,)."""
+    photos: Floats = sum(np.bincount(clusters.codes(table), minlength=len(clusters)) for table in tables)
+    return photos.astype(np.float64)
 
 
 def _why_unranked(contestants: Sequence["_Contestant"], pooled: SeedSpread | None, clusters: int) -> str:

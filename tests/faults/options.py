@@ -133,6 +133,8 @@ methods NASTY; benchmarks NASTY; rescore NASTY; data show NASTY; data check NAST
 split make NASTY; split show NASTY; split verify NASTY; report --benchmark NASTY
 report --workspace HARMLESS; split make again --folds NASTY; split make again --seed NASTY
 split make again --protocol NASTY; split make again --singles NASTY; split make again --valid-share NASTY
+split make again --protocol open --new-share NASTY; split make again --protocol time-aware --cutoff NASTY
+split make again --protocol time-aware --test-share NASTY
 compare RUN OTHER --photos NASTY; report --csv OUT; report --html OUT; report --svg OUT; show RUN --svg OUT
 bundle OUT; methods --markdown OUT; benchmarks tiny --sheet OUT; explain RUN --out OUT --photos 1 --box 0.5
 explain RUN --photos NASTY; explain RUN --image NASTY; explain RUN --box NASTY; ensemble RUN NASTY
