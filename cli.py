@@ -45,6 +45,7 @@ DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
+VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 Missing = Literal["refuse", "quarantine"]
 
 
@@ -241,6 +242,39 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     console.show(document, check_report(document), as_json)
 
 
+@data.command("audit")
+def data_audit(
+    name: NameArgument,
+    verdicts: Annotated[Path | None, Option(help=f"{VERDICTS} Pairs with no are left out.")] = None,
+    page: Annotated[Path | None, Option(help="Write a page of the pairs, to confirm or reject them.")] = None,
+    gate: Annotated[bool, Option("--gate", help="Exit with 1 where the split has leaks.")] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Find photos that show one picture or one moment, and tell which of them the split tears apart."""
+    from whalebench.benchmarks.auditing import auditor
+    from whalebench.benchmarks.core.outputs import check_output, write_output
+    from whalebench.reports import audit_page
+
+    place = open_workspace(workspace)
+    if page:
+        check_output(page)
+    with console.progress_shown(quiet=as_json) as progress:
+        made = auditor.audit(name, place, progress, verdicts=verdicts, need_split=gate, force=force)
+    document = made.document()
+    console.show(document, audit_page.audit_report(document), as_json)
+    if page:
+        shown = {
+            image for pair in audit_page.page_pairs(document) for image in (pair["first"], pair["second"])
+        }
+        write_output(page, audit_page.audit_page(document, auditor.thumbnails(made.catalog, shown)))
+        if not as_json:
+            console.show_written(page)
+    if gate and made.leaking():
+        raise typer.Exit(1)
+
+
 @split.command("make")
 def split_make(
     name: NameArgument,
@@ -250,6 +284,7 @@ def split_make(
     valid_share: Annotated[float, Option(help="Share of the photos outside the test that are valid.")] = 0.12,
     seed: Annotated[int, Option(help="Seed of the shuffling.")] = 0,
     duplicates: Annotated[str, Option(help="Photos in several published parts: refuse, or drop.")] = "refuse",
+    groups: Annotated[Path | None, Option(help=f"{VERDICTS} Pairs with yes stay in one part.")] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -267,6 +302,7 @@ def split_make(
             valid_share=valid_share,
             seed=seed,
             duplicates=duplicates,
+            groups=groups,
             progress=progress,
         )
     _show_split(name, made, as_json)

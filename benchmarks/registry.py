@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whalebench import WhalebenchError, did_you_mean
+from whalebench.benchmarks.auditing.verdicts import read_verdicts
 from whalebench.benchmarks.core.catalog import (
     Catalog,
     catalogued_files,
@@ -168,11 +169,13 @@ def make_split(
     valid_share: float,
     seed: int,
     duplicates: str = "refuse",
+    groups: Path | None = None,
     progress: Progress = SILENT,
 ) -> Split:
     """The split of an imported benchmark, made once; asked for again in the same way, it is the same one.
 
-    One that another process is making is waited for.
+    One that another process is making is waited for. `groups` is a CSV of verdicts on pairs of photos: those
+    with yes are never in two parts.
     """
     if committed_stem(name):
         raise WhalebenchError(
@@ -193,6 +196,7 @@ def make_split(
         valid_share=valid_share,
         seed=seed,
         duplicates=duplicates,
+        together=read_verdicts(groups, catalog)["yes"] if groups else (),
     )
     with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
         write_split(split, split_stem(name, workspace))

@@ -5,6 +5,7 @@ the parts that the source fixed as fold 0, and takes a valid part out of train w
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from whalebench import WhalebenchError, did_you_mean
@@ -45,6 +46,7 @@ def propose_split(
     valid_share: float = 0.12,
     seed: int = 0,
     duplicates: str = "refuse",
+    together: Sequence[tuple[str, str]] = (),
 ) -> Split:
     """A checked split of the catalog, the same for the same photos in any order on any machine.
 
@@ -52,7 +54,8 @@ def propose_split(
     stratified-encounters. `singles` says what happens to individuals of one encounter: always in train, or
     spread like others and *new* where they are tested. `valid_share` is taken of all photos outside the test.
     `duplicates` says what happens to photos that a published split has in several parts: refused, or dropped
-    from train where valid or test has them, and from valid where test has.
+    from train where valid or test has them, and from valid where test has. `together` are pairs of images
+    that are never in two parts, as an audit's that were confirmed.
     """
     _check_word("protocol", protocol, PROTOCOLS)
     _check_word("singles", singles, SINGLES)
@@ -65,7 +68,7 @@ def propose_split(
         )
     if protocol == "auto":
         protocol = "published" if "split" in catalog.table else "stratified-encounters"
-    groups = group_photos(catalog.table)
+    groups = group_photos(catalog.table, together)
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
     if protocol == "published":
         parameters["duplicates"] = duplicates
@@ -79,6 +82,8 @@ def propose_split(
     else:
         rows, warnings = _stratified_rows(groups, folds=folds, **parameters)
     parameters["folds"] = folds
+    if together:  # absent otherwise, so that splits are written as they were
+        parameters["together"] = [list(pair) for pair in together]
     table = make_table(rows)
     check_split(table, catalog, protocol, parameters)
     counts = count_split(table, catalog, groups, singles)

@@ -36,8 +36,6 @@ DRAFT = 256
 """Least height and width at which a JPEG is decoded: fewer pixels would round the noise of plain sea away."""
 TILE = 8
 """Cells along a side of the grid that proposes, and of each tile of the finer ones that confirm."""
-SMOOTH = 2
-"""How many cosines along a side are taken out of a tile: light and horizons, which many photos share."""
 EDGES = ((0.0, 0.0), (0.0, 0.1), (0.05, 0.05), (0.1, 0.0), (0.1, 0.1))
 """What may be cropped off two opposite edges, as shares; what lies between is near enough to one of them."""
 WINDOWS = tuple(
@@ -49,11 +47,11 @@ WINDOWS = tuple(
 """Croppings: what is cut off top and bottom, and off left and right, as places in EDGES."""
 TURNS = 8
 """Quarter turns, and those of the mirrored picture."""
-FLATTEST = 0.1
+FLATTEST = 0.01
 """Grey levels by which cells have to differ: below is what rounding leaves of a plain colour."""
 PROPOSED, KEPT = 0.5, 4
 """Least correlation of coarse grids, and how many of the best are confirmed for each photo."""
-CONFIRMED = 0.6
+CONFIRMED = 0.55
 """Least correlation of aligned details of one picture."""
 STEPS = ((8, 0.03, 0.6), (16, 0.015, 0.3), (32, 0.0075, 0.2), (32, 0.004, 0.0))
 """Cells, the step in which edges are then moved, and the least correlation with which one goes on."""
@@ -103,13 +101,15 @@ def _small_picture(path: str) -> Floats:
     try:
         with open_photo(Path(path)) as image:
             image.draft("L", (DRAFT, DRAFT))
-            grey = ImageOps.exif_transpose(image).convert("L").convert("F")
-            # In floats: the mean of many pixels of plain sea tells more than whole numbers hold.
-            return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+            grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({one_line(error, 80)}): restore the file, then audit again."
         ) from error
+    # Exact means in floats: of plain sea they tell more than whole numbers hold, or filters that round cells.
+    whole = np.zeros((1, 2), np.float32)
+    rows, columns = (_cell_weights(whole, SIDE, pixels)[0] for pixels in grey.shape)
+    return rows @ grey @ columns.T
 
 
 def turned(pictures: Floats, turn: int) -> Floats:
@@ -231,11 +231,11 @@ def cropped(pictures: Floats, trims: Floats, cells: int) -> Floats:
     return rows @ pictures @ columns.transpose(0, 2, 1)
 
 
-def _cell_weights(trims: Floats, cells: int) -> Floats:
-    """(pictures, cells, SIDE): the share that each pixel along a side has in each cell."""
-    length = (1 - trims.sum(axis=1, keepdims=True)) * SIDE / cells
-    start = (trims[:, :1] * SIDE + length * np.arange(cells, dtype=np.float32))[:, :, None]
-    end, pixels = start + length[:, :, None], np.arange(SIDE, dtype=np.float32)
+def _cell_weights(trims: Floats, cells: int, side: int = SIDE) -> Floats:
+    """(pictures, cells, side): the share that each pixel along a side has in each cell."""
+    length = (1 - trims.sum(axis=1, keepdims=True)) * side / cells
+    start = (trims[:, :1] * side + length * np.arange(cells, dtype=np.float32))[:, :, None]
+    end, pixels = start + length[:, :, None], np.arange(side, dtype=np.float32)
     covered = np.minimum(end, pixels + 1) - np.maximum(start, pixels)
     weights: Floats = (np.maximum(covered, 0) / length[:, :, None]).astype(np.float32)
     return weights
@@ -258,12 +258,14 @@ def details(grids: Floats) -> Floats:
 
 @cache
 def _smooth() -> Floats:
-    """(cosines, TILE squared), of length 1 and at right angles: the slowest cosines of a tile."""
-    middles = (np.arange(TILE) + 0.5) / TILE
-    waves = np.cos(np.pi * np.arange(SMOOTH)[:, None] * middles)
-    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
-    basis: Floats = np.einsum("ai,bj->abij", waves, waves).reshape(-1, TILE**2).astype(np.float32)
-    return basis
+    """(16, TILE squared), of length 1 and at right angles: all that changes along one side only, and twists.
+
+    Light that falls off, horizons and their edges are among it, which many photos share.
+    """
+    ramp, each, one = np.arange(TILE) - (TILE - 1) / 2, np.eye(TILE), np.ones((1, TILE))
+    kinds = [np.kron(each, one), np.kron(one, each), np.kron(ramp, ramp)[None]]
+    _, lengths, basis = np.linalg.svd(np.concatenate(kinds), full_matrices=False)
+    return np.ascontiguousarray(basis[lengths > 1e-6], np.float32)
 
 
 def _joined(parts: Sequence[Matches]) -> Matches:
