@@ -1,4 +1,4 @@
-"""The audit: twins that are planted are found and nothing else; leaks, the gate, the page and its verdicts."""
+"""The audit: twins that are planted are found and nothing else; leaks, gate, page, verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.planted import Planted, as_pairs, draw_animal, plant
-from whalebench import WhalebenchError, cell_text
+from whalebench import WhalebenchError
 from whalebench.benchmarks.auditing import auditor
 from whalebench.benchmarks.auditing.audit import Audit, Pair, audit_catalog, find_leaks, read_audit
 from whalebench.benchmarks.auditing.twins import CONFIRMED, find_twins, small_pictures, turned, turned_back
@@ -252,9 +252,7 @@ def test_the_page_needs_no_other_file_and_no_name_acts_in_it() -> None:
         document, {evil: "data:image/jpeg;base64,AA==", "b&amp;.jpg": "data:image/jpeg;base64,BB=="}
     )
     assert evil not in page and "<b>ann" not in page and "<i>eight" not in page
-    assert not re.search(r"""(src|href)=["']?(?!data:)""", page) and "http" not in page.replace(
-        "http-equiv", ""
-    )
+    assert re.findall(r"(?:src|href)=(?!\"data:)", page) == [] and "://" not in page
     held = json.loads(re.search(r'id="audit">(.*?)</script>', page)[1])  # type: ignore[index]
     assert [(row["first"], row["second"]) for row in held["pairs"]] == [(evil, "b&amp;.jpg")]
     assert "turned by 90°, mirrored, two names: &lt;b&gt;ann and bob, leaks in fold 1" in page

@@ -30,7 +30,8 @@ def read_verdicts(file: Path, catalog: Catalog) -> dict[str, Pairs]:
         verdict = row["verdict"].lower()
         if verdict not in VERDICTS:
             raise WhalebenchError(
-                f"{file}, {place}: the verdict {one_line(verdict, 30)!r} is none of yes, no and unsure; correct it."
+                f"{file}, {place}: the verdict {one_line(verdict, 30)!r} is none of yes, no and unsure; "
+                f"correct it."
             )
         if unknown := {one, other} - known:
             raise WhalebenchError(
