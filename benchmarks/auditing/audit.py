@@ -124,8 +124,9 @@ def _by_look(table: pd.DataFrame, matches: Matches) -> Iterator[Pair]:
             if turn or not identities[larger] or identities[larger] != identities[smaller]:
                 continue
             kind = "burst"
-        rounded = tuple(round(trim, 4) for trim in trims)
-        yield replace(_pair(table, larger, smaller, kind, round(likeness, 4)), turn=turn, trims=rounded)
+        top, bottom, left, right = (round(trim, 4) for trim in trims)
+        pair = _pair(table, larger, smaller, kind, round(likeness, 4))
+        yield replace(pair, turn=turn, trims=(top, bottom, left, right))
 
 
 def _by_time(table: pd.DataFrame) -> Iterator[Pair]:
@@ -148,8 +149,8 @@ def _seconds(date: str) -> float:
 def _pair(table: pd.DataFrame, one: int, other: int, kind: Kind, likeness: float) -> Pair:
     rows = sorted((one, other))
     first, second = (str(table["image"].iloc[row]) for row in rows)
-    names = [str(table["identity"].iloc[row]) for row in rows]
-    return Pair(first, second, kind, likeness, *names)
+    its, other_name = (str(table["identity"].iloc[row]) for row in rows)
+    return Pair(first, second, kind, likeness, its, other_name)
 
 
 def write_audit(audit: Audit, folder: Path) -> Path:

@@ -109,7 +109,8 @@ def _small_picture(path: str) -> Floats:
     # Exact means in floats: of plain sea they tell more than whole numbers hold, or filters that round cells.
     whole = np.zeros((1, 2), np.float32)
     rows, columns = (_cell_weights(whole, SIDE, pixels)[0] for pixels in grey.shape)
-    return rows @ grey @ columns.T
+    small: Floats = rows @ grey @ columns.T
+    return small
 
 
 def turned(pictures: Floats, turn: int) -> Floats:
@@ -228,7 +229,8 @@ def _fits(pictures: Floats, trims: Floats, aim: Floats, cells: int) -> Floats:
 def cropped(pictures: Floats, trims: Floats, cells: int) -> Floats:
     """Means (pictures, cells, cells) of the cells of a cropping of each: trims (pictures, 4) are cut off."""
     rows, columns = _cell_weights(trims[:, :2], cells), _cell_weights(trims[:, 2:], cells)
-    return rows @ pictures @ columns.transpose(0, 2, 1)
+    means: Floats = rows @ pictures @ columns.transpose(0, 2, 1)
+    return means
 
 
 def _cell_weights(trims: Floats, cells: int, side: int = SIDE) -> Floats:
