@@ -50,6 +50,7 @@ PROTOCOL_HELP = (
 )
 SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by default if open or time-aware."
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
+VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 Missing = Literal["refuse", "quarantine"]
 
 
@@ -258,6 +259,39 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
     console.show(document, check_report(document), as_json)
 
 
+@data.command("audit")
+def data_audit(
+    name: NameArgument,
+    verdicts: Annotated[Path | None, Option(help=f"{VERDICTS} Pairs with no are left out.")] = None,
+    page: Annotated[Path | None, Option(help="Write a page of the pairs, to confirm or reject them.")] = None,
+    gate: Annotated[bool, Option("--gate", help="Exit with 1 where the split has leaks.")] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Find photos that show one picture or one moment, and tell which of them the split tears apart."""
+    from whalebench.benchmarks.auditing import auditor
+    from whalebench.benchmarks.core.outputs import check_output, write_output
+    from whalebench.reports import audit_page
+
+    place = open_workspace(workspace)
+    if page:
+        check_output(page)
+    with console.progress_shown(quiet=as_json) as progress:
+        made = auditor.audit(name, place, progress, verdicts=verdicts, need_split=gate, force=force)
+    document = made.document()
+    console.show(document, audit_page.audit_report(document), as_json)
+    if page:
+        shown = {
+            image for pair in audit_page.page_pairs(document) for image in (pair["first"], pair["second"])
+        }
+        write_output(page, audit_page.audit_page(document, auditor.thumbnails(made.catalog, shown)))
+        if not as_json:
+            console.show_written(page)
+    if gate and made.leaking():
+        raise typer.Exit(1)
+
+
 @split.command("make")
 def split_make(
     name: NameArgument,
@@ -270,6 +304,7 @@ def split_make(
     new_share: Annotated[float | None, Option(help="Share of individuals held out if open: 0.2.")] = None,
     cutoff: Annotated[str | None, Option(help="First day of a time-aware test, as 2024-05-31.")] = None,
     test_share: Annotated[float | None, Option(help="Or the share of photos after it: 0.2.")] = None,
+    groups: Annotated[Path | None, Option(help=f"{VERDICTS} Pairs with yes stay in one part.")] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -290,6 +325,7 @@ def split_make(
             new_share=new_share,
             cutoff=cutoff,
             test_share=test_share,
+            groups=groups,
             progress=progress,
         )
     _show_split(name, made, as_json)

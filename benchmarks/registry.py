@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whalebench import WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.auditing.verdicts import read_verdicts
 from whalebench.benchmarks.core.catalog import (
     Catalog,
     catalogued_files,
@@ -213,13 +214,15 @@ def make_split(
     workspace: Workspace,
     *,
     seed: int = 0,
+    groups: Path | None = None,
     progress: Progress = SILENT,
     **options: Any,
 ) -> Split:
     """The split of that name, made once; asked for again in the same way, it is the same one.
 
-    The options are those of `propose_split`; a random twin takes none but the seed. One that another
-    process is making is waited for.
+    The options are those of `propose_split`; a random twin takes none but the seed. `groups` is a CSV of
+    verdicts on pairs of photos: those with yes are never in two parts. One that another process is making is
+    waited for.
     """
     stem, options = (
         split_stem(name, workspace),
@@ -231,6 +234,8 @@ def make_split(
             f"`whalebench split show {name}`, or make another one beside it, such as {name}@open."
         )
     catalog = load_catalog(name, workspace, progress)
+    if groups:
+        options["together"] = read_verdicts(groups, catalog)["yes"]
     if of := twin_of(name):
         if options:
             raise WhalebenchError(

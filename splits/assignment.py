@@ -34,24 +34,27 @@ class Group:
         return len(self.images)
 
 
-def group_photos(table: pd.DataFrame) -> tuple[Group, ...]:
+def group_photos(table: pd.DataFrame, together: Iterable[Sequence[str]] = ()) -> tuple[Group, ...]:
     """The groups of a catalog's table, sorted by name.
 
-    Photos are joined by an equal encounter or an equal content digest where that is not empty, and so on
-    through chains of these.
+    Photos are joined by an equal encounter or an equal content digest where that is not empty, by a pair of
+    `together`, and so on through chains of these.
     """
     images = table["image"].tolist()
     # By hand, as to import the library that has it takes longer than all there is to do.
     group_of = {image: [image] for image in images}
+    joined = [(one, other) for one, other in together]
     for column in ("encounter", "content_digest"):
         first: dict[str, str] = {}
-        for image, value in zip(images, table[column].tolist(), strict=True):
-            large, small = group_of[image], group_of[first.setdefault(value, image)]
-            if value and large is not small:
-                if len(large) < len(small):
-                    large, small = small, large
-                large += small
-                group_of |= dict.fromkeys(small, large)
+        pairs = zip(images, table[column].tolist(), strict=True)
+        joined += [(image, first.setdefault(value, image)) for image, value in pairs if value]
+    for one, other in joined:
+        large, small = group_of[one], group_of[other]
+        if large is not small:
+            if len(large) < len(small):
+                large, small = small, large
+            large += small
+            group_of |= dict.fromkeys(small, large)
     identity_of = dict(zip(images, table["identity"].tolist(), strict=True))
     distinct = {id(group): group for group in group_of.values()}
     return make_groups([(image, identity_of[image]) for image in group] for group in distinct.values())

@@ -5,7 +5,7 @@ mean more than the individual. Protocols are those of open-set and closed-set re
 splits of wildlife-datasets (Cermak et al. 2024).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -24,22 +24,20 @@ DAY = len("2024-05-31")
 """How long a date is that says the day; a shorter one is a year or a month."""
 
 
-def protocol_groups(table: pd.DataFrame, protocol: str) -> tuple[Group, ...]:
+def protocol_groups(
+    table: pd.DataFrame, protocol: str, together: Iterable[Sequence[str]] = ()
+) -> tuple[Group, ...]:
     """The groups of a catalog's table that a split of the protocol never cuts, sorted by name.
 
     By `encounter-grouped` the photos of one individual on one day are one, too, and so are those of nobody:
-    who they show is not known, but it may well be the same animal.
+    who they show is not known, but it may well be the same animal. `together` are pairs of images.
     """
-    if protocol != "encounter-grouped":
-        return group_photos(table)
-    met = [
-        f"{day} of {identity}" if day else ""
-        for identity, day in zip(table["identity"], days_of(table), strict=True)
-    ]
-    # Chains through encounters, copies and days: groups of groups.
-    names = [_names(group_photos(each)) for each in (table, table.assign(encounter=met))]
-    encounter, content = (table["image"].map(name_of) for name_of in names)
-    return group_photos(table.assign(encounter=encounter, content_digest=content))
+    joined = [*together]
+    if protocol == "encounter-grouped":
+        first: dict[tuple[str, str], str] = {}
+        met = zip(table["image"], table["identity"], days_of(table), strict=True)
+        joined += [(image, first.setdefault((who, day), image)) for image, who, day in met if day]
+    return group_photos(table, joined)
 
 
 def _names(groups: Iterable[Group]) -> dict[str, str]:

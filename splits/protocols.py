@@ -7,7 +7,7 @@ individuals out, `side-aware` tests a side that train shows, `time-aware` tests 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -77,6 +77,7 @@ def propose_split(
     new_share: float | None = None,
     cutoff: str | None = None,
     test_share: float | None = None,
+    together: Sequence[tuple[str, str]] = (),
 ) -> Split:
     """A checked split of the catalog, the same for the same photos in any order on any machine.
 
@@ -88,12 +89,13 @@ def propose_split(
     published split has in several parts: refused, or dropped from train where valid or test has them, and
     from valid where test has. `new_share` (0.2) of the individuals are held out of an open split; one by
     time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
+    `together` are pairs of images that are never in two parts, as those that an audit confirmed.
     """
     given = {"new_share": new_share, "cutoff": cutoff, "test_share": test_share, "folds": folds}
     protocol = _checked(catalog, protocol, given, singles, valid_share, duplicates)
     singles = singles or ("new" if protocol in SINGLES_NEW else "train")
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
-    groups = protocol_groups(catalog.table, protocol)
+    groups = protocol_groups(catalog.table, protocol, together)
     folds = 1 if protocol in ONE_FOLD else folds or 5
     if protocol == "published":
         parameters["duplicates"] = duplicates
@@ -106,6 +108,8 @@ def propose_split(
         rows, warnings, more = _dealt_rows(catalog, groups, protocol, new_share, folds=folds, **parameters)
         parameters |= more
     parameters["folds"] = folds
+    if together:  # absent otherwise, so that splits are written as they were
+        parameters["together"] = [list(pair) for pair in together]
     table = make_table(rows)
     check_split(table, catalog, protocol, parameters)
     counts = count_split(table, catalog, groups, singles)

@@ -213,7 +213,7 @@ def _problems(
         yield "it does not hold each photo of the catalog exactly once"
         return
     is_twin, protocol = protocol == TWIN, parameters.get("twin_protocol", protocol)
-    groups = protocol_groups(catalog.table, protocol)
+    groups = protocol_groups(catalog.table, protocol, parameters.get("together", ()))
     group_of = {image: group.name for group in groups for image in group.images}
     if table["group"].tolist() != [group_of[image] for image in table["image"]]:
         yield "its groups are not those of the catalog's encounters and duplicates"
@@ -358,6 +358,7 @@ def read_split(stem: Path, catalog: Catalog) -> Split:
 class _Parameters(BaseModel):
     folds: Annotated[int, Field(ge=1, le=1_000_000)]
     singles: str
+    together: list[tuple[str, str]] = []
 
 
 class _Sidecar(BaseModel):

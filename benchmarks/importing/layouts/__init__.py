@@ -1,7 +1,16 @@
 """Layouts: how people keep their photos, each brought into the form of the catalog's table."""
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.importing.layouts import folder, table
+from whalebench.benchmarks.importing.layouts import (
+    camtrap,
+    coco,
+    folder,
+    happywhale,
+    humpback,
+    right_whale,
+    table,
+    wildlife,
+)
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 
 __all__ = [
@@ -19,6 +28,12 @@ LAYOUTS: dict[str, Layout] = {
         table.CSV,
         table.TSV,
         table.PARQUET,
+        coco.LAYOUT,
+        wildlife.LAYOUT,
+        camtrap.LAYOUT,
+        humpback.LAYOUT,
+        happywhale.LAYOUT,
+        right_whale.LAYOUT,
     )
 }
 """All layouts by name, in the order of `whalebench data import --help`."""

@@ -1,0 +1,2 @@
+"""Photos of a benchmark that show one picture or one moment, and whether a split learns from one and tests on
+the other."""

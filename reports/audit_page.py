@@ -1,0 +1,203 @@
+"""The audit of a benchmark as a page of pairs to confirm, reject or leave, and as `rich` prints it.
+
+The page is one file that fetches nothing; verdicts are kept in the browser and downloaded as a CSV, which
+`whalebench split make --groups` and `whalebench data audit --verdicts` read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from whalebench.reports.figures import escape
+from whalebench.reports.tables import facts_table, table_of
+
+KINDS = {
+    "exact": "the same pixels",
+    "twin": "one picture, saved in another way",
+    "crop": "a part of the other picture",
+    "burst": "one moment",
+}
+TURNS = ("", "turned by 90°", "turned by 180°", "turned by 270°")
+SHOWN = 12
+"""Pairs that the terminal shows."""
+MOST = 1000
+"""Pairs that a page shows: more would be slow to open, and to look at."""
+
+
+def page_pairs(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The pairs of an audit's document that its page shows: first what leaks, then what bears two names."""
+    pairs = sorted(document["pairs"], key=lambda pair: (not pair["leaks_in"], not pair["two_names"]))
+    return pairs[:MOST]
+
+
+def audit_report(document: Mapping[str, Any]) -> Group:
+    """What `rich` prints of an audit: counts, leaks by fold, and the first pairs."""
+    facts = {"photos": document["photos"]} | {KINDS[kind]: n for kind, n in document["kinds"].items()}
+    facts |= {"with two names": document["two_names"], "rejected": document["rejected"]}
+    leaks = document["leaks"]
+    lines = [Text("No split has been made yet.")] if leaks is None else []
+    lines += [
+        Text(f"! fold {fold}: {count} pairs have one photo in the test and the other outside", "yellow")
+        for fold, count in (leaks or {}).items()
+        if count
+    ]
+    if leaks is not None and not lines:
+        lines = [Text("No pair is torn apart by the split.")]
+    shown = page_pairs(document)[:SHOWN]
+    rows = [{"first": pair["first"], "second": pair["second"], "what": describe(pair)} for pair in shown]
+    if left := len(document["pairs"]) - len(rows):
+        lines.append(Text(f"and {left:,} more pairs: write them all with --page FILE.html, or --json"))
+    return Group(
+        facts_table(facts, f"Audit of {document['name']}"), *([table_of(rows)] if rows else []), *lines
+    )
+
+
+def describe(pair: Mapping[str, Any]) -> str:
+    """What two photos have in common, in words."""
+    words = [KINDS[pair["kind"]]]
+    if pair["seconds"] is not None:
+        words.append(f"{pair['seconds']:.0f} s apart")
+    elif pair["kind"] != "exact":
+        words.append(f"{pair['likeness']:.2f} alike")
+    words += [word for word in (TURNS[pair["turn"] % 4], "mirrored" if pair["turn"] >= 4 else "") if word]
+    if pair["two_names"]:
+        words.append(f"two names: {pair['first_identity']} and {pair['second_identity']}")
+    if pair["leaks_in"]:
+        words.append(f"leaks in fold {', '.join(map(str, pair['leaks_in']))}")
+    return ", ".join(words)
+
+
+def audit_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The page of an audit's document; `pictures` are data URIs of what `page_pairs` shows, by image."""
+    shown = page_pairs(document)
+    left = len(document["pairs"]) - len(shown)
+    more = f" {left:,} more pairs are only in audit.json." if left else ""
+    rows = [
+        {"first": pair["first"], "second": pair["second"], "verdict": ""}
+        | {name: pair[name] for name in ("kind", "likeness", "first_identity", "second_identity")}
+        for pair in shown
+    ]
+    # Within a script no text may end it, whatever the photos are called.
+    data = json.dumps({"key": document["audit_digest"], "name": document["name"], "pairs": rows})
+    data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    sections = "".join(_section(number, pair, pictures) for number, pair in enumerate(shown))
+    return PAGE.format_map(
+        {
+            "title": escape(f"Audit of {document['name']}"),
+            "count": f"{len(shown):,} pairs.{more}",
+            "sections": sections,
+            "data": data,
+        }
+    )
+
+
+def _section(number: int, pair: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    photos = "".join(
+        f'<figure><img src="{escape(pictures[pair[which]])}" alt="" loading="lazy"><figcaption>'
+        f"{escape(pair[which])}<br><b>{escape(pair[f'{which}_identity'] or 'no name')}</b>"
+        "</figcaption></figure>"
+        for which in ("first", "second")
+    )
+    buttons = "".join(
+        f'<button data-verdict="{verdict}">{verdict} <kbd>{verdict[0]}</kbd></button>'
+        for verdict in ("yes", "no", "unsure")
+    )
+    words = escape(describe(pair))
+    return f'<section data-pair="{number}"><p>{words}</p>{photos}<div>{buttons}</div></section>\n'
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data: blob:; \
+style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 0 auto; max-width: 62em; padding: 0 1em 20em;
+  background: #f7f5f0; color: #1d2b36 }}
+header {{ position: sticky; top: 0; background: #f7f5f0; padding: .6em 0; border-bottom: 1px solid #e6e2d8 }}
+h1 {{ font-size: 1.2em; margin: 0 }}
+section {{ padding: .7em; margin: .7em 0; border: 2px solid #e6e2d8; border-radius: 6px }}
+section.current {{ border-color: #205cc8 }}
+section p {{ margin: 0 0 .4em }}
+figure {{ display: inline-block; margin: 0 1em .4em 0; vertical-align: top; max-width: 45% }}
+img {{ max-width: 100%; display: block }}
+figcaption {{ overflow-wrap: anywhere; font-size: .85em }}
+button[aria-pressed=true] {{ background: #1d2b36; color: #fff }}
+kbd {{ opacity: .6 }}
+</style></head><body>
+<header><h1>{title}</h1>
+<p>{count} Do both photos show one picture or one moment? <kbd>y</kbd> yes, <kbd>n</kbd> no, <kbd>u</kbd>
+unsure, <kbd>j</kbd> next, <kbd>k</kbd> back, <kbd>Backspace</kbd> takes a verdict back.
+<span id="done"></span> <button id="download">Download the verdicts</button></p></header>
+<main>
+{sections}</main>
+<script type="application/json" id="audit">{data}</script>
+<script>
+"use strict";
+const audit = JSON.parse(document.getElementById("audit").textContent);
+const key = "whalebench audit " + audit.key;
+const sections = [...document.querySelectorAll("section")];
+let verdicts = {{}}, current = 0;
+try {{ verdicts = JSON.parse(localStorage.getItem(key)) || {{}}; }} catch (error) {{ verdicts = {{}}; }}
+function name(number) {{ return JSON.stringify([audit.pairs[number].first, audit.pairs[number].second]); }}
+function draw() {{
+  sections.forEach((section, number) => {{
+    section.classList.toggle("current", number === current);
+    section.querySelectorAll("button").forEach(button =>
+      button.setAttribute("aria-pressed", verdicts[name(number)] === button.dataset.verdict));
+  }});
+  document.getElementById("done").textContent =
+    sections.filter((_, number) => verdicts[name(number)]).length + " of " + sections.length + " looked at.";
+}}
+function move(to) {{
+  current = Math.max(0, Math.min(sections.length - 1, to));
+  draw();
+  if (sections[current]) sections[current].scrollIntoView({{block: "center"}});
+}}
+function decide(number, verdict) {{
+  if (!sections[number]) return;
+  if (verdict) verdicts[name(number)] = verdict; else delete verdicts[name(number)];
+  try {{ localStorage.setItem(key, JSON.stringify(verdicts)); }} catch (error) {{
+    document.getElementById("done").textContent = "This browser keeps nothing: download before you leave."; }}
+}}
+function cell(value) {{
+  const text = typeof value === "string" && /^'*[=+@\\t\\r-]/.test(value) ? "'" + value : String(value);
+  return '"' + text.replaceAll('"', '""') + '"';
+}}
+function csv() {{
+  const columns = ["first", "second", "verdict", "kind", "likeness", "first_identity", "second_identity"];
+  const rows = audit.pairs.map((pair, number) => ({{...pair, verdict: verdicts[name(number)] || ""}}));
+  return [columns.join(","), ...rows.map(row => columns.map(column => cell(row[column])).join(","))]
+    .join("\\n") + "\\n";
+}}
+document.querySelector("main").addEventListener("click", event => {{
+  const section = event.target.closest("section"), button = event.target.closest("button");
+  if (!section) return;
+  current = Number(section.dataset.pair);
+  if (button) decide(current, button.dataset.verdict);
+  draw();
+}});
+document.addEventListener("keydown", event => {{
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const verdict = {{y: "yes", n: "no", u: "unsure"}}[event.key];
+  if (verdict) {{ decide(current, verdict); move(current + 1); }}
+  else if (event.key === "j" || event.key === "ArrowDown") move(current + 1);
+  else if (event.key === "k" || event.key === "ArrowUp") move(current - 1);
+  else if (event.key === "Backspace") {{ decide(current, ""); draw(); }}
+  else return;
+  event.preventDefault();
+}});
+document.getElementById("download").addEventListener("click", () => {{
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csv()], {{type: "text/csv"}}));
+  link.download = audit.name + "-verdicts.csv";
+  link.click();
+}});
+draw();
+</script></body></html>
+"""
