@@ -47,7 +47,7 @@ def random_twin(split: Split, catalog: Catalog, seed: int = 0) -> Split:
         "twin_of": split.digest, "twin_protocol": split.protocol, "twin_seed": seed
     }  # fmt: skip
     check_split(table, catalog, TWIN, parameters)
-    groups = protocol_groups(catalog.table, split.protocol)
+    groups = protocol_groups(catalog.table, split.protocol, split.parameters.get("together", ()))
     return Split(
         table=table,
         protocol=TWIN,
