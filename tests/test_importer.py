@@ -27,7 +27,8 @@ from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing import importer, tables
-from whalebench.benchmarks.importing.importer import ImportResult, import_csv, notes_on, read_quarantine
+from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
+from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.registry import check_content, load_catalog
 from whalebench.splits.assignment import group_photos
 from whalebench.splits.split import _parse, make_table, table_text

@@ -5,26 +5,21 @@ from __future__ import annotations
 import io
 import os
 import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
-    BOX,
-    NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
     Stamp,
     build_catalog,
-    landmark_names,
     mask_of,
     read_catalog,
     read_facts,
@@ -33,20 +28,14 @@ from whalebench.benchmarks.core.catalog import (
     write_stamps,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos, photo_sizes
+from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
+from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
+from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.sources import Source, open_source
-from whalebench.benchmarks.importing.tables import SHOWN, Problem, Row, TextTable, is_number, problem
-
-Missing = Literal["refuse", "quarantine"]
-
-NAMED = ("identity", "encounter", "viewpoint", "species")
-"""Columns in which one name may have been written in two ways."""
-LARGE, LARGE_SHARE = 10, 0.1
-"""Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""
-
+from whalebench.benchmarks.importing.tables import TextTable
 
 NO_OPTIONS = LayoutOptions()
 COPIES = "photos"
@@ -214,70 +203,6 @@ def _check_name(name: str) -> None:
         raise WhalebenchError("The name 'flukes' is that of the embedded benchmark; choose another name.")
 
 
-def resolve_paths(table: TextTable, column: str, source: Source) -> list[str]:
-    """The path in each row's column, as the source has it now, "" where the cell is empty."""
-    return [str(source.path(row[column])) if row.get(column) else "" for row in table.rows]
-
-
-def absent_files(
-    source: Source, table: TextTable, photos: list[str], masks: list[str], missing: Missing
-) -> list[Problem]:
-    """The rows whose photo (where that is to be refused) or mask is no file, each with its problem."""
-    problems: list[Problem] = []
-    for index, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
-        if photo and missing == "refuse" and not os.path.isfile(photo):  # noqa: PTH113 (ten times quicker)
-            meant = source.spelled(table.rows[index]["path"]) if len(problems) < SHOWN else ""
-            text = f"there is no such file at {one_line(photo, 120)}"
-            text += f" (did you mean {meant!r}?)" if meant else ""
-            text += "; correct the path, or add --missing quarantine"
-            problems.append((index, problem("path", table.rows[index]["path"], text)))
-        if mask and not os.path.isfile(mask):  # noqa: PTH113
-            text = f"there is no such file at {one_line(mask, 120)}; correct the path or empty the cell"
-            problems.append((index, problem("mask", table.rows[index]["mask"], text)))
-    return problems
-
-
-def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: int) -> list[Problem]:
-    """The rows whose box or landmarks leave their photo, or whose mask has another size than their photo."""
-    points = landmark_names(table.columns)
-    columns = ("x0", *(f"{name}_x" for name in points))
-    chosen = [index for index, row in enumerate(table.rows) if masks[index] or any(map(row.get, columns))]
-    sizes = photo_sizes([Path(photos[index]) for index in chosen], max_pixels=max_pixels)
-    of_masks = photo_sizes([Path(masks[index]) for index in chosen], max_pixels=max_pixels)
-    problems: list[Problem] = []
-    for index, size, mask_size in zip(chosen, sizes, of_masks, strict=True):
-        if size is None:
-            continue  # an unreadable photo is quarantined later, with its reason
-        row = table.rows[index]
-        outside = (_box_outside(row, *size), *(_point_outside(row, name, *size) for name in points))
-        problems += [(index, text) for text in outside if text]
-        if mask_size and mask_size != size:
-            text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"
-            problems.append((index, problem("mask", row["mask"], text)))
-    return problems
-
-
-def _box_outside(row: Row, width: int, height: int) -> str:
-    """The problem of a box that leaves its photo by more than half a pixel, or "" when there is none."""
-    if not row.get("x0") or not all(is_number(row[column]) for column in BOX):
-        return ""
-    for column, least, most in (("x0", 0, width), ("y0", 0, height), ("x1", 0, width), ("y1", 0, height)):
-        if not least - 0.5 <= float(row[column]) <= most + 0.5:
-            text = f"the box is outside its photo of {width}x{height} pixels; correct the box"
-            return problem(column, row[column], text)
-    return ""
-
-
-def _point_outside(row: Row, name: str, width: int, height: int) -> str:
-    """The problem of a landmark further outside its photo than half the photo, or "" when there is none."""
-    for axis, side in (("x", width), ("y", height)):
-        value = row.get(f"{name}_{axis}", "")
-        if is_number(value) and not -side / 2 <= float(value) <= 1.5 * side:
-            text = f"the landmark is far outside its photo of {width}x{height} pixels; correct it"
-            return problem(f"{name}_{axis}", value, text)
-    return ""
-
-
 def _decode(
     photos: list[str], masks: list[str], max_pixels: int, progress: Advance | None
 ) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
@@ -369,62 +294,3 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
         f"The benchmark {name} exists with other content ({change}); "
         f"choose another name, or remove {folder} first."
     )
-
-
-def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
-    """A sentence on each thing that looks like a slip; the rows in `kept` have usable photos."""
-    return [*_duplicates(rows, kept), *_written_in_two_ways(rows), *_encounters(rows)]
-
-
-def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
-    by_digest: dict[str, list[Row]] = defaultdict(list)
-    for index, fact in kept.items():
-        by_digest[fact.content].append(rows[index])
-    notes = []
-    if spare := sum(len(same) - 1 for same in by_digest.values()):
-        notes.append(f"Photos with the very pixels of another: {spare}; they share a group in every split.")
-    torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
-    if torn:
-        examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
-        notes.append(
-            f"The very same photo is said to show different individuals {len(torn)} times, first {examples}: "
-            f"correct the column identity."
-        )
-    return notes
-
-
-def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
-    notes = []
-    for column in NAMED:
-        alike: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            alike[_spelling(row.get(column, ""))].add(row.get(column, ""))
-        twice = [sorted(names) for names in alike.values() if len(names) > 1]
-        if twice:
-            names = " and ".join(map(repr, twice[0]))
-            notes.append(
-                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {names}, "
-                f"which count as different ones: write them alike if they are not."
-            )
-    return notes
-
-
-def _spelling(name: str) -> str:
-    """The name without what is easily mistyped: capitals, blanks, leading zeros, how accents are coded."""
-    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    return re.sub(r"\b0+(?=\d)", "", plain)
-
-
-def _encounters(rows: Sequence[Row]) -> list[str]:
-    sizes = Counter(row.get("encounter", "") for row in rows)
-    sizes.pop("", None)
-    if not sizes:
-        return [NO_ENCOUNTER]
-    name, size = sizes.most_common(1)[0]
-    if size < max(LARGE, LARGE_SHARE * len(rows)):
-        return []
-    shown = len({row["identity"] for row in rows if row.get("encounter") == name} - {""})
-    return [
-        f"The encounter {name!r} has {size} of {len(rows)} photos, of {shown} individual(s), and no fold "
-        f"cuts through it: leave the cell empty where nobody knows which photos were taken together."
-    ]

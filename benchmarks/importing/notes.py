@@ -1,0 +1,76 @@
+"""What looks like a slip but is taken as it is: a sentence on each, for the one who imports the photos."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from whalebench.benchmarks.core.catalog import NO_ENCOUNTER
+from whalebench.benchmarks.core.store import PhotoFacts
+from whalebench.benchmarks.importing.tables import Row
+
+NAMED = ("identity", "encounter", "viewpoint", "species")
+"""Columns in which one name may have been written in two ways."""
+LARGE, LARGE_SHARE = 10, 0.1
+"""Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""
+
+
+def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
+    """A sentence on each thing that looks like a slip; the rows in `kept` have usable photos."""
+    return [*_duplicates(rows, kept), *_written_in_two_ways(rows), *_encounters(rows)]
+
+
+def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
+    by_digest: dict[str, list[Row]] = defaultdict(list)
+    for index, fact in kept.items():
+        by_digest[fact.content].append(rows[index])
+    notes = []
+    if spare := sum(len(same) - 1 for same in by_digest.values()):
+        notes.append(f"Photos with the very pixels of another: {spare}; they share a group in every split.")
+    torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
+    if torn:
+        examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
+        notes.append(
+            f"The very same photo is said to show different individuals {len(torn)} times, first {examples}: "
+            f"correct the column identity."
+        )
+    return notes
+
+
+def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    for column in NAMED:
+        alike: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            alike[_spelling(row.get(column, ""))].add(row.get(column, ""))
+        twice = [sorted(names) for names in alike.values() if len(names) > 1]
+        if twice:
+            names = " and ".join(map(repr, twice[0]))
+            notes.append(
+                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {names}, "
+                f"which count as different ones: write them alike if they are not."
+            )
+    return notes
+
+
+def _spelling(name: str) -> str:
+    """The name without what is easily mistyped: capitals, blanks, leading zeros, how accents are coded."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return re.sub(r"\b0+(?=\d)", "", plain)
+
+
+def _encounters(rows: Sequence[Row]) -> list[str]:
+    sizes = Counter(row.get("encounter", "") for row in rows)
+    sizes.pop("", None)
+    if not sizes:
+        return [NO_ENCOUNTER]
+    name, size = sizes.most_common(1)[0]
+    if size < max(LARGE, LARGE_SHARE * len(rows)):
+        return []
+    shown = len({row["identity"] for row in rows if row.get("encounter") == name} - {""})
+    return [
+        f"The encounter {name!r} has {size} of {len(rows)} photos, of {shown} individual(s), and no fold "
+        f"cuts through it: leave the cell empty where nobody knows which photos were taken together."
+    ]
