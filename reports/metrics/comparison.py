@@ -219,8 +219,9 @@ def leak_inflation(
 
 def _counts(clusters: "_Clusters", tables: Iterable[pd.DataFrame]) -> Floats:
     """How many photos each cluster has in the tables together, (clusters,)."""
-    photos: Floats = sum(np.bincount(clusters.codes(table), minlength=len(clusters)) for table in tables)
-    return photos.astype(np.float64)
+    counts = [np.bincount(clusters.codes(table), minlength=len(clusters)) for table in tables]
+    photos: Floats = np.sum(counts, axis=0, dtype=np.float64)
+    return photos
 
 
 def _why_unranked(contestants: Sequence["_Contestant"], pooled: SeedSpread | None, clusters: int) -> str:

@@ -39,9 +39,8 @@ def read_folders(source: Source, options: LayoutOptions) -> LaidOut:
         )
     identities = {name: _individual(way[first]) for name, way in inside.items()}
     rows = tuple({"image": name, "path": name, "identity": identities[name]} for name in inside)
-    columns = COLUMNS
+    columns = (*COLUMNS, "split") if has_parts else COLUMNS
     if has_parts:
-        columns = (*COLUMNS, "split")
         rows = tuple(row | {"split": PARTS[inside[row["image"]][depth].casefold()]} for row in rows)
     table = TextTable(columns, rows, tuple(f"photo {one_line(name, 80)}" for name in inside))
     return LaidOut(table, tuple(_notes(ways, inside, first)))

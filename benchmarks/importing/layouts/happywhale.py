@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from whalebench.benchmarks.importing.layouts import annotations, published
+from whalebench.benchmarks.importing.layouts import annotated, published
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.sources import Source
 
@@ -36,11 +36,11 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     )
     photos, notes = published.photo_names(source, labels, "train_images", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "train_images")
-    sizes = cache(lambda: annotations.sizes_of(source, photos))
-    box = annotations.read_boxes(source, boxes, sizes) if boxes else {}
+    sizes = cache(lambda: annotated.sizes_of(source, photos))
+    box = annotated.read_boxes(source, boxes, sizes) if boxes else {}
     if boxes and (without := len(set(labels.images) - set(box))):
         of_boxes.append(f"{boxes} has no box of {without:,} photos.")
-    marks, of_sizes = annotations.fitting(published.merged(labels, box), sizes())
+    marks, of_sizes = annotated.fitting(published.merged(labels, box), sizes())
     notes = [*published.count_notes(labels, COUNTS), *notes, *of_boxes, *of_sizes]
     return LaidOut(published.lay_out(labels, photos, marks), tuple(notes), "HappyWhale")
 

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Callable
 from functools import cache
 
-from whalebench.benchmarks.importing.layouts import annotations, published
+from whalebench.benchmarks.importing.layouts import annotated, published
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.published import Cells, Labels, find
 from whalebench.benchmarks.importing.sources import Source
@@ -33,11 +33,11 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
         source, ("Image", "Id"), new="new_whale", species=options.species or "humpback_whale"
     )
     photos, notes = published.photo_names(source, labels, "train", options)
-    sizes = cache(lambda: annotations.sizes_of(source, photos))
+    sizes = cache(lambda: annotated.sizes_of(source, photos))
     boxes, of_boxes = published.box_file(source, options, ("bounding_boxes.csv", *FOLDS), "train")
-    box = annotations.read_boxes(source, boxes, sizes) if boxes else {}
+    box = annotated.read_boxes(source, boxes, sizes) if boxes else {}
     points, of_points = ({}, []) if published.is_cropped(options, "train") else _points(source, sizes)
-    marks, of_sizes = annotations.fitting(published.merged(labels, box, points), sizes())
+    marks, of_sizes = annotated.fitting(published.merged(labels, box, points), sizes())
     groups, of_groups = _duplicates(source, labels)
     digits = len(posixpath.splitext(labels.images[0])[0])
     counts = PLAYGROUND if digits == 8 else COUNTS_2019  # whose names have nine
@@ -52,24 +52,24 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     )
 
 
-def _points(source: Source, sizes: Callable[[], annotations.Sizes]) -> tuple[Cells, list[str]]:
+def _points(source: Source, sizes: Callable[[], annotated.Sizes]) -> tuple[Cells, list[str]]:
     """The landmarks: those that people added (which mend a few), else their first, else predicted ones."""
     points: Cells = {}
     notes = []
     if fold := next(filter(None, (find(source, file) for file in FOLDS)), ""):
         columns = {name: (f"x{end}", f"y{end}") for name, end in LANDMARKS.items()}
-        points |= annotations.read_points(source, fold, columns, sizes())
+        points |= annotated.read_points(source, fold, columns, sizes())
         notes.append(
             f"Landmarks where no one set any are those of {fold}, of the {len(points):,} photos at hand."
         )
     if keypoints := find(source, "keypoints.csv"):
         columns = {name: (f"{number}_x", f"{number}_y") for name, number in POINTS.items()}
-        points |= annotations.read_points(source, keypoints, columns)
+        points |= annotated.read_points(source, keypoints, columns)
         notes.append(f"Of the ten points of {keypoints} four are read: {', '.join(POINTS)}.")
     if added := find(source, "annotations.addition.json"):
-        for image, marks in annotations.read_marks(source, added).items():
+        for image, marks in annotated.read_marks(source, added).items():
             if len(marks) == len(POINTS):  # in the same order
-                cells = [annotations.point(name, *mark) for name, mark in zip(POINTS, marks, strict=True)]
+                cells = [annotated.point(name, *mark) for name, mark in zip(POINTS, marks, strict=True)]
                 points[image] = {column: value for each in cells for column, value in each.items()}
     return points, notes
 

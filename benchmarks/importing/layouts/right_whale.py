@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from whalebench.benchmarks.importing.layouts import annotations, published
+from whalebench.benchmarks.importing.layouts import annotated, published
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.published import Cells, find
 from whalebench.benchmarks.importing.sources import Source
@@ -26,10 +26,10 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     )
     photos, notes = published.photo_names(source, labels, "imgs", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "imgs")
-    sizes = cache(lambda: annotations.sizes_of(source, photos))
-    box = annotations.read_boxes(source, boxes, sizes) if boxes else {}
+    sizes = cache(lambda: annotated.sizes_of(source, photos))
+    box = annotated.read_boxes(source, boxes, sizes) if boxes else {}
     points = {} if published.is_cropped(options, "imgs") else _points(source)
-    marks, of_sizes = annotations.fitting(published.merged(labels, box, points), sizes())
+    marks, of_sizes = annotated.fitting(published.merged(labels, box, points), sizes())
     notes = [*published.count_notes(labels, COUNTS), *notes, *of_boxes, *of_sizes]
     return LaidOut(published.lay_out(labels, photos, marks), tuple(notes), "NOAARightWhale")
 
@@ -37,12 +37,12 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
 def _points(source: Source) -> Cells:
     """Bonnet and blowhead of the table, or of the two lists that it was made of."""
     if name := find(source, "train_with_points.csv"):
-        return annotations.read_points(source, name, POINTS)
+        return annotated.read_points(source, name, POINTS)
     points: Cells = {}
     for landmark, file in LISTS.items():
         if name := find(source, file):
-            for image, marks in annotations.read_marks(source, name).items():
-                points.setdefault(image, {}).update(annotations.point(landmark, *marks[0]))
+            for image, marks in annotated.read_marks(source, name).items():
+                points.setdefault(image, {}).update(annotated.point(landmark, *marks[0]))
     return points
 
 

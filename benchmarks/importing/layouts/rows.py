@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TypeGuard
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
@@ -132,7 +133,7 @@ def four_numbers(value: object, place: str) -> Box | None:
     return (left, top, width, height) if any((left, top, width, height)) else None
 
 
-def is_plain(value: object) -> bool:
+def is_plain(value: object) -> TypeGuard[float]:
     """Whether a value of a JSON document is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
