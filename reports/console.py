@@ -52,7 +52,11 @@ out, err = Terminal(), Terminal(stderr=True)
 STAGES = {
     "draw": "Drawing flukes",
     "verify": "Verifying photos",
+    "read the layout": "Reading the layout",
+    "find the files": "Finding the files",
     "inspect": "Checking photos",
+    "compare": "Comparing photos with each other",
+    "confirm": "Looking closely at pairs that may be twins",
     "decode": "Decoding photos",
     "learn": "Learning",
     "localizer": "Learning to find boxes",

@@ -153,7 +153,6 @@ def test_a_package_that_identifies_no_animal_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_package_is_a_sentence(tmp_path: Path) -> None:
     assert "has no datapackage.json" in refusal(tmp_path)
     package(tmp_path, *GOOD)
-    assert "leave --column out" in refusal(tmp_path, LayoutOptions(columns={"identity": "x"}))
     (tmp_path / "media.csv").unlink()
     assert "has no resource 'media'" in refusal(tmp_path)
     (tmp_path / "datapackage.json").write_text("{", encoding="utf-8")

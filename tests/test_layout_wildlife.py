@@ -165,8 +165,6 @@ def test_what_is_no_such_table_is_a_sentence(tmp_path: Path) -> None:
     assert "none of its 0 .csv files has the columns image_id, identity, path" in refusal(tmp_path)
     metadata(tmp_path, "image,identity,path", "1,ann,images/a.jpg")
     assert "none of its 1 .csv files" in refusal(tmp_path)
-    options = LayoutOptions(columns={"image": "image_id"})
-    assert "leave --column out" in refusal(tmp_path, options)
 
 
 @pytest.mark.parametrize("box", ["[1, 2, 3]", "[1, 2, 3, x]", "1, 2, 3, 4"])

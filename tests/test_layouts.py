@@ -92,10 +92,11 @@ def test_a_folder_without_folders_of_photos_is_refused(tmp_path: Path) -> None:
         laid_out(draw(tmp_path / "p", "1.jpg", "2.jpg"))
 
 
-def test_folder_takes_no_columns(tmp_path: Path, workspace: Workspace) -> None:
+@pytest.mark.parametrize("layout", ["folder", "wildlife", "camtrap-dp"])
+def test_some_layouts_take_no_columns(layout: str, tmp_path: Path, workspace: Workspace) -> None:
     photos = draw(tmp_path / "p", "Ada/1.jpg", "Ben/1.jpg")
-    with pytest.raises(WhalebenchError, match="folder has no columns to be named; leave out --column"):
-        imported(photos, workspace, "folder", identity="Id")
+    with pytest.raises(WhalebenchError, match=f"{layout} has no columns to be named; leave out --column"):
+        imported(photos, workspace, layout, identity="Id")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are text elsewhere")

@@ -161,7 +161,7 @@ def test_a_run_on_a_twin_says_whose_it_is(tiny, cli, tiny_settings) -> None:
     from whalebench.benchmarks.running.runner import RunRequest, run
 
     found = [
-        run(RunRequest("softmax", name, settings=tiny_settings, device="cpu"), tiny).record
+        run(RunRequest("softmax", name, settings=tiny_settings, device="cpu"), tiny)
         for name in ("tiny", "tiny@twin")
     ]
     strict, twin = found

@@ -64,8 +64,6 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
 
     Raises WhalebenchError where there is no such package, and where it identifies no animal.
     """
-    if options.columns:
-        raise WhalebenchError("The layout camtrap-dp has fields of fixed names; leave --column out.")
     package = _package_name(source)
     folder = str(PurePosixPath(package).parent)
     tables = _tables(source, package)

@@ -47,7 +47,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
 
 LAYOUT = Layout(
     "happywhale",
-    "Happywhale 2022: train.csv with image,species,individual_id, photos in train_images/, boxes.",
+    "Happywhale 2022: train.csv with image,species,individual_id, photos in train_images/, boxes",
     """\
 train.csv
     image,species,individual_id
@@ -59,4 +59,5 @@ fullbody_train.csv or train_backfin.csv, where there is one
     00021adfb725ed.jpg,[[12 40 790 431]],[0.83]
 """,
     read,
+    takes_columns=True,
 )

@@ -104,7 +104,7 @@ def _leaks(source: Source) -> list[str]:
 
 LAYOUT = Layout(
     "humpback",
-    "Humpback whales 2018 (playground) and 2019: train.csv with Image,Id, photos in train/, boxes, points.",
+    "humpback whales 2018 (playground) and 2019: train.csv with Image,Id, photos in train/, boxes, points",
     """\
 train.csv
     Image,Id
@@ -120,4 +120,5 @@ landmark.train.0.csv, where there is one: filename,x,y,w,h,xl,yl,xn,yn,xr,yr,xd,
 duplicate_ids.csv, where there is one: Id,SubId
 """,
     read,
+    takes_columns=True,
 )

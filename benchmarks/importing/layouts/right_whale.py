@@ -48,7 +48,7 @@ def _points(source: Source) -> Cells:
 
 LAYOUT = Layout(
     "right-whale",
-    "Right whales 2015 (NOAA): train.csv with Image,whaleID, photos in imgs/, boxes and points of heads.",
+    "right whales 2015 (NOAA): train.csv with Image,whaleID, photos in imgs/, boxes and points of heads",
     """\
 train.csv
     Image,whaleID
@@ -64,4 +64,5 @@ train_with_points.csv, where there is one
 or points1.json (bonnet) and points2.json (blowhead)
 """,
     read,
+    takes_columns=True,
 )

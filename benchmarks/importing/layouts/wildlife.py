@@ -43,10 +43,6 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
 
     Raises WhalebenchError where no table has the columns image_id, identity and path, or several have.
     """
-    if options.columns:
-        raise WhalebenchError(
-            "The layout wildlife has columns of fixed names; leave --column out, or import the table as csv."
-        )
     name, table = _table(source)
     photos = PhotoNames(source.names())
     counts: Counter[str] = Counter()
