@@ -53,6 +53,7 @@ STAGES = {
     "draw": "Drawing flukes",
     "verify": "Verifying photos",
     "read the layout": "Reading the layout",
+    "draw the masks": "Drawing masks from outlines",
     "find the files": "Finding the files",
     "inspect": "Checking photos",
     "compare": "Comparing photos with each other",

@@ -176,7 +176,6 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "Annotations of an image_id that no image has, which are left out: 1.",
         "Annotations of a crowd (iscrowd), which are left out: 1.",
         "Annotations of an animal that is not identified, which are left out: 2.",
-        "Outlines (segmentation) that are not read, give masks as image files in a table: 2.",
     )
 
 

@@ -34,12 +34,13 @@ from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
 from whalebench.benchmarks.importing.notes import notes_on
+from whalebench.benchmarks.importing.outlines import with_masks
 from whalebench.benchmarks.importing.sources import Source, open_source
 from whalebench.benchmarks.importing.tables import TextTable
 
 NO_OPTIONS = LayoutOptions()
-COPIES = "photos"
-"""The folder of a benchmark with what was copied from an archive."""
+COPIES, MASKS = "photos", "masks"
+"""The folders of a benchmark with what was copied from an archive, and what was drawn of outlines."""
 HALVES = re.compile("[\ud800-\udfff]")
 """What Python reads bytes of names as that are not UTF-8."""
 
@@ -87,6 +88,8 @@ def import_photos(
         source = opened.enter_context(open_source(place, folder / COPIES))
         progress.stage("read the layout")
         laid = layout.read(source, options)
+        progress.stage("draw the masks")
+        source = opened.enter_context(with_masks(source, laid.outlines, folder / MASKS, progress.advance))
         table = _with_species(laid.table, options.species)
         read = _read_photos(source, table, missing, max_pixels, progress)
         notes = [*source.notes, *laid.notes, *read.notes]

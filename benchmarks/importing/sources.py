@@ -59,7 +59,7 @@ def open_source(place: Path, copies: Path | None = None) -> Iterator[Source]:
     if (archive := kind_of(place, _first_bytes(place))) is None:
         yield FileSource(place)
         return
-    with _whole_folder(copies) if copies else tempfile.TemporaryDirectory() as folder:
+    with whole_folder(copies) if copies else tempfile.TemporaryDirectory() as folder:
         source = archive(place, Path(folder), copies or Path(folder))
         try:
             yield source
@@ -80,7 +80,7 @@ def _first_bytes(place: Path) -> bytes:
 
 
 @contextmanager
-def _whole_folder(copies: Path) -> Iterator[Path]:
+def whole_folder(copies: Path) -> Iterator[Path]:
     """A folder that stands at the path when the block succeeds; else nothing is left of it."""
     try:
         with atomic_path(copies) as folder:

@@ -15,7 +15,7 @@ from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.files import parse_json
 from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.layouts import megadetector
-from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
+from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions, Outline
 from whalebench.benchmarks.importing.layouts.rows import (
     PARTS,
     PhotoNames,
@@ -130,7 +130,7 @@ def _laid_out(source: Source, documents: list[Document], options: LayoutOptions)
     photos, keys = PhotoNames(source.names()), _keys(options)
     counts: Counter[str] = Counter()
     rows: list[Row] = []
-    marks, places, sizes = [], [], {}
+    marks, places, segmentations, said = [], [], [], {}
     for document in documents:
         context = _context(document, photos, keys)
         annotations = _dictionaries(document, "annotations")
@@ -143,14 +143,17 @@ def _laid_out(source: Source, documents: list[Document], options: LayoutOptions)
                 rows.append(row | {"split": part, "species": row["species"] or options.species})
                 marks.append(f"{part}{annotation.get('id', number)}")
                 places.append(_place(document, annotation, number))
-                sizes[row["path"]] = _said_size(context.images[annotation["image_id"]])
+                segmentations.append(annotation.get("segmentation"))
+                said[row["path"]] = _said_size(context.images[annotation["image_id"]])
     if not rows:
         raise WhalebenchError(
             f"{documents[0].name} in {source.place} has no annotation that can be used; see that its "
             f"annotations name an image_id and an individual."
         )
     name_images(rows, marks)
-    return LaidOut(table_of(rows, places), (*_notes(counts), *_other_sizes(source, sizes)))
+    sizes = _sizes(source, said)
+    drawn = _outlines(rows, segmentations, places, said, sizes, counts)
+    return LaidOut(table_of(rows, places), (*_notes(counts), *_other_sizes(said, sizes)), outlines=drawn)
 
 
 def _keys(options: LayoutOptions) -> dict[str, tuple[str, ...]]:
@@ -254,7 +257,6 @@ def _row(context: Context, annotation: Mapping[str, Any], number: int, counts: C
         raise WhalebenchError(f"{place} is of an image without a file_name; give the image one.")
     folder = str(PurePosixPath(context.document.name).parent)
     box = four_numbers(annotation.get("bbox"), place)
-    counts["outlines"] += bool(annotation.get("segmentation"))
     said = {column: _text(context, annotation, column) for column in KEYS}
     counts["dates"] += said["date"] not in ("", "0") and not date_of(said["date"])
     row = said | {"path": context.photos.find(file_name, folder), "date": date_of(said["date"])}
@@ -288,22 +290,53 @@ def _landmarks(context: Context, annotation: Mapping[str, Any], place: str) -> I
             yield f"{name}_y", number_cell(y)
 
 
+Sizes = dict[str, tuple[Any, Any]]
+"""Width and height of photos by name."""
+
+
 def _said_size(image: Mapping[str, Any]) -> tuple[Any, Any]:
     return image.get("width"), image.get("height")
 
 
-def _other_sizes(source: Source, said: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
-    """A note on the photos that are not of the size for which the file's boxes were drawn."""
+def _sizes(source: Source, said: Sizes) -> Sizes:
+    """What the photos are, of those that are at hand."""
     there = set(source.names())
-    photos = [name for name, size in said.items() if all(map(is_plain, size)) and name in there]
+    photos = [name for name in said if name in there]
     sizes = photo_sizes([source.path(name) for name in photos])
-    others = [(name, size) for name, size in zip(photos, sizes, strict=True) if size and size != said[name]]
-    if others:
-        name, (width, height) = others[0]
-        wide, high = said[name]
+    return {name: size for name, size in zip(photos, sizes, strict=True) if size}
+
+
+def _fits(name: str, said: Sizes, sizes: Sizes) -> bool:
+    """Whether a photo at hand is of the size that the file says, as far as it says one."""
+    return name in sizes and (sizes[name] == said[name] or not all(map(is_plain, said[name])))
+
+
+def _outlines(
+    rows: Iterable[Row],
+    segmentations: Iterable[Any],
+    places: Iterable[str],
+    said: Sizes,
+    sizes: Sizes,
+    counts: Counter[str],
+) -> dict[str, Outline]:
+    """The outlines by the names of their masks, which are written into the rows."""
+    found = {}
+    for number, (row, segmentation, place) in enumerate(zip(rows, segmentations, places, strict=True)):
+        if segmentation and _fits(row["path"], said, sizes):
+            row["mask"] = f".outlines/{number:07}.png"  # no name of a source: those are never hidden
+            found[row["mask"]] = Outline(segmentation, *sizes[row["path"]], place)
+        elif segmentation:
+            counts["outlines"] += 1
+    return found
+
+
+def _other_sizes(said: Sizes, sizes: Sizes) -> Iterator[str]:
+    """A note on the photos that are not of the size for which the file's boxes were drawn."""
+    if others := [name for name in sizes if not _fits(name, said, sizes)]:
+        (wide, high), (width, height) = said[others[0]], sizes[others[0]]
         yield (
             f"Photos of another size than the file says, so that its boxes may not fit: {len(others):,}, "
-            f"first {one_line(name, 60)} of {width}x{height} pixels, said to be {wide}x{high}."
+            f"first {one_line(others[0], 60)} of {width}x{height} pixels, said to be {wide}x{high}."
         )
 
 
@@ -312,7 +345,7 @@ SENTENCES = {
     "no image": "Annotations of an image_id that no image has, which are left out: {}.",
     "crowd": "Annotations of a crowd (iscrowd), which are left out: {}.",
     "nobody": "Annotations of an animal that is not identified, which are left out: {}.",
-    "outlines": "Outlines (segmentation) that are not read, give masks as image files in a table: {}.",
+    "outlines": "Outlines of photos that are absent or of another size than the file says, left out: {}.",
     "dates": "Dates that are none of ISO 8601 and are left out: {}.",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from whalebench.benchmarks.importing.sources import Source
 from whalebench.benchmarks.importing.tables import TextTable
@@ -23,6 +24,17 @@ class LayoutOptions:
     """Of all animals, where nothing else names one."""
 
 
+class Outline(NamedTuple):
+    """A mask that a file has as an outline."""
+
+    segmentation: Any
+    """COCO's polygons or run lengths."""
+    width: int
+    height: int
+    place: str
+    """Where it stands, to name it in sentences."""
+
+
 @dataclass(frozen=True)
 class LaidOut:
     """The rows that a layout found, by the catalog's columns; paths and masks are names in the source."""
@@ -32,6 +44,8 @@ class LaidOut:
     """Sentences on what was left out, and on counts that differ from the published ones."""
     dataset: str = ""
     """The public set that the photos are, where the files say so, as NOAARightWhale."""
+    outlines: Mapping[str, Outline] = field(default_factory=dict)
+    """What is to be drawn for the names in column mask that are no files of the source."""
 
 
 @dataclass(frozen=True)
