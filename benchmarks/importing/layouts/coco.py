@@ -152,8 +152,8 @@ def _laid_out(source: Source, documents: list[Document], options: LayoutOptions)
         )
     name_images(rows, marks)
     sizes = _sizes(source, said)
-    drawn = _outlines(rows, segmentations, places, said, sizes, counts)
-    return LaidOut(table_of(rows, places), (*_notes(counts), *_other_sizes(said, sizes)), outlines=drawn)
+    outlines = _outlines(rows, segmentations, places, said, sizes, counts)
+    return LaidOut(table_of(rows, places), (*_notes(counts), *_other_sizes(said, sizes)), outlines=outlines)
 
 
 def _keys(options: LayoutOptions) -> dict[str, tuple[str, ...]]:
