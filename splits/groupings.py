@@ -20,6 +20,8 @@ from whalebench.splits.assignment import (
     single_encounter_identities,
 )
 
+BY_DAY = "encounter-grouped"
+"""The protocol that keeps the photos of one individual on one day together."""
 DAY = len("2024-05-31")
 """How long a date is that says the day; a shorter one is a year or a month."""
 
@@ -33,7 +35,7 @@ def protocol_groups(
     who they show is not known, but it may well be the same animal. `together` are pairs of images.
     """
     joined = [*together]
-    if protocol == "encounter-grouped":
+    if protocol == BY_DAY:
         first: dict[tuple[str, str], str] = {}
         met = zip(table["image"], table["identity"], days_of(table), strict=True)
         joined += [(image, first.setdefault((who, day), image)) for image, who, day in met if day]
