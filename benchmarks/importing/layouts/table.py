@@ -73,7 +73,11 @@ def _with_viewpoint(table: TextTable, file: Path) -> TextTable:
         [
             (
                 index,
-                problem(SIDE, row[SIDE], f"its viewpoint is {row['viewpoint']!r}, and both are one thing"),
+                problem(
+                    SIDE,
+                    row[SIDE],
+                    f"its viewpoint is {row['viewpoint']!r}, which is the same; keep one of them",
+                ),
             )
             for index, row in enumerate(table.rows)
             if row[SIDE] and row.get("viewpoint", row[SIDE]) not in ("", row[SIDE])
