@@ -154,7 +154,7 @@ def encounters(rows: Sequence[Row], kept: Iterable[int], rule: EncounterRule) ->
             place = row.get("place", "") or (f"camera {row['camera']}" if row.get("camera") else "")
             chains[place, len(row["date"]) > DAY].append(index)
     taken = {row.get("encounter", "") for row in rows}
-    found = {}
+    found: dict[int, str] = {}
     for (place, has_time), indices in sorted(chains.items()):
         for chain in _chains(_moments({index: rows[index]["date"] for index in indices}), rule.gap):
             start = rows[chain[0]]["date"]
