@@ -27,6 +27,7 @@ from whalebench.splits.groupings import (
     held_out,
     of_nobody,
     protocol_groups,
+    same_days,
     sided,
 )
 from whalebench.splits.split import (
@@ -36,7 +37,6 @@ from whalebench.splits.split import (
     column_digests,
     count_split,
     make_table,
-    same_days,
     table_digest,
 )
 from whalebench.splits.timing import cutoff_of, folds_by_time

@@ -29,7 +29,7 @@ from whalebench.benchmarks.core.files import (
 )
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
 from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, single_encounter_identities
-from whalebench.splits.groupings import BY_DAY, days_of, protocol_groups, side_of
+from whalebench.splits.groupings import protocol_groups, same_days, side_of
 from whalebench.splits.timing import LAST, dates_of
 
 COLUMNS = ("image", "fold", "group", "valid")
@@ -135,29 +135,6 @@ def column_digests(table: pd.DataFrame) -> dict[str, str]:
     """A short digest of each column that counts in a catalog's table, to tell later which one changed."""
     counted = sorted(set(table.columns) - {"image", "mask", *NOT_COUNTED})
     return {column: digest_text("\n".join(map(repr, table[column].tolist())))[:12] for column in counted}
-
-
-def same_days(table: pd.DataFrame, catalog: Catalog) -> list[str]:
-    """A warning where train shows a tested individual on the same day: perhaps the same encounter."""
-    facts = catalog.table
-    day_of = {
-        image: (identity, day)
-        for image, identity, day in zip(facts["image"], facts["identity"], days_of(facts), strict=True)
-        if identity and day
-    }
-    tested = shared = 0
-    for fold in sorted(set(table["fold"]) - {NEVER, LEFT_OUT}) if day_of else ():
-        parts = fold_parts(table, fold)
-        learned = {day_of[image] for image in parts.train if image in day_of}
-        tested += len(parts.test)
-        shared += sum(day_of.get(image) in learned for image in parts.test)
-    if not shared:
-        return []
-    return [
-        f"{shared:,} of {tested:,} tested photos have a photo of the same individual from the same day in "
-        f"train, which flatters scores; make the split by encounters: `whalebench split make "
-        f"{catalog.name}@{BY_DAY} --protocol {BY_DAY}`."
-    ]
 
 
 def count_split(

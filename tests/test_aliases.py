@@ -76,6 +76,14 @@ def test_an_alias_of_one_species_is_no_chain_with_that_of_another(table: Path, w
     assert names(result) == ["A-12", "Ben", "Ada", "Ben", "A-12", "Bo"]
 
 
+def test_a_table_in_latin_1_is_read_with_a_note(table: Path, workspace: Workspace) -> None:
+    file = aliases(table)
+    file.write_bytes("alias,identity\nA12,J\u00f8rgen\n".encode("latin-1"))
+    result = imported(table, workspace, file)
+    assert names(result)[1] == "J\u00f8rgen"
+    assert any(note.startswith("aliases.csv: The table is not UTF-8") for note in result.notes)
+
+
 def test_aliases_that_fit_nothing_change_nothing(table: Path, workspace: Workspace) -> None:
     result = imported(table, workspace, aliases(table, "Zoe,Ada,"))
     assert names(result) == [row.split(",")[1] for row in ROWS]

@@ -113,6 +113,19 @@ def test_a_broken_directory_of_tags_is_never_fatal(tmp_path: Path, place: int) -
     assert fact.taken in ("", "2019-07-04T10:22:33")
 
 
+@pytest.mark.parametrize("kind", range(1, 14))
+def test_a_mistyped_pointer_to_the_tags_is_never_fatal(tmp_path: Path, kind: int) -> None:
+    """As a signed number it leads to before the file."""
+    file = draw(tmp_path / "one.jpg", {ORIGINAL: "2019:07:04 10:22:33"})
+    content = bytearray(file.read_bytes())
+    place = content.index(INNER.to_bytes(2, "big"))
+    content[place + 2 : place + 12] = kind.to_bytes(2, "big") + (1).to_bytes(4, "big") + b"\xff\xff\xff\xf0"
+    file.write_bytes(content)
+    (fact,) = inspect_photos([file])
+    assert not isinstance(fact, str), fact
+    assert fact.taken == ""
+
+
 # --- dates of a table
 
 
@@ -349,6 +362,13 @@ def test_a_gap_that_is_none_is_refused(
     assert f"--encounters {gap} is no duration" in answer.err
     with pytest.raises(WhalebenchError):
         read_catalog(workspace.benchmarks / "mine")
+
+
+def test_encounters_that_cannot_be_made_are_said(tmp_path: Path, workspace: Workspace) -> None:
+    table = write(tmp_path, dict.fromkeys(PHOTOS, ""))
+    result = import_csv(table, "mine", workspace, encounters=read_rule("2h"))
+    assert result.notes[-1].startswith("--encounters 2h made none: no photo without an encounter has a day")
+    assert result.catalog.derived == {}
 
 
 def test_photos_without_a_day_are_counted(tmp_path: Path, workspace: Workspace) -> None:

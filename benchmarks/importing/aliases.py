@@ -35,6 +35,8 @@ class Aliases:
 
     file: Path
     entries: tuple[Alias, ...]
+    notes: tuple[str, ...] = ()
+    """What the table was read as, where that had to be guessed."""
 
     def apply(self, table: TextTable) -> tuple[TextTable, list[str], dict[str, Any]]:
         """The table with each identity that is an alias replaced, sentences on that, and what was done.
@@ -57,13 +59,15 @@ class Aliases:
         return replace(table, rows=tuple(rows)), self._notes(used), facts
 
     def _notes(self, used: Counter[Alias]) -> list[str]:
-        notes = ["No row has an alias as its identity: none was changed."]
-        if used:
+        notes = [f"{self.file.name}: {note}" for note in self.notes]
+        if not used:
+            notes.append("No row has an alias as its identity: none was changed.")
+        else:
             first = next(entry for entry in self.entries if entry in used)
-            notes = [
+            notes.append(
                 f"Aliases changed the identity of {used.total():,} rows, {len(used):,} names in all: first "
                 f"{one_line(first.alias, 40)!r}, which is now {one_line(first.identity, 40)!r}."
-            ]
+            )
         if unknown := [entry for entry in self.entries if entry not in used]:
             of = f" of {one_line(unknown[0].species, 40)}" if unknown[0].species else ""
             notes.append(
@@ -96,7 +100,7 @@ def read_aliases(file: Path) -> Aliases:
         by_alias[entry.alias].append(entry)
     for entry, place in places.items():
         _refuse_doubt(entry, by_alias, f"{file}, {place}")
-    return Aliases(file, tuple(places))
+    return Aliases(file, tuple(places), table.notes)
 
 
 def _alias(row: Row, where: str) -> Alias:

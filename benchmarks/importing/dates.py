@@ -113,6 +113,10 @@ def with_encounters(
     `kept` are the rows whose photos can be used.
     """
     made = encounters(table.rows, kept, rule)
+    if not made:
+        return table, [
+            f"--encounters {rule.text} made none: no photo without an encounter has a day, by date or EXIF."
+        ]
     sizes = Counter(made.values())
     rows = tuple(
         {"encounter": ""} | row | ({"encounter": made[index]} if index in made else {})

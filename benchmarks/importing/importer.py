@@ -93,14 +93,9 @@ def import_photos(
         source = opened.enter_context(open_source(place, folder / COPIES))
         progress.stage("read the layout")
         laid = layout.read(source, options)
-        table = _with_species(laid.table, options.species)
-        notes, derived = [*source.notes, *laid.notes], dict[str, Any]()
-        if aliases:
-            table, changed, derived["aliases"] = aliases.apply(table)
-            notes += changed
+        table, changed, derived = _named(laid.table, options.species, aliases)
         read = _read_photos(source, table, missing, max_pixels, progress, encounters)
-        notes += read.notes
-        derived |= read.derived
+        notes = [*source.notes, *laid.notes, *changed, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = _as_before(folder, read, name)
             opened.close()  # copies move to where the frame says they stand
@@ -114,7 +109,7 @@ def import_photos(
                 str(place.absolute()),
                 quarantined=len(read.quarantined),
                 dataset=dataset or laid.dataset,
-                derived=derived if frame is read.frame else read_catalog(folder).derived,
+                derived=derived | read.derived if frame is read.frame else read_catalog(folder).derived,
             )
             write_stamps(folder, read.stamps)
     return ImportResult(catalog, read.quarantined, (*notes, *known))
@@ -188,16 +183,21 @@ def _in_encounters(
     """The table with the encounters of a rule, or as it is with a proposal; notes, and what was derived."""
     if rule is None:
         return table, list(proposal(table.rows, kept)), {}
-    table, notes = with_encounters(table, kept, rule)
-    return table, notes, {"encounters by": rule.words()}
+    met, notes = with_encounters(table, kept, rule)
+    return met, notes, {"encounters by": rule.words()} if met is not table else {}
 
 
-def _with_species(table: TextTable, species: str) -> TextTable:
-    """The table with this species where a row names none."""
-    if not species:
-        return table
-    rows = tuple(row | {"species": row.get("species") or species} for row in table.rows)
-    return replace(table, columns=tuple(dict.fromkeys((*table.columns, "species"))), rows=rows)
+def _named(
+    table: TextTable, species: str, aliases: Aliases | None
+) -> tuple[TextTable, list[str], dict[str, Any]]:
+    """The table with this species where a row names none, and one name an animal; notes; what was derived."""
+    if species:
+        rows = tuple(row | {"species": row.get("species") or species} for row in table.rows)
+        table = replace(table, columns=tuple(dict.fromkeys((*table.columns, "species"))), rows=rows)
+    if not aliases:
+        return table, [], {}
+    table, notes, facts = aliases.apply(table)
+    return table, notes, {"aliases": facts}
 
 
 def _refuse_not_utf8(paths: Sequence[str]) -> None:
