@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.catalog import read_catalog, read_facts
+from whalebench.benchmarks.core.catalog import NO_ENCOUNTER, read_catalog, read_facts
 from whalebench.benchmarks.core.exif import date_taken
 from whalebench.benchmarks.core.store import inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace
@@ -22,6 +22,7 @@ from whalebench.benchmarks.importing import importer
 from whalebench.benchmarks.importing.dates import encounters, proposal, read_rule
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv
 from whalebench.benchmarks.overview import catalog_facts
+from whalebench.benchmarks.registry import load_benchmark
 from whalebench.splits.protocols import propose_split
 
 ORIGINAL, DIGITIZED, CHANGED = 36867, 36868, 306
@@ -375,6 +376,16 @@ def test_photos_without_a_day_are_counted(tmp_path: Path, workspace: Workspace) 
     result = import_csv(write(tmp_path, PHOTOS), "mine", workspace, encounters=read_rule("4h"))
     assert "--encounters 4h made 1 encounters of 3 photos, the largest of 3." in result.notes
     assert "Photos without a day are in no encounter: 1." in result.notes
+    assert NO_ENCOUNTER not in result.notes
+
+
+def test_a_large_encounter_that_was_made_is_no_slip_of_the_table(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    photos = {f"{number}.png": f"2019-07-04T10:{number:02}:00" for number in range(12)}
+    result = import_csv(write(tmp_path, photos), "mine", workspace, encounters=read_rule("2h"))
+    assert "--encounters 2h made 1 encounters of 12 photos, the largest of 12." in result.notes
+    assert not any("leave the cell empty" in note for note in result.notes)
 
 
 def test_a_split_that_ignores_dates_is_marked_wherever_its_scores_are_shown(
@@ -400,3 +411,5 @@ def test_a_split_that_ignores_dates_is_marked_wherever_its_scores_are_shown(
     }
     assert {where for where, text in said.items() if mark not in " ".join(text.split())} == set()
     assert "the same day" not in cli("split", "show", "mine@encounter-grouped", *place).out
+    assert load_benchmark("mine@encounter-grouped", workspace).warnings == []
+    assert load_benchmark("mine", workspace).warnings[0] == NO_ENCOUNTER

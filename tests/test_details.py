@@ -56,6 +56,14 @@ def test_details_are_kept_and_counted(tmp_path: Path, workspace: Workspace, cli:
     assert credits_of(catalog, {"0", "1"}) == {"0": "Ann, CC BY 4.0", "1": "CC BY 4.0"}
 
 
+def test_names_of_cameras_and_places_are_read_as_others_are(tmp_path: Path, workspace: Workspace) -> None:
+    table = write(tmp_path, ",camera,place", ",7.0,Cove", ",12.0,cove", ",,")
+    result = import_csv(table, "mine", workspace)
+    assert result.catalog.table["camera"].tolist() == ["7", "12", ""]
+    assert "Column camera has whole numbers written as 12.0: read as 12." in result.notes
+    assert any("Column place has 1 name(s) that are written in several ways" in note for note in result.notes)
+
+
 def test_a_digest_counts_details_only_where_there_are_any(tmp_path: Path, workspace: Workspace) -> None:
     plain = import_csv(write(tmp_path, "", "", ""), "plain", workspace).catalog
     header = "".join(f",{column}" for column in DETAILS)

@@ -16,6 +16,7 @@ import pandas as pd
 from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
     DETAILS,
+    NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
@@ -171,7 +172,7 @@ def _read_photos(
     table, met, derived = _in_encounters(dated.table, kept, encounters)
     derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
     frame = _frame(table, kept, photos, masks, mask_facts)
-    notes += [*dated.notes, *notes_on(table.rows, kept), *met]
+    notes += [*dated.notes, *met]
     return _Read(
         frame, quarantined, stamps, notes, derived, frozenset(images[index] for index in dated.found)
     )
@@ -181,10 +182,13 @@ def _in_encounters(
     table: TextTable, kept: dict[int, PhotoFacts], rule: EncounterRule | None
 ) -> tuple[TextTable, list[str], dict[str, Any]]:
     """The table with the encounters of a rule, or as it is with a proposal; notes, and what was derived."""
+    seen = notes_on(table.rows, kept)  # those on encounters are about what somebody wrote
     if rule is None:
-        return table, list(proposal(table.rows, kept)), {}
+        return table, [*seen, *proposal(table.rows, kept)], {}
     met, notes = with_encounters(table, kept, rule)
-    return met, notes, {"encounters by": rule.words()} if met is not table else {}
+    if met is table:
+        return table, [*seen, *notes], {}
+    return met, [*(note for note in seen if note != NO_ENCOUNTER), *notes], {"encounters by": rule.words()}
 
 
 def _named(

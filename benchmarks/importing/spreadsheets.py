@@ -15,7 +15,7 @@ SIDE = "side"
 """Another word for the column viewpoint."""
 WORDS = (*REQUIRED, *OPTIONAL_TEXT, *DETAILS, *BOX, "split", SIDE)
 """The columns that are read and have a name of their own, all but those of landmarks."""
-NUMBERED = ("image", "identity", "encounter")
+NUMBERED = ("image", "identity", "encounter", "camera", "place", "quality")
 """Columns of names that may be numbers."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
