@@ -89,9 +89,7 @@ def _said_of_photos(catalog: Catalog) -> Row:
     if aliases := derived.get("aliases"):
         rows = sum(names[-1] for names in aliases["names"])
         facts["aliases"] = f"{len(aliases['names']):,} names of {rows:,} photos, by {aliases['file']}"
-    return facts | {
-        column: most_common(table[column]) for column in ("viewpoint", *DETAILS) if column in table
-    }
+    return facts | {column: most_common(table[column]) for column in DETAILS if column in table}
 
 
 def most_common(values: Iterable[str]) -> str:

@@ -51,7 +51,6 @@ def test_details_are_kept_and_counted(tmp_path: Path, workspace: Workspace, cli:
     facts = json.loads(cli("data", "show", "mine", "--json", "--workspace", workspace.root).out)
     assert facts["camera"] == "trap 7 (2), trap 8 (1)"
     assert facts["licence"] == "CC BY 4.0 (2)"
-    assert facts["viewpoint"] == "left (1), right (1)"
     catalog = read_catalog(workspace.benchmarks / "mine")
     assert credits_of(catalog, {"0", "1"}) == {"0": "Ann, CC BY 4.0", "1": "CC BY 4.0"}
 
