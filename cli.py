@@ -208,6 +208,12 @@ def data_import(
     ] = None,
     species: Annotated[str, Option(help="The species where nothing else names one.")] = "",
     missing: Annotated[Missing, Option(help="What becomes of photos that are absent.")] = "refuse",
+    encounters: Annotated[
+        str | None, Option(help="Make encounters of photos of one place that are at most so far apart: 2h.")
+    ] = None,
+    aliases: Annotated[
+        Path | None, Option(help="A table alias,identity and perhaps species: names that are one animal.")
+    ] = None,
     dataset: Annotated[
         str, Option(help="The public set they are, as NOAARightWhale: weights trained on it are marked.")
     ] = "",
@@ -216,6 +222,8 @@ def data_import(
 ) -> None:
     """Check photos and what is said of them, and make them a benchmark."""
     from whalebench.benchmarks import overview
+    from whalebench.benchmarks.importing.aliases import read_aliases
+    from whalebench.benchmarks.importing.dates import read_rule
     from whalebench.benchmarks.importing.importer import import_photos
     from whalebench.benchmarks.importing.layouts import LayoutOptions, find_layout
     from whalebench.benchmarks.importing.layouts.columns import read_column_names
@@ -223,11 +231,12 @@ def data_import(
 
     chosen = find_layout(layout)
     options = LayoutOptions(read_column_names(columns or ()), species)
+    said: dict[str, Any] = {"missing": missing, "dataset": dataset}
+    said["aliases"] = read_aliases(aliases) if aliases else None
+    said["encounters"] = None if encounters is None else read_rule(encounters)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
-        result = import_photos(
-            chosen, path, name, place, options=options, missing=missing, dataset=dataset, progress=progress
-        )
+        result = import_photos(chosen, path, name, place, options=options, progress=progress, **said)
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]
     document = facts | {"quarantined": quarantined, "notes": notes}
@@ -377,8 +386,8 @@ def sweep(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
+    from whalebench.benchmarks.core.durations import read_duration
     from whalebench.benchmarks.core.outputs import check_output, write_output
-    from whalebench.benchmarks.running.workers import read_duration
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import many_runs, writers

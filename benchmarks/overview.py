@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from types import UnionType
@@ -14,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import Catalog, read_facts
+from whalebench.benchmarks.core.catalog import DETAILS, Catalog, read_facts
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import benchmark_names
@@ -27,9 +28,12 @@ from whalebench.methods.registry import (
     method_names,
     unloadable,
 )
+from whalebench.splits.groupings import days_of
 from whalebench.splits.split import Split
 
 Row = dict[str, Any]
+TOP = 5
+"""Values of a column that are shown of a catalog."""
 
 
 def benchmark_rows(workspace: Workspace) -> list[Row]:
@@ -72,7 +76,31 @@ def catalog_facts(catalog: Catalog) -> Row:
         ),
         "smallest photo": "{} x {}".format(*sides[areas.index(min(areas))]),
         "largest photo": "{} x {}".format(*sides[areas.index(max(areas))]),
-    }
+    } | _said_of_photos(catalog)
+
+
+def _said_of_photos(catalog: Catalog) -> Row:
+    """What is known besides who is on the photos, and what the import made of it; only what is there."""
+    table, derived = catalog.table, catalog.derived
+    facts: Row = {}
+    if days := sorted(filter(None, days_of(table))):
+        facts["photos with a day"] = f"{len(days):,}, {days[0]} to {days[-1]}"
+    facts |= {key: said for key, said in derived.items() if not isinstance(said, Mapping)}
+    if aliases := derived.get("aliases"):
+        rows = sum(names[-1] for names in aliases["names"])
+        facts["aliases"] = f"{len(aliases['names']):,} names of {rows:,} photos, by {aliases['file']}"
+    return facts | {column: most_common(table[column]) for column in DETAILS if column in table}
+
+
+def most_common(values: Iterable[str]) -> str:
+    """The values that are most frequent, each with its count; empty ones do not count.
+
+    >>> most_common(["left", "right", "left", ""])
+    'left (2), right (1)'
+    """
+    counts = Counter(value for value in values if value)
+    shown = [f"{one_line(value, 60)} ({count:,})" for value, count in counts.most_common(TOP)]
+    return ", ".join(shown) + (f" and {len(counts) - TOP:,} more" if len(counts) > TOP else "")
 
 
 def split_rows(split: Split) -> list[Row]:

@@ -16,6 +16,7 @@ from typing import Any
 from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.auditing.verdicts import read_verdicts
 from whalebench.benchmarks.core.catalog import (
+    NO_ENCOUNTER,
     Catalog,
     catalogued_files,
     mask_of,
@@ -29,6 +30,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.benchmarks.core.store import PhotoStore, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_path, benchmark_lock
+from whalebench.splits.groupings import BY_DAY, days_of
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import Split, committed_stem, has_split, read_split, write_split
 from whalebench.splits.twin import random_twin
@@ -50,6 +52,13 @@ class Benchmark:
     store: PhotoStore
     dataset: str = ""
     """The public set that the photos are, where it was said when they were imported."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of any score on it should know: of its photos, then of its folds."""
+        by_day = self.split.protocol == BY_DAY and all(days_of(self.catalog.table))
+        of_photos = [each for each in self.catalog.warnings if not (by_day and each == NO_ENCOUNTER)]
+        return [*of_photos, *self.split.warnings]
 
 
 def load_benchmark_of(record: RunRecord, workspace: Workspace, progress: Progress = SILENT) -> Benchmark:

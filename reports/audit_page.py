@@ -85,7 +85,8 @@ def audit_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     # Within a script no text may end it, whatever the photos are called.
     data = json.dumps({"key": document["audit_digest"], "name": document["name"], "pairs": rows})
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    sections = "".join(_section(number, pair, pictures) for number, pair in enumerate(shown))
+    credit_of = document["credits"]
+    sections = "".join(_section(number, pair, pictures, credit_of) for number, pair in enumerate(shown))
     return PAGE.format_map(
         {
             "title": escape(f"Audit of {document['name']}"),
@@ -96,11 +97,13 @@ def audit_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     )
 
 
-def _section(number: int, pair: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def _section(
+    number: int, pair: Mapping[str, Any], pictures: Mapping[str, str], credit_of: Mapping[str, str]
+) -> str:
     photos = "".join(
         f'<figure><img src="{escape(pictures[pair[which]])}" alt="" loading="lazy"><figcaption>'
         f"{escape(pair[which])}<br><b>{escape(pair[f'{which}_identity'] or 'no name')}</b>"
-        "</figcaption></figure>"
+        f"{_credit(credit_of.get(pair[which], ''))}</figcaption></figure>"
         for which in ("first", "second")
     )
     buttons = "".join(
@@ -109,6 +112,10 @@ def _section(number: int, pair: Mapping[str, Any], pictures: Mapping[str, str]) 
     )
     words = escape(describe(pair))
     return f'<section data-pair="{number}"><p>{words}</p>{photos}<div>{buttons}</div></section>\n'
+
+
+def _credit(text: str) -> str:
+    return f"<br>Photo: {escape(text)}" if text else ""
 
 
 PAGE = """<!doctype html>

@@ -5,6 +5,7 @@ mean more than the individual. Protocols are those of open-set and closed-set re
 splits of wildlife-datasets (Cermak et al. 2024).
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.splits.assignment import (
+    LEFT_OUT,
     Group,
     group_photos,
     groups_by_identity,
@@ -20,6 +22,8 @@ from whalebench.splits.assignment import (
     single_encounter_identities,
 )
 
+BY_DAY = "encounter-grouped"
+"""The protocol that keeps the photos of one individual on one day together."""
 DAY = len("2024-05-31")
 """How long a date is that says the day; a shorter one is a year or a month."""
 
@@ -33,7 +37,7 @@ def protocol_groups(
     who they show is not known, but it may well be the same animal. `together` are pairs of images.
     """
     joined = [*together]
-    if protocol == "encounter-grouped":
+    if protocol == BY_DAY:
         first: dict[tuple[str, str], str] = {}
         met = zip(table["image"], table["identity"], days_of(table), strict=True)
         joined += [(image, first.setdefault((who, day), image)) for image, who, day in met if day]
@@ -48,6 +52,33 @@ def _names(groups: Iterable[Group]) -> dict[str, str]:
 def days_of(table: pd.DataFrame) -> list[str]:
     """The day of each photo of a catalog's table as ISO 8601, "" where none is known."""
     return [date[:DAY] if len(date) >= DAY else "" for date in table["date"]]
+
+
+def same_days(rows: pd.DataFrame, catalog: Catalog) -> list[str]:
+    """A warning where train shows a tested individual on the same day, perhaps in the same encounter.
+
+    `rows` are those of a split: image, fold, and the fold in whose valid part it is.
+    """
+    table = catalog.table
+    met = dict(zip(table["image"], zip(table["identity"], days_of(table), strict=True), strict=True))
+    places: dict[tuple[str, str], Counter[tuple[int, int]]] = defaultdict(Counter)
+    for image, fold, valid in zip(rows["image"], rows["fold"], rows["valid"], strict=True):
+        if all(met[image]):
+            places[met[image]][fold, valid] += 1
+    shared = sum(
+        count
+        for there in places.values()
+        for (fold, _), count in there.items()
+        if fold >= 0 and any(fold not in place and place[0] != LEFT_OUT for place in there)
+    )
+    if not shared:
+        return []
+    tested = sum(rows["fold"] >= 0)
+    return [
+        f"{shared:,} of {tested:,} tested photos have a photo of the same individual from the same day in "
+        f"train, which flatters scores; make the split by encounters: `whalebench split make "
+        f"{catalog.name}@{BY_DAY} --protocol {BY_DAY}`."
+    ]
 
 
 def has_days_to_group(table: pd.DataFrame) -> bool:

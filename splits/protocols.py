@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.splits.assignment import (
@@ -24,11 +22,12 @@ from whalebench.splits.assignment import (
     single_encounter_identities,
 )
 from whalebench.splits.groupings import (
-    days_of,
+    BY_DAY,
     has_days_to_group,
     held_out,
     of_nobody,
     protocol_groups,
+    same_days,
     sided,
 )
 from whalebench.splits.split import (
@@ -37,7 +36,6 @@ from whalebench.splits.split import (
     check_split,
     column_digests,
     count_split,
-    fold_parts,
     make_table,
     table_digest,
 )
@@ -47,7 +45,7 @@ PROTOCOLS = (
     "auto",
     "stratified-encounters",
     "published",
-    "encounter-grouped",
+    BY_DAY,
     "closed",
     "open",
     "side-aware",
@@ -120,7 +118,7 @@ def propose_split(
         catalog_digest=catalog.digest,
         digest=table_digest(table),
         counts=counts,
-        warnings=(*warnings, *_small_parts(counts, valid_share), *_same_days(table, catalog)),
+        warnings=(*warnings, *_small_parts(counts, valid_share), *same_days(table, catalog)),
         catalog_columns=column_digests(catalog.table),
     )
 
@@ -141,7 +139,7 @@ def _checked(
     _check_numbers(given["folds"], valid_share, given)
     if protocol == "auto":
         by_day = has_days_to_group(catalog.table)
-        protocol = "encounter-grouped" if by_day else "stratified-encounters"
+        protocol = BY_DAY if by_day else "stratified-encounters"
         protocol = "published" if "split" in catalog.table else protocol
     if duplicates != "refuse" and protocol != "published":
         raise WhalebenchError(
@@ -230,26 +228,6 @@ def _rows_by_time(
         for image in group.images
     }
     return rows, warnings
-
-
-def _same_days(table: pd.DataFrame, catalog: Catalog) -> list[str]:
-    """A warning where train shows a tested individual on the same day: perhaps the same encounter."""
-    facts = catalog.table
-    days = [
-        f"{identity} {day}" if identity and day else ""
-        for identity, day in zip(facts["identity"], days_of(facts), strict=True)
-    ]
-    day_of, shared = dict(zip(facts["image"], days, strict=True)), 0
-    for fold in sorted(set(table["fold"]) - {NEVER, LEFT_OUT}):
-        parts = fold_parts(table, fold)
-        learned = {day_of[image] for image in parts.train} - {""}
-        shared += sum(day_of[image] in learned for image in parts.test)
-    if not shared:
-        return []
-    return [
-        f"{shared} tested photos show an individual that train shows on the same day, so scores may flatter; "
-        f"a split by encounter-grouped keeps days together."
-    ]
 
 
 def _stratified_rows(

@@ -29,7 +29,7 @@ from whalebench.benchmarks.core.files import (
 )
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
 from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, single_encounter_identities
-from whalebench.splits.groupings import protocol_groups, side_of
+from whalebench.splits.groupings import protocol_groups, same_days, side_of
 from whalebench.splits.timing import LAST, dates_of
 
 COLUMNS = ("image", "fold", "group", "valid")
@@ -351,7 +351,10 @@ def read_split(stem: Path, catalog: Catalog) -> Split:
             "changed one under a new name and make its split."
         )
     check_split(table, catalog, sidecar["protocol"], sidecar["parameters"])
-    sidecar |= {"table": table, "digest": sidecar["split_digest"], "warnings": tuple(sidecar["warnings"])}
+    # Older splits do not say it themselves; a random twin is made to flatter, and says that.
+    days = same_days(table, catalog) if sidecar["protocol"] != TWIN else []
+    warnings = tuple(dict.fromkeys((*sidecar["warnings"], *days)))
+    sidecar |= {"table": table, "digest": sidecar["split_digest"], "warnings": warnings}
     return Split(**{each.name: sidecar[each.name] for each in fields(Split)})
 
 

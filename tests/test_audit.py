@@ -247,10 +247,12 @@ def test_the_page_needs_no_other_file_and_no_name_acts_in_it() -> None:
         "name": "<i>eight",
         "audit_digest": made["digest"],
         "pairs": [made["pairs"][0] | {"two_names": True, "leaks_in": [1]}],
+        "credits": {evil: "<u>Ann, CC BY 4.0"},
     }
     page = audit_page(
         document, {evil: "data:image/jpeg;base64,AA==", "b&amp;.jpg": "data:image/jpeg;base64,BB=="}
     )
+    assert page.count("Photo: &lt;u&gt;Ann, CC BY 4.0") == page.count("Photo: ") == 1
     assert evil not in page and "<b>ann" not in page and "<i>eight" not in page
     assert re.findall(r"(?:src|href)=(?!\"data:)", page) == [] and "://" not in page
     held = json.loads(re.search(r'id="audit">(.*?)</script>', page)[1])  # type: ignore[index]

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.durations import read_duration
 from whalebench.benchmarks.core.machine import PARENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import workers
-from whalebench.benchmarks.running.workers import Share, WorkerPool, over_limit, read_duration, run_within
+from whalebench.benchmarks.running.workers import Share, WorkerPool, over_limit, run_within
 from whalebench.tests.test_guests import install, is_alive
 
 ENDS_WITHIN = 5.0
@@ -210,9 +211,9 @@ def test_what_is_kept_is_said(tiny: Workspace) -> None:
 
 
 def test_a_limit_is_a_duration(cli: Callable[..., Any], shared_tiny: Workspace) -> None:
-    given = {"30m": 1800.0, "2h": 7200.0, "45s": 45.0, "1.5 min": 90.0}
+    given = {"30m": 1800.0, "2h": 7200.0, "45s": 45.0, "1.5 min": 90.0, "1d": 86_400.0}
     assert {text: read_duration(text, "--time-limit") for text in given} == given
-    for wrong in ("", "30", "0s", "-1h", "1d", "h", "9" * 40 + "h", "٣h", "1h\x1b[2J"):
+    for wrong in ("", "30", "0s", "-1h", "1w", "h", "9" * 40 + "h", "٣h", "1h\x1b[2J"):
         with pytest.raises(WhalebenchError, match="is no duration: write it as 2h") as caught:
             read_duration(wrong, "--time-limit")
         assert str(caught.value).isprintable()

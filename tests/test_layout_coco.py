@@ -92,6 +92,21 @@ def test_width_and_height_become_corners(tmp_path: Path) -> None:
     assert check_rows(found.table, number_columns(found.table)) == []
 
 
+def test_where_and_whose_a_photo_is_comes_along(tmp_path: Path) -> None:
+    images = [
+        IMAGES[0] | {"location": 12, "license": 0, "rights_holder": "Ann"},
+        IMAGES[1] | {"location": "cove", "license": 1},
+    ]
+    folder = coco(tmp_path, images=images)
+    document = json.loads((folder / "annotations.json").read_text())
+    document["licenses"] = [{"id": 0, "name": "CC BY 4.0"}, {"id": 1, "name": "Unknown"}]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    rows = by_image(laid_out(LAYOUT, folder)).values()
+    assert [row["place"] for row in rows] == ["12", "cove"]
+    assert [row.get("licence") for row in rows] == ["CC BY 4.0", None]
+    assert [row.get("rightsholder") for row in rows] == ["Ann", None]
+
+
 def test_several_animals_are_rows_of_one_photo(tmp_path: Path) -> None:
     both = [ANNOTATIONS[0], {**ANNOTATIONS[1], "image_id": 1}]
     found = laid_out(LAYOUT, coco(tmp_path, both))

@@ -1,6 +1,8 @@
 """Protocols beside the default one, and random twins: what each keeps apart, and what it refuses."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -111,7 +113,37 @@ def test_encounter_grouped_keeps_days_together_where_no_encounter_is_known() -> 
     assert set(places(split, of, "date", "identity")) == {1}
     assert not any("same day" in warning for warning in split.warnings)
     ignoring = propose_split(of, protocol="stratified-encounters")
-    assert any("on the same day" in warning for warning in ignoring.warnings)
+    days = {
+        image: (who, date[:10])
+        for image, who, date in zip(*(of.table[name] for name in ("image", "identity", "date")), strict=True)
+    }
+    parts = [ignoring.parts(fold) for fold in ignoring.folds]
+    flattered = [
+        sum(
+            bool(days[image][0]) and days[image] in {days[other] for other in each.train}
+            for image in each.test
+        )
+        for each in parts
+    ]
+    tested = sum(len(each.test) for each in parts)
+    assert 0 < sum(flattered) < tested
+    assert (
+        f"{sum(flattered)} of {tested} tested photos have a photo of the same individual from the same day "
+        "in train, which flatters scores; make the split by encounters: `whalebench split make "
+        "drawn@encounter-grouped --protocol encounter-grouped`."
+    ) in ignoring.warnings
+
+
+def test_a_split_of_before_is_marked_when_it_is_read(tmp_path: Path) -> None:
+    of = catalog(encounter="")
+    split = propose_split(of, protocol="stratified-encounters")
+    write_split(replace(split, warnings=("As it was.",)), tmp_path / "split")
+    read = read_split(tmp_path / "split", of)
+    assert read.warnings[0] == "As it was."
+    assert "from the same day in train" in read.warnings[1]
+    twin = random_twin(split, of)
+    write_split(twin, tmp_path / "twin")
+    assert read_split(tmp_path / "twin", of).warnings == twin.warnings
 
 
 def test_encounters_and_days_are_joined_through_each_other() -> None:

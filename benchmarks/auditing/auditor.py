@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,9 @@ class Audited:
                 each | {"two_names": pair.two_names, "leaks_in": folds_of.get(pair.images, [])}
                 for each, pair in zip(made["pairs"], self.audit.pairs, strict=True)
             ],
+            "credits": credits_of(
+                self.catalog, {image for pair in self.audit.pairs for image in pair.images}
+            ),
         }
 
 
@@ -110,6 +113,14 @@ def audit(
     kept = made.without(rejected)
     split = read_split(stem, catalog) if has_split else None
     return Audited(catalog, kept, split, len(made.pairs) - len(kept.pairs))
+
+
+def credits_of(catalog: Catalog, images: Container[str]) -> dict[str, str]:
+    """Whose some photos are and under which licence, by image id; none of those of which neither is said."""
+    columns = [column for column in ("rightsholder", "licence") if column in catalog.table]
+    said = catalog.table[["image", *columns]].itertuples(index=False)
+    credited = ((image, ", ".join(filter(None, texts))) for image, *texts in said)
+    return {image: text for image, text in credited if text and image in images}
 
 
 def thumbnails(catalog: Catalog, images: Iterable[str]) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,8 @@ from whalebench.benchmarks.core.workspace import ExistsError, atomic_path, atomi
 
 REQUIRED = ("image", "path", "identity")
 OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")
+DETAILS = ("camera", "place", "licence", "rightsholder", "quality")
+"""Texts that are absent from a catalog whose table has none of them, and then from its digest."""
 BOX = ("x0", "y0", "x1", "y1")
 SIZE = ("width", "height")
 DIGESTS = ("content_digest", "file_digest")
@@ -72,6 +74,8 @@ class Catalog:
     """One row a photo; "" is an absent text and NaN an absent number. Paths are absolute."""
     digest: str
     """SHA-256 of the rows without name, paths and file digests: the same wherever the photos lie."""
+    derived: Mapping[str, Any] = field(default_factory=dict)
+    """What its import made of dates, encounters and aliases, and by which rule; no part of the digest."""
 
     @property
     def rule(self) -> int:
@@ -124,11 +128,13 @@ def write_catalog(
     *,
     quarantined: int = 0,
     dataset: str = "",
+    derived: Mapping[str, Any] | None = None,
 ) -> Catalog:
     """The catalog as it now stands in `folder`: catalog.parquet, and catalog.json which is written last.
 
     Paths inside `folder` are stored relative to it, so that a workspace can be moved. dataset is the public
-    set that the photos are, where it is said. Raises ExistsError where another catalog stands there.
+    set that the photos are, where it is said; `derived` is as in `Catalog`. Raises ExistsError where another
+    catalog stands there.
     """
     catalog = build_catalog(table, name, folder)
     stored = catalog.table.copy()
@@ -159,9 +165,11 @@ def write_catalog(
         "rule": catalog.rule,
         "files": {name: digest_file(folder / name) for name in LISTED if (folder / name).exists()},
     }
+    if derived:
+        facts["derived"] = dict(derived)
     facts = with_digest(facts, FACTS_DIGEST)
     atomic_text(file, json.dumps(facts, indent=2) + "\n", exclusive=is_new)
-    return catalog
+    return replace(catalog, derived=derived or {})
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -222,7 +230,7 @@ def read_catalog(folder: Path) -> Catalog:
             f"{file} is not the table that was catalogued as {catalog.name} (digest {catalog.digest[:12]}, "
             f"not {one_line(facts['digest'], 12)}); restore it, or import what it says now under a new name."
         )
-    return catalog
+    return replace(catalog, derived=facts.get("derived", {}))
 
 
 def _relative(value: str, folder: Path) -> str:
@@ -234,8 +242,8 @@ def _relative(value: str, folder: Path) -> str:
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
 
-    Texts that are absent become "", numbers NaN, sizes 0. The columns `split` and MASK_DIGESTS stay absent
-    when they are empty.
+    Texts that are absent become "", numbers NaN, sizes 0. The columns `split`, DETAILS and MASK_DIGESTS stay
+    absent when they are empty.
     """
     images = [str(image) for image in table["image"]]
     # Python's order of code points, so that no library's collation decides.
@@ -248,7 +256,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
         columns[column] = rows[column].astype("int64") if column in rows else pd.Series(0, rows.index)
     for column in DIGESTS:
         columns[column] = _text(rows, column)
-    for column in ("split", *MASK_DIGESTS):
+    for column in ("split", *DETAILS, *MASK_DIGESTS):
         if column in rows and any(values := _text(rows, column)):
             columns[column] = values
     return pd.DataFrame(columns)

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
+from whalebench.benchmarks.core.exif import date_taken
 from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.workspace import atomic_path
@@ -262,6 +263,8 @@ class PhotoFacts:
     height: int
     content: str
     """SHA-256 of what it shows: of the pixels as they are decoded here, upright and in RGB."""
+    taken: str = ""
+    """When it was taken, by its EXIF, see `date_taken`; "" where that does not say it."""
 
     @property
     def digest(self) -> str:
@@ -322,10 +325,11 @@ def _inspect(path: Path) -> PhotoFacts | str:
         with open_photo(path) as image:
             if image.mode not in MODES:
                 return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
+            taken = date_taken(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             facts = (*image.size, _content_digest(image))
-        return PhotoFacts((digest_file(path), *stamp[1:]), *facts)
+        return PhotoFacts((digest_file(path), *stamp[1:]), *facts, taken)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
         if isinstance(error, WhalebenchError):
             return one_line(error)

@@ -255,7 +255,7 @@ class _Outcome:
     def _warnings(self, records: Sequence[RunRecord]) -> list[str]:
         """What a reader of the scores should know: of the members, and of what was learned where."""
         of_members = [warning for record in records for warning in record.warnings]
-        warnings = list(dict.fromkeys([*self.fold.benchmark.catalog.warnings, *of_members]))
+        warnings = list(dict.fromkeys([*self.fold.benchmark.warnings, *of_members]))
         if self.fused.learned:
             warnings.append(
                 f"The ensemble learned from the {len(self.fold.valid.images)} valid photos, by which its "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,8 @@ import pandas as pd
 
 from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
+    DETAILS,
+    NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
@@ -31,6 +33,8 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
+from whalebench.benchmarks.importing.aliases import Aliases
+from whalebench.benchmarks.importing.dates import EncounterRule, proposal, with_dates, with_encounters
 from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
 from whalebench.benchmarks.importing.notes import notes_on
@@ -71,6 +75,8 @@ def import_photos(
     options: LayoutOptions = NO_OPTIONS,
     missing: Missing = "refuse",
     dataset: str = "",
+    aliases: Aliases | None = None,
+    encounters: EncounterRule | None = None,
     progress: Progress = SILENT,
     max_pixels: int = MAX_PIXELS,
 ) -> ImportResult:
@@ -79,6 +85,7 @@ def import_photos(
     All problems of its rows are reported in one error. Photos that cannot be decoded are quarantined; absent
     ones are a problem unless `missing` says otherwise. An archive's photos are copied into the benchmark's
     folder. dataset is the public set that the photos are: weights that were trained on it are marked so.
+    aliases are applied before anything is checked, encounters are made where the table names none.
     """
     _check_name(name)
     if options.columns and not layout.takes_columns:
@@ -90,11 +97,11 @@ def import_photos(
         laid = layout.read(source, options)
         progress.stage("draw the masks")
         source = opened.enter_context(with_masks(source, laid.outlines, folder / MASKS, progress.advance))
-        table = _with_species(laid.table, options.species)
-        read = _read_photos(source, table, missing, max_pixels, progress)
-        notes = [*source.notes, *laid.notes, *read.notes]
+        table, changed, derived = _named(laid.table, options.species, aliases)
+        read = _read_photos(source, table, missing, max_pixels, progress, encounters)
+        notes = [*source.notes, *laid.notes, *changed, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
-            frame, known = _as_before(folder, read.frame, name)
+            frame, known = _as_before(folder, read, name)
             opened.close()  # copies move to where the frame says they stand
             listed = pd.DataFrame(read.quarantined, columns=Quarantined._fields)
             cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
@@ -106,6 +113,7 @@ def import_photos(
                 str(place.absolute()),
                 quarantined=len(read.quarantined),
                 dataset=dataset or laid.dataset,
+                derived=derived | read.derived if frame is read.frame else read_catalog(folder).derived,
             )
             write_stamps(folder, read.stamps)
     return ImportResult(catalog, read.quarantined, (*notes, *known))
@@ -125,10 +133,19 @@ class _Read:
     quarantined: tuple[Quarantined, ...]
     stamps: dict[str, Stamp]
     notes: list[str]
+    derived: dict[str, Any]
+    """As in `Catalog`."""
+    from_exif: frozenset[str]
+    """The images whose dates are from EXIF."""
 
 
 def _read_photos(
-    source: Source, table: TextTable, missing: Missing, max_pixels: int, progress: Progress
+    source: Source,
+    table: TextTable,
+    missing: Missing,
+    max_pixels: int,
+    progress: Progress,
+    encounters: EncounterRule | None,
 ) -> _Read:
     """Checks the rows, then decodes the photos and masks that they name."""
     place = source.place
@@ -154,16 +171,40 @@ def _read_photos(
     images = [row["image"] for row in table.rows]
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
+    dated = with_dates(table, kept)
+    table, met, derived = _in_encounters(dated.table, kept, encounters)
+    derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
     frame = _frame(table, kept, photos, masks, mask_facts)
-    return _Read(frame, quarantined, stamps, [*notes, *notes_on(table.rows, kept)])
+    notes += [*dated.notes, *met]
+    return _Read(
+        frame, quarantined, stamps, notes, derived, frozenset(images[index] for index in dated.found)
+    )
 
 
-def _with_species(table: TextTable, species: str) -> TextTable:
-    """The table with this species where a row names none."""
-    if not species:
-        return table
-    rows = tuple(row | {"species": row.get("species") or species} for row in table.rows)
-    return replace(table, columns=tuple(dict.fromkeys((*table.columns, "species"))), rows=rows)
+def _in_encounters(
+    table: TextTable, kept: dict[int, PhotoFacts], rule: EncounterRule | None
+) -> tuple[TextTable, list[str], dict[str, Any]]:
+    """The table with the encounters of a rule, or as it is with a proposal; notes, and what was derived."""
+    seen = notes_on(table.rows, kept)  # those on encounters are about what somebody wrote
+    if rule is None:
+        return table, [*seen, *proposal(table.rows, kept)], {}
+    met, notes = with_encounters(table, kept, rule)
+    if met is table:
+        return table, [*seen, *notes], {}
+    return met, [*(note for note in seen if note != NO_ENCOUNTER), *notes], {"encounters by": rule.words()}
+
+
+def _named(
+    table: TextTable, species: str, aliases: Aliases | None
+) -> tuple[TextTable, list[str], dict[str, Any]]:
+    """The table with this species where a row names none, and one name an animal; notes; what was derived."""
+    if species:
+        rows = tuple(row | {"species": row.get("species") or species} for row in table.rows)
+        table = replace(table, columns=tuple(dict.fromkeys((*table.columns, "species"))), rows=rows)
+    if not aliases:
+        return table, [], {}
+    table, notes, facts = aliases.apply(table)
+    return table, notes, {"aliases": facts}
 
 
 def _refuse_not_utf8(paths: Sequence[str]) -> None:
@@ -251,7 +292,7 @@ def _frame(
     rows = [table.rows[index] for index in kept]
     columns: dict[str, list[str] | list[int] | list[float | None]] = {
         column: [row[column] for row in rows]
-        for column in ("image", "identity", *OPTIONAL_TEXT, "split")
+        for column in ("image", "identity", *OPTIONAL_TEXT, *DETAILS, "split")
         if column in table.columns
     }
     for column in tables.number_columns(table):
@@ -266,24 +307,20 @@ def _frame(
     return pd.DataFrame(columns)
 
 
-def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
+def _as_before(folder: Path, read: _Read, name: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows as they are to be kept, and a note, where the same catalog stands there already.
 
     Another one of this name is an error. One that was made when photos were told apart by the bytes of their
     files, or masks not at all, stays so, and with it its digest, its split and its runs.
     """
+    frame = read.frame
     if not (folder / "catalog.json").exists():
         return frame, []
     there = read_catalog(folder)
     note = f"The benchmark {name} was imported before with the same content"
     if there.digest == build_catalog(frame, name).digest:
         return frame, [f"{note}."]
-    by_rule_1 = frame.drop(columns="mask_content_digest")
-    by_bytes = by_rule_1.assign(content_digest=frame["file_digest"])
-    for older, lacks in (
-        (by_rule_1, "count what a mask shows"),
-        (by_bytes, "know a photo again in a file that was saved anew"),
-    ):
+    for older, lacks in _older_forms(read):
         if there.digest == build_catalog(older, name).digest:
             return older, [
                 f"{note}, by an older whalebench that does not {lacks}. It stays so: import it under another "
@@ -297,3 +334,18 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
         f"The benchmark {name} exists with other content ({change}); "
         f"choose another name, or remove {folder} first."
     )
+
+
+def _older_forms(read: _Read) -> Iterator[tuple[pd.DataFrame, str]]:
+    """The rows as older versions read them, each with what these do not do."""
+    dates = read.frame.get("date", pd.Series("", read.frame.index))
+    unread = read.frame.drop(columns=[*DETAILS], errors="ignore")
+    unread["date"] = dates.mask(read.frame["image"].isin(read.from_exif), "")
+    yield unread, "read dates from EXIF, or the columns " + ", ".join(DETAILS)
+    for frame in (read.frame, unread):
+        by_rule_1 = frame.drop(columns="mask_content_digest")
+        yield by_rule_1, "count what a mask shows"
+        yield (
+            by_rule_1.assign(content_digest=frame["file_digest"]),
+            "know a photo again in a file that was saved anew",
+        )

@@ -11,7 +11,7 @@ from whalebench.benchmarks.core.catalog import NO_ENCOUNTER
 from whalebench.benchmarks.core.store import PhotoFacts
 from whalebench.benchmarks.importing.tables import Row
 
-NAMED = ("identity", "encounter", "viewpoint", "species")
+NAMED = ("identity", "encounter", "viewpoint", "species", "camera", "place")
 """Columns in which one name may have been written in two ways."""
 LARGE, LARGE_SHARE = 10, 0.1
 """Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""

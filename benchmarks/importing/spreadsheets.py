@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, DETAILS, OPTIONAL_TEXT, REQUIRED
 
-WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, "split")
-"""The catalog's columns that have a name of their own, all but those of landmarks."""
-NUMBERED = ("image", "identity", "encounter")
+SIDE = "side"
+"""Another word for the column viewpoint."""
+WORDS = (*REQUIRED, *OPTIONAL_TEXT, *DETAILS, *BOX, "split", SIDE)
+"""The columns that are read and have a name of their own, all but those of landmarks."""
+NUMBERED = ("image", "identity", "encounter", "camera", "place", "quality")
 """Columns of names that may be numbers."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)

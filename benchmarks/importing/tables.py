@@ -18,6 +18,7 @@ from typing import Any
 from whalebench import CONTROLS, WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import (
     BOX,
+    DETAILS,
     DIGESTS,
     OPTIONAL_TEXT,
     PARTS,
@@ -49,7 +50,7 @@ LETTERS = 4_096
 """The most letters of a cell that is read: the longest path that systems know."""
 HEADER = 1_000_000
 """Letters in which the line of the names of columns is looked for."""
-NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, "split")
+NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, *DETAILS, "split")
 """The columns of texts that are read."""
 INDEX = re.compile(r"__index_level_\d+__")
 """What pandas calls the numbers of rows."""
@@ -113,7 +114,7 @@ def _read_columns(columns: tuple[str, ...], file: Path, names: Collection[str]) 
         if times > 1:
             raise WhalebenchError(f"{file} has {times} columns {column!r}; keep one of them.")
     points = (f"{name}_{axis}" for name in landmark_names(columns) for axis in "xy")
-    kept = set(names) or {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split", *points}
+    kept = set(names) or {*spreadsheets.WORDS, *points}
     for column in sorted(kept):
         if CONTROLS.search(column) or len(column) > LETTERS:
             raise WhalebenchError(f"{file} has a column {_shown(column)}, which is no name; rename it.")
@@ -256,7 +257,7 @@ def _text(value: object) -> str:
 
 def check_columns(table: TextTable, file: Path) -> list[str]:
     """Notes on the columns that are not read; a needed column that is absent is an error."""
-    known = {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split"}
+    known = {*REQUIRED, *OPTIONAL_TEXT, *DETAILS, *BOX, "split"}
     for column in REQUIRED:
         if column not in table.columns:
             raise WhalebenchError(
@@ -341,10 +342,10 @@ def _text_problems(row: Row) -> Iterator[str]:
     if row["identity"].casefold() in (NOBODY | set(NOT_A_NUMBER)):
         text = "this is no individual's name; leave the cell empty when it is none of the catalog's"
         yield problem("identity", row["identity"], text)
-    for column in ("encounter", "viewpoint", "species"):
+    for column in ("encounter", "viewpoint", "species", *DETAILS):
         if row.get(column, "").casefold() in NOTHING | (NO_ENCOUNTER if column == "encounter" else set()):
-            text = "this names nothing, and photos that share it would count as one; leave the cell empty"
-            yield problem(column, row[column], text)
+            shared = "" if column in DETAILS else ", and photos that share it would count as one"
+            yield problem(column, row[column], f"this names nothing{shared}; leave the cell empty")
     if row.get("split", "") not in ("", *PARTS):
         yield problem("split", row["split"], "it is not train, valid or test; write one of them")
     if row.get("date") and not is_date(row["date"]):
@@ -390,7 +391,7 @@ def is_date(text: str) -> bool:
     [True, True, True, False, False]
     """
     if re.fullmatch(r"\d{4}", text, re.ASCII):
-        return True
+        return text != "0000"
     try:
         datetime.fromisoformat(f"{text}-01" if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII) else text)
     except ValueError:

@@ -349,8 +349,7 @@ def _facts(
         },
         "constant_answer": constant_answer(_photos_by_individual(views), opened.answers["valid"].truth),
         "warnings": [
-            *benchmark.catalog.warnings,
-            *benchmark.split.warnings,
+            *benchmark.warnings,
             *opened.warnings(),
             *of_share,
             *harness.warnings,

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.durations import duration_words, read_duration
 from whalebench.benchmarks.core.machine import CORES, PARENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.runner import UNFINISHED, RunRequest
@@ -66,8 +67,6 @@ for number, pause in ((signal.SIGINT, float(sys.argv[1])), (signal.SIGKILL, 0.0)
 """A program that is told the groups of processes on its stdin, and ends those left when that is closed.
 
 The system closes it, whatever becomes of the process at the other end."""
-HOUR = 3600.0
-UNITS = {"h": HOUR, "min": 60.0, "m": 60.0, "s": 1.0}
 LAST_LINES = 20
 """How many lines of a worker's stderr are kept, in case it fails."""
 EPOCH = re.compile(r"epoch \d+/\d+")
@@ -162,29 +161,6 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
         *(f"--set={setting}" for setting in request.settings),
         *("--device", request.device, "--workspace", str(workspace.root)),
     ]
-
-
-def read_duration(text: str, option: str) -> float:
-    """The seconds of a text as 2h, 90m or 45s; raises WhalebenchError, naming the option, for any other.
-
-    >>> read_duration("1.5h", "--time-limit")
-    5400.0
-    """
-    parts = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(h|min|m|s)", text.strip(), re.ASCII)
-    if parts is None or not float(parts[1]):
-        raise WhalebenchError(f"{option} {one_line(text, 40)} is no duration: write it as 2h, 30m or 45s.")
-    return float(parts[1]) * UNITS[parts[2]]
-
-
-def duration_words(seconds: float) -> str:
-    """A duration as a person reads it.
-
-    >>> duration_words(7200), duration_words(90)
-    ('2 h', '1.5 min')
-    """
-    if seconds >= HOUR:
-        return f"{seconds / HOUR:g} h"
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
 
 
 def over_limit(method: str, runs: str, limit: float, workspace: Workspace) -> str:

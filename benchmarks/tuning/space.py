@@ -11,7 +11,7 @@ import numpy as np
 from pydantic.fields import FieldInfo
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.running.workers import UNITS, duration_words
+from whalebench.benchmarks.core.durations import UNITS, duration_words
 from whalebench.methods.method import Choice, FieldValue, Method, Search
 from whalebench.methods.registry import configure, fields_of
 

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.files import parse_json
@@ -41,13 +41,11 @@ FIELDS = {
         "individualID",
         *BOX_FIELDS,
     ),
-    "deployments": ("deploymentID", "locationID", "locationName"),
+    "deployments": ("deploymentID", "locationID", "locationName", "cameraID"),
 }
 """The fields of each table that are read."""
 NEEDED = {"media": ("mediaID", "filePath"), "observations": ("mediaID", "observationType", "individualID")}
 """Those without which nothing can be said."""
-SHOWN = 3
-"""Places that a note names."""
 
 
 class Sighting(NamedTuple):
@@ -66,7 +64,11 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """
     package = _package_name(source)
     folder = str(PurePosixPath(package).parent)
-    tables = _tables(source, package)
+    description = _description(source, package)
+    tables = _tables(source, package, description)
+    deployed = (
+        {row["deploymentID"]: row for row in tables["deployments"].rows} if "deployments" in tables else {}
+    )
     counts: Counter[str] = Counter()
     sightings = _sightings(tables, counts)
     if not sightings:
@@ -75,14 +77,18 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
             f"observations is of an animal on a photo and has an individualID; fill that field."
         )
     photos = PhotoNames(source.names())
-    rows = [_row(each, photos.find(each.medium["filePath"], folder), options) for each in sightings]
+    rows = [
+        _row(each, photos.find(each.medium["filePath"], folder), options)
+        | _taken_by(deployed.get(each.medium.get("deploymentID", ""), {}))
+        | _credits(description)
+        for each in sightings
+    ]
     boxed = [(index, each.box) for index, each in enumerate(sightings) if each.box]
     cells = boxes_from_shares(source, [(rows[index]["path"], box) for index, box in boxed])
     for (index, _), box_cells in zip(boxed, cells, strict=True):
         rows[index] |= box_cells
     name_images(rows, [each.row.get("observationID") or each.row["individualID"] for each in sightings])
-    notes = (*_notes(counts), *_locations(tables.get("deployments"), sightings))
-    return LaidOut(table_of(rows, [each.place for each in sightings]), notes)
+    return LaidOut(table_of(rows, [each.place for each in sightings]), tuple(_notes(counts)))
 
 
 def _package_name(source: Source) -> str:
@@ -95,9 +101,20 @@ def _package_name(source: Source) -> str:
     return min(names, key=lambda name: (name.count("/"), name))
 
 
-def _tables(source: Source, package: str) -> dict[str, TextTable]:
+def _description(source: Source, package: str) -> Mapping[str, Any]:
+    """What the package says of itself; empty where that is no object."""
+    try:
+        content = parse_json(source.read(package))
+    except ValueError as error:
+        raise WhalebenchError(
+            f"{package} in {source.place} is no readable JSON ({one_line(error, 80)}); export it again."
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _tables(source: Source, package: str, description: Mapping[str, Any]) -> dict[str, TextTable]:
     """The tables media and observations, and deployments where it is there."""
-    paths = _resources(source, package)
+    paths = _resources(source, package, description)
     tables = {}
     for table, fields in FIELDS.items():
         if table not in paths:
@@ -117,24 +134,23 @@ def _tables(source: Source, package: str) -> dict[str, TextTable]:
     return tables
 
 
-def _resources(source: Source, package: str) -> dict[str, str]:
+def _resources(source: Source, package: str, description: Mapping[str, Any]) -> dict[str, str]:
     """The name of the file of each resource that is one in the source."""
-    try:
-        content = parse_json(source.read(package))
-    except ValueError as error:
-        raise WhalebenchError(
-            f"{package} in {source.place} is no readable JSON ({one_line(error, 80)}); export it again."
-        ) from error
-    resources = content.get("resources") if isinstance(content, dict) else None
     there = set(source.names())
     found = {}
-    for resource in resources if isinstance(resources, list) else ():
-        path = resource.get("path") if isinstance(resource, dict) else None
+    for resource in _objects(description, "resources"):
+        path = resource.get("path")
         only = path[0] if isinstance(path, list) and len(path) == 1 else path
         name = str(PurePosixPath(package).parent / only) if isinstance(only, str) else ""
         if name in there:
             found[str(resource.get("name"))] = name
     return found
+
+
+def _objects(description: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The objects that are listed under a key."""
+    listed = description.get(key)
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
 def _sightings(tables: Mapping[str, TextTable], counts: Counter[str]) -> list[Sighting]:
@@ -194,15 +210,19 @@ def _row(sighting: Sighting, path: str, options: LayoutOptions) -> Row:
     }
 
 
-def _locations(deployments: TextTable | None, sightings: list[Sighting]) -> Iterator[str]:
-    """Where the photos were taken, for which the catalog has no column."""
-    rows = {row["deploymentID"]: row for row in deployments.rows} if deployments else {}
-    used = [rows.get(each.medium.get("deploymentID", ""), {}) for each in sightings]
-    places = Counter(name for row in used if (name := row.get("locationName") or row.get("locationID", "")))
-    if places:
-        shown = ", ".join(f"{name} ({count:,})" for name, count in places.most_common(SHOWN))
-        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-        yield f"The photos were taken at {len(places)} places: {one_line(shown)}{more}."
+def _taken_by(deployment: Row) -> Row:
+    """Where and with which camera the photos of a deployment were taken."""
+    place = deployment.get("locationName") or deployment.get("locationID", "")
+    return {"place": place, "camera": deployment.get("cameraID", "")}
+
+
+def _credits(description: Mapping[str, Any]) -> Row:
+    """The licence of the package's media and whose they are."""
+    licences = [each for each in _objects(description, "licenses") if each.get("scope") == "media"]
+    owners = [each for each in _objects(description, "contributors") if each.get("role") == "rightsHolder"]
+    licence = next((each.get("title") or each.get("name") or each.get("path") for each in licences), None)
+    owner = next((each.get("title") for each in owners), None)
+    return {"licence": one_line(licence or "", 200), "rightsholder": one_line(owner or "", 200)}
 
 
 def _notes(counts: Counter[str]) -> Iterator[str]:

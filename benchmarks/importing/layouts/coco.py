@@ -34,9 +34,13 @@ from whalebench.benchmarks.importing.tables import Row
 KEYS: dict[str, tuple[str, ...]] = {
     "identity": ("individual_id", "identity", "name"),
     "encounter": ("encounter", "encounter_id", "seq_id"),
-    "viewpoint": ("viewpoint", "orientation"),
+    "viewpoint": ("viewpoint", "orientation", "side"),
     "date": ("date", "datetime", "date_captured"),
     "species": ("species",),
+    "place": ("place", "location"),
+    "camera": ("camera",),
+    "quality": ("quality",),
+    "rightsholder": ("rightsholder", "rights_holder"),
 }
 """By which keys an annotation, its attributes or else its image say a column, the first one counts."""
 CATEGORY = "category"
@@ -261,7 +265,18 @@ def _row(context: Context, annotation: Mapping[str, Any], number: int, counts: C
     counts["dates"] += said["date"] not in ("", "0") and not date_of(said["date"])
     row = said | {"path": context.photos.find(file_name, folder), "date": date_of(said["date"])}
     row["species"] = said["species"] or _species(context, annotation)
+    row["licence"] = _licence(context, image)
     return row | (box_cells(box) if box else {}) | dict(_landmarks(context, annotation, place))
+
+
+def _licence(context: Context, image: Mapping[str, Any]) -> str:
+    """The name of the image's licence, "" where none is listed under its number."""
+    listed = context.document.content.get("licenses")
+    for licence in listed if isinstance(listed, list) else ():
+        if isinstance(licence, dict) and "license" in image and licence.get("id") == image["license"]:
+            name = str(licence.get("name") or "").strip()
+            return "" if is_unknown(name) else name
+    return ""
 
 
 def _species(context: Context, annotation: Mapping[str, Any]) -> str:

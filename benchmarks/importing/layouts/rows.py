@@ -10,14 +10,14 @@ from pathlib import PurePosixPath
 from typing import TypeGuard
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, DETAILS, OPTIONAL_TEXT, REQUIRED
 from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.sources import Source
 from whalebench.benchmarks.importing.tables import Row, TextTable, is_date, is_number
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height."""
-FIRST = (*REQUIRED, *OPTIONAL_TEXT, "split", *BOX)
+FIRST = (*REQUIRED, *OPTIONAL_TEXT, *DETAILS, "split", *BOX)
 """The columns of a table that is laid out, in this order; landmarks follow."""
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -6,12 +6,13 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.sources import FileSource, FolderSource, Source
-from whalebench.benchmarks.importing.tables import Row, TextTable, read_table
+from whalebench.benchmarks.importing.spreadsheets import SIDE
+from whalebench.benchmarks.importing.tables import Row, TextTable, problem, read_table, refuse
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -57,9 +58,38 @@ def _read(source: Source, name: str, columns: Mapping[str, str]) -> TextTable:
     """The table; a copy out of an archive is called in sentences what it is in there."""
     path = source.place if type(source) is FileSource else source.path(name)
     try:
-        return read_table(path, given=columns)
+        return _with_viewpoint(read_table(path, given=columns), path)
     except WhalebenchError as error:
         raise WhalebenchError(str(error).replace(str(path), f"{source.place}/{name}")) from error
+
+
+def _with_viewpoint(table: TextTable, file: Path) -> TextTable:
+    """The table with its column side, another word for viewpoint, as that; the two may not differ."""
+    if SIDE not in table.columns:
+        return table
+    refuse(
+        file,
+        table,
+        [
+            (
+                index,
+                problem(
+                    SIDE,
+                    row[SIDE],
+                    f"its viewpoint is {row['viewpoint']!r}, which is the same; keep one of them",
+                ),
+            )
+            for index, row in enumerate(table.rows)
+            if row[SIDE] and row.get("viewpoint", row[SIDE]) not in ("", row[SIDE])
+        ],
+    )
+    columns = dict.fromkeys("viewpoint" if column == SIDE else column for column in table.columns)
+    rows = (
+        {column: cell for column, cell in row.items() if column != SIDE}
+        | {"viewpoint": row.get("viewpoint") or row[SIDE]}
+        for row in table.rows
+    )
+    return replace(table, columns=tuple(columns), rows=tuple(rows))
 
 
 def _with_column(table: TextTable, column: str, like: str) -> TextTable:
