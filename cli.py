@@ -52,6 +52,7 @@ SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by defa
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 Missing = Literal["refuse", "quarantine"]
+Given = Literal["auto", "box", "none"]
 
 
 @app.callback(invoke_without_command=True)
@@ -208,6 +209,10 @@ def data_import(
     ] = None,
     species: Annotated[str, Option(help="The species where nothing else names one.")] = "",
     missing: Annotated[Missing, Option(help="What becomes of photos that are absent.")] = "refuse",
+    given: Annotated[
+        Given,
+        Option(help="Whether each photo is the part within its box; auto: where files show several animals."),
+    ] = "auto",
     dataset: Annotated[
         str, Option(help="The public set they are, as NOAARightWhale: weights trained on it are marked.")
     ] = "",
@@ -226,7 +231,15 @@ def data_import(
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         result = import_photos(
-            chosen, path, name, place, options=options, missing=missing, dataset=dataset, progress=progress
+            chosen,
+            path,
+            name,
+            place,
+            options=options,
+            missing=missing,
+            given=given,
+            dataset=dataset,
+            progress=progress,
         )
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]

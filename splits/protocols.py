@@ -89,13 +89,15 @@ def propose_split(
     published split has in several parts: refused, or dropped from train where valid or test has them, and
     from valid where test has. `new_share` (0.2) of the individuals are held out of an open split; one by
     time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
-    `together` are pairs of images that are never in two parts, as those that an audit confirmed.
+    `together` are pairs of images that are never in two parts, as those that an audit confirmed. Photos of
+    animals that are not identified yet are in no part.
     """
     given = {"new_share": new_share, "cutoff": cutoff, "test_share": test_share, "folds": folds}
     protocol = _checked(catalog, protocol, given, singles, valid_share, duplicates)
     singles = singles or ("new" if protocol in SINGLES_NEW else "train")
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
     groups = protocol_groups(catalog.table, protocol, together)
+    whole, catalog = catalog, catalog.identified
     folds = 1 if protocol in ONE_FOLD else folds or 5
     if protocol == "published":
         parameters["duplicates"] = duplicates
@@ -110,18 +112,19 @@ def propose_split(
     parameters["folds"] = folds
     if together:  # absent otherwise, so that splits are written as they were
         parameters["together"] = [list(pair) for pair in together]
-    table = make_table(rows)
-    check_split(table, catalog, protocol, parameters)
-    counts = count_split(table, catalog, groups, singles)
+    not_identified = set(whole.table["image"]) - set(catalog.table["image"])
+    table = make_table({**rows, **{image: (LEFT_OUT, image, NEVER) for image in not_identified}})
+    check_split(table, whole, protocol, parameters)
+    counts = count_split(table, whole, groups, singles)
     return Split(
         table=table,
         protocol=protocol,
         parameters=parameters,
-        catalog_digest=catalog.digest,
+        catalog_digest=whole.digest,
         digest=table_digest(table),
         counts=counts,
         warnings=(*warnings, *_small_parts(counts, valid_share), *_same_days(table, catalog)),
-        catalog_columns=column_digests(catalog.table),
+        catalog_columns=column_digests(whole.table),
     )
 
 
@@ -140,7 +143,7 @@ def _checked(
     _check_word("duplicates", duplicates, DUPLICATES)
     _check_numbers(given["folds"], valid_share, given)
     if protocol == "auto":
-        by_day = has_days_to_group(catalog.table)
+        by_day = has_days_to_group(catalog.identified.table)
         protocol = "encounter-grouped" if by_day else "stratified-encounters"
         protocol = "published" if "split" in catalog.table else protocol
     if duplicates != "refuse" and protocol != "published":

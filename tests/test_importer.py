@@ -152,7 +152,6 @@ BAD = {
         r"column path, value 'photos/p9.jpg': there is no such file",
     ),
     "a folder": ("", "p9.jpg,photos,bob", "column path, value 'photos': there is no such file"),
-    "placeholder": ("", "p9.jpg,photos/p1.jpg,new_whale", "value 'new_whale': this is no individual's name"),
     "box outside": (BOX, "p9.jpg,photos/p1.jpg,bob,0,0,41,30", r"column x1, value '41': .*outside .* 40x30"),
     "box negative": (BOX, "p9.jpg,photos/p1.jpg,bob,-1,0,4,30", r"column x0, value '-1': .*outside"),
     "box reversed": (
@@ -451,13 +450,6 @@ def test_the_real_right_whales_are_imported(workspace: Workspace) -> None:
     rows = result.catalog.table
     assert (len(rows), len(result.catalog.identities), result.quarantined) == (4544, 447, ())
     assert rows["split"].value_counts().to_dict() == {"train": 3610, "test": 934}
-
-
-@pytest.mark.parametrize("name", ["NA", "n/a", "Unknown", "?", "New", "none"])
-def test_words_for_nobody_are_no_individual(source: Path, workspace: Workspace, name: str) -> None:
-    lines = [*GOOD[:-1], GOOD[-1].rsplit(",", 1)[0] + f",{name}"]
-    with pytest.raises(WhalebenchError, match="no individual's name; leave the cell empty"):
-        import_csv(table(source, lines), "mine", workspace)
 
 
 def test_what_spreadsheets_and_other_systems_write_is_read(source: Path, workspace: Workspace) -> None:
