@@ -128,14 +128,15 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "o9,d1,m1,e1,media,animal,,unknown,,,,",
     )
     found = laid_out(LAYOUT, package(tmp_path, *GOOD, *others))
-    assert list(by_image(found)) == ["media/a.jpg#o1", "media/b.jpg", "media/a.jpg#o8", "media/a.jpg#o9"]
-    assert [identity_of(row["identity"]) for row in found.table.rows] == ["ann", "bob", "?", "?"]
+    assert list(by_image(found)) == ["media/a.jpg#o1", "media/b.jpg", "media/a.jpg#o8"]
+    assert [identity_of(row["identity"]) for row in found.table.rows] == ["ann", "bob", "?"]
     assert found.notes[:-1] == (
         "Observations of no animal, which are left out: 1.",
         "Observations of events and not of photos, which are left out: 1.",
         "Observations of a mediaID that no medium has, which are left out: 1.",
         "Observations on videos or sounds, which are left out: 1.",
         "Observations on photos at an address and not in the package, which are left out: 1.",
+        "Further observations of an animal on the same photo, which count once: 1.",
     )
 
 
