@@ -232,6 +232,20 @@ def test_photos_may_be_taken_whole(drawn: tuple[Path, pd.DataFrame], tmp_path: P
     )
 
 
+def test_parts_and_whole_photos_are_decoded_apart(drawn: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path / "workspace")
+    for name in ("box", "none"):
+        import_csv(drawn[0] / "table.csv", name, workspace, given=name)
+    stores = [load_benchmark(name, workspace, propose=True).store for name in ("box", "none", "box")]
+    parts, whole, again = (store.pixels((HIGH, WIDE)) for store in stores)
+    assert np.array_equal(parts, again)
+    assert np.array_equal(whole[0], whole[1])
+    assert not np.array_equal(parts[0], parts[1])
+    of_parts, of_whole, _ = (store.masks((HIGH, WIDE)) for store in stores)
+    assert np.array_equal(of_whole[0], of_whole[1])
+    assert not of_parts[0].any()
+
+
 def test_how_far_whole_photos_get_counts_the_photos_of_one_animal(
     drawn: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
