@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.auditing.audit import audit_catalog
 from whalebench.benchmarks.auditing.auditor import thumbnails
 from whalebench.benchmarks.core.catalog import BOX, GIVEN, REGION, build_catalog, read_facts, regions_of
 from whalebench.benchmarks.core.store import decode, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.explaining import explain as explaining
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, import_photos
 from whalebench.benchmarks.importing.layouts import LAYOUTS
 from whalebench.benchmarks.overview import catalog_facts
@@ -197,7 +199,10 @@ def test_no_split_cuts_a_file(protocol: str) -> None:
 
 
 def test_two_rows_of_a_photo_get_different_scores(
-    shared: tuple[Workspace, ImportResult], tiny_settings: tuple[str, ...], cli: Callable[..., Any]
+    shared: tuple[Workspace, ImportResult],
+    tiny_settings: tuple[str, ...],
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workspace = shared[0]
     request = runner.RunRequest("softmax", "two", settings=tiny_settings, device="cpu")
@@ -210,6 +215,11 @@ def test_two_rows_of_a_photo_get_different_scores(
     for command in (["report", "--benchmark", "two"], ["show", record.run]):
         said = cli(*command, "--workspace", str(workspace.root)).out
         assert "Boxes are given: each photo is the part of its file" in " ".join(said.split())
+    image = next(image for image in queries["image"] if image.endswith("b"))
+    shown: list[HeatPhoto] = []
+    monkeypatch.setattr(explaining, "draw_heat", lambda photos, *_: shown.extend(photos))
+    explaining.explain(record.run, workspace, images=[image], box=0.5)
+    assert [(photo.region, photo.shape) for photo in shown] == [(BOXES["b"], (HIGH, WIDE))]
     views = fold_views(load_benchmark("two", workspace), 0)
     assert views.test.annotations is None
     assert set(map(tuple, views.test.shapes.tolist())) == {(HIGH, WIDE)}
@@ -281,7 +291,7 @@ def test_without_a_box_nothing_can_be_given(drawn: tuple[Path, pd.DataFrame], tm
         imported(drawn, tmp_path, bare, given="box")
     said = imported(drawn, tmp_path, bare).notes[1]
     assert "very same photo is said to show different individuals 12 times" in said
-    assert "say by a box in each row which animal it asks about" in said
+    assert "give each row the box of its animal, and --given box" in said
 
 
 # --- rows of which nobody can tell which animal they ask about
@@ -378,6 +388,15 @@ def test_a_changed_file_or_region_is_found(drawn: tuple[Path, pd.DataFrame], tmp
     assert changed.digest != catalog.digest
     with pytest.raises(WhalebenchError, match=r"do not show what was catalogued .*p00a, .*p00b"):
         check_content(changed)
+
+
+def test_the_audit_compares_parts(drawn: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    folder, rows = drawn
+    Image.fromarray(half(folder, "p00b")).save(folder / "copy.jpg", quality=90)
+    copy = rows.iloc[[1]].assign(image="copy", path="copy.jpg", **dict.fromkeys((*BOX, "mask"), None))
+    made = imported(drawn, tmp_path, pd.concat([rows, copy], ignore_index=True))
+    found = {pair.images: pair.kind for pair in audit_catalog(made.catalog).pairs}
+    assert found["copy", "p00b"] == "twin"
 
 
 def test_pictures_are_of_the_part(shared: tuple[Workspace, ImportResult], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str
         examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
         notes.append(
             f"The very same photo is said to show different individuals {len(torn)} times, first {examples}: "
-            f"correct the column identity, or say by a box in each row which animal it asks about."
+            f"correct the column identity, or give each row the box of its animal, and --given box."
         )
     return notes
 
