@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Catalog
 from whalebench.splits.assignment import (
     LEFT_OUT,
     NEVER,
@@ -112,8 +112,7 @@ def propose_split(
     parameters["folds"] = folds
     if together:  # absent otherwise, so that splits are written as they were
         parameters["together"] = [list(pair) for pair in together]
-    not_identified = set(whole.table["image"]) - set(catalog.table["image"])
-    table = make_table({**rows, **{image: (LEFT_OUT, image, NEVER) for image in not_identified}})
+    table = make_table({**_rows_of_nobody(whole), **rows})
     check_split(table, whole, protocol, parameters)
     counts = count_split(table, whole, groups, singles)
     return Split(
@@ -126,6 +125,12 @@ def propose_split(
         warnings=(*warnings, *_small_parts(counts, valid_share), *_same_days(table, catalog)),
         catalog_columns=column_digests(whole.table),
     )
+
+
+def _rows_of_nobody(catalog: Catalog) -> Rows:
+    """Fold, group and valid of the photos of animals that are not identified: in no part, each by itself."""
+    images = catalog.table["image"][catalog.table["identity"] == NOT_IDENTIFIED]
+    return {image: (LEFT_OUT, image, NEVER) for image in images}
 
 
 def _checked(

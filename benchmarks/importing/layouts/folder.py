@@ -39,7 +39,7 @@ def read_folders(source: Source, options: LayoutOptions) -> LaidOut:
     rows = tuple(
         {"image": name, "path": name, "identity": way[first].strip()} for name, way in inside.items()
     )
-    columns = COLUMNS
+    columns: tuple[str, ...] = COLUMNS
     if has_parts:
         columns = (*COLUMNS, "split")
         rows = tuple(row | {"split": PARTS[inside[row["image"]][depth].casefold()]} for row in rows)
