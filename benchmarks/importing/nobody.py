@@ -21,14 +21,18 @@ NEW = ""
 ANIMAL = r"( (animal|dolphin|id|identity|individual|name|person|seal|shark|turtle|whale|zebra))?"
 NEW_WORDS = re.compile(f"new{ANIMAL}")
 NOT_IDENTIFIED_WORDS = re.compile(
+    r"((animal|id|identity|individual|name|whale) )?"
     f"(unk|unkn|unknown|unid|unidentified|unidentifiable|undetermined|unassigned|unlabell?ed|unnamed){ANIMAL}"
     r"|un id|(not|non)( yet)? (identified|known|determined|assigned|available)|no (id|name|match)|noid"
     r"|n a|na|nan|nat|none|null|nil|missing|pending|nobody|anonymous|to be determined|tba|tbc|tbd"
+    r"|unsure|uncertain|not sure"
     r"|unbekannt|nicht identifiziert|inconnue?|non identifiee?|desconhecid[ao]|desconocid[ao]"
     r"|no identificad[ao]|sconosciut[ao]|onbekend|niet geidentificeerd|ukjent|ukendt|okand|tuntematon"
-    r"|nieznan[ay]|неизвестн(о|ый|ая)|不明|未知"
+    r"|nieznan[ay]|неизвестн(о|ыи|ая)|不明|未知"
 )
 """As `plain` writes them."""
+CODES = re.compile(r"-(1|9+)(\.0)?")
+"""Numbers that programs write where there is no label."""
 SHOWN = 3
 """Words that a note names."""
 
@@ -36,15 +40,16 @@ SHOWN = 3
 def identity_of(name: str) -> str:
     """The individual that a cell names: NEW for a word for new, NOT_IDENTIFIED for one for nobody, or itself.
 
-    What has no letter and no digit is a word for nobody, too.
+    What has no letter and no digit is a word for nobody, too, and so are -1 and -999.
 
-    >>> [identity_of(name) for name in ("New_Whale", "", "N/A", "<unknown>", "--", "Unk. whale", "Nanuq")]
+    >>> [identity_of(name) for name in ("New_Whale", "", "N/A", "<unknown>", "--", "-1", "Nanuq")]
     ['', '', '?', '?', '?', '?', 'Nanuq']
     """
     word = plain(name)
     if not name or NEW_WORDS.fullmatch(word):
         return NEW
-    return NOT_IDENTIFIED if not word or NOT_IDENTIFIED_WORDS.fullmatch(word) else name
+    is_nobody = not word or NOT_IDENTIFIED_WORDS.fullmatch(word) or CODES.fullmatch(name)
+    return NOT_IDENTIFIED if is_nobody else name
 
 
 def plain(name: str) -> str:
