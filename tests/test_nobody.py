@@ -14,6 +14,7 @@ from PIL import Image
 from whalebench import WhalebenchError
 from whalebench.benchmarks.auditing.audit import audit_catalog
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog, read_facts
+from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.importing.nobody import identity_of
@@ -50,6 +51,16 @@ def test_words_for_new_are_new(word: str) -> None:
 @pytest.mark.parametrize("name", NAMES.split())
 def test_names_that_begin_like_words_for_nobody_stay(name: str) -> None:
     assert identity_of(name) == name
+
+
+class Told(Silent):
+    """A watcher that keeps the stages it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
 
 
 @pytest.fixture
@@ -91,8 +102,10 @@ def test_two_individuals_are_needed_whoever_else_is_there(source: Path, tmp_path
     table = pd.read_csv(source, dtype="str", keep_default_na=False)
     named = table["identity"].isin(["bob", "cyd"])
     table.assign(identity=table["identity"].mask(named, "tbd")).to_csv(source, index=False)
+    told = Told()
     with pytest.raises(WhalebenchError, match=r"one individual only \(ann\)"):
-        import_csv(source, "mine", Workspace.open(tmp_path / "workspace"))
+        import_csv(source, "mine", Workspace.open(tmp_path / "workspace"), progress=told)
+    assert told.stages[-1] == "find the files"  # no photo is decoded for nothing
 
 
 def test_no_method_ever_sees_one(source: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,6 +151,7 @@ def _read_photos(
     notes += notes_on_boxes(table, photos, regions)
     problems += unclear(table, photos, regions)
     tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
+    _check_enough(place, table, range(len(table.rows)), ())  # before hours of decoding
 
     progress.stage("inspect")
     facts, mask_facts = _decode(photos, masks, regions, max_pixels, progress.advance)
@@ -236,7 +237,7 @@ def _decode(
 
 
 def _check_enough(
-    file: Path, table: TextTable, kept: dict[int, PhotoFacts], quarantined: tuple[Quarantined, ...]
+    file: Path, table: TextTable, kept: Collection[int], quarantined: tuple[Quarantined, ...]
 ) -> None:
     if not kept:
         raise WhalebenchError(
