@@ -52,6 +52,7 @@ SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by defa
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 Missing = Literal["refuse", "quarantine"]
+Given = Literal["auto", "box", "none"]
 
 
 @app.callback(invoke_without_command=True)
@@ -214,6 +215,10 @@ def data_import(
     aliases: Annotated[
         Path | None, Option(help="A table alias,identity and perhaps species: names that are one animal.")
     ] = None,
+    given: Annotated[
+        Given,
+        Option(help="Whether each photo is the part within its box; auto: where files show several animals."),
+    ] = "auto",
     dataset: Annotated[
         str, Option(help="The public set they are, as NOAARightWhale: weights trained on it are marked.")
     ] = "",
@@ -231,7 +236,7 @@ def data_import(
 
     chosen = find_layout(layout)
     options = LayoutOptions(read_column_names(columns or ()), species)
-    said: dict[str, Any] = {"missing": missing, "dataset": dataset}
+    said: dict[str, Any] = {"missing": missing, "given": given, "dataset": dataset}
     said["aliases"] = read_aliases(aliases) if aliases else None
     said["encounters"] = None if encounters is None else read_rule(encounters)
     place = open_workspace(workspace)

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import DETAILS, Catalog, read_facts
+from whalebench.benchmarks.core.catalog import DETAILS, GIVEN, Catalog, read_facts, regions_of
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import benchmark_names
@@ -45,10 +45,10 @@ def benchmark_rows(workspace: Workspace) -> list[Row]:
         facts: Row = {"source": "drawn by whalebench the first time it is run"}
         if (folder / "catalog.json").exists():
             try:
-                facts = read_facts(folder)
+                facts = {"not_identified_photos": 0} | read_facts(folder)
             except WhalebenchError as error:  # the others are to be seen all the same
                 facts = {"source": str(error)}
-        kept = ("photos", "individuals", "new_photos", "quarantined", "source")
+        kept = ("photos", "individuals", "new_photos", "not_identified_photos", "quarantined", "source")
         rows.append({"name": name} | {key: facts.get(key) for key in kept} | {"runs": runs.count(name)})
     return rows
 
@@ -56,8 +56,8 @@ def benchmark_rows(workspace: Workspace) -> list[Row]:
 def catalog_facts(catalog: Catalog) -> Row:
     """What a catalog holds, in numbers."""
     table = catalog.table
-    photos = table.loc[table["identity"] != "", "identity"].value_counts()
-    annotated = table["x0"].notna()
+    photos = table.loc[table["identity"].isin(catalog.identities), "identity"].value_counts()
+    boxes = zip(table["x0"].notna(), regions_of(table), strict=True)
     sides = list(zip(table["width"].tolist(), table["height"].tolist(), strict=True))
     areas = [width * height for width, height in sides]
     return {
@@ -66,10 +66,12 @@ def catalog_facts(catalog: Catalog) -> Row:
         "photos": len(table),
         "individuals": len(photos),
         "photos of new individuals": int((table["identity"] == "").sum()),
+        "photos not yet identified": len(table) - len(catalog.identified.table),
         "individuals with one photo": int((photos == 1).sum()),
         "most photos of one individual": int(photos.max()) if len(photos) else 0,
         "encounters": int(table.loc[table["encounter"] != "", "encounter"].nunique()),
-        "photos with a box": int(annotated.sum()),
+        **({"given": GIVEN} if catalog.has_given_boxes else {}),
+        "photos with a box": sum(has_box and region is None for has_box, region in boxes),
         "photos with a mask": int((table["mask"] != "").sum()),
         "landmarks": ", ".join(
             f"{name} ({int(table[f'{name}_x'].notna().sum())} photos)" for name in catalog.landmark_names

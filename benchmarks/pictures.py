@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Region, regions_of
 from whalebench.benchmarks.core.outputs import output_path
-from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, part_of, pixel_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,9 +61,13 @@ def contact_sheet(
 
 
 def choose_photos(table: pd.DataFrame, rows: int, columns: int) -> list[tuple[str, pd.DataFrame]]:
-    """The label and the photos of each row of the sheet: the best known individuals first, *new* last."""
+    """The label and the photos of each row of the sheet: the best known individuals first, *new* last.
+
+    Photos of animals that are not identified are left out.
+    """
     encounter = table["encounter"] if "encounter" in table else table["image"]
     table = table.assign(encounter=encounter.where(encounter != "", table["image"]))
+    table = table[table["identity"] != NOT_IDENTIFIED]
     known, new = table[table["identity"] != ""], table[table["identity"] == ""]
     count = known.groupby("identity").agg(encounters=("encounter", "nunique"), photos=("image", "size"))
     order = count.sort_values(["encounters", "photos"], ascending=False, kind="stable").index
@@ -93,16 +98,18 @@ class _Page:
         _write(self._pen, 2 * _GAP, _GAP + 4, title, INK, 24)
         for number, (label, photos) in enumerate(chosen):
             _write(self._pen, 2 * _GAP, upper + number * row + 8, label, INK, 17)
-            for column, photo in enumerate(photos.to_dict("records")):
-                left = 2 * _GAP + column * (cell + _GAP)
-                self._photo(left, upper + number * row + _LABEL, {str(key): photo[key] for key in photo})
+            records = zip(photos.to_dict("records"), regions_of(photos), strict=True)
+            for column, (photo, region) in enumerate(records):
+                place = 2 * _GAP + column * (cell + _GAP), upper + number * row + _LABEL
+                self._photo(*place, {str(key): photo[key] for key in photo}, region)
 
-    def _photo(self, left: int, upper: int, photo: dict[str, object]) -> None:
+    def _photo(self, left: int, upper: int, photo: dict[str, object], region: Region | None) -> None:
         wide, high = self._cell
         self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), FRAME)
         try:
             with pixel_limit(MAX_PIXELS), open_photo(Path(str(photo["path"]))) as stored:
-                fitted = ImageOps.contain(ImageOps.exif_transpose(stored).convert("RGB"), self._cell)
+                upright = part_of(ImageOps.exif_transpose(stored), region)
+                fitted = ImageOps.contain(upright.convert("RGB"), self._cell)
         except OSError as error:
             raise WhalebenchError(
                 f"Photo {photo['image']} cannot be read from {photo['path']}: put it back, or import again."
@@ -123,6 +130,8 @@ class HeatPhoto:
     """(height, width) of any one size, over the whole photo."""
     title: str
     caption: str
+    region: Region | None = None
+    """The part of its file that it is, where it is no whole one."""
 
 
 def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
@@ -136,7 +145,7 @@ def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
         _write(pen, EDGE, upper, photo.title, INK, 15)
         _write(pen, EDGE, upper + 21, photo.caption, PALE, 13)
         with pixel_limit(MAX_PIXELS):
-            pixels = decode(photo.path, (high, wide, 3))
+            pixels = decode(photo.path, (high, wide, 3), photo.region)
         page.paste(Image.fromarray(pixels), (EDGE, upper + LINES - 4))
         page.paste(Image.fromarray(_heated(pixels, photo.heat)), (2 * EDGE + WIDE, upper + LINES - 4))
         upper += high + LINES + EDGE

@@ -22,6 +22,7 @@ from whalebench.benchmarks.core.catalog import (
     mask_of,
     read_catalog,
     read_facts,
+    regions_of,
     verify_photos,
     write_catalog,
 )
@@ -94,8 +95,11 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
     )
     if "mask_content_digest" in table:
         shown |= zip(map(mask_of, table["image"]), table["mask_content_digest"], strict=True)
+    region_of = dict(zip(table["image"], regions_of(table), strict=True))
+    region_of |= {mask_of(image): region for image, region in region_of.items()}
     progress.stage("inspect")
-    facts = inspect_photos([Path(path) for _, path, _ in files], progress=progress.advance)
+    paths, regions = [Path(path) for _, path, _ in files], [region_of[name] for name, _, _ in files]
+    facts = inspect_photos(paths, regions, progress=progress.advance)
     others = [
         name
         for (name, _, digest), fact in zip(files, facts, strict=True)
@@ -177,7 +181,8 @@ def load_benchmark(
 def _with_split(catalog: Catalog, name: str, workspace: Workspace, progress: Progress) -> Benchmark:
     split, table = read_split(split_stem(name, workspace), catalog), catalog.table
     paths, digests, masks = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
-    store = PhotoStore(workspace.cache / "photos", paths, digests, masks, tell=progress.stage)
+    regions = regions_of(table)
+    store = PhotoStore(workspace.cache / "photos", paths, digests, masks, regions, tell=progress.stage)
     dataset = str(read_facts(workspace.benchmarks / photos_name(name)).get("dataset", ""))
     return Benchmark(name, catalog, split, store, dataset)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, REGION
+
 NEVER = -1
 """The fold of photos that are never tested, and the valid part of photos that are in none."""
 LEFT_OUT = -2
@@ -37,14 +39,16 @@ class Group:
 def group_photos(table: pd.DataFrame, together: Iterable[Sequence[str]] = ()) -> tuple[Group, ...]:
     """The groups of a catalog's table, sorted by name.
 
-    Photos are joined by an equal encounter or an equal content digest where that is not empty, by a pair of
-    `together`, and so on through chains of these.
+    Photos are joined by an equal encounter or an equal content digest where that is not empty, by an equal
+    file where some are parts of theirs, by a pair of `together`, and so on through chains of these. Those of
+    animals that are NOT_IDENTIFIED join others, and are in no group.
     """
     images = table["image"].tolist()
     # By hand, as to import the library that has it takes longer than all there is to do.
     group_of = {image: [image] for image in images}
     joined = [(one, other) for one, other in together]
-    for column in ("encounter", "content_digest"):
+    of_file = ("file_digest",) if REGION[0] in table else ()
+    for column in ("encounter", "content_digest", *of_file):
         first: dict[str, str] = {}
         pairs = zip(images, table[column].tolist(), strict=True)
         joined += [(image, first.setdefault(value, image)) for image, value in pairs if value]
@@ -57,7 +61,9 @@ def group_photos(table: pd.DataFrame, together: Iterable[Sequence[str]] = ()) ->
             group_of |= dict.fromkeys(small, large)
     identity_of = dict(zip(images, table["identity"].tolist(), strict=True))
     distinct = {id(group): group for group in group_of.values()}
-    return make_groups([(image, identity_of[image]) for image in group] for group in distinct.values())
+    photos = ([(image, identity_of[image]) for image in group] for group in distinct.values())
+    identified = ([photo for photo in group if photo[1] != NOT_IDENTIFIED] for group in photos)
+    return make_groups(filter(None, identified))
 
 
 def make_groups(photos: Iterable[Sequence[tuple[str, str]]]) -> tuple[Group, ...]:

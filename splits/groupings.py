@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Catalog
 from whalebench.splits.assignment import (
     LEFT_OUT,
     Group,
@@ -40,7 +40,8 @@ def protocol_groups(
     if protocol == BY_DAY:
         first: dict[tuple[str, str], str] = {}
         met = zip(table["image"], table["identity"], days_of(table), strict=True)
-        joined += [(image, first.setdefault((who, day), image)) for image, who, day in met if day]
+        dated = ((image, who, day) for image, who, day in met if day and who != NOT_IDENTIFIED)
+        joined += [(image, first.setdefault((who, day), image)) for image, who, day in dated]
     return group_photos(table, joined)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whalebench import WhalebenchError, did_you_mean
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Catalog
 from whalebench.splits.assignment import (
     LEFT_OUT,
     NEVER,
@@ -87,13 +87,15 @@ def propose_split(
     published split has in several parts: refused, or dropped from train where valid or test has them, and
     from valid where test has. `new_share` (0.2) of the individuals are held out of an open split; one by
     time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
-    `together` are pairs of images that are never in two parts, as those that an audit confirmed.
+    `together` are pairs of images that are never in two parts, as those that an audit confirmed. Photos of
+    animals that are not identified yet are in no part.
     """
     given = {"new_share": new_share, "cutoff": cutoff, "test_share": test_share, "folds": folds}
     protocol = _checked(catalog, protocol, given, singles, valid_share, duplicates)
     singles = singles or ("new" if protocol in SINGLES_NEW else "train")
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
     groups = protocol_groups(catalog.table, protocol, together)
+    whole, catalog = catalog, catalog.identified
     folds = 1 if protocol in ONE_FOLD else folds or 5
     if protocol == "published":
         parameters["duplicates"] = duplicates
@@ -108,19 +110,25 @@ def propose_split(
     parameters["folds"] = folds
     if together:  # absent otherwise, so that splits are written as they were
         parameters["together"] = [list(pair) for pair in together]
-    table = make_table(rows)
-    check_split(table, catalog, protocol, parameters)
-    counts = count_split(table, catalog, groups, singles)
+    table = make_table({**_rows_of_nobody(whole), **rows})
+    check_split(table, whole, protocol, parameters)
+    counts = count_split(table, whole, groups, singles)
     return Split(
         table=table,
         protocol=protocol,
         parameters=parameters,
-        catalog_digest=catalog.digest,
+        catalog_digest=whole.digest,
         digest=table_digest(table),
         counts=counts,
         warnings=(*warnings, *_small_parts(counts, valid_share), *same_days(table, catalog)),
-        catalog_columns=column_digests(catalog.table),
+        catalog_columns=column_digests(whole.table),
     )
+
+
+def _rows_of_nobody(catalog: Catalog) -> Rows:
+    """Fold, group and valid of the photos of animals that are not identified: in no part, each by itself."""
+    images = catalog.table["image"][catalog.table["identity"] == NOT_IDENTIFIED]
+    return {image: (LEFT_OUT, image, NEVER) for image in images}
 
 
 def _checked(
@@ -138,7 +146,7 @@ def _checked(
     _check_word("duplicates", duplicates, DUPLICATES)
     _check_numbers(given["folds"], valid_share, given)
     if protocol == "auto":
-        by_day = has_days_to_group(catalog.table)
+        by_day = has_days_to_group(catalog.identified.table)
         protocol = BY_DAY if by_day else "stratified-encounters"
         protocol = "published" if "split" in catalog.table else protocol
     if duplicates != "refuse" and protocol != "published":

@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from whalebench import WhalebenchError, __version__, one_line
-from whalebench.benchmarks.core.catalog import NOT_COUNTED, Catalog
+from whalebench.benchmarks.core.catalog import NOT_COUNTED, NOT_IDENTIFIED, Catalog
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_text,
@@ -143,8 +143,11 @@ def count_split(
     """The counts of a split, as its sidecar keeps them.
 
     `new` counts the photos of a valid or test part whose individual is not in the train part. Individuals
-    of one encounter are those that appear in a single group; those of a single photo are among them.
+    of one encounter are those that appear in a single group; those of a single photo are among them. Photos
+    of animals that are not identified are counted by themselves, where there are some.
     """
+    nobody = len(table) - len(catalog.identified.table)
+    catalog = catalog.identified
     identities = catalog.table["identity"]
     photos = identities[identities != ""].value_counts()
     single = sorted(single_encounter_identities(groups))
@@ -153,6 +156,7 @@ def count_split(
     single_tested = set(identities[tested & identities.isin(single)].tolist())
     return {
         "photos": len(table),
+        **({"not_identified_photos": nobody} if nobody else {}),
         "individuals": len(catalog.identities),
         "new_photos": int((identities == "").sum()),
         "groups": len(groups),
@@ -212,6 +216,10 @@ def _problems(
     if table["image"].tolist() != catalog.table["image"].tolist():
         yield "it does not hold each photo of the catalog exactly once"
         return
+    nobody = catalog.table["identity"] == NOT_IDENTIFIED
+    if (table["fold"][nobody] != LEFT_OUT).any() or (table["valid"][nobody] != NEVER).any():
+        yield "a photo of an animal that is not identified yet is in one of its parts"
+    table, facts = table[~nobody], catalog.identified.table
     is_twin, protocol = protocol == TWIN, parameters.get("twin_protocol", protocol)
     groups = protocol_groups(catalog.table, protocol, parameters.get("together", ()))
     group_of = {image: group.name for group in groups for image in group.images}
@@ -227,7 +235,7 @@ def _problems(
     elsewhere = {NEVER, LEFT_OUT} if protocol in ("published", "time-aware") else {NEVER}
     if not (set(table["fold"]) <= {*elsewhere, *folds} and set(table["valid"]) <= {NEVER, *folds}):
         yield f"it has other folds than {', '.join(map(str, folds))}"
-    identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
+    identity_of = dict(zip(facts["image"].tolist(), facts["identity"].tolist(), strict=True))
     may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
     if protocol == "open":
         may_be_new |= _in_one_place(table, identity_of)
@@ -236,7 +244,7 @@ def _problems(
         parts = fold_parts(table, fold)
         yield from _fold_problems(parts, fold, identity_of, may_be_new, must_know)
         if not is_twin:
-            yield from _protocol_problems(parts, fold, catalog.table, protocol, parameters)
+            yield from _protocol_problems(parts, fold, facts, protocol, parameters)
 
 
 def _in_one_place(table: pd.DataFrame, identity_of: Mapping[str, str]) -> frozenset[str]:

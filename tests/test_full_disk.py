@@ -102,7 +102,9 @@ def test_photos_on_a_full_disk_are_a_sentence_and_leave_nothing(
     decoded: list[str] = []
     decode = store_module.decode
     monkeypatch.setattr(
-        store_module, "decode", lambda path, shape: decoded.append(path) or decode(path, shape)
+        store_module,
+        "decode",
+        lambda path, shape, region: decoded.append(path) or decode(path, shape, region),
     )
     with pytest.raises(
         RunFailedError, match=r"photos-224x224-.* cannot be written \(No space left on device\)"

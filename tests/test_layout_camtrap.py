@@ -10,6 +10,7 @@ import pytest
 from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.camtrap import LAYOUT
 from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
+from whalebench.benchmarks.importing.nobody import identity_of
 from whalebench.benchmarks.importing.tables import check_rows, number_columns
 from whalebench.tests.layouts import by_image, draw, laid_out, write_example
 
@@ -125,7 +126,7 @@ def test_one_individual_seen_twice_on_a_photo_is_one_row(tmp_path: Path) -> None
     found = laid_out(LAYOUT, package(tmp_path, *twice))
     (row,) = by_image(found).values()
     assert row["x0"] == "4"
-    assert "Further observations of an individual on the same photo, which count once: 2." in found.notes
+    assert "Further observations of an animal on the same photo, which count once: 2." in found.notes
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -139,14 +140,15 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "o9,d1,m1,e1,media,animal,,unknown,,,,",
     )
     found = laid_out(LAYOUT, package(tmp_path, *GOOD, *others))
-    assert list(by_image(found)) == ["media/a.jpg", "media/b.jpg"]
+    assert list(by_image(found)) == ["media/a.jpg#o1", "media/b.jpg", "media/a.jpg#o8"]
+    assert [identity_of(row["identity"]) for row in found.table.rows] == ["ann", "bob", "?"]
     assert found.notes == (
         "Observations of no animal, which are left out: 1.",
         "Observations of events and not of photos, which are left out: 1.",
         "Observations of a mediaID that no medium has, which are left out: 1.",
         "Observations on videos or sounds, which are left out: 1.",
         "Observations on photos at an address and not in the package, which are left out: 1.",
-        "Observations of an animal without an individualID, which are left out: 2.",
+        "Further observations of an animal on the same photo, which count once: 1.",
     )
 
 

@@ -12,6 +12,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.coco import LAYOUT
 from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import PhotoNames
+from whalebench.benchmarks.importing.nobody import identity_of
 from whalebench.benchmarks.importing.tables import check_rows, number_columns
 from whalebench.tests.layouts import by_image, draw, laid_out, write_example
 
@@ -186,11 +187,11 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     ]
     outlined = [{**each, "segmentation": [[1, 1, 9, 1, 9, 9]]} for each in ANNOTATIONS]
     found = laid_out(LAYOUT, coco(tmp_path, [*outlined, *more]))
-    assert list(by_image(found)) == ["a.jpg", "b.jpg"]
+    assert list(by_image(found)) == ["a.jpg#7", "b.jpg", "a.jpg#11", "a.jpg#12"]
+    assert [identity_of(row["identity"]) for row in found.table.rows] == ["ann", "bob", "?", "?"]
     assert found.notes == (
         "Annotations of an image_id that no image has, which are left out: 1.",
         "Annotations of a crowd (iscrowd), which are left out: 1.",
-        "Annotations of an animal that is not identified, which are left out: 2.",
     )
 
 

@@ -10,6 +10,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import numbers_in
 from whalebench.benchmarks.importing.layouts.wildlife import LAYOUT
+from whalebench.benchmarks.importing.nobody import identity_of
 from whalebench.benchmarks.importing.tables import check_rows, number_columns
 from whalebench.tests.layouts import by_image, draw, laid_out, write_example
 
@@ -78,11 +79,10 @@ def test_a_table_as_pandas_writes_it(tmp_path: Path) -> None:
     assert found.table.places == ("metadata.csv, line 2", "metadata.csv, line 3")
 
 
-def test_the_unknown_are_left_out_and_counted(tmp_path: Path) -> None:
-    lines = ("1,ann,images/a.jpg", "2,unknown,images/b.jpg")
+def test_the_unknown_are_rows_of_nobody(tmp_path: Path) -> None:
+    lines = ("1,ann,images/a.jpg", "2,unknown,images/b.jpg", "3,,images/b.jpg")
     found = laid_out(LAYOUT, metadata(tmp_path, "image_id,identity,path", *lines))
-    assert list(by_image(found)) == ["1"]
-    assert found.notes == ("Rows of an animal that is not identified ('unknown'), which are left out: 1.",)
+    assert [identity_of(row["identity"]) for row in by_image(found).values()] == ["ann", "?", "?"]
 
 
 def test_a_table_of_unknown_animals_only_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_photos_are_decoded_once_and_mapped_afterwards(make: Make, monkeypatch: 
     assert first.dtype == np.uint8
     assert np.array_equal(first[1], np.asarray(Image.open(make().paths[1])))
 
-    def refuse(path: str, shape: tuple[int, ...]) -> None:
+    def refuse(path: str, shape: tuple[int, ...], region: None) -> None:
         raise AssertionError(f"{path} was decoded again")
 
     monkeypatch.setattr(store_module, "decode", refuse)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.auditing.twins import CONFIRMED, Matches, find_twins, small_pictures
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import NAMELESS, Catalog, regions_of
 from whalebench.benchmarks.core.files import differs_from_digest, parse_json, regular_file, with_digest
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import atomic_text
@@ -68,9 +68,8 @@ class Pair:
     @property
     def two_names(self) -> bool:
         """Whether it bears two names: one individual under both of them, or a photo with a wrong one."""
-        return "" not in (self.first_identity, self.second_identity) and (
-            self.first_identity != self.second_identity
-        )
+        names = {self.first_identity, self.second_identity}
+        return len(names) == 2 and names.isdisjoint(NAMELESS)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def audit_catalog(catalog: Catalog, progress: Progress = SILENT) -> Audit:
     found = {pair.images: pair for pair in _by_time(table)}
     first_of = ~table["content_digest"].duplicated() | (table["content_digest"] == "")
     different = table[first_of].reset_index(drop=True)
-    pictures = small_pictures(different["path"].tolist(), progress)
+    pictures = small_pictures(different["path"].tolist(), progress, regions_of(different))
     for pair in (*_by_look(different, find_twins(pictures, progress, least=ALIKE)), *_exact(table)):
         found[pair.images] = pair
     order = sorted(found.values(), key=lambda pair: (KINDS.index(pair.kind), -pair.likeness, pair.images))
@@ -121,7 +120,7 @@ def _by_look(table: pd.DataFrame, matches: Matches) -> Iterator[Pair]:
     for larger, smaller, likeness, turn, trims in zip(*columns, strict=True):
         kind: Kind = "crop" if max(trims) > UNCROPPED else "twin"
         if likeness < CONFIRMED:
-            if turn or not identities[larger] or identities[larger] != identities[smaller]:
+            if turn or identities[larger] in NAMELESS or identities[larger] != identities[smaller]:
                 continue
             kind = "burst"
         top, bottom, left, right = (round(trim, 4) for trim in trims)
@@ -133,7 +132,7 @@ def _by_time(table: pd.DataFrame) -> Iterator[Pair]:
     """Photos of one individual that follow each other within MOMENT."""
     moments: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for row, (identity, date) in enumerate(zip(table["identity"], table["date"], strict=True)):
-        if identity and len(date) > len("2024-05-31"):
+        if identity not in NAMELESS and len(date) > len("2024-05-31"):
             moments[identity].append((_seconds(date), row))
     for each in moments.values():
         for (before, one), (after, other) in pairwise(sorted(each)):

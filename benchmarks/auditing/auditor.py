@@ -24,9 +24,9 @@ from whalebench.benchmarks.auditing.audit import (
     write_audit,
 )
 from whalebench.benchmarks.auditing.verdicts import read_verdicts
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import Catalog, Region, regions_of
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, part_of, pixel_limit
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_catalog, split_stem
 from whalebench.splits.split import Split, read_split
@@ -125,15 +125,18 @@ def credits_of(catalog: Catalog, images: Container[str]) -> dict[str, str]:
 
 def thumbnails(catalog: Catalog, images: Iterable[str]) -> Mapping[str, str]:
     """Small JPEGs of some photos as data URIs, by image id, for a page that needs no other file."""
-    path_of = dict(zip(catalog.table["image"], catalog.table["path"], strict=True))
+    table = catalog.table
+    places = zip(table["path"], regions_of(table), strict=True)
+    place_of = dict(zip(table["image"], places, strict=True))
     with pixel_limit(MAX_PIXELS):
-        return {image: _thumbnail(Path(path_of[image])) for image in images}
+        return {image: _thumbnail(*place_of[image]) for image in images}
 
 
-def _thumbnail(path: Path) -> str:
-    with open_photo(path) as opened:
-        opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
-        photo = ImageOps.exif_transpose(opened).convert("RGB")
+def _thumbnail(path: str, region: Region | None) -> str:
+    with open_photo(Path(path)) as opened:
+        if region is None:  # whose pixels are those of the whole size
+            opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
+        photo = part_of(ImageOps.exif_transpose(opened), region).convert("RGB")
     photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
     written = io.BytesIO()
     photo.save(written, "JPEG", quality=75)

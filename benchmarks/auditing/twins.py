@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.catalog import Region
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, part_of, pixel_limit
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +80,12 @@ class Matches:
         return len(self.larger)
 
 
-def small_pictures(paths: Sequence[str], progress: Progress = SILENT) -> Floats:
+def small_pictures(
+    paths: Sequence[str], progress: Progress = SILENT, regions: Sequence[Region | None] = ()
+) -> Floats:
     """Grey pictures (photos, SIDE, SIDE) of the whole frames, upright, each less its mean.
+
+    Where there are regions the frames are these parts of the files.
 
     Raises WhalebenchError naming a file that cannot be decoded.
     """
@@ -89,7 +94,8 @@ def small_pictures(paths: Sequence[str], progress: Progress = SILENT) -> Floats:
     pool = ThreadPoolExecutor(cores())
     try:
         with pixel_limit(MAX_PIXELS):
-            for row, picture in enumerate(pool.map(_small_picture, paths)):
+            parts = regions or [None] * len(paths)
+            for row, picture in enumerate(pool.map(_small_picture, paths, parts)):
                 pictures[row] = picture - picture.mean()
                 progress.advance(row + 1, len(paths))
     finally:
@@ -97,11 +103,12 @@ def small_pictures(paths: Sequence[str], progress: Progress = SILENT) -> Floats:
     return pictures
 
 
-def _small_picture(path: str) -> Floats:
+def _small_picture(path: str, region: Region | None) -> Floats:
     try:
         with open_photo(Path(path)) as image:
-            image.draft("L", (DRAFT, DRAFT))
-            grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32)
+            if region is None:  # whose pixels are those of the whole size
+                image.draft("L", (DRAFT, DRAFT))
+            grey = np.asarray(part_of(ImageOps.exif_transpose(image), region).convert("L"), np.float32)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({one_line(error, 80)}): restore the file, then audit again."

@@ -38,6 +38,14 @@ OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")
 DETAILS = ("camera", "place", "licence", "rightsholder", "quality")
 """Texts that are absent from a catalog whose table has none of them, and then from its digest."""
 BOX = ("x0", "y0", "x1", "y1")
+NOT_IDENTIFIED = "?"
+"""The identity of an animal that is not identified yet: neither one of the others nor *new*, which is ""."""
+NAMELESS = ("", NOT_IDENTIFIED)
+"""Identities that name no individual."""
+REGION = ("region_x0", "region_y0", "region_x1", "region_y1")
+"""The part of its file that a photo is, in whole pixels of the upright file; absent where all are whole."""
+Region = tuple[int, int, int, int]
+"""Left, top, right and bottom."""
 SIZE = ("width", "height")
 DIGESTS = ("content_digest", "file_digest")
 MASK_DIGESTS = ("mask_content_digest", "mask_file_digest")
@@ -57,6 +65,8 @@ NO_ENCOUNTER = (
     "score; name in the column encounter which photos were taken together."
 )
 """What is to be said of a catalog, and of every run on it, that names no encounter."""
+GIVEN = "Boxes are given: each photo is the part of its file within the box."
+"""The same of a catalog some photos of which are parts, since their boxes say which animal is asked about."""
 Stamp = tuple[str, int, int, int]
 """A file's SHA-256, its size, and when its content and its entry were last changed (nanoseconds)."""
 
@@ -90,12 +100,24 @@ class Catalog:
     @property
     def warnings(self) -> list[str]:
         """What a reader of any score on it should know."""
-        return [] if (self.table["encounter"] != "").any() else [NO_ENCOUNTER]
+        no_encounter = not (self.table["encounter"] != "").any()
+        return [GIVEN] * self.has_given_boxes + [NO_ENCOUNTER] * no_encounter
+
+    @property
+    def has_given_boxes(self) -> bool:
+        """Whether photos are parts of their files, see GIVEN."""
+        return REGION[0] in self.table
 
     @cached_property
     def identities(self) -> tuple[str, ...]:
-        """The individuals by name, sorted, without the empty name of *new* photos."""
-        return tuple(sorted(set(self.table["identity"]) - {""}))
+        """The individuals by name, sorted."""
+        return tuple(sorted(set(self.table["identity"]).difference(NAMELESS)))
+
+    @cached_property
+    def identified(self) -> "Catalog":
+        """The same without photos of animals that are NOT_IDENTIFIED: what splits are made of."""
+        known = self.table["identity"] != NOT_IDENTIFIED
+        return self if known.all() else replace(self, table=self.table[known].reset_index(drop=True))
 
 
 def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) -> Catalog:
@@ -167,6 +189,10 @@ def write_catalog(
     }
     if derived:
         facts["derived"] = dict(derived)
+    if not_identified := len(stored) - len(catalog.identified.table):
+        facts["not_identified_photos"] = not_identified
+    if catalog.has_given_boxes:
+        facts["given"] = "box"
     facts = with_digest(facts, FACTS_DIGEST)
     atomic_text(file, json.dumps(facts, indent=2) + "\n", exclusive=is_new)
     return replace(catalog, derived=derived or {})
@@ -242,8 +268,8 @@ def _relative(value: str, folder: Path) -> str:
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
 
-    Texts that are absent become "", numbers NaN, sizes 0. The columns `split`, DETAILS and MASK_DIGESTS stay
-    absent when they are empty.
+    Texts that are absent become "", numbers NaN, sizes 0. The columns `split`, DETAILS, MASK_DIGESTS and
+    REGION stay absent when they are empty.
     """
     images = [str(image) for image in table["image"]]
     # Python's order of code points, so that no library's collation decides.
@@ -259,6 +285,8 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("split", *DETAILS, *MASK_DIGESTS):
         if column in rows and any(values := _text(rows, column)):
             columns[column] = values
+    if REGION[0] in rows and rows[REGION[0]].notna().any():
+        columns |= {column: rows[column].astype("float64") for column in REGION}
     return pd.DataFrame(columns)
 
 
@@ -296,6 +324,18 @@ def table_digest(table: pd.DataFrame) -> str:
 def _text(table: pd.DataFrame, column: str) -> "pd.Series[str]":
     values = table[column].fillna("") if column in table else [""] * len(table)
     return pd.Series(list(map(str, values)), index=table.index, dtype="str")
+
+
+def regions_of(table: pd.DataFrame) -> tuple[Region | None, ...]:
+    """The part of its file that each photo of a table is, and each of their masks; None for a whole one."""
+    if REGION[0] not in table:
+        return (None,) * len(table)
+    rows = table[list(REGION)].to_numpy(np.float64).tolist()
+    whole = table[REGION[0]].isna().tolist()
+    return tuple(
+        None if is_whole else (int(left), int(top), int(right), int(bottom))
+        for is_whole, (left, top, right, bottom) in zip(whole, rows, strict=True)
+    )
 
 
 def catalogued_files(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import Stamp, take_stamp
+from whalebench.benchmarks.core.catalog import Region, Stamp, take_stamp
 from whalebench.benchmarks.core.exif import date_taken
 from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
@@ -70,6 +71,8 @@ class PhotoStore:
     """SHA-256 of each photo's file: what the arrays are keyed by."""
     mask_paths: tuple[str, ...]
     """The masks' files, "" where a photo has none."""
+    regions: tuple[Region | None, ...] = ()
+    """The part of its file that each photo is, and of its mask; None for a whole one, () where all are."""
     tell: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
     """Is told where an array that was kept cannot be used, as the stage of a `Progress`."""
     _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
@@ -118,16 +121,21 @@ class PhotoStore:
             # Renamed when the last photo is in, so an array that exists was written to its end.
             with atomic_path(file) as temporary:
                 paths = self.mask_paths if kind == "masks" else self.paths
-                _decode_all(temporary, paths, shape, progress, workers)
+                _decode_all(temporary, paths, self._regions, shape, progress, workers)
                 _append_digest(temporary)
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
 
+    @property
+    def _regions(self) -> Sequence[Region | None]:
+        return self.regions or [None] * len(self.paths)
+
     def _file(self, kind: str, shape: tuple[int, ...]) -> Path:
         """Where the array is, or will be."""
         masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
-        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks]))[:24]
+        parts = [self.regions] if any(self.regions) else []
+        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks, *parts]))[:24]
         return self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
 
 
@@ -157,7 +165,12 @@ class StoreView:
 
 
 def _decode_all(
-    file: Path, paths: Sequence[str], shape: tuple[int, ...], progress: Advance | None, workers: int
+    file: Path,
+    paths: Sequence[str],
+    regions: Sequence[Region | None],
+    shape: tuple[int, ...],
+    progress: Advance | None,
+    workers: int,
 ) -> None:
     size = len(paths) * math.prod(shape)
     refuse_full_disk(file.parent, size, f"Decoding {len(paths)} photos")
@@ -168,7 +181,7 @@ def _decode_all(
         allocate(opened.fileno(), opened.tell() + size)
         # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
         with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
-            for row, pixels in enumerate(pool.map(lambda path: decode(path, shape), paths)):
+            for row, pixels in enumerate(pool.map(decode, paths, repeat(shape), regions)):
                 opened.write(pixels.tobytes())
                 if progress:
                     progress(row + 1, len(paths))
@@ -208,11 +221,12 @@ def _digest_blocks(file: Path, length: int) -> bytes:
         os.close(descriptor)
 
 
-def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def decode(path: str, shape: tuple[int, ...], region: Region | None = None) -> NDArray[np.uint8]:
     """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
 
-    Turned upright by its EXIF orientation and resized with an antialiased bicubic filter. An empty path
-    gives zeros. Raises WhalebenchError naming a file that cannot be decoded.
+    Of one that is a part of its file only that part is there. Turned upright by its EXIF orientation and
+    resized with an antialiased bicubic filter. An empty path gives zeros. Raises WhalebenchError naming a
+    file that cannot be decoded.
     """
     if not path:
         return np.zeros(shape, np.uint8)
@@ -221,8 +235,9 @@ def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
         with open_photo(Path(path)) as image:
             # JPEG can be decoded at a fraction of its size, so a photo of 20 megapixels costs little more.
-            image.draft(mode, (2 * width, 2 * height))
-            upright = ImageOps.exif_transpose(image).convert(mode)
+            if region is None:  # whose pixels are those of the whole size
+                image.draft(mode, (2 * width, 2 * height))
+            upright = part_of(ImageOps.exif_transpose(image), region).convert(mode)
             small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
@@ -241,6 +256,22 @@ def open_photo(path: Path) -> Image.Image:
     return Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
+def part_of(upright: Image.Image, region: Region | None) -> Image.Image:
+    """The part of an upright picture within a region, as far as it is there; the picture where it is None.
+
+    Raises WhalebenchError where nothing of it is there.
+    """
+    if region is None:
+        return upright
+    left, top = region[:2]
+    right, bottom = map(min, region[2:], upright.size)
+    if left >= right or top >= bottom:
+        raise WhalebenchError(
+            f"its box has no pixel within the photo of {upright.width}x{upright.height} pixels"
+        )
+    return upright.crop((left, top, right, bottom))
+
+
 @contextmanager
 def pixel_limit(max_pixels: int) -> Iterator[None]:
     """Pillow refuses more than `max_pixels` inside the block, without its warnings below that."""
@@ -256,7 +287,7 @@ def pixel_limit(max_pixels: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """What the catalog holds of a photo's file; width and height are those after its EXIF orientation."""
+    """What the catalog holds of a photo's file, or of a part of it; width and height are those upright."""
 
     stamp: Stamp
     width: int
@@ -273,17 +304,22 @@ class PhotoFacts:
 
 
 def inspect_photos(
-    paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS, progress: Advance | None = None
+    paths: Sequence[Path],
+    regions: Sequence[Region | None] = (),
+    *,
+    max_pixels: int = MAX_PIXELS,
+    progress: Advance | None = None,
 ) -> list[PhotoFacts | str]:
     """For each path the facts of the decoded photo, or the reason why it cannot be used.
 
-    The photos are decoded by a thread for each core.
+    Where there are regions the photos are these parts of their files. The photos are decoded by a thread for
+    each core.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     inspected: list[PhotoFacts | str] = []
     try:
         with pixel_limit(max_pixels):
-            for facts in pool.map(_inspect, paths):
+            for facts in pool.map(_inspect, paths, regions or [None] * len(paths)):
                 inspected.append(facts)
                 if progress is not None:
                     progress(len(inspected), len(paths))
@@ -317,7 +353,7 @@ def _content_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def _inspect(path: Path) -> PhotoFacts | str:
+def _inspect(path: Path, region: Region | None) -> PhotoFacts | str:
     try:
         stamp = take_stamp(regular_file(path))  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
@@ -328,7 +364,8 @@ def _inspect(path: Path) -> PhotoFacts | str:
             taken = date_taken(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            facts = (*image.size, _content_digest(image))
+            part = part_of(image, region)
+            facts = (*part.size, _content_digest(part))
         return PhotoFacts((digest_file(path), *stamp[1:]), *facts, taken)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
         if isinstance(error, WhalebenchError):

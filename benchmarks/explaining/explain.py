@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core import ledger, record
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.catalog import Catalog
+from whalebench.benchmarks.core.catalog import Catalog, regions_of
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.outputs import check_output
 from whalebench.benchmarks.core.photos import Size
@@ -138,10 +138,11 @@ def _explain_photo(
         "animal": occlusion.animal,
     }
     height, width = (int(side) for side in views.test.shapes[index])
-    path = str(table.loc[table["image"] == query["image"], "path"].iloc[0])
+    photo = table[table["image"] == query["image"]]
+    path, region = str(photo["path"].iloc[0]), regions_of(photo)[0]
     rank = "unranked" if row["rank"] is None else f"rank {row['rank']:g}"
     title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
-    return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion))
+    return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion), region)
 
 
 def _in_words(occlusion: Occlusion) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ import pandas as pd
 from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
     DETAILS,
+    NAMELESS,
     NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
     Catalog,
+    Region,
     Stamp,
     build_catalog,
     mask_of,
@@ -36,7 +38,9 @@ from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.aliases import Aliases
 from whalebench.benchmarks.importing.dates import EncounterRule, proposal, with_dates, with_encounters
 from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
+from whalebench.benchmarks.importing.given import Given, given_regions, in_parts, notes_on_boxes, unclear
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
+from whalebench.benchmarks.importing.nobody import name_nobody
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.outlines import with_masks
 from whalebench.benchmarks.importing.sources import Source, open_source
@@ -74,6 +78,7 @@ def import_photos(
     *,
     options: LayoutOptions = NO_OPTIONS,
     missing: Missing = "refuse",
+    given: Given = "auto",
     dataset: str = "",
     aliases: Aliases | None = None,
     encounters: EncounterRule | None = None,
@@ -83,9 +88,10 @@ def import_photos(
     """The benchmark `name`, made from the files of a layout that stand in a folder, an archive or a table.
 
     All problems of its rows are reported in one error. Photos that cannot be decoded are quarantined; absent
-    ones are a problem unless `missing` says otherwise. An archive's photos are copied into the benchmark's
-    folder. dataset is the public set that the photos are: weights that were trained on it are marked so.
-    aliases are applied before anything is checked, encounters are made where the table names none.
+    ones are a problem unless `missing` says otherwise. Where boxes are `given` each photo with one is the
+    part of its file within it. An archive's photos are copied into the benchmark's folder. dataset is the
+    public set that the photos are: weights that were trained on it are marked so. aliases are applied before
+    anything is checked, encounters are made where the table names none.
     """
     _check_name(name)
     if options.columns and not layout.takes_columns:
@@ -98,7 +104,7 @@ def import_photos(
         progress.stage("draw the masks")
         source = opened.enter_context(with_masks(source, laid.outlines, folder / MASKS, progress.advance))
         table, changed, derived = _named(laid.table, options.species, aliases)
-        read = _read_photos(source, table, missing, max_pixels, progress, encounters)
+        read = _read_photos(source, table, missing, given, max_pixels, progress, encounters)
         notes = [*source.notes, *laid.notes, *changed, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = _as_before(folder, read, name)
@@ -143,6 +149,7 @@ def _read_photos(
     source: Source,
     table: TextTable,
     missing: Missing,
+    given: Given,
     max_pixels: int,
     progress: Progress,
     encounters: EncounterRule | None,
@@ -152,6 +159,8 @@ def _read_photos(
     named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
     _refuse_not_utf8([str(place.absolute()), *named])
     notes = tables.check_columns(table, place)
+    table, of_nobody = name_nobody(table)
+    notes += of_nobody
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
         tables.refuse(place, table, problems)
@@ -159,10 +168,14 @@ def _read_photos(
     source.fetch([row.get(column, "") for row in table.rows for column in ("path", "mask")], progress.advance)
     photos, masks = resolve_paths(table, "path", source), resolve_paths(table, "mask", source)
     problems += absent_files(source, table, photos, masks, missing)
+    regions = given_regions(table, photos, given)
+    notes += notes_on_boxes(table, photos, regions)
+    problems += unclear(table, photos, regions)
     tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
+    _check_enough(place, table, range(len(table.rows)), ())  # before hours of decoding
 
     progress.stage("inspect")
-    facts, mask_facts = _decode(photos, masks, max_pixels, progress.advance)
+    facts, mask_facts = _decode(photos, masks, regions, max_pixels, progress.advance)
     photos, masks = [source.kept(path) for path in photos], [source.kept(path) for path in masks]
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
@@ -174,7 +187,7 @@ def _read_photos(
     dated = with_dates(table, kept)
     table, met, derived = _in_encounters(dated.table, kept, encounters)
     derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
-    frame = _frame(table, kept, photos, masks, mask_facts)
+    frame = in_parts(_frame(table, kept, photos, masks, mask_facts), [regions[index] for index in kept])
     notes += [*dated.notes, *met]
     return _Read(
         frame, quarantined, stamps, notes, derived, frozenset(images[index] for index in dated.found)
@@ -248,12 +261,17 @@ def _check_name(name: str) -> None:
 
 
 def _decode(
-    photos: list[str], masks: list[str], max_pixels: int, progress: Advance | None
+    photos: list[str],
+    masks: list[str],
+    regions: list[Region | None],
+    max_pixels: int,
+    progress: Advance | None,
 ) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
     """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
     masked = [index for index, mask in enumerate(masks) if mask]
     paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
-    facts = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
+    parts = [*regions, *(regions[index] for index in masked)]
+    facts = inspect_photos(paths, parts, max_pixels=max_pixels, progress=progress)
     of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
         if not isinstance(mask_fact, str):
@@ -264,14 +282,14 @@ def _decode(
 
 
 def _check_enough(
-    file: Path, table: TextTable, kept: dict[int, PhotoFacts], quarantined: tuple[Quarantined, ...]
+    file: Path, table: TextTable, kept: Collection[int], quarantined: tuple[Quarantined, ...]
 ) -> None:
     if not kept:
         raise WhalebenchError(
             f"None of the photos of {file} can be used, the first ({quarantined[0].path}) because "
             f"{quarantined[0].reason}; replace the files."
         )
-    individuals = sorted({table.rows[index]["identity"] for index in kept} - {""})
+    individuals = sorted({table.rows[index]["identity"] for index in kept}.difference(NAMELESS))
     if len(individuals) < 2:
         named = f"one individual only ({individuals[0]})" if individuals else "no individual"
         number = "1 photo was" if len(quarantined) == 1 else f"{len(quarantined)} photos were"

@@ -7,8 +7,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from whalebench.benchmarks.core.catalog import NO_ENCOUNTER
+from whalebench.benchmarks.core.catalog import NAMELESS, NO_ENCOUNTER, NOT_IDENTIFIED
 from whalebench.benchmarks.core.store import PhotoFacts
+from whalebench.benchmarks.importing.given import told_apart
 from whalebench.benchmarks.importing.tables import Row
 
 NAMED = ("identity", "encounter", "viewpoint", "species", "camera", "place")
@@ -29,12 +30,13 @@ def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str
     notes = []
     if spare := sum(len(same) - 1 for same in by_digest.values()):
         notes.append(f"Photos with the very pixels of another: {spare}; they share a group in every split.")
-    torn = [same for same in by_digest.values() if len({row["identity"] for row in same}) > 1]
+    several = [same for same in by_digest.values() if not told_apart(same)]
+    torn = [same for same in several if len({row["identity"] for row in same} - {NOT_IDENTIFIED}) > 1]
     if torn:
         examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
         notes.append(
             f"The very same photo is said to show different individuals {len(torn)} times, first {examples}: "
-            f"correct the column identity."
+            f"correct the column identity, or give each row the box of its animal, and --given box."
         )
     return notes
 
@@ -69,7 +71,7 @@ def _encounters(rows: Sequence[Row]) -> list[str]:
     name, size = sizes.most_common(1)[0]
     if size < max(LARGE, LARGE_SHARE * len(rows)):
         return []
-    shown = len({row["identity"] for row in rows if row.get("encounter") == name} - {""})
+    shown = len({row["identity"] for row in rows if row.get("encounter") == name}.difference(NAMELESS))
     return [
         f"The encounter {name!r} has {size} of {len(rows)} photos, of {shown} individual(s), and no fold "
         f"cuts through it: leave the cell empty where nobody knows which photos were taken together."

@@ -36,7 +36,6 @@ Problem = tuple[int, str]
 # Each digit can be taken by one part of it only, so that long cells take no longer than they are.
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NOT_A_NUMBER = ("nan", "inf", "infinity", "none", "null", "na", "n/a")
-NOBODY = {"#n/a", "unknown", "unk", "?", "-", "new", "new_whale", "new_individual"}
 NOTHING = {"#n/a", "nan", "none", "null", "na", "n/a"}
 NO_ENCOUNTER = {"unknown", "unk", "?", "-"}
 SHOWN, MANY = 20, 1000
@@ -339,9 +338,6 @@ def _text_problems(row: Row) -> Iterator[str]:
     for column in ("image", "path"):
         if not row[column]:
             yield problem(column, "", "it is empty; fill it or remove the row")
-    if row["identity"].casefold() in (NOBODY | set(NOT_A_NUMBER)):
-        text = "this is no individual's name; leave the cell empty when it is none of the catalog's"
-        yield problem("identity", row["identity"], text)
     for column in ("encounter", "viewpoint", "species", *DETAILS):
         if row.get(column, "").casefold() in NOTHING | (NO_ENCOUNTER if column == "encounter" else set()):
             shared = "" if column in DETAILS else ", and photos that share it would count as one"

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED
 from whalebench.benchmarks.core.files import parse_json
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import (
@@ -20,7 +21,7 @@ from whalebench.benchmarks.importing.layouts.rows import (
     PhotoNames,
     boxes_from_shares,
     date_of,
-    is_unknown,
+    is_identified,
     name_images,
     table_of,
 )
@@ -49,7 +50,7 @@ NEEDED = {"media": ("mediaID", "filePath"), "observations": ("mediaID", "observa
 
 
 class Sighting(NamedTuple):
-    """An observation of an identified animal on a photo."""
+    """An observation of an animal on a photo."""
 
     row: Row
     medium: Row
@@ -58,7 +59,7 @@ class Sighting(NamedTuple):
 
 
 def read(source: Source, options: LayoutOptions) -> LaidOut:
-    """One row an identified animal on a photo of the package; other observations are left out, and said.
+    """One row an animal on a photo of the package; other observations are left out, and said.
 
     Raises WhalebenchError where there is no such package, and where it identifies no animal.
     """
@@ -71,7 +72,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     )
     counts: Counter[str] = Counter()
     sightings = _sightings(tables, counts)
-    if not sightings:
+    if not any(is_identified(each.row["individualID"]) for each in sightings):
         raise WhalebenchError(
             f"{source.place} identifies no animal: none of its {len(tables['observations'].rows):,} "
             f"observations is of an animal on a photo and has an individualID; fill that field."
@@ -87,7 +88,8 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     cells = boxes_from_shares(source, [(rows[index]["path"], box) for index, box in boxed])
     for (index, _), box_cells in zip(boxed, cells, strict=True):
         rows[index] |= box_cells
-    name_images(rows, [each.row.get("observationID") or each.row["individualID"] for each in sightings])
+    marks = [each.row.get("observationID") or each.row["individualID"] for each in sightings]
+    name_images(rows, [mark or str(number) for number, mark in enumerate(marks, 1)])
     return LaidOut(table_of(rows, [each.place for each in sightings]), tuple(_notes(counts)))
 
 
@@ -154,17 +156,22 @@ def _objects(description: Mapping[str, Any], key: str) -> list[Mapping[str, Any]
 
 
 def _sightings(tables: Mapping[str, TextTable], counts: Counter[str]) -> list[Sighting]:
-    """The observations of identified animals, one for an individual on a photo, the one with a box first."""
+    """The observations of animals, one for an individual on a photo, the one with a box first.
+
+    Those that are not identified are told apart by their boxes.
+    """
     media = {row["mediaID"]: row for row in tables["media"].rows}
     table = tables["observations"]
-    found: dict[tuple[str, str], Sighting] = {}
-    for row, place in zip(table.rows, table.places, strict=True):
+    found: dict[tuple[object, ...], Sighting] = {}
+    for row, line in zip(table.rows, table.places, strict=True):
         medium = media.get(row["mediaID"], {})
         if why := _left_out(row, medium):
             counts[why] += 1
             continue
-        sighting = Sighting(row, medium, _share_box(row, f"observations, {place}"), f"observations, {place}")
-        key = (row["mediaID"], row["individualID"])
+        place = f"observations, {line}"
+        sighting = Sighting(row, medium, _share_box(row, place), place)
+        who = row["individualID"]
+        key = (row["mediaID"], who if is_identified(who) else sighting.box)
         counts["again"] += key in found
         if key not in found or (sighting.box and not found[key].box):
             found[key] = sighting
@@ -172,7 +179,7 @@ def _sightings(tables: Mapping[str, TextTable], counts: Counter[str]) -> list[Si
 
 
 def _left_out(row: Row, medium: Row) -> str:
-    """Why an observation is no photo of an identified animal, "" where it is one."""
+    """Why an observation is no photo of an animal, "" where it is one."""
     if row["observationType"] != "animal":
         return "no animal"
     if row.get("observationLevel") == "event" or not row["mediaID"]:
@@ -183,7 +190,7 @@ def _left_out(row: Row, medium: Row) -> str:
         return "no photo"
     if re.match(r"[a-z]+://", medium["filePath"], re.IGNORECASE):
         return "elsewhere"
-    return "nobody" if is_unknown(row["individualID"]) else ""
+    return ""
 
 
 def _share_box(row: Row, place: str) -> Box | None:
@@ -203,7 +210,7 @@ def _share_box(row: Row, place: str) -> Box | None:
 def _row(sighting: Sighting, path: str, options: LayoutOptions) -> Row:
     return {
         "path": path,
-        "identity": sighting.row["individualID"],
+        "identity": sighting.row["individualID"] or NOT_IDENTIFIED,
         "encounter": sighting.row.get("eventID", ""),
         "date": date_of(sighting.medium.get("timestamp", "")),
         "species": sighting.row.get("scientificName", "") or options.species,
@@ -232,8 +239,7 @@ def _notes(counts: Counter[str]) -> Iterator[str]:
         "no medium": "Observations of a mediaID that no medium has, which are left out: {}.",
         "no photo": "Observations on videos or sounds, which are left out: {}.",
         "elsewhere": "Observations on photos at an address and not in the package, which are left out: {}.",
-        "nobody": "Observations of an animal without an individualID, which are left out: {}.",
-        "again": "Further observations of an individual on the same photo, which count once: {}.",
+        "again": "Further observations of an animal on the same photo, which count once: {}.",
     }.items():
         if counts[what]:
             yield sentence.format(f"{counts[what]:,}")

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED
 from whalebench.benchmarks.core.files import parse_json
 from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.layouts import megadetector
@@ -22,8 +23,8 @@ from whalebench.benchmarks.importing.layouts.rows import (
     box_cells,
     date_of,
     four_numbers,
+    is_identified,
     is_plain,
-    is_unknown,
     name_images,
     number_cell,
     table_of,
@@ -244,17 +245,11 @@ def _place(document: Document, annotation: Mapping[str, Any], number: int) -> st
 
 
 def _row(context: Context, annotation: Mapping[str, Any], number: int, counts: Counter[str]) -> Row | None:
-    """The cells of an annotation, or None, counted, where it is of a crowd, of no photo or of nobody."""
+    """The cells of an annotation, or None, counted, where it is of a crowd or of no photo."""
     place = _place(context.document, annotation, number)
     image = context.images.get(_hashable(annotation.get("image_id")))
-    identity = _text(context, annotation, "identity")
-    left_out = {
-        "no image": image is None,
-        "crowd": annotation.get("iscrowd") == 1,
-        "nobody": is_unknown(identity),
-    }
-    if image is None or any(left_out.values()):
-        counts[next(why for why, is_so in left_out.items() if is_so)] += 1
+    if image is None or annotation.get("iscrowd") == 1:
+        counts["no image" if image is None else "crowd"] += 1
         return None
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
@@ -264,6 +259,7 @@ def _row(context: Context, annotation: Mapping[str, Any], number: int, counts: C
     said = {column: _text(context, annotation, column) for column in KEYS}
     counts["dates"] += said["date"] not in ("", "0") and not date_of(said["date"])
     row = said | {"path": context.photos.find(file_name, folder), "date": date_of(said["date"])}
+    row["identity"] = said["identity"] or NOT_IDENTIFIED
     row["species"] = said["species"] or _species(context, annotation)
     row["licence"] = _licence(context, image)
     return row | (box_cells(box) if box else {}) | dict(_landmarks(context, annotation, place))
@@ -275,7 +271,7 @@ def _licence(context: Context, image: Mapping[str, Any]) -> str:
     for licence in listed if isinstance(listed, list) else ():
         if isinstance(licence, dict) and "license" in image and licence.get("id") == image["license"]:
             name = str(licence.get("name") or "").strip()
-            return "" if is_unknown(name) else name
+            return name if is_identified(name) else ""
     return ""
 
 
@@ -359,7 +355,6 @@ SENTENCES = {
     "blank": "Photos without an annotation, which are left out: {}.",
     "no image": "Annotations of an image_id that no image has, which are left out: {}.",
     "crowd": "Annotations of a crowd (iscrowd), which are left out: {}.",
-    "nobody": "Annotations of an animal that is not identified, which are left out: {}.",
     "outlines": "Outlines of photos that are absent or of another size than the file says, left out: {}.",
     "dates": "Dates that are none of ISO 8601 and are left out: {}.",
 }

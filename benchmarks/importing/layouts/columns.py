@@ -10,7 +10,7 @@ from whalebench.benchmarks.importing.layouts import LAYOUTS
 COLUMNS = {
     "image": "the photo's own name; without a path, its file's",
     "path": "its file, seen from the table",
-    "identity": "the individual; empty where it is none of the others",
+    "identity": "the individual; empty where it is none of the others, ? where nobody knows yet",
     "encounter": "photos taken together: no fold cuts through it",
     "date": "2024, 2024-05, 2024-05-31 or 2024-05-31T10:00; else from EXIF",
     "viewpoint": "what is seen of the animal, as left; or as the column side",

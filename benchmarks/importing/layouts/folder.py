@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import PurePosixPath
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.sources import Source
-from whalebench.benchmarks.importing.tables import NOBODY, NOT_A_NUMBER, TextTable
+from whalebench.benchmarks.importing.tables import TextTable
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif")
@@ -23,7 +22,7 @@ def read_folders(source: Source, options: LayoutOptions) -> LaidOut:
     """A row for each photo: its individual is the first folder on its way, its image id the whole way.
 
     Folders that are alone around all others are passed over, and those called train, valid and test are the
-    published split. A folder with a word for nobody holds *new* photos; photos in no folder are left out.
+    published split. Photos in no folder are left out.
     Raises WhalebenchError where no photo stands in a folder.
     """
     photos = [name for name in source.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
@@ -37,8 +36,9 @@ def read_folders(source: Source, options: LayoutOptions) -> LaidOut:
             f"{source.place} has no photo in a folder; put the photos of each individual into a folder that "
             "is named after it."
         )
-    identities = {name: _individual(way[first]) for name, way in inside.items()}
-    rows = tuple({"image": name, "path": name, "identity": identities[name]} for name in inside)
+    rows = tuple(
+        {"image": name, "path": name, "identity": way[first].strip()} for name, way in inside.items()
+    )
     columns = (*COLUMNS, "split") if has_parts else COLUMNS
     if has_parts:
         rows = tuple(row | {"split": PARTS[inside[row["image"]][depth].casefold()]} for row in rows)
@@ -58,12 +58,6 @@ def _is_split(folders: set[str]) -> bool:
     return {"train", "test"} <= folders <= PARTS.keys()
 
 
-def _individual(folder: str) -> str:
-    """The name of a folder as that of an individual, "" for a word for nobody."""
-    name = folder.strip()
-    return "" if name.casefold() in (NOBODY | set(NOT_A_NUMBER)) else name
-
-
 def _notes(ways: dict[str, tuple[str, ...]], inside: dict[str, tuple[str, ...]], first: int) -> list[str]:
     """Sentences on what the folders may have meant otherwise."""
     notes = []
@@ -72,9 +66,6 @@ def _notes(ways: dict[str, tuple[str, ...]], inside: dict[str, tuple[str, ...]],
             f"Photos that stand in no individual's folder are left out: {len(loose)}, first "
             f"{one_line(loose[0], 80)}."
         )
-    nobody = Counter(way[first] for way in inside.values() if not _individual(way[first]))
-    for folder, count in sorted(nobody.items()):
-        notes.append(f"The folder {one_line(folder, 60)!r} names nobody: its {count} photo(s) are new.")
     deeper = [way for way in inside.values() if len(way) > first + 2]
     if deeper:
         example = "/".join(deeper[0][first:-1])
@@ -88,7 +79,7 @@ def _notes(ways: dict[str, tuple[str, ...]], inside: dict[str, tuple[str, ...]],
 
 LAYOUT = Layout(
     name="folder",
-    summary="one folder an individual, named after it; unknown or new_whale for those not in the catalog",
+    summary="one folder an individual, named after it; unknown, or new_whale for those that are no other's",
     example="""\
 photos/
   Ada/     one.jpg  two.jpg

@@ -22,7 +22,6 @@ from whalebench.benchmarks.importing.layouts.rows import (
     boxes_from_shares,
     four_numbers,
     is_plain,
-    is_unknown,
     name_images,
     table_of,
 )
@@ -60,7 +59,7 @@ def read(source: Source, name: str, content: Any, options: LayoutOptions) -> Lai
         path = photos.find(photo["file"], str(PurePosixPath(name).parent))
         identity = PurePosixPath(path).parent.name
         why = "failed" if photo.get("failure") else "several" if len(found) > 1 else ""
-        why = why or ("nobody" if is_unknown(identity) else "")
+        why = why or ("" if identity else "nobody")
         counts[why or ("boxes" if found else "empty")] += 1
         if not why:
             rows.append({"path": path, "identity": identity, "species": options.species})
@@ -143,7 +142,7 @@ def _notes(counts: Counter[str], threshold: float) -> Iterator[str]:
         "empty": "Photos without a detected animal, which have no box: {}.",
         "several": "Photos of several animals, left out as their folder names one of them only: {}.",
         "failed": "Photos that MegaDetector could not read, which are left out: {}.",
-        "nobody": "Photos in no folder, or one of the unknown, which are left out: {}.",
+        "nobody": "Photos in no folder, which are left out: {}.",
     }.items():
         if counts[what]:
             yield sentence.format(f"{counts[what]:,}")

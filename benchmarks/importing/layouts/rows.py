@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 from typing import TypeGuard
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import BOX, DETAILS, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, DETAILS, NOT_IDENTIFIED, OPTIONAL_TEXT, REQUIRED
 from whalebench.benchmarks.core.store import photo_sizes
+from whalebench.benchmarks.importing.nobody import identity_of
 from whalebench.benchmarks.importing.sources import Source
 from whalebench.benchmarks.importing.tables import Row, TextTable, is_date, is_number
 
@@ -25,8 +26,6 @@ PARTS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What the parts of a published split are called, and what they are here."""
-UNKNOWN = {"unknown", "unk", "unidentified", "?", "none", "null", "nan", "n/a"}
-"""Names of an animal that nobody has identified yet, which is neither a known one nor a *new* one."""
 ROUNDED = 0.01
 """By how much a box in shares may leave its photo and still be taken for one that ends with it."""
 
@@ -148,13 +147,13 @@ def date_of(text: str) -> str:
     return iso if is_date(iso) else ""
 
 
-def is_unknown(identity: str) -> bool:
-    """Whether a name says that nobody has identified the animal.
+def is_identified(identity: str) -> bool:
+    """Whether a cell names an individual, or a *new* one; an empty one of these layouts does not.
 
-    >>> is_unknown("Unknown"), is_unknown(""), is_unknown("ann")
-    (True, True, False)
+    >>> is_identified("Unknown"), is_identified(""), is_identified("ann"), is_identified("new_whale")
+    (False, False, True, True)
     """
-    return not identity or identity.casefold() in UNKNOWN
+    return bool(identity) and identity_of(identity) != NOT_IDENTIFIED
 
 
 def name_images(rows: Sequence[Row], marks: Sequence[str]) -> None:

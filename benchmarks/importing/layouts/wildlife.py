@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.rows import (
     PARTS,
     PhotoNames,
     box_cells,
     date_of,
-    is_unknown,
+    is_identified,
     number_cell,
     numbers_in,
     table_of,
@@ -39,9 +40,10 @@ SHOWN = 8
 
 
 def read(source: Source, options: LayoutOptions) -> LaidOut:
-    """One row a row of the table, without those of animals that are not identified, which are said.
+    """One row a row of the table.
 
-    Raises WhalebenchError where no table has the columns image_id, identity and path, or several have.
+    Raises WhalebenchError where no table has the columns image_id, identity and path, or several have, and
+    where it identifies no animal.
     """
     name, table = _table(source)
     photos = PhotoNames(source.names())
@@ -51,9 +53,6 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     points = _point_form([numbers_in(_cell(row, "keypoints")) for row in table.rows])
     parts = _parts(table)
     for row, place in zip(table.rows, table.places, strict=True):
-        if is_unknown(_cell(row, "identity")):
-            counts["nobody"] += 1
-            continue
         where = f"{name}, {place}"
         cells = _cells(row, where, photos, str(PurePosixPath(name).parent))
         cells["split"] = parts.get(_part_cell(row), "")
@@ -62,7 +61,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
         counts["outlines"] += bool(_cell(row, "segmentation")) and not cells["mask"]
         rows.append(cells | _landmarks(_cell(row, "keypoints"), points))
         places.append(where)
-    if not rows:
+    if not any(is_identified(row["identity"]) for row in rows):
         raise WhalebenchError(
             f"{name} in {source.place} identifies no animal; give one whose identity is known."
         )
@@ -102,7 +101,7 @@ def _cells(row: Row, where: str, photos: PhotoNames, folder: str) -> Row:
     return {
         "image": _cell(row, "image_id"),
         "path": photos.find(row["path"], folder),
-        "identity": _cell(row, "identity"),
+        "identity": _cell(row, "identity") or NOT_IDENTIFIED,
         "encounter": _cell(row, "encounter") or (f"video {video}" if video else ""),
         "date": date_of(_cell(row, "date")),
         "viewpoint": _cell(row, "orientation") or _cell(row, "position"),
@@ -133,7 +132,7 @@ def _part_cell(row: Row) -> str:
 
 def _parts(table: TextTable) -> dict[str, str]:
     """The parts that the table's words mean, none where a row has no word or one that is no part's."""
-    words = {_part_cell(row) for row in table.rows if not is_unknown(_cell(row, "identity"))}
+    words = {_part_cell(row) for row in table.rows if is_identified(_cell(row, "identity"))}
     return (
         {word: PARTS[word.casefold()] for word in words}
         if {w.casefold() for w in words} <= set(PARTS)
@@ -170,7 +169,6 @@ def _dataset(table: TextTable) -> str:
 
 def _notes(counts: Counter[str]) -> Iterator[str]:
     for what, sentence in {
-        "nobody": "Rows of an animal that is not identified ('unknown'), which are left out: {}.",
         "dates": "Dates that are none of ISO 8601 and are left out: {}.",
         "outlines": "Segmentations that are no file of a mask and are not read: {}.",
     }.items():
