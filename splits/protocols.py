@@ -120,7 +120,7 @@ def propose_split(
         catalog_digest=whole.digest,
         digest=table_digest(table),
         counts=counts,
-        warnings=(*warnings, *_small_parts(counts, valid_share), *same_days(table, catalog)),
+        warnings=(*warnings, *_small_parts(counts, valid_share), *same_days(table, whole)),
         catalog_columns=column_digests(whole.table),
     )
 
