@@ -489,6 +489,7 @@ def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
     if is_orphan():
         raise SystemExit(1)
+    console.write_in_any_encoding()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     called = partial(app, arguments, prog_name="whalebench", standalone_mode=False)

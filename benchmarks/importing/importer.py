@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from whalebench.benchmarks.core.catalog import (
     write_catalog,
     write_stamps,
 )
+from whalebench.benchmarks.core.files import refuse_not_utf8
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
@@ -40,8 +39,6 @@ from whalebench.benchmarks.importing.tables import TextTable
 NO_OPTIONS = LayoutOptions()
 COPIES = "photos"
 """The folder of a benchmark with what was copied from an archive."""
-HALVES = re.compile("[\ud800-\udfff]")
-"""What Python reads bytes of names as that are not UTF-8."""
 
 
 class Quarantined(NamedTuple):
@@ -130,7 +127,7 @@ def _read_photos(
     """Checks the rows, then decodes the photos and masks that they name."""
     place = source.place
     named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
-    _refuse_not_utf8([str(place.absolute()), *named])
+    refuse_not_utf8([str(place.absolute()), *named])
     notes = tables.check_columns(table, place)
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
@@ -161,18 +158,6 @@ def _with_species(table: TextTable, species: str) -> TextTable:
         return table
     rows = tuple(row | {"species": row.get("species") or species} for row in table.rows)
     return replace(table, columns=tuple(dict.fromkeys((*table.columns, "species"))), rows=rows)
-
-
-def _refuse_not_utf8(paths: Sequence[str]) -> None:
-    """A name in an old encoding, as of a folder from an old disk, can be written into no file of text."""
-    for path in paths:
-        if not path.isascii() and (found := HALVES.search(path)):
-            part = next(part for part in Path(path).parts if found[0] in part)
-            shown = one_line(os.fsencode(part).decode("utf-8", "backslashreplace"), 80)
-            raise WhalebenchError(
-                f"The name of {shown} is not UTF-8, and cannot be written into a catalog; rename it, or make "
-                "a link to it with a plain name and give that."
-            )
 
 
 def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
