@@ -48,8 +48,8 @@ def regular_file(path: Path) -> Path:
 def refuse_not_utf8(paths: Iterable[str]) -> None:
     """Raises WhalebenchError for a name in an old encoding, as of a folder from an old disk.
 
-    It can be written into no file of text, be it a catalog or a record. Also where Python takes names of files
-    to be in an old encoding itself, as it may be told to.
+    It can be written into no file of text, be it a catalog or a record. Also where Python takes names of
+    files to be in an old encoding itself, as it may be told to.
     """
     for path in paths:
         if path.isascii():

@@ -32,6 +32,7 @@ from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchma
 from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
+from whalebench.benchmarks.importing.names import without_unseen
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.sources import Source, open_source
 from whalebench.benchmarks.importing.tables import TextTable
@@ -84,9 +85,9 @@ def import_photos(
         source = opened.enter_context(open_source(place, folder / COPIES))
         progress.stage("read the layout")
         laid = layout.read(source, options)
-        table = _with_species(laid.table, options.species)
+        table, folded = without_unseen(_with_species(laid.table, options.species))
         read = _read_photos(source, table, missing, max_pixels, progress)
-        notes = [*source.notes, *laid.notes, *read.notes]
+        notes = [*source.notes, *laid.notes, *folded, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = _as_before(folder, read.frame, name)
             opened.close()  # copies move to where the frame says they stand

@@ -13,8 +13,8 @@ from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
 
 WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, "split")
 """The catalog's columns that have a name of their own, all but those of landmarks."""
-NUMBERED = ("image", "identity", "encounter")
-"""Columns of names that may be numbers."""
+NUMBERED = ("image", "identity", "encounter", "viewpoint", "species", "date")
+"""Columns of names that may be numbers, and of years."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
 C1 = re.compile("[\x80-\x9f]")
@@ -90,13 +90,28 @@ def _place(columns: Sequence[str], name: str, file: Path) -> int:
     return exact[0]
 
 
-def unwrapped(cell: str) -> str:
-    """The text that a formula keeps from being taken for a number.
+def unwrap(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    """Takes away the formula by which a spreadsheet keeps a text from being a number; a note on each column.
 
-    >>> unwrapped('="007"'), unwrapped("=1+1")
-    ('007', '=1+1')
+    >>> row = {"image": '="007"', "identity": "=1+1"}
+    >>> unwrap([row])
+    ('Column image has texts as formulas, in 1 row(s): ="007" is read as 007.',)
+    >>> row
+    {'image': '007', 'identity': '=1+1'}
     """
-    return cell[2:-1] if cell.startswith('="') and cell.endswith('"') and len(cell) > 2 else cell
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for row in rows:
+        for column, cell in row.items():
+            if cell[:2] == '="' and cell[-1] == '"' and len(cell) > 2:
+                counts[column] += 1
+                first.setdefault(column, cell)
+                row[column] = cell[2:-1]
+    return tuple(
+        f"Column {column} has texts as formulas, in {counts[column]} row(s): {one_line(cell, 60)} is read as "
+        f"{one_line(cell[2:-1], 60)}."
+        for column, cell in first.items()
+    )
 
 
 def whole_names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:

@@ -91,7 +91,8 @@ def read_table(file: Path, names: Collection[str] = (), given: Mapping[str, str]
         raise WhalebenchError(f"{file} cannot be read ({why}); check its permissions.") from error
     if not table.rows:
         raise WhalebenchError(f"{file} has no rows; give a header line and one line for each photo.")
-    return table if names else replace(table, notes=table.notes + spreadsheets.whole_names(table.rows))
+    notes = table.notes + spreadsheets.unwrap(table.rows)
+    return replace(table, notes=notes if names else notes + spreadsheets.whole_names(table.rows))
 
 
 def _bound(file: Path, number: int, limit: int, what: str) -> None:
@@ -148,7 +149,7 @@ def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> 
                 f"{file} has {len(cells[:width])} cells in line {number} but {len(columns)} in its header; "
                 "add or remove cells, and put a cell that holds a separator in double quotes."
             )
-        row = {column: spreadsheets.unwrapped(cells[place]) for column, place in kept.items()}
+        row = {column: cells[place] for column, place in kept.items()}
         rows.append(row | {column: spreadsheets.decimal_point(row[column]) for column in numbers})
         places.append(f"line {number}")
         _bound(file, len(rows), ROWS, "rows or more")
