@@ -26,7 +26,7 @@ from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.importing import importer, tables
+from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
 from whalebench.benchmarks.importing.names import spelling
 from whalebench.benchmarks.importing.notes import notes_on

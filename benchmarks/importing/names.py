@@ -17,7 +17,12 @@ UNSEEN = re.compile("[\u00ad\u180e\u200b\u200e\u200f\u2060-\u2064]")
 """Characters that no reader sees, as they come with what is copied from pages. None of them are the joiners
 U+200C and U+200D, which change how letters of some scripts look, and marks of direction and byte order, which
 are refused."""
-DASHES = "[\u002d\u00ad\u058a\u2010-\u2015\u2043\u2212\ufe58\ufe63\uff0d]"
+MARKS = re.compile("[\u0300-\u036f\u00ad\u180e\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f]")
+"""Accents, when they are letters of their own, and what is not seen."""
+BLANKS = re.compile("[\\s_\u058a\u2010-\u2015\u2043\u2212\ufe58\ufe63\uff0d-]+")
+"""Blanks, underscores and dashes."""
+WHOLE = re.compile(r"(?<=\d)\.0+$")
+ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 LATIN = str.maketrans(
     "авекмнорстухіјѕԁһԛԝαβεζηικμνορτυχ’‘ʼ`´",
     "abekmhopctyxijsdhqwabezhikmvoptux'''''",
@@ -56,15 +61,11 @@ def spelling(name: str) -> str:
     >>> [spelling(name) for name in ("Old_Scar  007", "old-scar 7.0", "А\u20139", "A-9")]
     ['old scar 7', 'old scar 7', 'a 9', 'a 9']
     """
-    if name.isascii():
-        plain = name.casefold()
-    else:
-        apart = unicodedata.normalize("NFKD", name.casefold())
-        seen = (letter for letter in apart if unicodedata.category(letter) not in ("Mn", "Cf"))
-        plain = "".join(seen).casefold().translate(LATIN)
-    plain = " ".join(re.sub(f"{DASHES}|_", " ", plain).lstrip("'").split())
-    plain = re.sub(r"(\d)\.0+$", r"\1", plain)
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", plain) or name
+    plain = name.casefold()
+    if not name.isascii():
+        plain = MARKS.sub("", unicodedata.normalize("NFKD", plain)).casefold().translate(LATIN)
+    plain = BLANKS.sub(" ", plain).strip(" '")
+    return ZEROS.sub("", WHOLE.sub("", plain)) or name
 
 
 def written_in_two_ways(rows: Sequence[Row]) -> Iterator[str]:
