@@ -52,6 +52,8 @@ SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by defa
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 Missing = Literal["refuse", "quarantine"]
+Boxes = Literal["corners", "size", "centre"]
+BOXES = "What x0, y0, x1, y1 of a table are: corners, left and top with size (COCO), centre with size (YOLO)."
 
 
 @app.callback(invoke_without_command=True)
@@ -206,6 +208,7 @@ def data_import(
         list[str] | None,
         Option("--column", help="Names of a table's columns, as image=Image,identity=Id; repeat for more."),
     ] = None,
+    boxes: Annotated[Boxes | None, Option(help=BOXES)] = None,
     species: Annotated[str, Option(help="The species where nothing else names one.")] = "",
     missing: Annotated[Missing, Option(help="What becomes of photos that are absent.")] = "refuse",
     dataset: Annotated[
@@ -222,7 +225,7 @@ def data_import(
     from whalebench.reports.tables import import_report
 
     chosen = find_layout(layout)
-    options = LayoutOptions(read_column_names(columns or ()), species)
+    options = LayoutOptions(read_column_names(columns or ()), species, boxes or "")
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         result = import_photos(

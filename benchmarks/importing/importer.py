@@ -29,9 +29,10 @@ from whalebench.benchmarks.core.files import refuse_not_utf8
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
-from whalebench.benchmarks.importing import tables
+from whalebench.benchmarks.importing import boxes, tables
 from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
+from whalebench.benchmarks.importing.layouts.layout import Form
 from whalebench.benchmarks.importing.names import without_unseen
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.sources import Source, open_source
@@ -80,13 +81,18 @@ def import_photos(
     _check_name(name)
     if options.columns and not layout.takes_columns:
         raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
+    if options.boxes and not layout.takes_columns:
+        raise WhalebenchError(
+            f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."
+        )
+    form = options.boxes if layout.takes_columns else "corners"
     folder = workspace.benchmarks / name
     with ExitStack() as opened:
         source = opened.enter_context(open_source(place, folder / COPIES))
         progress.stage("read the layout")
         laid = layout.read(source, options)
         table, folded = without_unseen(_with_species(laid.table, options.species))
-        read = _read_photos(source, table, missing, max_pixels, progress)
+        read = _read_photos(source, table, form, missing, max_pixels, progress)
         notes = [*source.notes, *laid.notes, *folded, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = _as_before(folder, read.frame, name)
@@ -123,13 +129,17 @@ class _Read:
 
 
 def _read_photos(
-    source: Source, table: TextTable, missing: Missing, max_pixels: int, progress: Progress
+    source: Source, table: TextTable, form: Form, missing: Missing, max_pixels: int, progress: Progress
 ) -> _Read:
     """Checks the rows, then decodes the photos and masks that they name."""
     place = source.place
     named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
     refuse_not_utf8([str(place.absolute()), *named])
-    notes = tables.check_columns(table, place)
+    notes = [*boxes.on_other_names(table.columns), *tables.check_columns(table, place)]
+    boxes.check_form(form, table, place)
+    table = boxes.as_corners(table, form)
+    if not form:
+        boxes.refuse_other_forms(source, table)
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
         tables.refuse(place, table, problems)
@@ -137,6 +147,7 @@ def _read_photos(
     source.fetch([row.get(column, "") for row in table.rows for column in ("path", "mask")], progress.advance)
     photos, masks = resolve_paths(table, "path", source), resolve_paths(table, "mask", source)
     problems += absent_files(source, table, photos, masks, missing)
+    table, in_shares = boxes.in_pixels(table, photos)
     tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
 
     progress.stage("inspect")
@@ -150,7 +161,8 @@ def _read_photos(
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
     frame = _frame(table, kept, photos, masks, mask_facts)
-    return _Read(frame, quarantined, stamps, [*notes, *notes_on(table.rows, kept)])
+    doubts = boxes.notes_on_boxes(table.rows, kept, form)
+    return _Read(frame, quarantined, stamps, [*notes, *in_shares, *notes_on(table.rows, kept), *doubts])
 
 
 def _with_species(table: TextTable, species: str) -> TextTable:
