@@ -102,7 +102,7 @@ def refuse_other_forms(source: Source, table: TextTable) -> None:
         return
     shares = are_shares(table.rows)
     backwards = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(1))
-    if not shares and not len(backwards):
+    if not shares and (len(boxes) < FEW or not len(backwards)):
         return
     chosen = np.linspace(0, len(boxes) - 1, min(len(boxes), LOOKED_AT)).astype(int)
     sizes = np.ones((len(boxes), 2)) * np.inf

@@ -21,6 +21,7 @@ MARKS = re.compile("[\u0300-\u036f\u00ad\u180e\u200b-\u200f\u2060-\u2064\ufe00-\
 """Accents, when they are letters of their own, and what is not seen."""
 BLANKS = re.compile("[\\s_\u058a\u2010-\u2015\u2043\u2212\ufe58\ufe63\uff0d-]+")
 """Blanks, underscores and dashes."""
+SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d+", re.ASCII)
 WHOLE = re.compile(r"(?<=\d)\.0+$")
 ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 LATIN = str.maketrans(
@@ -87,6 +88,17 @@ def _told_apart(names: Sequence[str]) -> str:
     look = {unicodedata.normalize("NFKC", name).casefold().translate(LATIN) for name in names}
     shown = (repr(name) if len(look) == len(names) else ascii(name) for name in names[:3])
     return " and ".join(one_line(name, 60) for name in shown)
+
+
+def shortened_numbers(rows: Sequence[Row]) -> Iterator[str]:
+    """A note on each column of names with numbers as spreadsheets shorten long ones."""
+    for column in NAMED:
+        short = sorted(name for name in {row.get(column, "") for row in rows} if SHORTENED.fullmatch(name))
+        if short:
+            yield (
+                f"Column {column} has {len(short)} name(s) as spreadsheets shorten long numbers, first "
+                f"{short[0]!r}, and several may have become one: save the column as text."
+            )
 
 
 def one_name_for_two_species(rows: Sequence[Row]) -> Iterator[str]:

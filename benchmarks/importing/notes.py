@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from whalebench.benchmarks.core.catalog import NO_ENCOUNTER
 from whalebench.benchmarks.core.store import PhotoFacts
-from whalebench.benchmarks.importing.names import one_name_for_two_species, written_in_two_ways
+from whalebench.benchmarks.importing.names import (
+    one_name_for_two_species,
+    shortened_numbers,
+    written_in_two_ways,
+)
 from whalebench.benchmarks.importing.tables import Row
 
 LARGE, LARGE_SHARE = 10, 0.1
@@ -19,6 +23,7 @@ def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
     return [
         *_duplicates(rows, kept),
         *written_in_two_ways(rows),
+        *shortened_numbers(rows),
         *one_name_for_two_species(rows),
         *_encounters(rows),
     ]

@@ -16,6 +16,7 @@ WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, "split")
 NUMBERED = ("image", "identity", "encounter", "viewpoint", "species", "date")
 """Columns of names that may be numbers, and of years."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
 C1 = re.compile("[\x80-\x9f]")
 """Characters that Latin-1 has and no text: bytes of these are of another encoding."""
@@ -135,10 +136,13 @@ def whole_names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def decimal_point(text: str) -> str:
+def decimal_point(text: str, separator: str = ";") -> str:
     """A number with a decimal comma with a point instead; another text as it is.
 
-    >>> decimal_point("12,5"), decimal_point("1,2,3")
-    ('12.5', '1,2,3')
+    Where tabs separate a comma may be that of thousands, and such a number is left for a person to look at.
+
+    >>> decimal_point("12,5"), decimal_point("1,2,3"), decimal_point("1,234"), decimal_point("1,234", "\\t")
+    ('12.5', '1,2,3', '1.234', '1,234')
     """
-    return COMMA.sub(r"\1.\2", text) if COMMA.fullmatch(text) else text
+    is_clear = separator == ";" or not THOUSANDS.fullmatch(text)
+    return COMMA.sub(r"\1.\2", text) if is_clear and COMMA.fullmatch(text) else text
