@@ -111,8 +111,8 @@ def refuse_other_forms(source: Source, table: TextTable) -> None:
     else:
         photos = [source.path(table.rows[places[index]]["path"]) for index in chosen]
         sizes[chosen] = [size or (np.inf, np.inf) for size in photo_sizes(photos)]
-    fitting = [form for form in FORMS if _fit(boxes, form, sizes, ROUNDED if shares else 0.5)]
-    fitting = (_rather(boxes, sizes) if shares else ()) or fitting
+    likely = _rather(boxes, sizes) if shares else ()
+    fitting = likely or [form for form in FORMS if _fit(boxes, form, sizes, ROUNDED if shares else 0.5)]
     first = 0 if shares else int(backwards[0])
     shown = f"first {', '.join(f'{number:g}' for number in boxes[first])} in {table.places[places[first]]}"
     options = " or ".join(f"--boxes {form} ({FORMS[form]})" for form in fitting)

@@ -42,9 +42,9 @@ def without_unseen(table: TextTable) -> tuple[TextTable, list[str]]:
         changed = {name: plain for name in odd if (plain := UNSEEN.sub("", name).strip()) != name}
         if changed:
             new[column] = changed
-            first = min(changed)
+            first, number = min(changed), sum(counts[name] for name in changed)
             notes.append(
-                f"Column {column} has characters that nobody sees in {sum(map(counts.get, changed))} row(s): "
+                f"Column {column} has characters that nobody sees in {number} row(s): "
                 f"{one_line(ascii(first), 60)} is read as {one_line(repr(changed[first]), 60)}."
             )
     rows = table.rows

@@ -130,7 +130,9 @@ def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> 
     if "\0" in text:
         raise WhalebenchError(f"{file} holds NUL characters, so it is no text table; save it as UTF-8.")
     separator, place, above = _head(text, file, names or (*REQUIRED, *given.values()))
-    lines = dropwhile(lambda line: line[0] < place, _lines(text, separator, file))
+    lines: Iterator[tuple[int, list[str]]] = dropwhile(
+        lambda line: line[0] < place, _lines(text, separator, file)
+    )
     header = next(lines, None)
     if header is None:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
