@@ -53,6 +53,8 @@ STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, bala
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 Missing = Literal["refuse", "quarantine"]
 Given = Literal["auto", "box", "none"]
+Boxes = Literal["corners", "size", "centre"]
+BOXES = "What x0, y0, x1, y1 of a table are: corners, left and top with size (COCO), centre with size (YOLO)."
 
 
 @app.callback(invoke_without_command=True)
@@ -207,6 +209,7 @@ def data_import(
         list[str] | None,
         Option("--column", help="Names of a table's columns, as image=Image,identity=Id; repeat for more."),
     ] = None,
+    boxes: Annotated[Boxes | None, Option(help=BOXES)] = None,
     species: Annotated[str, Option(help="The species where nothing else names one.")] = "",
     missing: Annotated[Missing, Option(help="What becomes of photos that are absent.")] = "refuse",
     encounters: Annotated[
@@ -235,7 +238,7 @@ def data_import(
     from whalebench.reports.tables import import_report
 
     chosen = find_layout(layout)
-    options = LayoutOptions(read_column_names(columns or ()), species)
+    options = LayoutOptions(read_column_names(columns or ()), species, boxes or "")
     said: dict[str, Any] = {"missing": missing, "given": given, "dataset": dataset}
     said["aliases"] = read_aliases(aliases) if aliases else None
     said["encounters"] = None if encounters is None else read_rule(encounters)
@@ -503,6 +506,7 @@ def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
     if is_orphan():
         raise SystemExit(1)
+    console.write_in_any_encoding()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     called = partial(app, arguments, prog_name="whalebench", standalone_mode=False)

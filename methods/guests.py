@@ -129,7 +129,9 @@ def _stdout_to_stderr() -> Iterator[None]:
     with suppress(OSError):  # closed: nothing can be printed there
         kept = os.dup(STDOUT)
         os.dup2(place, STDOUT)
-    shown = os.fdopen(os.dup(place), "w", buffering=1) if _watched else sys.stderr
+    shown = sys.stderr
+    if _watched:
+        shown = os.fdopen(os.dup(place), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     try:
         with redirect_stdout(shown):
             yield

@@ -5,6 +5,7 @@ Progress moves as a person likes to watch it: a live bar or table on a terminal,
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -90,6 +91,8 @@ STAGES = {
     "found": "Found this run finished (--force repeats it)",
 }
 """What is shown for each stage; one that is not here is shown by its own name."""
+PLAIN = {"–": "-", "…": "...", "×": "x", "·": "-", "≥": ">=", "°": " degrees", "†": "+", "‡": "++"}
+"""What stands for signs of ours where the output has none of them."""
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 """What Typer raises for what it cannot parse."""
 UNLIMITED = 10_000
@@ -107,16 +110,53 @@ REFRESH = 0.25
 def show(document: Any, shown: Any, as_json: bool) -> None:
     """Prints the document as JSON, or what `rich` makes of `shown`."""
     if as_json:
-        sys.stdout.write(json_text(document) + os.linesep)
+        text = json_text(document)
+        if not _is_held(text):
+            text = json_text(document, in_ascii=True)
+        sys.stdout.write(text + os.linesep)
     else:
         # A pipe has no width, unless it is told one: nothing is wrapped or cut there.
         window = out.is_terminal or "COLUMNS" in os.environ
         (out if window else Terminal(file=out.file, width=UNLIMITED)).print(shown, crop=False)
 
 
-def json_text(document: Any) -> str:
-    """The document as strict JSON that a terminal can be given, too: controls are escapes in its texts."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+def write_in_any_encoding() -> None:
+    """Lets stdout and stderr take every text from now on: what their encoding lacks is replaced or escaped.
+
+    Windows gives a file or a pipe cp1252, a cluster with an old locale Latin-1 or ASCII, and a run of hours
+    must not fail for a dash in its summary.
+    """
+    codecs.register_error("whalebench", _in_other_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="whalebench")
+
+
+def _in_other_letters(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Plain signs for ours, and escapes for letters of others; see `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    if sign := PLAIN.get(error.object[error.start]):
+        return sign, error.start + 1
+    error.end = error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+def _is_held(text: str) -> bool:
+    """Whether the encoding of stdout has all letters of the text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def json_text(document: Any, *, in_ascii: bool = False) -> str:
+    """The document as strict JSON that a terminal can be given, too: controls are escapes in its texts.
+
+    With `in_ascii` all that is not ASCII is an escape.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=in_ascii, allow_nan=False)
     return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
@@ -159,6 +199,10 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
         place, said = error.filename or "The output", error.strerror or one_line(error)
         hint = "free some space" if error.errno in NO_ROOM else "--debug shows where"
         _exit(f"Error: {place} cannot be used ({said}): {hint}.", 1, debug)
+    except UnicodeEncodeError as error:  # a name of a file, where Python is told that they are in old letters
+        name = one_line(repr(error.object), 80)
+        why = f"{name} cannot be written as {error.encoding}: set PYTHONUTF8=1, or LC_ALL=C.UTF-8."
+        _exit(f"Error: {why}", 2, debug)
     except MemoryError:
         _exit("Error: there is too little memory: lower batch_size, or close other programs.", 1, debug)
     except Exception as error:  # the last resort

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from whalebench import WhalebenchError, __version__, one_line
+from whalebench import WhalebenchError, __version__, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import NOT_COUNTED, NOT_IDENTIFIED, Catalog
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
@@ -124,6 +124,16 @@ def make_table(rows: Rows) -> pd.DataFrame:
 def table_text(table: pd.DataFrame) -> str:
     """The split's table as the CSV it is kept as."""
     return table.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")
+
+
+def kept_text(table: pd.DataFrame) -> str:
+    """The same as it stands in the file: a name that a spreadsheet would compute has an apostrophe before it.
+
+    The digest is of the text without, as it was when files were without.
+    """
+    return table_text(
+        table.assign(image=table["image"].map(table_cell), group=table["group"].map(table_cell))
+    )
 
 
 def table_digest(table: pd.DataFrame) -> str:
@@ -306,7 +316,7 @@ def write_split(split: Split, stem: Path) -> None:
 
     Two processes that would do so at once had better exclude each other (`benchmark_lock`).
     """
-    text, table = table_text(split.table), _with(stem, ".csv")
+    text, table = kept_text(split.table), _with(stem, ".csv")
     facts = vars(split) | {"split_digest": split.digest, "tool_version": __version__}
     sidecar = with_digest({name: facts[name] for name in SIDECAR}, SIDECAR_DIGEST)
     if _is_written(split, stem):
@@ -326,7 +336,7 @@ def _is_written(split: Split, stem: Path) -> bool:
         return False
     there = _read_sidecar(stem)
     same = (there["split_digest"], there["catalog_digest"]) == (split.digest, split.catalog_digest)
-    if not same or _read_text(stem) != table_text(split.table):
+    if not same or not _holds(stem, split):
         raise WhalebenchError(
             f"{_with(stem, '.csv')} is another split, and a split is made once; to make a new one, remove it "
             "and its .json, knowing that runs on it can then no longer be compared."
@@ -337,15 +347,20 @@ def _is_written(split: Split, stem: Path) -> bool:
 def has_split(stem: Path, proposed: Split) -> bool:
     """Whether there is a split, or what is left of another one than the proposed."""
     table = _with(stem, ".csv")
-    return os.path.lexists(_with(stem, ".json")) or (
-        table.exists() and _read_text(stem) != table_text(proposed.table)
-    )
+    return os.path.lexists(_with(stem, ".json")) or (table.exists() and not _holds(stem, proposed))
+
+
+def _holds(stem: Path, split: Split) -> bool:
+    """Whether the file is the split's, also as older versions wrote it."""
+    return _read_text(stem) in (kept_text(split.table), table_text(split.table))
 
 
 def read_split(stem: Path, catalog: Catalog) -> Split:
     """The split kept at `stem`, checked again; when it or the catalog was changed, an error says what."""
     sidecar = _read_sidecar(stem)
     text = _read_text(stem)
+    if digest_text(text) != sidecar["split_digest"]:
+        text = _without_apostrophes(text)
     if digest_text(text) != sidecar["split_digest"]:
         raise WhalebenchError(
             f"{_with(stem, '.csv')} was edited after the split was made; restore it, since scores on a "
@@ -418,6 +433,17 @@ def _read_text(stem: Path) -> str:
             return opened.read()
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}); restore it.") from error
+
+
+def _without_apostrophes(text: str) -> str:
+    """The text that `kept_text` was made of; the same one where it is no CSV."""
+    plain = io.StringIO()
+    try:
+        rows = ([cell_text(cell) for cell in row] for row in csv.reader(io.StringIO(text)))
+        csv.writer(plain, lineterminator="\n").writerows(rows)
+    except csv.Error:
+        return text
+    return plain.getvalue()
 
 
 def _parse(text: str, stem: Path) -> pd.DataFrame:

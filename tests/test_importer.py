@@ -26,8 +26,9 @@ from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.importing import importer, tables
+from whalebench.benchmarks.importing import tables
 from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
+from whalebench.benchmarks.importing.names import spelling
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.registry import check_content, load_catalog
 from whalebench.splits.assignment import group_photos
@@ -478,15 +479,70 @@ SPREADSHEETS["a decimal comma"] = "\n".join(
 )
 
 
+QUOTED = ['"' + line.replace(",", '","') + '"' for line in (HEADER, *GOOD)]
+SPREADSHEETS |= {
+    "R's write.csv": "\n".join(f'"{n or ""}",{line}' for n, line in enumerate(QUOTED)),
+    "R's write.table": "\n".join([QUOTED[0], *(f'"{n}",{line}' for n, line in enumerate(QUOTED[1:]))]),
+    "bars": "\n".join([HEADER, *GOOD]).replace(",", "|"),
+    "blanks around commas": "\n".join(QUOTED).replace('","', '" , "'),
+    "its separator with blanks": '"SEP = ;"\n' + "\n".join([HEADER, *GOOD]).replace(",", ";"),
+    "a title above": "Our whales; all of them\n\n# of 2024\n" + "\n".join([HEADER, *GOOD]),
+    "a title below its separator": "sep=,\nOur whales\n" + "\n".join([HEADER, *GOOD]),
+}
+SAID = {
+    "as pandas writes it": "The first column has no name and is not read.",
+    "R's write.csv": "The first column has no name and is not read.",
+    "R's write.table": "The first column has no name and is not read.",
+    "a decimal comma": "The column 'lat,lon' is not read.",
+    "a title above": "Lines above the names of the columns are not read: 2.",
+    "a title below its separator": "Lines above the names of the columns are not read: 1.",
+}
+
+
 @pytest.mark.parametrize("kind", SPREADSHEETS)
-def test_tables_are_read_as_programs_write_them(source: Path, workspace: Workspace, kind: str) -> None:
-    expected = import_csv(table(source, GOOD), "mine", workspace).catalog.digest
-    (source / "other.csv").write_text(SPREADSHEETS[kind], encoding="utf-8", newline="")
-    result = import_csv(source / "other.csv", "other", workspace)
-    assert result.catalog.digest == expected
-    assert ("The first column has no name and is not read." in result.notes) == (
-        kind == "as pandas writes it"
+@pytest.mark.parametrize("name", ["other.csv", "other.txt"])
+def test_tables_are_read_as_programs_write_them(
+    source: Path, workspace: Workspace, kind: str, name: str
+) -> None:
+    expected = import_csv(table(source, GOOD), "mine", workspace)
+    encoding = "utf-16"
+    if name == "other.csv":
+        encoding = "utf-8-sig" if SPREADSHEETS[kind].startswith("\ufeff") else "utf-8"
+    (source / name).write_text(SPREADSHEETS[kind].removeprefix("\ufeff"), encoding=encoding, newline="")
+    result = import_csv(source / name, "other", workspace)
+    assert result.catalog.digest == expected.catalog.digest
+    assert {*result.notes} - {*expected.notes} == ({SAID[kind]} if kind in SAID else set())
+
+
+def test_days_and_numbers_of_a_parquet_are_those_of_a_csv(source: Path, workspace: Workspace) -> None:
+    frame = pd.read_csv(table(source, GOOD)).assign(
+        identity=[1.0, 2.0, 1.0, np.nan],
+        date=pd.to_datetime(["2024-05-31", None, "2024-06-01", "2024-06-02"]),
+        species=pd.Categorical(["a", "b", "a", "b"]),
     )
+    for kind in ("days", "times", "years"):
+        if kind == "times":
+            frame["date"] += pd.Timedelta("10h")
+        if kind == "years":
+            frame["date"] = [2024.0, np.nan, 2023.0, 2023.0]
+        frame.to_csv(source / f"{kind}.csv", index=False)
+        frame.to_parquet(source / f"{kind}.parquet")
+        made = [
+            import_csv(source / f"{kind}.{suffix}", f"{kind}-{suffix}", workspace).catalog
+            for suffix in ("csv", "parquet")
+        ]
+        assert made[0].digest == made[1].digest
+        assert made[0].table["date"].str.len().tolist()[0] == {"days": 10, "times": 19, "years": 4}[kind]
+
+
+def test_a_comma_of_thousands_is_no_decimal_one(source: Path, workspace: Workspace) -> None:
+    lines = [line.replace(",", "\t") + "\t1,5\t2\t3,25\t4" for line in GOOD]
+    header = f"{HEADER},x0,y0,x1,y1".replace(",", "\t")
+    found = import_csv(table(source, lines, header, "a.tsv"), "mine", workspace).catalog.table
+    assert found.loc[0, ["x0", "x1"]].tolist() == [1.5, 3.25]
+    lines = [line.replace("3,25", "1,234") for line in lines]
+    said = refused(table(source, lines, header, "b.tsv"), workspace, "other")
+    assert "column x1, value '1,234': it is not a number" in said
 
 
 def test_an_index_of_pandas_is_no_column_but_a_named_one_is(source: Path, workspace: Workspace) -> None:
@@ -628,7 +684,7 @@ LONG_CELLS = [
 def test_a_long_cell_takes_no_longer_than_it_is(number: int) -> None:
     text = LONG_CELLS[number]
     before = time.process_time()
-    for check in (tables.is_number, tables.is_date, cell_text, visible, one_line, importer._spelling):
+    for check in (tables.is_number, tables.is_date, cell_text, visible, one_line, spelling):
         check(text)
     assert time.process_time() - before < 3
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 
 DEEPEST = 64
 """Levels of lists and dictionaries that a JSON document may have, far more than any written here has."""
@@ -26,6 +29,8 @@ KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "a device"),
 )
 """What a path may be that is no regular file."""
+HALVES = re.compile("[\ud800-\udfff]")
+"""What Python reads bytes of names as that are not of the encoding it takes names to have."""
 
 
 def regular_file(path: Path) -> Path:
@@ -38,6 +43,38 @@ def regular_file(path: Path) -> Path:
         kind = next((word for is_kind, word in KINDS if is_kind(mode)), "no regular file")
         raise WhalebenchError(f"{path} is {kind} and is not read; give a regular file.")
     return path
+
+
+def refuse_not_utf8(paths: Iterable[str]) -> None:
+    """Raises WhalebenchError for a name in an old encoding, as of a folder from an old disk.
+
+    It can be written into no file of text, be it a catalog or a record. Also where Python takes names of
+    files to be in an old encoding itself, as it may be told to.
+    """
+    for path in paths:
+        if path.isascii():
+            continue
+        try:
+            name = os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise _other_encoding(path) from error
+        if not (found := HALVES.search(path)):
+            continue
+        part = next(part for part in Path(path).parts if found[0] in part)
+        if not HALVES.search(name.decode("utf-8", "surrogateescape")):
+            raise _other_encoding(name.decode())
+        shown = one_line(os.fsencode(part).decode("utf-8", "backslashreplace"), 80)
+        raise WhalebenchError(
+            f"The name of {shown} is not UTF-8, and cannot be written into a catalog or a record; rename it, "
+            "or make a link to it with a plain name and give that."
+        )
+
+
+def _other_encoding(name: str) -> WhalebenchError:
+    return WhalebenchError(
+        f"{one_line(name, 100)!r} cannot be named here, where Python takes names of files to be "
+        f"{sys.getfilesystemencoding()}; set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
+    )
 
 
 def digest_text(text: str) -> str:

@@ -205,7 +205,7 @@ def start_time(pid: int) -> str:
     """When the process of that number began, in ticks; empty where there is none, or no telling."""
     try:
         # The name in brackets may hold anything, so count from behind it; the 20th word from there (proc(5)).
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        words = Path(f"/proc/{pid}/stat").read_bytes().decode("latin-1").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if words[0] in ("Z", "X") else words[19]

@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.files import refuse_not_utf8
 from whalebench.benchmarks.core.machine import place_of_processes, start_time
 
 TEMPORARY = "temporary"
@@ -84,6 +85,7 @@ class Workspace:
         Only to be read, with `write` false, it is taken as it is, and nothing is made, cleared or tried.
         """
         workspace = cls(Path(root).absolute())
+        refuse_not_utf8([str(workspace.root)])
         if workspace.root.exists() and not workspace.root.is_dir():
             raise WhalebenchError(f"The workspace {workspace.root} is no folder: give another --workspace.")
         if write:

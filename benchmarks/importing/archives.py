@@ -213,6 +213,7 @@ class ZipSource(ArchiveSource):
     def index(self) -> None:
         """Adds all members; an encrypted one cannot be read."""
         self.archive = self.opened.enter_context(zipfile.ZipFile(self.place))
+        guessed: list[tuple[str, str]] = []
         for info in self.archive.infolist():
             if info.is_dir():
                 _safe_name(self.place, info.filename)
@@ -221,7 +222,15 @@ class ZipSource(ArchiveSource):
                 raise WhalebenchError(f"{self.place} is encrypted; unpack it, and give its folder.")
             kind = stat.S_IFMT(info.external_attr >> 16)
             member = Member(info.file_size, info.header_offset, info)
-            self.add(_zip_name(info), member, is_regular=kind in (0, stat.S_IFREG))
+            name, encoding = _zip_name(info)
+            guessed += [(name, encoding)] if encoding else []
+            self.add(name, member, is_regular=kind in (0, stat.S_IFREG))
+        if guessed:
+            name, encoding = guessed[0]
+            self.notes.append(
+                f"{len(guessed):,} names of {self.place.name} are not UTF-8 and do not say their encoding, "
+                f"first {one_line(repr(name), 80)}, read as {encoding}: pack it again if that is wrong."
+            )
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The bytes of a member; no more than its size, or zipfile raises an error."""
@@ -294,11 +303,20 @@ def kind_of(place: Path, head: bytes) -> type[ArchiveSource] | None:
     return TarSource if is_tar else None
 
 
-def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The name of a member, in UTF-8 where it was written so without saying so."""
+def _zip_name(info: zipfile.ZipInfo) -> tuple[str, str]:
+    """The name of a member, and the encoding where that had to be guessed, else "".
+
+    What does not say that it is UTF-8 may be so, or of cp437, as the format has it, or Latin-1: of that all
+    letters are bytes from 0xC0 on, where cp437 has frames and signs but for ß.
+    """
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename, ""
+    raw = info.filename.encode("cp437")
     with suppress(UnicodeError):
-        return info.filename if info.flag_bits & 0x800 else info.filename.encode("cp437").decode("utf-8")
-    return info.filename
+        return raw.decode("utf-8"), ""
+    high = {byte for byte in raw if byte >= 0x80}
+    encoding = "latin-1" if min(high) >= 0xC0 and high != {0xE1} else "cp437"
+    return raw.decode(encoding), encoding
 
 
 def _tar_name(info: tarfile.TarInfo) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,15 +30,18 @@ from whalebench.benchmarks.core.catalog import (
     write_catalog,
     write_stamps,
 )
+from whalebench.benchmarks.core.files import refuse_not_utf8
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
-from whalebench.benchmarks.importing import tables
+from whalebench.benchmarks.importing import boxes, tables
 from whalebench.benchmarks.importing.aliases import Aliases
 from whalebench.benchmarks.importing.dates import EncounterRule, proposal, with_dates, with_encounters
 from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
 from whalebench.benchmarks.importing.given import Given, given_regions, in_parts, notes_on_boxes, unclear
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
+from whalebench.benchmarks.importing.layouts.layout import Form
+from whalebench.benchmarks.importing.names import without_unseen
 from whalebench.benchmarks.importing.nobody import name_nobody
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.outlines import with_masks
@@ -49,8 +51,6 @@ from whalebench.benchmarks.importing.tables import TextTable
 NO_OPTIONS = LayoutOptions()
 COPIES, MASKS = "photos", "masks"
 """The folders of a benchmark with what was copied from an archive, and what was drawn of outlines."""
-HALVES = re.compile("[\ud800-\udfff]")
-"""What Python reads bytes of names as that are not UTF-8."""
 
 
 class Quarantined(NamedTuple):
@@ -96,6 +96,11 @@ def import_photos(
     _check_name(name)
     if options.columns and not layout.takes_columns:
         raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
+    if options.boxes and not layout.takes_columns:
+        raise WhalebenchError(
+            f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."
+        )
+    form = options.boxes if layout.takes_columns else "corners"
     folder = workspace.benchmarks / name
     with ExitStack() as opened:
         source = opened.enter_context(open_source(place, folder / COPIES))
@@ -103,9 +108,10 @@ def import_photos(
         laid = layout.read(source, options)
         progress.stage("draw the masks")
         source = opened.enter_context(with_masks(source, laid.outlines, folder / MASKS, progress.advance))
-        table, changed, derived = _named(laid.table, options.species, aliases)
-        read = _read_photos(source, table, missing, given, max_pixels, progress, encounters)
-        notes = [*source.notes, *laid.notes, *changed, *read.notes]
+        table, folded = without_unseen(laid.table)
+        table, changed, derived = _named(table, options.species, aliases)
+        read = _read_photos(source, table, form, missing, given, max_pixels, progress, encounters)
+        notes = [*source.notes, *laid.notes, *folded, *changed, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = _as_before(folder, read, name)
             opened.close()  # copies move to where the frame says they stand
@@ -148,6 +154,7 @@ class _Read:
 def _read_photos(
     source: Source,
     table: TextTable,
+    form: Form,
     missing: Missing,
     given: Given,
     max_pixels: int,
@@ -157,10 +164,14 @@ def _read_photos(
     """Checks the rows, then decodes the photos and masks that they name."""
     place = source.place
     named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
-    _refuse_not_utf8([str(place.absolute()), *named])
-    notes = tables.check_columns(table, place)
+    refuse_not_utf8([str(place.absolute()), *named])
+    notes = [*boxes.on_other_names(table.columns), *tables.check_columns(table, place)]
     table, of_nobody = name_nobody(table)
     notes += of_nobody
+    boxes.check_form(form, table, place)
+    table = boxes.as_corners(table, form)
+    if not form:
+        boxes.refuse_other_forms(source, table)
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
         tables.refuse(place, table, problems)
@@ -168,8 +179,9 @@ def _read_photos(
     source.fetch([row.get(column, "") for row in table.rows for column in ("path", "mask")], progress.advance)
     photos, masks = resolve_paths(table, "path", source), resolve_paths(table, "mask", source)
     problems += absent_files(source, table, photos, masks, missing)
+    table, in_shares = boxes.in_pixels(table, photos)
     regions = given_regions(table, photos, given)
-    notes += notes_on_boxes(table, photos, regions)
+    notes += [*in_shares, *notes_on_boxes(table, photos, regions)]
     problems += unclear(table, photos, regions)
     tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
     _check_enough(place, table, range(len(table.rows)), ())  # before hours of decoding
@@ -187,8 +199,9 @@ def _read_photos(
     dated = with_dates(table, kept)
     table, met, derived = _in_encounters(dated.table, kept, encounters)
     derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
+    whole = {index: fact for index, fact in kept.items() if regions[index] is None}
     frame = in_parts(_frame(table, kept, photos, masks, mask_facts), [regions[index] for index in kept])
-    notes += [*dated.notes, *met]
+    notes += [*dated.notes, *met, *boxes.notes_on_boxes(table.rows, whole, form)]
     return _Read(
         frame, quarantined, stamps, notes, derived, frozenset(images[index] for index in dated.found)
     )
@@ -218,18 +231,6 @@ def _named(
         return table, [], {}
     table, notes, facts = aliases.apply(table)
     return table, notes, {"aliases": facts}
-
-
-def _refuse_not_utf8(paths: Sequence[str]) -> None:
-    """A name in an old encoding, as of a folder from an old disk, can be written into no file of text."""
-    for path in paths:
-        if not path.isascii() and (found := HALVES.search(path)):
-            part = next(part for part in Path(path).parts if found[0] in part)
-            shown = one_line(os.fsencode(part).decode("utf-8", "backslashreplace"), 80)
-            raise WhalebenchError(
-                f"The name of {shown} is not UTF-8, and cannot be written into a catalog; rename it, or make "
-                "a link to it with a plain name and give that."
-            )
 
 
 def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from whalebench.benchmarks.core.catalog import NAMELESS, NO_ENCOUNTER, NOT_IDENTIFIED
 from whalebench.benchmarks.core.store import PhotoFacts
 from whalebench.benchmarks.importing.given import told_apart
+from whalebench.benchmarks.importing.names import (
+    one_name_for_two_species,
+    shortened_numbers,
+    written_in_two_ways,
+)
 from whalebench.benchmarks.importing.tables import Row
 
-NAMED = ("identity", "encounter", "viewpoint", "species", "camera", "place")
-"""Columns in which one name may have been written in two ways."""
 LARGE, LARGE_SHARE = 10, 0.1
 """Photos of an encounter, and their share of all, from which on its name is likely that of no encounter."""
 
 
 def notes_on(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
     """A sentence on each thing that looks like a slip; the rows in `kept` have usable photos."""
-    return [*_duplicates(rows, kept), *_written_in_two_ways(rows), *_encounters(rows)]
+    return [
+        *_duplicates(rows, kept),
+        *written_in_two_ways(rows),
+        *shortened_numbers(rows),
+        *one_name_for_two_species(rows),
+        *_encounters(rows),
+    ]
 
 
 def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str]:
@@ -39,28 +46,6 @@ def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str
             f"correct the column identity, or give each row the box of its animal, and --given box."
         )
     return notes
-
-
-def _written_in_two_ways(rows: Sequence[Row]) -> list[str]:
-    notes = []
-    for column in NAMED:
-        alike: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            alike[_spelling(row.get(column, ""))].add(row.get(column, ""))
-        twice = [sorted(names) for names in alike.values() if len(names) > 1]
-        if twice:
-            names = " and ".join(map(repr, twice[0]))
-            notes.append(
-                f"Column {column} has {len(twice)} name(s) that are written in several ways, first {names}, "
-                f"which count as different ones: write them alike if they are not."
-            )
-    return notes
-
-
-def _spelling(name: str) -> str:
-    """The name without what is easily mistyped: capitals, blanks, leading zeros, how accents are coded."""
-    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    return re.sub(r"\b0+(?=\d)", "", plain)
 
 
 def _encounters(rows: Sequence[Row]) -> list[str]:

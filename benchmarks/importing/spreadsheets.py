@@ -15,9 +15,10 @@ SIDE = "side"
 """Another word for the column viewpoint."""
 WORDS = (*REQUIRED, *OPTIONAL_TEXT, *DETAILS, *BOX, "split", SIDE)
 """The columns that are read and have a name of their own, all but those of landmarks."""
-NUMBERED = ("image", "identity", "encounter", "camera", "place", "quality")
-"""Columns of names that may be numbers."""
+NUMBERED = ("image", "identity", "encounter", "viewpoint", "species", "date", "camera", "place", "quality")
+"""Columns of names that may be numbers, and of years."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
 C1 = re.compile("[\x80-\x9f]")
 """Characters that Latin-1 has and no text: bytes of these are of another encoding."""
@@ -92,13 +93,28 @@ def _place(columns: Sequence[str], name: str, file: Path) -> int:
     return exact[0]
 
 
-def unwrapped(cell: str) -> str:
-    """The text that a formula keeps from being taken for a number.
+def unwrap(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    """Takes away the formula by which a spreadsheet keeps a text from being a number; a note on each column.
 
-    >>> unwrapped('="007"'), unwrapped("=1+1")
-    ('007', '=1+1')
+    >>> row = {"image": '="007"', "identity": "=1+1"}
+    >>> unwrap([row])
+    ('Column image has texts as formulas, in 1 row(s): ="007" is read as 007.',)
+    >>> row
+    {'image': '007', 'identity': '=1+1'}
     """
-    return cell[2:-1] if cell.startswith('="') and cell.endswith('"') and len(cell) > 2 else cell
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for row in rows:
+        for column, cell in row.items():
+            if cell[:2] == '="' and cell[-1] == '"' and len(cell) > 2:
+                counts[column] += 1
+                first.setdefault(column, cell)
+                row[column] = cell[2:-1]
+    return tuple(
+        f"Column {column} has texts as formulas, in {counts[column]} row(s): {one_line(cell, 60)} is read as "
+        f"{one_line(cell[2:-1], 60)}."
+        for column, cell in first.items()
+    )
 
 
 def whole_names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
@@ -122,10 +138,13 @@ def whole_names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def decimal_point(text: str) -> str:
+def decimal_point(text: str, separator: str = ";") -> str:
     """A number with a decimal comma with a point instead; another text as it is.
 
-    >>> decimal_point("12,5"), decimal_point("1,2,3")
-    ('12.5', '1,2,3')
+    Where tabs separate a comma may be that of thousands, and such a number is left for a person to look at.
+
+    >>> decimal_point("12,5"), decimal_point("1,2,3"), decimal_point("1,234"), decimal_point("1,234", "\\t")
+    ('12.5', '1,2,3', '1.234', '1,234')
     """
-    return COMMA.sub(r"\1.\2", text) if COMMA.fullmatch(text) else text
+    is_clear = separator == ";" or not THOUSANDS.fullmatch(text)
+    return COMMA.sub(r"\1.\2", text) if is_clear and COMMA.fullmatch(text) else text

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
+from functools import partial
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,10 @@ LONGEST = 60
 """Letters of a value that are shown."""
 LETTERS = 4_096
 """The most letters of a cell that is read: the longest path that systems know."""
-HEADER = 1_000_000
-"""Letters in which the line of the names of columns is looked for."""
+HEADER, ABOVE = 1_000_000, 20
+"""Letters and lines in which the line of the names of columns is looked for."""
+SEPARATOR = re.compile(r'"?sep *= *(.)"?', re.IGNORECASE)
+"""How spreadsheets tell each other the separator."""
 NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, *DETAILS, "split")
 """The columns of texts that are read."""
 INDEX = re.compile(r"__index_level_\d+__")
@@ -79,7 +83,7 @@ def read_table(file: Path, names: Collection[str] = (), given: Mapping[str, str]
     so itself.
     """
     suffix = file.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".parquet"):
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
         raise WhalebenchError(f"{file} is no table that can be read; give a .csv, .tsv or .parquet file.")
     try:
         _bound(file, regular_file(file).stat().st_size, BYTES, "bytes")
@@ -91,7 +95,8 @@ def read_table(file: Path, names: Collection[str] = (), given: Mapping[str, str]
         raise WhalebenchError(f"{file} cannot be read ({why}); check its permissions.") from error
     if not table.rows:
         raise WhalebenchError(f"{file} has no rows; give a header line and one line for each photo.")
-    return table if names else replace(table, notes=table.notes + spreadsheets.whole_names(table.rows))
+    notes = table.notes + spreadsheets.unwrap(table.rows)
+    return replace(table, notes=notes if names else notes + spreadsheets.whole_names(table.rows))
 
 
 def _bound(file: Path, number: int, limit: int, what: str) -> None:
@@ -124,22 +129,24 @@ def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> 
     text, notes = spreadsheets.read_as_text(file)
     if "\0" in text:
         raise WhalebenchError(f"{file} holds NUL characters, so it is no text table; save it as UTF-8.")
-    heads = (line.strip("\r\n") for line in io.StringIO(text[:HEADER], newline="") if line.strip())
-    first = next(heads, "")
-    said = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # as spreadsheets tell each other
-    separator = said[1] if said else _separator(first, file, names or (*REQUIRED, *given.values()))
-    lines = _lines(text, separator, file)
-    if said:
-        next(lines)
+    separator, place, above = _head(text, file, names or (*REQUIRED, *given.values()))
+    lines: Iterator[tuple[int, list[str]]] = dropwhile(
+        lambda line: line[0] < place, _lines(text, separator, file)
+    )
     header = next(lines, None)
     if header is None:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
+    if above:
+        notes += (f"Lines above the names of the columns are not read: {above}.",)
     columns = tuple(header[1][: _last(header[1])])  # spreadsheets leave empty columns at the right
+    first = next(lines, None)
+    if first and len(first[1]) == _last(first[1]) == len(header[1]) + 1:
+        columns = ("", *columns)  # R names the rows, and not the column of their names
+    lines = chain([first] if first else [], lines)
     columns = columns if names else spreadsheets.catalog_columns(columns, given, file)
     kept = _read_columns(columns, file, names)
-    numbers = {
-        column for column in kept if separator == ";" and (column in BOX or column[-2:] in ("_x", "_y"))
-    }
+    has_commas = separator in ";\t"
+    numbers = {column for column in kept if has_commas and (column in BOX or column[-2:] in ("_x", "_y"))}
     rows, places = [], []
     for number, cells in lines:
         width = max(len(columns), _last(cells))
@@ -148,26 +155,42 @@ def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> 
                 f"{file} has {len(cells[:width])} cells in line {number} but {len(columns)} in its header; "
                 "add or remove cells, and put a cell that holds a separator in double quotes."
             )
-        row = {column: spreadsheets.unwrapped(cells[place]) for column, place in kept.items()}
-        rows.append(row | {column: spreadsheets.decimal_point(row[column]) for column in numbers})
+        row = {column: cells[place] for column, place in kept.items()}
+        rows.append(row | {column: spreadsheets.decimal_point(row[column], separator) for column in numbers})
         places.append(f"line {number}")
         _bound(file, len(rows), ROWS, "rows or more")
         _bound(file, len(rows) * len(kept), CELLS, "cells or more")
     return TextTable(columns, tuple(rows), tuple(places), notes)
 
 
-def _separator(header: str, file: Path, names: Collection[str]) -> str:
-    """That by which the header has most of the columns that are needed, or else most columns.
+def _head(text: str, file: Path, names: Collection[str]) -> tuple[str, int, int]:
+    """The separator, the line with the names of the columns, and how many lines of a title are above it.
 
-    Spreadsheets write semicolons in countries with a decimal comma, and tabs where they are asked for text.
+    It is the first line that has two of the names that are needed, or else the first of all; the separator is
+    that by which it has most of them. Spreadsheets write semicolons in countries with a decimal comma, tabs
+    where they are asked for text, and the separator in a line of its own.
     """
-
-    def columns(separator: str) -> tuple[int, int]:
-        cells = [cell.strip().strip('"') for cell in header.casefold().split(separator)]
-        return len({name.casefold() for name in names} & set(cells)), len(cells)
-
+    wanted = {name.casefold() for name in names}
     usual = "\t" if file.suffix.lower() == ".tsv" else ","
-    return max((usual, ",", ";", "\t"), key=columns)
+
+    def columns(line: str, separator: str) -> tuple[int, int]:
+        cells = [cell.strip().strip('"') for cell in line.casefold().split(separator)]
+        return len(wanted & set(cells)), len(cells)
+
+    numbered = enumerate(io.StringIO(text[:HEADER], newline=""), 1)
+    filled = ((number, line.strip("\r\n")) for number, line in numbered if line.strip())
+    lines = list(islice(filled, ABOVE))
+    said = SEPARATOR.fullmatch(lines[0][1]) if lines else None
+    lines = lines[1:] if said else lines
+    separators = said[1] if said else (usual, ",", ";", "\t", "|")
+    first = (separators[0], lines[0][0] if lines else 1, 0)
+    for above, (number, line) in enumerate(lines):
+        separator = max(separators, key=partial(columns, line))
+        if above == 0:
+            first = separator, number, 0
+        if columns(line, separator)[0] >= min(2, len(wanted)):
+            return separator, number, above
+    return first
 
 
 def _last(cells: list[str]) -> int:
@@ -177,7 +200,7 @@ def _last(cells: list[str]) -> int:
 
 def _lines(text: str, separator: str, file: Path) -> Iterator[tuple[int, list[str]]]:
     """The non-empty rows, each with the line it starts on; line ends as on any system."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     start = 1
     try:
         for cells in reader:
@@ -238,6 +261,12 @@ def _texts(column: Any) -> list[str]:
     if not pa.types.is_dictionary(column.type):
         values = column.to_pandas()
         absent = values.isna().tolist()
+        if (
+            pa.types.is_timestamp(column.type)
+            and not column.type.tz
+            and (values.dropna().dt.normalize() == values.dropna()).all()
+        ):
+            values = values.dt.date  # as pandas writes days into a .csv file
         return ["" if gone else _text(value) for value, gone in zip(values.tolist(), absent, strict=True)]
     texts: list[str] = []
     for chunk in column.chunks:
@@ -249,8 +278,6 @@ def _texts(column: Any) -> list[str]:
 def _text(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # a column of whole numbers with a gap is read as floats
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat())
     return str(value).strip()
 
 

@@ -266,9 +266,7 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
-    # A method may call them anything.
-    stages = [str(table_cell(visible(str(stage)))) for stage in curve["stage"]]
-    curve.assign(stage=stages).to_csv(folder / records.CURVE, index=False)
+    (folder / records.CURVE).write_text(curve_text(curve), encoding="utf-8", newline="")
     records.write_scores(folder, outcome.arrays, outcome.names)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}
     # The weights carry the digests of the photos each part was fitted on, so that a part taken up elsewhere
@@ -279,6 +277,12 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
         raise records.system_error(error) from error
     inherit_permissions(folder / WEIGHTS)
     records.write_record(folder, record)
+
+
+def curve_text(curve: pd.DataFrame) -> str:
+    """The losses by epoch as CSV; a method may call its stages anything."""
+    stages = [str(table_cell(visible(str(stage)))) for stage in curve["stage"]]
+    return curve.assign(stage=stages).to_csv(index=False)
 
 
 @dataclass(frozen=True)

@@ -240,8 +240,10 @@ def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: Che
         with blamed(method.name):
             return _learn_and_ask(method, views, harness)
     except RunFailedError as error:
+        from whalebench.benchmarks.running.outcome import curve_text
+
         curve = harness.curve()
-        kept = checkpoints.write_note("curve.csv", curve.to_csv(index=False)) if len(curve) else None
+        kept = checkpoints.write_note("curve.csv", curve_text(curve)) if len(curve) else None
         if kept is None:
             raise
         raise RunFailedError(f"{error} The epochs up to there are kept in {kept}.") from error

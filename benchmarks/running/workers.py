@@ -86,7 +86,12 @@ class Share:
     def environment(self) -> dict[str, str]:
         """This environment with what keeps a process to its share, and what makes it print plain lines."""
         variables = dict(os.environ) | dict.fromkeys((*THREADS, CORES), str(self.threads))
-        variables |= {"COLUMNS": "1000", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+        variables |= {
+            "COLUMNS": "1000",
+            "NO_COLOR": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8",
+        }
         variables |= {VISIBLE: self.accelerator} if self.accelerator else {}
         return {key: value for key, value in variables.items() if key not in COLOURED}
 

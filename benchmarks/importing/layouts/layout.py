@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from whalebench.benchmarks.importing.sources import Source
 from whalebench.benchmarks.importing.tables import TextTable
+
+Form = Literal["", "corners", "size", "centre"]
+"""What the four numbers of a box are; "" where nobody said so, and they should be corners."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class LayoutOptions:
     """Which column of a table is which of the catalog's, as {"image": "Image"}."""
     species: str = ""
     """Of all animals, where nothing else names one."""
+    boxes: Form = ""
+    """How the boxes of a table are written, in pixels or in shares of the photo."""
 
 
 class Outline(NamedTuple):
@@ -60,4 +65,4 @@ class Layout:
     read: Callable[[Source, LayoutOptions], LaidOut]
     """Raises WhalebenchError, naming what is looked for, where the source is of another layout."""
     takes_columns: bool = False
-    """Whether it reads the columns of the options; they are refused where it does not."""
+    """Whether it reads the columns and boxes of the options; they are refused where it does not."""

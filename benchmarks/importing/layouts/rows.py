@@ -103,10 +103,11 @@ def boxes_from_shares(source: Source, boxes: Sequence[tuple[str, Box]]) -> list[
     """
     photos = sorted({name for name, _ in boxes} & set(source.names()))
     sizes = dict(zip(photos, photo_sizes([source.path(name) for name in photos]), strict=True))
-    return [box_cells(_in_pixels(box, size)) if (size := sizes.get(name)) else {} for name, box in boxes]
+    return [box_cells(box_in_pixels(box, size)) if (size := sizes.get(name)) else {} for name, box in boxes]
 
 
-def _in_pixels(box: Box, size: tuple[int, int]) -> Box:
+def box_in_pixels(box: Box, size: tuple[int, int]) -> Box:
+    """A box in shares as one in pixels; one that leaves its photo by no more than rounding ends with it."""
     left, top, right, bottom = map(_at_the_edge, (box[0], box[1], box[0] + box[2], box[1] + box[3]))
     width, height = size
     return left * width, top * height, (right - left) * width, (bottom - top) * height

@@ -56,7 +56,9 @@ def _table_name(source: Source) -> str:
 
 def _read(source: Source, name: str, columns: Mapping[str, str]) -> TextTable:
     """The table; a copy out of an archive is called in sentences what it is in there."""
-    path = source.place if type(source) is FileSource else source.path(name)
+    if type(source) is FileSource:
+        return read_table(source.place, given=columns)
+    path = source.path(name)
     try:
         return _with_viewpoint(read_table(path, given=columns), path)
     except WhalebenchError as error:
