@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from whalebench import one_line
+from whalebench.benchmarks.core.catalog import NAMELESS
 from whalebench.benchmarks.importing.tables import Row, TextTable
 
 NAMED = ("identity", "encounter", "viewpoint", "species", "camera", "place")
@@ -105,7 +106,7 @@ def one_name_for_two_species(rows: Sequence[Row]) -> Iterator[str]:
     """A note on individuals that are said to be of several species, as two catalogs count from 1."""
     said: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
-        if row.get("species") and row["identity"]:
+        if row.get("species") and row["identity"] not in NAMELESS:
             said[row["identity"]].setdefault(row["species"], "")
     of = {name: {spelling(each): each for each in species} for name, species in said.items()}
     several = {name: sorted(species.values()) for name, species in of.items() if len(species) > 1}
