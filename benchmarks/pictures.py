@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.outputs import output_path
-from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, decode, pixel_limit, read_photo
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,8 +101,8 @@ class _Page:
         wide, high = self._cell
         self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), FRAME)
         try:
-            with pixel_limit(MAX_PIXELS), open_photo(Path(str(photo["path"]))) as stored:
-                fitted = ImageOps.contain(ImageOps.exif_transpose(stored).convert("RGB"), self._cell)
+            with pixel_limit(MAX_PIXELS):
+                fitted = ImageOps.contain(read_photo(Path(str(photo["path"]))), self._cell)
         except OSError as error:
             raise WhalebenchError(
                 f"Photo {photo['image']} cannot be read from {photo['path']}: put it back, or import again."

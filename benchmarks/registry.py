@@ -77,7 +77,7 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
 
     Stamps tell nothing of rows that have exchanged path and file digest, nor of a file that was damaged
     without being written. Of drawn photos, which are known by their scenes, and where photos are told apart
-    by their files, as older whalebenches did, the file counts.
+    by their files, as older whalebenches did, the file counts; of others what they show now or showed then.
     """
     files, table = list(catalogued_files(catalog.table)), catalog.table
     shown = (
@@ -86,13 +86,14 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
     if "mask_content_digest" in table:
         shown |= zip(map(mask_of, table["image"]), table["mask_content_digest"], strict=True)
     progress.stage("inspect")
-    facts = inspect_photos([Path(path) for _, path, _ in files], progress=progress.advance)
+    paths = [Path(path) for _, path, _ in files]
+    facts = inspect_photos(paths[: len(table)], paths[len(table) :], progress=progress.advance)
     others = [
         name
         for (name, _, digest), fact in zip(files, facts, strict=True)
         if isinstance(fact, str)
         or fact.digest != digest
-        or shown.get(name, digest) not in (digest, fact.content)
+        or shown.get(name, digest) not in (digest, fact.content, fact.older)
     ]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""

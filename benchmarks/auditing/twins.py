@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, pixel_limit, read_photo
 
 if TYPE_CHECKING:
     import torch
@@ -99,9 +99,7 @@ def small_pictures(paths: Sequence[str], progress: Progress = SILENT) -> Floats:
 
 def _small_picture(path: str) -> Floats:
     try:
-        with open_photo(Path(path)) as image:
-            image.draft("L", (DRAFT, DRAFT))
-            grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32)
+        grey = np.asarray(read_photo(Path(path), "L", (DRAFT, DRAFT)), np.float32)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({one_line(error, 80)}): restore the file, then audit again."

@@ -16,16 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
 from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
+from whalebench.benchmarks.core.masks import MaskRemark, read_mask
+from whalebench.benchmarks.core.pixels import Remark, as_seen, upright, upright_size
 from whalebench.benchmarks.core.workspace import atomic_path
 
 MAX_PIXELS = 300_000_000
@@ -34,6 +38,8 @@ MAX_PIXELS = 300_000_000
 # Named, since some other formats that Pillow opens start a helper program.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+DEEP = frozenset({"I", "I;16", "I;16B", "I;16L"})
+"""Grey of 16 bits, and what Pillow may open as that."""
 REASONS: dict[type[Exception], str] = {
     FileNotFoundError: "the file is absent",
     UnidentifiedImageError: "it is not an image of a known format (HEIC and raw files: export them as JPEG)",
@@ -45,8 +51,7 @@ STRIPE = 256
 BLOCK = 1 << 24
 """Bytes of an array that are digested at a time, each by one of several threads."""
 DIGEST_SIZE = 32
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
 
 Size = tuple[int, int]
@@ -55,6 +60,9 @@ Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Advance = Callable[[int, int], None]
 """Called with how many photos are done, of how many."""
+AnyRemark = Remark | MaskRemark
+REREAD: frozenset[AnyRemark] = frozenset(("transparent", "profile", "values", "colours", "palette", "alpha"))
+"""What has other pixels than before STORE_VERSION 2, when it was taken as its bytes are."""
 
 
 @dataclass(frozen=True)
@@ -210,25 +218,40 @@ def _digest_blocks(file: Path, length: int) -> bytes:
 def decode(path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
 
-    Turned upright by its EXIF orientation and resized with an antialiased bicubic filter. An empty path
-    gives zeros. Raises WhalebenchError naming a file that cannot be decoded.
+    A photo is as `as_seen`, a mask as `read_mask` gives it, resized with an antialiased bicubic filter. An
+    empty path gives zeros. Raises WhalebenchError naming a file that cannot be decoded.
     """
     if not path:
         return np.zeros(shape, np.uint8)
     height, width = shape[:2]
-    mode = "RGB" if len(shape) == 3 else "L"
     try:
-        with open_photo(Path(path)) as image:
-            # JPEG can be decoded at a fraction of its size, so a photo of 20 megapixels costs little more.
-            image.draft(mode, (2 * width, 2 * height))
-            upright = ImageOps.exif_transpose(image).convert(mode)
-            small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        if len(shape) == 3:
+            picture = read_photo(Path(path), "RGB", (2 * width, 2 * height))
+        else:
+            with open_photo(Path(path)) as image:
+                picture, _ = read_mask(image)
+        small = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({error}): restore the file, or import the catalog again, "
             f"which sets unreadable photos aside."
         ) from error
     return np.asarray(small, np.uint8)
+
+
+def read_photo(
+    path: Path, mode: Literal["RGB", "L"] = "RGB", least: tuple[int, int] | None = None
+) -> Image.Image:
+    """The photo as it is seen, upright, in colours or in grey; raises what its decoder raises.
+
+    Where `least`, a width and height, is given, it need only be larger than that: a JPEG can be decoded at a
+    fraction of its size, so that a photo of 20 megapixels costs little more than a small one.
+    """
+    with open_photo(path) as image:
+        if least is not None:
+            image.draft(None if "icc_profile" in image.info else mode, least)  # a profile is of all colours
+        picture, _ = as_seen(image)
+    return picture.convert(mode)
 
 
 def open_photo(path: Path) -> Image.Image:
@@ -262,6 +285,11 @@ class PhotoFacts:
     height: int
     content: str
     """SHA-256 of what it shows: of the pixels as they are decoded here, upright and in RGB."""
+    older: str
+    """The same as it was before transparent parts, profiles and masks were read as what they mean; often
+    `content`."""
+    remarks: frozenset[AnyRemark] = frozenset()
+    """What was found in it."""
 
     @property
     def digest(self) -> str:
@@ -270,20 +298,24 @@ class PhotoFacts:
 
 
 def inspect_photos(
-    paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS, progress: Advance | None = None
+    photos: Sequence[Path],
+    masks: Sequence[Path] = (),
+    *,
+    max_pixels: int = MAX_PIXELS,
+    progress: Advance | None = None,
 ) -> list[PhotoFacts | str]:
-    """For each path the facts of the decoded photo, or the reason why it cannot be used.
+    """For each photo, then each mask, its facts when it was decoded, or the reason why it cannot be used.
 
-    The photos are decoded by a thread for each core.
+    They are decoded by a thread for each core.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     inspected: list[PhotoFacts | str] = []
     try:
         with pixel_limit(max_pixels):
-            for facts in pool.map(_inspect, paths):
+            for facts in chain(pool.map(_inspect, photos), pool.map(_inspect_mask, masks)):
                 inspected.append(facts)
                 if progress is not None:
-                    progress(len(inspected), len(paths))
+                    progress(len(inspected), len(photos) + len(masks))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for thousands of photos
     return inspected
@@ -298,8 +330,7 @@ def photo_sizes(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[
 def _header_size(path: Path) -> tuple[int, int] | None:
     try:
         with open_photo(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+            return upright_size(image)
     except Exception:  # what is wrong with it is for `_inspect` to say
         return None
 
@@ -315,17 +346,30 @@ def _content_digest(image: Image.Image) -> str:
 
 
 def _inspect(path: Path) -> PhotoFacts | str:
+    return _facts(path, MODES | DEEP, as_seen)
+
+
+def _inspect_mask(path: Path) -> PhotoFacts | str:
+    return _facts(path, MODES | DEEP | {"F"}, read_mask)
+
+
+def _facts(
+    path: Path,
+    modes: frozenset[str],
+    read: Callable[[Image.Image], tuple[Image.Image, frozenset[AnyRemark]]],
+) -> PhotoFacts | str:
     try:
         stamp = take_stamp(regular_file(path))  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
             return "the file is empty"
         with open_photo(path) as image:
-            if image.mode not in MODES:
-                return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            facts = (*image.size, _content_digest(image))
-        return PhotoFacts((digest_file(path), *stamp[1:]), *facts)
+            if image.mode not in modes:
+                return f"its pixels are of the kind {image.mode}, not of 8 or 16 bits; convert it to 8 bits"
+            picture, remarks = read(image)
+            content = older = _content_digest(picture)
+            if image.mode in MODES and remarks & REREAD:
+                older = _content_digest(upright(image))
+        return PhotoFacts((digest_file(path), *stamp[1:]), *picture.size, content, older, remarks)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
         if isinstance(error, WhalebenchError):
             return one_line(error)

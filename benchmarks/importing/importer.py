@@ -31,7 +31,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import tables
-from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
+from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths, unclear_masks
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.importing.sources import Source, open_source
@@ -40,6 +40,8 @@ from whalebench.benchmarks.importing.tables import TextTable
 NO_OPTIONS = LayoutOptions()
 COPIES = "photos"
 """The folder of a benchmark with what was copied from an archive."""
+OLDER = ("older_digest", "mask_older_digest")
+"""Columns that no catalog keeps: what its digests of photos and masks would be by the decoding of before."""
 HALVES = re.compile("[\ud800-\udfff]")
 """What Python reads bytes of names as that are not UTF-8."""
 
@@ -143,6 +145,7 @@ def _read_photos(
 
     progress.stage("inspect")
     facts, mask_facts = _decode(photos, masks, max_pixels, progress.advance)
+    tables.refuse(place, table, unclear_masks(table, mask_facts))
     photos, masks = [source.kept(path) for path in photos], [source.kept(path) for path in masks]
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
@@ -152,7 +155,7 @@ def _read_photos(
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
     frame = _frame(table, kept, photos, masks, mask_facts)
-    return _Read(frame, quarantined, stamps, [*notes, *notes_on(table.rows, kept)])
+    return _Read(frame, quarantined, stamps, [*notes, *notes_on(table.rows, kept, mask_facts)])
 
 
 def _with_species(table: TextTable, species: str) -> TextTable:
@@ -208,8 +211,8 @@ def _decode(
 ) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
     """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
     masked = [index for index, mask in enumerate(masks) if mask]
-    paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
-    facts = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
+    mask_paths = [Path(masks[index]) for index in masked]
+    facts = inspect_photos(list(map(Path, photos)), mask_paths, max_pixels=max_pixels, progress=progress)
     of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
         if not isinstance(mask_fact, str):
@@ -244,7 +247,7 @@ def _frame(
     masks: list[str],
     mask_facts: dict[int, PhotoFacts],
 ) -> pd.DataFrame:
-    """The catalog rows of the photos kept."""
+    """The catalog rows of the photos kept, and in the columns OLDER what their digests were before."""
     rows = [table.rows[index] for index in kept]
     columns: dict[str, list[str] | list[int] | list[float | None]] = {
         column: [row[column] for row in rows]
@@ -260,32 +263,25 @@ def _frame(
     shown = [mask_facts.get(index) for index in kept]
     columns["mask_content_digest"] = [mask.content if mask else "" for mask in shown]
     columns["mask_file_digest"] = [mask.digest if mask else "" for mask in shown]
+    columns[OLDER[0]] = [fact.older for fact in kept.values()]
+    columns[OLDER[1]] = [mask.older if mask else "" for mask in shown]
     return pd.DataFrame(columns)
 
 
 def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows as they are to be kept, and a note, where the same catalog stands there already.
 
-    Another one of this name is an error. One that was made when photos were told apart by the bytes of their
-    files, or masks not at all, stays so, and with it its digest, its split and its runs.
+    Another one of this name is an error. One that was made by an older rule stays so, and with it its digest,
+    its split and its runs; so does one from when some of its photos could not be decoded.
     """
     if not (folder / "catalog.json").exists():
         return frame, []
     there = read_catalog(folder)
-    note = f"The benchmark {name} was imported before with the same content"
-    if there.digest == build_catalog(frame, name).digest:
-        return frame, [f"{note}."]
-    by_rule_1 = frame.drop(columns="mask_content_digest")
-    by_bytes = by_rule_1.assign(content_digest=frame["file_digest"])
-    for older, lacks in (
-        (by_rule_1, "count what a mask shows"),
-        (by_bytes, "know a photo again in a file that was saved anew"),
-    ):
-        if there.digest == build_catalog(older, name).digest:
-            return older, [
-                f"{note}, by an older whalebench that does not {lacks}. It stays so: import it under another "
-                f"name to have it do so."
-            ]
+    aside = {photo.image for photo in read_quarantine(folder)} & set(frame["image"])
+    for kept in (frame, frame[~frame["image"].isin(aside)]) if aside else (frame,):
+        for older, lacks in _by_older_rules(kept):
+            if there.digest == build_catalog(older, name).digest:
+                return older, [_said_before(name, lacks, len(frame) - len(kept))]
     old, new = set(there.table["image"]), set(frame["image"])
     change = "the same photos with other annotations or pixels"
     if old != new:
@@ -294,3 +290,29 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
         f"The benchmark {name} exists with other content ({change}); "
         f"choose another name, or remove {folder} first."
     )
+
+
+def _by_older_rules(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
+    """The rows by today's rule and by older ones, each with what a whalebench of that time does not do."""
+    content, of_masks = OLDER
+    as_decoded = frame.assign(content_digest=frame[content], mask_content_digest=frame[of_masks])
+    unmasked = as_decoded.drop(columns="mask_content_digest")
+    return [
+        (frame, ""),
+        (as_decoded, "tell photos and masks apart by what they mean (transparent parts, profiles, values)"),
+        (unmasked, "count what a mask shows"),
+        (
+            unmasked.assign(content_digest=frame["file_digest"]),
+            "know a photo again in a file that was saved anew",
+        ),
+    ]
+
+
+def _said_before(name: str, lacks: str, added: int) -> str:
+    """The note on a benchmark that is there already."""
+    note = f"The benchmark {name} was imported before with the same content"
+    older = f", by an older whalebench that does not {lacks}" if lacks else ""
+    new = f", without {added} photo(s) that were set aside then and can be used now" if added else ""
+    if not older and not new:
+        return f"{note}."
+    return f"{note}{older}{new}. It stays so: import it under another name to have what is new."
