@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 from PIL.TiffImagePlugin import TiffImageFile
 
 __all__ = ["Remark", "alpha_of", "as_seen", "bits_of", "upright", "upright_size"]
@@ -32,6 +33,8 @@ ALIKE = 4
 """Levels by which a profile may move a colour and still be sRGB: its many editions differ by one or two."""
 LOST_ROWS, LOST = 8, (128, 128)
 """The height of a JPEG's blocks, and the least and greatest value of those whose data are missing."""
+END, MORE = b"\xff\xd9", b"\x55\xaa" * 32
+"""The mark at the end of a JPEG, and what may stand before it where all of the photo is there."""
 
 
 def orientation(image: Image.Image) -> int:
@@ -77,7 +80,7 @@ def as_seen(image: Image.Image) -> tuple[Image.Image, frozenset[Remark]]:
     found: set[Remark] = set()
     bits = bits_of(image)
     image.load()
-    if image.format in ("JPEG", "MPO") and _ends_in_nothing(image):
+    if image.format in ("JPEG", "MPO") and _ends_in_grey(image) and _lacks_data(Path(image.filename)):
         found.add("lost")
     picture = upright(image)
     if bits > 8:
@@ -108,16 +111,25 @@ def _straight(image: Image.Image) -> Image.Image:
     return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
-def _ends_in_nothing(image: Image.Image) -> bool:
-    """Whether the last blocks of a JPEG, and not the first as well, are the grey that lost data decode to."""
+def _ends_in_grey(image: Image.Image) -> bool:
+    """Whether the last blocks of a JPEG are the grey that lost data decode to, which may also be a wall."""
     width, height = image.size
     last = image.crop((0, max(0, height - LOST_ROWS), width, height))
-    first = image.crop((0, 0, width, min(LOST_ROWS, height)))
-    return _is_grey(last) and not _is_grey(first)  # grey above and below is a frame that someone drew
+    return all(band.getextrema() == LOST for band in last.split())
 
 
-def _is_grey(rows: Image.Image) -> bool:
-    return all(band.getextrema() == LOST for band in rows.split())
+def _lacks_data(file: Path) -> bool:
+    """Whether a JPEG becomes another photo with more data before its end: it ended too early."""
+    content = file.read_bytes()
+    end = content.rfind(END)
+    try:
+        with (
+            Image.open(io.BytesIO(content), formats=["JPEG"]) as photo,
+            Image.open(io.BytesIO(content[:end] + MORE + content[end:]), formats=["JPEG"]) as longer,
+        ):
+            return ImageChops.difference(photo, longer).getbbox() is not None
+    except (OSError, SyntaxError):  # data of the wrong kind were read as the photo's
+        return True
 
 
 def _in_eight_bits(image: Image.Image, bits: int) -> Image.Image:
@@ -147,8 +159,7 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, Remark | None]:
 def _to_srgb(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None, Remark | None]:
     """What turns pixels of the mode, by that profile, into sRGB; None where they are it, or it cannot."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.ImageCmsTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB")
         probe = _probe(mode)
         if mode != "CMYK":
             moved = np.asarray(transform.apply(probe), np.int64) - np.asarray(probe.convert("RGB"), np.int64)

@@ -260,7 +260,12 @@ def open_photo(path: Path) -> Image.Image:
     Raises WhalebenchError for what is no regular file, as a named pipe that would be read for ever.
     """
     Image.init()
-    return Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
+    image = Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
+    if not isinstance(
+        xmp := image.info.get("xmp", b""), bytes
+    ):  # of a TIFF; Pillow fails where it is another
+        image.info["xmp"] = xmp.encode() if isinstance(xmp, str) else b""
+    return image
 
 
 @contextmanager
