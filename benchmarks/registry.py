@@ -87,7 +87,7 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
         shown |= zip(map(mask_of, table["image"]), table["mask_content_digest"], strict=True)
     progress.stage("inspect")
     paths = [Path(path) for _, path, _ in files]
-    facts = inspect_photos(paths[: len(table)], paths[len(table) :], progress=progress.advance)
+    facts = inspect_photos(paths, masks=len(paths) - len(table), progress=progress.advance)
     others = [
         name
         for (name, _, digest), fact in zip(files, facts, strict=True)

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter
 
+from whalebench import WhalebenchError
+from whalebench.benchmarks.auditing.twins import small_pictures
+from whalebench.benchmarks.core import store as store_module
+from whalebench.benchmarks.core.catalog import Catalog, read_catalog, write_catalog
 from whalebench.benchmarks.core.pixels import as_seen
-from whalebench.benchmarks.core.store import PhotoFacts, decode, inspect_photos, photo_sizes, read_photo
+from whalebench.benchmarks.core.store import (
+    PhotoFacts,
+    PhotoStore,
+    decode,
+    inspect_photos,
+    photo_sizes,
+    read_photo,
+)
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.importing.importer import Quarantined, import_csv
+from whalebench.benchmarks.pictures import contact_sheet
+from whalebench.benchmarks.registry import check_content, load_catalog
 
 Array = NDArray[np.uint8]
 ORIENTATION, SHORT = 274, 3
@@ -370,3 +388,115 @@ def test_plain_sea_sky_and_frames_are_not_lost_data(tmp_path: Path) -> None:
 def test_a_plain_photo_is_not_copied() -> None:
     photo = scene(3)
     assert as_seen(photo) == (photo, frozenset())
+
+
+# ---- at import
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "workspace")
+
+
+def table_of(folder: Path, names: list[str]) -> Path:
+    lines = [f"{name},{name},{'ab'[place % 2]}" for place, name in enumerate(names)]
+    (folder / "table.csv").write_text("\n".join(["image,path,identity", *lines]))
+    return folder / "table.csv"
+
+
+def odd_photos(folder: Path) -> list[str]:
+    """Two usual photos, and one of each kind that is spoken of."""
+    for place in range(2):
+        scene(place).save(folder / f"usual{place}.png")
+    for place in range(4):
+        cut_out("RGBA").resize((9 + place, 8)).save(folder / f"cut{place}.png")
+    scene(2).save(folder / "adobe.png", icc_profile=rgb_profile(ADOBE))
+    scene(3).save(folder / "odd.png", icc_profile=b"no profile")
+    (folder / "deep.png").write_bytes(deep_png(np.arange(64, dtype=np.uint16).reshape(8, 8) * 999))
+    whole = io.BytesIO()
+    scene(4).save(whole, "JPEG")
+    (folder / "lost.jpg").write_bytes(whole.getvalue()[:1500] + b"\xff\xd9")
+    return [file.name for file in sorted(folder.glob("*.*g"))]
+
+
+def test_what_photos_have_is_said_with_counts_and_names(tmp_path: Path, workspace: Workspace) -> None:
+    result = import_csv(table_of(tmp_path, odd_photos(tmp_path)), "mine", workspace)
+    assert not result.quarantined
+    assert result.notes[-5:] == (
+        "4 photos have transparent parts, shown in white: first cut0.png, cut1.png, cut2.png.",
+        "1 photo has 16 bits a colour, of which the upper 8 are read: deep.png.",
+        "1 photo has another colour profile than sRGB, and what is read is converted to it: adobe.png.",
+        "1 photo has a colour profile that cannot be used, and which is passed over: odd.png.",
+        "1 photo has the grey of lost data at the end, where the file is damaged and should be replaced: "
+        "lost.jpg.",
+    )
+
+
+def as_made_before(folder: Path, workspace: Workspace, names: list[str], set_aside: list[str]) -> Catalog:
+    """The catalog that a whalebench made which read cut-outs and profiles as bytes, and no 16 bits."""
+    made = import_csv(table_of(folder, names), "mine", workspace).catalog
+    table = made.table[~made.table["image"].isin(set_aside)].reset_index(drop=True)
+    older = [facts(Path(path)).older for path in table["path"]]
+    place = workspace.benchmarks / "mine"
+    (place / "catalog.json").unlink()
+    rows = [Quarantined(name, str(folder / name), "it cannot be decoded") for name in set_aside]
+    pd.DataFrame(rows, columns=Quarantined._fields).to_csv(place / "quarantine.csv", index=False)
+    return write_catalog(
+        table.assign(content_digest=older), place, "mine", "before", quarantined=len(set_aside)
+    )
+
+
+@pytest.mark.parametrize("set_aside", [[], ["deep.png"]])
+def test_a_catalog_of_an_older_decoding_holds(
+    tmp_path: Path, workspace: Workspace, set_aside: list[str]
+) -> None:
+    names = odd_photos(tmp_path)
+    before = as_made_before(tmp_path, workspace, names, set_aside)
+    check_content(load_catalog("mine", workspace))
+    import_csv(table_of(tmp_path, names), "mine", workspace)
+    again = import_csv(table_of(tmp_path, names), "mine", workspace)
+    assert [photo.image for photo in again.quarantined] == set_aside
+    assert again.catalog.digest == before.digest == read_catalog(workspace.benchmarks / "mine").digest
+    assert "mine was imported before with the same content, by an older whalebench" in again.notes[-1]
+    assert ("without 1 photo(s) that could not be used then" in again.notes[-1]) == bool(set_aside)
+    assert len(again.notes[-1]) <= 300
+    new = import_csv(table_of(tmp_path, names), "new", workspace).catalog
+    assert new.digest != before.digest
+    check_content(new)
+    with pytest.raises(WhalebenchError, match="exists with other content"):
+        import_csv(table_of(tmp_path, [name for name in names if name != "cut0.png"]), "mine", workspace)
+
+
+def test_usual_photos_keep_the_digest_that_they_had(tmp_path: Path) -> None:
+    for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr"):
+        scene(1).convert(mode).save(tmp_path / f"{mode}.tif")
+        with Image.open(tmp_path / f"{mode}.tif") as opened:
+            pixels = opened.convert("RGB").tobytes()
+        found = facts(tmp_path / f"{mode}.tif")
+        assert found.content == found.older == hashlib.sha256(b"160x120\n" + pixels).hexdigest()
+
+
+def test_what_an_older_decoding_kept_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_out("RGBA").save(tmp_path / "a.png")
+    digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    store = PhotoStore(tmp_path / "cache", (str(tmp_path / "a.png"),), (digest,), ("",))
+    with monkeypatch.context() as before:
+        before.setattr(store_module, "STORE_VERSION", 1)
+        before.setattr(store_module, "decode", lambda path, shape: np.zeros(shape, np.uint8))
+        assert not store.pixels((8, 8)).any()
+    assert (replace(store, _open={}).pixels((8, 8))[0, :, 4:] == 255).all()
+
+
+def test_other_readers_of_photos_see_the_same(tmp_path: Path) -> None:
+    """The contact sheet and the pages of the audit and the twins that it looks for."""
+    cut_out("RGBA").resize((80, 50)).save(tmp_path / "a.png")
+    sheet = contact_sheet_of(tmp_path / "a.png", tmp_path / "sheet.png")
+    assert not (np.abs(sheet.astype(int) - (0, 255, 0)).sum(2) < 90).any()
+    (grey,) = small_pictures([str(tmp_path / "a.png")])
+    assert grey[:, -3:].min() > grey[:, :3].max()  # white, where green would be as dark as the red
+
+
+def contact_sheet_of(photo: Path, file: Path) -> Array:
+    table = pd.DataFrame({"image": ["a"], "path": [str(photo)], "identity": ["x"]})
+    contact_sheet(table, file, rows=1, columns=1)
+    return np.asarray(Image.open(file).convert("RGB"))

@@ -82,7 +82,7 @@ def as_seen(image: Image.Image) -> tuple[Image.Image, frozenset[Remark]]:
     image.load()
     if image.format in ("JPEG", "MPO") and _ends_in_grey(image) and _lacks_data(Path(image.filename)):
         found.add("lost")
-    picture = upright(image)
+    picture = _straight(upright(image))
     if bits > 8:
         found.add("deep")
         picture = _in_eight_bits(picture, bits)
@@ -93,7 +93,7 @@ def as_seen(image: Image.Image) -> tuple[Image.Image, frozenset[Remark]]:
     if alpha is not None:
         found.add("transparent")
         page = Image.new("RGB", picture.size, WHITE)
-        page.paste(_straight(picture).convert("RGB"), mask=alpha)
+        page.paste(picture.convert("RGB"), mask=alpha)
         picture = page
     return picture, frozenset(found)
 
@@ -147,7 +147,6 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, Remark | None]:
     profile = image.info.get("icc_profile")
     if not profile:
         return image, None
-    image = _straight(image)
     mode = "CMYK" if image.mode == "CMYK" else "L" if image.mode in ("1", "L", "LA") else "RGB"
     transform, remark = _to_srgb(profile, mode)
     if transform is None:

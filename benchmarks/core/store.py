@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -38,8 +37,8 @@ MAX_PIXELS = 300_000_000
 # Named, since some other formats that Pillow opens start a helper program.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-DEEP = frozenset({"I", "I;16", "I;16B", "I;16L"})
-"""Grey of 16 bits, and what Pillow may open as that."""
+LATER_MODES = frozenset({"I;16", "I;16B", "I;16L", "La"})
+"""Modes that are read since STORE_VERSION 2: grey of 16 bits, and grey that is multiplied by its opacity."""
 REASONS: dict[type[Exception], str] = {
     FileNotFoundError: "the file is absent",
     UnidentifiedImageError: "it is not an image of a known format (HEIC and raw files: export them as JPEG)",
@@ -303,24 +302,20 @@ class PhotoFacts:
 
 
 def inspect_photos(
-    photos: Sequence[Path],
-    masks: Sequence[Path] = (),
-    *,
-    max_pixels: int = MAX_PIXELS,
-    progress: Advance | None = None,
+    paths: Sequence[Path], *, masks: int = 0, max_pixels: int = MAX_PIXELS, progress: Advance | None = None
 ) -> list[PhotoFacts | str]:
-    """For each photo, then each mask, its facts when it was decoded, or the reason why it cannot be used.
+    """For each path the facts of the decoded photo, or the reason why it cannot be used.
 
-    They are decoded by a thread for each core.
+    The last `masks` paths are of masks. The photos are decoded by a thread for each core.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     inspected: list[PhotoFacts | str] = []
     try:
         with pixel_limit(max_pixels):
-            for facts in chain(pool.map(_inspect, photos), pool.map(_inspect_mask, masks)):
+            for facts in pool.map(_inspect, paths, [False] * (len(paths) - masks) + [True] * masks):
                 inspected.append(facts)
                 if progress is not None:
-                    progress(len(inspected), len(photos) + len(masks))
+                    progress(len(inspected), len(paths))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for thousands of photos
     return inspected
@@ -350,27 +345,21 @@ def _content_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def _inspect(path: Path) -> PhotoFacts | str:
-    return _facts(path, MODES | DEEP, as_seen)
+def _is_read(image: Image.Image, is_mask: bool) -> bool:
+    """Whether pixels of the image's kind have a known range; in masks any numbers do."""
+    numbers = image.mode == "F" or (image.mode == "I" and image.format != "PPM")  # which has 16 bits
+    return is_mask if numbers else image.mode in MODES | LATER_MODES | {"I"}
 
 
-def _inspect_mask(path: Path) -> PhotoFacts | str:
-    return _facts(path, MODES | DEEP | {"F"}, read_mask)
-
-
-def _facts(
-    path: Path,
-    modes: frozenset[str],
-    read: Callable[[Image.Image], tuple[Image.Image, frozenset[AnyRemark]]],
-) -> PhotoFacts | str:
+def _inspect(path: Path, is_mask: bool = False) -> PhotoFacts | str:
     try:
         stamp = take_stamp(regular_file(path))  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
             return "the file is empty"
         with open_photo(path) as image:
-            if image.mode not in modes:
+            if not _is_read(image, is_mask):
                 return f"its pixels are of the kind {image.mode}, not of 8 or 16 bits; convert it to 8 bits"
-            picture, remarks = read(image)
+            picture, remarks = read_mask(image) if is_mask else as_seen(image)
             content = older = _content_digest(picture)
             if image.mode in MODES and remarks & REREAD:
                 older = _content_digest(upright(image))

@@ -94,8 +94,9 @@ def import_photos(
         notes = [*source.notes, *laid.notes, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = _as_before(folder, read.frame, name)
+            quarantined = (*read.quarantined, *_still_aside(folder, read.frame, frame))
             opened.close()  # copies move to where the frame says they stand
-            listed = pd.DataFrame(read.quarantined, columns=Quarantined._fields)
+            listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
             cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
             atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
             catalog = write_catalog(
@@ -103,11 +104,11 @@ def import_photos(
                 folder,
                 name,
                 str(place.absolute()),
-                quarantined=len(read.quarantined),
+                quarantined=len(quarantined),
                 dataset=dataset or laid.dataset,
             )
             write_stamps(folder, read.stamps)
-    return ImportResult(catalog, read.quarantined, (*notes, *known))
+    return ImportResult(catalog, quarantined, (*notes, *known))
 
 
 def import_csv(file: Path, name: str, workspace: Workspace, **how: Any) -> ImportResult:
@@ -211,8 +212,8 @@ def _decode(
 ) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
     """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
     masked = [index for index, mask in enumerate(masks) if mask]
-    mask_paths = [Path(masks[index]) for index in masked]
-    facts = inspect_photos(list(map(Path, photos)), mask_paths, max_pixels=max_pixels, progress=progress)
+    paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
+    facts = inspect_photos(paths, masks=len(masked), max_pixels=max_pixels, progress=progress)
     of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
         if not isinstance(mask_fact, str):
@@ -299,7 +300,7 @@ def _by_older_rules(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
     unmasked = as_decoded.drop(columns="mask_content_digest")
     return [
         (frame, ""),
-        (as_decoded, "tell photos and masks apart by what they mean (transparent parts, profiles, values)"),
+        (as_decoded, "tell photos apart by transparency and profile, and masks by what they mean"),
         (unmasked, "count what a mask shows"),
         (
             unmasked.assign(content_digest=frame["file_digest"]),
@@ -308,11 +309,17 @@ def _by_older_rules(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
     ]
 
 
+def _still_aside(folder: Path, read: pd.DataFrame, kept: pd.DataFrame) -> list[Quarantined]:
+    """The photos that an older catalog set aside, and goes on without, though they can be read."""
+    left_out = set(read["image"]) - set(kept["image"])
+    return [photo for photo in read_quarantine(folder) if photo.image in left_out] if left_out else []
+
+
 def _said_before(name: str, lacks: str, added: int) -> str:
     """The note on a benchmark that is there already."""
     note = f"The benchmark {name} was imported before with the same content"
     older = f", by an older whalebench that does not {lacks}" if lacks else ""
-    new = f", without {added} photo(s) that were set aside then and can be used now" if added else ""
+    new = f", without {added} photo(s) that could not be used then" if added else ""
     if not older and not new:
         return f"{note}."
     return f"{note}{older}{new}. It stays so: import it under another name to have what is new."

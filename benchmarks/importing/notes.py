@@ -21,7 +21,7 @@ PHOTO_NOTES: Mapping[AnyRemark, str] = {
     "deep": "16 bits a colour, of which the upper 8 are read",
     "profile": "another colour profile than sRGB, and what is read is converted to it",
     "odd profile": "a colour profile that cannot be used, and which is passed over",
-    "lost": "the grey of lost data at the end, so the file is damaged and should be replaced",
+    "lost": "the grey of lost data at the end, where the file is damaged and should be replaced",
 }
 """What photos have, by what was found in them."""
 READINGS: Mapping[AnyRemark, str] = {
@@ -71,11 +71,11 @@ def _masks(rows: Sequence[Row], masks: Mapping[int, PhotoFacts]) -> list[str]:
     notes = []
     counts = Counter(remark for mask in masks.values() for remark in mask.remarks)
     if read := [f"{counts[remark]} {how}" for remark, how in READINGS.items() if counts[remark]]:
-        notes.append(f"Of {len(masks)} masks some are read as what they mean: {', '.join(read)}.")
-    blank: list[tuple[AnyRemark, str]] = [("empty", "show no animal"), ("full", "cover the whole photo")]
+        notes.append(f"Masks are read as what they mean: {', '.join(read)}.")
+    blank: list[tuple[AnyRemark, str]] = [("empty", "show no animal"), ("full", "cover their whole photo")]
     found = [(what, _found(rows, masks, remark)) for remark, what in blank]
-    if odd := [f"{len(images)} {what} ({_named(images)})" for what, images in found if images]:
-        notes.append(f"Of {len(masks)} masks {' and '.join(odd)}: correct them if that is not so.")
+    if odd := [f"that {what}: {len(images)} ({_named(images)})" for what, images in found if images]:
+        notes.append(f"Masks {', '.join(odd)}; correct them if that is not so.")
     telling = len(masks) - counts["empty"] - counts["full"]
     if counts["inside out"] > telling / 2:
         inverted = _found(rows, masks, "inside out")
