@@ -46,9 +46,8 @@ def read_mask(image: Image.Image) -> tuple[Image.Image, frozenset[MaskRemark]]:
     read = _meaning(picture)
     if read is None:
         return picture.convert("L"), frozenset({"unclear"})
-    mask = Image.fromarray(read.values)
-    remarks = (read.how, _oddity(mask))
-    return mask, frozenset(remark for remark in remarks if remark)
+    remarks = (read.how, _oddity(read.values))
+    return Image.fromarray(read.values), frozenset(remark for remark in remarks if remark)
 
 
 def _meaning(picture: Image.Image) -> _Read | None:
@@ -75,7 +74,7 @@ def _of_colours(picture: Image.Image) -> _Read | None:
     colours = coloured.getcolors(2) or ()
     if not any(colour == (0, 0, 0) for _, colour in colours) and len(colours) != 1:
         return None  # several colours, of which nobody says which is the animal's
-    return _Read(_white(pixels.any(2)), "colours")
+    return _Read(_white(pixels.max(2) > 0), "colours")
 
 
 def _of_palette(picture: Image.Image) -> _Read | None:
@@ -85,7 +84,7 @@ def _of_palette(picture: Image.Image) -> _Read | None:
     colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     palette[: len(colours)] = colours
     shown = palette[used]
-    black = ~palette.any(1)
+    black = palette.max(1) == 0
     if len(used) > 2:
         grey = (shown == shown[:, :1]).all()
         return _of_shades(palette[indices][..., 0]) if grey else None
@@ -122,14 +121,13 @@ def _differ(coloured: Bytes, opaque: Bytes) -> bool:
     return bool((one & other).sum() < AGREE * (one | other).sum())
 
 
-def _oddity(mask: Image.Image) -> MaskRemark | None:
+def _oddity(mask: Bytes) -> MaskRemark | None:
     """Whether the mask has no animal, nothing else, or covers the border more than the centre."""
-    low, high = mask.getextrema()
-    if high < BRIGHT:
+    if mask.max() < BRIGHT:
         return "empty"
-    if low >= BRIGHT:
+    if mask.min() >= BRIGHT:
         return "full"
-    animal = mask.point(lambda value: 255 * (value >= BRIGHT))
+    animal = Image.fromarray(_white(mask >= BRIGHT))
     small = np.asarray(animal.resize((SMALL, SMALL), Image.Resampling.BOX), np.float64) / 255
     quarter = SMALL // 4
     centre = small[quarter:-quarter, quarter:-quarter].mean()

@@ -31,8 +31,8 @@ WHITE = (255, 255, 255)
 """Stands where a photo is transparent, as on the page of a browser; what hides there is not to be learned."""
 ALIKE = 4
 """Levels by which a profile may move a colour and still be sRGB: its many editions differ by one or two."""
-LOST_ROWS, LOST = 8, (128, 128)
-"""The height of a JPEG's blocks, and the least and greatest value of those whose data are missing."""
+LOST_ROWS, LOST = 8, 128
+"""The height of a JPEG's blocks, and the value of all pixels of those whose data are missing."""
 END, MORE = b"\xff\xd9", b"\x55\xaa" * 32
 """The mark at the end of a JPEG, and what may stand before it where all of the photo is there."""
 
@@ -80,7 +80,11 @@ def as_seen(image: Image.Image) -> tuple[Image.Image, frozenset[Remark]]:
     found: set[Remark] = set()
     bits = bits_of(image)
     image.load()
-    if image.format in ("JPEG", "MPO") and _ends_in_grey(image) and _lacks_data(Path(image.filename)):
+    if (
+        image.format in ("JPEG", "MPO")
+        and _ends_in_grey(image)
+        and _lacks_data(Path(getattr(image, "filename", "")))
+    ):
         found.add("lost")
     picture = _straight(upright(image))
     if bits > 8:
@@ -114,8 +118,10 @@ def _straight(image: Image.Image) -> Image.Image:
 def _ends_in_grey(image: Image.Image) -> bool:
     """Whether the last blocks of a JPEG are the grey that lost data decode to, which may also be a wall."""
     width, height = image.size
+    if image.getpixel((width - 1, height - 1)) not in (LOST, (LOST,) * 3):
+        return False
     last = image.crop((0, max(0, height - LOST_ROWS), width, height))
-    return all(band.getextrema() == LOST for band in last.split())
+    return all(band.getextrema() == (LOST, LOST) for band in last.split())
 
 
 def _lacks_data(file: Path) -> bool:
