@@ -46,6 +46,11 @@ def opaque(under: Image.Image, alpha: NDArray[np.bool_] = ANIMAL) -> Image.Image
     return picture
 
 
+def half_opaque(picture: Image.Image) -> Image.Image:
+    picture.putalpha(128)
+    return picture
+
+
 def scenery() -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (*SHAPE, 3), np.uint8))
 
@@ -75,6 +80,7 @@ TOLD: dict[str, tuple[Callable[[], Image.Image], str]] = {
     "alpha and colours alike": (lambda: opaque(grey(0, 255).convert("RGB")), "alpha"),
     "alpha over white": (lambda: opaque(Image.new("RGB", SHAPE[::-1], "white")), "alpha"),
 }
+TOLD["half opaque everywhere"] = (lambda: half_opaque(grey(0, 255).convert("RGB")), "")
 UNTOLD: dict[str, Callable[[], Image.Image]] = {
     "labels 0, 1, 2": lambda: Image.fromarray((ANIMAL + np.eye(*SHAPE) * ~ANIMAL * 2).astype(np.uint8)),
     "labels 1 and 2": lambda: grey(1, 2),

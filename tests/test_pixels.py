@@ -27,6 +27,7 @@ from whalebench.benchmarks.core.store import (
     PhotoStore,
     decode,
     inspect_photos,
+    open_photo,
     photo_sizes,
     read_photo,
 )
@@ -385,9 +386,23 @@ def test_plain_sea_sky_and_frames_are_not_lost_data(tmp_path: Path) -> None:
     assert [fact.remarks for fact in found if isinstance(fact, PhotoFacts)] == [frozenset()] * 6
 
 
-def test_a_plain_photo_is_not_copied() -> None:
-    photo = scene(3)
-    assert as_seen(photo) == (photo, frozenset())
+def test_a_jpeg_that_was_not_written_to_its_end_is_found(tmp_path: Path) -> None:
+    """Its decoder reads zeros as blocks of a pattern, and says nothing."""
+    whole = io.BytesIO()
+    noise = np.random.default_rng(7).integers(0, 256, (120, 160, 3), np.uint8)
+    Image.fromarray(noise).save(whole, "JPEG", quality=95)
+    content = whole.getvalue()
+    half = len(content) // 2
+    (tmp_path / "half.jpg").write_bytes(content[:half] + bytes(len(content) - half))
+    (tmp_path / "padded.jpg").write_bytes(content + bytes(512))
+    assert facts(tmp_path / "half.jpg").remarks == {"lost"}
+    assert not facts(tmp_path / "padded.jpg").remarks
+
+
+def test_a_plain_photo_is_not_copied(tmp_path: Path) -> None:
+    scene(3).save(tmp_path / "a.png")
+    with open_photo(tmp_path / "a.png") as photo:
+        assert as_seen(photo) == (photo, frozenset())
 
 
 # ---- at import
@@ -427,8 +442,7 @@ def test_what_photos_have_is_said_with_counts_and_names(tmp_path: Path, workspac
         "1 photo has 16 bits a colour, of which the upper 8 are read: deep.png.",
         "1 photo has another colour profile than sRGB, and what is read is converted to it: adobe.png.",
         "1 photo has a colour profile that cannot be used, and which is passed over: odd.png.",
-        "1 photo has the grey of lost data at the end, where the file is damaged and should be replaced: "
-        "lost.jpg.",
+        "1 photo has an end without data, grey or garbled, for which the file should be replaced: lost.jpg.",
     )
 
 

@@ -56,7 +56,10 @@ def _meaning(picture: Image.Image) -> _Read | None:
     coloured = _of_colours(picture)
     if opaque is None:
         return coloured
-    read = _of_shades(np.asarray(opaque))
+    alpha = np.asarray(opaque)
+    if 0 < alpha.min() == alpha.max():  # which says nothing
+        return coloured
+    read = _of_shades(alpha)
     if read is None or (coloured is not None and _differ(coloured.values, read.values)):
         return None
     return _Read(read.values, "alpha")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 __all__ = ["Remark", "alpha_of", "as_seen", "bits_of", "upright", "upright_size"]
@@ -35,6 +37,8 @@ LOST_ROWS, LOST = 8, 128
 """The height of a JPEG's blocks, and the value of all pixels of those whose data are missing."""
 END, MORE = b"\xff\xd9", b"\x55\xaa" * 32
 """The mark at the end of a JPEG, and what may stand before it where all of the photo is there."""
+ZEROS = bytes(32)
+"""What a file ends in that was not written to its end."""
 
 
 def orientation(image: Image.Image) -> int:
@@ -64,26 +68,25 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def bits_of(image: Image.Image) -> int:
+def bits_of(image: ImageFile) -> int:
     """How many bits a colour has in the file of a photo that is not decoded yet: 8 or fewer, 12 or 16."""
-    raw = [str(tile.args) for tile in getattr(image, "tile", ())]
+    raw = [str(tile.args) for tile in image.tile]
     if any("I;12" in args for args in raw):
         return 12
     return 16 if image.mode.startswith("I") or any(";16" in args for args in raw) else 8
 
 
-def as_seen(image: Image.Image) -> tuple[Image.Image, frozenset[Remark]]:
+def as_seen(image: ImageFile) -> tuple[Image.Image, frozenset[Remark]]:
     """The photo as a viewer shows it, which `convert` makes RGB or grey, and what was found in it.
 
     A profile that cannot be used is passed over, as viewers do. Raises whatever its decoder raises.
     """
     found: set[Remark] = set()
-    bits = bits_of(image)
+    bits, is_jpeg = bits_of(image), image.format in ("JPEG", "MPO")
+    ends_in_zeros = is_jpeg and _ends_in_zeros(image)
     image.load()
-    if (
-        image.format in ("JPEG", "MPO")
-        and _ends_in_grey(image)
-        and _lacks_data(Path(getattr(image, "filename", "")))
+    if ends_in_zeros or (
+        is_jpeg and _ends_in_grey(image) and _ends_too_early(Path(os.fsdecode(image.filename)))
     ):
         found.add("lost")
     picture = _straight(upright(image))
@@ -115,6 +118,20 @@ def _straight(image: Image.Image) -> Image.Image:
     return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
+def _ends_in_zeros(image: ImageFile) -> bool:
+    """Whether a JPEG that is not decoded yet was never written to its end, as by a copy cut off."""
+    if image.fp is None:
+        return False
+    place = image.fp.tell()
+    image.fp.seek(-len(ZEROS), os.SEEK_END)
+    zeros = image.fp.read() == ZEROS
+    if zeros:  # which may also follow the end
+        image.fp.seek(0)
+        zeros = not image.fp.read().rstrip(b"\0").endswith(END)
+    image.fp.seek(place)
+    return zeros
+
+
 def _ends_in_grey(image: Image.Image) -> bool:
     """Whether the last blocks of a JPEG are the grey that lost data decode to, which may also be a wall."""
     width, height = image.size
@@ -124,7 +141,7 @@ def _ends_in_grey(image: Image.Image) -> bool:
     return all(band.getextrema() == (LOST, LOST) for band in last.split())
 
 
-def _lacks_data(file: Path) -> bool:
+def _ends_too_early(file: Path) -> bool:
     """Whether a JPEG becomes another photo with more data before its end: it ended too early."""
     content = file.read_bytes()
     end = content.rfind(END)

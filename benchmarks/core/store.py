@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Stamp, take_stamp
@@ -253,7 +254,7 @@ def read_photo(
     return picture.convert(mode)
 
 
-def open_photo(path: Path) -> Image.Image:
+def open_photo(path: Path) -> ImageFile:
     """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others.
 
     Raises WhalebenchError for what is no regular file, as a named pipe that would be read for ever.

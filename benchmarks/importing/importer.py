@@ -278,7 +278,7 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     if not (folder / "catalog.json").exists():
         return frame, []
     there = read_catalog(folder)
-    aside = {photo.image for photo in read_quarantine(folder)} & set(frame["image"])
+    aside = {photo.image for photo in _set_aside(folder)} & set(frame["image"])
     for kept in (frame, frame[~frame["image"].isin(aside)]) if aside else (frame,):
         for older, lacks in _by_older_rules(kept):
             if there.digest == build_catalog(older, name).digest:
@@ -312,7 +312,15 @@ def _by_older_rules(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
 def _still_aside(folder: Path, read: pd.DataFrame, kept: pd.DataFrame) -> list[Quarantined]:
     """The photos that an older catalog set aside, and goes on without, though they can be read."""
     left_out = set(read["image"]) - set(kept["image"])
-    return [photo for photo in read_quarantine(folder) if photo.image in left_out] if left_out else []
+    return [photo for photo in _set_aside(folder) if photo.image in left_out]
+
+
+def _set_aside(folder: Path) -> tuple[Quarantined, ...]:
+    """The photos that are left out of the catalog there; none where the list is damaged, which is mended."""
+    try:
+        return read_quarantine(folder)
+    except WhalebenchError:
+        return ()
 
 
 def _said_before(name: str, lacks: str, added: int) -> str:

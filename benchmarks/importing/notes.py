@@ -21,7 +21,7 @@ PHOTO_NOTES: Mapping[AnyRemark, str] = {
     "deep": "16 bits a colour, of which the upper 8 are read",
     "profile": "another colour profile than sRGB, and what is read is converted to it",
     "odd profile": "a colour profile that cannot be used, and which is passed over",
-    "lost": "the grey of lost data at the end, where the file is damaged and should be replaced",
+    "lost": "an end without data, grey or garbled, for which the file should be replaced",
 }
 """What photos have, by what was found in them."""
 READINGS: Mapping[AnyRemark, str] = {
