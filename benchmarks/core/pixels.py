@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-__all__ = ["Remark", "alpha_of", "as_seen", "bits_of", "upright", "upright_size"]
+__all__ = ["Remark", "alpha_of", "as_seen", "lacks_data", "upright", "upright_size"]
 
 Remark = Literal["transparent", "deep", "profile", "odd profile", "lost"]
 """What was found in a photo that one would not see of its pixels."""
@@ -68,7 +68,7 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def bits_of(image: ImageFile) -> int:
+def _bits_of(image: ImageFile) -> int:
     """How many bits a colour has in the file of a photo that is not decoded yet: 8 or fewer, 12 or 16."""
     raw = [str(tile.args) for tile in image.tile]
     if any("I;12" in args for args in raw):
@@ -82,13 +82,7 @@ def as_seen(image: ImageFile) -> tuple[Image.Image, frozenset[Remark]]:
     A profile that cannot be used is passed over, as viewers do. Raises whatever its decoder raises.
     """
     found: set[Remark] = set()
-    bits, is_jpeg = bits_of(image), image.format in ("JPEG", "MPO")
-    ends_in_zeros = is_jpeg and _ends_in_zeros(image)
-    image.load()
-    if ends_in_zeros or (
-        is_jpeg and _ends_in_grey(image) and _ends_too_early(Path(os.fsdecode(image.filename)))
-    ):
-        found.add("lost")
+    bits = _bits_of(image)
     picture = _straight(upright(image))
     if bits > 8:
         found.add("deep")
@@ -118,18 +112,21 @@ def _straight(image: Image.Image) -> Image.Image:
     return image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
 
 
-def _ends_in_zeros(image: ImageFile) -> bool:
-    """Whether a JPEG that is not decoded yet was never written to its end, as by a copy cut off."""
-    if image.fp is None:
-        return False
-    place = image.fp.tell()
-    image.fp.seek(-len(ZEROS), os.SEEK_END)
-    zeros = image.fp.read() == ZEROS
-    if zeros:  # which may also follow the end
-        image.fp.seek(0)
-        zeros = not image.fp.read().rstrip(b"\0").endswith(END)
-    image.fp.seek(place)
-    return zeros
+def lacks_data(image: Image.Image, file: Path) -> bool:
+    """Whether the file of a JPEG, which is decoded but not turned, ends before the photo does.
+
+    Its decoder says nothing where the data, or what is read as them, end with a mark or in zeros.
+    """
+    return _ends_in_zeros(file) or (_ends_in_grey(image) and _ends_too_early(file))
+
+
+def _ends_in_zeros(file: Path) -> bool:
+    """Whether a file was never written to its end, as by a copy that was cut off."""
+    with file.open("rb") as opened:
+        opened.seek(-len(ZEROS), os.SEEK_END)
+        if opened.read() != ZEROS:
+            return False
+    return not file.read_bytes().rstrip(b"\0").endswith(END)  # which zeros may also follow
 
 
 def _ends_in_grey(image: Image.Image) -> bool:

@@ -29,7 +29,7 @@ from whalebench.benchmarks.core.catalog import Stamp, take_stamp
 from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.masks import MaskRemark, read_mask
-from whalebench.benchmarks.core.pixels import Remark, as_seen, upright, upright_size
+from whalebench.benchmarks.core.pixels import Remark, as_seen, lacks_data, upright, upright_size
 from whalebench.benchmarks.core.workspace import atomic_path
 
 MAX_PIXELS = 300_000_000
@@ -38,6 +38,7 @@ MAX_PIXELS = 300_000_000
 # Named, since some other formats that Pillow opens start a helper program.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+JPEGS = ("JPEG", "MPO")
 LATER_MODES = frozenset({"I;16", "I;16B", "I;16L", "La"})
 """Modes that are read since STORE_VERSION 2: grey of 16 bits, and grey that is multiplied by its opacity."""
 REASONS: dict[type[Exception], str] = {
@@ -360,7 +361,10 @@ def _inspect(path: Path, is_mask: bool = False) -> PhotoFacts | str:
         with open_photo(path) as image:
             if not _is_read(image, is_mask):
                 return f"its pixels are of the kind {image.mode}, not of 8 or 16 bits; convert it to 8 bits"
+            remarks: frozenset[AnyRemark]
             picture, remarks = read_mask(image) if is_mask else as_seen(image)
+            if not is_mask and image.format in JPEGS and lacks_data(image, path):
+                remarks |= {"lost"}
             content = older = _content_digest(picture)
             if image.mode in MODES and remarks & REREAD:
                 older = _content_digest(upright(image))
