@@ -510,6 +510,20 @@ def test_other_readers_of_photos_see_the_same(tmp_path: Path) -> None:
     assert grey[:, -3:].min() > grey[:, :3].max()  # white, where green would be as dark as the red
 
 
+def test_photos_are_opened_and_turned_in_one_place() -> None:
+    """A second way would be upright, plain or safe in another manner."""
+    package = Path(store_module.__file__).parents[2]
+    ways = {"Image.open(", "exif_transpose"}
+    rooms = [package / room for room in ("benchmarks", "methods", "reports", "splits")]
+    found = {
+        file.relative_to(package).as_posix()
+        for room in rooms
+        for file in room.rglob("*.py")
+        if any(way in file.read_text(encoding="utf-8") for way in ways)
+    }
+    assert found == {"benchmarks/core/store.py", "benchmarks/core/pixels.py"}
+
+
 def contact_sheet_of(photo: Path, file: Path) -> Array:
     table = pd.DataFrame({"image": ["a"], "path": [str(photo)], "identity": ["x"]})
     contact_sheet(table, file, rows=1, columns=1)

@@ -262,9 +262,8 @@ def open_photo(path: Path) -> ImageFile:
     """
     Image.init()
     image = Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
-    if not isinstance(
-        xmp := image.info.get("xmp", b""), bytes
-    ):  # of a TIFF; Pillow fails where it is another
+    xmp = image.info.get("xmp", b"")
+    if not isinstance(xmp, bytes):  # of a TIFF; Pillow's search for an orientation there would fail
         image.info["xmp"] = xmp.encode() if isinstance(xmp, str) else b""
     return image
 
