@@ -263,7 +263,7 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
 
     Every photo and mask is decoded again.
     """
-    from whalebench.benchmarks.importing.importer import read_quarantine
+    from whalebench.benchmarks.importing.earlier import read_quarantine
     from whalebench.benchmarks.registry import check_content, photos_name
     from whalebench.reports.tables import check_report
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Region, regions_of
 from whalebench.benchmarks.core.outputs import output_path
-from whalebench.benchmarks.core.store import MAX_PIXELS, decode, open_photo, part_of, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, decode, pixel_limit, read_photo
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,9 +107,8 @@ class _Page:
         wide, high = self._cell
         self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), FRAME)
         try:
-            with pixel_limit(MAX_PIXELS), open_photo(Path(str(photo["path"]))) as stored:
-                upright = part_of(ImageOps.exif_transpose(stored), region)
-                fitted = ImageOps.contain(upright.convert("RGB"), self._cell)
+            with pixel_limit(MAX_PIXELS):
+                fitted = ImageOps.contain(read_photo(Path(str(photo["path"])), region=region), self._cell)
         except OSError as error:
             raise WhalebenchError(
                 f"Photo {photo['image']} cannot be read from {photo['path']}: put it back, or import again."

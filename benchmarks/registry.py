@@ -87,7 +87,7 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
 
     Stamps tell nothing of rows that have exchanged path and file digest, nor of a file that was damaged
     without being written. Of drawn photos, which are known by their scenes, and where photos are told apart
-    by their files, as older whalebenches did, the file counts.
+    by their files, as older whalebenches did, the file counts; of others what they show now or showed then.
     """
     files, table = list(catalogued_files(catalog.table)), catalog.table
     shown = (
@@ -99,13 +99,14 @@ def check_content(catalog: Catalog, progress: Progress = SILENT) -> None:
     region_of |= {mask_of(image): region for image, region in region_of.items()}
     progress.stage("inspect")
     paths, regions = [Path(path) for _, path, _ in files], [region_of[name] for name, _, _ in files]
-    facts = inspect_photos(paths, regions, progress=progress.advance)
+    masks = len(paths) - len(table)
+    facts = inspect_photos(paths, regions, masks=masks, progress=progress.advance)
     others = [
         name
         for (name, _, digest), fact in zip(files, facts, strict=True)
         if isinstance(fact, str)
         or fact.digest != digest
-        or shown.get(name, digest) not in (digest, fact.content)
+        or shown.get(name, digest) not in (digest, fact.content, fact.older)
     ]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""

@@ -27,7 +27,8 @@ from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.store import decode, inspect_photos, photo_sizes
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing import tables
-from whalebench.benchmarks.importing.importer import ImportResult, import_csv, read_quarantine
+from whalebench.benchmarks.importing.earlier import read_quarantine
+from whalebench.benchmarks.importing.importer import ImportResult, import_csv
 from whalebench.benchmarks.importing.names import spelling
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.registry import check_content, load_catalog
@@ -109,7 +110,10 @@ def test_a_good_table_becomes_a_catalog(source: Path, workspace: Workspace) -> N
     assert rows["mask"].tolist() == [str(source / "mask.png"), "", "", ""]
     assert rows["file_digest"].tolist() == [digest_file(Path(path)) for path in rows["path"]]
     assert rows["content_digest"].is_unique
-    assert result.notes == ("The column 'colour' is not read.",)
+    assert result.notes == (
+        "The column 'colour' is not read.",
+        "Masks that show no animal: 1 (p0.jpg); correct them if that is not so.",
+    )
     assert result.quarantined == read_quarantine(folder) == ()
     assert told.advanced == [(done, 5) for done in range(1, 6)]
     assert told.stages[-1] == "inspect"
@@ -299,13 +303,13 @@ def spoil(source: Path) -> dict[str, str]:
     (photos / "text.jpg").write_text("this is not a photo")
     (photos / "empty.jpg").touch()
     (photos / "truncated.jpg").write_bytes((photos / "p0.jpg").read_bytes()[:-400])
-    Image.fromarray(np.zeros((9, 9), np.uint16)).save(photos / "deep.png")
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(photos / "shares.tif")
     Image.new("1", (3000, 3000)).save(photos / "bomb.png")
     return {
         "text.jpg": "not an image",
         "empty.jpg": "file is empty",
         "truncated.jpg": "cannot be decoded (image file is truncated",
-        "deep.png": "of the kind I;16",
+        "shares.tif": "of the kind F, not of 8 or 16 bits",
         "bomb.png": "more pixels than the limit",
         "gone.jpg": "file is absent",
     }
@@ -438,9 +442,9 @@ def test_an_encounter_with_a_large_share_of_the_photos_is_noted() -> None:
     rows = [
         {"identity": f"w{index % 4}", "encounter": "E" if index < 12 else f"e{index}"} for index in range(60)
     ]
-    (said,) = notes_on(rows, {})
+    (said,) = notes_on(rows, {}, {})
     assert said.startswith("The encounter 'E' has 12 of 60 photos, of 4 individual(s)")
-    assert notes_on(rows[3:], {}) == []
+    assert notes_on(rows[3:], {}, {}) == []
 
 
 def test_the_real_right_whales_are_imported(workspace: Workspace) -> None:
@@ -736,8 +740,10 @@ def raised(call: Callable[[], Any]) -> Any:
 
 
 def masked_table(source: Path) -> Path:
-    for name, shade in (("one", 255), ("two", 90)):
-        Image.new("L", (40, 30), shade).save(source / f"{name}.png")
+    for name, left in (("one", 15), ("two", 9)):
+        mask = Image.new("L", (40, 30))
+        mask.paste(255, (left, 8, 30, 20))
+        mask.save(source / f"{name}.png")
     return table(source, [f"{GOOD[0]},one.png", f"{GOOD[1]},two.png", f"{GOOD[2]},"], HEADER + ",mask")
 
 

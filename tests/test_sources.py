@@ -15,7 +15,8 @@ from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.catalog import read_catalog, verify_photos
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing import archives
-from whalebench.benchmarks.importing.importer import import_photos, read_quarantine
+from whalebench.benchmarks.importing.earlier import read_quarantine
+from whalebench.benchmarks.importing.importer import import_photos
 from whalebench.benchmarks.importing.layouts import LAYOUTS
 from whalebench.benchmarks.importing.sources import open_source
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.auditing.audit import (
@@ -26,7 +26,7 @@ from whalebench.benchmarks.auditing.audit import (
 from whalebench.benchmarks.auditing.verdicts import read_verdicts
 from whalebench.benchmarks.core.catalog import Catalog, Region, regions_of
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, part_of, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, pixel_limit, read_photo
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_catalog, split_stem
 from whalebench.splits.split import Split, read_split
@@ -133,10 +133,7 @@ def thumbnails(catalog: Catalog, images: Iterable[str]) -> Mapping[str, str]:
 
 
 def _thumbnail(path: str, region: Region | None) -> str:
-    with open_photo(Path(path)) as opened:
-        if region is None:  # whose pixels are those of the whole size
-            opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
-        photo = part_of(ImageOps.exif_transpose(opened), region).convert("RGB")
+    photo = read_photo(Path(path), "RGB", (THUMBNAIL, THUMBNAIL), region)
     photo.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
     written = io.BytesIO()
     photo.save(written, "JPEG", quality=75)

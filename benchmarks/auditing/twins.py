@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Region
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.store import MAX_PIXELS, open_photo, part_of, pixel_limit
+from whalebench.benchmarks.core.store import MAX_PIXELS, pixel_limit, read_photo
 
 if TYPE_CHECKING:
     import torch
@@ -105,10 +105,7 @@ def small_pictures(
 
 def _small_picture(path: str, region: Region | None) -> Floats:
     try:
-        with open_photo(Path(path)) as image:
-            if region is None:  # whose pixels are those of the whole size
-                image.draft("L", (DRAFT, DRAFT))
-            grey = np.asarray(part_of(ImageOps.exif_transpose(image), region).convert("L"), np.float32)
+        grey = np.asarray(read_photo(Path(path), "L", (DRAFT, DRAFT), region), np.float32)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({one_line(error, 80)}): restore the file, then audit again."

@@ -18,16 +18,20 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import repeat
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Region, Stamp, take_stamp
 from whalebench.benchmarks.core.exif import date_taken
 from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
+from whalebench.benchmarks.core.masks import MaskRemark, read_mask
+from whalebench.benchmarks.core.pixels import Remark, as_seen, lacks_data, upright, upright_size
 from whalebench.benchmarks.core.workspace import atomic_path
 
 MAX_PIXELS = 300_000_000
@@ -36,6 +40,9 @@ MAX_PIXELS = 300_000_000
 # Named, since some other formats that Pillow opens start a helper program.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+JPEGS = ("JPEG", "MPO")
+LATER_MODES = frozenset({"I;16", "I;16B", "I;16L", "La"})
+"""Modes that are read since STORE_VERSION 2: grey of 16 bits, and grey that is multiplied by its opacity."""
 REASONS: dict[type[Exception], str] = {
     FileNotFoundError: "the file is absent",
     UnidentifiedImageError: "it is not an image of a known format (HEIC and raw files: export them as JPEG)",
@@ -47,8 +54,7 @@ STRIPE = 256
 BLOCK = 1 << 24
 """Bytes of an array that are digested at a time, each by one of several threads."""
 DIGEST_SIZE = 32
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Part of every key: raise it when the decoding changes, and old arrays are never read again."""
 
 Size = tuple[int, int]
@@ -57,6 +63,9 @@ Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Advance = Callable[[int, int], None]
 """Called with how many photos are done, of how many."""
+AnyRemark = Remark | MaskRemark
+REREAD: frozenset[AnyRemark] = frozenset(("transparent", "profile", "values", "colours", "palette", "alpha"))
+"""What has other pixels than before STORE_VERSION 2, when it was taken as its bytes are."""
 
 
 @dataclass(frozen=True)
@@ -224,21 +233,20 @@ def _digest_blocks(file: Path, length: int) -> bytes:
 def decode(path: str, shape: tuple[int, ...], region: Region | None = None) -> NDArray[np.uint8]:
     """One photo as uint8 (height, width, 3), or one mask as (height, width); the aspect is not preserved.
 
-    Of one that is a part of its file only that part is there. Turned upright by its EXIF orientation and
-    resized with an antialiased bicubic filter. An empty path gives zeros. Raises WhalebenchError naming a
-    file that cannot be decoded.
+    Of one that is a part of its file only that part is there. A photo is as `as_seen`, a mask as `read_mask`
+    gives it, resized with an antialiased bicubic filter. An empty path gives zeros. Raises WhalebenchError
+    naming a file that cannot be decoded.
     """
     if not path:
         return np.zeros(shape, np.uint8)
     height, width = shape[:2]
-    mode = "RGB" if len(shape) == 3 else "L"
     try:
-        with open_photo(Path(path)) as image:
-            # JPEG can be decoded at a fraction of its size, so a photo of 20 megapixels costs little more.
-            if region is None:  # whose pixels are those of the whole size
-                image.draft(mode, (2 * width, 2 * height))
-            upright = part_of(ImageOps.exif_transpose(image), region).convert(mode)
-            small = upright.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        if len(shape) == 3:
+            picture = read_photo(Path(path), "RGB", (2 * width, 2 * height), region)
+        else:
+            with open_photo(Path(path)) as image:
+                picture = part_of(read_mask(image)[0], region)
+        small = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({error}): restore the file, or import the catalog again, "
@@ -247,13 +255,37 @@ def decode(path: str, shape: tuple[int, ...], region: Region | None = None) -> N
     return np.asarray(small, np.uint8)
 
 
-def open_photo(path: Path) -> Image.Image:
+def read_photo(
+    path: Path,
+    mode: Literal["RGB", "L"] = "RGB",
+    least: tuple[int, int] | None = None,
+    region: Region | None = None,
+) -> Image.Image:
+    """The photo, or a part of its file, as it is seen, upright, in colours or in grey.
+
+    Raises what its decoder raises.
+
+    Where `least`, a width and height, is given, it need only be larger than that: a JPEG can be decoded at a
+    fraction of its size, so that a photo of 20 megapixels costs little more than a small one.
+    """
+    with open_photo(path) as image:
+        if least is not None and region is None:  # whose pixels are those of the whole size
+            image.draft(None if "icc_profile" in image.info else mode, least)  # a profile is of all colours
+        picture, _ = as_seen(image)
+    return part_of(picture, region).convert(mode)
+
+
+def open_photo(path: Path) -> ImageFile:
     """The photo, opened and not yet decoded, by Pillow's decoders for photos and no others.
 
     Raises WhalebenchError for what is no regular file, as a named pipe that would be read for ever.
     """
     Image.init()
-    return Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
+    image = Image.open(regular_file(path), formats=[name for name in FORMATS if name in Image.OPEN])
+    xmp = image.info.get("xmp", b"")
+    if not isinstance(xmp, bytes):  # of a TIFF; Pillow's search for an orientation there would fail
+        image.info["xmp"] = xmp.encode() if isinstance(xmp, str) else b""
+    return image
 
 
 def part_of(upright: Image.Image, region: Region | None) -> Image.Image:
@@ -294,6 +326,11 @@ class PhotoFacts:
     height: int
     content: str
     """SHA-256 of what it shows: of the pixels as they are decoded here, upright and in RGB."""
+    older: str
+    """The same as it was before transparent parts, profiles and masks were read as what they mean; often
+    `content`."""
+    remarks: frozenset[AnyRemark] = frozenset()
+    """What was found in it."""
     taken: str = ""
     """When it was taken, by its EXIF, see `date_taken`; "" where that does not say it."""
 
@@ -307,19 +344,21 @@ def inspect_photos(
     paths: Sequence[Path],
     regions: Sequence[Region | None] = (),
     *,
+    masks: int = 0,
     max_pixels: int = MAX_PIXELS,
     progress: Advance | None = None,
 ) -> list[PhotoFacts | str]:
     """For each path the facts of the decoded photo, or the reason why it cannot be used.
 
-    Where there are regions the photos are these parts of their files. The photos are decoded by a thread for
-    each core.
+    Where there are regions the photos are these parts of their files. The last `masks` paths are of masks.
+    The photos are decoded by a thread for each core.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     inspected: list[PhotoFacts | str] = []
     try:
         with pixel_limit(max_pixels):
-            for facts in pool.map(_inspect, paths, regions or [None] * len(paths)):
+            kinds = [False] * (len(paths) - masks) + [True] * masks
+            for facts in pool.map(_inspect, paths, regions or [None] * len(paths), kinds):
                 inspected.append(facts)
                 if progress is not None:
                     progress(len(inspected), len(paths))
@@ -337,8 +376,7 @@ def photo_sizes(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[
 def _header_size(path: Path) -> tuple[int, int] | None:
     try:
         with open_photo(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+            return upright_size(image)
     except Exception:  # what is wrong with it is for `_inspect` to say
         return None
 
@@ -353,20 +391,30 @@ def _content_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def _inspect(path: Path, region: Region | None) -> PhotoFacts | str:
+def _is_read(image: Image.Image, is_mask: bool) -> bool:
+    """Whether pixels of the image's kind have a known range; in masks any numbers do."""
+    numbers = image.mode == "F" or (image.mode == "I" and image.format != "PPM")  # which has 16 bits
+    return is_mask if numbers else image.mode in MODES | LATER_MODES | {"I"}
+
+
+def _inspect(path: Path, region: Region | None, is_mask: bool) -> PhotoFacts | str:
     try:
         stamp = take_stamp(regular_file(path))  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
             return "the file is empty"
         with open_photo(path) as image:
-            if image.mode not in MODES:
-                return f"its pixels are of the kind {image.mode}, not of 8 bits; convert it to an 8-bit photo"
-            taken = date_taken(image)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            part = part_of(image, region)
-            facts = (*part.size, _content_digest(part))
-        return PhotoFacts((digest_file(path), *stamp[1:]), *facts, taken)
+            if not _is_read(image, is_mask):
+                return f"its pixels are of the kind {image.mode}, not of 8 or 16 bits; convert it to 8 bits"
+            taken = "" if is_mask else date_taken(image)
+            remarks: frozenset[AnyRemark]
+            picture, remarks = read_mask(image) if is_mask else as_seen(image)
+            if not is_mask and image.format in JPEGS and lacks_data(image, path):
+                remarks |= {"lost"}
+            picture = part_of(picture, region)
+            content = older = _content_digest(picture)
+            if image.mode in MODES and remarks & REREAD:
+                older = _content_digest(part_of(upright(image), region))
+        return PhotoFacts((digest_file(path), *stamp[1:]), *picture.size, content, older, remarks, taken)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
         if isinstance(error, WhalebenchError):
             return one_line(error)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from whalebench import one_line
 from whalebench.benchmarks.core.catalog import BOX, landmark_names
-from whalebench.benchmarks.core.store import photo_sizes
+from whalebench.benchmarks.core.store import PhotoFacts, photo_sizes
 from whalebench.benchmarks.importing.sources import Source
 from whalebench.benchmarks.importing.tables import SHOWN, Problem, Row, TextTable, is_number, problem
 
@@ -57,6 +58,16 @@ def misfits(table: TextTable, photos: list[str], masks: list[str], max_pixels: i
             text = f"it has {mask_size[0]}x{mask_size[1]} pixels, its photo {size[0]}x{size[1]}; replace it"
             problems.append((index, problem("mask", row["mask"], text)))
     return problems
+
+
+def unclear_masks(table: TextTable, masks: Mapping[int, PhotoFacts]) -> list[Problem]:
+    """The rows whose mask could mean several things, as one of labels, of colours or of dark shades."""
+    text = "it does not say which of its values are the animal; make it 255 on the animal and 0 elsewhere"
+    return [
+        (index, problem("mask", table.rows[index]["mask"], text))
+        for index, mask in masks.items()
+        if "unclear" in mask.remarks
+    ]
 
 
 def _box_outside(row: Row, width: int, height: int) -> str:

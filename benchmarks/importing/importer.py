@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from whalebench import WhalebenchError, cell_text, one_line, table_cell
+from whalebench import WhalebenchError, table_cell
 from whalebench.benchmarks.core.catalog import (
     DETAILS,
     NAMELESS,
@@ -22,11 +21,8 @@ from whalebench.benchmarks.core.catalog import (
     Catalog,
     Region,
     Stamp,
-    build_catalog,
     mask_of,
     read_catalog,
-    read_facts,
-    read_listed,
     write_catalog,
     write_stamps,
 )
@@ -37,7 +33,8 @@ from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchma
 from whalebench.benchmarks.importing import boxes, tables
 from whalebench.benchmarks.importing.aliases import Aliases
 from whalebench.benchmarks.importing.dates import EncounterRule, proposal, with_dates, with_encounters
-from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths
+from whalebench.benchmarks.importing.earlier import OLDER, Quarantined, as_before, still_aside
+from whalebench.benchmarks.importing.fits import Missing, absent_files, misfits, resolve_paths, unclear_masks
 from whalebench.benchmarks.importing.given import Given, given_regions, in_parts, notes_on_boxes, unclear
 from whalebench.benchmarks.importing.layouts import LAYOUTS, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.layout import Form
@@ -51,14 +48,6 @@ from whalebench.benchmarks.importing.tables import TextTable
 NO_OPTIONS = LayoutOptions()
 COPIES, MASKS = "photos", "masks"
 """The folders of a benchmark with what was copied from an archive, and what was drawn of outlines."""
-
-
-class Quarantined(NamedTuple):
-    """A photo that cannot be used, and why."""
-
-    image: str
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -113,9 +102,10 @@ def import_photos(
         read = _read_photos(source, table, form, missing, given, max_pixels, progress, encounters)
         notes = [*source.notes, *laid.notes, *folded, *changed, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
-            frame, known = _as_before(folder, read, name)
+            frame, known = as_before(folder, read.frame, read.from_exif, name)
+            quarantined = (*read.quarantined, *still_aside(folder, read.frame, frame))
             opened.close()  # copies move to where the frame says they stand
-            listed = pd.DataFrame(read.quarantined, columns=Quarantined._fields)
+            listed = pd.DataFrame(quarantined, columns=Quarantined._fields)
             cells = listed.map(table_cell)  # as it is looked at in a spreadsheet
             atomic_text(folder / "quarantine.csv", cells.to_csv(index=False, lineterminator="\n"))
             catalog = write_catalog(
@@ -123,12 +113,12 @@ def import_photos(
                 folder,
                 name,
                 str(place.absolute()),
-                quarantined=len(read.quarantined),
+                quarantined=len(quarantined),
                 dataset=dataset or laid.dataset,
                 derived=derived | read.derived if frame is read.frame else read_catalog(folder).derived,
             )
             write_stamps(folder, read.stamps)
-    return ImportResult(catalog, read.quarantined, (*notes, *known))
+    return ImportResult(catalog, quarantined, (*notes, *known))
 
 
 def import_csv(file: Path, name: str, workspace: Workspace, **how: Any) -> ImportResult:
@@ -188,6 +178,7 @@ def _read_photos(
 
     progress.stage("inspect")
     facts, mask_facts = _decode(photos, masks, regions, max_pixels, progress.advance)
+    tables.refuse(place, table, unclear_masks(table, mask_facts))
     photos, masks = [source.kept(path) for path in photos], [source.kept(path) for path in masks]
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
@@ -197,7 +188,8 @@ def _read_photos(
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
     dated = with_dates(table, kept)
-    table, met, derived = _in_encounters(dated.table, kept, encounters)
+    seen = notes_on(dated.table.rows, kept, mask_facts)
+    table, met, derived = _in_encounters(dated.table, kept, encounters, seen)
     derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
     whole = {index: fact for index, fact in kept.items() if regions[index] is None}
     frame = in_parts(_frame(table, kept, photos, masks, mask_facts), [regions[index] for index in kept])
@@ -208,10 +200,12 @@ def _read_photos(
 
 
 def _in_encounters(
-    table: TextTable, kept: dict[int, PhotoFacts], rule: EncounterRule | None
+    table: TextTable, kept: dict[int, PhotoFacts], rule: EncounterRule | None, seen: list[str]
 ) -> tuple[TextTable, list[str], dict[str, Any]]:
-    """The table with the encounters of a rule, or as it is with a proposal; notes, and what was derived."""
-    seen = notes_on(table.rows, kept)  # those on encounters are about what somebody wrote
+    """The table with the encounters of a rule, or as it is with a proposal; notes, and what was derived.
+
+    Notes that were `seen` before stay, but for the one that there is no encounter.
+    """
     if rule is None:
         return table, [*seen, *proposal(table.rows, kept)], {}
     met, notes = with_encounters(table, kept, rule)
@@ -231,24 +225,6 @@ def _named(
         return table, [], {}
     table, notes, facts = aliases.apply(table)
     return table, notes, {"aliases": facts}
-
-
-def read_quarantine(folder: Path) -> tuple[Quarantined, ...]:
-    """The photos left out of the catalog in `folder`, as its quarantine.csv lists them.
-
-    Raises WhalebenchError for a list that is not what was written, or that cannot be read.
-    """
-    file = folder / "quarantine.csv"
-    if not file.exists():
-        return ()
-    try:
-        content = io.BytesIO(read_listed(folder, file.name, read_facts(folder)))
-        table = pd.read_csv(content, dtype="str", keep_default_na=False, lineterminator="\n")
-        return tuple(map(Quarantined._make, table.map(cell_text).itertuples(index=False)))
-    except (OSError, ValueError, TypeError) as error:
-        raise WhalebenchError(
-            f"{file} cannot be read ({one_line(error, 80)}); restore it, or import the benchmark again."
-        ) from error
 
 
 def _check_name(name: str) -> None:
@@ -272,7 +248,7 @@ def _decode(
     masked = [index for index, mask in enumerate(masks) if mask]
     paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
     parts = [*regions, *(regions[index] for index in masked)]
-    facts = inspect_photos(paths, parts, max_pixels=max_pixels, progress=progress)
+    facts = inspect_photos(paths, parts, masks=len(masked), max_pixels=max_pixels, progress=progress)
     of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
         if not isinstance(mask_fact, str):
@@ -307,7 +283,7 @@ def _frame(
     masks: list[str],
     mask_facts: dict[int, PhotoFacts],
 ) -> pd.DataFrame:
-    """The catalog rows of the photos kept."""
+    """The catalog rows of the photos kept, and in the columns OLDER what their digests were before."""
     rows = [table.rows[index] for index in kept]
     columns: dict[str, list[str] | list[int] | list[float | None]] = {
         column: [row[column] for row in rows]
@@ -323,48 +299,6 @@ def _frame(
     shown = [mask_facts.get(index) for index in kept]
     columns["mask_content_digest"] = [mask.content if mask else "" for mask in shown]
     columns["mask_file_digest"] = [mask.digest if mask else "" for mask in shown]
+    columns[OLDER[0]] = [fact.older for fact in kept.values()]
+    columns[OLDER[1]] = [mask.older if mask else "" for mask in shown]
     return pd.DataFrame(columns)
-
-
-def _as_before(folder: Path, read: _Read, name: str) -> tuple[pd.DataFrame, list[str]]:
-    """The rows as they are to be kept, and a note, where the same catalog stands there already.
-
-    Another one of this name is an error. One that was made when photos were told apart by the bytes of their
-    files, or masks not at all, stays so, and with it its digest, its split and its runs.
-    """
-    frame = read.frame
-    if not (folder / "catalog.json").exists():
-        return frame, []
-    there = read_catalog(folder)
-    note = f"The benchmark {name} was imported before with the same content"
-    if there.digest == build_catalog(frame, name).digest:
-        return frame, [f"{note}."]
-    for older, lacks in _older_forms(read):
-        if there.digest == build_catalog(older, name).digest:
-            return older, [
-                f"{note}, by an older whalebench that does not {lacks}. It stays so: import it under another "
-                f"name to have it do so."
-            ]
-    old, new = set(there.table["image"]), set(frame["image"])
-    change = "the same photos with other annotations or pixels"
-    if old != new:
-        change = f"{len(new - old)} photos added, {len(old - new)} removed"
-    raise WhalebenchError(
-        f"The benchmark {name} exists with other content ({change}); "
-        f"choose another name, or remove {folder} first."
-    )
-
-
-def _older_forms(read: _Read) -> Iterator[tuple[pd.DataFrame, str]]:
-    """The rows as older versions read them, each with what these do not do."""
-    dates = read.frame.get("date", pd.Series("", read.frame.index))
-    unread = read.frame.drop(columns=[*DETAILS], errors="ignore")
-    unread["date"] = dates.mask(read.frame["image"].isin(read.from_exif), "")
-    yield unread, "read dates from EXIF, or the columns " + ", ".join(DETAILS)
-    for frame in (read.frame, unread):
-        by_rule_1 = frame.drop(columns="mask_content_digest")
-        yield by_rule_1, "count what a mask shows"
-        yield (
-            by_rule_1.assign(content_digest=frame["file_digest"]),
-            "know a photo again in a file that was saved anew",
-        )
