@@ -53,7 +53,7 @@ def cells_of(text: str) -> list[list[str]]:
 def audit_document(first: str, identity: str) -> dict[str, Any]:
     pair = {"first": first, "second": "b.jpg", "first_identity": identity, "second_identity": "bob"}
     pair |= {"kind": "twin", "likeness": 0.9, "turn": 0, "seconds": None, "two_names": True, "leaks_in": []}
-    return {"audit_digest": "d", "name": "mine", "pairs": [pair]}
+    return {"audit_digest": "d", "name": "mine", "pairs": [pair], "credits": {}}
 
 
 def test_these_are_all_files_that_write_csv() -> None:

@@ -46,7 +46,7 @@ DIFFERENT = [
 def test_one_name_in_two_ways_is_noted(kind: str) -> None:
     one, other = ALIKE[kind]
     rows = [{"identity": name, "encounter": f"e{place}"} for place, name in enumerate((one, other, "x", one))]
-    (note,) = notes_on(rows, {})
+    (note,) = notes_on(rows, {}, {})
     assert note.startswith("Column identity has 1 name(s) that are written in several ways, first ")
     told = note.partition("first ")[2].partition(", which count")[0].split(" and ")
     assert len(set(told)) == 2, "names that look the same cannot be told apart"
@@ -60,7 +60,7 @@ def test_other_names_stay_others(names: tuple[str, str]) -> None:
 
 def test_letters_that_look_the_same_are_shown_by_their_codes() -> None:
     rows = [{"identity": name, "encounter": name} for name in ("A 9", "\u0410 9")]
-    assert r"first 'A 9' and '\u0410 9'" in notes_on(rows, {})[0]
+    assert r"first 'A 9' and '\u0410 9'" in notes_on(rows, {}, {})[0]
 
 
 def bring(folder: Path, names: list[str], suffix: str, place: Path) -> ImportResult:
@@ -101,26 +101,26 @@ def test_one_number_of_two_species_is_noted() -> None:
         for identity in ("001", "002", "003")
         for species in ("humpback", "blue")
     ]
-    (note,) = notes_on(rows, {})
+    (note,) = notes_on(rows, {}, {})
     assert note == (
         "3 individual(s) are of two species each, first '001' (blue, humpback): write the species into the "
         "identity if these are different animals."
     )
     rows += [{"identity": "", "species": name, "encounter": name} for name in ("fin", "minke")]
-    assert "first '001'" in notes_on(rows, {})[0]
+    assert "first '001'" in notes_on(rows, {}, {})[0]
     three = [*rows, {"identity": "001", "species": "fin", "encounter": "e"}]
-    assert "of several species, first '001' (blue, fin, humpback)" in notes_on(three, {})[0]
+    assert "of several species, first '001' (blue, fin, humpback)" in notes_on(three, {}, {})[0]
 
 
 def test_a_species_in_two_spellings_is_one() -> None:
     rows = [{"identity": "1", "species": name, "encounter": "e"} for name in ("Blue whale", "blue_whale", "")]
-    (note,) = notes_on(rows, {})
+    (note,) = notes_on(rows, {}, {})
     assert note.startswith("Column species has 1 name(s) that are written in several ways")
 
 
 def test_shortened_numbers_are_noted() -> None:
     rows = [{"identity": name, "encounter": f"{place}"} for place, name in enumerate(("1.2E+05", "1E5", "7"))]
-    (note,) = notes_on(rows, {})
+    (note,) = notes_on(rows, {}, {})
     assert "has 1 name(s) as spreadsheets shorten long numbers, first '1.2E+05'" in note
 
 
@@ -131,5 +131,5 @@ def test_many_names_take_no_time() -> None:
     ]
     before = time.process_time()
     table, _ = without_unseen(TextTable(("identity",), tuple(rows), ()))
-    assert notes_on(table.rows, {}) == []
+    assert notes_on(table.rows, {}, {}) == []
     assert time.process_time() - before < 4, "on a machine that is busy; a second on one that is not"

@@ -497,7 +497,7 @@ def test_what_an_older_decoding_kept_is_not_read(tmp_path: Path, monkeypatch: py
     store = PhotoStore(tmp_path / "cache", (str(tmp_path / "a.png"),), (digest,), ("",))
     with monkeypatch.context() as before:
         before.setattr(store_module, "STORE_VERSION", 1)
-        before.setattr(store_module, "decode", lambda path, shape: np.zeros(shape, np.uint8))
+        before.setattr(store_module, "decode", lambda path, shape, region: np.zeros(shape, np.uint8))
         assert not store.pixels((8, 8)).any()
     assert (replace(store, _open={}).pixels((8, 8))[0, :, 4:] == 255).all()
 

@@ -405,11 +405,11 @@ def _inspect(path: Path, region: Region | None, is_mask: bool) -> PhotoFacts | s
         with open_photo(path) as image:
             if not _is_read(image, is_mask):
                 return f"its pixels are of the kind {image.mode}, not of 8 or 16 bits; convert it to 8 bits"
-            taken = "" if is_mask else date_taken(image)
             remarks: frozenset[AnyRemark]
             picture, remarks = read_mask(image) if is_mask else as_seen(image)
             if not is_mask and image.format in JPEGS and lacks_data(image, path):
                 remarks |= {"lost"}
+            taken = "" if is_mask else date_taken(image)
             picture = part_of(picture, region)
             content = older = _content_digest(picture)
             if image.mode in MODES and remarks & REREAD:

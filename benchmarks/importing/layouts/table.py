@@ -57,7 +57,7 @@ def _table_name(source: Source) -> str:
 def _read(source: Source, name: str, columns: Mapping[str, str]) -> TextTable:
     """The table; a copy out of an archive is called in sentences what it is in there."""
     if type(source) is FileSource:
-        return read_table(source.place, given=columns)
+        return _with_viewpoint(read_table(source.place, given=columns), source.place)
     path = source.path(name)
     try:
         return _with_viewpoint(read_table(path, given=columns), path)
