@@ -65,6 +65,7 @@ def catalog_facts(catalog: Catalog) -> Row:
         "individuals with one photo": int((photos == 1).sum()),
         "most photos of one individual": int(photos.max()) if len(photos) else 0,
         "encounters": int(table.loc[table["encounter"] != "", "encounter"].nunique()),
+        "groups of duplicates": len(set(table.get("duplicates", ())) - {""}),
         "photos with a box": int(annotated.sum()),
         "photos with a mask": int((table["mask"] != "").sum()),
         "landmarks": ", ".join(

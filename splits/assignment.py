@@ -37,14 +37,16 @@ class Group:
 def group_photos(table: pd.DataFrame, together: Iterable[Sequence[str]] = ()) -> tuple[Group, ...]:
     """The groups of a catalog's table, sorted by name.
 
-    Photos are joined by an equal encounter or an equal content digest where that is not empty, by a pair of
-    `together`, and so on through chains of these.
+    Photos are joined by an equal encounter, content digest or group of duplicates where that is not empty, by
+    a pair of `together`, and so on through chains of these.
     """
     images = table["image"].tolist()
     # By hand, as to import the library that has it takes longer than all there is to do.
     group_of = {image: [image] for image in images}
     joined = [(one, other) for one, other in together]
-    for column in ("encounter", "content_digest"):
+    for column in ("encounter", "content_digest", "duplicates"):
+        if column not in table:  # duplicates, where nobody says any
+            continue
         first: dict[str, str] = {}
         pairs = zip(images, table[column].tolist(), strict=True)
         joined += [(image, first.setdefault(value, image)) for image, value in pairs if value]

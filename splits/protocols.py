@@ -87,7 +87,7 @@ def propose_split(
     train, or spread like others and *new* where they are tested, as by default in open and time-aware splits.
     `valid_share` is taken of all photos outside the test. `duplicates` says what happens to photos that a
     published split has in several parts: refused, or dropped from train where valid or test has them, and
-    from valid where test has. `new_share` (0.2) of the individuals are held out of an open split; one by
+    from valid where test has; what the catalog calls duplicates is dropped likewise, and told of if it is not. `new_share` (0.2) of the individuals are held out of an open split; one by
     time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
     `together` are pairs of images that are never in two parts, as those that an audit confirmed.
     """
@@ -316,6 +316,8 @@ def _published_rows(
             f"published --duplicates drop`, or correct the column split."
         )
     part_of |= dict.fromkeys(dropped, DROPPED)
+    if duplicates == "drop" and "duplicates" in catalog.table:
+        part_of |= dict.fromkeys(_in_several_parts(catalog, part_of, "duplicates"), DROPPED)
     valid = {image for image, part in part_of.items() if part == "valid"}
     if not valid:
         valid = _valid_of_train(catalog, groups, part_of, singles=singles, share=valid_share, seed=seed)
@@ -328,9 +330,14 @@ def _published_rows(
     return rows, tuple(_warnings(groups, part_of))
 
 
-def _in_several_parts(catalog: Catalog, part_of: dict[str, str]) -> dict[str, str]:
-    """The photos of train that are in valid or test, too, and those of valid in test: each with the other."""
-    digest_of = dict(zip(catalog.table["image"], catalog.table["content_digest"], strict=True))
+def _in_several_parts(
+    catalog: Catalog, part_of: dict[str, str], column: str = "content_digest"
+) -> dict[str, str]:
+    """The photos of train that are in valid or test, too, and those of valid in test: each with the other.
+
+    The same are those that are equal in the column and not empty there.
+    """
+    digest_of = dict(zip(catalog.table["image"], catalog.table[column], strict=True))
     kept: dict[str, str] = {}
     several: dict[str, str] = {}
     for part in ("test", "valid", "train", ""):
@@ -384,7 +391,7 @@ def _warnings(groups: tuple[Group, ...], part_of: dict[str, str]) -> list[str]:
     if dropped := Counter(part_of.values())[DROPPED]:
         warnings.append(
             f"{dropped} photos of the published train or valid part are in none, because valid or test holds "
-            f"the same photos."
+            f"the same photos, or their duplicates."
         )
     unassigned = Counter(part_of.values())[""]
     if unassigned:

@@ -32,7 +32,7 @@ NOTE = (
 def random_twin(split: Split, catalog: Catalog, seed: int = 0) -> Split:
     """The checked twin of a split of the catalog, the same for the same seed on any machine.
 
-    Copies of one photo, and photos that are in no part, stay where they are. Raises WhalebenchError for the
+    Copies of one photo, what the catalog calls duplicates, and photos that are in no part, stay where they are. Raises WhalebenchError for the
     twin of a twin, and where no photo can change places.
     """
     if split.protocol == TWIN:
@@ -64,11 +64,13 @@ def _dealt(split: Split, catalog: Catalog, seed: int) -> Rows:
     """Fold, group and valid of each image of the twin."""
     facts = catalog.table.set_index("image")
     copies = Counter(facts["content_digest"])
+    duplicates = facts.get("duplicates", dict.fromkeys(split.table["image"], ""))
     rows = {image: (fold, group, valid) for image, fold, group, valid in split.table.itertuples(index=False)}
     movable: dict[str, list[str]] = defaultdict(list)
     for image in sorted(rows):
         content = facts["content_digest"][image]
-        if rows[image][0] != LEFT_OUT and (not content or copies[content] == 1):
+        is_fixed = copies[content] > 1 if content else False
+        if rows[image][0] != LEFT_OUT and not is_fixed and not duplicates[image]:
             movable[facts["identity"][image]].append(image)
     dealt = dict(rows)
     for images in movable.values():

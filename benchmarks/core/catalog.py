@@ -35,6 +35,8 @@ from whalebench.benchmarks.core.workspace import ExistsError, atomic_path, atomi
 
 REQUIRED = ("image", "path", "identity")
 OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")
+WHERE_GIVEN = ("split", "duplicates")
+"""Further texts, whose columns are absent, from the digest as well, where no photo has one."""
 BOX = ("x0", "y0", "x1", "y1")
 SIZE = ("width", "height")
 DIGESTS = ("content_digest", "file_digest")
@@ -234,7 +236,7 @@ def _relative(value: str, folder: Path) -> str:
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
 
-    Texts that are absent become "", numbers NaN, sizes 0. The columns `split` and MASK_DIGESTS stay absent
+    Texts that are absent become "", numbers NaN, sizes 0. Those of WHERE_GIVEN and MASK_DIGESTS stay absent
     when they are empty.
     """
     images = [str(image) for image in table["image"]]
@@ -248,7 +250,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
         columns[column] = rows[column].astype("int64") if column in rows else pd.Series(0, rows.index)
     for column in DIGESTS:
         columns[column] = _text(rows, column)
-    for column in ("split", *MASK_DIGESTS):
+    for column in (*WHERE_GIVEN, *MASK_DIGESTS):
         if column in rows and any(values := _text(rows, column)):
             columns[column] = values
     return pd.DataFrame(columns)

@@ -17,6 +17,7 @@ from whalebench import WhalebenchError, cell_text, one_line, table_cell
 from whalebench.benchmarks.core.catalog import (
     OPTIONAL_TEXT,
     SIZE,
+    WHERE_GIVEN,
     Catalog,
     Stamp,
     build_catalog,
@@ -248,7 +249,7 @@ def _frame(
     rows = [table.rows[index] for index in kept]
     columns: dict[str, list[str] | list[int] | list[float | None]] = {
         column: [row[column] for row in rows]
-        for column in ("image", "identity", *OPTIONAL_TEXT, "split")
+        for column in ("image", "identity", *OPTIONAL_TEXT, *WHERE_GIVEN)
         if column in table.columns
     }
     for column in tables.number_columns(table):
@@ -267,7 +268,7 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     """The rows as they are to be kept, and a note, where the same catalog stands there already.
 
     Another one of this name is an error. One that was made when photos were told apart by the bytes of their
-    files, or masks not at all, stays so, and with it its digest, its split and its runs.
+    files, or masks or duplicates not at all, stays so, and with it its digest, its split and its runs.
     """
     if not (folder / "catalog.json").exists():
         return frame, []
@@ -275,9 +276,11 @@ def _as_before(folder: Path, frame: pd.DataFrame, name: str) -> tuple[pd.DataFra
     note = f"The benchmark {name} was imported before with the same content"
     if there.digest == build_catalog(frame, name).digest:
         return frame, [f"{note}."]
-    by_rule_1 = frame.drop(columns="mask_content_digest")
+    undivided = frame.drop(columns="duplicates", errors="ignore")
+    by_rule_1 = undivided.drop(columns="mask_content_digest")
     by_bytes = by_rule_1.assign(content_digest=frame["file_digest"])
     for older, lacks in (
+        (undivided, "know which photos are duplicates by name"),
         (by_rule_1, "count what a mask shows"),
         (by_bytes, "know a photo again in a file that was saved anew"),
     ):

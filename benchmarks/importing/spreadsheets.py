@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED, WHERE_GIVEN
 
-WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, "split")
+WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, *WHERE_GIVEN)
 """The catalog's columns that have a name of their own, all but those of landmarks."""
-NUMBERED = ("image", "identity", "encounter")
+NUMBERED = ("image", "identity", "encounter", "duplicates")
 """Columns of names that may be numbers."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)

@@ -23,6 +23,7 @@ from whalebench.benchmarks.core.catalog import (
     PARTS,
     REQUIRED,
     SIZE,
+    WHERE_GIVEN,
     landmark_names,
 )
 from whalebench.benchmarks.core.files import regular_file
@@ -49,7 +50,7 @@ LETTERS = 4_096
 """The most letters of a cell that is read: the longest path that systems know."""
 HEADER = 1_000_000
 """Letters in which the line of the names of columns is looked for."""
-NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, "split")
+NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, *WHERE_GIVEN)
 """The columns of texts that are read."""
 INDEX = re.compile(r"__index_level_\d+__")
 """What pandas calls the numbers of rows."""
@@ -113,7 +114,7 @@ def _read_columns(columns: tuple[str, ...], file: Path, names: Collection[str]) 
         if times > 1:
             raise WhalebenchError(f"{file} has {times} columns {column!r}; keep one of them.")
     points = (f"{name}_{axis}" for name in landmark_names(columns) for axis in "xy")
-    kept = set(names) or {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split", *points}
+    kept = set(names) or {*REQUIRED, *OPTIONAL_TEXT, *WHERE_GIVEN, *BOX, *points}
     for column in sorted(kept):
         if CONTROLS.search(column) or len(column) > LETTERS:
             raise WhalebenchError(f"{file} has a column {_shown(column)}, which is no name; rename it.")
@@ -256,7 +257,7 @@ def _text(value: object) -> str:
 
 def check_columns(table: TextTable, file: Path) -> list[str]:
     """Notes on the columns that are not read; a needed column that is absent is an error."""
-    known = {*REQUIRED, *OPTIONAL_TEXT, *BOX, "split"}
+    known = {*REQUIRED, *OPTIONAL_TEXT, *WHERE_GIVEN, *BOX}
     for column in REQUIRED:
         if column not in table.columns:
             raise WhalebenchError(

@@ -336,4 +336,5 @@ LAYOUT = Layout(
     "a COCO JSON, boxes as x, y, width, height in pixels; or MegaDetector's JSON with folders of individuals",
     EXAMPLE,
     read,
+    takes_columns=True,
 )

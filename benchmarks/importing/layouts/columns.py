@@ -16,6 +16,7 @@ COLUMNS = {
     "viewpoint": "what is seen of the animal, as left",
     "species": "its species",
     "mask": "a picture of its size, not black where the animal is",
+    "duplicates": "photos known to be of one animal or picture under several names: never apart",
     "split": "train, valid or test, where the source fixes it",
     "x0, y0, x1, y1": "the animal's box in pixels; x1 and y1 are outside",
     "NAME_x, NAME_y": "a landmark in pixels, as tip_x and tip_y",

@@ -32,7 +32,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """The photos of train.csv with the boxes that lie beside it; raises WhalebenchError without it."""
     published.refuse_columns(options, "happywhale")
     labels = published.read_labels(
-        source, ("image", "individual_id", "species"), new="new_individual", spellings=SPELLINGS
+        source, ("image", "individual_id", "species"), options, new="new_individual", spellings=SPELLINGS
     )
     photos, notes = published.photo_names(source, labels, "train_images", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "train_images")
@@ -59,4 +59,5 @@ fullbody_train.csv or train_backfin.csv, where there is one
     00021adfb725ed.jpg,[[12 40 790 431]],[0.83]
 """,
     read,
+    takes_columns=True,
 )

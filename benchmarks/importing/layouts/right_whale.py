@@ -22,7 +22,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """
     published.refuse_columns(options, "right-whale")
     labels = published.read_labels(
-        source, ("Image", "whaleID"), species=options.species or "north_atlantic_right_whale"
+        source, ("Image", "whaleID"), options, species=options.species or "north_atlantic_right_whale"
     )
     photos, notes = published.photo_names(source, labels, "imgs", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "imgs")
@@ -64,4 +64,5 @@ train_with_points.csv, where there is one
 or points1.json (bonnet) and points2.json (blowhead)
 """,
     read,
+    takes_columns=True,
 )

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED, WHERE_GIVEN
 from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.sources import Source
 from whalebench.benchmarks.importing.tables import Row, TextTable, is_date, is_number
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height."""
-FIRST = (*REQUIRED, *OPTIONAL_TEXT, "split", *BOX)
+FIRST = (*REQUIRED, *OPTIONAL_TEXT, *WHERE_GIVEN, *BOX)
 """The columns of a table that is laid out, in this order; landmarks follow."""
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
