@@ -87,9 +87,10 @@ def propose_split(
     train, or spread like others and *new* where they are tested, as by default in open and time-aware splits.
     `valid_share` is taken of all photos outside the test. `duplicates` says what happens to photos that a
     published split has in several parts: refused, or dropped from train where valid or test has them, and
-    from valid where test has; what the catalog calls duplicates is dropped likewise, and told of if it is not. `new_share` (0.2) of the individuals are held out of an open split; one by
-    time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
-    `together` are pairs of images that are never in two parts, as those that an audit confirmed.
+    from valid where test has; what the catalog calls duplicates is dropped likewise, and only told of else.
+    `new_share` (0.2) of the individuals are held out of an open split; one by time tests from the day
+    `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known. `together` are pairs of
+    images that are never in two parts, as those that an audit confirmed.
     """
     given = {"new_share": new_share, "cutoff": cutoff, "test_share": test_share, "folds": folds}
     protocol = _checked(catalog, protocol, given, singles, valid_share, duplicates)

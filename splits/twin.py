@@ -32,8 +32,8 @@ NOTE = (
 def random_twin(split: Split, catalog: Catalog, seed: int = 0) -> Split:
     """The checked twin of a split of the catalog, the same for the same seed on any machine.
 
-    Copies of one photo, what the catalog calls duplicates, and photos that are in no part, stay where they are. Raises WhalebenchError for the
-    twin of a twin, and where no photo can change places.
+    Copies of one photo, what the catalog calls duplicates, and photos that are in no part stay where they
+    are. Raises WhalebenchError for the twin of a twin, and where no photo can change places.
     """
     if split.protocol == TWIN:
         raise WhalebenchError(f"This split of {catalog.name} is a random twin itself and has none.")

@@ -131,7 +131,7 @@ def test_other_names_are_said_and_taken_where_they_are_asked_for(tmp_path: Path)
 
 
 def test_the_door_lets_options_of_the_layout_through_and_keeps_duplicates(tmp_path: Path) -> None:
-    """The two whales of a group are in one part of every split, as in the catalog; `data show` counts them."""
+    """The two whales of a group are in one part of every split; `data show` counts the groups."""
     lines = [f"{place:08x}a.jpg,{who}" for place, who in enumerate(["a", "b", "c", "c", "d", "d"] * 5)]
     files = {"names.csv": "Image,Id\n" + "\n".join(lines) + "\n"}
     files["duplicate_ids.csv"] = "Id,SubId\ngroup_0000,a b\n"

@@ -80,8 +80,8 @@ def read_labels(
     name = find(source, file)
     if not name:
         raise WhalebenchError(
-            f"{source.place} has no {one_line(file, 60)} with the columns {','.join(columns)}; give the folder "
-            f"or archive that holds it."
+            f"{source.place} has no {one_line(file, 60)} with the columns {','.join(columns)}; give the "
+            f"folder or archive that holds it."
         )
     table = read_rows(source, name, columns)
     image, identity, *kinds = columns
