@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,10 +34,24 @@ from whalebench.benchmarks.core.machine import (
     versions,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
+from whalebench.benchmarks.core.record import (
+    METRIC_KEYS,
+    RunRecord,
+    read_record,
+    read_runs,
+    write_record,
+    write_run,
+)
 from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
-from whalebench.benchmarks.registry import Benchmark, load_benchmark, photos_name, reopen_benchmark
+from whalebench.benchmarks.presets import estimated_seconds, preset_settings
+from whalebench.benchmarks.registry import (
+    Benchmark,
+    load_benchmark,
+    load_catalog,
+    photos_name,
+    reopen_benchmark,
+)
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.methods.guests import blamed
@@ -70,6 +85,8 @@ class RunRequest:
     settings: tuple[str, ...] = ()
     """Fields of the method as key=value."""
     device: str = "auto"
+    preset: str = ""
+    """The preset whose fields are among the settings, or are to be; empty for none."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """How the settings were tuned, for the record; with its `budget` and the `settings` it chose."""
 
@@ -93,7 +110,7 @@ def run(
 
     Raises WhalebenchError for a request that cannot be met; then no run is left behind.
     """
-    check_seed(request.seed)
+    request = resolved(request, workspace, progress)
     if not force and (known := _noted(request, workspace, progress)):
         return known
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -153,6 +170,41 @@ def run(
         checkpoints.discard()
         _write_note(request, workspace, folder.name, benchmark, code)
         return read_record(folder)
+
+
+def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> RunRequest:
+    """The request with the fields that its preset chooses among its settings; the same again for the same.
+
+    Raises WhalebenchError for a seed that cannot be, and a preset that does not suit method or machine.
+    """
+    check_seed(request.seed)
+    if not request.preset:
+        return request
+    catalog, method = load_catalog(request.benchmark, workspace, progress), find_method(request.method)
+    device = choose_device(request.device).type
+    settings = preset_settings(request.preset, method, catalog, device, request.settings)
+    return replace(request, settings=settings)
+
+
+def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> dict[str, Any]:
+    """What a run would be, as JSON says it: its settings, preset resolved, and the command that gives them.
+
+    Nothing is started, and no split made. `estimated_seconds` is None where no run here tells the speed.
+    Raises WhalebenchError for a request that cannot be met, as far as that is known without the split.
+    """
+    request = resolved(request, workspace, progress)
+    config = configure(find_method(request.method), request.settings).model_dump(mode="json")
+    catalog = load_catalog(request.benchmark, workspace, progress)
+    fields = {key: "x".join(map(str, value)) if key == "size" else value for key, value in config.items()}
+    records = read_runs(workspace.runs).records
+    words = ["whalebench", "run", request.method, "--benchmark", request.benchmark]
+    words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
+    return {
+        **{name: getattr(request, name) for name in ("method", "benchmark", "fold", "seed", "device")},
+        **{"preset": request.preset, "settings": list(request.settings), "config": config},
+        "command": shlex.join([*words, *(f"--set={setting}" for setting in request.settings)]),
+        "estimated_seconds": estimated_seconds(records, request.method, fields, catalog),
+    }
 
 
 @dataclass(frozen=True)
@@ -300,6 +352,7 @@ def _who(
         "run": run,
         "method": request.method,
         "config": config.model_dump(mode="json"),
+        "preset": request.preset,
         "benchmark": benchmark.name,
         "catalog_digest": benchmark.catalog.digest,
         "split_digest": benchmark.split.digest,
