@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -217,10 +218,25 @@ def _shape(pixels: int, catalog: Catalog, defaults: Mapping[str, str], multiple:
     if crop in ("aligned", "window"):  # what they cut out has a shape of its own
         return {}
     aspect = float(np.clip(_aspect(catalog, of_boxes=crop in ("box", "mask")), 1 / WIDEST, WIDEST))
-    sides = math.sqrt(pixels / aspect), math.sqrt(pixels * aspect)
-    height, width = (max(1, round(side / multiple)) * multiple for side in sides)
+    height, width = _sides(pixels, aspect, multiple)
     rows, columns = 2 + (aspect < 1 / SQUARE), 2 + (aspect > SQUARE)
     return {"size": f"{height}x{width}", "grid": f"{rows}x{columns}"}
+
+
+def _sides(pixels: int, aspect: float, multiple: int) -> tuple[int, int]:
+    """Height and width, both such multiples: near the aspect, and half as strictly near the number of pixels.
+
+    >>> _sides(96 * 96, 1.6, 16), _sides(96 * 96, 1.0, 16)
+    ((80, 128), (96, 96))
+    """
+
+    def distance(sides: tuple[int, int]) -> float:
+        height, width = sides
+        return abs(math.log(width / height / aspect)) + abs(math.log(height * width / pixels)) / 2
+
+    most = math.ceil(math.sqrt(pixels * max(aspect, 1 / aspect)) / multiple) + 1
+    each = range(multiple, most * multiple, multiple)
+    return min(product(each, each), key=distance)
 
 
 def _aspect(catalog: Catalog, *, of_boxes: bool) -> float:
