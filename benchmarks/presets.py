@@ -171,19 +171,28 @@ def estimated_seconds(
 
     Speed is taken to go with the pixels of a photo. None where there is no such run, or no training.
     """
-    sides = [int(side) for side in str(fields.get("size", "")).split("x") if side.isdecimal()]
+    pixels = _pixels(fields.get("size"))
     speeds = [
-        record.photos_per_second * math.prod(record.config["size"])
+        record.photos_per_second * _pixels(record.config.get("size"))
         for record in runs
         if record.method == method
         and record.config.get("backbone") == fields.get("backbone")
         and record.photos_per_second
         and record.hardware.get("cores") == cores()
     ]
-    if not speeds or not sides or "epochs" not in fields:
+    if not speeds or not pixels or not fields.get("epochs"):
         return None
-    learned = TRAIN_SHARE * _known(catalog) * int(fields["epochs"])
-    return learned * math.prod([sides[0], sides[-1]]) / float(np.median(speeds))
+    return TRAIN_SHARE * _known(catalog) * int(fields["epochs"]) * pixels / float(np.median(speeds))
+
+
+def _pixels(size: Any) -> int:
+    """Height times width of a size as it is typed, or as a record has it; 0 where there is none.
+
+    >>> _pixels("80x128"), _pixels([80, 128]), _pixels("96"), _pixels(None)
+    (10240, 10240, 9216, 0)
+    """
+    sides = size.split("x") if isinstance(size, str) else size or (0,)
+    return int(sides[0]) * int(sides[-1])
 
 
 def _known(catalog: Catalog) -> int:

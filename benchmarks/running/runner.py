@@ -195,7 +195,6 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
     request = resolved(request, workspace, progress)
     config = configure(find_method(request.method), request.settings).model_dump(mode="json")
     catalog = load_catalog(request.benchmark, workspace, progress)
-    fields = {key: "x".join(map(str, value)) if key == "size" else value for key, value in config.items()}
     records = read_runs(workspace.runs).records
     words = ["whalebench", "run", request.method, "--benchmark", request.benchmark]
     words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
@@ -203,7 +202,7 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
         **{name: getattr(request, name) for name in ("method", "benchmark", "fold", "seed", "device")},
         **{"preset": request.preset, "settings": list(request.settings), "config": config},
         "command": shlex.join([*words, *(f"--set={setting}" for setting in request.settings)]),
-        "estimated_seconds": estimated_seconds(records, request.method, fields, catalog),
+        "estimated_seconds": estimated_seconds(records, request.method, config, catalog),
     }
 
 

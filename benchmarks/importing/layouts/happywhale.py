@@ -1,7 +1,5 @@
 """Whales and dolphins of 26 species, as Happywhale published them in 2022, whole or cropped."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from whalebench.benchmarks.importing.layouts import annotations, published

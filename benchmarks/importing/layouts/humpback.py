@@ -1,7 +1,5 @@
 """Humpback whales by their flukes, as two competitions published them: the 2018 playground, and 2019."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Callable
 from functools import cache

@@ -1,7 +1,5 @@
 """North Atlantic right whales from the air, as NOAA's competition of 2015 published them."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from whalebench.benchmarks.importing.layouts import annotations, published

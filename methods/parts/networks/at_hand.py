@@ -56,8 +56,7 @@ def is_cached(repository: str) -> bool:
 
 def hub_answers() -> bool:
     """Whether the hub can be reached from here, now."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
