@@ -50,7 +50,8 @@ DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 PROTOCOL_HELP = (
-    "auto, stratified-encounters, published, encounter-grouped, closed, open, side-aware or time-aware."
+    "auto, stratified-encounters, published, encounter-grouped, closed, open, disjoint, side-aware or "
+    "time-aware."
 )
 SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by default if open or time-aware."
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."

@@ -81,7 +81,8 @@ def split_rows(split: Split) -> list[Row]:
     return [
         {"fold": fold["fold"], "part": part} | fold[part]
         for fold in split.counts["folds"]
-        for part in ("train", "valid", "test")
+        for part in ("train", "valid", "test", "gallery")
+        if part in fold
     ]
 
 

@@ -3,7 +3,8 @@
 `stratified-encounters` assigns whole groups to folds and allocates a valid part to each; `published` keeps
 the parts that the source fixed as fold 0, and takes a valid part out of train where there is none. Others ask
 more: `encounter-grouped` keeps days together, too, `closed` tests known individuals only, `open` holds whole
-individuals out, `side-aware` tests a side that train shows, `time-aware` tests what came later.
+individuals out, `disjoint` tests by a gallery of individuals that train never shows, `side-aware` tests a
+side that train shows, `time-aware` tests what came later.
 """
 
 from collections import Counter
@@ -23,6 +24,7 @@ from whalebench.splits.assignment import (
     make_groups,
     single_encounter_identities,
 )
+from whalebench.splits.disjoint import disjoint_rows
 from whalebench.splits.groupings import (
     days_of,
     has_days_to_group,
@@ -37,6 +39,7 @@ from whalebench.splits.split import (
     check_split,
     column_digests,
     count_split,
+    fold_gallery,
     fold_parts,
     make_table,
     table_digest,
@@ -50,6 +53,7 @@ PROTOCOLS = (
     "encounter-grouped",
     "closed",
     "open",
+    "disjoint",
     "side-aware",
     "time-aware",
 )
@@ -57,7 +61,7 @@ ONE_FOLD = ("published", "time-aware")
 """Protocols whose only fold is 0."""
 SINGLES_NEW = ("open", "time-aware")
 """Protocols by which individuals of one encounter are *new* where they are tested unless said otherwise."""
-SINGLES_FIXED = {"open": "new", "closed": "train", "side-aware": "train"}
+SINGLES_FIXED = {"open": "new", "closed": "train", "disjoint": "train", "side-aware": "train"}
 """Protocols that leave no choice of what happens to individuals of one encounter."""
 SINGLES = ("train", "new")
 DUPLICATES = ("refuse", "drop")
@@ -97,7 +101,7 @@ def propose_split(
     singles = singles or ("new" if protocol in SINGLES_NEW else "train")
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
     groups = protocol_groups(catalog.table, protocol, together)
-    folds = 1 if protocol in ONE_FOLD else folds or 5
+    folds, gallery = 1 if protocol in ONE_FOLD else folds or 5, None
     if protocol == "published":
         parameters["duplicates"] = duplicates
         rows, warnings = _published_rows(catalog, groups, **parameters)
@@ -105,13 +109,15 @@ def propose_split(
         day = cutoff_of(catalog, cutoff or "", 0.2 if test_share is None else test_share)
         rows, warnings = _rows_by_time(catalog, groups, day, **parameters)
         parameters["cutoff"] = day
+    elif protocol == "disjoint":
+        (rows, gallery), warnings = disjoint_rows(catalog, groups, folds=folds, **parameters), ()
     else:
         rows, warnings, more = _dealt_rows(catalog, groups, protocol, new_share, folds=folds, **parameters)
         parameters |= more
     parameters["folds"] = folds
     if together:  # absent otherwise, so that splits are written as they were
         parameters["together"] = [list(pair) for pair in together]
-    table = make_table(rows)
+    table = make_table(rows, gallery)
     check_split(table, catalog, protocol, parameters)
     counts = count_split(table, catalog, groups, singles)
     return Split(
@@ -243,7 +249,7 @@ def _same_days(table: pd.DataFrame, catalog: Catalog) -> list[str]:
     day_of, shared = dict(zip(facts["image"], days, strict=True)), 0
     for fold in sorted(set(table["fold"]) - {NEVER, LEFT_OUT}):
         parts = fold_parts(table, fold)
-        learned = {day_of[image] for image in parts.train} - {""}
+        learned = {day_of[image] for image in (*parts.train, *fold_gallery(table, fold))} - {""}
         shared += sum(day_of[image] in learned for image in parts.test)
     if not shared:
         return []

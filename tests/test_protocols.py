@@ -257,7 +257,7 @@ def test_a_twin_has_no_twin_and_photos_met_once_have_none() -> None:
         ({"protocol": "time-aware", "folds": 3}, "3 folds cannot be made of a time-aware split"),
         ({"protocol": "time-aware", "test_share": 1.0}, "A test share of 1.0 cannot be"),
         ({"protocol": "open", "new_share": 0.0}, "A new share of 0.0 cannot be"),
-        ({"protocol": "disjoint"}, "There is no protocol 'disjoint'"),
+        ({"protocol": "disjoined"}, "There is no protocol 'disjoined'"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(options: dict, sentence: str) -> None:

@@ -53,7 +53,7 @@ from whalebench.benchmarks.registry import (
     reopen_benchmark,
 )
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
-from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
+from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.methods.guests import blamed
 from whalebench.methods.registry import configure, declared_class, find_method, modules_of
 
@@ -140,7 +140,7 @@ def run(
         who = _who(folder.name, request, config, benchmark, code)
         with blamed(request.method):
             method = build_method(kind, config)
-            missing, sizes = method.missing_requirement(views.train, views.test), method.sizes()
+            missing, sizes = _missing_requirement(method, views), method.sizes()
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
         if missing:
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
@@ -262,6 +262,19 @@ def _note_file(request: RunRequest, workspace: Workspace) -> Path:
     files = {word: take_stamp(Path(word)) for word in sorted(words) if Path(word).is_file()}  # as weights are
     everything = [__version__, asdict(request), declared_class(request.method), accelerator_signs(), files]
     return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
+
+
+def _missing_requirement(method: Pipeline, views: Views) -> str:
+    """What the fold lacks that the method cannot do without; empty where it fits.
+
+    A disjoint fold lacks individuals that train and test share: who has no embeddings can name none of them,
+    and who learns from test photos would take them for others.
+    """
+    if views.gallery is not None and method.transductive:
+        return f"individual of test in train, for which {method.name} takes its photos"
+    if views.gallery is not None and not method.embeds:
+        return f"individual of test in train, and {method.name} embeds no photos to compare with its gallery"
+    return method.missing_requirement(views.train, views.test)
 
 
 def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
@@ -399,7 +412,9 @@ def _facts(
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
             for part, digests in opened.lineage(harness.lineage).items()
         },
-        "constant_answer": constant_answer(_photos_by_individual(views), opened.answers["valid"].truth),
+        "constant_answer": constant_answer(
+            _photos_by_individual(views, opened), opened.answers["valid"].truth
+        ),
         "warnings": [
             *benchmark.catalog.warnings,
             *benchmark.split.warnings,
@@ -411,8 +426,10 @@ def _facts(
     }
 
 
-def _photos_by_individual(views: Views) -> Counter[str]:
-    """How many photos each individual has in train."""
+def _photos_by_individual(views: Views, opened: OpenFold) -> Counter[str]:
+    """How many photos each individual has where test is compared: in train, or a gallery of its own."""
+    if opened.gallery:
+        return Counter(opened.gallery)
     return Counter(views.train.identities[label] for label in views.train.known().labels.tolist())
 
 
