@@ -210,13 +210,11 @@ def fold_views(
 
     store = StoreView.of(content.rows, photo_store)
     usage = UsageCounter()
-    train, valid, test = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
-    gallery = None
-    if len(content.places[GALLERY]):
-        # Its photos are looked at for the sake of test.
-        gallery = content.photos(GALLERY, store, annotations, usage.of("test"))
-    bare = [each and (each.unlabelled() if oracle else each.bare()) for each in (test, gallery)]
-    return Views(train, valid, bare[0], oracle, usage, bare[1])
+    train, valid, asked = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
+    # Photos of a gallery are looked at for the sake of test.
+    compared = content.photos(GALLERY, store, annotations, usage.of("test"))
+    test, gallery = (each.unlabelled() if oracle else each.bare() for each in (asked, compared))
+    return Views(train, valid, test, oracle, usage, gallery if len(gallery) else None)
 
 
 def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
