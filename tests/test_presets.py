@@ -124,6 +124,9 @@ def test_what_is_set_wins_and_weights_go_with_their_network(lite0: None) -> None
     assert chosen("pretrained", "siamese", of)["learning_rate"] == "0.0005"
     typed = chosen("pretrained", "arcface", of, "epochs=3", "learning_rate=0.1")
     assert typed == fields | {"epochs": "3", "learning_rate": "0.1"}
+    assert chosen("pretrained", "arcface", of, "learning_rate=fast", "batch_size=x") == fields | {
+        "learning_rate": "fast", "batch_size": "x",
+    }  # fmt: skip
     other = chosen("pretrained", "arcface", of, "backbone=resnet18")
     assert other["backbone"] == "resnet18" and not {"pretrained", "learning_rate"} & other.keys()
     assert other.keys() > {"size", "epochs"}
