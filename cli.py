@@ -38,6 +38,10 @@ SettingsOption = Annotated[
     list[str] | None,
     Option("--set", help="A field of the method as key=value; repeat for more. `whalebench methods METHOD`."),
 ]
+PresetOption = Annotated[
+    str,
+    Option(help="Fields that suit the photos: small, pretrained or gpu; what is set wins."),
+]
 ForceOption = Annotated[bool, Option("--force", help="Repeat what is finished.")]
 TimeLimitOption = Annotated[
     str | None, Option(help="End a run after so long, as 30m or 2h; its last checkpoint is kept.")
@@ -46,7 +50,8 @@ DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
 MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
 NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
 PROTOCOL_HELP = (
-    "auto, stratified-encounters, published, encounter-grouped, closed, open, side-aware or time-aware."
+    "auto, stratified-encounters, published, encounter-grouped, closed, open, disjoint, side-aware or "
+    "time-aware."
 )
 SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by default if open or time-aware."
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
@@ -75,9 +80,11 @@ def run(
     fold: FoldOption = 0,
     seed: SeedOption = 0,
     settings: SettingsOption = None,
+    preset: PresetOption = "",
     device: DeviceOption = "auto",
     force: ForceOption = False,
     time_limit: TimeLimitOption = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be run, and start nothing.")] = False,
     tell: Annotated[bool, Option("--progress", hidden=True)] = False,  # of use to a sweep
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
@@ -85,8 +92,14 @@ def run(
     """Learn on one fold, score its test photos, and keep the record."""
     from whalebench.benchmarks.running import runner
 
-    request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
+    request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset)
     place = open_workspace(workspace)
+    if dry_run:
+        from whalebench.reports.tables import plan_report
+
+        with console.progress_shown(quiet=as_json) as progress:
+            plan = runner.plan_run(request, place, progress)
+        return console.show(plan, plan_report(plan), as_json)
     if time_limit is not None:
         from whalebench.benchmarks.running import workers
 
@@ -230,11 +243,13 @@ def data_import(
 ) -> None:
     """Check photos and what is said of them, and make them a benchmark."""
     from whalebench.benchmarks import overview
+    from whalebench.benchmarks.core.record import read_runs
     from whalebench.benchmarks.importing.aliases import read_aliases
     from whalebench.benchmarks.importing.dates import read_rule
     from whalebench.benchmarks.importing.importer import import_photos
     from whalebench.benchmarks.importing.layouts import LayoutOptions, find_layout
     from whalebench.benchmarks.importing.layouts.columns import read_column_names
+    from whalebench.benchmarks.presets import next_command
     from whalebench.reports.tables import import_report
 
     chosen = find_layout(layout)
@@ -247,8 +262,9 @@ def data_import(
         result = import_photos(chosen, path, name, place, options=options, progress=progress, **said)
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]
-    document = facts | {"quarantined": quarantined, "notes": notes}
-    console.show(document, import_report(facts, quarantined, notes), as_json)
+    following = next_command(result.catalog, read_runs(place.runs).records)
+    document = facts | {"quarantined": quarantined, "notes": notes, "next": following}
+    console.show(document, import_report(facts, quarantined, notes, following), as_json)
 
 
 @data.command("show")
@@ -383,6 +399,7 @@ def sweep(
     seeds: Annotated[str | None, Option(help="Seeds, as 0-2; 0 by default.")] = None,
     benchmark: Annotated[str | None, Option(help="What to measure on; flukes by default.")] = None,
     settings: SettingsOption = None,
+    preset: Annotated[str | None, PresetOption.__metadata__[0]] = None,
     plan: Annotated[Path | None, Option(help="A TOML file of all this; options win.")] = None,
     jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores or a GPU.")] = None,
     device: DeviceOption = "auto",
@@ -400,7 +417,7 @@ def sweep(
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import many_runs, writers
 
-    wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds}
+    wanted = {"benchmark": benchmark, "folds": folds, "seeds": seeds, "preset": preset}
     if svg:
         check_output(svg)
     limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
@@ -433,6 +450,7 @@ def tune(
     fold: FoldOption = 0,
     seed: SeedOption = 0,
     settings: SettingsOption = None,
+    preset: PresetOption = "",
     trials: Annotated[
         int | None, Option(help="How many trials, the defaults among them; 20 by default.")
     ] = None,
@@ -453,14 +471,14 @@ def tune(
     A field that is set is not tuned.
     """
     from whalebench.benchmarks.core.workspace import atomic_text
-    from whalebench.benchmarks.running.runner import RunRequest
+    from whalebench.benchmarks.running.runner import RunRequest, resolved
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
     from whalebench.reports import figures, many_runs
 
-    run = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device)
-    request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
     place = open_workspace(workspace)
+    run = resolved(RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset), place)
+    request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
     if worker is not None:
         return tuner.Tuner(request, place).work(worker)
     try:

@@ -70,6 +70,7 @@ def catalog_facts(catalog: Catalog) -> Row:
         "individuals with one photo": int((photos == 1).sum()),
         "most photos of one individual": int(photos.max()) if len(photos) else 0,
         "encounters": int(table.loc[table["encounter"] != "", "encounter"].nunique()),
+        "groups of duplicates": len(set(table.get("duplicates", ())) - {""}),
         **({"given": GIVEN} if catalog.has_given_boxes else {}),
         "photos with a box": sum(has_box and region is None for has_box, region in boxes),
         "photos with a mask": int((table["mask"] != "").sum()),
@@ -110,7 +111,8 @@ def split_rows(split: Split) -> list[Row]:
     return [
         {"fold": fold["fold"], "part": part} | fold[part]
         for fold in split.counts["folds"]
-        for part in ("train", "valid", "test")
+        for part in ("train", "valid", "test", "gallery")
+        if part in fold
     ]
 
 

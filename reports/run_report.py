@@ -335,6 +335,7 @@ def _given(record: RunRecord) -> dict[str, Any]:
         "parameters": usage.parameters,
         "starting weights": ", ".join(usage.weights),
         "set by hand": " ".join(f"{key}={typed(value)}" for key, value in usage.by_hand.items()),
+        "preset": record.preset,
         "tuning budget": usage.tuning_budget,
     }
 

@@ -179,11 +179,21 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def import_report(facts: dict[str, Any], left_out: list[dict[str, str]], notes: list[str]) -> Group:
+def import_report(
+    facts: dict[str, Any], left_out: list[dict[str, str]], notes: list[str], following: str
+) -> Group:
     """What `rich` prints after an import: what came in, what was left out and why, what to do next."""
-    hint = "Next: whalebench run arcface --benchmark {name} --fold 0 (or first: whalebench split make {name})"
-    end = Text(hint.format_map(facts), style="dim")
+    end = Text(f"Next: {following} (or first: whalebench split make {facts['name']})", style="dim")
     return Group(facts_table(facts, "Imported"), _quarantine(left_out), *warning_lines(notes), end)
+
+
+def plan_report(plan: dict[str, Any]) -> Group:
+    """What `rich` prints of a run that is not started: who, on what, and the same without its preset."""
+    seconds = plan["estimated_seconds"]
+    told = {name: plan[name] for name in ("method", "benchmark", "fold", "seed", "device", "preset")}
+    told |= {"settings": " ".join(plan["settings"]), "the same as": plan["command"]}
+    told["about"] = "not known" if seconds is None else f"{max(1, round(seconds / 60))} min"
+    return Group(facts_table(told, "Not started"))
 
 
 def check_report(document: dict[str, Any]) -> Group:

@@ -39,16 +39,17 @@ class Group:
 def group_photos(table: pd.DataFrame, together: Iterable[Sequence[str]] = ()) -> tuple[Group, ...]:
     """The groups of a catalog's table, sorted by name.
 
-    Photos are joined by an equal encounter or an equal content digest where that is not empty, by an equal
-    file where some are parts of theirs, by a pair of `together`, and so on through chains of these. Those of
-    animals that are NOT_IDENTIFIED join others, and are in no group.
+    Photos are joined by an equal encounter, content digest or group of duplicates where that is not empty, by
+    an equal file where some are parts of theirs, by a pair of `together`, and so on through chains of these.
+    Those of animals that are NOT_IDENTIFIED join others, and are in no group.
     """
     images = table["image"].tolist()
     # By hand, as to import the library that has it takes longer than all there is to do.
     group_of = {image: [image] for image in images}
     joined = [(one, other) for one, other in together]
     of_file = ("file_digest",) if REGION[0] in table else ()
-    for column in ("encounter", "content_digest", *of_file):
+    of_duplicates = ("duplicates",) if "duplicates" in table else ()
+    for column in ("encounter", "content_digest", *of_duplicates, *of_file):
         first: dict[str, str] = {}
         pairs = zip(images, table[column].tolist(), strict=True)
         joined += [(image, first.setdefault(value, image)) for image, value in pairs if value]

@@ -33,11 +33,12 @@ def protocol_groups(
 ) -> tuple[Group, ...]:
     """The groups of a catalog's table that a split of the protocol never cuts, sorted by name.
 
-    By `encounter-grouped` the photos of one individual on one day are one, too, and so are those of nobody:
-    who they show is not known, but it may well be the same animal. `together` are pairs of images.
+    By `encounter-grouped` and `disjoint` the photos of one individual on one day are one, too, and so are
+    those of nobody: who they show is not known, but it may well be the same animal. `together` are pairs of
+    images.
     """
     joined = [*together]
-    if protocol == BY_DAY:
+    if protocol in (BY_DAY, "disjoint"):
         first: dict[tuple[str, str], str] = {}
         met = zip(table["image"], table["identity"], days_of(table), strict=True)
         dated = ((image, who, day) for image, who, day in met if day and who != NOT_IDENTIFIED)

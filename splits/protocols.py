@@ -3,7 +3,8 @@
 `stratified-encounters` assigns whole groups to folds and allocates a valid part to each; `published` keeps
 the parts that the source fixed as fold 0, and takes a valid part out of train where there is none. Others ask
 more: `encounter-grouped` keeps days together, too, `closed` tests known individuals only, `open` holds whole
-individuals out, `side-aware` tests a side that train shows, `time-aware` tests what came later.
+individuals out, `disjoint` tests by a gallery of individuals that train never shows, `side-aware` tests a
+side that train shows, `time-aware` tests what came later.
 """
 
 from collections import Counter
@@ -21,6 +22,7 @@ from whalebench.splits.assignment import (
     make_groups,
     single_encounter_identities,
 )
+from whalebench.splits.disjoint import disjoint_rows
 from whalebench.splits.groupings import (
     BY_DAY,
     has_days_to_group,
@@ -48,6 +50,7 @@ PROTOCOLS = (
     BY_DAY,
     "closed",
     "open",
+    "disjoint",
     "side-aware",
     "time-aware",
 )
@@ -55,7 +58,7 @@ ONE_FOLD = ("published", "time-aware")
 """Protocols whose only fold is 0."""
 SINGLES_NEW = ("open", "time-aware")
 """Protocols by which individuals of one encounter are *new* where they are tested unless said otherwise."""
-SINGLES_FIXED = {"open": "new", "closed": "train", "side-aware": "train"}
+SINGLES_FIXED = {"open": "new", "closed": "train", "disjoint": "train", "side-aware": "train"}
 """Protocols that leave no choice of what happens to individuals of one encounter."""
 SINGLES = ("train", "new")
 DUPLICATES = ("refuse", "drop")
@@ -85,10 +88,11 @@ def propose_split(
     train, or spread like others and *new* where they are tested, as by default in open and time-aware splits.
     `valid_share` is taken of all photos outside the test. `duplicates` says what happens to photos that a
     published split has in several parts: refused, or dropped from train where valid or test has them, and
-    from valid where test has. `new_share` (0.2) of the individuals are held out of an open split; one by
-    time tests from the day `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known.
-    `together` are pairs of images that are never in two parts, as those that an audit confirmed. Photos of
-    animals that are not identified yet are in no part.
+    from valid where test has; what the catalog calls duplicates is dropped likewise, and only told of else.
+    `new_share` (0.2) of the individuals are held out of an open split; one by time tests from the day
+    `cutoff` on, or the last `test_share` (0.2) of the photos whose day is known. `together` are pairs of
+    images that are never in two parts, as those that an audit confirmed. Photos of animals that are not
+    identified yet are in no part.
     """
     given = {"new_share": new_share, "cutoff": cutoff, "test_share": test_share, "folds": folds}
     protocol = _checked(catalog, protocol, given, singles, valid_share, duplicates)
@@ -96,7 +100,7 @@ def propose_split(
     parameters: dict[str, Any] = {"singles": singles, "valid_share": valid_share, "seed": seed}
     groups = protocol_groups(catalog.table, protocol, together)
     whole, catalog = catalog, catalog.identified
-    folds = 1 if protocol in ONE_FOLD else folds or 5
+    folds, gallery = 1 if protocol in ONE_FOLD else folds or 5, None
     if protocol == "published":
         parameters["duplicates"] = duplicates
         rows, warnings = _published_rows(catalog, groups, **parameters)
@@ -104,13 +108,15 @@ def propose_split(
         day = cutoff_of(catalog, cutoff or "", 0.2 if test_share is None else test_share)
         rows, warnings = _rows_by_time(catalog, groups, day, **parameters)
         parameters["cutoff"] = day
+    elif protocol == "disjoint":
+        (rows, gallery), warnings = disjoint_rows(catalog, groups, folds=folds, **parameters), ()
     else:
         rows, warnings, more = _dealt_rows(catalog, groups, protocol, new_share, folds=folds, **parameters)
         parameters |= more
     parameters["folds"] = folds
     if together:  # absent otherwise, so that splits are written as they were
         parameters["together"] = [list(pair) for pair in together]
-    table = make_table({**_rows_of_nobody(whole), **rows})
+    table = make_table({**_rows_of_nobody(whole), **rows}, gallery)
     check_split(table, whole, protocol, parameters)
     counts = count_split(table, whole, groups, singles)
     return Split(
@@ -302,6 +308,8 @@ def _published_rows(
             f"published --duplicates drop`, or correct the column split."
         )
     part_of |= dict.fromkeys(dropped, DROPPED)
+    if duplicates == "drop" and "duplicates" in catalog.table:
+        part_of |= dict.fromkeys(_in_several_parts(catalog, part_of, "duplicates"), DROPPED)
     valid = {image for image, part in part_of.items() if part == "valid"}
     if not valid:
         valid = _valid_of_train(catalog, groups, part_of, singles=singles, share=valid_share, seed=seed)
@@ -314,9 +322,14 @@ def _published_rows(
     return rows, tuple(_warnings(groups, part_of))
 
 
-def _in_several_parts(catalog: Catalog, part_of: dict[str, str]) -> dict[str, str]:
-    """The photos of train that are in valid or test, too, and those of valid in test: each with the other."""
-    digest_of = dict(zip(catalog.table["image"], catalog.table["content_digest"], strict=True))
+def _in_several_parts(
+    catalog: Catalog, part_of: dict[str, str], column: str = "content_digest"
+) -> dict[str, str]:
+    """The photos of train that are in valid or test, too, and those of valid in test: each with the other.
+
+    The same are those that are equal in the column and not empty there.
+    """
+    digest_of = dict(zip(catalog.table["image"], catalog.table[column], strict=True))
     kept: dict[str, str] = {}
     several: dict[str, str] = {}
     for part in ("test", "valid", "train", ""):
@@ -370,7 +383,7 @@ def _warnings(groups: tuple[Group, ...], part_of: dict[str, str]) -> list[str]:
     if dropped := Counter(part_of.values())[DROPPED]:
         warnings.append(
             f"{dropped} photos of the published train or valid part are in none, because valid or test holds "
-            f"the same photos."
+            f"the same photos, or their duplicates."
         )
     unassigned = Counter(part_of.values())[""]
     if unassigned:

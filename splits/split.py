@@ -33,6 +33,8 @@ from whalebench.splits.groupings import protocol_groups, same_days, side_of
 from whalebench.splits.timing import LAST, dates_of
 
 COLUMNS = ("image", "fold", "group", "valid")
+GALLERY = "gallery"
+"""The further column of a disjoint split: the fold in whose gallery a photo is, -1 for none."""
 SIDECAR = (
     "protocol",
     "parameters",
@@ -67,7 +69,7 @@ class Split:
 
     table: pd.DataFrame
     """image, fold (tested there; -1: never; -2: in no part at all), group, valid (the fold in whose valid
-    part it is; -1: none)."""
+    part it is; -1: none); and gallery, of a disjoint split."""
     protocol: str
     """How it was made: one of `protocols.PROTOCOLS`, or `TWIN`."""
     parameters: dict[str, Any]
@@ -100,17 +102,28 @@ class Split:
             raise WhalebenchError(f"There is no fold {fold} in this split; choose one of {there}.")
         return fold_parts(self.table, fold)
 
+    def gallery(self, fold: int) -> tuple[str, ...]:
+        """The photos that the test of a fold is compared with, sorted; empty where that is its train part."""
+        return fold_gallery(self.table, fold)
+
+
+def fold_gallery(table: pd.DataFrame, fold: int) -> tuple[str, ...]:
+    """The photos of one fold's gallery, sorted; empty for any but a disjoint split."""
+    return tuple(sorted(table["image"][table[GALLERY] == fold].tolist())) if GALLERY in table else ()
+
 
 def fold_parts(table: pd.DataFrame, fold: int) -> Parts:
-    """The train, valid and test photos of one fold of a split's table."""
+    """The train, valid and test photos of one fold of a split's table; those of a gallery are in none."""
     test, valid = table["fold"] == fold, table["valid"] == fold
     train = ~test & ~valid & (table["fold"] != LEFT_OUT)
+    if GALLERY in table:
+        train &= table[GALLERY] != fold
     images = table["image"]
     return Parts(*(tuple(sorted(images[each].tolist())) for each in (train, valid & ~test, test)))
 
 
-def make_table(rows: Rows) -> pd.DataFrame:
-    """The split's table from fold, group and valid of each image, sorted by image."""
+def make_table(rows: Rows, gallery: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """The split's table from fold, group and valid of each image, and its gallery if any, sorted by image."""
     images = sorted(rows)
     columns = {
         "image": pd.Series(images, dtype="str"),
@@ -118,12 +131,15 @@ def make_table(rows: Rows) -> pd.DataFrame:
         "group": pd.Series([rows[image][1] for image in images], dtype="str"),
         "valid": pd.Series([rows[image][2] for image in images], dtype="int64"),
     }
+    if gallery is not None:
+        columns[GALLERY] = pd.Series([gallery.get(image, NEVER) for image in images], dtype="int64")
     return pd.DataFrame(columns)
 
 
 def table_text(table: pd.DataFrame) -> str:
     """The split's table as the CSV it is kept as."""
-    return table.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")
+    columns = [*COLUMNS, *([GALLERY] if GALLERY in table else [])]
+    return table.to_csv(columns=columns, index=False, lineterminator="\n")
 
 
 def kept_text(table: pd.DataFrame) -> str:
@@ -152,9 +168,10 @@ def count_split(
 ) -> dict[str, Any]:
     """The counts of a split, as its sidecar keeps them.
 
-    `new` counts the photos of a valid or test part whose individual is not in the train part. Individuals
-    of one encounter are those that appear in a single group; those of a single photo are among them. Photos
-    of animals that are not identified are counted by themselves, where there are some.
+    `new` counts the photos of a valid or test part whose individual is not in the train part, or of a test
+    that has a gallery, not in that. Individuals of one encounter are those that appear in a single group;
+    those of a single photo are among them. Photos of animals that are not identified are counted by
+    themselves, where there are some.
     """
     nobody = len(table) - len(catalog.identified.table)
     catalog = catalog.identified
@@ -195,6 +212,10 @@ def _count_fold(table: pd.DataFrame, catalog: Catalog, fold: int) -> dict[str, A
             "individuals": len(set(names) - {""}),
             "new": sum(name not in known for name in names),
         }
+    if gallery := [identity_of[image] for image in fold_gallery(table, fold)]:
+        counts[GALLERY] = {"photos": len(gallery), "individuals": len(set(gallery) - {""}), "new": 0}
+        tested = [identity_of[image] for image in parts.test]
+        counts["test"]["new"] = sum(name not in set(gallery) - {""} for name in tested)
     return counts
 
 
@@ -216,6 +237,7 @@ REMEDIES = {
     "time-aware": "choose another cutoff, or import more photos",
     "side-aware": "take fewer folds, or import more photos",
     "closed": "take fewer folds, or import more photos",
+    "disjoint": "take fewer folds, or import more photos",
     "open": "take fewer folds, another share of new individuals, or more photos",
 }
 
@@ -249,10 +271,16 @@ def _problems(
     may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
     if protocol == "open":
         may_be_new |= _in_one_place(table, identity_of)
-    must_know = {"published": (), "time-aware": ("valid",)}.get(protocol, ("valid", "test"))
+    if (protocol == "disjoint") != (GALLERY in table):
+        yield "a gallery is that of a disjoint split, which has one"
+        return
+    only_valid = dict.fromkeys(("time-aware", "disjoint"), ("valid",))
+    must_know = ({"published": ()} | only_valid).get(protocol, ("valid", "test"))
     for fold in folds:
         parts = fold_parts(table, fold)
         yield from _fold_problems(parts, fold, identity_of, may_be_new, must_know)
+        if protocol == "disjoint":
+            yield from _gallery_problems(parts, fold_gallery(table, fold), fold, identity_of)
         if not is_twin:
             yield from _protocol_problems(parts, fold, facts, protocol, parameters)
 
@@ -303,6 +331,22 @@ def _fold_problems(
             yield f"{unknown[0]} is in the {part} part of fold {fold} but not in its train part"
     if len(known - {""}) < 2:
         yield f"the train part of fold {fold} holds fewer than two individuals"
+
+
+def _gallery_problems(
+    parts: Parts, gallery: tuple[str, ...], fold: int, identity_of: dict[str, str]
+) -> Iterator[str]:
+    """What is wrong with a disjoint fold: each tested individual is to be in its gallery, none in train."""
+    learned = {identity_of[image] for image in (*parts.train, *parts.valid)}
+    there = {identity_of[image] for image in gallery}
+    if both := sorted(learned & {*there, *(identity_of[image] for image in parts.test)} - {""}):
+        yield f"{both[0]} is in the test of fold {fold} and in its train part"
+    if "" in there or len(there) < 2:
+        yield f"the gallery of fold {fold} holds fewer than two individuals, or a photo of nobody"
+    if strange := sorted({identity_of[image] for image in parts.test} - there):
+        yield f"{strange[0] or 'nobody'} is in the test part of fold {fold} but not in its gallery"
+    if not set(gallery).isdisjoint((*parts.valid, *parts.test)):
+        yield f"a photo is in the gallery of fold {fold} and in another part of it"
 
 
 def committed_stem(name: str) -> Path | None:
@@ -450,10 +494,16 @@ def _parse(text: str, stem: Path) -> pd.DataFrame:
     reader = csv.reader(io.StringIO(text))
     try:
         header, *rows = list(reader)
-        table = make_table({image: (int(fold), group, int(valid)) for image, fold, group, valid in rows})
-    except ValueError as error:
+        with_gallery = header == [*COLUMNS, GALLERY]
+        table = make_table(
+            {row[0]: (int(row[1]), row[2], int(row[3])) for row in rows},
+            {row[0]: int(row[4]) for row in rows} if with_gallery else None,
+        )
+        if any(len(row) != len(header) for row in rows):
+            raise ValueError("a row has other columns than its head")
+    except (ValueError, IndexError) as error:
         raise WhalebenchError(f"{_with(stem, '.csv')} is no split ({error}); restore it.") from error
-    if tuple(header) != COLUMNS:
+    if tuple(header) != COLUMNS and not with_gallery:
         raise WhalebenchError(f"{_with(stem, '.csv')} has not the columns {', '.join(COLUMNS)}; restore it.")
     return table
 

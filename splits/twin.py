@@ -13,6 +13,7 @@ from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.splits.assignment import LEFT_OUT, shuffle_key
 from whalebench.splits.groupings import protocol_groups
 from whalebench.splits.split import (
+    GALLERY,
     TWIN,
     Rows,
     Split,
@@ -32,12 +33,12 @@ NOTE = (
 def random_twin(split: Split, catalog: Catalog, seed: int = 0) -> Split:
     """The checked twin of a split of the catalog, the same for the same seed on any machine.
 
-    Copies of one photo, and photos that are in no part, stay where they are. Raises WhalebenchError for the
-    twin of a twin, and where no photo can change places.
+    Copies of one photo, what the catalog calls duplicates, and photos that are in no part stay where they
+    are. Raises WhalebenchError for the twin of a twin, and where no photo can change places.
     """
     if split.protocol == TWIN:
         raise WhalebenchError(f"This split of {catalog.name} is a random twin itself and has none.")
-    table = make_table(_dealt(split, catalog, seed))
+    table = make_table(*_dealt(split, catalog, seed))
     if table.equals(split.table):
         raise WhalebenchError(
             f"No photo of {catalog.name} can change places within its individual, so this split has no "
@@ -60,19 +61,25 @@ def random_twin(split: Split, catalog: Catalog, seed: int = 0) -> Split:
     )
 
 
-def _dealt(split: Split, catalog: Catalog, seed: int) -> Rows:
-    """Fold, group and valid of each image of the twin."""
+def _dealt(split: Split, catalog: Catalog, seed: int) -> tuple[Rows, dict[str, int] | None]:
+    """Fold, group and valid of each image of the twin, and its gallery where the split has one."""
     facts = catalog.table.set_index("image")
     copies = Counter(facts["content_digest"])
-    rows = {image: (fold, group, valid) for image, fold, group, valid in split.table.itertuples(index=False)}
+    duplicates = facts.get("duplicates", dict.fromkeys(split.table["image"], ""))
+    rows = {row[0]: row[1:4] for row in split.table.itertuples(index=False)}
+    gallery = (
+        dict(zip(split.table["image"], split.table[GALLERY], strict=True)) if GALLERY in split.table else {}
+    )
     movable: dict[str, list[str]] = defaultdict(list)
     for image in sorted(rows):
         content = facts["content_digest"][image]
-        if rows[image][0] != LEFT_OUT and (not content or copies[content] == 1):
+        is_fixed = copies[content] > 1 if content else False
+        if rows[image][0] != LEFT_OUT and not is_fixed and not duplicates[image]:
             movable[facts["identity"][image]].append(image)
-    dealt = dict(rows)
+    dealt, compared = dict(rows), dict(gallery)
     for images in movable.values():
         shuffled = sorted(images, key=lambda image: shuffle_key(seed, "twin", image))
         for image, place in zip(shuffled, images, strict=True):
             dealt[image] = (rows[place][0], rows[image][1], rows[place][2])
-    return dealt
+            compared |= {image: gallery[place]} if gallery else {}
+    return dealt, compared or None

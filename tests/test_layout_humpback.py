@@ -1,6 +1,7 @@
 """The layout of the two humpback competitions: names, *new*, boxes, points, duplicates and leaks."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,9 +9,14 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.catalog import build_catalog, read_catalog
+from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.importing.importer import import_photos
 from whalebench.benchmarks.importing.layouts.humpback import LAYOUT
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, LayoutOptions
 from whalebench.benchmarks.importing.sources import FolderSource
+from whalebench.benchmarks.overview import catalog_facts
+from whalebench.splits.protocols import propose_split
 
 TRAIN = "Image,Id\n0000e88ab.jpg,w_f48451c\n0001f9222.jpg,w_c3d896a\n00029d126.jpg,new_whale\n"
 BOXES = "Image,x0,y0,x1,y1\n0000e88ab.jpg,20.0,10.0,80.5,40.0\nffffffff0.jpg,1,1,2,2\n"
@@ -102,12 +108,50 @@ def test_duplicates_and_leaks_are_said_and_change_no_name(tmp_path: Path) -> Non
         "leaks.csv": "Image,Id\n781c0ad2c.jpg,w_f765256\n",
     }
     found = laid_out(tmp_path, files)
-    assert [row["duplicate_group"] for row in found.table.rows] == ["group_0000", "group_0000", ""]
+    assert [row["duplicates"] for row in found.table.rows] == ["group_0000", "group_0000", ""]
     assert [row["identity"] for row in found.table.rows] == ["w_f48451c", "w_c3d896a", ""]
     assert "encounter" not in found.table.columns
     groups, leaks = found.notes[-2:]
+    assert "no split parts the photos of a group" in groups
     assert groups.startswith("duplicate_ids.csv says of 1 groups of names (2 names, 2 photos)")
     assert leaks == "leaks.csv names the whales of 1 test photos, which leaked: they are not read."
+
+
+def test_other_names_are_said_and_taken_where_they_are_asked_for(tmp_path: Path) -> None:
+    renamed = TRAIN.replace("w_c3d896a", "group_0000").replace("new_whale", "new_whale_0000")
+    files = {"train.csv": TRAIN, "train.v2.csv": renamed}
+    found = laid_out(tmp_path, files)
+    said = "train.v2.csv names 2 photos otherwise: --column identity=train.v2.csv takes its names."
+    assert found.notes[-1] == said
+    again = laid_out(tmp_path, files, {"identity": "train.v2.csv"})
+    names = [row["identity"] for row in again.table.rows]
+    assert names == ["w_f48451c", "group_0000", "new_whale_0000"]
+    assert said not in again.notes
+    assert again.table.places[0] == "train.v2.csv, line 2"
+
+
+def test_the_door_lets_options_of_the_layout_through_and_keeps_duplicates(tmp_path: Path) -> None:
+    """The two whales of a group are in one part of every split; `data show` counts the groups."""
+    lines = [f"{place:08x}a.jpg,{who}" for place, who in enumerate(["a", "b", "c", "c", "d", "d"] * 5)]
+    files = {"names.csv": "Image,Id\n" + "\n".join(lines) + "\n"}
+    files["duplicate_ids.csv"] = "Id,SubId\ngroup_0000,a b\n"
+    for place, line in enumerate(lines):
+        file = tmp_path / "photos/train" / line.partition(",")[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10), (place * 8, 9, 9)).save(file)
+    for name, text in files.items():
+        (tmp_path / "photos" / name).write_text(text, encoding="utf-8")
+    place, options = Workspace(tmp_path / "w"), LayoutOptions({"identity": "names.csv"})
+    catalog = import_photos(LAYOUT, tmp_path / "photos", "humps", place, options=options).catalog
+    assert read_catalog(place.benchmarks / "humps").digest == catalog.digest
+    assert catalog_facts(catalog)["groups of duplicates"] == 1
+    split = propose_split(catalog, folds=2)
+    of_group = catalog.table["duplicates"] != ""
+    assert Counter(catalog.table["identity"][of_group]) == {"a": 5, "b": 5}
+    assert len(set(split.table["group"][of_group])) == 1
+    without = catalog.table.drop(columns="duplicates")
+    assert build_catalog(without, "humps").digest != catalog.digest
+    assert build_catalog(without.assign(duplicates=""), "humps").digest == build_catalog(without, "").digest
 
 
 def test_annotations_of_another_size_are_left_out(tmp_path: Path) -> None:

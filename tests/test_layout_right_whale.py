@@ -109,4 +109,4 @@ def test_the_published_tables_have_the_published_counts(
     new = shown.pop("", 0)
     assert (len(rows), len(shown), sum(number == 1 for number in shown.values()), new) == numbers
     if folder == "humpback":
-        assert len({row["duplicate_group"] for row in rows} - {""}) == 89
+        assert len({row["duplicates"] for row in rows} - {""}) == 89

@@ -220,6 +220,38 @@ def test_a_twin_has_the_same_counts_of_each_individual_and_cuts_encounters(proto
     assert random_twin(split, of).digest == twin.digest != random_twin(split, of, seed=1).digest
 
 
+def with_duplicates() -> pd.DataFrame:
+    """Two individuals of several encounters that are one animal, and the group of one photo of nobody."""
+    table = photos()
+    return table.assign(duplicates=table["identity"].map({"w03": "same", "w04": "same"}).fillna(""))
+
+
+@pytest.mark.parametrize("protocol", STRICT)
+def test_duplicates_by_name_are_never_parted_and_stay_in_the_twin(protocol: str) -> None:
+    of = build_catalog(with_duplicates(), "drawn")
+    split = propose_split(of, protocol=protocol, cutoff="2024-04-01" if protocol == "time-aware" else None)
+    assert places(split, of, "duplicates") == [1]
+    group_of = dict(zip(split.table["image"], split.table["group"], strict=True))
+    same = of.table["image"][of.table["duplicates"] != ""]
+    assert len(same) > 20 and len({group_of[image] for image in same}) == 1
+    twin = random_twin(split, of)
+    assert places(twin, of, "duplicates") == [1] and max(places(twin, of, "encounter")) > 1
+
+
+def test_a_published_split_tells_of_duplicates_by_name_or_drops_them() -> None:
+    met = photos()["encounter"].str.extract(r"-(\d)$")[0].fillna("0")
+    part = met.map({"3": "test", "2": "valid"}).fillna("train")
+    of = build_catalog(with_duplicates().assign(split=part), "drawn")
+    same = set(of.table["image"][of.table["duplicates"] != ""])
+    told = propose_split(of)
+    assert any("straddle the published parts" in warning for warning in told.warnings)
+    assert not set(told.table["image"][told.table["fold"] == -2])
+    dropped = propose_split(of, duplicates="drop")
+    gone = set(dropped.table["image"][dropped.table["fold"] == -2])
+    assert gone == {image for image in same if image[3] != "3"}
+    assert same - gone <= set(dropped.parts(0).test)
+
+
 def test_a_published_split_has_a_twin_too(tmp_path) -> None:
     table = photos()
     met = table["encounter"].str.extract(r"-(\d)$")[0].fillna("0")
@@ -257,7 +289,7 @@ def test_a_twin_has_no_twin_and_photos_met_once_have_none() -> None:
         ({"protocol": "time-aware", "folds": 3}, "3 folds cannot be made of a time-aware split"),
         ({"protocol": "time-aware", "test_share": 1.0}, "A test share of 1.0 cannot be"),
         ({"protocol": "open", "new_share": 0.0}, "A new share of 0.0 cannot be"),
-        ({"protocol": "disjoint"}, "There is no protocol 'disjoint'"),
+        ({"protocol": "disjoined"}, "There is no protocol 'disjoined'"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(options: dict, sentence: str) -> None:

@@ -36,7 +36,9 @@ from whalebench.benchmarks.core.workspace import ExistsError, atomic_path, atomi
 REQUIRED = ("image", "path", "identity")
 OPTIONAL_TEXT = ("encounter", "date", "viewpoint", "species", "mask")
 DETAILS = ("camera", "place", "licence", "rightsholder", "quality")
-"""Texts that are absent from a catalog whose table has none of them, and then from its digest."""
+"""Texts on a photo that no method sees."""
+WHERE_GIVEN = ("split", *DETAILS, "duplicates")
+"""Further texts, whose columns are absent, from the digest as well, where no photo has one."""
 BOX = ("x0", "y0", "x1", "y1")
 NOT_IDENTIFIED = "?"
 """The identity of an animal that is not identified yet: neither one of the others nor *new*, which is ""."""
@@ -268,8 +270,8 @@ def _relative(value: str, folder: Path) -> str:
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """The rows sorted by image, with all catalog columns in their fixed order and types and no others.
 
-    Texts that are absent become "", numbers NaN, sizes 0. The columns `split`, DETAILS, MASK_DIGESTS and
-    REGION stay absent when they are empty.
+    Texts that are absent become "", numbers NaN, sizes 0. Those of WHERE_GIVEN, MASK_DIGESTS and REGION stay
+    absent when they are empty.
     """
     images = [str(image) for image in table["image"]]
     # Python's order of code points, so that no library's collation decides.
@@ -282,7 +284,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
         columns[column] = rows[column].astype("int64") if column in rows else pd.Series(0, rows.index)
     for column in DIGESTS:
         columns[column] = _text(rows, column)
-    for column in ("split", *DETAILS, *MASK_DIGESTS):
+    for column in (*WHERE_GIVEN, *MASK_DIGESTS):
         if column in rows and any(values := _text(rows, column)):
             columns[column] = values
     if REGION[0] in rows and rows[REGION[0]].notna().any():

@@ -99,6 +99,13 @@ def accelerator_signs() -> list[str]:
     return [_version("torch"), *(os.environ.get(name, "") for name in VISIBLE), *devices]
 
 
+def has_accelerator() -> bool:
+    """Whether there seems to be an accelerator that torch would find; asked without torch."""
+    hidden = any(os.environ.get(name) in ("", "-1") for name in VISIBLE)
+    is_apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return is_apple or (not hidden and any(any(Path("/dev").glob(pattern)) for pattern in DEVICES))
+
+
 def versions() -> dict[str, str]:
     """Version by name of this tool, Python and the libraries; "absent" for one that is not installed."""
     return {"whalebench": __version__, "python": platform.python_version()} | {

@@ -98,6 +98,8 @@ class RunRecord(BaseModel):
     method: str
     config: Values
     """The resolved configuration of the method."""
+    preset: str = ""
+    """What chose some of its fields, where the run was asked for by a preset; they are like any others."""
     benchmark: str
     catalog_digest: str
     split_digest: str

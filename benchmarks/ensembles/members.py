@@ -109,6 +109,11 @@ def load_fold(record: RunRecord, workspace: Workspace, progress: Progress = SILE
     """The fold of a run; raises WhalebenchError where catalog or split are no longer the same."""
     benchmark = load_benchmark_of(record, workspace, progress)
     parts, table = benchmark.split.parts(record.fold), benchmark.catalog.table.set_index("image", drop=False)
+    if benchmark.split.gallery(record.fold):
+        raise WhalebenchError(
+            f"Runs on {record.benchmark} are compared with a gallery of individuals that none learned, which "
+            f"ensembles do not know of: choose runs on a split that is not disjoint."
+        )
     train, valid, test = (table.loc[list(images)] for images in (parts.train, parts.valid, parts.test))
     identities = tuple(sorted(set(train["identity"]) - {""}))
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))

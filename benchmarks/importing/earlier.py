@@ -75,10 +75,11 @@ def _by_older_rules(frame: pd.DataFrame, from_exif: Collection[str]) -> Iterator
     yield frame, ""
     as_decoded = frame.assign(content_digest=frame[content], mask_content_digest=frame[of_masks])
     yield as_decoded, "tell photos apart by transparency and profile, and masks by what they mean"
-    unread = as_decoded.drop(columns=[*DETAILS], errors="ignore")
+    columns = (*DETAILS, "duplicates")
+    unread = as_decoded.drop(columns=list(columns), errors="ignore")
     dates = frame.get("date", pd.Series("", frame.index))
     unread["date"] = dates.mask(frame["image"].isin(from_exif), "")
-    yield unread, "read dates from EXIF, or the columns " + ", ".join(DETAILS)
+    yield unread, "read dates from EXIF, or the columns " + ", ".join(columns)
     for older in (as_decoded, unread):
         unmasked = older.drop(columns="mask_content_digest")
         yield unmasked, "count what a mask shows"

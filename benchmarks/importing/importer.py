@@ -13,11 +13,11 @@ import pandas as pd
 
 from whalebench import WhalebenchError, table_cell
 from whalebench.benchmarks.core.catalog import (
-    DETAILS,
     NAMELESS,
     NO_ENCOUNTER,
     OPTIONAL_TEXT,
     SIZE,
+    WHERE_GIVEN,
     Catalog,
     Region,
     Stamp,
@@ -287,7 +287,7 @@ def _frame(
     rows = [table.rows[index] for index in kept]
     columns: dict[str, list[str] | list[int] | list[float | None]] = {
         column: [row[column] for row in rows]
-        for column in ("image", "identity", *OPTIONAL_TEXT, *DETAILS, "split")
+        for column in ("image", "identity", *OPTIONAL_TEXT, *WHERE_GIVEN)
         if column in table.columns
     }
     for column in tables.number_columns(table):

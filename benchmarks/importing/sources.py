@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -149,6 +150,10 @@ class FolderSource(FileSource):
 
     def names(self) -> tuple[str, ...]:
         """The names of all regular files, sorted; a folder with several links to it counts once."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         return tuple(sorted(self._below("", set())))
 
     def _below(self, name: str, seen: set[tuple[int, int]]) -> Iterator[str]:

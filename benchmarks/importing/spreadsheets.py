@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.core.catalog import BOX, DETAILS, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, OPTIONAL_TEXT, REQUIRED, WHERE_GIVEN
 
 SIDE = "side"
 """Another word for the column viewpoint."""
-WORDS = (*REQUIRED, *OPTIONAL_TEXT, *DETAILS, *BOX, "split", SIDE)
+WORDS = (*REQUIRED, *OPTIONAL_TEXT, *BOX, *WHERE_GIVEN, SIDE)
 """The columns that are read and have a name of their own, all but those of landmarks."""
-NUMBERED = ("image", "identity", "encounter", "viewpoint", "species", "date", "camera", "place", "quality")
-"""Columns of names that may be numbers, and of years."""
+NUMBERED = (
+    *("image", "identity", "encounter", "duplicates", "viewpoint", "species"),
+    *("camera", "place", "quality", "date"),
+)
+"""Columns of names that may be numbers, of years and of numbers."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)

@@ -26,6 +26,7 @@ from whalebench.benchmarks.core.catalog import (
     PARTS,
     REQUIRED,
     SIZE,
+    WHERE_GIVEN,
     landmark_names,
 )
 from whalebench.benchmarks.core.files import regular_file
@@ -53,7 +54,7 @@ HEADER, ABOVE = 1_000_000, 20
 """Letters and lines in which the line of the names of columns is looked for."""
 SEPARATOR = re.compile(r'"?sep *= *(.)"?', re.IGNORECASE)
 """How spreadsheets tell each other the separator."""
-NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, *DETAILS, "split")
+NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, *WHERE_GIVEN)
 """The columns of texts that are read."""
 INDEX = re.compile(r"__index_level_\d+__")
 """What pandas calls the numbers of rows."""
@@ -283,7 +284,7 @@ def _text(value: object) -> str:
 
 def check_columns(table: TextTable, file: Path) -> list[str]:
     """Notes on the columns that are not read; a needed column that is absent is an error."""
-    known = {*REQUIRED, *OPTIONAL_TEXT, *DETAILS, *BOX, "split"}
+    known = {*REQUIRED, *OPTIONAL_TEXT, *WHERE_GIVEN, *BOX}
     for column in REQUIRED:
         if column not in table.columns:
             raise WhalebenchError(
@@ -365,7 +366,7 @@ def _text_problems(row: Row) -> Iterator[str]:
     for column in ("image", "path"):
         if not row[column]:
             yield problem(column, "", "it is empty; fill it or remove the row")
-    for column in ("encounter", "viewpoint", "species", *DETAILS):
+    for column in ("encounter", "duplicates", "viewpoint", "species", *DETAILS):
         if row.get(column, "").casefold() in NOTHING | (NO_ENCOUNTER if column == "encounter" else set()):
             shared = "" if column in DETAILS else ", and photos that share it would count as one"
             yield problem(column, row[column], f"this names nothing{shared}; leave the cell empty")

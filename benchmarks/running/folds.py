@@ -23,10 +23,16 @@ from whalebench.benchmarks.core.catalog import BOX, PARTS, landmark_names
 from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
 from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
+from whalebench.splits.split import GALLERY
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
     from whalebench.benchmarks.core.photos import Annotations, LabelledPhotos, Photos
 
+DISJOINT = (
+    "Test shows individuals that train does not, so embeddings are compared with those of a gallery of them; "
+    "temperature and thresholds are chosen on valid, whose individuals train shows."
+)
+"""What is to be known of every run on a disjoint split."""
 SCORED = ("valid", "test")
 """The parts of a fold that are scored, and have answers."""
 NEW = "new"
@@ -59,13 +65,16 @@ class Views:
     """Whether the annotations of valid and test are shown where they are scored."""
     usage: UsageCounter = field(default_factory=UsageCounter)
     """What the photos of train, valid and test tell when they are read."""
+    gallery: Photos | None = None
+    """What test is compared with, bare as test is, where that is not the train part: in a disjoint split."""
 
     def queries(self) -> dict[str, Photos]:
-        """The photos of valid and test as they are scored, the known ones of train as they are embedded.
+        """The photos of valid and test as they are scored, those of train and gallery as they are embedded.
 
-        They are bare, but for annotations in an oracle's run.
+        Of train the known ones. They are bare, but for annotations in an oracle's run.
         """
         parts = {"train": self.train.known(), "valid": self.valid, "test": self.test}
+        parts |= {GALLERY: self.gallery} if self.gallery is not None else {}
         return {part: photos.unlabelled() if self.oracle else photos.bare() for part, photos in parts.items()}
 
 
@@ -79,6 +88,10 @@ class OpenFold:
     """The photos of valid and test with everything that is annotated on them, without labels."""
     digests: dict[str, str]
     """The content digest that stands behind each digest a method sees."""
+    candidates: tuple[str, ...]
+    """Who may be named: the individuals of train, then those of the gallery of a disjoint split."""
+    gallery: tuple[str, ...] = ()
+    """The individual of each photo of such a gallery."""
 
     def lineage(self, shown: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """By part, sorted, the content digests behind those that a method saw."""
@@ -86,7 +99,8 @@ class OpenFold:
 
     def counts(self, views: Views) -> dict[str, int]:
         """Photos and individuals by part, for the record."""
-        return {
+        of_gallery = {"gallery_photos": len(self.gallery), "gallery_identities": len(set(self.gallery))}
+        return (of_gallery if self.gallery else {}) | {
             "train_photos": len(views.train),
             "train_known_photos": len(views.train.known()),
             "identities": len(views.train.identities),
@@ -98,6 +112,8 @@ class OpenFold:
 
     def warnings(self) -> list[str]:
         """What a reader of the scores should know of this fold."""
+        if self.gallery:
+            return [DISJOINT]
         if NEW in self.answers["test"].truth and NEW not in self.answers["valid"].truth:
             return [
                 "Valid has no new photo to choose a threshold by, so new is no candidate and every new test "
@@ -108,7 +124,7 @@ class OpenFold:
 
 @dataclass(frozen=True)
 class _Fold:
-    """The rows of one fold's photos: train, then valid, then test."""
+    """The rows of one fold's photos: train, then valid, then test, and the gallery of a disjoint split."""
 
     table: pd.DataFrame
     """Those of the catalog, in this order."""
@@ -127,13 +143,19 @@ class _Fold:
             part: [row_of[image] for image in images]
             for part, images in benchmark.split.parts(fold)._asdict().items()
         }
-        rows = np.array([row for part in PARTS for row in parts[part]], np.int64)
-        ends = np.cumsum([0, *(len(parts[part]) for part in PARTS)])
-        places = {part: np.arange(ends[n], ends[n + 1]) for n, part in enumerate(PARTS)}
+        parts[GALLERY] = [row_of[image] for image in benchmark.split.gallery(fold)]
+        rows = np.array([row for part in parts.values() for row in part], np.int64)
+        ends = np.cumsum([0, *map(len, parts.values())])
+        places = {part: np.arange(ends[n], ends[n + 1]) for n, part in enumerate(parts)}
         table = benchmark.catalog.table.iloc[rows].reset_index(drop=True)
         known = table.iloc[places["train"]]
         identities, species = (tuple(sorted(set(known[of]) - {""})) for of in ("identity", "species"))
         return cls(table, rows, places, identities, species)
+
+    @property
+    def hidden(self) -> Rows:
+        """The places of the photos of which nothing is told: those of test and of its gallery."""
+        return np.concatenate([self.places["test"], self.places[GALLERY]])
 
     @cached_property
     def shown_digests(self) -> dict[str, str]:
@@ -178,9 +200,9 @@ def fold_views(
             f"there is nothing to tell apart; import photos of at least two individuals."
         )
     again = reopen or (lambda: benchmark)
-    annotations, test_rows = _annotations(content.table), content.rows[content.places["test"]]
+    annotations, test_rows = _annotations(content.table), content.rows[content.hidden]
     if not oracle:
-        annotations = _hidden(annotations, content.places["test"])
+        annotations = _hidden(annotations, content.hidden)
 
     def photo_store() -> PhotoStore:
         store = again().store
@@ -188,8 +210,11 @@ def fold_views(
 
     store = StoreView.of(content.rows, photo_store)
     usage = UsageCounter()
-    train, valid, test = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
-    return Views(train, valid, test.unlabelled() if oracle else test.bare(), oracle, usage)
+    train, valid, asked = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
+    # Photos of a gallery are looked at for the sake of test.
+    compared = content.photos(GALLERY, store, annotations, usage.of("test"))
+    test, gallery = (each.unlabelled() if oracle else each.bare() for each in (asked, compared))
+    return Views(train, valid, test, oracle, usage, gallery if len(gallery) else None)
 
 
 def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
@@ -198,11 +223,16 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
     groups = dict(zip(benchmark.split.table["image"], benchmark.split.table["group"], strict=True))
     annotations = _annotations(content.table)
     store = StoreView.of(content.rows, lambda: benchmark.store)
-    parts = {part: content.table.iloc[content.places[part]] for part in PARTS}
+    parts = {part: content.table.iloc[places] for part, places in content.places.items()}
+    gallery = tuple(parts[GALLERY]["identity"])
+    known = dict.fromkeys(SCORED, (parts["train"], content.identities))
+    known |= {"test": (parts[GALLERY], tuple(sorted(set(gallery))))} if gallery else {}
     return OpenFold(
-        {part: answers_of(parts[part], parts["train"], content.identities, groups) for part in SCORED},
+        {part: answers_of(parts[part], *known[part], groups) for part in SCORED},
         {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
         {shown: digest for digest, shown in content.shown_digests.items()},
+        tuple(dict.fromkeys((*content.identities, *known["test"][1]))),
+        gallery,
     )
 
 

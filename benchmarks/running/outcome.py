@@ -37,8 +37,10 @@ from whalebench.benchmarks.running.harness import (
 from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import find_method
 from whalebench.reports.metrics.summary import average_precision_at_r
+from whalebench.splits.split import GALLERY
 
 Floats = NDArray[np.float64]
 COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "fallback")
@@ -96,6 +98,8 @@ def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
     """
     harness.calibrated(CALIBRATION, views.valid)
     shown = views.queries()
+    if views.gallery is not None:
+        return _ask_for_embeddings(method, shown, harness)
     scores = {"valid": score_photos(method, shown["valid"])}
     with harness.usage.scoring(len(shown["test"])):
         scores["test"] = score_photos(method, shown["test"])
@@ -120,10 +124,41 @@ def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
     )
 
 
+def _ask_for_embeddings(method: Pipeline, shown: Mapping[str, Photos], harness: RunHarness) -> Submission:
+    """What a method hands in of a disjoint fold: embeddings alone, as the gallery has no names yet."""
+    embedded = {part: method.embed(photos) for part, photos in shown.items() if part != "test"}
+    with harness.usage.scoring(len(shown["test"])):
+        embedded["test"] = method.embed(shown["test"])
+    embeddings = checked_embeddings(method.name, embedded, shown)
+    if not embeddings:
+        raise RunFailedError(f"{method.name} embeds no photos, so none can be compared with a gallery.")
+    return Submission(method.config, {}, embeddings, {}, {}, checked_weights(method.name, method.weights()))
+
+
+def gallery_scores(submission: Submission, views: Views, opened: OpenFold) -> dict[str, NDArray[np.float32]]:
+    """Scores (photos, candidates) of valid by the known photos of train and of test by its gallery.
+
+    By the rule of the method's own gallery, else the nearest photo; who has no photo there scores FLOOR.
+    """
+    rule, column = getattr(submission.config, "gallery", None), columns_of(opened.candidates)
+    gallery = Gallery(rule if isinstance(rule, GalleryConfig) else GalleryConfig())
+    labels = {
+        "train": views.train.known().labels,  # the first candidates are the individuals of train
+        GALLERY: np.array([column[name] for name in opened.gallery], np.int64),
+    }
+    scores = {}
+    for part, of in (("valid", "train"), ("test", GALLERY)):
+        gallery.fill(submission.embeddings[of], labels[of], len(opened.candidates))
+        scores[part] = gallery.scores(submission.embeddings[part])
+    return scores
+
+
 def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harness: RunHarness) -> Outcome:
     """The outcome of what a method has handed in, evaluated by the answers to valid and test."""
-    identities, answers = views.train.identities, opened.answers
+    identities, answers = opened.candidates, opened.answers
     scores, embeddings = submission.scores, submission.embeddings
+    if views.gallery is not None:
+        scores = gallery_scores(submission, views, opened)
     precisions = {part: _precision_at_r(embeddings, part, views, opened) for part in SCORED if embeddings}
     evaluation = evaluate_scores(identities, scores, answers, submission.config, precisions)
     for name, value in evaluation.chosen.items():
@@ -140,7 +175,7 @@ def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harne
         variants=_evaluate_variants(submission, identities, opened),
         location={part: location_summary(table) for part, table in location.items()},
         arrays={f"{part}_scores": values for part, values in scores.items()}
-        | {f"{part}_embeddings": values for part, values in embeddings.items() if part != "train"},
+        | {f"{part}_embeddings": values for part, values in embeddings.items() if part in SCORED},
         names={"identities": identities} | {part: answers[part].images for part in SCORED},
         weights=submission.weights,
         lineage=opened.lineage(harness.lineage),
@@ -180,10 +215,12 @@ def _evaluate_variants(
 def _precision_at_r(
     embeddings: dict[str, NDArray[np.float32]], part: str, views: Views, opened: OpenFold
 ) -> NDArray[np.float64]:
-    label = columns_of(views.train.identities)
+    label, of, labels = columns_of(opened.candidates), "train", views.train.known().labels
+    if part == "test" and opened.gallery:
+        of, labels = GALLERY, np.array([label[name] for name in opened.gallery], np.int64)
     truth = opened.answers[part].truth
     wanted = np.array([-1 if name == NEW else label[name] for name in truth], np.int64)
-    return average_precision_at_r(embeddings[part], wanted, embeddings["train"], views.train.known().labels)
+    return average_precision_at_r(embeddings[part], wanted, embeddings[of], labels)
 
 
 def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
@@ -318,6 +355,11 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
         )
     benchmark = load_benchmark_of(record, workspace, progress)
     method = _method(record)
+    if benchmark.split.gallery(record.fold):
+        raise WhalebenchError(
+            f"The run {record.run} was scored by a gallery of individuals that it never learned, which is "
+            f"not kept with it: choose a run on a split that is not disjoint."
+        )
     views = fold_views(benchmark, record.fold, oracle=record.oracle)
     opened = open_fold(benchmark, record.fold)
     weights, lineage = _read_weights(folder)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,12 +34,26 @@ from whalebench.benchmarks.core.machine import (
     versions,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import METRIC_KEYS, RunRecord, read_record, write_record, write_run
+from whalebench.benchmarks.core.record import (
+    METRIC_KEYS,
+    RunRecord,
+    read_record,
+    read_runs,
+    write_record,
+    write_run,
+)
 from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
-from whalebench.benchmarks.registry import Benchmark, load_benchmark, photos_name, reopen_benchmark
+from whalebench.benchmarks.presets import estimated_seconds, preset_settings
+from whalebench.benchmarks.registry import (
+    Benchmark,
+    load_benchmark,
+    load_catalog,
+    photos_name,
+    reopen_benchmark,
+)
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
-from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
+from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.methods.guests import blamed
 from whalebench.methods.registry import configure, declared_class, find_method, modules_of
 
@@ -70,6 +85,8 @@ class RunRequest:
     settings: tuple[str, ...] = ()
     """Fields of the method as key=value."""
     device: str = "auto"
+    preset: str = ""
+    """The preset whose fields are among the settings, or are to be; empty for none."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """How the settings were tuned, for the record; with its `budget` and the `settings` it chose."""
 
@@ -93,7 +110,7 @@ def run(
 
     Raises WhalebenchError for a request that cannot be met; then no run is left behind.
     """
-    check_seed(request.seed)
+    request = resolved(request, workspace, progress)
     if not force and (known := _noted(request, workspace, progress)):
         return known
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -123,7 +140,7 @@ def run(
         who = _who(folder.name, request, config, benchmark, code)
         with blamed(request.method):
             method = build_method(kind, config)
-            missing, sizes = method.missing_requirement(views.train, views.test), method.sizes()
+            missing, sizes = _missing_requirement(method, views), method.sizes()
         harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
         if missing:
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
@@ -153,6 +170,40 @@ def run(
         checkpoints.discard()
         _write_note(request, workspace, folder.name, benchmark, code)
         return read_record(folder)
+
+
+def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> RunRequest:
+    """The request with the fields that its preset chooses among its settings; the same again for the same.
+
+    Raises WhalebenchError for a seed that cannot be, and a preset that does not suit method or machine.
+    """
+    check_seed(request.seed)
+    if not request.preset:
+        return request
+    catalog, method = load_catalog(request.benchmark, workspace, progress), find_method(request.method)
+    device = choose_device(request.device).type
+    settings = preset_settings(request.preset, method, catalog, device, request.settings)
+    return replace(request, settings=settings)
+
+
+def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> dict[str, Any]:
+    """What a run would be, as JSON says it: its settings, preset resolved, and the command that gives them.
+
+    Nothing is started, and no split made. `estimated_seconds` is None where no run here tells the speed.
+    Raises WhalebenchError for a request that cannot be met, as far as that is known without the split.
+    """
+    request = resolved(request, workspace, progress)
+    config = configure(find_method(request.method), request.settings).model_dump(mode="json")
+    catalog = load_catalog(request.benchmark, workspace, progress)
+    records = read_runs(workspace.runs).records
+    words = ["whalebench", "run", request.method, "--benchmark", request.benchmark]
+    words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
+    return {
+        **{name: getattr(request, name) for name in ("method", "benchmark", "fold", "seed", "device")},
+        **{"preset": request.preset, "settings": list(request.settings), "config": config},
+        "command": shlex.join([*words, *(f"--set={setting}" for setting in request.settings)]),
+        "estimated_seconds": estimated_seconds(records, request.method, config, catalog),
+    }
 
 
 @dataclass(frozen=True)
@@ -211,6 +262,19 @@ def _note_file(request: RunRequest, workspace: Workspace) -> Path:
     files = {word: take_stamp(Path(word)) for word in sorted(words) if Path(word).is_file()}  # as weights are
     everything = [__version__, asdict(request), declared_class(request.method), accelerator_signs(), files]
     return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
+
+
+def _missing_requirement(method: Pipeline, views: Views) -> str:
+    """What the fold lacks that the method cannot do without; empty where it fits.
+
+    A disjoint fold lacks individuals that train and test share: who has no embeddings can name none of them,
+    and who learns from test photos would take them for others.
+    """
+    if views.gallery is not None and method.transductive:
+        return f"individual of test in train, for which {method.name} takes its photos"
+    if views.gallery is not None and not method.embeds:
+        return f"individual of test in train, and {method.name} embeds no photos to compare with its gallery"
+    return method.missing_requirement(views.train, views.test)
 
 
 def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
@@ -302,6 +366,7 @@ def _who(
         "run": run,
         "method": request.method,
         "config": config.model_dump(mode="json"),
+        "preset": request.preset,
         "benchmark": benchmark.name,
         "catalog_digest": benchmark.catalog.digest,
         "split_digest": benchmark.split.digest,
@@ -349,7 +414,9 @@ def _facts(
             part: {"photos": len(digests), "digest": digest_text("\n".join(digests))}
             for part, digests in opened.lineage(harness.lineage).items()
         },
-        "constant_answer": constant_answer(_photos_by_individual(views), opened.answers["valid"].truth),
+        "constant_answer": constant_answer(
+            _photos_by_individual(views, opened), opened.answers["valid"].truth
+        ),
         "warnings": [
             *benchmark.warnings,
             *opened.warnings(),
@@ -360,8 +427,10 @@ def _facts(
     }
 
 
-def _photos_by_individual(views: Views) -> Counter[str]:
-    """How many photos each individual has in train."""
+def _photos_by_individual(views: Views, opened: OpenFold) -> Counter[str]:
+    """How many photos each individual has where test is compared: in train, or a gallery of its own."""
+    if opened.gallery:
+        return Counter(opened.gallery)
     return Counter(views.train.identities[label] for label in views.train.known().labels.tolist())
 
 

@@ -164,6 +164,7 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
         *(command, request.method, "--benchmark", request.benchmark),
         *("--fold", str(request.fold), "--seed", str(request.seed)),
         *(f"--set={setting}" for setting in request.settings),
+        *(("--preset", request.preset) if request.preset else ()),
         *("--device", request.device, "--workspace", str(workspace.root)),
     ]
 

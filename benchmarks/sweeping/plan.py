@@ -1,8 +1,8 @@
 """What a sweep is to run: contestants, folds and seeds of one benchmark, as typed or from a plan file.
 
 A plan file is TOML and is kept with a paper; what is typed beside it wins. It has `benchmark`, `folds`,
-`seeds`, the `settings` of every method, and a part `[[methods]]` with `name` and `settings` for each;
-docs/reproducing.md shows one.
+`seeds`, the `preset` and the `settings` of every method, and a part `[[methods]]` with `name` and `settings`
+for each; docs/reproducing.md shows one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_CELLS = 100_000
 MAX_BYTES, MAX_NESTING, MAX_DOTS = 100_000, 10, 1000
 """Of a plan's file: its size, how deep a table may stand in others, and dots in a line, in which the time to
 read it is quadratic."""
-KEYS = ("benchmark", "folds", "methods", "seeds", "settings")
+KEYS = ("benchmark", "folds", "methods", "preset", "seeds", "settings")
 METHOD_KEYS = ("name", "settings")
 
 
@@ -49,6 +49,8 @@ class Plan:
     benchmark: str = "flukes"
     folds: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
+    preset: str = ""
+    """What chooses fields for the photos, for each contestant that has some of them; empty for none."""
     left_out: tuple[str, ...] = ()
     """Why methods that `all` stands for are no contestants, a sentence each."""
 
@@ -60,6 +62,7 @@ def make_plan(
     benchmark: str | None = None,
     folds: str | None = None,
     seeds: str | None = None,
+    preset: str | None = None,
     settings: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a command line: of these methods, or of a file, whatever else is given winning over it.
@@ -83,6 +86,7 @@ def make_plan(
         _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
         _chosen(folds, facts, "folds", file),
         _chosen(seeds, facts, "seeds", file),
+        _word(facts["preset"], f"{file}: preset") if preset is None and "preset" in facts else preset or "",
         _left_out(methods or [table["name"] for table in facts["methods"]]),
     )
     runs = len(plan.contestants) * len(plan.folds) * len(plan.seeds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,8 @@ from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
-from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.presets import preset_settings, suits
+from whalebench.benchmarks.registry import load_benchmark, load_catalog
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, run_name
 from whalebench.benchmarks.sweeping.plan import Contestant, Plan
@@ -100,16 +101,19 @@ def prepare(
     """
     chosen = choose_device(device)
     shares = workers.share_machine(jobs, chosen, device)
-    configured = [(each, *_configured(each)) for each in dict.fromkeys(plan.contestants)]
+    contestants = dict.fromkeys(_with_preset(plan, chosen.type, workspace, progress))
+    configured = [(each, preset, *_configured(each)) for each, preset in contestants]
     for seed in plan.seeds:
         check_seed(seed)
     benchmark = load_benchmark(plan.benchmark, workspace, progress, propose=True)
     for fold in plan.folds:
         benchmark.split.parts(fold)
-    common = set[str].intersection(*(set(each.settings) for each in plan.contestants))
+    common = set[str].intersection(*(set(each.settings) for each, _ in contestants))
     cells: dict[str, Cell] = {}
-    for seed, fold, (contestant, config, code) in product(plan.seeds, plan.folds, configured):
-        request = RunRequest(contestant.method, plan.benchmark, fold, seed, contestant.settings, device)
+    for seed, fold, (contestant, preset, config, code) in product(plan.seeds, plan.folds, configured):
+        request = RunRequest(
+            contestant.method, plan.benchmark, fold, seed, contestant.settings, device, preset
+        )
         run = run_name(request, config, benchmark, chosen.type, code)
         special = [setting for setting in contestant.settings if setting not in common]
         name = " ".join([contestant.method, *special])
@@ -117,6 +121,29 @@ def prepare(
     for cell in cells.values():
         update_status(cell, workspace)
     return tuple(cells.values()), shares
+
+
+def _with_preset(
+    plan: Plan, device: str, workspace: Workspace, progress: Progress
+) -> list[tuple[Contestant, str]]:
+    """The contestants, each with the plan's preset where that suits it, and then with its fields.
+
+    Raises WhalebenchError for a preset that suits none of them.
+    """
+    if not plan.preset:
+        return [(each, "") for each in plan.contestants]
+    catalog = load_catalog(plan.benchmark, workspace, progress)
+    kinds = [find_method(each.method) for each in plan.contestants]
+    suited = [suits(plan.preset, kind) for kind in kinds]
+    return [
+        (
+            replace(each, settings=preset_settings(plan.preset, kind, catalog, device, each.settings)),
+            plan.preset,
+        )
+        if is_suited or not any(suited)
+        else (each, "")
+        for each, kind, is_suited in zip(plan.contestants, kinds, suited, strict=True)
+    ]
 
 
 def _configured(contestant: Contestant) -> tuple[MethodConfig, str]:

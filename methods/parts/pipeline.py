@@ -255,6 +255,11 @@ class Pipeline(Restorable):
         """Whether a photo's score depends on other test photos."""
         return self.cycles[0].transductive
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it may have embeddings: the base class's are none."""
+        return type(self.cycles[0]).embed is not Method.embed
+
     @hosted
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that the crop or else the method cannot do without; empty where it fits."""

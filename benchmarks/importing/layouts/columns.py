@@ -21,6 +21,7 @@ COLUMNS = {
     "licence": "under which the photo may be used, as CC BY 4.0",
     "rightsholder": "whose photo it is",
     "quality": "how good it is, a word or a number",
+    "duplicates": "photos known to be of one animal or picture under several names: never apart",
     "split": "train, valid or test, where the source fixes it",
     "x0, y0, x1, y1": "the animal's box in pixels; x1 and y1 are outside",
     "NAME_x, NAME_y": "a landmark in pixels, as tip_x and tip_y",

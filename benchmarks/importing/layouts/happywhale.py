@@ -1,7 +1,5 @@
 """Whales and dolphins of 26 species, as Happywhale published them in 2022, whole or cropped."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from whalebench.benchmarks.importing.layouts import annotated, published
@@ -32,7 +30,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """The photos of train.csv with the boxes that lie beside it; raises WhalebenchError without it."""
     published.refuse_columns(options, "happywhale")
     labels = published.read_labels(
-        source, ("image", "individual_id", "species"), new="new_individual", spellings=SPELLINGS
+        source, ("image", "individual_id", "species"), options, new="new_individual", spellings=SPELLINGS
     )
     photos, notes = published.photo_names(source, labels, "train_images", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "train_images")

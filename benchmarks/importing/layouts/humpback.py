@@ -1,7 +1,5 @@
 """Humpback whales by their flukes, as two competitions published them: the 2018 playground, and 2019."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +16,9 @@ COUNTS_2019 = {
     "individuals with one photo": 2_073,
     "new photos": 9_664,
 }
+NEW = "new_whale"
+RENAMED = "train.v2.csv"
+"""Labels in which groups of names are one, and some whales without a name have one."""
 POINTS = {"left_tip": "1", "notch": "3", "right_tip": "5", "bottom": "8"}
 """The four of the ten points of keypoints.csv that the published systems go by."""
 LANDMARKS = {"left_tip": "l", "notch": "n", "right_tip": "r", "bottom": "d"}
@@ -30,7 +31,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """The photos of train.csv with the annotations that lie beside it; raises WhalebenchError without it."""
     published.refuse_columns(options, "humpback")
     labels = published.read_labels(
-        source, ("Image", "Id"), new="new_whale", species=options.species or "humpback_whale"
+        source, ("Image", "Id"), options, new=NEW, species=options.species or "humpback_whale"
     )
     photos, notes = published.photo_names(source, labels, "train", options)
     sizes = cache(lambda: annotated.sizes_of(source, photos))
@@ -46,7 +47,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
         (
             *published.count_notes(labels, counts),
             *(*notes, *of_boxes, *of_points, *of_sizes),
-            *(*of_groups, *_leaks(source)),
+            *(*of_groups, *_leaks(source), *_other_names(source, labels)),
         ),
         "HumpbackWhaleID",  # the two sets share photos
     )
@@ -85,13 +86,24 @@ def _duplicates(source: Source, labels: Labels) -> tuple[Cells, list[str]]:
     rows = published.read_rows(source, name, ("Id", "SubId")).rows
     group_of = {identity: row["Id"] for row in rows for identity in row["SubId"].split()}
     shown = zip(labels.images, labels.identities, strict=True)
-    groups = {image: {"duplicate_group": group_of[who]} for image, who in shown if who in group_of}
+    groups = {image: {"duplicates": group_of[who]} for image, who in shown if who in group_of}
     note = (
         f"{name} says of {len(rows)} groups of names ({len(group_of)} names, {len(groups)} photos) that each "
-        f"is one whale. The names stay apart, as published, in splits and in scores: their group stands in "
-        f"the column duplicate_group, which is not read, and `ensemble --duplicates` takes the file."
+        f"is one whale. The names stay, as published; no split parts the photos of a group, and `ensemble "
+        f"--duplicates` takes the file."
     )
     return groups, [note]
+
+
+def _other_names(source: Source, labels: Labels) -> list[str]:
+    """A note on the names that the 3rd of 2019 gave, where they lie beside those of the competition."""
+    name = find(source, RENAMED)
+    if not name or name == labels.name:
+        return []
+    named = {row["Image"]: row["Id"] for row in published.read_rows(source, name, ("Image", "Id")).rows}
+    before = zip(labels.images, labels.identities, strict=True)
+    changed = sum(named.get(image, who or NEW) != (who or NEW) for image, who in before)
+    return [f"{name} names {changed:,} photos otherwise: --column identity={RENAMED} takes its names."]
 
 
 def _leaks(source: Source) -> list[str]:

@@ -64,21 +64,24 @@ def read_rows(source: Source, name: str, columns: Sequence[str]) -> TextTable:
 def read_labels(
     source: Source,
     columns: Sequence[str],
+    options: LayoutOptions,
     *,
     new: str = "",
     species: str = "",
     spellings: Mapping[str, str] | None = None,
 ) -> Labels:
-    """The labels of train.csv, whose columns of images, of individuals and maybe of species are given.
+    """The labels of train.csv, or the option's table, whose columns of images, of individuals and maybe of
+    species are given.
 
     new is the word for an animal without a name, species that of all where there is no column, spellings what
     is put in place of a species. Raises WhalebenchError where there is no such table.
     """
-    name = find(source, "train.csv")
+    file = posixpath.basename(options.columns.get("identity", "train.csv"))
+    name = find(source, file)
     if not name:
         raise WhalebenchError(
-            f"{source.place} has no train.csv with the columns {','.join(columns)}; give the folder or "
-            f"archive that holds it."
+            f"{source.place} has no {one_line(file, 60)} with the columns {','.join(columns)}; give the "
+            f"folder or archive that holds it."
         )
     table = read_rows(source, name, columns)
     image, identity, *kinds = columns
@@ -102,10 +105,10 @@ def read_labels(
 def refuse_columns(options: LayoutOptions, layout: str) -> None:
     """Raises WhalebenchError for an option that a published layout has no use for."""
     for column in options.columns:
-        if column not in ("box", "path"):
+        if column not in ("box", "identity", "path"):
             raise WhalebenchError(
                 f"--column {column}=... says nothing to the layout {layout}, whose columns are known; it "
-                f"takes box=FILE (whose boxes) and path=FOLDER (whose photos)."
+                f"takes identity=FILE (whose names), box=FILE (whose boxes) and path=FOLDER (whose photos)."
             )
 
 

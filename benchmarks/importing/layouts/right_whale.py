@@ -1,7 +1,5 @@
 """North Atlantic right whales from the air, as NOAA's competition of 2015 published them."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from whalebench.benchmarks.importing.layouts import annotated, published
@@ -22,7 +20,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """
     published.refuse_columns(options, "right-whale")
     labels = published.read_labels(
-        source, ("Image", "whaleID"), species=options.species or "north_atlantic_right_whale"
+        source, ("Image", "whaleID"), options, species=options.species or "north_atlantic_right_whale"
     )
     photos, notes = published.photo_names(source, labels, "imgs", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "imgs")

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import TypeGuard
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import BOX, DETAILS, NOT_IDENTIFIED, OPTIONAL_TEXT, REQUIRED
+from whalebench.benchmarks.core.catalog import BOX, NOT_IDENTIFIED, OPTIONAL_TEXT, REQUIRED, WHERE_GIVEN
 from whalebench.benchmarks.core.store import photo_sizes
 from whalebench.benchmarks.importing.nobody import identity_of
 from whalebench.benchmarks.importing.sources import Source
@@ -18,7 +18,7 @@ from whalebench.benchmarks.importing.tables import Row, TextTable, is_date, is_n
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height."""
-FIRST = (*REQUIRED, *OPTIONAL_TEXT, *DETAILS, "split", *BOX)
+FIRST = (*REQUIRED, *OPTIONAL_TEXT, *WHERE_GIVEN, *BOX)
 """The columns of a table that is laid out, in this order; landmarks follow."""
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
