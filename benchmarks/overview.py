@@ -9,6 +9,7 @@ from functools import reduce
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import pandas as pd
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
@@ -56,7 +57,7 @@ def catalog_facts(catalog: Catalog) -> Row:
     annotated = table["x0"].notna()
     sides = list(zip(table["width"].tolist(), table["height"].tolist(), strict=True))
     areas = [width * height for width, height in sides]
-    return {
+    facts: Row = {
         "name": catalog.name,
         "digest": catalog.digest,
         "photos": len(table),
@@ -73,6 +74,23 @@ def catalog_facts(catalog: Catalog) -> Row:
         "smallest photo": "{} x {}".format(*sides[areas.index(min(areas))]),
         "largest photo": "{} x {}".format(*sides[areas.index(max(areas))]),
     }
+    return facts | _viewpoint_facts(table)
+
+
+def _viewpoint_facts(table: pd.DataFrame) -> Row:
+    """Photos and individuals by viewpoint, and individuals that are seen from one only; empty without any.
+
+    A photo without a viewpoint may show any, so its individual is not taken for seen from one only.
+    """
+    if not (table["viewpoint"] != "").any():
+        return {}
+    sides = [
+        f"{viewpoint or 'not given'} ({len(part)} photos of {len(set(part['identity']) - {''})} individuals)"
+        for viewpoint, part in sorted(table.groupby("viewpoint"), key=lambda side: (not side[0], side[0]))
+    ]
+    seen_from = table[table["identity"] != ""].groupby("identity")["viewpoint"].agg(set)
+    alone = sum(len(each) == 1 and "" not in each for each in seen_from)
+    return {"viewpoints": ", ".join(sides), "individuals from one viewpoint only": alone}
 
 
 def split_rows(split: Split) -> list[Row]:

@@ -7,7 +7,11 @@ import pytest
 
 from whalebench.benchmarks.core.photos import Annotations, Photos
 from whalebench.benchmarks.core.store import PhotoStore
-from whalebench.benchmarks.running.outcome import box_iou, evaluate_location, location_summary
+from whalebench.benchmarks.running.location import (
+    box_iou,
+    evaluate_location,
+    location_summary,
+)
 from whalebench.methods.method import Located
 
 NAN = np.nan

@@ -88,7 +88,8 @@ class Trial:
 
     def views_of(self, benchmark: Benchmark) -> Views:
         """What the method may see of the benchmark's only fold."""
-        return fold_views(benchmark, 0, oracle=self.config.sees_annotations())
+        oracle, viewpoints = self.config.sees_annotations(), self.config.sees_viewpoints()
+        return fold_views(benchmark, 0, oracle=oracle, viewpoints=viewpoints)
 
     def build(self, config: MethodConfig | None = None) -> Pipeline:
         """The method before learning, behind its crop; as configured for the trial unless said otherwise."""

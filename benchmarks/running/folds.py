@@ -57,13 +57,15 @@ class Views:
     test: Photos
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
+    viewpoints: bool = False
+    """Whether all photos have their viewpoints."""
     usage: UsageCounter = field(default_factory=UsageCounter)
     """What the photos of train, valid and test tell when they are read."""
 
     def queries(self) -> dict[str, Photos]:
         """The photos of valid and test as they are scored, the known ones of train as they are embedded.
 
-        They are bare, but for annotations in an oracle's run.
+        They are bare, but for annotations in an oracle's run and viewpoints where they were asked for.
         """
         parts = {"train": self.train.known(), "valid": self.valid, "test": self.test}
         return {part: photos.unlabelled() if self.oracle else photos.bare() for part, photos in parts.items()}
@@ -79,6 +81,8 @@ class OpenFold:
     """The photos of valid and test with everything that is annotated on them, without labels."""
     digests: dict[str, str]
     """The content digest that stands behind each digest a method sees."""
+    known_viewpoints: tuple[str, ...]
+    """Of the known photos of train, "" where not given."""
 
     def lineage(self, shown: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """By part, sorted, the content digests behind those that a method saw."""
@@ -118,6 +122,7 @@ class _Fold:
     """By part, its places in `table`."""
     identities: tuple[str, ...]
     species: tuple[str, ...]
+    viewpoints: tuple[str, ...]
     """Those known in train, sorted."""
 
     @classmethod
@@ -132,8 +137,8 @@ class _Fold:
         places = {part: np.arange(ends[n], ends[n + 1]) for n, part in enumerate(PARTS)}
         table = benchmark.catalog.table.iloc[rows].reset_index(drop=True)
         known = table.iloc[places["train"]]
-        identities, species = (tuple(sorted(set(known[of]) - {""})) for of in ("identity", "species"))
-        return cls(table, rows, places, identities, species)
+        columns = ("identity", "species", "viewpoint")
+        return cls(table, rows, places, *(tuple(sorted(set(known[of]) - {""})) for of in columns))
 
     @cached_property
     def shown_digests(self) -> dict[str, str]:
@@ -142,9 +147,15 @@ class _Fold:
         return {digest: f"photo-{place:07d}" for place, digest in enumerate(digests)}
 
     def photos(
-        self, part: str, store: StoreView, annotations: Annotations, usage: PartUsage | None = None
+        self,
+        part: str,
+        store: StoreView,
+        annotations: Annotations,
+        usage: PartUsage | None = None,
+        *,
+        viewpoints: bool = False,
     ) -> LabelledPhotos:
-        """The photos of one part, labelled and annotated, under fresh ids."""
+        """The photos of one part, labelled and annotated, under fresh ids; with their viewpoints if asked."""
         from whalebench.benchmarks.core.photos import LabelledPhotos
 
         places = self.places[part]
@@ -159,17 +170,24 @@ class _Fold:
             labels=_labels(table["identity"], self.identities),
             annotations=annotations,
             species=_labels(table["species"], self.species) if self.species else None,
+            viewpoints=_labels(table["viewpoint"], self.viewpoints) if viewpoints else None,
             usage=usage,
         )
 
 
 def fold_views(
-    benchmark: Benchmark, fold: int, *, oracle: bool = False, reopen: Callable[[], Benchmark] | None = None
+    benchmark: Benchmark,
+    fold: int,
+    *,
+    oracle: bool = False,
+    viewpoints: bool = False,
+    reopen: Callable[[], Benchmark] | None = None,
 ) -> Views:
     """The parts of a fold; raises WhalebenchError for an unknown fold or one with one individual only.
 
-    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them. Where the
-    benchmark is not to be kept in memory `reopen` reads it again, for photos of a size not decoded yet.
+    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them. `viewpoints`
+    are handed out of all parts or of none, and count as read. Where the benchmark is not to be kept in memory
+    `reopen` reads it again, for photos of a size not decoded yet.
     """
     content = _Fold.of(benchmark, fold)
     if len(content.identities) < 2:
@@ -188,8 +206,13 @@ def fold_views(
 
     store = StoreView.of(content.rows, photo_store)
     usage = UsageCounter()
-    train, valid, test = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
-    return Views(train, valid, test.unlabelled() if oracle else test.bare(), oracle, usage)
+    train, valid, test = (
+        content.photos(part, store, annotations, usage.of(part), viewpoints=viewpoints) for part in PARTS
+    )
+    if viewpoints:
+        for part, places in content.places.items():
+            usage.handed("viewpoint", part, places[content.table["viewpoint"].iloc[places] != ""])
+    return Views(train, valid, test.unlabelled() if oracle else test.bare(), oracle, viewpoints, usage)
 
 
 def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
@@ -203,6 +226,7 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
         {part: answers_of(parts[part], parts["train"], content.identities, groups) for part in SCORED},
         {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
         {shown: digest for digest, shown in content.shown_digests.items()},
+        tuple(parts["train"]["viewpoint"][parts["train"]["identity"] != ""]),
     )
 
 
@@ -220,7 +244,7 @@ def answers_of(
 
 
 def _traits(part: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """The `TRAITS` of some rows of a catalog, a row each; `encounter_seen` is NaN where none is given."""
+    """The `TRAITS` of some rows of a catalog, a row each; NaN what cannot be told."""
     photos = Counter(train["identity"][train["identity"] != ""])
     encounters = set(train["encounter"])
     seen = [float(name in encounters) if name else nan for name in part["encounter"]]
@@ -230,8 +254,26 @@ def _traits(part: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
             "viewpoint": list(part["viewpoint"]),
             "species": list(part["species"]),
             "encounter_seen": np.array(seen, np.float64),
+            "side_seen": _sides_seen(part, train),
         }
     )
+
+
+def _sides_seen(part: pd.DataFrame, train: pd.DataFrame) -> NDArray[np.float64]:
+    """Whether train shows the individual of each photo from the photo's viewpoint: 1, 0, or NaN.
+
+    NaN for *new* photos, those without a viewpoint, and where one of train without a viewpoint may show it.
+    """
+    sides = train.groupby("identity")["viewpoint"].agg(set).to_dict()
+
+    def seen(identity: str, viewpoint: str) -> float:
+        shown = sides.get(identity, set()) if identity else set()
+        if not viewpoint or not shown or (viewpoint not in shown and "" in shown):
+            return nan
+        return float(viewpoint in shown)
+
+    pairs = zip(part["identity"], part["viewpoint"], strict=True)
+    return np.array([seen(*pair) for pair in pairs], np.float64)
 
 
 def answers_shown(photos: LabelledPhotos) -> Answers:
