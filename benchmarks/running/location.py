@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 LEAST_OVERLAP = 0.1
 """Mean IoU below which boxes or masks could as well have been guessed."""
 MOST_ERROR = 0.5
-"""The same of the median landmark error, from this on."""
+"""The same of the median landmark error, above this."""
 MOST_FALLBACK = 0.5
 """Share of photos above which seeing the whole photo is no exception."""
-LOOK = "the annotations may be wrong (look at some), or the finder has learned too little (more epochs)."
+LOOK = "the annotations may be wrong (look at some), or the finder learned too little (give it more epochs)."
 
 
 def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
@@ -100,22 +100,21 @@ def _mask_ious(masks: NDArray[np.float32], annotated: Photos) -> Floats:
 def location_warnings(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """A sentence for each thing that was not found, by `location_summary` of `test` and `valid`.
 
-    What is annotated in neither part is not judged; that photos fell back is seen without annotations.
+    What is annotated in neither part is not judged; that photos fell back is seen without annotations. No
+    sentence has a number of its run, so that a board says it once for all folds and seeds.
     """
     doubts = []
     for key, what in (("box_iou_mean", "Boxes"), ("mask_iou_mean", "Masks")):
         part, overlap = _known(found, key)
         if overlap < LEAST_OVERLAP:
-            few = f"by {overlap:.2f} (mean IoU, below {LEAST_OVERLAP})"
-            doubts.append(f"{what} found on {part} overlap the annotated ones {few}")
+            doubts.append(f"{what} found on {part} miss the annotated ones (mean IoU below {LEAST_OVERLAP})")
     part, error = _known(found, "landmark_error_median")
-    if error >= MOST_ERROR:
-        far = f"{error:.2f} of the largest distance between two (median, from {MOST_ERROR} on)"
-        doubts.append(f"Landmarks found on {part} are off by {far}")
+    if error > MOST_ERROR:
+        far = f"median off by more than {MOST_ERROR} of the largest distance between two"
+        doubts.append(f"Landmarks found on {part} miss the annotated ones ({far})")
     part, fallback = _known(found, "fallback")
     if part and fallback > MOST_FALLBACK * found[part]["photos"]:
-        photos = f"{fallback} of {found[part]['photos']} {part} photos"
-        doubts.append(f"{photos}, more than half, were seen whole, as what was found made no sense")
+        doubts.append(f"Most {part} photos were seen whole, as what was found on them made no sense")
     return [f"{doubt}: {LOOK}" for doubt in doubts]
 
 

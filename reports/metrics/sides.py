@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.core.arrays import columns_of, normalise
-from whalebench.benchmarks.core.record import BY_SIDE
 from whalebench.reports.metrics.jackknife import (
     Deletions,
     column_deletions,
@@ -28,6 +27,9 @@ from whalebench.reports.metrics.ranking import (
     uniform_guess,
 )
 
+SAME, OTHER, GUESS = "precision_same_side", "precision_other_side", "precision_side_guess"
+"""Columns of the per-query table, see `precision_by_side`."""
+
 
 class SideView(NamedTuple):
     """Embedded photos with what is seen on them, one of each a photo."""
@@ -40,13 +42,13 @@ class SideView(NamedTuple):
 
 
 def precision_by_side(queries: SideView, gallery: SideView) -> pd.DataFrame:
-    """A row a query of `BY_SIDE`: average precision at 5 by the nearest photo of the same side, of others.
+    """A row a query of `SAME`, `OTHER`, `GUESS`: average precision at 5 by the nearest photo.
 
     Candidates of a viewpoint are the individuals that the gallery shows both from it and from another, the
     same for both columns and for the guess. NaN for a query whose own individual is none of them, and where
     there are fewer than two.
     """
-    columns = {name: np.full(len(queries.individuals), np.nan) for name in BY_SIDE}
+    columns = {name: np.full(len(queries.individuals), np.nan) for name in (SAME, OTHER, GUESS)}
     truth, seen_from = np.array(queries.individuals, object), np.array(queries.viewpoints, object)
     of, from_where = np.array(gallery.individuals, object), np.array(gallery.viewpoints, object)
     for viewpoint in sorted(set(queries.viewpoints) - {""}):
@@ -56,11 +58,11 @@ def precision_by_side(queries: SideView, gallery: SideView) -> pd.DataFrame:
         if len(candidates) < 2 or not len(rows):
             continue
         wanted = truth[rows].tolist()
-        for name, side in zip(BY_SIDE, (same, other), strict=False):
+        for name, side in ((SAME, same), (OTHER, other)):
             photos = np.flatnonzero(side & np.isin(of, candidates))
             known = gallery.embeddings[photos], of[photos].tolist()
             columns[name][rows] = _precision(queries.embeddings[rows], wanted, *known, candidates)
-        columns[BY_SIDE[2]][rows] = uniform_guess(wanted, len(candidates), new_is_candidate=False)
+        columns[GUESS][rows] = uniform_guess(wanted, len(candidates), new_is_candidate=False)
     return pd.DataFrame(columns)
 
 
@@ -104,14 +106,14 @@ class Sides(NamedTuple):
 
 def sides(queries: pd.DataFrame) -> list[Sides]:
     """The sides of a per-query table, one or none where no photo can be compared by both."""
-    compared = queries[queries[BY_SIDE[0]].notna()]
+    compared = queries[queries[SAME].notna()]
     if not len(compared):
         return []
-    same, other = (column_deletions(compared, name) for name in BY_SIDE[:2])
+    same, other = (column_deletions(compared, name) for name in (SAME, OTHER))
     lead = difference(same, other)
     metrics = _with_ends("same_side", same) | _with_ends("other_side", other)
     metrics |= {"lead": lead.value, "lead_low": lead.low, "lead_high": lead.high}
-    guess = float(compared[BY_SIDE[2]].mean())
+    guess = float(compared[GUESS].mean())
     return [Sides(len(compared), compared["cluster"].nunique(), guess, metrics)]
 
 
