@@ -84,10 +84,11 @@ def _viewpoint_facts(table: pd.DataFrame) -> Row:
     """
     if not (table["viewpoint"] != "").any():
         return {}
-    sides = [
-        f"{viewpoint or 'not given'} ({len(part)} photos of {len(set(part['identity']) - {''})} individuals)"
-        for viewpoint, part in sorted(table.groupby("viewpoint"), key=lambda side: (not side[0], side[0]))
-    ]
+    sides = []
+    for viewpoint in sorted(set(table["viewpoint"]), key=lambda name: (not name, name)):
+        part = table[table["viewpoint"] == viewpoint]
+        individuals = len(set(part["identity"]) - {""})
+        sides.append(f"{viewpoint or 'not given'} ({len(part)} photos of {individuals} individuals)")
     seen_from = table[table["identity"] != ""].groupby("identity")["viewpoint"].agg(set)
     alone = sum(len(each) == 1 and "" not in each for each in seen_from)
     return {"viewpoints": ", ".join(sides), "individuals from one viewpoint only": alone}
