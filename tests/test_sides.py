@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.record import (
     BY_SIDE,
     RunRecord,
@@ -21,12 +24,14 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
-from whalebench.benchmarks.registry import load_benchmark, make_split
+from whalebench.benchmarks.registry import Benchmark, load_benchmark, make_split
 from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.folds import answers_of, fold_views
+from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.arcface import ArcFaceConfig
 from whalebench.methods.ensemble import EnsembleConfig
 from whalebench.methods.method import MethodConfig
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, Rule
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.siamese import Siamese, SiameseConfig
@@ -124,6 +129,52 @@ def test_a_pair_head_compares_with_the_same_side_only(
 def test_whatever_holds_such_a_gallery_asks_for_viewpoints(config: MethodConfig) -> None:
     assert config.sees_viewpoints()
     assert not type(config)().sees_viewpoints()
+
+
+NETWORK = ("backbone=test_resnet", "size=16x24", "batch_size=8")
+MEMBERS = "member_settings=backbone=test_resnet,size=16x24,epochs=0,gallery.side=same"
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """The same animals, but four, and four photos each time."""
+    folder = tmp_path_factory.mktemp("few")
+    workspace = Workspace.open(folder / "workspace")
+    source = draw_sided(folder / "source", individuals=4, photos=4)
+    import_csv(source, "few", workspace)
+    make_split("few", workspace, folds=3, valid_share=0.3)
+    return load_benchmark("few", workspace)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("arcface", (*NETWORK, "epochs=0", "photo_weight=1")),
+        ("arcface", (*NETWORK, "epochs=2", "schedule.cycles=2", "schedule.joined=embeddings")),
+        ("siamese", (*NETWORK, "epochs=0", "form=pair_head")),
+        ("frozen", ("backbone=test_resnet", "size=16x24", "pretrained=none")),
+        ("happywhale-26th", (*NETWORK, "scale=small", "epochs=0", "crop=none", "gallery.rule=nearest")),
+        ("ensemble", ("members=triplet+triplet", "rule=knn", MEMBERS)),
+    ],
+)
+def test_every_method_with_a_gallery_goes_by_the_side(
+    few: Benchmark, method: str, settings: tuple[str, ...]
+) -> None:
+    own = () if method == "ensemble" else ("gallery.side=same",)
+    kind = find_method(method)
+    config = configure(kind, (*settings, *own))
+    views = fold_views(few, 0, viewpoints=config.sees_viewpoints())
+    made = build_method(kind, config)
+    harness = RunHarness(0, torch.device("cpu"), views, SILENT, config)
+    harness.seed_everything()
+    harness.fit(made)
+    told = views.queries()["test"]
+    assert told.viewpoints is not None
+    scores, others = (
+        made.score(replace(told, viewpoints=viewpoints)) for viewpoints in (told.viewpoints, None)
+    )
+    assert (scores != others).any(axis=1).mean() > 0.5
+    assert (scores <= others + 1e-5).all()  # the best of fewer photos
 
 
 # --- a benchmark of animals with two sides
