@@ -353,17 +353,18 @@ def test_sides_that_cannot_be_compared_are_none() -> None:
 
 
 def test_a_benchmark_says_what_is_seen_from_where(tmp_path: Path, cli: Any) -> None:
-    source = draw_sided(tmp_path / "source", individuals=3, encounters=1, photos=4)
+    source = draw_sided(tmp_path / "source", individuals=4, encounters=1, photos=4)
     table = pd.read_csv(source)
     table.loc[table["identity"] == "nyala01", "viewpoint"] = "left"
     table.loc[table["identity"] == "nyala02", "viewpoint"] = ["left", "", "left", ""]
+    table.loc[table["identity"] == "nyala03", "viewpoint"] = ""
     table.to_csv(source, index=False)
     workspace = Workspace.open(tmp_path / "workspace")
     import_csv(source, "sided", workspace)
     shown = json.loads(cli("data", "show", "sided", "--json", "--workspace", workspace.root).out)
     assert shown["viewpoints"] == (
         "left (8 photos of 3 individuals), right (2 photos of 1 individuals), "
-        "not given (2 photos of 1 individuals)"
+        "not given (6 photos of 2 individuals)"
     )
     assert shown["individuals from one viewpoint only"] == 1
     assert (
