@@ -10,12 +10,13 @@ from functools import reduce
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import pandas as pd
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from whalebench import WhalebenchError, one_line
-from whalebench.benchmarks.core.catalog import DETAILS, GIVEN, Catalog, read_facts, regions_of
+from whalebench.benchmarks.core.catalog import DETAILS, GIVEN, NAMELESS, Catalog, read_facts, regions_of
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import benchmark_names
@@ -60,7 +61,7 @@ def catalog_facts(catalog: Catalog) -> Row:
     boxes = zip(table["x0"].notna(), regions_of(table), strict=True)
     sides = list(zip(table["width"].tolist(), table["height"].tolist(), strict=True))
     areas = [width * height for width, height in sides]
-    return {
+    facts: Row = {
         "name": catalog.name,
         "digest": catalog.digest,
         "photos": len(table),
@@ -79,7 +80,8 @@ def catalog_facts(catalog: Catalog) -> Row:
         ),
         "smallest photo": "{} x {}".format(*sides[areas.index(min(areas))]),
         "largest photo": "{} x {}".format(*sides[areas.index(max(areas))]),
-    } | _said_of_photos(catalog)
+    }
+    return facts | _said_of_photos(catalog) | _viewpoint_facts(table)
 
 
 def _said_of_photos(catalog: Catalog) -> Row:
@@ -104,6 +106,23 @@ def most_common(values: Iterable[str]) -> str:
     counts = Counter(value for value in values if value)
     shown = [f"{one_line(value, 60)} ({count:,})" for value, count in counts.most_common(TOP)]
     return ", ".join(shown) + (f" and {len(counts) - TOP:,} more" if len(counts) > TOP else "")
+
+
+def _viewpoint_facts(table: pd.DataFrame) -> Row:
+    """Photos and individuals by viewpoint, and individuals that are seen from one only; empty without any.
+
+    A photo without a viewpoint may show any, so its individual is not taken for seen from one only.
+    """
+    if not (table["viewpoint"] != "").any():
+        return {}
+    sides = []
+    for viewpoint in sorted(set(table["viewpoint"]), key=lambda name: (not name, name)):
+        part = table[table["viewpoint"] == viewpoint]
+        individuals = len(set(part["identity"]).difference(NAMELESS))
+        sides.append(f"{viewpoint or 'not given'} ({len(part)} photos of {individuals} individuals)")
+    seen_from = table[~table["identity"].isin(NAMELESS)].groupby("identity")["viewpoint"].agg(set)
+    alone = sum(len(each) == 1 and "" not in each for each in seen_from)
+    return {"viewpoints": ", ".join(sides), "individuals from one viewpoint only": alone}
 
 
 def split_rows(split: Split) -> list[Row]:

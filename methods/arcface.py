@@ -142,7 +142,8 @@ class ArcFace(EmbeddingMethod):
 
     def _both(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         embeddings = self.embed(photos)
-        return self._by_prototype(embeddings, self.head), self.gallery.scores(embeddings)
+        by_photo = self.gallery.scores(embeddings, photos.viewpoints)
+        return self._by_prototype(embeddings, self.head), by_photo
 
     def _by_prototype(self, embeddings: NDArray[np.float32], head: MarginLoss) -> NDArray[np.float32]:
         """Cosines (photos, identities) to the nearest prototype of each, the mean over the sides embedded."""

@@ -95,7 +95,7 @@ class Ensembled(Ensemble):
         self.temperatures: Shares = (1.0,) * len(self.members)
         self.energy_mean: Shares = (0.0,) * len(self.members)
         self.energy_spread: Shares = (1.0,) * len(self.members)
-        self.gallery = Gallery(GalleryConfig())
+        self.gallery = Gallery(GalleryConfig(side="same" if config.sees_viewpoints() else "all"))
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The members learn; temperatures and shares are chosen on valid."""
@@ -125,7 +125,8 @@ class Ensembled(Ensemble):
     def score(self, photos: Photos) -> Scores:
         """Scores (photos, identities) by the rule."""
         if self.config.rule == "knn":
-            return self.gallery.scores(fusion.side_by_side(self._embeddings(photos), self.shares))
+            embeddings = fusion.side_by_side(self._embeddings(photos), self.shares)
+            return self.gallery.scores(embeddings, photos.viewpoints)
         return self._fused([member.score(photos) for member in self.members], self.shares)
 
     def embed(self, photos: Photos) -> Embeddings | None:
@@ -164,15 +165,14 @@ class Ensembled(Ensemble):
         harness.fitted("gallery", known)
         train, queries = self._embeddings(known), self._embeddings(valid)
         choices = fusion.share_choices(len(train))
-        self._choose({shares: self._by_gallery(known, train, queries, shares) for shares in choices}, harness)
-        self._by_gallery(known, train, queries, self.shares)
 
-    def _by_gallery(
-        self, known: LabelledPhotos, train: list[Embeddings], queries: list[Embeddings], shares: Shares
-    ) -> Scores:
-        """Scores of queries after the gallery was filled under these shares."""
-        self.gallery.fill(fusion.side_by_side(train, shares), known.labels, len(known.identities))
-        return self.gallery.scores(fusion.side_by_side(queries, shares))
+        def by_gallery(shares: Shares) -> Scores:
+            joined = fusion.side_by_side(train, shares)
+            self.gallery.fill(joined, known.labels, len(known.identities), known.viewpoints)
+            return self.gallery.scores(fusion.side_by_side(queries, shares), valid.viewpoints)
+
+        self._choose({shares: by_gallery(shares) for shares in choices}, harness)
+        by_gallery(self.shares)
 
     def _embeddings(self, photos: Photos) -> list[Embeddings]:
         every = []

@@ -44,6 +44,10 @@ class FrozenConfig(UntrainedConfig):
     gallery: GalleryConfig = GalleryConfig()
     """How embedded train photos score a query."""
 
+    def sees_viewpoints(self) -> bool:
+        """Whether its gallery is that of the query's side."""
+        return self.gallery.side == "same"
+
 
 class FrozenNetwork(nn.Module):
     """Backbone and pooling, as they were published."""

@@ -73,5 +73,5 @@ class Happywhale26th(Ensemble):
         assert embeddings is not None
         gallery = Gallery(self.config.gallery)
         joined = np.concatenate([one.embeddings for one in each], axis=1)
-        gallery.fill(joined, each[0].labels, each[0].identities)
-        return gallery.scores(embeddings)
+        gallery.fill(joined, each[0].labels, each[0].identities, each[0].viewpoints)
+        return gallery.scores(embeddings, photos.viewpoints)

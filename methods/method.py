@@ -77,6 +77,10 @@ class MethodConfig(PartConfig):
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
         return False
 
+    def sees_viewpoints(self) -> bool:
+        """Whether it asks for the viewpoints of all photos, those it scores, too: its track says so."""
+        return any(member.sees_viewpoints() for member in self.within())
+
     def inner(self) -> MethodConfig | None:
         """The configuration of the method within, for one that wraps another."""
         return None

@@ -142,9 +142,11 @@ class Siamese(EmbeddingMethod):
         if not isinstance(self.loss, PairHeadLoss):
             return super().score(photos)
         features, gallery = self.features(photos), self.gallery
-        return best_pair_scores(
-            self.loss.head, features, gallery.embeddings, gallery.labels, gallery.identities
-        )
+        scores = np.empty((len(photos), gallery.identities), np.float32)
+        for queries, rows in gallery.compared(photos.viewpoints):
+            known = gallery.embeddings[rows], gallery.labels[rows], gallery.identities
+            scores[queries] = best_pair_scores(self.loss.head, features[queries], *known)
+        return scores
 
     def features(self, photos: Photos) -> NDArray[np.float32]:
         """Features (photos, dimensions) by which photos are compared.

@@ -12,6 +12,7 @@ from whalebench.reports import wording
 from whalebench.reports.board import Group, Row, Section, Table
 from whalebench.reports.figures import Mark, effort_svg, forest, histogram_svg, measures, reliability_svg
 from whalebench.reports.metrics.breakdown import Bucket, Effort
+from whalebench.reports.metrics.sides import Sides
 from whalebench.reports.tables import Grid
 from whalebench.reports.wording import METRICS, UNDEFINED, between, number, span, with_interval
 
@@ -66,12 +67,20 @@ BY = {
     "viewpoint": "viewpoint {}",
     "species": "species {}",
     "encounter_seen": "encounter {} in train",
+    "side_seen": "side {} in train",
 }
 """What scores are broken down by, and how a bucket of that name is called."""
 BUCKETS = (
     "MAP@5 by photos in train: of the known test photos whose individual has so many; by encounter in train: "
-    "of photos with and without another one of their encounter there. After a name, the test photos and "
+    "of photos with and without another one of their encounter there; by side in train: of known photos with "
+    "and without one of their individual from the same viewpoint there. After a name, the test photos and "
     "the individuals among them."
+)
+SIDES = (
+    "Same and other side: MAP@5 of the embeddings alone, by the nearest train photo from the same viewpoint "
+    "and by the nearest from another, of photos whose individual train shows from both; guess: of a guess "
+    "among as many. Where sides look different, another side that finds as much as the same one says that "
+    "something else than the pattern is read: the light, the place, the day."
 )
 EFFORT = (
     "How many candidates a photo, best first, find that share of the matches. "
@@ -269,6 +278,13 @@ def _broken_down(section: Section) -> Iterator[Grid]:
             )
             title = " ".join(words.format("").split())
             yield Grid(f"MAP@5 by {title}, fold {section.fold}", (*header, *counted), lines, (BUCKETS,))
+    if sided := [(row, one) for row, made in rows for one in made.sides]:
+        yield Grid(
+            f"Same side and other side, fold {section.fold}",
+            (*header, *side_cells(sided[0][1])),
+            tuple((*cells(row), *side_cells(one).values()) for row, one in sided),
+            (SIDES,),
+        )
     if efforts := [(row, made.effort) for row, made in rows if made.effort]:
         shares = [wording.percent(one.share) for one in efforts[0][1]]
         titles = tuple(f"{what} {share}" for what in ("find", "abundance at") for share in shares)
@@ -284,6 +300,14 @@ def _broken_down(section: Section) -> Iterator[Grid]:
 
 def _in_bucket(bucket: Bucket | None) -> str:
     return with_interval(bucket.metrics, "map_at_5") if bucket else UNDEFINED
+
+
+def side_cells(sides: Sides) -> dict[str, str]:
+    """The texts of a table's columns: how many photos, and what each side is worth."""
+    names = {"same_side": "same side", "other_side": "other side", "lead": "lead"}
+    counted = {"photos": f"{sides.photos}", "individuals": f"{sides.individuals}"}
+    found = {title: with_interval(sides.metrics, key) for key, title in names.items()}
+    return counted | found | {"guess": number(sides.guess)}
 
 
 def candidates(effort: Effort) -> str:

@@ -313,6 +313,8 @@ def _notes(table: Table) -> Iterator[str]:
     rows = [row for section in table.sections for row in section.rows]
     if any(row.record.oracle for row in rows):
         yield "Oracle: these runs used annotated boxes, landmarks or masks of test photos."
+    if any("viewpoint" in one.annotations for one in table.contestants):
+        yield "Viewpoint: these runs were told from which side test photos were taken, as photographers know."
     if any(row.record.transductive for row in rows):
         yield "Transductive: these runs scored test photos with the help of other test photos."
     for one in table.contestants:

@@ -17,7 +17,15 @@ import pandas as pd
 
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core.ledger import read_ledger
-from whalebench.benchmarks.core.record import RunRecord, Runs, read_diagnosis, read_predictions, read_runs
+from whalebench.benchmarks.core.record import (
+    BY_SIDE,
+    TRAITS,
+    RunRecord,
+    Runs,
+    read_diagnosis,
+    read_predictions,
+    read_runs,
+)
 from whalebench.reports.board import (
     CONSTANT,
     UNIFORM,
@@ -52,10 +60,8 @@ COLUMNS |= {"log_loss", "identified", "new_score", "average_precision_at_r", "se
 MEASURED = {"box_iou", "mask_iou", "landmark_error"}
 """Further columns that are drawn, of the runs that have them."""
 CLOSELY = {
-    "train_photos",
-    "viewpoint",
-    "species",
-    "encounter_seen",
+    *TRAITS,
+    *BY_SIDE,
     *(f"candidate_{place}" for place in range(1, CANDIDATES + 1)),
 }
 """Further columns that a breakdown needs."""

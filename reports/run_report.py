@@ -19,7 +19,7 @@ from whalebench.benchmarks.core.record import (
     read_predictions,
     read_record,
 )
-from whalebench.reports.details import BY, EFFORT, abundance, candidates
+from whalebench.reports.details import BY, EFFORT, SIDES, abundance, candidates, side_cells
 from whalebench.reports.figures import OVERLAPS
 from whalebench.reports.metrics.breakdown import Effort, break_down
 from whalebench.reports.metrics.jackknife import (
@@ -31,6 +31,7 @@ from whalebench.reports.metrics.jackknife import (
     intervals,
 )
 from whalebench.reports.metrics.ranking import constant_answer, mean, new_is_candidate, uniform_guess
+from whalebench.reports.metrics.sides import Sides
 from whalebench.reports.tables import FittedTable, facts_table, table_of, warning_lines
 from whalebench.reports.tracks import contestants
 from whalebench.reports.wording import (
@@ -249,13 +250,13 @@ def _summary(record: RunRecord, runs_folder: Path) -> list[Table | Text]:
 
 
 def run_document(folder: Path) -> Document:
-    """The record of a run, with `floors`, its scores by `buckets`, the review `effort`, and its curve.
+    """The record of a run, with `floors`, scores by `buckets` and `sides`, the review `effort`, its curve.
 
     Metrics have ends of intervals beside them, as in `report --json`; `doubts` says by metric why one may be
     too narrow. All that is added is empty for a run that does not fit; buckets for older ones, too.
     """
     record = read_record(folder)
-    document: Document = {"doubts": {}, "floors": {}, "buckets": [], "effort": []}
+    document: Document = {"doubts": {}, "floors": {}, "buckets": [], "effort": [], "sides": []}
     document |= {"metrics": dict(record.metrics), "effort_curve": {"candidates": [], "found": []}}
     if not record.unfit:
         queries = read_predictions(folder)
@@ -312,9 +313,28 @@ def show_report(document: Document, folder: Path) -> Group:
         blocks += warning_lines(
             ["It was made before scores were kept by photos in train, viewpoint, species."]
         )
+    blocks += _side_blocks(document["sides"])
     if rows := effort_rows(effort_of(document)):
         blocks += [table_of(rows, "What a reviewer must look at"), Text(EFFORT, style="dim")]
     return Group(*blocks)
+
+
+ALIKE = (
+    "Photos of another side find the individual as well as those of the same side: where the sides look "
+    "different, something else than the pattern is read, such as the light, the place or the day."
+)
+
+
+def _side_blocks(of_run: Sequence[Document]) -> list[Any]:
+    """What is found by the same side and by others, and whether they are too much alike."""
+    if not of_run:
+        return []
+    defined = (
+        {key: nan if value is None else value for key, value in one["metrics"].items()} for one in of_run
+    )
+    found = [Sides(**one | {"metrics": metrics}) for one, metrics in zip(of_run, defined, strict=True)]
+    table = table_of([side_cells(one) for one in found], "By photos of the same side, and of others")
+    return [table, Text(SIDES, style="dim"), *warning_lines([ALIKE] if found[0].alike else [])]
 
 
 def _given(record: RunRecord) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from whalebench.benchmarks.core.record import BY_SIDE, TRAITS
 from whalebench.benchmarks.running.folds import answers_of
 from whalebench.reports.figures import effort_svg
 from whalebench.reports.leaderboard import leaderboard
@@ -55,7 +56,8 @@ def queries(photos=90, threshold: float | None = 1.5, skill=2.0, seed=0):
         "viewpoint": rng.choice(["left", "right", ""], photos),
         "species": [""] * photos,
         "encounter_seen": rng.choice([0.0, 1.0, math.nan], photos),
-    }
+        "side_seen": rng.choice([0.0, 1.0, math.nan], photos),
+    } | dict.fromkeys(BY_SIDE, math.nan)
     return table.assign(scores=list(scores), **traits)
 
 
@@ -72,6 +74,8 @@ def test_a_bucket_is_the_score_of_its_photos():
         ("viewpoint", "right"): table["viewpoint"] == "right",
         ("encounter_seen", "seen"): table["encounter_seen"] == 1,
         ("encounter_seen", "not seen"): table["encounter_seen"] == 0,
+        ("side_seen", "seen"): table["side_seen"] == 1,
+        ("side_seen", "not seen"): table["side_seen"] == 0,
     }
     assert made.keys() == inside.keys()
     for key, chosen in inside.items():
@@ -90,8 +94,7 @@ def test_photos_of_new_individuals_are_in_no_bucket_by_photos_in_train():
 
 
 def test_runs_of_older_versions_have_no_buckets():
-    names = ("train_photos", "viewpoint", "species", "encounter_seen")
-    assert buckets(queries().assign(**dict.fromkeys(names, math.nan))) == []
+    assert buckets(queries().assign(**dict.fromkeys(TRAITS, math.nan))) == []
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5, 2.5])
@@ -219,7 +222,7 @@ def test_the_curve_of_the_effort_rises_to_all_matches_and_is_drawn():
 
 def test_a_full_report_breaks_every_run_down(tmp_path):
     table = queries()
-    traits = ["train_photos", "viewpoint", "species", "encounter_seen"]
+    traits = [*TRAITS, *BY_SIDE]
     put(tmp_path / "runs", record("one"), table)
     put(tmp_path / "runs", record("two", "triplet"), table.drop(columns=traits))
     assert all(row.breakdown is None for row in leaderboard(tmp_path / "runs").rows)

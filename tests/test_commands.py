@@ -20,6 +20,7 @@ from whalebench.benchmarks.core.record import (
     PREDICTIONS,
     RECORD,
     SCORES,
+    TRAITS,
     find_run,
     find_runs,
     read_predictions,
@@ -231,9 +232,7 @@ def test_a_run_on_the_floor_says_so(place: Workspace, cli: Cli) -> None:
 def test_a_run_of_an_older_version_is_shown_without_buckets(place: Workspace, cli: Cli) -> None:
     folder = find_run("triplet", place)
     queries = pd.read_parquet(folder / PREDICTIONS)
-    queries.drop(columns=["train_photos", "viewpoint", "species", "encounter_seen"]).to_parquet(
-        folder / PREDICTIONS
-    )
+    queries.drop(columns=[*TRAITS]).to_parquet(folder / PREDICTIONS)
     answer = cli("show", "triplet", "--workspace", place.root)
     assert answer.code == 0
     assert "made before scores were kept by photos in train" in answer.out

@@ -85,6 +85,14 @@ def test_every_method_keeps_its_promises(name: str, toys: ToyBenchmarks) -> None
     assert {each.result for each in found.findings if each.check == "learns"} == {"passed"}
 
 
+def test_a_method_that_is_told_viewpoints_keeps_its_promises(toys: ToyBenchmarks) -> None:
+    settings = ("gallery.side=same", "backbone=test_resnet", "pretrained=none", "size=32")
+    found = conform("frozen", find_method("frozen"), settings, toys)
+    assert not failures(found)
+    said = {finding.check: finding.said for finding in found.findings}
+    assert "Fitted on train only" in said["lineage"] and "no viewpoints" in said["no annotations"]
+
+
 @pytest.mark.parametrize("crop", ["box", "mask", "aligned"])
 @pytest.mark.parametrize("oracle", ["false", "true"])
 def test_a_method_behind_a_crop_keeps_them_too(crop: str, oracle: str, toys: ToyBenchmarks) -> None:

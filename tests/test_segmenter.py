@@ -17,7 +17,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
-from whalebench.benchmarks.running.outcome import box_iou, evaluate_location
+from whalebench.benchmarks.running.location import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located
 from whalebench.methods.parts.crops.segmenter import (

@@ -88,7 +88,8 @@ class Trial:
 
     def views_of(self, benchmark: Benchmark) -> Views:
         """What the method may see of the benchmark's only fold."""
-        return fold_views(benchmark, 0, oracle=self.config.sees_annotations())
+        oracle, viewpoints = self.config.sees_annotations(), self.config.sees_viewpoints()
+        return fold_views(benchmark, 0, oracle=oracle, viewpoints=viewpoints)
 
     def build(self, config: MethodConfig | None = None) -> Pipeline:
         """The method before learning, behind its crop; as configured for the trial unless said otherwise."""
@@ -247,7 +248,7 @@ class ToyBenchmarks(NamedTuple):
 def draw_toy_benchmarks(workspace: Workspace) -> ToyBenchmarks:
     """The benchmarks, drawn into the workspace; the same pixels every time."""
     rows = _draw(workspace.cache / "drawn")
-    bare = rows.drop(columns=[*BOX, "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species"])
+    bare = rows.drop(columns=[*BOX, "tip_x", "tip_y", "notch_x", "notch_y", "mask", "species", "viewpoint"])
     annotated = _imported(rows, "trial", workspace)
     disguised = _imported(_disguise(rows, workspace.cache / "drawn"), "trial-disguised", workspace)
     grey = str(workspace.cache / "drawn" / "grey.png")
@@ -324,6 +325,7 @@ def _draw_one(
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / photo)
     Image.fromarray(mask).save(folder / mask_file)
     values: dict[str, Any] = {"image": f"{number:02d}", "path": photo, "encounter": f"{number}"}
+    values |= {"viewpoint": ("left", "right", "")[number % 3]}
     values |= {"mask": mask_file}
     values |= {"x0": left, "y0": top, "x1": left + wide, "y1": top + high}
     values |= {"tip_x": left + wide - 2, "tip_y": top + high // 2, "notch_x": left + 2, "notch_y": top + 2}

@@ -139,6 +139,10 @@ class Photos:
     species: NDArray[np.int64] | None = None
     """(photos,) places among the sorted species of the fold's train part, UNKNOWN where it is none of them;
     None where hidden, as labels are, or where train names none."""
+    viewpoints: NDArray[np.int64] | None = None
+    """(photos,) places among the sorted viewpoints of the fold's train part, UNKNOWN where not given or none
+    of them. A photographer knows them, so test photos have them, too, but only in the run of a method that
+    asks (`MethodConfig.sees_viewpoints`), which is marked so; else None."""
     usage: PartUsage | None = None
     """What is told when photos or annotations are read; None outside a run."""
 
@@ -164,6 +168,7 @@ class Photos:
             lens=None if self.lens is None else self.lens.select(chosen),
             behind=None if self.behind is None else self.behind.select(chosen),
             species=None if self.species is None else self.species[chosen],
+            viewpoints=None if self.viewpoints is None else self.viewpoints[chosen],
         )
 
     def known(self) -> LabelledPhotos:
@@ -173,7 +178,7 @@ class Photos:
         return LabelledPhotos(**vars(self)).known()
 
     def bare(self) -> Photos:
-        """The same photos without labels and annotations: all there is to score by."""
+        """The same photos without labels and annotations: all there is to score by, viewpoints among it."""
         return self.unlabelled().labelled()
 
     def labelled(self) -> Self:

@@ -45,10 +45,14 @@ SCHEMA_VERSION = 1
 METRIC_KEYS = ("map_at_5", "top_1", "top_5", "log_loss", "auroc_new", "map_at_r")
 """The metrics that every record has, None where undefined."""
 RECORD, PREDICTIONS, CURVE, WEIGHTS = "record.json", "predictions.parquet", "curve.csv", "weights.safetensors"
-TRAITS = ("train_photos", "viewpoint", "species", "encounter_seen")
+TRAITS = ("train_photos", "viewpoint", "species", "encounter_seen", "side_seen")
 """Columns of what is known of a test photo: how many photos of its individual are in train (0 for *new*), its
-viewpoint and species, empty where not given, and whether a photo of its encounter is in train (1, 0; NaN)."""
-LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS)
+viewpoint and species, empty where not given, and whether a photo of its encounter, and one of its individual
+from its viewpoint, is in train (1, 0; NaN where that cannot be told)."""
+BY_SIDE = ("precision_same_side", "precision_other_side", "precision_side_guess")
+"""Columns of what embeddings alone find by photos of the same side, by those of the others, and what a guess
+does: average precision at 5, NaN where train does not show the individual from both."""
+LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS, *BY_SIDE)
 """Columns that older runs lack."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""

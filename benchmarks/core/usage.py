@@ -28,7 +28,7 @@ STARTING_WEIGHTS = "starting_weights"
 """The attribute of a network that holds the names and digests of the weights it was not drawn with."""
 COLOURS = (1, 3, 4)
 """Channels of what is taken for photos: grey, colours, colours and a mask."""
-PLURAL = {"box": "boxes", "landmarks": "landmarks", "mask": "masks"}
+PLURAL = {"box": "boxes", "landmarks": "landmarks", "mask": "masks", "viewpoint": "viewpoints"}
 
 
 class Usage(BaseModel):
@@ -43,7 +43,7 @@ class Usage(BaseModel):
     looks: float
     """Images that networks, or the method, looked at for each test photo."""
     annotations: dict[str, dict[str, int]]
-    """By box, landmarks and mask, then by train, valid and test: photos on which they were read."""
+    """By box, landmarks, mask, viewpoint, then by train, valid and test: photos on which they were read."""
     pixels: list[str]
     """Height x width, as 80x128, at which photos were read to learn from and to score."""
     parameters: int
@@ -183,6 +183,11 @@ class UsageCounter:
         """Annotations of a kind are read on photos of a part."""
         if self._phase and len(rows):
             self._present.annotated.setdefault((kind, part), set()).update(rows.tolist())
+
+    def handed(self, kind: str, part: str, rows: NDArray[np.int64]) -> None:
+        """What photos of a part come with counts as read, whether or not the method looks at it."""
+        if len(rows):
+            self._before.annotated.setdefault((kind, part), set()).update(rows.tolist())
 
     def usage(self, by_hand: Mapping[str, JsonValue], tuning_budget: str) -> Usage:
         """Everything that was counted, beside what is known of the configuration."""

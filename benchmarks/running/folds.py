@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.catalog import BOX, PARTS, landmark_names
+from whalebench.benchmarks.core.catalog import BOX, landmark_names
 from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
 from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
@@ -63,6 +63,8 @@ class Views:
     test: Photos
     oracle: bool = False
     """Whether the annotations of valid and test are shown where they are scored."""
+    viewpoints: bool = False
+    """Whether all photos have their viewpoints."""
     usage: UsageCounter = field(default_factory=UsageCounter)
     """What the photos of train, valid and test tell when they are read."""
     gallery: Photos | None = None
@@ -71,7 +73,8 @@ class Views:
     def queries(self) -> dict[str, Photos]:
         """The photos of valid and test as they are scored, those of train and gallery as they are embedded.
 
-        Of train the known ones. They are bare, but for annotations in an oracle's run.
+        Of train the known ones. They are bare, but for annotations in an oracle's run and viewpoints where
+        they were asked for.
         """
         parts = {"train": self.train.known(), "valid": self.valid, "test": self.test}
         parts |= {GALLERY: self.gallery} if self.gallery is not None else {}
@@ -90,6 +93,8 @@ class OpenFold:
     """The content digest that stands behind each digest a method sees."""
     candidates: tuple[str, ...]
     """Who may be named: the individuals of train, then those of the gallery of a disjoint split."""
+    known_viewpoints: tuple[str, ...]
+    """Of the photos that test is compared with: those of such a gallery, else the known ones of train."""
     gallery: tuple[str, ...] = ()
     """The individual of each photo of such a gallery."""
 
@@ -134,6 +139,7 @@ class _Fold:
     """By part, its places in `table`."""
     identities: tuple[str, ...]
     species: tuple[str, ...]
+    viewpoints: tuple[str, ...]
     """Those known in train, sorted."""
 
     @classmethod
@@ -149,8 +155,8 @@ class _Fold:
         places = {part: np.arange(ends[n], ends[n + 1]) for n, part in enumerate(parts)}
         table = benchmark.catalog.table.iloc[rows].reset_index(drop=True)
         known = table.iloc[places["train"]]
-        identities, species = (tuple(sorted(set(known[of]) - {""})) for of in ("identity", "species"))
-        return cls(table, rows, places, identities, species)
+        columns = ("identity", "species", "viewpoint")
+        return cls(table, rows, places, *(tuple(sorted(set(known[of]) - {""})) for of in columns))
 
     @property
     def hidden(self) -> Rows:
@@ -164,9 +170,15 @@ class _Fold:
         return {digest: f"photo-{place:07d}" for place, digest in enumerate(digests)}
 
     def photos(
-        self, part: str, store: StoreView, annotations: Annotations, usage: PartUsage | None = None
+        self,
+        part: str,
+        store: StoreView,
+        annotations: Annotations,
+        usage: PartUsage | None = None,
+        *,
+        viewpoints: bool = False,
     ) -> LabelledPhotos:
-        """The photos of one part, labelled and annotated, under fresh ids."""
+        """The photos of one part, labelled and annotated, under fresh ids; with their viewpoints if asked."""
         from whalebench.benchmarks.core.photos import LabelledPhotos
 
         places = self.places[part]
@@ -181,17 +193,24 @@ class _Fold:
             labels=_labels(table["identity"], self.identities),
             annotations=annotations,
             species=_labels(table["species"], self.species) if self.species else None,
+            viewpoints=_labels(table["viewpoint"], self.viewpoints) if viewpoints else None,
             usage=usage,
         )
 
 
 def fold_views(
-    benchmark: Benchmark, fold: int, *, oracle: bool = False, reopen: Callable[[], Benchmark] | None = None
+    benchmark: Benchmark,
+    fold: int,
+    *,
+    oracle: bool = False,
+    viewpoints: bool = False,
+    reopen: Callable[[], Benchmark] | None = None,
 ) -> Views:
     """The parts of a fold; raises WhalebenchError for an unknown fold or one with one individual only.
 
-    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them. Where the
-    benchmark is not to be kept in memory `reopen` reads it again, for photos of a size not decoded yet.
+    An oracle is shown the boxes, landmarks and masks of test photos; nobody else can reach them. `viewpoints`
+    are handed out of all parts or of none, and count as read. Where the benchmark is not to be kept in memory
+    `reopen` reads it again, for photos of a size not decoded yet.
     """
     content = _Fold.of(benchmark, fold)
     if len(content.identities) < 2:
@@ -210,11 +229,23 @@ def fold_views(
 
     store = StoreView.of(content.rows, photo_store)
     usage = UsageCounter()
-    train, valid, asked = (content.photos(part, store, annotations, usage.of(part)) for part in PARTS)
-    # Photos of a gallery are looked at for the sake of test.
-    compared = content.photos(GALLERY, store, annotations, usage.of("test"))
-    test, gallery = (each.unlabelled() if oracle else each.bare() for each in (asked, compared))
-    return Views(train, valid, test, oracle, usage, gallery if len(gallery) else None)
+
+    def shown(part: str) -> LabelledPhotos:
+        return content.photos(part, store, annotations, usage.of(_asked_for(part)), viewpoints=viewpoints)
+
+    train, valid = shown("train"), shown("valid")
+    asked = shown("test"), shown(GALLERY)
+    test, gallery = (photos.unlabelled() if oracle else photos.bare() for photos in asked)
+    if viewpoints:
+        for part, places in content.places.items():
+            has_one = content.table["viewpoint"].iloc[places] != ""
+            usage.handed("viewpoint", _asked_for(part), places[has_one])
+    return Views(train, valid, test, oracle, viewpoints, usage, gallery if len(gallery) else None)
+
+
+def _asked_for(part: str) -> str:
+    """The part for whose sake photos are looked at: those of a gallery for that of test."""
+    return "test" if part == GALLERY else part
 
 
 def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
@@ -225,6 +256,7 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
     store = StoreView.of(content.rows, lambda: benchmark.store)
     parts = {part: content.table.iloc[places] for part, places in content.places.items()}
     gallery = tuple(parts[GALLERY]["identity"])
+    compared = parts[GALLERY if gallery else "train"]
     known = dict.fromkeys(SCORED, (parts["train"], content.identities))
     known |= {"test": (parts[GALLERY], tuple(sorted(set(gallery))))} if gallery else {}
     return OpenFold(
@@ -232,6 +264,7 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
         {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
         {shown: digest for digest, shown in content.shown_digests.items()},
         tuple(dict.fromkeys((*content.identities, *known["test"][1]))),
+        tuple(compared["viewpoint"][compared["identity"] != ""]),
         gallery,
     )
 
@@ -250,7 +283,7 @@ def answers_of(
 
 
 def _traits(part: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
-    """The `TRAITS` of some rows of a catalog, a row each; `encounter_seen` is NaN where none is given."""
+    """The `TRAITS` of some rows of a catalog, a row each; NaN what cannot be told."""
     photos = Counter(train["identity"][train["identity"] != ""])
     encounters = set(train["encounter"])
     seen = [float(name in encounters) if name else nan for name in part["encounter"]]
@@ -260,8 +293,26 @@ def _traits(part: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
             "viewpoint": list(part["viewpoint"]),
             "species": list(part["species"]),
             "encounter_seen": np.array(seen, np.float64),
+            "side_seen": _sides_seen(part, train),
         }
     )
+
+
+def _sides_seen(part: pd.DataFrame, train: pd.DataFrame) -> NDArray[np.float64]:
+    """Whether train shows the individual of each photo from the photo's viewpoint: 1, 0, or NaN.
+
+    NaN for *new* photos, those without a viewpoint, and where one of train without a viewpoint may show it.
+    """
+    sides = train.groupby("identity")["viewpoint"].agg(set).to_dict()
+
+    def seen(identity: str, viewpoint: str) -> float:
+        shown = sides.get(identity, set()) if identity else set()
+        if not viewpoint or not shown or (viewpoint not in shown and "" in shown):
+            return nan
+        return float(viewpoint in shown)
+
+    pairs = zip(part["identity"], part["viewpoint"], strict=True)
+    return np.array([seen(*pair) for pair in pairs], np.float64)
 
 
 def answers_shown(photos: LabelledPhotos) -> Answers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,13 @@ from whalebench.benchmarks.running.harness import (
     checked_weights,
     refuse_other_variants,
 )
+from whalebench.benchmarks.running.location import evaluate_location, location_summary, location_warnings
 from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import find_method
+from whalebench.reports.metrics.sides import SideView, precision_by_side
 from whalebench.reports.metrics.summary import average_precision_at_r
 from whalebench.splits.split import GALLERY
 
@@ -142,14 +143,16 @@ def gallery_scores(submission: Submission, views: Views, opened: OpenFold) -> di
     """
     rule, column = getattr(submission.config, "gallery", None), columns_of(opened.candidates)
     gallery = Gallery(rule if isinstance(rule, GalleryConfig) else GalleryConfig())
-    labels = {
-        "train": views.train.known().labels,  # the first candidates are the individuals of train
-        GALLERY: np.array([column[name] for name in opened.gallery], np.int64),
-    }
+    assert views.gallery is not None
+    known = views.train.known()  # the first candidates are the individuals of train
+    of_test = np.array([column[name] for name in opened.gallery], np.int64)
     scores = {}
-    for part, of in (("valid", "train"), ("test", GALLERY)):
-        gallery.fill(submission.embeddings[of], labels[of], len(opened.candidates))
-        scores[part] = gallery.scores(submission.embeddings[part])
+    for part, asked, of, photos, labels in (
+        ("valid", views.valid, "train", known, known.labels),
+        ("test", views.test, GALLERY, views.gallery, of_test),
+    ):
+        gallery.fill(submission.embeddings[of], labels, len(opened.candidates), photos.viewpoints)
+        scores[part] = gallery.scores(submission.embeddings[part], asked.viewpoints)
     return scores
 
 
@@ -167,13 +170,17 @@ def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harne
         part: evaluate_location(located, opened.annotated[part])
         for part, located in submission.located.items()
     }
-    if "test" in location:
-        queries = pd.concat([evaluation.queries, location["test"]], axis=1)
-        evaluation = replace(evaluation, queries=queries)
+    more = [location["test"]] if "test" in location else []
+    if embeddings and any(opened.known_viewpoints):
+        more.append(_by_side(embeddings, views, opened))
+    evaluation = replace(evaluation, queries=pd.concat([evaluation.queries, *more], axis=1))
+    found = {part: location_summary(table) for part, table in location.items()}
+    for warning in location_warnings(found):
+        harness.warn(warning)
     return Outcome(
         **vars(evaluation),
         variants=_evaluate_variants(submission, identities, opened),
-        location={part: location_summary(table) for part, table in location.items()},
+        location=found,
         arrays={f"{part}_scores": values for part, values in scores.items()}
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part in SCORED},
         names={"identities": identities} | {part: answers[part].images for part in SCORED},
@@ -223,78 +230,16 @@ def _precision_at_r(
     return average_precision_at_r(embeddings[part], wanted, embeddings[of], labels)
 
 
-def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
-    """One row a photo: box_iou, landmark_error, landmark_pixels, mask_iou, fallback, as far as they exist.
-
-    landmark_pixels is the mean distance between found and annotated landmarks in pixels of the photo as it
-    was taken; landmark_error the same over the largest distance between two annotated landmarks of that
-    photo. NaN where nothing is annotated.
-    """
-    assert annotated.annotations is not None
-    columns: dict[str, NDArray[np.generic]] = {}
-    if located.boxes is not None:
-        columns["box_iou"] = box_iou(located.boxes, annotated.annotations.boxes[annotated.rows])
-    if located.landmarks is not None:
-        scale = annotated.shapes[:, None, ::-1].astype(np.float64)
-        truth = annotated.annotations.landmarks[annotated.rows] * scale
-        pixels = np.linalg.norm(located.landmarks * scale - truth, axis=2).mean(axis=1)
-        columns |= {"landmark_error": pixels / _extent(truth), "landmark_pixels": pixels}
-    if located.masks is not None:
-        columns["mask_iou"] = _mask_ious(located.masks, annotated)
-    if located.fallback is not None:
-        columns["fallback"] = located.fallback
-    return pd.DataFrame(columns)
-
-
-def location_summary(table: pd.DataFrame) -> dict[str, float | int]:
-    """Means of the IoUs, median and 90th percentile of the landmark error, and how many photos fell back."""
-    numbers: dict[str, float | int] = {"photos": len(table)}
-    for name in ("box_iou", "mask_iou"):
-        if name in table:
-            numbers[f"{name}_mean"] = float(table[name].mean())
-    for name in ("landmark_error", "landmark_pixels"):
-        if name in table:
-            numbers[f"{name}_median"] = float(table[name].median())
-            numbers[f"{name}_p90"] = float(table[name].quantile(0.9))
-    if "fallback" in table:
-        numbers["fallback"] = int(table["fallback"].sum())
-    return numbers
-
-
-def box_iou(boxes: NDArray[np.floating], truth: NDArray[np.floating]) -> Floats:
-    """Intersection over union (photos,) of boxes (photos, 4): 0 where none was found, NaN without a truth.
-
-    >>> box_iou(np.array([[0.0, 0.0, 1.0, 1.0]]), np.array([[0.5, 0.0, 1.5, 1.0]])).round(3)
-    array([0.333])
-    """
-    boxes, truth = boxes.astype(np.float64), truth.astype(np.float64)
-    low = np.maximum(boxes[:, :2], truth[:, :2])
-    high = np.minimum(boxes[:, 2:], truth[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    both = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (truth[:, 2:] - truth[:, :2]).prod(axis=1) - shared
-    overlap = shared / np.where(both > 0, both, np.nan)
-    missed = np.isnan(boxes).any(axis=1) & np.isfinite(truth).all(axis=1)
-    return np.asarray(np.where(missed, 0.0, overlap), np.float64)
-
-
-def _extent(landmarks: Floats) -> Floats:
-    """The largest distance (photos,) between two of landmarks (photos, landmarks, 2), NaN without one."""
-    pairs = combinations(range(landmarks.shape[1]), 2)
-    apart = [np.linalg.norm(landmarks[:, one] - landmarks[:, other], axis=1) for one, other in pairs]
-    largest = np.max(apart, axis=0) if apart else np.full(len(landmarks), np.nan)
-    return np.where(largest > 0, largest, np.nan)
-
-
-def _mask_ious(masks: NDArray[np.float32], annotated: Photos) -> Floats:
-    assert annotated.annotations is not None
-    result = np.full(len(masks), np.nan)
-    for place in np.flatnonzero(annotated.annotations.has_mask[annotated.rows]).tolist():
-        truth = annotated.batch([place], (masks.shape[1], masks.shape[2])).masks
-        assert truth is not None
-        one, other = masks[place] >= 0.5, truth[0, 0].numpy() >= 0.5
-        union = (one | other).sum()
-        result[place] = (one & other).sum() / union if union else np.nan
-    return result
+def _by_side(embeddings: Mapping[str, NDArray[np.float32]], views: Views, opened: OpenFold) -> pd.DataFrame:
+    """A row a test photo of `BY_SIDE`, from embeddings alone."""
+    test, known = opened.answers["test"], views.train.known()
+    assert test.traits is not None
+    gallery = opened.gallery or [known.identities[label] for label in known.labels]
+    compared = embeddings[GALLERY if opened.gallery else "train"]
+    return precision_by_side(
+        SideView(embeddings["test"], test.truth, test.traits["viewpoint"].tolist()),
+        SideView(compared, gallery, opened.known_viewpoints),
+    )
 
 
 def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.DataFrame) -> None:
@@ -360,7 +305,8 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
             f"The run {record.run} was scored by a gallery of individuals that it never learned, which is "
             f"not kept with it: choose a run on a split that is not disjoint."
         )
-    views = fold_views(benchmark, record.fold, oracle=record.oracle)
+    viewpoints = method.config.sees_viewpoints()
+    views = fold_views(benchmark, record.fold, oracle=record.oracle, viewpoints=viewpoints)
     opened = open_fold(benchmark, record.fold)
     weights, lineage = _read_weights(folder)
     _refuse_seen_test(record, lineage, {opened.digests[each] for each in views.test.digests})

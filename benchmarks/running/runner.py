@@ -134,7 +134,13 @@ def run(
             return read_record(folder)
         digests = benchmark.catalog.digest, benchmark.split.digest
         reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
-        views = fold_views(benchmark, request.fold, oracle=config.sees_annotations(), reopen=reopen)
+        views = fold_views(
+            benchmark,
+            request.fold,
+            oracle=config.sees_annotations(),
+            viewpoints=config.sees_viewpoints(),
+            reopen=reopen,
+        )
         if force:
             checkpoints.discard()
         who = _who(folder.name, request, config, benchmark, code)

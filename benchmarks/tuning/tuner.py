@@ -402,7 +402,8 @@ class TrialRun:
         """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
         self.benchmark, self.progress = context.benchmark, progress
         self.method = build_method(context.method, config)
-        views = fold_views(self.benchmark, context.fold, oracle=config.sees_annotations())
+        oracle, viewpoints = config.sees_annotations(), config.sees_viewpoints()
+        views = fold_views(self.benchmark, context.fold, oracle=oracle, viewpoints=viewpoints)
         # No photo of test is in them.
         self.views = replace(views, test=views.test.select([]))
         name = self.benchmark.name

@@ -76,6 +76,10 @@ class EmbedderConfig(NetworkMethodConfig):
         """Every size of the schedule, and that of a second look."""
         return (*super().sizes(), *([self.second_size] if self.second_size else []))
 
+    def sees_viewpoints(self) -> bool:
+        """Whether its gallery is that of the query's side."""
+        return self.gallery.side == "same"
+
     def cycle_gallery(self) -> GalleryConfig | None:
         """The gallery by which every embedding is scored."""
         return self.gallery
@@ -139,7 +143,7 @@ class GalleryMethod(Method):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities) by the gallery's rule."""
-        return self.gallery.scores(self.features(photos))
+        return self.gallery.scores(self.features(photos), photos.viewpoints)
 
     @abstractmethod
     def embed(self, photos: Photos) -> NDArray[np.float32]:
@@ -162,7 +166,7 @@ class GalleryMethod(Method):
     def embed_gallery(self, known: LabelledPhotos) -> NDArray[np.float32]:
         """Fills the gallery, by the very path that scores test, and gives its features."""
         features = self.features(known)
-        self.gallery.fill(features, known.labels, len(known.identities))
+        self.gallery.fill(features, known.labels, len(known.identities), known.viewpoints)
         return features
 
     def components(self) -> Components:

@@ -16,7 +16,7 @@ from pydantic import model_validator
 
 from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.arrays import normalise
-from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos, Size
 from whalebench.methods.guests import guest
 from whalebench.methods.method import (
     Components,
@@ -264,6 +264,8 @@ class Pipeline(Restorable):
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that the crop or else the method cannot do without; empty where it fits."""
         missing = self.crop.missing(train, queries) if self.crop else ""
+        if self.config.sees_viewpoints() and (train.viewpoints is None or train.viewpoints.max() == UNKNOWN):
+            missing = missing or "viewpoints in train"
         missing = missing or self.cycles[0].missing_requirement(train, queries)
         if not isinstance(missing, str):
             raise self._wrong("missing_requirement", missing, "a text, empty where nothing is missing, is")
@@ -303,7 +305,7 @@ class Pipeline(Restorable):
         if len(self.cycles) == 1:
             return self.cycles[0].score(shown)
         if self.gallery is not None:
-            return self.gallery.scores(self._mean_embedding(shown))
+            return self.gallery.scores(self._mean_embedding(shown), shown.viewpoints)
         scores = [method.score(shown) for method in self.cycles]
         return voted(scores) if self.joined == "votes" else average_scores(scores)
 
@@ -378,7 +380,8 @@ class Pipeline(Restorable):
         harness.choose(BEST, self.best + 1)
         if self.gallery is not None:
             known = train.known().labelled()
-            self.gallery.fill(self._mean_embedding(known), known.labels, len(known.identities))
+            embeddings, identities = self._mean_embedding(known), len(known.identities)
+            self.gallery.fill(embeddings, known.labels, identities, known.viewpoints)
 
     def _mean_embedding(self, shown: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1: the mean over the cycles, each at length 1 before."""

@@ -8,7 +8,7 @@ extra, finds the neighbours in galleries of millions of photos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
@@ -209,6 +209,8 @@ def faiss_top_k(
 
 
 Rule = Literal["nearest", "mean", "robust_centre", "knn_max", "knn_sum"]
+Labels = NDArray[np.int64]
+Rows = Labels | slice
 
 
 class GalleryConfig(PartConfig):
@@ -219,6 +221,9 @@ class GalleryConfig(PartConfig):
     cosine of an individual's photos among the nearest neighbours of the query (knn_max, knn_sum)."""
     neighbours: Annotated[int, Field(ge=1)] = 50
     """Nearest gallery photos that knn_max and knn_sum look at."""
+    side: Literal["all", "same"] = "all"
+    """Photos of an individual that a query is compared with: all, or those from the query's viewpoint where
+    there are such; a run with same is told the viewpoints of test photos, and ranked apart."""
     flip: bool = False
     """Embed every photo, of gallery and queries alike, mirrored, too, and average both embeddings."""
     search: Literal["exact", "faiss"] = "exact"
@@ -241,46 +246,78 @@ class Gallery:
             require_faiss()
         self.config, self.identities = config, identities
 
-    def fill(self, embeddings: NDArray[np.float32], labels: NDArray[np.int64], identities: int) -> None:
+    def fill(
+        self,
+        embeddings: NDArray[np.float32],
+        labels: Labels,
+        identities: int,
+        viewpoints: Labels | None = None,
+    ) -> None:
         """Takes embeddings (photos, dimensions) under labels (photos,), indices of so many identities.
 
-        Photos of UNKNOWN individuals are passed over; raises RunFailedError for NaN or infinite embeddings.
+        viewpoints (photos,) are looked at where only photos of the same side are to be compared. Photos of
+        UNKNOWN individuals are passed over; raises RunFailedError for NaN or infinite embeddings.
         """
         check_finite(embeddings)
         known = np.flatnonzero(labels != UNKNOWN)
         self.embeddings, self.labels, self.identities = embeddings[known], labels[known], identities
-        self.centres: NDArray[np.float32] | None = None
-        if rule := CENTRES.get(self.config.rule):
-            self.centres = centres_of(self.embeddings, self.labels, identities, rule)
+        asked = viewpoints is not None and self.config.side == "same"
+        self.viewpoints = viewpoints[known] if asked and viewpoints is not None else None
 
-    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, query: NDArray[np.float32], viewpoints: Labels | None = None) -> NDArray[np.float32]:
         """Scores (queries, identities) of embeddings (queries, dimensions): cosines by the rule, in [-1, 1].
 
-        An identity without a photo, or with none among the neighbours, scores FLOOR.
+        viewpoints (queries,) are as those of `fill`. An identity without a photo, or with none among the
+        neighbours, scores FLOOR.
         """
         check_finite(query)
-        if self.config.rule == "nearest":
-            return nearest_photo_scores(query, self.embeddings, self.labels, self.identities)
-        if self.centres is None:
-            return self._neighbour_scores(query)
         scores = np.full((len(query), self.identities), FLOOR, np.float32)
-        present = np.unique(self.labels)
-        scores[:, present] = cosines(query, self.centres[present])
+        for queries, photos in self.compared(viewpoints):
+            scores[queries] = self._by_rule(query[queries], self.embeddings[photos], self.labels[photos])
         return scores
 
+    def compared(self, viewpoints: Labels | None = None) -> Iterator[tuple[Rows, Rows]]:
+        """Rows of queries, each once, with the rows of the photos that they are compared with.
+
+        Without viewpoints, and for a query whose own is UNKNOWN, these are all. Photos that are known to show
+        another side are left out, but for individuals that have no others.
+        """
+        if self.viewpoints is None or viewpoints is None:
+            yield slice(None), slice(None)
+            return
+        for side, rows in rows_by_label(viewpoints).items():
+            fits = (self.viewpoints == side) | (self.viewpoints == UNKNOWN) | (side == UNKNOWN)
+            yield rows, np.flatnonzero(fits | ~np.isin(self.labels, self.labels[fits]))
+
     def state_dict(self) -> dict[str, Tensor]:
-        """The embeddings and their labels."""
-        return {"gallery": torch.from_numpy(self.embeddings), "labels": torch.from_numpy(self.labels)}
+        """The embeddings, their labels and, where they matter, their viewpoints."""
+        state = {"gallery": torch.from_numpy(self.embeddings), "labels": torch.from_numpy(self.labels)}
+        return state if self.viewpoints is None else state | {"viewpoints": torch.from_numpy(self.viewpoints)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes up what `state_dict` gave, of as many identities as before."""
-        self.fill(state["gallery"].numpy(), state["labels"].numpy(), self.identities)
+        viewpoints = state["viewpoints"].numpy() if "viewpoints" in state else None
+        self.fill(state["gallery"].numpy(), state["labels"].numpy(), self.identities, viewpoints)
 
-    def _neighbour_scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _by_rule(
+        self, query: NDArray[np.float32], gallery: NDArray[np.float32], labels: Labels
+    ) -> NDArray[np.float32]:
+        if self.config.rule == "nearest":
+            return nearest_photo_scores(query, gallery, labels, self.identities)
+        if centre := CENTRES.get(self.config.rule):
+            centres, present = centres_of(gallery, labels, self.identities, centre), np.unique(labels)
+            scores = np.full((len(query), self.identities), FLOOR, np.float32)
+            scores[:, present] = cosines(query, centres[present])
+            return scores
+        return self._neighbour_scores(query, gallery, labels)
+
+    def _neighbour_scores(
+        self, query: NDArray[np.float32], gallery: NDArray[np.float32], labels: Labels
+    ) -> NDArray[np.float32]:
         """The largest cosine, or the sum of cosines over the number of neighbours: one scale for all k."""
         search = faiss_top_k if self.config.search == "faiss" else top_k
-        photos, near = search(query, self.embeddings, self.config.neighbours)
-        rows, columns = np.arange(len(query))[:, None], self.labels[photos]
+        photos, near = search(query, gallery, self.config.neighbours)
+        rows, columns = np.arange(len(query))[:, None], labels[photos]
         scores = np.full((len(query), self.identities), FLOOR)
         if self.config.rule == "knn_max":
             np.maximum.at(scores, (rows, columns), near)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from whalebench.reports.metrics.jackknife import intervals
 from whalebench.reports.metrics.ranking import CANDIDATES, NEW, Floats, is_new, row_blocks
+from whalebench.reports.metrics.sides import Sides, sides
 from whalebench.reports.metrics.summary import summarize
 
 TRAIN_PHOTOS = {"1": (1, 1), "2–4": (2, 4), "5–9": (5, 9), "≥10": (10, inf)}
@@ -40,7 +41,7 @@ class Bucket(NamedTuple):
 
 
 def buckets(queries: pd.DataFrame) -> list[Bucket]:
-    """The buckets of a run that have photos: by photos in train, viewpoint, species, encounter seen or not.
+    """The buckets of a run that have photos: by photos in train, viewpoint, species, what train has seen.
 
     A photo of which a trait is not known is in no bucket of it; older runs, which know none, have no buckets.
     """
@@ -55,9 +56,10 @@ def _divisions(queries: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.boo
     for by in ("viewpoint", "species"):
         given = np.array([name if isinstance(name, str) else "" for name in queries[by]])
         yield from ((by, name, given == name) for name in sorted({*given} - {""}))
-    seen = queries["encounter_seen"].to_numpy(np.float64)
-    inside = {"seen": seen == 1, "not seen": seen == 0}
-    yield from (("encounter_seen", name, photos) for name, photos in inside.items() if photos.any())
+    for by in ("encounter_seen", "side_seen"):
+        seen = queries[by].to_numpy(np.float64)
+        inside = {"seen": seen == 1, "not seen": seen == 0}
+        yield from ((by, name, photos) for name, photos in inside.items() if photos.any())
 
 
 def _bucket(by: str, name: str, queries: pd.DataFrame) -> Bucket:
@@ -172,13 +174,16 @@ class Breakdown(NamedTuple):
     effort: Sequence[Effort]
     curve: Mapping[str, Sequence[float]]
     """See `effort_curve`."""
+    sides: Sequence[Sides] = ()
+    """One, or none where photos cannot be compared by side."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON prints it: `buckets`, `effort` and `effort_curve`."""
-        lists = {name: [one._asdict() for one in getattr(self, name)] for name in ("buckets", "effort")}
+        """As JSON prints it: `buckets`, `effort`, `sides` and `effort_curve`."""
+        names = ("buckets", "effort", "sides")
+        lists = {name: [one._asdict() for one in getattr(self, name)] for name in names}
         return lists | {"effort_curve": self.curve}
 
 
 def break_down(queries: pd.DataFrame) -> Breakdown:
     """The breakdown of a per-query table with all its columns."""
-    return Breakdown(buckets(queries), effort(queries), effort_curve(queries))
+    return Breakdown(buckets(queries), effort(queries), effort_curve(queries), sides(queries))

@@ -118,6 +118,12 @@ def deletions(queries: pd.DataFrame) -> dict[str, Deletions]:
     return _deletions(queries, _cluster_codes(queries))
 
 
+def column_deletions(queries: pd.DataFrame, column: str) -> Deletions:
+    """The mean of a column of a per-query table, of the photos where it is defined."""
+    values = queries[column].to_numpy(np.float64)
+    return _ratio(_cluster_codes(queries), values, np.ones(len(queries)))
+
+
 def _deletions(queries: pd.DataFrame, codes: Integers) -> dict[str, Deletions]:
     """The deletions of a table whose rows are of the clusters with these codes (photos,)."""
     ratios: dict[str, list[Deletions]] = {}

@@ -225,10 +225,15 @@ def with_pseudo_labels(train: LabelledPhotos, pseudo: LabelledPhotos, share: flo
         labels=np.concatenate([train.labels, pseudo.labels]),
         annotations=train.annotations,
         species=None if train.species is None else np.concatenate([train.species, unnamed]),
+        viewpoints=_joined(train.viewpoints, pseudo.viewpoints),
         usage=train.usage,
         pseudo=np.repeat([False, True], [len(train), len(pseudo)]),
         share=share,
     )
+
+
+def _joined(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def pseudo_label_sampler(order: Sampler, photos: Photos) -> Sampler:
