@@ -69,7 +69,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("small", "from scratch, minutes on two cores", 96 * 96, 16, 12_000, (12, 60), scale="small"),
+        Preset("small", "from scratch, minutes on two cores", 96 * 96, 16, 30_000, (12, 60), scale="small"),
         Preset(
             "pretrained",
             "from published weights, in minutes to an hour on two cores",

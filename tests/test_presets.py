@@ -80,7 +80,7 @@ def test_boxes_say_what_shape_their_crops_have_and_other_crops_have_their_own() 
 
 @pytest.mark.parametrize(
     ("photos", "individuals", "epochs", "batch"),
-    [(60, 6, 60, 8), (400, 40, 30, 32), (4_000, 40, 12, 32), (15_000, 5_000, 20, 32)],
+    [(60, 6, 60, 8), (1_000, 40, 30, 32), (4_000, 40, 12, 32), (15_000, 5_000, 20, 32)],
 )
 def test_many_photos_are_seen_less_often_unless_they_are_few_of_each(
     photos: int, individuals: int, epochs: int, batch: int
@@ -230,6 +230,7 @@ def test_a_dry_run_shows_the_fields_and_starts_nothing(tiny: Any, cli: Any) -> N
 def test_a_sweep_hands_the_preset_on_to_methods_that_it_suits(tiny: Any, tmp_path: Any) -> None:
     plan = make_plan(["arcface", "pseudo"], benchmark="tiny", preset="small", settings=())
     cells, _ = prepare(plan, "cpu", 1, tiny)
+    assert [cell.contestant for cell in cells] == ["arcface", "pseudo"]
     arcface, pseudo = (cell.request for cell in cells)
     assert arcface.preset == "small" and "size=80x96" in arcface.settings
     assert (pseudo.preset, pseudo.settings) == ("", ())

@@ -22,10 +22,10 @@ from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
-from whalebench.benchmarks.presets import preset_settings, suits
-from whalebench.benchmarks.registry import load_benchmark, load_catalog
+from whalebench.benchmarks.presets import suits
+from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import workers
-from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, run_name
+from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, resolved, run_name
 from whalebench.benchmarks.sweeping.plan import Contestant, Plan
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import configure, find_method
@@ -101,19 +101,17 @@ def prepare(
     """
     chosen = choose_device(device)
     shares = workers.share_machine(jobs, chosen, device)
-    contestants = dict.fromkeys(_with_preset(plan, chosen.type, workspace, progress))
-    configured = [(each, preset, *_configured(each)) for each, preset in contestants]
+    requests = _requests(plan, device, workspace, progress)
+    configured = [(each, request, *_configured(request)) for each, request in requests.items()]
     for seed in plan.seeds:
         check_seed(seed)
     benchmark = load_benchmark(plan.benchmark, workspace, progress, propose=True)
     for fold in plan.folds:
         benchmark.split.parts(fold)
-    common = set[str].intersection(*(set(each.settings) for each, _ in contestants))
+    common = set[str].intersection(*(set(each.settings) for each in plan.contestants))
     cells: dict[str, Cell] = {}
-    for seed, fold, (contestant, preset, config, code) in product(plan.seeds, plan.folds, configured):
-        request = RunRequest(
-            contestant.method, plan.benchmark, fold, seed, contestant.settings, device, preset
-        )
+    for seed, fold, (contestant, asked, config, code) in product(plan.seeds, plan.folds, configured):
+        request = replace(asked, fold=fold, seed=seed)
         run = run_name(request, config, benchmark, chosen.type, code)
         special = [setting for setting in contestant.settings if setting not in common]
         name = " ".join([contestant.method, *special])
@@ -123,33 +121,28 @@ def prepare(
     return tuple(cells.values()), shares
 
 
-def _with_preset(
+def _requests(
     plan: Plan, device: str, workspace: Workspace, progress: Progress
-) -> list[tuple[Contestant, str]]:
-    """The contestants, each with the plan's preset where that suits it, and then with its fields.
+) -> dict[Contestant, RunRequest]:
+    """What each contestant asks for, by the plan's preset where that suits it.
 
     Raises WhalebenchError for a preset that suits none of them.
     """
-    if not plan.preset:
-        return [(each, "") for each in plan.contestants]
-    catalog = load_catalog(plan.benchmark, workspace, progress)
-    kinds = [find_method(each.method) for each in plan.contestants]
-    suited = [suits(plan.preset, kind) for kind in kinds]
-    return [
-        (
-            replace(each, settings=preset_settings(plan.preset, kind, catalog, device, each.settings)),
-            plan.preset,
+    suited = [bool(plan.preset) and suits(plan.preset, find_method(each.method)) for each in plan.contestants]
+    asked = {}
+    for each, is_suited in zip(plan.contestants, suited, strict=True):
+        preset = plan.preset if is_suited or not any(suited) else ""
+        request = RunRequest(
+            each.method, plan.benchmark, settings=each.settings, device=device, preset=preset
         )
-        if is_suited or not any(suited)
-        else (each, "")
-        for each, kind, is_suited in zip(plan.contestants, kinds, suited, strict=True)
-    ]
+        asked[each] = resolved(request, workspace, progress)
+    return asked
 
 
-def _configured(contestant: Contestant) -> tuple[MethodConfig, str]:
-    """The contestant's configuration, and the digest of its code."""
-    kind = find_method(contestant.method)
-    config = configure(kind, contestant.settings)
+def _configured(request: RunRequest) -> tuple[MethodConfig, str]:
+    """The configuration that is asked for, and the digest of its code."""
+    kind = find_method(request.method)
+    config = configure(kind, request.settings)
     return config, code_of(kind, config).digest
 
 
