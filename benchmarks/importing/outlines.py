@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.progress import Progress
 from whalebench.benchmarks.core.store import Advance
 from whalebench.benchmarks.importing.layouts.layout import Outline
 from whalebench.benchmarks.importing.sources import Source, whole_folder
@@ -25,7 +26,7 @@ Mask = NDArray[np.bool_]
 
 @contextmanager
 def with_masks(
-    source: Source, outlines: Mapping[str, Outline], folder: Path, progress: Advance
+    source: Source, outlines: Mapping[str, Outline], folder: Path, progress: Progress
 ) -> Iterator[Source]:
     """The source with the outlines as further files, which stand in the folder when the block succeeds.
 
@@ -34,6 +35,7 @@ def with_masks(
     if not outlines:
         yield source
         return
+    progress.stage("draw the masks")
     with whole_folder(folder) as drawn:
         for done, (name, outline) in enumerate(outlines.items(), 1):
             try:
@@ -44,7 +46,7 @@ def with_masks(
                     f"it, or leave its segmentation empty."
                 ) from error
             Image.fromarray(mask).save(drawn / Path(name).name)
-            progress(done, len(outlines))
+            progress.advance(done, len(outlines))
         yield _WithMasks(source, drawn, folder, frozenset(outlines))
 
 
