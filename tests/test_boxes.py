@@ -215,6 +215,16 @@ def test_corners_that_are_called_by_half_of_our_names_are_refused_with_the_optio
     np.testing.assert_allclose(corners_of(read), corners(9), atol=2e-3)
 
 
+@pytest.mark.parametrize("form", ["", "size", "centre"])
+def test_numbers_that_are_too_large_are_refused_with_their_row(
+    photos: Path, tmp_path: Path, form: Form
+) -> None:
+    boxes = corners(11)
+    boxes[4] = (1.7e308, 1, 1.7e308, 5)
+    with pytest.raises(WhalebenchError, match="line 6, column x"):
+        bring(photos, boxes, tmp_path, form)
+
+
 def test_a_box_of_coco_in_shares_is_read_as_such(photos: Path, tmp_path: Path) -> None:
     boxes = written(corners(10), "size") / SIDES
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(PHOTOS)]
