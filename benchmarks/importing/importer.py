@@ -79,13 +79,7 @@ def import_photos(
     folder. dataset is the public set that the photos are: weights that were trained on it are marked so.
     """
     _check_name(name)
-    if options.columns and not layout.takes_columns:
-        raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
-    if options.boxes and not layout.takes_columns:
-        raise WhalebenchError(
-            f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."
-        )
-    form = options.boxes if layout.takes_columns else "corners"
+    form = _form(layout, options)
     folder = workspace.benchmarks / name
     with ExitStack() as opened:
         source = opened.enter_context(open_source(place, folder / COPIES))
@@ -110,6 +104,19 @@ def import_photos(
             )
             write_stamps(folder, read.stamps)
     return ImportResult(catalog, read.quarantined, (*notes, *known))
+
+
+def _form(layout: Layout, options: LayoutOptions) -> Form:
+    """How boxes are written; raises WhalebenchError for options that the layout does not take."""
+    if layout.takes_columns:
+        return options.boxes
+    if options.columns:
+        raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
+    if options.boxes:
+        raise WhalebenchError(
+            f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."
+        )
+    return "corners"
 
 
 def import_csv(file: Path, name: str, workspace: Workspace, **how: Any) -> ImportResult:
