@@ -1,5 +1,6 @@
 """Boxes that are no corners in pixels: refused with the reading that fits, read so with --boxes, or noted."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,33 @@ def test_corners_that_are_called_by_half_of_our_names_are_refused_with_the_optio
     columns = {"x0": "x1", "y0": "y1", "x1": "x2", "y1": "y2"}
     read = bring(photos, corners(9), tmp_path, "corners", header="x1,y1,x2,y2", columns=columns)
     np.testing.assert_allclose(corners_of(read), corners(9), atol=2e-3)
+
+
+@pytest.mark.parametrize("form", ["", "size", "centre"])
+def test_numbers_that_are_too_large_are_refused_with_their_row(
+    photos: Path, tmp_path: Path, form: Form
+) -> None:
+    boxes = corners(11)
+    boxes[4] = (1.7e308, 1, 1.7e308, 5)
+    with pytest.raises(WhalebenchError, match="line 6, column x"):
+        bring(photos, boxes, tmp_path, form)
+
+
+def test_a_box_of_coco_in_shares_is_read_as_such(photos: Path, tmp_path: Path) -> None:
+    boxes = written(corners(10), "size") / SIDES
+    images = [{"id": number, "file_name": f"{number}.png"} for number in range(PHOTOS)]
+    each = [
+        {"id": number, "image_id": number, "name": f"w{number % 3}", "bbox": box}
+        for number, box in enumerate(boxes.tolist())
+    ]
+    (photos / "coco.json").write_text(json.dumps({"images": images, "annotations": each, "categories": []}))
+    result = import_photos(LAYOUTS["coco"], photos, "mine", Workspace.open(tmp_path))
+    (photos / "coco.json").unlink()
+    found = result.catalog.table.sort_values(
+        "path", key=lambda paths: paths.str.extract(r"(\d+)\.png")[0].astype(int)
+    )
+    np.testing.assert_allclose(found[["x0", "y0", "x1", "y1"]], corners(10), atol=2e-3)
+    assert "Boxes are in shares of the photo, and are read as such." in result.notes
 
 
 def test_a_form_without_boxes_and_of_another_layout_is_refused(photos: Path, tmp_path: Path) -> None:

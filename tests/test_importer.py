@@ -539,6 +539,12 @@ def test_days_and_numbers_of_a_parquet_are_those_of_a_csv(source: Path, workspac
         assert made[0].table["date"].str.len().tolist()[0] == {"days": 10, "times": 19, "years": 4}[kind]
 
 
+def test_a_cell_too_many_is_no_name_of_a_row(source: Path, workspace: Workspace) -> None:
+    lines = [line.replace("p0.jpg,", "0,", 1) for line in GOOD]
+    lines[0] += ", the old one"
+    assert "has 4 cells in line 2 but 3 in its header" in refused(table(source, lines), workspace)
+
+
 def test_a_comma_of_thousands_is_no_decimal_one(source: Path, workspace: Workspace) -> None:
     lines = [line.replace(",", "\t") + "\t1,5\t2\t3,25\t4" for line in GOOD]
     header = f"{HEADER},x0,y0,x1,y1".replace(",", "\t")

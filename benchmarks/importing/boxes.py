@@ -240,9 +240,10 @@ def _numbers(row: Row) -> tuple[float, ...]:
 
 def _corners(boxes: Array, form: str) -> Array:
     start, end = boxes[:, :2], boxes[:, 2:]
-    if form == "centre":
-        start = start - end / 2
-    return np.hstack([start, end if form == "corners" else start + end])
+    with np.errstate(over="ignore"):  # what is not finite then is refused with its row
+        if form == "centre":
+            start = start - end / 2
+        return np.hstack([start, end if form == "corners" else start + end])
 
 
 def _fit(boxes: Array, form: str, sizes: Array, tolerance: Array | float) -> bool:

@@ -83,13 +83,7 @@ def import_photos(
     anything is checked, encounters are made where the table names none.
     """
     _check_name(name)
-    if options.columns and not layout.takes_columns:
-        raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
-    if options.boxes and not layout.takes_columns:
-        raise WhalebenchError(
-            f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."
-        )
-    form = options.boxes if layout.takes_columns else "corners"
+    form = _form(layout, options)
     folder = workspace.benchmarks / name
     with ExitStack() as opened:
         source = opened.enter_context(open_source(place, folder / COPIES))
@@ -118,6 +112,19 @@ def import_photos(
             )
             write_stamps(folder, read.stamps)
     return ImportResult(catalog, quarantined, (*notes, *known))
+
+
+def _form(layout: Layout, options: LayoutOptions) -> Form:
+    """How boxes are written; raises WhalebenchError for options that the layout does not take."""
+    if layout.takes_columns:
+        return options.boxes
+    if options.columns:
+        raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
+    if options.boxes:
+        raise WhalebenchError(
+            f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."
+        )
+    return "corners"
 
 
 def import_csv(file: Path, name: str, workspace: Workspace, **how: Any) -> ImportResult:

@@ -1,11 +1,14 @@
-"""What spreadsheets and pandas do to a table: encodings, names of columns, numbers that are names."""
+"""What spreadsheets and pandas do to a table: encodings, headers, columns, numbers that are names."""
 
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from whalebench import WhalebenchError, did_you_mean, one_line
@@ -20,6 +23,10 @@ NUMBERED = (
     *("camera", "place", "quality", "date"),
 )
 """Columns of names that may be numbers, of years and of numbers."""
+HEADER, ABOVE = 1_000_000, 20
+"""Letters and lines in which the line of the names of columns is looked for."""
+SEPARATOR = re.compile(r'"?sep *= *(.)"?', re.IGNORECASE)
+"""How spreadsheets tell each other the separator."""
 WHOLE = re.compile(r"\d+(\.0+)?", re.ASCII)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
@@ -50,6 +57,36 @@ def read_as_text(file: Path) -> tuple[str, tuple[str, ...]]:
     example = f", as {one_line(word, 40)!r}" if word else ""
     note = f"The table is not UTF-8 and is read as Latin-1{example}: save it as CSV UTF-8 if that is wrong."
     return text, (note,)
+
+
+def find_header(text: str, file: Path, names: Collection[str]) -> tuple[str, int, int]:
+    """The separator, the line with the names of the columns, and how many lines of a title are above it.
+
+    It is the first line that has two of the names that are needed, or else the first of all; the separator is
+    that by which it has most of them. Spreadsheets write semicolons in countries with a decimal comma, tabs
+    where they are asked for text, and the separator in a line of its own.
+    """
+    wanted = {name.casefold() for name in names}
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+
+    def columns(line: str, separator: str) -> tuple[int, int]:
+        cells = [cell.strip().strip('"') for cell in line.casefold().split(separator)]
+        return len(wanted & set(cells)), len(cells)
+
+    numbered = enumerate(io.StringIO(text[:HEADER], newline=""), 1)
+    filled = ((number, line.strip("\r\n")) for number, line in numbered if line.strip())
+    lines = list(islice(filled, ABOVE))
+    said = SEPARATOR.fullmatch(lines[0][1]) if lines else None
+    lines = lines[1:] if said else lines
+    separators = said[1] if said else (usual, ",", ";", "\t", "|")
+    first = (separators[0], lines[0][0] if lines else 1, 0)
+    for above, (number, line) in enumerate(lines):
+        separator = max(separators, key=partial(columns, line))
+        if above == 0:
+            first = separator, number, 0
+        if columns(line, separator)[0] >= min(2, len(wanted)):
+            return separator, number, above
+    return first
 
 
 def catalog_columns(columns: Sequence[str], given: Mapping[str, str], file: Path) -> tuple[str, ...]:

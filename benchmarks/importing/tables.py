@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
-from functools import partial
-from itertools import chain, dropwhile, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,6 @@ LONGEST = 60
 """Letters of a value that are shown."""
 LETTERS = 4_096
 """The most letters of a cell that is read: the longest path that systems know."""
-HEADER, ABOVE = 1_000_000, 20
-"""Letters and lines in which the line of the names of columns is looked for."""
-SEPARATOR = re.compile(r'"?sep *= *(.)"?', re.IGNORECASE)
-"""How spreadsheets tell each other the separator."""
 NAMED = ("image", "path", "identity", *OPTIONAL_TEXT, *WHERE_GIVEN)
 """The columns of texts that are read."""
 INDEX = re.compile(r"__index_level_\d+__")
@@ -130,26 +125,23 @@ def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> 
     text, notes = spreadsheets.read_as_text(file)
     if "\0" in text:
         raise WhalebenchError(f"{file} holds NUL characters, so it is no text table; save it as UTF-8.")
-    separator, place, above = _head(text, file, names or (*REQUIRED, *given.values()))
-    lines: Iterator[tuple[int, list[str]]] = dropwhile(
-        lambda line: line[0] < place, _lines(text, separator, file)
-    )
+    separator, place, above = spreadsheets.find_header(text, file, names or (*REQUIRED, *given.values()))
+    lines = _lines(text, separator, file, place)
     header = next(lines, None)
     if header is None:
         raise WhalebenchError(f"{file} is empty; give a header line and one line for each photo.")
     if above:
         notes += (f"Lines above the names of the columns are not read: {above}.",)
     columns = tuple(header[1][: _last(header[1])])  # spreadsheets leave empty columns at the right
-    first = next(lines, None)
-    if first and len(first[1]) == _last(first[1]) == len(header[1]) + 1:
-        columns = ("", *columns)  # R names the rows, and not the column of their names
-    lines = chain([first] if first else [], lines)
+    peeked = list(islice(lines, 2))
+    if peeked and all(cells[0].isdigit() and len(cells) == len(header[1]) + 1 for _, cells in peeked):
+        columns = ("", *columns)  # R numbers the rows, and does not name the column of that
     columns = columns if names else spreadsheets.catalog_columns(columns, given, file)
     kept = _read_columns(columns, file, names)
     has_commas = separator in ";\t"
     numbers = {column for column in kept if has_commas and (column in BOX or column[-2:] in ("_x", "_y"))}
     rows, places = [], []
-    for number, cells in lines:
+    for number, cells in chain(peeked, lines):
         width = max(len(columns), _last(cells))
         if len(cells) < width or width > len(columns):
             raise WhalebenchError(
@@ -164,49 +156,19 @@ def _read_text(file: Path, names: Collection[str], given: Mapping[str, str]) -> 
     return TextTable(columns, tuple(rows), tuple(places), notes)
 
 
-def _head(text: str, file: Path, names: Collection[str]) -> tuple[str, int, int]:
-    """The separator, the line with the names of the columns, and how many lines of a title are above it.
-
-    It is the first line that has two of the names that are needed, or else the first of all; the separator is
-    that by which it has most of them. Spreadsheets write semicolons in countries with a decimal comma, tabs
-    where they are asked for text, and the separator in a line of its own.
-    """
-    wanted = {name.casefold() for name in names}
-    usual = "\t" if file.suffix.lower() == ".tsv" else ","
-
-    def columns(line: str, separator: str) -> tuple[int, int]:
-        cells = [cell.strip().strip('"') for cell in line.casefold().split(separator)]
-        return len(wanted & set(cells)), len(cells)
-
-    numbered = enumerate(io.StringIO(text[:HEADER], newline=""), 1)
-    filled = ((number, line.strip("\r\n")) for number, line in numbered if line.strip())
-    lines = list(islice(filled, ABOVE))
-    said = SEPARATOR.fullmatch(lines[0][1]) if lines else None
-    lines = lines[1:] if said else lines
-    separators = said[1] if said else (usual, ",", ";", "\t", "|")
-    first = (separators[0], lines[0][0] if lines else 1, 0)
-    for above, (number, line) in enumerate(lines):
-        separator = max(separators, key=partial(columns, line))
-        if above == 0:
-            first = separator, number, 0
-        if columns(line, separator)[0] >= min(2, len(wanted)):
-            return separator, number, above
-    return first
-
-
 def _last(cells: list[str]) -> int:
     """How many cells there are up to the last one that is not empty."""
     return max((place for place, cell in enumerate(cells, 1) if cell), default=0)
 
 
-def _lines(text: str, separator: str, file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The non-empty rows, each with the line it starts on; line ends as on any system."""
+def _lines(text: str, separator: str, file: Path, place: int) -> Iterator[tuple[int, list[str]]]:
+    """The non-empty rows from a line on, each with the line it starts on; line ends as on any system."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     start = 1
     try:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]
-            if any(stripped):
+            if any(stripped) and start >= place:
                 yield start, stripped
             start = reader.line_num + 1
     except csv.Error as error:

@@ -77,22 +77,26 @@ def _ends_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
 
 
 def box_cells(box: Box) -> Row:
-    """The corners of a box as cells x0, y0, x1 and y1.
+    """The corners of a box as cells x0, y0, x1 and y1; a box in shares of a photo as exactly as they are.
 
     >>> box_cells((10, 20, 30.5, 40))
     {'x0': '10', 'y0': '20', 'x1': '40.5', 'y1': '60'}
+    >>> box_cells((0.0625, 0.5, 0.25, 0.5))
+    {'x0': '0.0625', 'y0': '0.5', 'x1': '0.3125', 'y1': '1'}
     """
     left, top, width, height = box
-    return dict(zip(BOX, map(number_cell, (left, top, left + width, top + height)), strict=True))
+    corners = left, top, left + width, top + height
+    digits = 3 if max(corners) > 2 else 9
+    return dict(zip(BOX, (number_cell(number, digits) for number in corners), strict=True))
 
 
-def number_cell(number: float) -> str:
-    """A number as a cell, to a thousandth of a pixel.
+def number_cell(number: float, digits: int = 3) -> str:
+    """A number as a cell, to a thousandth of a pixel, or to so many digits.
 
     >>> number_cell(12.0), number_cell(0.1 + 0.2), number_cell(1234567.5)
     ('12', '0.3', '1234567.5')
     """
-    return f"{number:.3f}".rstrip("0").rstrip(".")
+    return f"{number:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def boxes_from_shares(source: Source, boxes: Sequence[tuple[str, Box]]) -> list[Row]:
