@@ -261,8 +261,8 @@ class Gallery:
         check_finite(embeddings)
         known = np.flatnonzero(labels != UNKNOWN)
         self.embeddings, self.labels, self.identities = embeddings[known], labels[known], identities
-        asked = viewpoints is not None and self.config.side == "same"
-        self.viewpoints = viewpoints[known] if asked and viewpoints is not None else None
+        sided = self.config.side == "same"
+        self.viewpoints = viewpoints[known] if sided and viewpoints is not None else None
 
     def scores(self, query: NDArray[np.float32], viewpoints: Labels | None = None) -> NDArray[np.float32]:
         """Scores (queries, identities) of embeddings (queries, dimensions): cosines by the rule, in [-1, 1].
