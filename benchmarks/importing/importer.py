@@ -116,10 +116,10 @@ def import_photos(
 
 def _form(layout: Layout, options: LayoutOptions) -> Form:
     """How boxes are written; raises WhalebenchError for options that the layout does not take."""
-    if layout.takes_columns:
-        return options.boxes
-    if options.columns:
+    if options.columns and not layout.takes_columns:
         raise WhalebenchError(f"The layout {layout.name} has no columns to be named; leave out --column.")
+    if layout.takes_boxes:
+        return options.boxes
     if options.boxes:
         raise WhalebenchError(
             f"The layout {layout.name} says itself how its boxes are written; leave out --boxes."

@@ -65,4 +65,6 @@ class Layout:
     read: Callable[[Source, LayoutOptions], LaidOut]
     """Raises WhalebenchError, naming what is looked for, where the source is of another layout."""
     takes_columns: bool = False
-    """Whether it reads the columns and boxes of the options; they are refused where it does not."""
+    """Whether it reads the columns of the options; they are refused where it does not."""
+    takes_boxes: bool = False
+    """Whether its boxes may be in any form, as the options say; where not, they come as corners in pixels."""

@@ -151,6 +151,7 @@ CSV = Layout(
     example="\n".join(map(",".join, _ROWS)) + "\n",
     read=read_photos,
     takes_columns=True,
+    takes_boxes=True,
 )
 TSV = replace(CSV, name="tsv", summary="the same with tabs", example="\n".join(map("\t".join, _ROWS)) + "\n")
 PARQUET = replace(
