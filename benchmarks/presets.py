@@ -150,7 +150,7 @@ def next_command(catalog: Catalog, runs: Iterable[RunRecord]) -> str:
     """
     preset = best_preset()
     found = at_hand.find_weights(preset.weights, ask_hub=False)
-    fields = {"backbone": found.backbone if found else NARROW_RESNET}
+    fields: dict[str, Any] = {"backbone": found.backbone if found else NARROW_RESNET}
     fields |= _shape(preset.pixels, catalog, "none", preset.multiple) | _work(preset, catalog, {})
     seconds = estimated_seconds(runs, FIRST, fields, catalog)
     about = "" if seconds is None else f"  (about {max(1, round(seconds / 60))} min, by a run made here)"
