@@ -32,15 +32,9 @@ from whalebench.splits.groupings import (
     same_days,
     sided,
 )
-from whalebench.splits.split import (
-    Rows,
-    Split,
-    check_split,
-    column_digests,
-    count_split,
-    make_table,
-    table_digest,
-)
+from whalebench.splits.rules import check_split
+from whalebench.splits.split import Split
+from whalebench.splits.table import Rows, column_digests, count_split, make_table, table_digest
 from whalebench.splits.timing import cutoff_of, folds_by_time
 
 PROTOCOLS = (

@@ -9,17 +9,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from whalebench import WhalebenchError, __version__, cell_text, one_line, table_cell
-from whalebench.benchmarks.core.catalog import NOT_COUNTED, NOT_IDENTIFIED, Catalog
+from whalebench import WhalebenchError, __version__, cell_text, one_line
+from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_text,
@@ -28,13 +27,21 @@ from whalebench.benchmarks.core.files import (
     with_digest,
 )
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
-from whalebench.splits.assignment import LEFT_OUT, NEVER, Group, single_encounter_identities
-from whalebench.splits.groupings import protocol_groups, same_days, side_of
-from whalebench.splits.timing import LAST, dates_of
+from whalebench.splits.assignment import LEFT_OUT, NEVER
+from whalebench.splits.groupings import same_days
+from whalebench.splits.rules import TWIN, check_split
+from whalebench.splits.table import (
+    COLUMNS,
+    GALLERY,
+    Parts,
+    column_digests,
+    fold_gallery,
+    fold_parts,
+    kept_text,
+    make_table,
+    table_text,
+)
 
-COLUMNS = ("image", "fold", "group", "valid")
-GALLERY = "gallery"
-"""The further column of a disjoint split: the fold in whose gallery a photo is, -1 for none."""
 SIDECAR = (
     "protocol",
     "parameters",
@@ -48,19 +55,6 @@ SIDECAR = (
 """What the JSON beside a split holds."""
 SIDECAR_DIGEST = "sidecar_digest"
 """And the digest of all that, which older ones lack."""
-TWIN = "random-twin"
-"""The protocol of a split that has the counts of another one and keeps apart nothing that it does."""
-
-Rows = Mapping[str, tuple[int, str, int]]
-"""Fold, group and valid of each image."""
-
-
-class Parts(NamedTuple):
-    """The image ids of one fold, each part sorted."""
-
-    train: tuple[str, ...]
-    valid: tuple[str, ...]
-    test: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,248 +99,6 @@ class Split:
     def gallery(self, fold: int) -> tuple[str, ...]:
         """The photos that the test of a fold is compared with, sorted; empty where that is its train part."""
         return fold_gallery(self.table, fold)
-
-
-def fold_gallery(table: pd.DataFrame, fold: int) -> tuple[str, ...]:
-    """The photos of one fold's gallery, sorted; empty for any but a disjoint split."""
-    return tuple(sorted(table["image"][table[GALLERY] == fold].tolist())) if GALLERY in table else ()
-
-
-def fold_parts(table: pd.DataFrame, fold: int) -> Parts:
-    """The train, valid and test photos of one fold of a split's table; those of a gallery are in none."""
-    test, valid = table["fold"] == fold, table["valid"] == fold
-    train = ~test & ~valid & (table["fold"] != LEFT_OUT)
-    if GALLERY in table:
-        train &= table[GALLERY] != fold
-    images = table["image"]
-    return Parts(*(tuple(sorted(images[each].tolist())) for each in (train, valid & ~test, test)))
-
-
-def make_table(rows: Rows, gallery: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """The split's table from fold, group and valid of each image, and its gallery if any, sorted by image."""
-    images = sorted(rows)
-    columns = {
-        "image": pd.Series(images, dtype="str"),
-        "fold": pd.Series([rows[image][0] for image in images], dtype="int64"),
-        "group": pd.Series([rows[image][1] for image in images], dtype="str"),
-        "valid": pd.Series([rows[image][2] for image in images], dtype="int64"),
-    }
-    if gallery is not None:
-        columns[GALLERY] = pd.Series([gallery.get(image, NEVER) for image in images], dtype="int64")
-    return pd.DataFrame(columns)
-
-
-def table_text(table: pd.DataFrame) -> str:
-    """The split's table as the CSV it is kept as."""
-    columns = [*COLUMNS, *([GALLERY] if GALLERY in table else [])]
-    return table.to_csv(columns=columns, index=False, lineterminator="\n")
-
-
-def kept_text(table: pd.DataFrame) -> str:
-    """The same as it stands in the file: a name that a spreadsheet would compute has an apostrophe before it.
-
-    The digest is of the text without, as it was when files were without.
-    """
-    return table_text(
-        table.assign(image=table["image"].map(table_cell), group=table["group"].map(table_cell))
-    )
-
-
-def table_digest(table: pd.DataFrame) -> str:
-    """The SHA-256 of the split's table as CSV."""
-    return digest_text(table_text(table))
-
-
-def column_digests(table: pd.DataFrame) -> dict[str, str]:
-    """A short digest of each column that counts in a catalog's table, to tell later which one changed."""
-    counted = sorted(set(table.columns) - {"image", "mask", *NOT_COUNTED})
-    return {column: digest_text("\n".join(map(repr, table[column].tolist())))[:12] for column in counted}
-
-
-def count_split(
-    table: pd.DataFrame, catalog: Catalog, groups: tuple[Group, ...], singles: str
-) -> dict[str, Any]:
-    """The counts of a split, as its sidecar keeps them.
-
-    `new` counts the photos of a valid or test part whose individual is not in the train part, or of a test
-    that has a gallery, not in that. Individuals of one encounter are those that appear in a single group;
-    those of a single photo are among them. Photos of animals that are not identified are counted by
-    themselves, where there are some.
-    """
-    nobody = len(table) - len(catalog.identified.table)
-    catalog = catalog.identified
-    identities = catalog.table["identity"]
-    photos = identities[identities != ""].value_counts()
-    single = sorted(single_encounter_identities(groups))
-    fold_of = dict(zip(table["image"].tolist(), table["fold"].tolist(), strict=True))
-    tested = catalog.table["image"].map(fold_of) >= 0
-    single_tested = set(identities[tested & identities.isin(single)].tolist())
-    return {
-        "photos": len(table),
-        **({"not_identified_photos": nobody} if nobody else {}),
-        "individuals": len(catalog.identities),
-        "new_photos": int((identities == "").sum()),
-        "groups": len(groups),
-        "singles_rule": singles,
-        "single_photo_individuals": int((photos == 1).sum()),
-        "one_encounter_individuals": len(single),
-        "one_encounter_photos": int(identities.isin(single).sum()),
-        "one_encounter_individuals_always_in_train": len(single) - len(single_tested),
-        "one_encounter_individuals_tested_as_new": len(single_tested),
-        "never_tested_photos": int((~tested).sum()),
-        "folds": [
-            _count_fold(table, catalog, fold) for fold in sorted(set(fold_of.values()) - {NEVER, LEFT_OUT})
-        ],
-    }
-
-
-def _count_fold(table: pd.DataFrame, catalog: Catalog, fold: int) -> dict[str, Any]:
-    parts = fold_parts(table, fold)
-    identity_of = dict(zip(catalog.table["image"].tolist(), catalog.table["identity"].tolist(), strict=True))
-    known = {identity_of[image] for image in parts.train} - {""}
-    counts: dict[str, Any] = {"fold": fold}
-    for part in Parts._fields:
-        names = [identity_of[image] for image in getattr(parts, part)]
-        counts[part] = {
-            "photos": len(names),
-            "individuals": len(set(names) - {""}),
-            "new": sum(name not in known for name in names),
-        }
-    if gallery := [identity_of[image] for image in fold_gallery(table, fold)]:
-        counts[GALLERY] = {"photos": len(gallery), "individuals": len(set(gallery) - {""}), "new": 0}
-        tested = [identity_of[image] for image in parts.test]
-        counts["test"]["new"] = sum(name not in set(gallery) - {""} for name in tested)
-    return counts
-
-
-def check_split(table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]) -> None:
-    """Refuses a table that is no fair split of the catalog, with the first broken rule.
-
-    A published split is kept as it is: its test may hold unknown individuals and cut through groups. A random
-    twin is held to what its strict split is, but for what that keeps apart.
-    """
-    problem = next(_problems(table, catalog, protocol, parameters), "")
-    if problem:
-        remedy = REMEDIES.get(protocol, REMEDY)
-        raise WhalebenchError(f"The photos of {catalog.name} cannot be split this way: {problem}; {remedy}.")
-
-
-REMEDY = "take fewer folds, the other rule for individuals of one encounter (singles), or more photos"
-REMEDIES = {
-    "published": "correct the column split",
-    "time-aware": "choose another cutoff, or import more photos",
-    "side-aware": "take fewer folds, or import more photos",
-    "closed": "take fewer folds, or import more photos",
-    "disjoint": "take fewer folds, or import more photos",
-    "open": "take fewer folds, another share of new individuals, or more photos",
-}
-
-
-def _problems(
-    table: pd.DataFrame, catalog: Catalog, protocol: str, parameters: dict[str, Any]
-) -> Iterator[str]:
-    if table["image"].tolist() != catalog.table["image"].tolist():
-        yield "it does not hold each photo of the catalog exactly once"
-        return
-    nobody = catalog.table["identity"] == NOT_IDENTIFIED
-    if (table["fold"][nobody] != LEFT_OUT).any() or (table["valid"][nobody] != NEVER).any():
-        yield "a photo of an animal that is not identified yet is in one of its parts"
-    table, facts = table[~nobody], catalog.identified.table
-    is_twin, protocol = protocol == TWIN, parameters.get("twin_protocol", protocol)
-    groups = protocol_groups(catalog.table, protocol, parameters.get("together", ()))
-    group_of = {image: group.name for group in groups for image in group.images}
-    if table["group"].tolist() != [group_of[image] for image in table["image"]]:
-        yield "its groups are not those of the catalog's encounters and duplicates"
-    places = table.groupby("group")[["fold", "valid"]].nunique()
-    cut = places.index[(places > 1).any(axis=1)].tolist()
-    if cut and protocol != "published" and not is_twin:
-        yield f"the group of {min(cut)} is cut in two"
-    if ((table["fold"] == table["valid"]) & (table["fold"] >= 0)).any():
-        yield "a photo is in the test and the valid part of one fold"
-    folds = range(int(parameters["folds"]))
-    elsewhere = {NEVER, LEFT_OUT} if protocol in ("published", "time-aware") else {NEVER}
-    if not (set(table["fold"]) <= {*elsewhere, *folds} and set(table["valid"]) <= {NEVER, *folds}):
-        yield f"it has other folds than {', '.join(map(str, folds))}"
-    identity_of = dict(zip(facts["image"].tolist(), facts["identity"].tolist(), strict=True))
-    may_be_new = single_encounter_identities(groups) if parameters["singles"] == "new" else frozenset[str]()
-    if protocol == "open":
-        may_be_new |= _in_one_place(table, identity_of)
-    if (protocol == "disjoint") != (GALLERY in table):
-        yield "a gallery is that of a disjoint split, which has one"
-        return
-    only_valid = dict.fromkeys(("time-aware", "disjoint"), ("valid",))
-    must_know = ({"published": ()} | only_valid).get(protocol, ("valid", "test"))
-    for fold in folds:
-        parts = fold_parts(table, fold)
-        yield from _fold_problems(parts, fold, identity_of, may_be_new, must_know)
-        if protocol == "disjoint":
-            yield from _gallery_problems(parts, fold_gallery(table, fold), fold, identity_of)
-        if not is_twin:
-            yield from _protocol_problems(parts, fold, facts, protocol, parameters)
-
-
-def _in_one_place(table: pd.DataFrame, identity_of: Mapping[str, str]) -> frozenset[str]:
-    """The individuals that are whole in one fold and one valid part, so *new* where those are scored."""
-    places = table.groupby(table["image"].map(identity_of))[["fold", "valid"]].nunique()
-    return frozenset(places.index[(places == 1).all(axis=1)].tolist())
-
-
-def _protocol_problems(
-    parts: Parts, fold: int, table: pd.DataFrame, protocol: str, parameters: dict[str, Any]
-) -> Iterator[str]:
-    """What the protocol promises beyond what holds of every split."""
-    scored = (*parts.valid, *parts.test)
-    if protocol == "closed":
-        nobody = set(table["image"][table["identity"] == ""]).intersection(scored)
-        if nobody:
-            yield f"{min(nobody)} is tested in fold {fold} and shows no known individual"
-    if protocol == "side-aware":
-        sides = side_of(table)
-        known = {sides[image] for image in parts.train} | {""}
-        for image in (image for image in scored if sides[image] not in known):
-            yield f"the side that {image} shows is in fold {fold} but not in its train part"
-    if protocol == "time-aware":
-        dates, cutoff = dates_of(table), parameters.get("cutoff", "")
-        late = [image for image in (*parts.train, *parts.valid) if dates[image] + LAST >= cutoff]
-        early = [image for image in parts.test if dates[image] and dates[image] < cutoff]
-        late = [image for image in late if dates[image]]
-        if late or early:
-            yield f"{min(late + early)} is on the other side of {cutoff}"
-
-
-def _fold_problems(
-    parts: Parts,
-    fold: int,
-    identity_of: dict[str, str],
-    may_be_new: frozenset[str],
-    must_know: tuple[str, ...],
-) -> Iterator[str]:
-    known = {identity_of[image] for image in parts.train}
-    for part in Parts._fields:
-        images = getattr(parts, part)
-        if not images:
-            yield f"the {part} part of fold {fold} is empty"
-        unknown = sorted({identity_of[image] for image in images} - known - may_be_new - {""})
-        if unknown and part in must_know:
-            yield f"{unknown[0]} is in the {part} part of fold {fold} but not in its train part"
-    if len(known - {""}) < 2:
-        yield f"the train part of fold {fold} holds fewer than two individuals"
-
-
-def _gallery_problems(
-    parts: Parts, gallery: tuple[str, ...], fold: int, identity_of: dict[str, str]
-) -> Iterator[str]:
-    """What is wrong with a disjoint fold: each tested individual is to be in its gallery, none in train."""
-    learned = {identity_of[image] for image in (*parts.train, *parts.valid)}
-    there = {identity_of[image] for image in gallery}
-    if both := sorted(learned & {*there, *(identity_of[image] for image in parts.test)} - {""}):
-        yield f"{both[0]} is in the test of fold {fold} and in its train part"
-    if "" in there or len(there) < 2:
-        yield f"the gallery of fold {fold} holds fewer than two individuals, or a photo of nobody"
-    if strange := sorted({identity_of[image] for image in parts.test} - there):
-        yield f"{strange[0] or 'nobody'} is in the test part of fold {fold} but not in its gallery"
-    if not set(gallery).isdisjoint((*parts.valid, *parts.test)):
-        yield f"a photo is in the gallery of fold {fold} and in another part of it"
 
 
 def committed_stem(name: str) -> Path | None:

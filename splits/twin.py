@@ -12,17 +12,9 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.splits.assignment import LEFT_OUT, shuffle_key
 from whalebench.splits.groupings import protocol_groups
-from whalebench.splits.split import (
-    GALLERY,
-    TWIN,
-    Rows,
-    Split,
-    check_split,
-    column_digests,
-    count_split,
-    make_table,
-    table_digest,
-)
+from whalebench.splits.rules import TWIN, check_split
+from whalebench.splits.split import Split
+from whalebench.splits.table import GALLERY, Rows, column_digests, count_split, make_table, table_digest
 
 NOTE = (
     "This is the random twin of split {}: photos of one encounter are on both sides of it, so its scores "

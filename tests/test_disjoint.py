@@ -24,7 +24,9 @@ from whalebench.methods.method import Method
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import Split, check_split, fold_gallery, read_split, table_text, write_split
+from whalebench.splits.rules import check_split
+from whalebench.splits.split import Split, read_split, write_split
+from whalebench.splits.table import fold_gallery, table_text
 from whalebench.splits.twin import random_twin
 
 

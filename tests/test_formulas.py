@@ -23,15 +23,8 @@ from whalebench.reports import writers
 from whalebench.reports.audit_page import audit_page
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import (
-    Split,
-    kept_text,
-    make_table,
-    read_split,
-    table_digest,
-    table_text,
-    write_split,
-)
+from whalebench.splits.split import Split, read_split, write_split
+from whalebench.splits.table import kept_text, make_table, table_digest, table_text
 from whalebench.tests.synthetic_runs import fill_workspace
 
 ROOT = Path(__file__).parent.parent

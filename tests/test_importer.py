@@ -33,7 +33,8 @@ from whalebench.benchmarks.importing.names import spelling
 from whalebench.benchmarks.importing.notes import notes_on
 from whalebench.benchmarks.registry import check_content, load_catalog
 from whalebench.splits.assignment import group_photos
-from whalebench.splits.split import _parse, make_table, table_text
+from whalebench.splits.split import _parse
+from whalebench.splits.table import make_table, table_text
 
 HEADER = "image,path,identity"
 GOOD = [f"p{index}.jpg,photos/p{index}.jpg,{name}" for index, name in enumerate(["ann", "bob", "ann", ""])]

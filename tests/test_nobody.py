@@ -25,7 +25,7 @@ from whalebench.benchmarks.running.folds import fold_views
 from whalebench.splits.assignment import LEFT_OUT, NEVER
 from whalebench.splits.groupings import protocol_groups
 from whalebench.splits.protocols import PROTOCOLS, propose_split
-from whalebench.splits.split import check_split
+from whalebench.splits.rules import check_split
 from whalebench.splits.twin import random_twin
 
 FOR_NOBODY = (

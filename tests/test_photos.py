@@ -17,7 +17,8 @@ from whalebench.benchmarks.core.photos import UNKNOWN, Annotations, LabelledPhot
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.running.folds import NEW, answers_shown, fold_views, open_fold
-from whalebench.splits.split import Split, make_table, table_digest
+from whalebench.splits.split import Split
+from whalebench.splits.table import make_table, table_digest
 
 COUNT = 7
 SIZE = (20, 40)

@@ -11,7 +11,9 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
 from whalebench.splits.groupings import protocol_groups
 from whalebench.splits.protocols import PROTOCOLS, propose_split
-from whalebench.splits.split import Split, check_split, make_table, read_split, table_text, write_split
+from whalebench.splits.rules import check_split
+from whalebench.splits.split import Split, read_split, write_split
+from whalebench.splits.table import make_table, table_text
 from whalebench.splits.twin import random_twin
 
 STRICT = tuple(each for each in PROTOCOLS if each not in ("auto", "published"))

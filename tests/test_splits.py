@@ -18,15 +18,9 @@ from whalebench.benchmarks.core.catalog import Catalog, build_catalog
 from whalebench.benchmarks.core.files import differs_from_digest
 from whalebench.splits.assignment import group_photos
 from whalebench.splits.protocols import propose_split
-from whalebench.splits.split import (
-    Split,
-    check_split,
-    committed_stem,
-    make_table,
-    read_split,
-    table_text,
-    write_split,
-)
+from whalebench.splits.rules import check_split
+from whalebench.splits.split import Split, committed_stem, read_split, write_split
+from whalebench.splits.table import make_table, table_text
 
 GOLDEN = Path(__file__).parent / "golden" / "split.csv"
 

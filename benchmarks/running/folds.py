@@ -23,7 +23,7 @@ from whalebench.benchmarks.core.catalog import BOX, landmark_names
 from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
 from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
-from whalebench.splits.split import GALLERY
+from whalebench.splits.table import GALLERY
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
     from whalebench.benchmarks.core.photos import Annotations, LabelledPhotos, Photos

@@ -41,7 +41,7 @@ from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import find_method
 from whalebench.reports.metrics.sides import SideView, precision_by_side
 from whalebench.reports.metrics.summary import average_precision_at_r
-from whalebench.splits.split import GALLERY
+from whalebench.splits.table import GALLERY
 
 Floats = NDArray[np.float64]
 COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "fallback")
