@@ -262,7 +262,7 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
 @data.command("audit")
 def data_audit(
     name: NameArgument,
-    verdicts: Annotated[Path | None, Option(help=f"{VERDICTS} Pairs with no are left out.")] = None,
+    verdicts: Annotated[Path | None, Option(help=f"{VERDICTS} It is kept; no: no pair.")] = None,
     page: Annotated[Path | None, Option(help="Write a page of the pairs, to confirm or reject them.")] = None,
     gate: Annotated[bool, Option("--gate", help="Exit with 1 where the split has leaks.")] = False,
     force: ForceOption = False,

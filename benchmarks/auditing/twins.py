@@ -8,12 +8,12 @@ which two photos of plain sea differ, confirms (normalised cross-correlation, Le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Looked = TypeVar("Looked")
 
 SIDE = 64
 """Height and width of the small pictures."""
@@ -80,37 +81,50 @@ class Matches:
 
 
 def small_pictures(paths: Sequence[str], progress: Progress = SILENT) -> Floats:
-    """Grey pictures (photos, SIDE, SIDE) of the whole frames, upright, each less its mean.
+    """Grey pictures (photos, SIDE, SIDE) of the whole frames, upright, each less its mean."""
+    pictures = np.empty((len(paths), SIDE, SIDE), np.float32)
+    for row, picture in enumerate(decode_all(paths, small_picture, progress)):
+        pictures[row] = picture
+    return pictures
+
+
+def decode_all(
+    paths: Sequence[str], look: Callable[[Image.Image], Looked], progress: Progress = SILENT
+) -> Iterator[Looked]:
+    """What `look` makes of each photo in grey and upright, on all cores, each decoded once.
 
     Raises WhalebenchError naming a file that cannot be decoded.
     """
     progress.stage("decode")
-    pictures = np.empty((len(paths), SIDE, SIDE), np.float32)
     pool = ThreadPoolExecutor(cores())
     try:
         with pixel_limit(MAX_PIXELS):
-            for row, picture in enumerate(pool.map(_small_picture, paths)):
-                pictures[row] = picture - picture.mean()
-                progress.advance(row + 1, len(paths))
+            for done, looked in enumerate(pool.map(lambda path: look(_grey(path)), paths), start=1):
+                yield looked
+                progress.advance(done, len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
-    return pictures
 
 
-def _small_picture(path: str) -> Floats:
+def _grey(path: str) -> Image.Image:
     try:
         with open_photo(Path(path)) as image:
             image.draft("L", (DRAFT, DRAFT))
-            grey = np.asarray(ImageOps.exif_transpose(image).convert("L"), np.float32)
+            return ImageOps.exif_transpose(image).convert("L")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({one_line(error, 80)}): restore the file, then audit again."
         ) from error
+
+
+def small_picture(photo: Image.Image) -> Floats:
+    """A grey photo as SIDE by SIDE means, less their mean."""
+    grey = np.asarray(photo, np.float32)
     # Exact means in floats: of plain sea they tell more than whole numbers hold, or filters that round cells.
     whole = np.zeros((1, 2), np.float32)
     rows, columns = (_cell_weights(whole, SIDE, pixels)[0] for pixels in grey.shape)
     small: Floats = rows @ grey @ columns.T
-    return small
+    return small - small.mean()
 
 
 def turned(pictures: Floats, turn: int) -> Floats:
