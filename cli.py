@@ -93,6 +93,9 @@ def run(
     with console.progress_shown(quiet=as_json and not tell) as progress:
         record = runner.run(request, place, progress, force=force)
     if as_json:
+        from whalebench.reports.leaks import leak_warnings, read_told
+
+        console.show_problems(leak_warnings(read_told(place.runs, record), (record.fold,)))
         return console.show(record.model_dump(mode="json"), None, as_json)
     from whalebench.reports.run_report import run_summary
 

@@ -48,6 +48,8 @@ class Row:
     """That of its contestant, see there."""
     inflation: Difference | None = None
     """That of its contestant, see there."""
+    leaks: Mapping[str, int] = field(default_factory=dict)
+    """Whether its photos were audited, and how many photos of its fold leak, in how many pairs."""
     without_leaks: Mapping[str, float] = field(default_factory=dict)
     """Of the test photos that leak nothing: how many `photos`, MAP@5 and the ends of its interval; empty
     where none is known to leak."""

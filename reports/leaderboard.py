@@ -29,7 +29,7 @@ from whalebench.reports.board import (
     Section,
     Table,
 )
-from whalebench.reports.leaks import Told, leak_notes, leak_warnings, read_told, without_leaks
+from whalebench.reports.leaks import Told, leak_counts, leak_notes, leak_warnings, read_told, without_leaks
 from whalebench.reports.metrics import jackknife, ranking
 from whalebench.reports.metrics.breakdown import break_down
 from whalebench.reports.metrics.comparison import (
@@ -189,7 +189,8 @@ def _table(
 
 
 def _less_leaks(row: Row, told: Told) -> Row:
-    """The row with its score on the test photos that leak nothing."""
+    """The row with what is known of leaks on its fold, and its score on the test photos that leak nothing."""
+    row = replace(row, leaks=leak_counts(told, row.record.fold))
     if row.queries is None:
         return row
     return replace(row, without_leaks=without_leaks(row.queries, told.of_fold(row.record.fold)))

@@ -60,6 +60,17 @@ def leak_warnings(told: Told, folds: tuple[int, ...]) -> Iterator[str]:
             )
 
 
+def leak_counts(told: Told, fold: int) -> dict[str, int]:
+    """Whether there was an audit, and of a fold how many photos leak, pairs, and those not looked at.
+
+    Empty where nothing is known.
+    """
+    if told.leaks is None or not told.leaks.audited:
+        return {} if told.leaks is None else {"audited": 0}
+    pairs, unseen = told.leaks.of_fold.get(fold, ()), told.leaks.unseen_of_fold.get(fold, 0)
+    return {"audited": 1, "photos": len(told.of_fold(fold)), "pairs": len(pairs), "unseen": unseen}
+
+
 def leak_notes(told: Told) -> Iterator[str]:
     """What the audit found in all, one sentence where there was one."""
     if told.leaks and told.leaks.audited:

@@ -21,7 +21,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.reports.details import BY, EFFORT, abundance, candidates
 from whalebench.reports.figures import OVERLAPS
-from whalebench.reports.leaks import Told, leak_warnings, read_told, without_leaks
+from whalebench.reports.leaks import Told, leak_counts, leak_warnings, read_told, without_leaks
 from whalebench.reports.metrics.breakdown import Effort, break_down
 from whalebench.reports.metrics.jackknife import (
     Deletions,
@@ -259,21 +259,22 @@ def _less_leaks(record: RunRecord, told: Told, runs_folder: Path) -> dict[str, s
     if record.unfit or not leaking:
         return {}
     less = without_leaks(read_predictions(runs_folder / record.run, record=record), leaking)
-    score = between(*(less[key] for key in ("map_at_5", "low", "high")))
+    score = between(less["map_at_5"], less["low"], less["high"])
     return {WITHOUT_LEAKS: f"{score} of {less['photos']:,.0f} photos, {len(leaking):,} leak"}
 
 
 def run_document(folder: Path) -> Document:
     """The record of a run, with `floors`, its scores by `buckets`, the review `effort`, and its curve.
 
-    `leak_warnings` and MAP@5 `without_leaks`, empty where no photo leaks, are by the audit as it is now.
+    `leaks`, `leak_warnings` and MAP@5 `without_leaks`, empty where none leak, are by the audit as it is now.
     Metrics have ends of intervals beside them, as in `report --json`; `doubts` says by metric why one may be
     too narrow. All that is added is empty for a run that does not fit; buckets for older ones, too.
     """
     record = read_record(folder)
     document: Document = {"doubts": {}, "floors": {}, "buckets": [], "effort": []}
     told = read_told(folder.parent, record)
-    document |= {"leak_warnings": [*leak_warnings(told, (record.fold,))], "without_leaks": {}}
+    document |= {"leaks": leak_counts(told, record.fold), "without_leaks": {}}
+    document["leak_warnings"] = [*leak_warnings(told, (record.fold,))]
     document |= {"metrics": dict(record.metrics), "effort_curve": {"candidates": [], "found": []}}
     if not record.unfit:
         queries = read_predictions(folder)

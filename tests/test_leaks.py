@@ -97,6 +97,7 @@ def test_boards_and_runs_tell_that_nobody_audited(place: Place) -> None:
     assert said in place.call("report") and said in place.call("show", "arcface")
     assert said in to_markdown(leaderboard(place.runs)) and said in to_html(leaderboard(place.runs))
     assert table.contestants[0].without_leaks is None and WITHOUT not in place.call("report")
+    assert {row.leaks["audited"] for row in leaderboard(place.runs).rows} == {0}
 
 
 def test_drawn_photos_and_those_that_are_not_here_need_no_audit(tmp_path: Path) -> None:
@@ -119,6 +120,7 @@ def test_boards_and_runs_count_leaks_and_score_without_them(place: Place) -> Non
     value = kept["average_precision_at_5"].mean()
     for row in to_rows(leaderboard(place.runs)):
         less = row["without_leaks"]
+        assert row["leaks"] == {"audited": 1, "photos": 3, "pairs": 3, "unseen": 2}
         assert less["map_at_5"] == pytest.approx(value) and less["photos"] == PHOTOS - 3
         assert less["low"] < value < less["high"] and row["metrics"]["map_at_5"] > value
     assert table.contestants[0].without_leaks is not None

@@ -126,7 +126,11 @@ def propose_parts(points: Sequence[Keypoints], progress: Progress = SILENT) -> I
         asked = _cells(every[:, MIRROR], centres) if mirrored else cells
         for cell, (keys, queries) in enumerate(_members(cells[:, 0], asked, len(centres))):
             looked_up = root_sift(every[queries][:, MIRROR] if mirrored else every[queries])
-            rows, partners = _nearest(looked_up, root_sift(every[keys]), photo[queries], photo[keys])
+            # A point is among the keys itself, unless this is not its own cell or it is mirrored.
+            itself = np.full(len(queries), -1) if mirrored else _places(queries, keys)
+            rows, partners = _nearest(looked_up, root_sift(every[keys]), itself)
+            apart = photo[queries[rows]] != photo[keys[partners]]
+            rows, partners = rows[apart], partners[apart]
             met = queries[rows], keys[partners]
             votes.append(_votes(*met, photo, places, mirrored=mirrored))
             progress.advance(mirrored * len(centres) + cell + 1, 2 * len(centres))
@@ -175,19 +179,27 @@ def _members(cell_of: Ints, asked: Ints, cells: int) -> Iterator[tuple[Ints, Int
         yield keys, order[of_queries[cell] : of_queries[cell + 1]] // asked.shape[1]
 
 
-def _nearest(queries: Floats, keys: Floats, of_query: Ints, of_key: Ints) -> tuple[Ints, Ints]:
-    """Rows of queries with those of the keys of other photos that are as good as the same."""
+def _places(wanted: Ints, ordered: Ints) -> Ints:
+    """Where each number is in an ascending array; -1 where it is not."""
+    places = np.searchsorted(ordered, wanted).clip(max=max(0, len(ordered) - 1))
+    return np.where(ordered[places] == wanted, places, -1) if len(ordered) else np.full(len(wanted), -1)
+
+
+def _nearest(queries: Floats, keys: Floats, itself: Ints) -> tuple[Ints, Ints]:
+    """Rows of queries and of keys that are as good as the same, less the place of each itself (or -1)."""
     import torch
 
     found_rows, found_keys = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    step = max(1, (1 << 23) // max(1, len(keys)))
+    step = max(1, (1 << 22) // max(1, len(keys)))
+    held = torch.from_numpy(keys).T.contiguous()
     for start in range(0, len(queries) if len(keys) else 0, step):
-        alike = torch.from_numpy(queries[start : start + step]) @ torch.from_numpy(keys.T.copy())
-        own = of_query[start : start + step, None] == of_key
-        alike[torch.from_numpy(own)] = 0
-        values, places = alike.topk(min(NEAREST, len(keys)), dim=1)
+        alike = torch.from_numpy(queries[start : start + step]) @ held
+        own = itself[start : start + step]
+        alike[np.flatnonzero(own >= 0), own[own >= 0]] = 0
+        some = torch.nonzero(alike.amax(dim=1) >= NEAR)[:, 0]
+        values, places = alike[some].topk(min(NEAREST, len(keys)), dim=1)
         rows, ranks = torch.nonzero(values >= NEAR, as_tuple=True)
-        found_rows.append(rows.numpy() + start)
+        found_rows.append(some[rows].numpy() + start)
         found_keys.append(places[rows, ranks].numpy())
     return np.concatenate(found_rows), np.concatenate(found_keys)
 
@@ -215,7 +227,7 @@ def overlap(pictures: Sequence[Picture], first: int, second: int, mirrored: int)
     one, other = pictures[first], pictures[second]
     places, descriptors, pixels = one.points.places[:, :2], one.points.descriptors, one.pixels
     if mirrored:
-        places = places * np.float32([-1, 1]) + np.float32([pixels.shape[1] / one.scale - 1, 0])
+        places = places * (-1, 1) + (pixels.shape[1] / one.scale - 1, 0)
         descriptors, pixels = descriptors[:, MIRROR], pixels[:, ::-1]
     pairs = match(root_sift(descriptors), root_sift(other.points.descriptors), RATIO, mutual=True)
     ends = places[pairs[:, 0]], other.points.places[pairs[:, 1], :2]

@@ -123,8 +123,9 @@ def small_picture(photo: Image.Image) -> Floats:
     # Exact means in floats: of plain sea they tell more than whole numbers hold, or filters that round cells.
     whole = np.zeros((1, 2), np.float32)
     rows, columns = (_cell_weights(whole, SIDE, pixels)[0] for pixels in grey.shape)
-    small: Floats = rows @ grey @ columns.T
-    return small - small.mean()
+    small = rows @ grey @ columns.T
+    less: Floats = small - small.mean()
+    return less
 
 
 def turned(pictures: Floats, turn: int) -> Floats:

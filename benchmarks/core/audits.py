@@ -153,7 +153,7 @@ def read_audit(folder: Path, catalog_digest: str) -> Audit | None:
 
 def keep_verdicts(verdict_of: Mapping[Images, Verdict], folder: Path, catalog_digest: str) -> None:
     """Adds verdicts to those kept in a benchmark's folder; a pair that has one gets the new one."""
-    kept = read_verdicts(folder, catalog_digest) | verdict_of
+    kept = read_verdicts(folder, catalog_digest) | dict(verdict_of)
     rows = [[*images, verdict] for images, verdict in sorted(kept.items())]
     document = with_digest({"catalog_digest": catalog_digest, "verdicts": rows})
     atomic_text(folder / VERDICTS, json.dumps(document, indent=2) + "\n")
