@@ -15,11 +15,11 @@ from PIL import Image
 from tests.planted import Planted, as_pairs, draw_animal, plant
 from whalebench import WhalebenchError
 from whalebench.benchmarks.auditing import auditor
-from whalebench.benchmarks.auditing.audit import audit_catalog
+from whalebench.benchmarks.auditing.audit import _by_time, _exact, audit_catalog
 from whalebench.benchmarks.auditing.twins import CONFIRMED, find_twins, small_pictures, turned, turned_back
 from whalebench.benchmarks.auditing.verdicts import verdicts_in
 from whalebench.benchmarks.core.audits import Audit, Pair, find_leaks, read_audit
-from whalebench.benchmarks.core.catalog import build_catalog
+from whalebench.benchmarks.core.catalog import BOX, build_catalog
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_catalog, make_split
@@ -160,6 +160,39 @@ def test_bursts_without_times_are_of_one_individual(tmp_path: Path) -> None:
     assert [pair.images for pair in found.pairs if pair.kind == "look"] == [("0.png", "1.png")], likeness
 
 
+def test_bursts_by_the_clock_are_of_one_name_or_one_camera_and_of_no_two_places() -> None:
+    """Each photo is seconds after the one before; a day alone says nothing."""
+    rows = [
+        ("ann", "00", "nikon", "bay"),  # 0, 1: one individual
+        ("ann", "20", "", "bay"),
+        ("ann", "40", "nikon", "cape"),  # another place than 1
+        ("", "41", "nikon", "cape"),  # 2, 3: one camera, one without a name
+        ("bob", "42", "nikon", "cape"),  # 3, 4
+        ("cat", "43", "nikon", "cape"),  # two animals, each with its name
+        ("", "44", "", ""),  # who knows
+    ]
+    table = pd.DataFrame(rows, columns=["identity", "date", "camera", "place"])
+    table["date"] = "2024-05-31T10:00:" + table["date"]
+    table["image"] = [str(place) for place in range(len(table))]
+    found = {pair.images: pair.seconds for pair in _by_time(table)}
+    assert found == {("0", "1"): 20, ("2", "3"): 1, ("3", "4"): 1}
+    assert list(_by_time(table.assign(date="2024-05-31"))) == []
+    late = table.assign(date=[f"2024-05-31T1{hour}:00:00" for hour in range(len(table))])
+    assert list(_by_time(late)) == []
+
+
+def test_two_animals_in_one_photo_are_no_pair_and_one_with_two_labels_is(tmp_path: Path) -> None:
+    boxes = {"a": (0, 0, 40, 40), "b": (60, 0, 100, 40), "c": (2, 0, 42, 40)}
+    rows = [
+        {"image": name, "path": "", "identity": name, "content_digest": "same"}
+        | dict(zip(BOX, box, strict=True))
+        for name, box in boxes.items()
+    ]
+    pairs = list(_exact(build_catalog(pd.DataFrame(rows), "two").table))
+    assert [pair.images for pair in pairs] == [("a", "c")]
+    assert pairs[0].two_labels and not pairs[0].two_names
+
+
 def test_a_pair_leaks_in_the_folds_that_test_one_of_it(place: Workspace) -> None:
     catalog = load_catalog("eight", place)
     split = propose_split(catalog, folds=2, valid_share=0.2)
@@ -195,6 +228,11 @@ def test_the_gate_closes_until_the_groups_are_kept(place: Workspace, tmp_path: P
         write_verdicts(tmp_path / "no.csv", "no")
         code, document = call("eight", "--gate", "--verdicts", str(tmp_path / "no.csv"), place=place)
         assert (code, document["rejected"], document["pairs"]) == (0, len(EIGHT), [])
+        # They are kept: the gate stays open, and another verdict closes it again.
+        assert call("eight", "--gate", place=place)[0] == 0
+        write_verdicts(tmp_path / "unsure.csv", "unsure")
+        code, document = call("eight", "--gate", "--verdicts", str(tmp_path / "unsure.csv"), place=place)
+        assert (code, document["rejected"], document["unseen"]) == (1, 0, len(EIGHT) - 1)
     finally:
         for suffix in (".csv", ".json"):
             stem.with_suffix(suffix).unlink(missing_ok=True)

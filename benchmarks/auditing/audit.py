@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from whalebench.benchmarks.auditing.parts import Picture, can_find_parts, find_parts, picture_of
+from whalebench.benchmarks.auditing.parts import SAME_PIXELS, Picture, can_find_parts, find_parts, picture_of
 from whalebench.benchmarks.auditing.twins import (
     CONFIRMED,
     SIDE,
@@ -99,10 +99,14 @@ def _one_animal(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
 
 
 def _by_parts(table: pd.DataFrame, pictures: Sequence[Picture], progress: Progress) -> Iterator[Pair]:
-    """The photos that are parts of one picture."""
+    """The photos that are parts of one picture, and those of one scene since they are called the same."""
     for each in find_parts(pictures, progress):
         kind: Kind = "crop" if each.shared >= WITHIN else "overlap"
         pair = _pair(table, each.first, each.second, kind, round(each.likeness, 4))
+        if each.likeness < SAME_PIXELS:
+            if each.turn or not pair.first_identity or pair.first_identity != pair.second_identity:
+                continue
+            pair = replace(pair, kind="look")
         yield replace(pair, turn=each.turn, shared=round(each.shared, 4))
 
 

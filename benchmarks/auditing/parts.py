@@ -46,8 +46,8 @@ SHARED, KEPT = 3, 8
 """Least points that two photos share to be compared, and with how many others a photo is."""
 INLIERS, TOLERANCE, RATIO = 5, 4.0, 0.85
 """Least points that one motion takes to their partners, within so many pixels; Lowe's ratio."""
-SAME_PIXELS = 0.55
-"""Least correlation of the details that both show."""
+SAME_PIXELS, SAME_SCENE = 0.72, 0.5
+"""Least correlation of the details that both show, of one picture and of one moment."""
 LEAST_SHARED = 0.1
 """Least share of the smaller that both have to show."""
 BLUR = 15
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two photos that show parts of one picture."""
+    """Two photos that show parts of one picture or, less alike than SAME_PIXELS, of one scene."""
 
     first: int
     second: int
@@ -100,7 +100,7 @@ def picture_of(photo: Image.Image) -> Picture:
 
 
 def find_parts(pictures: Sequence[Picture], progress: Progress = SILENT) -> Iterator[Overlap]:
-    """The pairs of photos that show parts of one picture, each once, in the order of the photos."""
+    """The pairs of photos that show parts of one picture or scene, each once, in the order of the photos."""
     pairs = propose_parts([picture.points for picture in pictures], progress)
     progress.stage("confirm parts")
     with ThreadPoolExecutor(cores()) as pool:
@@ -223,7 +223,7 @@ def _elected(votes: Ints, photos: int) -> Ints:
 
 
 def overlap(pictures: Sequence[Picture], first: int, second: int, mirrored: int) -> Overlap | None:
-    """How two photos show parts of one picture; None where they do not."""
+    """How two photos show parts of one picture or scene; None where they do not."""
     one, other = pictures[first], pictures[second]
     places, descriptors, pixels = one.points.places[:, :2], one.points.descriptors, one.pixels
     if mirrored:
@@ -236,7 +236,7 @@ def overlap(pictures: Sequence[Picture], first: int, second: int, mirrored: int)
         return None
     motion = (_scaling(other.scale) @ np.vstack([motion, (0, 0, 1)]) @ _scaling(1 / one.scale))[:2]
     likeness, shared = _likeness(np.ascontiguousarray(pixels), other.pixels, motion)
-    if likeness < SAME_PIXELS or shared < LEAST_SHARED:
+    if likeness < SAME_SCENE or shared < LEAST_SHARED:
         return None
     turn = round(-np.degrees(np.arctan2(motion[1, 0], motion[0, 0])) / 90) % 4
     return Overlap(first, second, likeness, turn + 4 * mirrored, shared)
