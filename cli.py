@@ -109,6 +109,9 @@ def run(
     with console.progress_shown(quiet=as_json and not tell) as progress:
         record = runner.run(request, place, progress, force=force)
     if as_json:
+        from whalebench.reports.leaks import leak_warnings, read_told
+
+        console.show_problems(leak_warnings(read_told(place.runs, record), (record.fold,)))
         return console.show(record.model_dump(mode="json"), None, as_json)
     from whalebench.reports.run_report import run_summary
 
@@ -295,7 +298,7 @@ def data_check(name: NameArgument, as_json: JsonOption = False, workspace: Works
 @data.command("audit")
 def data_audit(
     name: NameArgument,
-    verdicts: Annotated[Path | None, Option(help=f"{VERDICTS} Pairs with no are left out.")] = None,
+    verdicts: Annotated[Path | None, Option(help=f"{VERDICTS} It is kept; no: no pair.")] = None,
     page: Annotated[Path | None, Option(help="Write a page of the pairs, to confirm or reject them.")] = None,
     gate: Annotated[bool, Option("--gate", help="Exit with 1 where the split has leaks.")] = False,
     force: ForceOption = False,

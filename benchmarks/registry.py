@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.auditing.verdicts import read_verdicts
+from whalebench.benchmarks.auditing.verdicts import verdicts_in
 from whalebench.benchmarks.core.catalog import (
     NO_ENCOUNTER,
     Catalog,
@@ -250,7 +250,8 @@ def make_split(
         )
     catalog = load_catalog(name, workspace, progress)
     if groups:
-        options["together"] = read_verdicts(groups, catalog)["yes"]
+        verdicts = verdicts_in(groups, catalog)
+        options["together"] = tuple(pair for pair, verdict in verdicts.items() if verdict == "yes")
     if of := twin_of(name):
         if options:
             raise WhalebenchError(

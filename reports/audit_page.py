@@ -7,7 +7,7 @@ The page is one file that fetches nothing; verdicts are kept in the browser and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -20,8 +20,17 @@ KINDS = {
     "exact": "the same pixels",
     "twin": "one picture, saved in another way",
     "crop": "a part of the other picture",
-    "burst": "one moment",
+    "overlap": "parts of one picture",
+    "burst": "one moment by the clock",
+    "look": "one moment by its look",
 }
+SAID = {
+    "two_names": "one individual under two names",
+    "two_labels": "one image with two labels",
+    "rejected": "rejected",
+    "unseen": "not looked at, or unsure",
+}
+"""Counts of an audit's document, in words."""
 TURNS = ("", "turned by 90°", "turned by 180°", "turned by 270°")
 SHOWN = 12
 """Pairs that the terminal shows."""
@@ -31,23 +40,33 @@ MOST = 1000
 
 def page_pairs(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The pairs of an audit's document that its page shows: first what leaks, then what bears two names."""
-    pairs = sorted(document["pairs"], key=lambda pair: (not pair["leaks_in"], not pair["two_names"]))
+
+    def order(pair: Mapping[str, Any]) -> tuple[bool, bool]:
+        return not pair["leaks_in"], not (pair["two_names"] or pair["two_labels"])
+
+    pairs = sorted(document["pairs"], key=order)
     return pairs[:MOST]
 
 
 def audit_report(document: Mapping[str, Any]) -> Group:
     """What `rich` prints of an audit: counts, leaks by fold, and the first pairs."""
     facts = {"photos": document["photos"]} | {KINDS[kind]: n for kind, n in document["kinds"].items()}
-    facts |= {"with two names": document["two_names"], "rejected": document["rejected"]}
+    facts |= {SAID[key]: document[key] for key in SAID}
     leaks = document["leaks"]
     lines = [Text("No split has been made yet.")] if leaks is None else []
     lines += [
-        Text(f"! fold {fold}: {count} pairs have one photo in the test and the other outside", "yellow")
+        Text(
+            f"! fold {fold} tests on {document['leaking_photos'][fold]} photos whose other half is outside "
+            f"the test ({count} pairs)",
+            "yellow",
+        )
         for fold, count in (leaks or {}).items()
         if count
     ]
     if leaks is not None and not lines:
         lines = [Text("No pair is torn apart by the split.")]
+    if not document["parts"]:
+        lines.append(Text("! Parts of one picture were not looked for: install whalebench[sift].", "yellow"))
     shown = page_pairs(document)[:SHOWN]
     rows = [{"first": pair["first"], "second": pair["second"], "what": describe(pair)} for pair in shown]
     if left := len(document["pairs"]) - len(rows):
@@ -64,9 +83,12 @@ def describe(pair: Mapping[str, Any]) -> str:
         words.append(f"{pair['seconds']:.0f} s apart")
     elif pair["kind"] != "exact":
         words.append(f"{pair['likeness']:.2f} alike")
+    if pair["shared"] is not None:
+        words.append(f"{pair['shared']:.0%} shared")
     words += [word for word in (TURNS[pair["turn"] % 4], "mirrored" if pair["turn"] >= 4 else "") if word]
-    if pair["two_names"]:
-        words.append(f"two names: {pair['first_identity']} and {pair['second_identity']}")
+    if pair["two_names"] or pair["two_labels"]:
+        what = "names" if pair["two_names"] else "labels"
+        words.append(f"two {what}: {pair['first_identity']} and {pair['second_identity']}")
     if pair["leaks_in"]:
         words.append(f"leaks in fold {', '.join(map(str, pair['leaks_in']))}")
     return ", ".join(words)
@@ -78,8 +100,8 @@ def audit_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     left = len(document["pairs"]) - len(shown)
     more = f" {left:,} more pairs are only in audit.json." if left else ""
     rows = [
-        {"first": pair["first"], "second": pair["second"], "verdict": ""}
-        | {name: pair[name] for name in ("kind", "likeness", "first_identity", "second_identity")}
+        {name: pair[name] for name in ("first", "second", "verdict", "kind", "likeness")}
+        | {name: pair[name] for name in ("first_identity", "second_identity")}
         for pair in shown
     ]
     # Within a script no text may end it, whatever the photos are called.
@@ -91,10 +113,18 @@ def audit_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         {
             "title": escape(f"Audit of {document['name']}"),
             "count": f"{len(shown):,} pairs.{more}",
+            "kinds": escape("; ".join(_counts(document))),
             "sections": sections,
             "data": data,
         }
     )
+
+
+def _counts(document: Mapping[str, Any]) -> Iterator[str]:
+    """How many pairs there are of each kind, of those of which there are any."""
+    numbers = {KINDS[kind]: count for kind, count in document["kinds"].items()}
+    numbers |= {SAID[key]: document[key] for key in SAID}
+    yield from (f"{words}: {count:,}" for words, count in numbers.items() if count)
 
 
 def _section(
@@ -127,7 +157,7 @@ style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 0 auto; max-width: 62em; padding: 0 1em 20em;
   background: #f7f5f0; color: #1d2b36 }}
 header {{ position: sticky; top: 0; background: #f7f5f0; padding: .6em 0; border-bottom: 1px solid #e6e2d8 }}
-h1 {{ font-size: 1.2em; margin: 0 }}
+h1 {{ font-size: 1.2em }}
 section {{ padding: .7em; margin: .7em 0; border: 2px solid #e6e2d8; border-radius: 6px }}
 section.current {{ border-color: #205cc8 }}
 section p {{ margin: 0 0 .4em }}
@@ -137,9 +167,10 @@ figcaption {{ overflow-wrap: anywhere; font-size: .85em }}
 button[aria-pressed=true] {{ background: #1d2b36; color: #fff }}
 kbd {{ opacity: .6 }}
 </style></head><body>
-<header><h1>{title}</h1>
-<p>{count} Do both photos show one picture or one moment? <kbd>y</kbd> yes, <kbd>n</kbd> no, <kbd>u</kbd>
-unsure, <kbd>j</kbd> next, <kbd>k</kbd> back, <kbd>Backspace</kbd> takes a verdict back.
+<h1>{title}</h1>
+<p>{kinds}</p>
+<header><p>{count} Do both photos show one picture or one moment? <kbd>y</kbd> yes, <kbd>n</kbd> no,
+<kbd>u</kbd> unsure, <kbd>j</kbd> next, <kbd>k</kbd> back, <kbd>Backspace</kbd> takes a verdict back.
 <span id="done"></span> <button id="download">Download the verdicts</button></p></header>
 <main>
 {sections}</main>
@@ -150,8 +181,9 @@ const audit = JSON.parse(document.getElementById("audit").textContent);
 const key = "whalebench audit " + audit.key;
 const sections = [...document.querySelectorAll("section")];
 let verdicts = {{}}, current = 0;
-try {{ verdicts = JSON.parse(localStorage.getItem(key)) || {{}}; }} catch (error) {{ verdicts = {{}}; }}
 function name(number) {{ return JSON.stringify([audit.pairs[number].first, audit.pairs[number].second]); }}
+audit.pairs.forEach((pair, number) => {{ if (pair.verdict) verdicts[name(number)] = pair.verdict; }});
+try {{ Object.assign(verdicts, JSON.parse(localStorage.getItem(key))); }} catch (error) {{ /* as given */ }}
 function draw() {{
   sections.forEach((section, number) => {{
     section.classList.toggle("current", number === current);
@@ -168,7 +200,7 @@ function move(to) {{
 }}
 function decide(number, verdict) {{
   if (!sections[number]) return;
-  if (verdict) verdicts[name(number)] = verdict; else delete verdicts[name(number)];
+  verdicts[name(number)] = verdict;
   try {{ localStorage.setItem(key, JSON.stringify(verdicts)); }} catch (error) {{
     document.getElementById("done").textContent = "This browser keeps nothing: download before you leave."; }}
 }}

@@ -48,6 +48,11 @@ class Row:
     """That of its contestant, see there."""
     inflation: Difference | None = None
     """That of its contestant, see there."""
+    leaks: Mapping[str, int] = field(default_factory=dict)
+    """Whether its photos were audited, and how many photos of its fold leak, in how many pairs."""
+    without_leaks: Mapping[str, float] = field(default_factory=dict)
+    """Of the test photos that leak nothing: how many `photos`, MAP@5 and the ends of its interval; empty
+    where none is known to leak."""
 
     @property
     def rank_low(self) -> int | None:
@@ -124,6 +129,8 @@ class Contestant:
     """None where no run of it can be read; an untrained network has one without ranks."""
     inflation: Difference | None = None
     """MAP@5 on the random twin of the split less that on it, over the folds of both; None where not run."""
+    without_leaks: Standing | None = None
+    """Its MAP@5 on the test photos that leak nothing; None where none is known to leak, or all do."""
 
     @property
     def place(self) -> str:

@@ -37,6 +37,7 @@ from whalebench.reports.board import (
     Section,
     Table,
 )
+from whalebench.reports.leaks import Told, leak_counts, leak_notes, leak_warnings, read_told, without_leaks
 from whalebench.reports.metrics import jackknife, ranking
 from whalebench.reports.metrics.breakdown import break_down
 from whalebench.reports.metrics.comparison import (
@@ -162,7 +163,7 @@ def _table(
     runs_folder: Path, records: Sequence[RunRecord], looks: Looks, *, alone: bool, closely: bool
 ) -> Table:
     """The table of one benchmark on one split; where it is not `alone`, its title says which."""
-    names, track_of = contestants(records), tracks(records)
+    names, track_of, told = contestants(records), tracks(records), read_told(runs_folder, records[0])
     by_fold: dict[int, list[Row]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
         track = _track(record, track_of[record.run])
@@ -171,24 +172,62 @@ def _table(
     by_fold = {fold: on_the_same_photos(by_fold[fold]) for fold in sorted(by_fold)}
     floors_of = {fold: _fold_floors(part) for fold, part in by_fold.items()}
     rows = [row for fold, part in by_fold.items() for row in _with_floor(part, floors_of[fold])]
-    standing, groups = _ranked(_contestants(rows))
+    standing, groups = _ranked(_contestants([_less_leaks(row, told) for row in rows]))
+    standing = _with_scores_less_leaks(standing, told)
     first = records[0]
     where = "" if alone else f" · split {first.split_digest[:8]} of catalog {first.catalog_digest[:8]}"
     notes = _missing_folds(records, names)
     if where:
         notes.append(f"{first.benchmark} has runs on different splits or catalogs: ranks do not cross them.")
-    notes += dict.fromkeys(row.note for row in rows if row.note)
+    notes += [*dict.fromkeys(row.note for row in rows if row.note), *leak_notes(told)]
     return Table(
         first.benchmark + where,
         standing,
         groups,
         tuple(_floors(standing, floors_of)),
         _sections(standing),
-        tuple(_warnings(rows)),
+        (*leak_warnings(told, tuple(by_fold)), *_warnings(rows)),
         tuple(notes),
         first.catalog_digest,
         first.split_digest,
         first.twin_of,
+    )
+
+
+def _less_leaks(row: Row, told: Told) -> Row:
+    """The row with what is known of leaks on its fold, and its score on the test photos that leak nothing."""
+    row = replace(row, leaks=leak_counts(told, row.record.fold))
+    if row.queries is None:
+        return row
+    return replace(row, without_leaks=without_leaks(row.queries, told.of_fold(row.record.fold)))
+
+
+def _with_scores_less_leaks(standing: Sequence[Contestant], told: Told) -> tuple[Contestant, ...]:
+    """The contestants with their scores on the test photos that leak nothing, where some do."""
+    grids = {
+        place: {
+            fold: {
+                seed: queries[~queries["image"].isin(told.of_fold(fold))] for seed, queries in seeds.items()
+            }
+            for fold, seeds in _grid(one).items()
+        }
+        for place, one in enumerate(standing)
+        if any(told.of_fold(fold) for fold in one.folds)
+    }
+    full = {
+        place: grid
+        for place, grid in grids.items()
+        if all(len(queries) for seeds in grid.values() for queries in seeds.values())
+    }
+    pooled = seed_spread({str(place): grid for place, grid in full.items()})
+    return tuple(
+        replace(
+            one,
+            without_leaks=compare({one.name: full[place]}, one.folds, pooled=pooled).standings[0]
+            if place in full
+            else None,
+        )
+        for place, one in enumerate(standing)
     )
 
 

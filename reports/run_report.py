@@ -21,6 +21,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.reports.details import BY, EFFORT, SIDES, abundance, candidates, side_cells
 from whalebench.reports.figures import OVERLAPS
+from whalebench.reports.leaks import Told, leak_counts, leak_warnings, read_told, without_leaks
 from whalebench.reports.metrics.breakdown import Effort, break_down
 from whalebench.reports.metrics.jackknife import (
     Deletions,
@@ -48,6 +49,7 @@ from whalebench.reports.wording import (
 )
 
 Document = dict[str, Any]
+WITHOUT_LEAKS = "MAP@5 without leaks"
 LEADS = {"map_at_5": "MAP@5", "log_loss": "log loss"}
 """The metrics in which an ensemble is held against its best member, and a step against the state before it;
 of log loss, the lower is the better."""
@@ -245,18 +247,35 @@ def _summary(record: RunRecord, runs_folder: Path) -> list[Table | Text]:
     """Scores with their intervals or why there are none, the record, other ways to score, warnings."""
     facts = {"does not fit": record.unfit} if record.unfit else _scores(record, runs_folder)
     facts |= {"finished": record.created, "record": str(runs_folder / record.run)}
+    told = read_told(runs_folder, record)
+    facts |= _less_leaks(record, told, runs_folder)
     title = f"{record.method} on {record.benchmark}, fold {record.fold}, seed {record.seed}"
-    return [facts_table(facts, title), *_variants(record), *warning_lines(record.warnings)]
+    warnings = warning_lines([*record.warnings, *leak_warnings(told, (record.fold,))])
+    return [facts_table(facts, title), *_variants(record), *warnings]
+
+
+def _less_leaks(record: RunRecord, told: Told, runs_folder: Path) -> dict[str, str]:
+    """The score on the test photos that leak nothing, where some do."""
+    leaking = told.of_fold(record.fold)
+    if record.unfit or not leaking:
+        return {}
+    less = without_leaks(read_predictions(runs_folder / record.run, record=record), leaking)
+    score = between(less["map_at_5"], less["low"], less["high"])
+    return {WITHOUT_LEAKS: f"{score} of {less['photos']:,.0f} photos, {len(leaking):,} leak"}
 
 
 def run_document(folder: Path) -> Document:
     """The record of a run, with `floors`, scores by `buckets` and `sides`, the review `effort`, its curve.
 
+    `leaks`, `leak_warnings` and MAP@5 `without_leaks`, empty where none leak, are by the audit as it is now.
     Metrics have ends of intervals beside them, as in `report --json`; `doubts` says by metric why one may be
     too narrow. All that is added is empty for a run that does not fit; buckets for older ones, too.
     """
     record = read_record(folder)
     document: Document = {"doubts": {}, "floors": {}, "buckets": [], "effort": [], "sides": []}
+    told = read_told(folder.parent, record)
+    document |= {"leaks": leak_counts(told, record.fold), "without_leaks": {}}
+    document["leak_warnings"] = [*leak_warnings(told, (record.fold,))]
     document |= {"metrics": dict(record.metrics), "effort_curve": {"candidates": [], "found": []}}
     if not record.unfit:
         queries = read_predictions(folder)
@@ -265,6 +284,7 @@ def run_document(folder: Path) -> Document:
             document["metrics"] |= {f"{key}_low": ends.low, f"{key}_high": ends.high}
         document["doubts"] = {key: ends.warning for key, ends in drawn.items() if ends.warning}
         document["floors"] = _floors(record, queries)
+        document["without_leaks"] = without_leaks(queries, told.of_fold(record.fold))
         document |= break_down(queries).document()
     return record.model_dump(mode="json") | dict(plain(document))
 

@@ -19,6 +19,7 @@ from rich.console import Group
 from rich.text import Text
 
 from whalebench import WhalebenchError, __version__
+from whalebench.benchmarks.core.audits import audit_files
 from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
 from whalebench.benchmarks.core.outputs import check_output, output_path
@@ -331,6 +332,7 @@ What `whalebench report` needs, without photos, scores and weights. Unpack it in
     unzip FILE.zip -d FOLDER
     whalebench report --workspace FOLDER
 
+`benchmarks/NAME/` holds of a benchmark that was audited the pairs found, the verdicts, and the splits.
 `runs/NAME/` holds of each run its record, a row for each test photo (image, truth, candidates, metrics), and
 its diagnosis where it was explained; `{ledger}`, where there is one, each time that test labels were opened.
 docs/record.md of whalebench says what columns and keys mean. Of paths of the machine it was made on only the
@@ -363,7 +365,17 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
         for record in records:
             for name, content in _files_to_pack(record, workspace).items():
                 _pack(packed, f"runs/{record.run}/{name}", content)
+        for name, content in _audits(records, workspace.benchmarks).items():
+            _pack(packed, f"benchmarks/{name}", content)
     return [f"Left out: {problem}" for problem in (*problems, *ledger.problems)]
+
+
+def _audits(records: Sequence[RunRecord], benchmarks: Path) -> dict[str, bytes]:
+    """What tells of leaks, of the benchmarks that were audited, by name."""
+    of_runs = (audit_files(record.benchmark) for record in records)
+    audited = [files for files in of_runs if (benchmarks / files[0]).is_file()]
+    names = sorted({name for files in audited for name in files if (benchmarks / name).is_file()})
+    return {name: (benchmarks / name).read_bytes() for name in names}
 
 
 def _files_to_pack(record: RunRecord, workspace: Workspace) -> dict[str, bytes]:

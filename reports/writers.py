@@ -44,7 +44,7 @@ MORE = (
     "seen",
     "warnings",
 )
-GROUPS = ("location", "diagnosis", "calibration", "leak_inflation")
+GROUPS = ("location", "diagnosis", "calibration", "leak_inflation", "leaks", "without_leaks")
 """Numbers by name that only some rows have."""
 SVG_WIDTH = 92
 TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')

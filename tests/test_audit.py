@@ -15,10 +15,11 @@ from PIL import Image
 from tests.planted import Planted, as_pairs, draw_animal, plant
 from whalebench import WhalebenchError
 from whalebench.benchmarks.auditing import auditor
-from whalebench.benchmarks.auditing.audit import Audit, Pair, audit_catalog, find_leaks, read_audit
+from whalebench.benchmarks.auditing.audit import _by_time, _exact, audit_catalog
 from whalebench.benchmarks.auditing.twins import CONFIRMED, find_twins, small_pictures, turned, turned_back
-from whalebench.benchmarks.auditing.verdicts import read_verdicts
-from whalebench.benchmarks.core.catalog import build_catalog
+from whalebench.benchmarks.auditing.verdicts import verdicts_in
+from whalebench.benchmarks.core.audits import Audit, Pair, find_leaks, read_audit
+from whalebench.benchmarks.core.catalog import BOX, build_catalog
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_catalog, make_split
@@ -127,7 +128,7 @@ def test_the_audit_names_kinds_and_two_names(place: Workspace) -> None:
 def test_an_audit_is_kept_and_a_changed_one_refused(place: Workspace) -> None:
     first = auditor.audit("eight", place).audit
     catalog, folder = load_catalog("eight", place), place.benchmarks / "eight"
-    assert read_audit(catalog, folder) == first
+    assert read_audit(folder, catalog.digest) == first
     kept = (folder / "audit.json").read_text()
     try:
         (folder / "audit.json").write_text(kept.replace('"burst"', '"twin"'))
@@ -141,7 +142,7 @@ def test_an_audit_is_kept_and_a_changed_one_refused(place: Workspace) -> None:
 def test_an_audit_of_other_photos_is_made_again(place: Workspace) -> None:
     auditor.audit("eight", place)
     other = build_catalog(load_catalog("eight", place).table.assign(identity="zoe"), "eight")
-    assert read_audit(other, place.benchmarks / "eight") is None
+    assert read_audit(place.benchmarks / "eight", other.digest) is None
 
 
 def test_bursts_without_times_are_of_one_individual(tmp_path: Path) -> None:
@@ -156,7 +157,40 @@ def test_bursts_without_times_are_of_one_individual(tmp_path: Path) -> None:
         rows.append({"image": file.name, "path": str(file), "identity": identity})
     found = audit_catalog(build_catalog(pd.DataFrame(rows), "scene"))
     likeness = {pair.images: pair.likeness for pair in found.pairs}
-    assert [pair.images for pair in found.pairs if pair.kind == "burst"] == [("0.png", "1.png")], likeness
+    assert [pair.images for pair in found.pairs if pair.kind == "look"] == [("0.png", "1.png")], likeness
+
+
+def test_bursts_by_the_clock_are_of_one_name_or_one_camera_and_of_no_two_places() -> None:
+    """Each photo is seconds after the one before; a day alone says nothing."""
+    rows = [
+        ("ann", "00", "nikon", "bay"),  # 0, 1: one individual
+        ("ann", "20", "", "bay"),
+        ("ann", "40", "nikon", "cape"),  # another place than 1
+        ("", "41", "nikon", "cape"),  # 2, 3: one camera, one without a name
+        ("bob", "42", "nikon", "cape"),  # 3, 4
+        ("cat", "43", "nikon", "cape"),  # two animals, each with its name
+        ("", "44", "", ""),  # who knows
+    ]
+    table = pd.DataFrame(rows, columns=["identity", "date", "camera", "place"])
+    table["date"] = "2024-05-31T10:00:" + table["date"]
+    table["image"] = [str(place) for place in range(len(table))]
+    found = {pair.images: pair.seconds for pair in _by_time(table)}
+    assert found == {("0", "1"): 20, ("2", "3"): 1, ("3", "4"): 1}
+    assert list(_by_time(table.assign(date="2024-05-31"))) == []
+    late = table.assign(date=[f"2024-05-31T1{hour}:00:00" for hour in range(len(table))])
+    assert list(_by_time(late)) == []
+
+
+def test_two_animals_in_one_photo_are_no_pair_and_one_with_two_labels_is(tmp_path: Path) -> None:
+    boxes = {"a": (0, 0, 40, 40), "b": (60, 0, 100, 40), "c": (2, 0, 42, 40)}
+    rows = [
+        {"image": name, "path": "", "identity": name, "content_digest": "same"}
+        | dict(zip(BOX, box, strict=True))
+        for name, box in boxes.items()
+    ]
+    pairs = list(_exact(build_catalog(pd.DataFrame(rows), "two").table))
+    assert [pair.images for pair in pairs] == [("a", "c")]
+    assert pairs[0].two_labels and not pairs[0].two_names
 
 
 def test_a_pair_leaks_in_the_folds_that_test_one_of_it(place: Workspace) -> None:
@@ -165,12 +199,13 @@ def test_a_pair_leaks_in_the_folds_that_test_one_of_it(place: Workspace) -> None
     fold_of = dict(zip(split.table["image"], split.table["fold"], strict=True))
     images = sorted(fold_of)
     pairs = tuple(Pair(one, two, "twin", 0.9, "", "") for one in images for two in images if one < two)
-    leaks = find_leaks(Audit("eight", catalog.digest, len(images), pairs), split)
+    leaks = find_leaks(Audit("eight", catalog.digest, len(images), pairs), fold_of)
     for fold in split.folds:
         parts = split.parts(fold)
         test, other = set(parts.test), {*parts.train, *parts.valid}
         expected = {pair for pair in pairs if len(test & {*pair.images}) == len(other & {*pair.images}) == 1}
-        assert set(leaks[fold]) == expected and expected
+        assert set(leaks.of_fold[fold]) == expected and expected
+        assert leaks.tested[fold] == test & {image for pair in expected for image in pair.images}
 
 
 def call(*arguments: str, place: Workspace) -> tuple[int, dict[str, object]]:
@@ -193,6 +228,11 @@ def test_the_gate_closes_until_the_groups_are_kept(place: Workspace, tmp_path: P
         write_verdicts(tmp_path / "no.csv", "no")
         code, document = call("eight", "--gate", "--verdicts", str(tmp_path / "no.csv"), place=place)
         assert (code, document["rejected"], document["pairs"]) == (0, len(EIGHT), [])
+        # They are kept: the gate stays open, and another verdict closes it again.
+        assert call("eight", "--gate", place=place)[0] == 0
+        write_verdicts(tmp_path / "unsure.csv", "unsure")
+        code, document = call("eight", "--gate", "--verdicts", str(tmp_path / "unsure.csv"), place=place)
+        assert (code, document["rejected"], document["unseen"]) == (1, 0, len(EIGHT) - 1)
     finally:
         for suffix in (".csv", ".json"):
             stem.with_suffix(suffix).unlink(missing_ok=True)
@@ -229,14 +269,14 @@ def test_verdicts_that_cannot_be_are_refused(
 ) -> None:
     (tmp_path / "verdicts.csv").write_text(text)
     with pytest.raises(WhalebenchError, match=complaint):
-        read_verdicts(tmp_path / "verdicts.csv", load_catalog("eight", place))
+        verdicts_in(tmp_path / "verdicts.csv", load_catalog("eight", place))
 
 
 def test_a_formula_is_read_as_the_photo_that_it_stands_for(tmp_path: Path) -> None:
     rows = [{"image": name, "path": "", "identity": ""} for name in ("=a.jpg", "b.jpg")]
     (tmp_path / "verdicts.csv").write_text("first,second,verdict\n'=a.jpg,b.jpg,Yes\n")
-    verdicts = read_verdicts(tmp_path / "verdicts.csv", build_catalog(pd.DataFrame(rows), "odd"))
-    assert verdicts["yes"] == (("=a.jpg", "b.jpg"),) and verdicts["no"] == ()
+    verdicts = verdicts_in(tmp_path / "verdicts.csv", build_catalog(pd.DataFrame(rows), "odd"))
+    assert verdicts == {("=a.jpg", "b.jpg"): "yes"}
 
 
 def test_the_page_needs_no_other_file_and_no_name_acts_in_it() -> None:
@@ -246,8 +286,15 @@ def test_the_page_needs_no_other_file_and_no_name_acts_in_it() -> None:
     document = {
         "name": "<i>eight",
         "audit_digest": made["digest"],
-        "pairs": [made["pairs"][0] | {"two_names": True, "leaks_in": [1]}],
         "credits": {evil: "<u>Ann, CC BY 4.0"},
+        "kinds": {"twin": 1},
+        "two_names": 1,
+        "two_labels": 0,
+        "rejected": 0,
+        "unseen": 1,
+        "pairs": [
+            made["pairs"][0] | {"two_names": True, "two_labels": False, "leaks_in": [1], "verdict": "no"}
+        ],
     }
     page = audit_page(
         document, {evil: "data:image/jpeg;base64,AA==", "b&amp;.jpg": "data:image/jpeg;base64,BB=="}
@@ -261,6 +308,8 @@ def test_the_page_needs_no_other_file_and_no_name_acts_in_it() -> None:
 
 
 def test_pairs_that_leak_are_shown_first() -> None:
-    pairs = [{"two_names": False, "leaks_in": []}, {"two_names": True, "leaks_in": []}]
-    pairs.append({"two_names": False, "leaks_in": [0]})
-    assert page_pairs({"pairs": pairs}) == [pairs[2], pairs[1], pairs[0]]
+    pairs = [
+        {"two_names": two_names, "two_labels": two_labels, "leaks_in": leaks}
+        for two_names, two_labels, leaks in ((0, 0, []), (1, 0, []), (0, 1, []), (0, 0, [0]))
+    ]
+    assert page_pairs({"pairs": pairs}) == [pairs[3], pairs[1], pairs[2], pairs[0]]

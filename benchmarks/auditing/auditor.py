@@ -14,21 +14,27 @@ from typing import Any
 from PIL import Image
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.auditing.audit import (
+from whalebench.benchmarks.auditing.audit import audit_catalog
+from whalebench.benchmarks.auditing.parts import can_find_parts
+from whalebench.benchmarks.auditing.verdicts import verdicts_in
+from whalebench.benchmarks.core.audits import (
     KINDS,
     Audit,
+    Images,
+    Leaks,
     Pair,
-    audit_catalog,
+    Verdict,
     find_leaks,
+    keep_verdicts,
     read_audit,
+    read_verdicts,
     write_audit,
 )
-from whalebench.benchmarks.auditing.verdicts import read_verdicts
 from whalebench.benchmarks.core.catalog import Catalog, Region, regions_of
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, pixel_limit, read_photo
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.registry import load_catalog, split_stem
+from whalebench.benchmarks.registry import load_catalog, photos_name, split_stem
 from whalebench.splits.split import Split, read_split
 
 THUMBNAIL = 240
@@ -37,44 +43,62 @@ THUMBNAIL = 240
 
 @dataclass(frozen=True, eq=False)
 class Audited:
-    """An audit, less the pairs that were rejected, and the split as it stands."""
+    """An audit with the verdicts on its pairs, and the split as it stands."""
 
     catalog: Catalog
     audit: Audit
     split: Split | None
     """None where none has been made yet."""
-    rejected: int = 0
+    verdict_of: Mapping[Images, Verdict]
+    """By pair of image ids, sorted."""
 
     @cached_property
-    def leaks(self) -> dict[int, tuple[Pair, ...]]:
-        """By fold, the pairs that it tears apart."""
-        return find_leaks(self.audit, self.split) if self.split else {}
+    def leaks(self) -> Leaks:
+        """What of it the split tears apart, without the pairs that were rejected."""
+        table = self.split.table if self.split else None
+        fold_of = {} if table is None else dict(zip(table["image"], table["fold"].tolist(), strict=True))
+        return find_leaks(self.audit, fold_of, self.verdict_of)
 
     def leaking(self) -> bool:
         """Whether any fold tests on a photo whose other half it learns from or validates on."""
-        return any(self.leaks.values())
+        return any(self.leaks.of_fold.values())
+
+    def verdict(self, pair: Pair) -> str:
+        """The verdict on a pair, "" where there is none."""
+        first, second = sorted(pair.images)
+        return self.verdict_of.get((first, second), "")
 
     def document(self) -> dict[str, Any]:
-        """Counts, leaks by fold, and every pair with the folds that it leaks in."""
-        folds_of: dict[tuple[str, str], list[int]] = {}
-        for fold, pairs in self.leaks.items():
-            for pair in pairs:
+        """Counts, leaks by fold, and every pair not rejected with its verdict and the folds it leaks in."""
+        folds_of: dict[Images, list[int]] = {}
+        for fold, torn in self.leaks.of_fold.items():
+            for pair in torn:
                 folds_of.setdefault(pair.images, []).append(fold)
         made = self.audit.document()
-        kinds = Counter(pair.kind for pair in self.audit.pairs)
+        both = zip(made["pairs"], self.audit.pairs, strict=True)
+        kept = [(each, pair) for each, pair in both if self.verdict(pair) != "no"]
+        kinds, pairs = Counter(pair.kind for _, pair in kept), self.audit.pairs
         return {
             "name": self.audit.benchmark,
             "photos": self.audit.photos,
             "audit_digest": made["digest"],
+            "parts": self.audit.parts,
             "kinds": {kind: kinds[kind] for kind in KINDS},
-            "two_names": sum(pair.two_names for pair in self.audit.pairs),
-            "rejected": self.rejected,
-            "leaks": None
-            if self.split is None
-            else {str(fold): len(each) for fold, each in self.leaks.items()},
+            "two_names": sum(pair.two_names for _, pair in kept),
+            "two_labels": sum(pair.two_labels for _, pair in kept),
+            "rejected": len(pairs) - len(kept),
+            "unseen": self.leaks.unseen,
+            "leaks": {str(fold): len(torn) for fold, torn in self.leaks.of_fold.items()}
+            if self.split
+            else None,
+            "leaking_photos": {str(fold): len(each) for fold, each in self.leaks.tested.items()}
+            if self.split
+            else None,
             "pairs": [
-                each | {"two_names": pair.two_names, "leaks_in": folds_of.get(pair.images, [])}
-                for each, pair in zip(made["pairs"], self.audit.pairs, strict=True)
+                each
+                | {"two_names": pair.two_names, "two_labels": pair.two_labels}
+                | {"verdict": self.verdict(pair), "leaks_in": folds_of.get(pair.images, [])}
+                for each, pair in kept
             ],
             "credits": credits_of(
                 self.catalog, {image for pair in self.audit.pairs for image in pair.images}
@@ -93,26 +117,27 @@ def audit(
 ) -> Audited:
     """The audit of a benchmark, made where there is none yet or with `force`, and what its split tears apart.
 
-    Pairs that the verdicts reject are left out. Raises WhalebenchError where a split is needed and absent.
+    Verdicts that are given are kept beside the audit from then on. One that was made without OpenCV is made
+    again where that is installed. Raises WhalebenchError where a split is needed and absent.
     """
     catalog, folder, stem = (
         load_catalog(name, workspace, progress),
-        workspace.benchmarks / name,
+        workspace.benchmarks / photos_name(name),
         split_stem(name, workspace),
     )
-    has_split = stem.with_suffix(".json").exists()
+    has_split = stem.with_name(f"{stem.name}.json").exists()
     if need_split and not has_split:
         raise WhalebenchError(
             f"{name} has no split that could have leaks: make one with `whalebench split make {name}`."
         )
-    rejected = read_verdicts(verdicts, catalog)["no"] if verdicts else ()
-    made = None if force else read_audit(catalog, folder)
-    if made is None:
+    if verdicts:
+        keep_verdicts(verdicts_in(verdicts, catalog), folder, catalog.digest)
+    made = None if force else read_audit(folder, catalog.digest)
+    if made is None or (can_find_parts() and not made.parts):
         made = audit_catalog(catalog, progress)
         write_audit(made, folder)
-    kept = made.without(rejected)
     split = read_split(stem, catalog) if has_split else None
-    return Audited(catalog, kept, split, len(made.pairs) - len(kept.pairs))
+    return Audited(catalog, made, split, read_verdicts(folder, catalog.digest))
 
 
 def credits_of(catalog: Catalog, images: Container[str]) -> dict[str, str]:

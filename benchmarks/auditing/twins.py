@@ -8,12 +8,12 @@ which two photos of plain sea differ, confirms (normalised cross-correlation, Le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Looked = TypeVar("Looked")
 
 SIDE = 64
 """Height and width of the small pictures."""
@@ -80,41 +81,57 @@ class Matches:
         return len(self.larger)
 
 
-def small_pictures(
-    paths: Sequence[str], progress: Progress = SILENT, regions: Sequence[Region | None] = ()
-) -> Floats:
-    """Grey pictures (photos, SIDE, SIDE) of the whole frames, upright, each less its mean.
+def small_pictures(paths: Sequence[str], progress: Progress = SILENT) -> Floats:
+    """Grey pictures (photos, SIDE, SIDE) of the whole frames, upright, each less its mean."""
+    pictures = np.empty((len(paths), SIDE, SIDE), np.float32)
+    for row, picture in enumerate(decode_all(paths, small_picture, progress)):
+        pictures[row] = picture
+    return pictures
+
+
+def decode_all(
+    paths: Sequence[str],
+    look: Callable[[Image.Image], Looked],
+    progress: Progress = SILENT,
+    regions: Sequence[Region | None] = (),
+) -> Iterator[Looked]:
+    """What `look` makes of each photo in grey and upright, on all cores, each decoded once.
 
     Where there are regions the frames are these parts of the files.
 
     Raises WhalebenchError naming a file that cannot be decoded.
     """
     progress.stage("decode")
-    pictures = np.empty((len(paths), SIDE, SIDE), np.float32)
     pool = ThreadPoolExecutor(cores())
     try:
         with pixel_limit(MAX_PIXELS):
             parts = regions or [None] * len(paths)
-            for row, picture in enumerate(pool.map(_small_picture, paths, parts)):
-                pictures[row] = picture - picture.mean()
-                progress.advance(row + 1, len(paths))
+            seen = pool.map(lambda path, region: look(_grey(path, region)), paths, parts)
+            for done, looked in enumerate(seen, start=1):
+                yield looked
+                progress.advance(done, len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
-    return pictures
 
 
-def _small_picture(path: str, region: Region | None) -> Floats:
+def _grey(path: str, region: Region | None) -> Image.Image:
     try:
-        grey = np.asarray(read_photo(Path(path), "L", (DRAFT, DRAFT), region), np.float32)
+        return read_photo(Path(path), "L", (DRAFT, DRAFT), region)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise WhalebenchError(
             f"photo '{path}' cannot be decoded ({one_line(error, 80)}): restore the file, then audit again."
         ) from error
+
+
+def small_picture(photo: Image.Image) -> Floats:
+    """A grey photo as SIDE by SIDE means, less their mean."""
+    grey = np.asarray(photo, np.float32)
     # Exact means in floats: of plain sea they tell more than whole numbers hold, or filters that round cells.
     whole = np.zeros((1, 2), np.float32)
     rows, columns = (_cell_weights(whole, SIDE, pixels)[0] for pixels in grey.shape)
-    small: Floats = rows @ grey @ columns.T
-    return small
+    small = rows @ grey @ columns.T
+    less: Floats = small - small.mean()
+    return less
 
 
 def turned(pictures: Floats, turn: int) -> Floats:
@@ -163,7 +180,7 @@ def propose(pictures: Floats, progress: Progress = SILENT) -> Matches:
 def _variants(pictures: Floats) -> Floats:
     """Coarse details (photos, TURNS x WINDOWS, cells) of each photo."""
     weights = _cell_weights(np.array(EDGES, np.float32), TILE).reshape(-1, SIDE)
-    grids = weights @ pictures @ weights.T
+    grids: Floats = np.matmul(np.matmul(weights, pictures), weights.T)
     grids = grids.reshape(len(pictures), len(EDGES), TILE, len(EDGES), TILE).swapaxes(2, 3)
     rows, columns = np.array(WINDOWS).T
     found = details(grids[:, rows, columns]).reshape(len(pictures), len(WINDOWS), TILE, TILE)
@@ -177,7 +194,7 @@ def _proposed(block: Ints, variants: torch.Tensor, whole: torch.Tensor) -> Match
 
     flat = variants.flatten(0, 1).contiguous()
     best = torch.cat(
-        [(flat @ keys.T).view(len(block), -1, len(keys)).amax(dim=1) for keys in whole.split(KEYS)],
+        [(flat @ keys.T).view(len(block), -1, len(keys)).amax(dim=1) for keys in torch.split(whole, KEYS)],
         dim=1,
     )
     best[torch.arange(len(block)), torch.from_numpy(block)] = -1
@@ -226,14 +243,14 @@ def _fits(pictures: Floats, trims: Floats, aim: Floats, cells: int) -> Floats:
     """Mean correlation (pictures,) of the tiles in which one of the two shows anything."""
     tiles = details(cropped(pictures, trims, cells))
     shown = (tiles.any(axis=-1) | aim.any(axis=-1)).sum(axis=-1)
-    fits: Floats = np.einsum("ptc,ptc->p", tiles, aim) / np.maximum(shown, 1)
+    fits: Floats = np.einsum("ptc,ptc->p", tiles, aim) / np.maximum(shown, 1, dtype=np.float32)
     return fits
 
 
 def cropped(pictures: Floats, trims: Floats, cells: int) -> Floats:
     """Means (pictures, cells, cells) of the cells of a cropping of each: trims (pictures, 4) are cut off."""
     rows, columns = _cell_weights(trims[:, :2], cells), _cell_weights(trims[:, 2:], cells)
-    means: Floats = rows @ pictures @ columns.transpose(0, 2, 1)
+    means: Floats = np.matmul(np.matmul(rows, pictures), columns.transpose(0, 2, 1))
     return means
 
 
@@ -256,10 +273,10 @@ def details(grids: Floats) -> Floats:
     across = cells // TILE
     tiles = grids.reshape(*rest, across, TILE, across, TILE).swapaxes(-3, -2)
     flat = tiles.reshape(*rest, across**2, TILE**2)
-    flat = flat - (flat @ _smooth().T) @ _smooth()
+    flat = flat - np.matmul(np.matmul(flat, _smooth().T), _smooth())
     length = np.linalg.norm(flat, axis=-1, keepdims=True)
-    unit: Floats = np.where(length >= FLATTEST * TILE, flat / np.maximum(length, 1e-9), np.float32(0))
-    return unit
+    unit = np.where(length >= FLATTEST * TILE, flat / np.maximum(length, 1e-9), np.float32(0))
+    return unit.astype(np.float32, copy=False)
 
 
 @cache

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 from whalebench import WhalebenchError, cell_text, one_line
+from whalebench.benchmarks.core.audits import Images, Verdict
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.importing.tables import read_table
 
-VERDICTS = ("yes", "no", "unsure", "")
-Pairs = tuple[tuple[str, str], ...]
+VERDICTS = (*get_args(Verdict), "")
 
 
-def read_verdicts(file: Path, catalog: Catalog) -> dict[str, Pairs]:
-    """By verdict (yes, no, unsure, or "" where none is given) the pairs of image ids, sorted.
+def verdicts_in(file: Path, catalog: Catalog) -> dict[Images, Verdict]:
+    """The verdict on each pair of image ids, sorted, that has one.
 
     Raises WhalebenchError for a file without the columns first, second and verdict, for another verdict, for
     a photo that is not in the catalog, and for a pair with two verdicts.
@@ -24,7 +25,7 @@ def read_verdicts(file: Path, catalog: Catalog) -> dict[str, Pairs]:
             f"{file} has no column {min(absent)}: give the CSV of the audit's page, or one with the columns "
             f"first, second and verdict."
         )
-    known, verdict_of = set(catalog.table["image"]), dict[tuple[str, str], str]()
+    known, verdict_of = set(catalog.table["image"]), dict[Images, Any]()
     for row, place in zip(table.rows, table.places, strict=True):
         one, other = sorted(cell_text(row[column]) for column in ("first", "second"))
         verdict = row["verdict"].lower()
@@ -40,7 +41,4 @@ def read_verdicts(file: Path, catalog: Catalog) -> dict[str, Pairs]:
             )
         if verdict_of.setdefault((one, other), verdict) != verdict:
             raise WhalebenchError(f"{file}, {place}: this pair has another verdict further up; keep one.")
-    return {
-        each: tuple(sorted(pair for pair, verdict in verdict_of.items() if verdict == each))
-        for each in VERDICTS
-    }
+    return {pair: verdict for pair, verdict in sorted(verdict_of.items()) if verdict}

@@ -141,22 +141,30 @@ def match(
     return np.stack([rows, nearest[rows]], axis=1)
 
 
-def count_inliers(
+def fit_motion(
     query: NDArray[np.float32], gallery: NDArray[np.float32], motion: Motion, tolerance: float
-) -> int:
-    """How many matched points (matches, 2) one motion takes to their partners, within tolerance pixels.
+) -> tuple[NDArray[np.float64] | None, int]:
+    """The motion that takes most of matched points (matches, 2) to their partners, and how many it takes.
 
-    RANSAC (Fischler & Bolles, 1981) from one seed; 0 for fewer than MIN_MATCHES matches.
+    Within tolerance pixels, as a matrix (2 or 3, 3). RANSAC (Fischler & Bolles, 1981) from one seed; None and
+    0 for fewer than MIN_MATCHES matches.
     """
     if len(query) < MIN_MATCHES:
-        return 0
+        return None, 0
     import cv2
 
     cv2.setRNGSeed(RANSAC_SEED)
     estimate: Any = cv2.findHomography if motion == "homography" else cv2.estimateAffinePartial2D
     limits = {"ransacReprojThreshold": tolerance, "maxIters": RANSAC_ITERATIONS, "confidence": 0.99}
-    _, inliers = estimate(query, gallery, method=cv2.RANSAC, **limits)
-    return 0 if inliers is None else int(np.count_nonzero(inliers))
+    found, inliers = estimate(query, gallery, method=cv2.RANSAC, **limits)
+    return found, 0 if inliers is None else int(np.count_nonzero(inliers))
+
+
+def count_inliers(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], motion: Motion, tolerance: float
+) -> int:
+    """How many matched points (matches, 2) one motion takes to their partners, see `fit_motion`."""
+    return fit_motion(query, gallery, motion, tolerance)[1]
 
 
 class LightGlue:
