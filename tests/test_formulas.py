@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from whalebench import cell_text
+from whalebench.benchmarks.core.audits import Pair
 from whalebench.benchmarks.core.catalog import build_catalog
 from whalebench.benchmarks.core.files import digest_text, with_digest
 from whalebench.benchmarks.core.workspace import Workspace
@@ -44,9 +46,10 @@ def cells_of(text: str) -> list[list[str]]:
 
 
 def audit_document(first: str, identity: str) -> dict[str, Any]:
-    pair = {"first": first, "second": "b.jpg", "first_identity": identity, "second_identity": "bob"}
-    pair |= {"kind": "twin", "likeness": 0.9, "turn": 0, "seconds": None, "two_names": True, "leaks_in": []}
-    return {"audit_digest": "d", "name": "mine", "pairs": [pair], "credits": {}}
+    pair = asdict(Pair(first, "b.jpg", "twin", 0.9, identity, "bob"))
+    pair |= {"two_names": True, "two_labels": False, "verdict": "", "leaks_in": []}
+    counts = dict.fromkeys(("two_names", "two_labels", "rejected", "unseen"), 1) | {"kinds": {"twin": 1}}
+    return {"audit_digest": "d", "name": "mine", "pairs": [pair], "credits": {}} | counts
 
 
 def test_these_are_all_files_that_write_csv() -> None:
@@ -62,6 +65,7 @@ def test_these_are_all_files_that_write_csv() -> None:
         "reports/audit_page.py",
         "reports/writers.py",
         "splits/split.py",
+        "splits/table.py",
     }
 
 
