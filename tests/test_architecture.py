@@ -44,8 +44,8 @@ ALLOWED = {
 """Room, or the ground floor of one -> what its files may import of this package, at once or later."""
 FLOORS = ("networks", "losses", "training", "crops")
 """Folders of methods/parts from the ground up: each imports from those of lower floors only."""
-MOST_WITH_ONE_IMPORTER = 25
-"""Of modules that a single other module imports: a subject is cut where it ends, not into pieces."""
+MOST_WITH_ONE_IMPORTER = 1 / 6
+"""Of all modules those that a single other one imports: a subject is cut where it ends, not into pieces."""
 
 
 def module_name(file: Path) -> str:
@@ -158,7 +158,7 @@ def test_few_modules_have_one_importer() -> None:
     importers = Counter(module for imported in graph.values() for module in imported)
     counted = importers.keys() - packages - entry_points() - layouts - set(graph["whalebench.cli"])
     alone = [module for module in sorted(counted) if importers[module] == 1]
-    assert len(alone) <= MOST_WITH_ONE_IMPORTER, "\n".join(alone)
+    assert len(alone) <= MOST_WITH_ONE_IMPORTER * len(graph), "\n".join(alone)
 
 
 def test_parts_import_downwards() -> None:

@@ -224,7 +224,7 @@ def test_a_benchmark_of_before_stays_as_it_was(
     """An older version read neither dates from EXIF nor the column place; its catalog keeps its digest."""
     table = write(tmp_path, PHOTOS, ",place", {"a.jpg": ",cove"})
     with monkeypatch.context() as older:
-        older.setattr(importer, "DETAILS", ())
+        older.setattr(importer, "WHERE_GIVEN", ("split",))
         older.setattr("whalebench.benchmarks.core.exif.TAKEN", ())
         before = import_csv(table, "mine", workspace).catalog
     assert "place" not in before.table and set(before.table["date"]) == {""}

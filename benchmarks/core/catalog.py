@@ -115,9 +115,12 @@ class Catalog:
         """The individuals by name, sorted."""
         return tuple(sorted(set(self.table["identity"]).difference(NAMELESS)))
 
-    @cached_property
+    @property
     def identified(self) -> "Catalog":
-        """The same without photos of animals that are NOT_IDENTIFIED: what splits are made of."""
+        """The same without photos of animals that are NOT_IDENTIFIED: what splits are made of.
+
+        Not kept: a catalog that holds itself would stay in memory while a method is at work.
+        """
         known = self.table["identity"] != NOT_IDENTIFIED
         return self if known.all() else replace(self, table=self.table[known].reset_index(drop=True))
 
