@@ -83,7 +83,7 @@ def import_photos(
     anything is checked, encounters are made where the table names none.
     """
     _check_name(name)
-    form = _form(layout, options)
+    choices = _Choices(_form(layout, options), missing, given, encounters, max_pixels)
     folder = workspace.benchmarks / name
     with ExitStack() as opened:
         source = opened.enter_context(open_source(place, folder / COPIES))
@@ -92,7 +92,7 @@ def import_photos(
         source = opened.enter_context(with_masks(source, laid.outlines, folder / MASKS, progress))
         table, folded = without_unseen(laid.table)
         table, changed, derived = _named(table, options.species, aliases)
-        read = _read_photos(source, table, form, missing, given, max_pixels, progress, encounters)
+        read = _read_photos(source, _check_photos(source, table, choices, progress), choices, progress)
         notes = [*source.notes, *laid.notes, *folded, *changed, *read.notes]
         with benchmark_lock(workspace, name, lambda: progress.stage("wait for benchmark")):
             frame, known = as_before(folder, read.frame, read.from_exif, name)
@@ -147,62 +147,79 @@ class _Read:
     """The images whose dates are from EXIF."""
 
 
-def _read_photos(
-    source: Source,
-    table: TextTable,
-    form: Form,
-    missing: Missing,
-    given: Given,
-    max_pixels: int,
-    progress: Progress,
-    encounters: EncounterRule | None,
-) -> _Read:
-    """Checks the rows, then decodes the photos and masks that they name."""
-    place = source.place
-    named = (row.get(column, "") for row in table.rows for column in ("path", "mask"))
+@dataclass(frozen=True)
+class _Choices:
+    """What the user says of the rows, see `import_photos`."""
+
+    form: Form
+    missing: Missing
+    given: Given
+    encounters: EncounterRule | None
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Rows in which nothing is wrong, as far as can be told before photos are decoded."""
+
+    table: TextTable
+    photos: list[str]
+    """The path of each row's photo now."""
+    masks: list[str]
+    """And of its mask, "" for none."""
+    regions: list[Region | None]
+    notes: list[str]
+
+
+def _check_photos(source: Source, table: TextTable, choices: _Choices, progress: Progress) -> _Checked:
+    """The rows, checked, beside the files that they name; raises WhalebenchError with all problems."""
+    place, named = source.place, [row.get(column, "") for row in table.rows for column in ("path", "mask")]
     refuse_not_utf8([str(place.absolute()), *named])
     notes = [*boxes.on_other_names(table.columns), *tables.check_columns(table, place)]
     table, of_nobody = name_nobody(table)
-    notes += of_nobody
-    boxes.check_form(form, table, place)
-    table = boxes.as_corners(table, form)
-    if not form:
+    boxes.check_form(choices.form, table, place)
+    table = boxes.as_corners(table, choices.form)
+    if not choices.form:
         boxes.refuse_other_forms(source, table)
     problems = tables.check_rows(table, tables.number_columns(table))
     if len(problems) >= tables.MANY:  # the table is wrong as a whole: no file of it is looked for
         tables.refuse(place, table, problems)
     progress.stage("find the files")
-    source.fetch([row.get(column, "") for row in table.rows for column in ("path", "mask")], progress.advance)
+    source.fetch(named, progress.advance)
     photos, masks = resolve_paths(table, "path", source), resolve_paths(table, "mask", source)
-    problems += absent_files(source, table, photos, masks, missing)
+    problems += absent_files(source, table, photos, masks, choices.missing)
     table, in_shares = boxes.in_pixels(table, photos)
-    regions = given_regions(table, photos, given)
-    notes += [*in_shares, *notes_on_boxes(table, photos, regions)]
+    regions = given_regions(table, photos, choices.given)
     problems += unclear(table, photos, regions)
-    tables.refuse(place, table, problems + misfits(table, photos, masks, max_pixels))
+    tables.refuse(place, table, problems + misfits(table, photos, masks, choices.max_pixels))
     _check_enough(place, table, range(len(table.rows)), ())  # before hours of decoding
+    notes += [*of_nobody, *in_shares, *notes_on_boxes(table, photos, regions)]
+    return _Checked(table, photos, masks, regions, notes)
 
+
+def _read_photos(source: Source, checked: _Checked, choices: _Choices, progress: Progress) -> _Read:
+    """Decodes the photos and masks of checked rows, and what is to be said of them."""
+    table, regions = checked.table, checked.regions
     progress.stage("inspect")
-    facts, mask_facts = _decode(photos, masks, regions, max_pixels, progress.advance)
-    tables.refuse(place, table, unclear_masks(table, mask_facts))
-    photos, masks = [source.kept(path) for path in photos], [source.kept(path) for path in masks]
+    facts, mask_facts = _decode(checked, choices.max_pixels, progress.advance)
+    tables.refuse(source.place, table, unclear_masks(table, mask_facts))
+    photos, masks = ([source.kept(path) for path in paths] for paths in (checked.photos, checked.masks))
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
-    _check_enough(place, table, kept, quarantined)
+    _check_enough(source.place, table, kept, quarantined)
     images = [row["image"] for row in table.rows]
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
     dated = with_dates(table, kept)
     seen = notes_on(dated.table.rows, kept, mask_facts)
-    table, met, derived = _in_encounters(dated.table, kept, encounters, seen)
+    table, met, derived = _in_encounters(dated.table, kept, choices.encounters, seen)
     derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
     whole = {index: fact for index, fact in kept.items() if regions[index] is None}
     frame = in_parts(_frame(table, kept, photos, masks, mask_facts), [regions[index] for index in kept])
-    notes += [*dated.notes, *met, *boxes.notes_on_boxes(table.rows, whole, form)]
-    return _Read(
-        frame, quarantined, stamps, notes, derived, frozenset(images[index] for index in dated.found)
-    )
+    notes = [*checked.notes, *dated.notes, *met, *boxes.notes_on_boxes(table.rows, whole, choices.form)]
+    from_exif = frozenset(images[index] for index in dated.found)
+    return _Read(frame, quarantined, stamps, notes, derived, from_exif)
 
 
 def _in_encounters(
@@ -244,16 +261,13 @@ def _check_name(name: str) -> None:
 
 
 def _decode(
-    photos: list[str],
-    masks: list[str],
-    regions: list[Region | None],
-    max_pixels: int,
-    progress: Advance | None,
+    checked: _Checked, max_pixels: int, progress: Advance | None
 ) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
     """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
-    masked = [index for index, mask in enumerate(masks) if mask]
-    paths = [Path(path) for path in (*photos, *(masks[index] for index in masked))]
-    parts = [*regions, *(regions[index] for index in masked)]
+    photos = checked.photos
+    masked = [index for index, mask in enumerate(checked.masks) if mask]
+    paths = [Path(path) for path in (*photos, *(checked.masks[index] for index in masked))]
+    parts = [*checked.regions, *(checked.regions[index] for index in masked)]
     facts = inspect_photos(paths, parts, masks=len(masked), max_pixels=max_pixels, progress=progress)
     of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
