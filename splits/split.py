@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from whalebench import WhalebenchError, __version__, cell_text, one_line
+from whalebench import WhalebenchError, __version__, one_line
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
@@ -25,6 +25,7 @@ from whalebench.benchmarks.core.files import (
     parse_json,
     regular_file,
     with_digest,
+    without_apostrophes,
 )
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
 from whalebench.splits.assignment import LEFT_OUT, NEVER
@@ -156,7 +157,7 @@ def read_split(stem: Path, catalog: Catalog) -> Split:
     sidecar = _read_sidecar(stem)
     text = _read_text(stem)
     if digest_text(text) != sidecar["split_digest"]:
-        text = _without_apostrophes(text)
+        text = without_apostrophes(text)
     if digest_text(text) != sidecar["split_digest"]:
         raise WhalebenchError(
             f"{_with(stem, '.csv')} was edited after the split was made; restore it, since scores on a "
@@ -229,17 +230,6 @@ def _read_text(stem: Path) -> str:
             return opened.read()
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}); restore it.") from error
-
-
-def _without_apostrophes(text: str) -> str:
-    """The text that `kept_text` was made of; the same one where it is no CSV."""
-    plain = io.StringIO()
-    try:
-        rows = ([cell_text(cell) for cell in row] for row in csv.reader(io.StringIO(text)))
-        csv.writer(plain, lineterminator="\n").writerows(rows)
-    except csv.Error:
-        return text
-    return plain.getvalue()
 
 
 def _parse(text: str, stem: Path) -> pd.DataFrame:

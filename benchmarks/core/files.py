@@ -5,7 +5,9 @@ A digest guards against accident, not against forgery: whoever may write a file 
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from whalebench import WhalebenchError, one_line
+from whalebench import WhalebenchError, cell_text, one_line
 
 DEEPEST = 64
 """Levels of lists and dictionaries that a JSON document may have, far more than any written here has."""
@@ -153,3 +155,14 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number := float(digits)):
         raise ValueError(f"{digits[:20]} is not finite")
     return number
+
+
+def without_apostrophes(text: str) -> str:
+    """A CSV as it was before `table_cell` kept its cells from being computed; what is none as it is."""
+    plain = io.StringIO()
+    try:
+        rows = ([cell_text(cell) for cell in row] for row in csv.reader(io.StringIO(text)))
+        csv.writer(plain, lineterminator="\n").writerows(rows)
+    except csv.Error:
+        return text
+    return plain.getvalue()
