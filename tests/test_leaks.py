@@ -68,7 +68,7 @@ class Place:
     def verdicts(self, **verdict_of: Any) -> None:
         """Keeps verdicts on the pair of the test photo of that place, as _1='no'."""
         held = {
-            (self.tested[place], self.learned[place]): verdict
+            (self.learned[place], self.tested[place]): verdict
             for name, verdict in verdict_of.items()
             for place in [int(name[1:])]
         }
