@@ -59,6 +59,8 @@ STAGES = {
     "inspect": "Checking photos",
     "compare": "Comparing photos with each other",
     "confirm": "Looking closely at pairs that may be twins",
+    "look up": "Looking up details that photos share",
+    "confirm parts": "Looking closely at pairs that may be parts of one picture",
     "decode": "Decoding photos",
     "learn": "Learning",
     "localizer": "Learning to find boxes",

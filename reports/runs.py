@@ -19,7 +19,7 @@ from rich.console import Group
 from rich.text import Text
 
 from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.core.audits import audit_files
+from whalebench.benchmarks.core.audits import audit_files, no_audit, read_leaks
 from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
 from whalebench.benchmarks.core.outputs import check_output, output_path
@@ -371,11 +371,16 @@ def write_bundle(file: Path, workspace: Workspace, benchmark: str | None = None)
 
 
 def _audits(records: Sequence[RunRecord], benchmarks: Path) -> dict[str, bytes]:
-    """What tells of leaks, of the benchmarks that were audited, by name."""
-    of_runs = (audit_files(record.benchmark) for record in records)
-    audited = [files for files in of_runs if (benchmarks / files[0]).is_file()]
-    names = sorted({name for files in audited for name in files if (benchmarks / name).is_file()})
-    return {name: (benchmarks / name).read_bytes() for name in names}
+    """What tells of leaks, or that nobody looked for them, by name."""
+    packed: dict[str, bytes] = {}
+    for record in records:
+        audit, *others = audit_files(record.benchmark)
+        if (benchmarks / audit).is_file():
+            there = [name for name in (audit, *others) if (benchmarks / name).is_file()]
+            packed |= {name: (benchmarks / name).read_bytes() for name in there}
+        elif read_leaks(benchmarks, record.benchmark, record.catalog_digest, record.split_digest):
+            packed[audit] = no_audit(record.catalog_digest)
+    return dict(sorted(packed.items()))
 
 
 def _files_to_pack(record: RunRecord, workspace: Workspace) -> dict[str, bytes]:

@@ -78,7 +78,7 @@ def document(**verdict_of: str) -> dict[str, Any]:
     counts = {"two_names": 1, "two_labels": 1, "rejected": 0, "unseen": 4}
     kinds = {kind: sum(pair.kind == kind for pair in PAIRS) for kind in KINDS}
     told = {"name": "ten", "photos": 10, "audit_digest": made["digest"], "leaks": None, "parts": True}
-    return told | {"kinds": kinds, **counts, "pairs": rows}
+    return told | {"kinds": kinds, **counts, "pairs": rows, "credits": {}}
 
 
 def page_of(told: dict[str, Any]) -> str:

@@ -377,7 +377,7 @@ def test_another_person_prints_the_same_report(place: Workspace, tmp_path: Path,
         if path.is_file()
     }
     kept = {f"runs/{run.name}/{name}" for run in place.runs.iterdir() for name in (RECORD, PREDICTIONS)}
-    assert names == {"README.md", "ledger.jsonl", *kept}
+    assert names == {"README.md", "ledger.jsonl", "benchmarks/tiny/audit.json", *kept}
     assert report(cli, tmp_path / "other") == report(cli, place.root)
 
 

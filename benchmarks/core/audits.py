@@ -130,16 +130,27 @@ def write_audit(audit: Audit, folder: Path) -> Path:
     return folder / AUDIT
 
 
+def no_audit(catalog_digest: str) -> bytes:
+    """What stands in a bundle, which has no catalog, in place of an audit that nobody made."""
+    document = {"version": AUDIT_VERSION, "catalog_digest": catalog_digest, "pairs": None}
+    return json.dumps(with_digest(document), indent=2).encode() + b"\n"
+
+
+def _read_document(folder: Path, catalog_digest: str) -> dict[str, Any] | None:
+    """What is kept of a catalog's audit; None where nothing is, or of other photos or another version."""
+    document = _read(folder / AUDIT, f"remove it and run `whalebench data audit {folder.name}`")
+    if document is None or document.get("version") != AUDIT_VERSION:
+        return None
+    return document if document.get("catalog_digest") == catalog_digest else None
+
+
 def read_audit(folder: Path, catalog_digest: str) -> Audit | None:
     """The audit of a catalog that is kept in its folder; None where there is none, or one of other photos.
 
     Raises WhalebenchError for one that was damaged or edited.
     """
-    document = _read(folder / AUDIT, f"remove it and run `whalebench data audit {folder.name}`")
-    if document is None or (document.get("version"), document.get("catalog_digest")) != (
-        AUDIT_VERSION,
-        catalog_digest,
-    ):
+    document = _read_document(folder, catalog_digest)
+    if document is None or document.get("pairs") is None:
         return None
     try:
         return TypeAdapter(Audit).validate_python(
@@ -237,7 +248,8 @@ def read_leaks(benchmarks: Path, name: str, catalog_digest: str, split_digest: s
     folder = (benchmarks / split).parent
     audit = read_audit(folder, catalog_digest)
     if audit is None:
-        return Leaks(folder.name, audited=False) if _are_taken(folder, catalog_digest) else None
+        unaudited = _are_taken(folder, catalog_digest) or _read_document(folder, catalog_digest)
+        return Leaks(folder.name, audited=False) if unaudited else None
     try:
         text = regular_file(benchmarks / split).read_bytes().decode("utf-8")
     except (OSError, ValueError):
