@@ -36,8 +36,10 @@ POINTS = 96
 """Most key points of a photo."""
 CONTRAST = 0.015
 """Least contrast of a key point."""
-CELL, MOST_CELLS, PROBES = 300, 2048, 2
+CELL, MOST_CELLS, PROBES = 300, 4096, 2
 """Points a cell, about; most cells; and in how many of them each point is looked up."""
+CROWDED = 1500
+"""Most points of a cell that is looked into: what so many photos show, as plain sea, tells none apart."""
 NEAREST, NEAR = 4, 0.84
 """Points that one is matched to in a cell, at most and how alike at least (cosine of RootSIFT)."""
 TURN_BINS, OCTAVES = 8, 1.0
@@ -122,9 +124,13 @@ def propose_parts(points: Sequence[Keypoints], progress: Progress = SILENT) -> I
     drawn = np.random.default_rng(0).permutation(len(every))[: min(MOST_CELLS, 1 + len(every) // CELL)]
     centres = root_sift(every[np.sort(drawn)])
     votes, cells = [np.zeros((2, 0), np.int64)], _cells(every, centres)
+    crowded = np.bincount(cells[:, 0], minlength=len(centres)) > CROWDED
     for mirrored in (False, True):
         asked = _cells(every[:, MIRROR], centres) if mirrored else cells
         for cell, (keys, queries) in enumerate(_members(cells[:, 0], asked, len(centres))):
+            progress.advance(mirrored * len(centres) + cell + 1, 2 * len(centres))
+            if crowded[cell]:
+                continue
             looked_up = root_sift(every[queries][:, MIRROR] if mirrored else every[queries])
             # A point is among the keys itself, unless this is not its own cell or it is mirrored.
             itself = np.full(len(queries), -1) if mirrored else _places(queries, keys)
@@ -133,7 +139,6 @@ def propose_parts(points: Sequence[Keypoints], progress: Progress = SILENT) -> I
             rows, partners = rows[apart], partners[apart]
             met = queries[rows], keys[partners]
             votes.append(_votes(*met, photo, places, mirrored=mirrored))
-            progress.advance(mirrored * len(centres) + cell + 1, 2 * len(centres))
     return _elected(np.concatenate(votes, axis=1), len(points))
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Region
@@ -104,7 +105,8 @@ def decode_all(
     progress.stage("decode")
     pool = ThreadPoolExecutor(cores())
     try:
-        with pixel_limit(MAX_PIXELS):
+        # Threads of the library for matrices would fight those of the pool over the cores.
+        with pixel_limit(MAX_PIXELS), threadpool_limits(1, "blas"):
             parts = regions or [None] * len(paths)
             seen = pool.map(lambda path, region: look(_grey(path, region)), paths, parts)
             for done, looked in enumerate(seen, start=1):
