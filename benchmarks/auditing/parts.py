@@ -54,7 +54,8 @@ LEAST_SHARED = 0.1
 """Least share of the smaller that both have to show."""
 BLUR = 15
 """Width in pixels of what is smooth and so no detail."""
-CHUNK = 1 << 16
+CHUNK, SHARDS = 1 << 16, 16
+"""Descriptors compared at once, about, and parts in which votes are counted: both for the sake of memory."""
 MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 """Where the numbers of a SIFT descriptor lie in that of the mirrored photo."""
 
@@ -139,7 +140,7 @@ def propose_parts(points: Sequence[Keypoints], progress: Progress = SILENT) -> I
             rows, partners = rows[apart], partners[apart]
             met = queries[rows], keys[partners]
             votes.append(_votes(*met, photo, places, mirrored=mirrored))
-    return _elected(np.concatenate(votes, axis=1), len(points))
+    return _elected(votes, len(points))
 
 
 def _votes(one: Ints, other: Ints, photo: Ints, places: Floats, *, mirrored: bool) -> Ints:
@@ -209,13 +210,24 @@ def _nearest(queries: Floats, keys: Floats, itself: Ints) -> tuple[Ints, Ints]:
     return np.concatenate(found_rows), np.concatenate(found_keys)
 
 
-def _elected(votes: Ints, photos: int) -> Ints:
-    """The pairs with most points in one motion: SHARED at least, of each photo the KEPT best."""
+def _counted(votes: Ints) -> tuple[Ints, Ints]:
+    """The motions that SHARED points and more have, ascending, and how many points."""
     order = np.lexsort(votes[::-1])
     new = np.ones(len(order), bool)
     new[1:] = (votes[:, order[1:]] != votes[:, order[:-1]]).any(axis=0)
     motions, counts = np.unique(votes[0, order[new]], return_counts=True)
-    motions, counts = motions[counts >= SHARED], counts[counts >= SHARED]
+    return motions[counts >= SHARED], counts[counts >= SHARED]
+
+
+def _elected(votes: Sequence[Ints], photos: int) -> Ints:
+    """The pairs with most points in one motion: SHARED at least, of each photo the KEPT best."""
+    shards = [
+        _counted(np.concatenate([each[:, each[0] % SHARDS == shard] for each in votes], axis=1))
+        for shard in range(SHARDS)
+    ]
+    motions, counts = (np.concatenate(each) for each in zip(*shards, strict=True))
+    order = np.argsort(motions)
+    motions, counts = motions[order], counts[order]
     best = np.argsort(-counts, kind="stable")
     pairs, where = np.unique(motions[best] // (TURN_BINS * 32), return_index=True)
     taken, kept = np.zeros(photos, np.int64), []

@@ -101,7 +101,7 @@ PARTS: dict[str, tuple[Part, int, str]] = {
     "little": (a_little, 2, "a little of everything, as the tests have it"),
 }
 """By name of a part what finds its faults, how many tries it makes unless told, and of what."""
-LITTLE = {"images": 1, "tables": 6, "plans": 4, "options": 8, "records": 8, "benchmarks": 2, "checkpoints": 1}
+LITTLE = {"images": 1, "tables": 3, "plans": 2, "options": 4, "records": 4, "benchmarks": 1, "checkpoints": 1}
 """Cases of each kind that the tests have."""
 WHOLE = {
     "fuzz": 2000,
