@@ -60,7 +60,7 @@ STEPS = ((8, 0.03, 0.6), (16, 0.015, 0.3), (32, 0.0075, 0.2), (32, 0.004, 0.0))
 """Cells, the step in which edges are then moved, and the least correlation with which one goes on."""
 WIDEST = 0.3
 """Most that is cropped off one edge."""
-BLOCK, KEYS, PART = 8, 4096, 512
+BLOCK, KEYS, PART = 8, 1024, 512
 """Photos that are compared at a time, with how many others, and pairs that are aligned at a time."""
 
 
