@@ -1,0 +1,1 @@
+"""The page: leaderboard, runs and their photos as one file that needs no network."""
