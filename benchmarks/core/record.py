@@ -102,6 +102,8 @@ class RunRecord(BaseModel):
     method: str
     config: Values
     """The resolved configuration of the method."""
+    settings: list[str] = []
+    """The fields that were asked for, as typed after --set; empty in older records, too."""
     preset: str = ""
     """What chose some of its fields, where the run was asked for by a preset; they are like any others."""
     benchmark: str
@@ -371,6 +373,20 @@ def read_predictions(
     later = [name for name in LATER if columns is None or name in columns]
     complete: pd.DataFrame = queries.assign(**{name: nan for name in later if name not in queries})
     return complete
+
+
+def read_curve(folder: Path, record: RunRecord) -> pd.DataFrame | None:
+    """The losses of a run by epoch, see docs/record.md; None for one without, as an ensemble of finished runs.
+
+    Raises WhalebenchError where the file differs from its digest, or is no table.
+    """
+    file = folder / CURVE
+    if CURVE not in record.files and not file.exists():
+        return None
+    try:
+        return pd.read_csv(verified(file, record))
+    except (OSError, ValueError) as error:
+        raise WhalebenchError(f"{file} cannot be read ({error}): {REPEAT}.") from error
 
 
 def _refuse_rows(file: Path, rows: int, record: RunRecord) -> None:
