@@ -74,9 +74,7 @@ def report(
     return console.show_written(*written)
 
 
-def _board_page(
-    board: Leaderboard, workspace: Path, file: Path, photos: PhotosOfPage, *, quiet: bool
-) -> str:
+def _board_page(board: Leaderboard, workspace: Path, file: Path, photos: PhotosOfPage, *, quiet: bool) -> str:
     """The page of a leaderboard; that its file can be written is checked before an hour of photos."""
     from whalebench.benchmarks.core.outputs import check_output
     from whalebench.reports.page.page import board_page

@@ -293,9 +293,7 @@ def by_side(section: Section) -> Iterator[Grid]:
 def reviewed(section: Section) -> Iterator[Grid]:
     """What a reviewer must look at to find most matches, of runs that were broken down."""
     header, cells = _names(section)
-    efforts = [
-        (row, row.breakdown.effort) for row in section.rows if row.breakdown and row.breakdown.effort
-    ]
+    efforts = [(row, row.breakdown.effort) for row in section.rows if row.breakdown and row.breakdown.effort]
     if efforts:
         shares = [wording.percent(one.share) for one in efforts[0][1]]
         titles = tuple(f"{what} {share}" for what in ("find", "abundance at") for share in shares)

@@ -159,13 +159,15 @@ def _main(table: Table) -> Grid:
     """A line a contestant over all tracks, best first, the floors where their scores put them."""
     on_floor, too_sure = standing_on_floor(table), set(above_chance(table))
     lines = [
-        (_value(one), _line(one, ON_FLOOR * (one in on_floor), OVERCONFIDENT * (one in too_sure)), _facts(one))
+        (
+            _value(one),
+            _line(one, ON_FLOOR * (one in on_floor), OVERCONFIDENT * (one in too_sure)),
+            _facts(one),
+        )
         for one in table.contestants
     ]
     several = len({floor.folds for floor in table.floors}) > 1
-    lines += [
-        (floor.map_at_5, _floor_line(floor, several), _floor_facts(floor)) for floor in table.floors
-    ]
+    lines += [(floor.map_at_5, _floor_line(floor, several), _floor_facts(floor)) for floor in table.floors]
     # Sorting is stable: what has no score keeps its place at the end.
     lines.sort(key=lambda line: (isnan(line[0]), 0 if isnan(line[0]) else -line[0]))
     first = {one.name for one in table.contestants if any(row.may_be_best for row in one.rows)}

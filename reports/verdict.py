@@ -1,4 +1,4 @@
-"""What a comparison comes to, in one sentence: who may be the best, whom they beat, and by how much at least."""
+"""What a comparison comes to, in a sentence: who may be the best, whom they beat, and by how much at least."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 6
 def verdict(compared: Comparison) -> str:
     """The sentence that a board comes to.
 
-    Who is beaten is told apart from all that may be the best, and the lead named is below each of theirs, with
+    Who is beaten is told apart from all that may be the best; the lead named is below each of theirs, with
     95 % confidence over individuals and seeds for all pairs at once.
     """
     first, *others = compared.standings

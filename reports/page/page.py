@@ -72,7 +72,10 @@ def run_page(
     topic = run_topic(row, workspace, galleries, every=True)
     chapter = document.chapters[0]
     around = BenchmarkTopics(board.tables[0], chapter, workspace, galleries)
-    topics = (topic._replace(topics=around.of_one_run()), Topic("notes", "Notes", small=tuple(document.notes())))
+    topics = (
+        topic._replace(topics=around.of_one_run()),
+        Topic("notes", "Notes", small=tuple(document.notes())),
+    )
     album.make()
     facts = (row.record.benchmark, f"fold {row.record.fold}", f"seed {row.record.seed}")
     facts += (f"test labels of the fold were opened {times(row.looks)}",)

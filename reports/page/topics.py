@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan, nan
 from typing import NamedTuple
 
 from whalebench import WhalebenchError
@@ -23,10 +22,10 @@ from whalebench.reports.page.doubts import Doubts, HardIndividual, hardest_indiv
 from whalebench.reports.page.galleries import Disagreement, Galleries, QuerySet
 from whalebench.reports.page.views import TableView, table_view
 from whalebench.reports.repeating import run_command
-from whalebench.reports.tables import Cell, Grid, RowFacts
+from whalebench.reports.tables import Grid
 from whalebench.reports.tracks import facts_of, settings_of
 from whalebench.reports.verdict import verdict
-from whalebench.reports.wording import UNDEFINED, METRICS, duration, number, percent, with_interval
+from whalebench.reports.wording import METRICS, UNDEFINED, duration, number, with_interval
 
 MOST_RUNS = 60
 """Runs that have a section of their own on the page of a leaderboard."""
@@ -104,7 +103,14 @@ class BenchmarkTopics:
 
     def of_one_run(self) -> tuple[Topic, ...]:
         """Where the one run of the table was found, for which photos, and what it rests on."""
-        parts = (self._leaderboard(), self._sure(), self._found(), self._located(), self._rests(), self._parts())
+        parts = (
+            self._leaderboard(),
+            self._sure(),
+            self._found(),
+            self._located(),
+            self._rests(),
+            self._parts(),
+        )
         return tuple(part._replace(pictures=()) for part in parts if part)
 
     def _anchor(self, *names: str) -> str:
@@ -288,7 +294,7 @@ class BenchmarkTopics:
             return None
         given = {name: facts_of(record) for name, record in records.items()}
         fields = {name: settings_of(record) for name, record in records.items()}
-        titles = [f"What the harness counted, by contestant", "Fields that at least two of them have"]
+        titles = ["What the harness counted, by contestant", "Fields that at least two of them have"]
         grids = [_differing(title, values) for title, values in zip(titles, (given, fields), strict=True)]
         shown = [grid for grid in grids if grid.rows]
         return _unless_empty(
@@ -303,7 +309,13 @@ class BenchmarkTopics:
     def _seeds(self) -> Topic:
         """Folds and seeds of each contestant, and all single runs."""
         grids = (
-            (one.name, {fold: {seed: row.metrics["map_at_5"] for seed, row in seeds.items()} for fold, seeds in one.newest.items()})
+            (
+                one.name,
+                {
+                    fold: {seed: row.metrics["map_at_5"] for seed, row in seeds.items()}
+                    for fold, seeds in one.newest.items()
+                },
+            )
             for one, _ in self.readable
             if len(one.rows) > 1
         )
@@ -358,7 +370,9 @@ def run_topic(row: Row, workspace: Workspace, galleries: Galleries, *, every: bo
     return Topic(
         anchor,
         record.run,
-        sentences=tuple(filter(None, [record.unfit and f"It does not fit: {record.unfit}.", gallery.sentence])),
+        sentences=tuple(
+            filter(None, [record.unfit and f"It does not fit: {record.unfit}.", gallery.sentence])
+        ),
         warnings=tuple(dict.fromkeys(warnings)),
         command=run_command(record),
         facts=_run_facts(row),
@@ -387,9 +401,7 @@ def _first(one: Contestant) -> Row | None:
 
 def _mean_curve(one: Contestant) -> list[float]:
     """The CMC of a contestant, the mean over seeds, then over folds."""
-    folds = [
-        [row.record.cmc for row in seeds.values() if row.record.cmc] for seeds in one.newest.values()
-    ]
+    folds = [[row.record.cmc for row in seeds.values() if row.record.cmc] for seeds in one.newest.values()]
     of_folds = [[mean(values) for values in zip(*curves, strict=False)] for curves in folds if curves]
     return [mean(values) for values in zip(*of_folds, strict=False)]
 
@@ -402,8 +414,7 @@ def _learning(workspace: Workspace, row: Row, name: str) -> Picture | None:
 def _histograms(row: Row, name: str) -> list[Picture]:
     """How well the animals of its test photos were found."""
     return [
-        of_runs.histogram(measure, values, name)
-        for measure, values in of_runs.measures(row.queries).items()
+        of_runs.histogram(measure, values, name) for measure, values in of_runs.measures(row.queries).items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""A table as its template takes it: every cell with what it is sorted by, every row with what is drawn of it."""
+"""A table as its template takes it: each cell with what it is sorted by, each row with what is drawn of it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def table_view(
     rows = tuple(
         RowView(
             tuple(
-                CellView(text, _sorted_by(text), place == named, links.get(fact.anchor, "") * (place == named))
+                CellView(
+                    text, _sorted_by(text), place == named, links.get(fact.anchor, "") * (place == named)
+                )
                 for place, text in enumerate(texts)
             ),
             number in grid.best,
