@@ -203,7 +203,8 @@ class Section(NamedTuple):
     """The runs of one track on one fold, best first."""
 
     track: str
-    fold: int
+    fold: int | None
+    """None where it was put together of several folds."""
     queries: int
     """Test photos."""
     new: int

@@ -6,7 +6,7 @@ shows the topics fold by fold, the page the folds topic by topic.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import Any
 
 from whalebench.reports import wording
@@ -95,6 +95,28 @@ def details(table: Table) -> Iterator[Grid]:
             yield from topic(section)
 
 
+def of_folds(table: Table) -> list[Section]:
+    """A section a fold, with the runs of all tracks, best first."""
+    return [
+        sections[0]._replace(track="all tracks", rows=_best_first(sections))
+        for fold in dict.fromkeys(section.fold for section in table.sections)
+        if (sections := [section for section in table.sections if section.fold == fold])
+    ]
+
+
+def of_all(table: Table) -> Section:
+    """One section with all runs, best first."""
+    return table.sections[0]._replace(track="all tracks", fold=None, rows=_best_first(table.sections))
+
+
+def _best_first(sections: Sequence[Section]) -> tuple[Row, ...]:
+    def order(row: Row) -> float:
+        value = row.metrics.get("map_at_5", nan)
+        return inf if isnan(value) else -value
+
+    return tuple(sorted((row for section in sections for row in section.rows), key=order))
+
+
 def told_apart(table: Table) -> Iterator[Grid]:
     """How sure the order is within each letter that has several contestants."""
     for group in table.groups:
@@ -129,8 +151,11 @@ def single_runs(section: Section) -> Iterator[Grid]:
     """The runs of a fold, a line each."""
     header, names = _names(section)
     photos = f"{section.queries} test photos, {section.new} of them new individuals"
+    opened = f"test opened {wording.times(section.looks)}"
     yield Grid(
-        title=f"{section.track} · fold {section.fold}: {photos}; test opened {wording.times(section.looks)}",
+        title=f"{section.track} · fold {section.fold}: {photos}; {opened}"
+        if section.fold is not None
+        else "Each run",
         header=("rank", *header, *METRICS.values(), "time"),
         rows=tuple((row.place, *names(row), *_metrics(row)) for row in section.rows),
         best=frozenset(at for at, row in enumerate(section.rows) if row.may_be_best),
@@ -157,14 +182,22 @@ def marks_of(row: Row, *, untrained: bool = False) -> tuple[str, ...]:
     return tuple(name for name, holds in (marks | {"untrained": untrained}).items() if holds)
 
 
+def _fold(section: Section) -> str:
+    """What a title says of the fold."""
+    return "" if section.fold is None else f", fold {section.fold}"
+
+
 def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
     """Titles of the columns that name the rows of a section, and what fills them; the run where needed."""
-    pairs = {(row.contestant, row.record.seed) for row in section.rows}
-    header = ("method", "seed", "run") if len(pairs) < len(section.rows) else ("method", "seed")
+    told = {(row.contestant, row.record.fold, row.record.seed) for row in section.rows}
+    header = ("method", *(("fold",) if section.fold is None else ()), "seed")
+    if len(told) < len(section.rows):
+        header += ("run",)
 
     def cells(row: Row) -> tuple[str, ...]:
         method = f"{row.contestant} ({SEEN})" if row.seen else row.contestant
-        return (method, str(row.record.seed), row.record.run)[: len(header)]
+        named = {"method": method, "fold": str(row.record.fold), "seed": str(row.record.seed)}
+        return tuple((named | {"run": row.record.run})[name] for name in header)
 
     return header, cells
 
@@ -274,7 +307,7 @@ def by_photos(section: Section) -> Iterator[Grid]:
                 (*cells(row), *(_in_bucket(of_row.get(name)) for name in names)) for row, of_row in parts
             )
             title = " ".join(words.format("").split())
-            yield Grid(f"MAP@5 by {title}, fold {section.fold}", (*header, *counted), lines, (BUCKETS,))
+            yield Grid(f"MAP@5 by {title}{_fold(section)}", (*header, *counted), lines, (BUCKETS,))
 
 
 def by_side(section: Section) -> Iterator[Grid]:
@@ -283,7 +316,7 @@ def by_side(section: Section) -> Iterator[Grid]:
     rows = [(row, one) for row in section.rows if row.breakdown for one in row.breakdown.sides]
     if rows:
         yield Grid(
-            f"Same side and other side, fold {section.fold}",
+            f"Same side and other side{_fold(section)}",
             (*header, *side_cells(rows[0][1])),
             tuple((*cells(row), *side_cells(one).values()) for row, one in rows),
             (SIDES,),
@@ -299,7 +332,7 @@ def reviewed(section: Section) -> Iterator[Grid]:
         titles = tuple(f"{what} {share}" for what in ("find", "abundance at") for share in shares)
         lines = tuple((*cells(row), *map(candidates, of), *map(abundance, of)) for row, of in efforts)
         yield Grid(
-            f"What a reviewer must look at, fold {section.fold}",
+            f"What a reviewer must look at{_fold(section)}",
             (*header, *titles),
             lines,
             (f"What a reviewer must look at: {EFFORT[0].lower()}{EFFORT[1:]}",),
@@ -341,7 +374,7 @@ def _small(
     """A table of the numbers of these keys of some rows, their names as titles of the columns."""
     header, cells = _names(section)
     lines = tuple((*cells(row), *(_cell(numbers, key) for key in keys)) for row, numbers in rows)
-    return Grid(f"{title}, fold {section.fold}", (*header, *(names[key] for key in keys)), lines, legend)
+    return Grid(f"{title}{_fold(section)}", (*header, *(names[key] for key in keys)), lines, legend)
 
 
 def _cell(numbers: Mapping[str, Any], key: str) -> str:

@@ -197,14 +197,14 @@ def _ends(standing: Standing) -> tuple[float, float, float]:
 def _facts(one: Contestant) -> RowFacts:
     """What a page does with the line of a contestant."""
     standing = one.standing
-    ranks = (standing.rank_low, standing.rank_high) if standing else (None, None)
+    alone = standing is None or one.place.endswith(UNDEFINED)
     return RowFacts(
         anchor=one.name,
         command=contestant_command([row.record for row in one.rows]),
         track=one.group.letter if one.group else "",
         marks=marks_of(one.rows[0], untrained=one.untrained),
         interval=_ends(standing) if standing else None,
-        ranks=(ranks[0], ranks[1]) if ranks[0] is not None and ranks[1] is not None else None,
+        ranks=None if standing is None or alone else (standing.rank_low or 1, standing.rank_high or 1),
     )
 
 
@@ -280,9 +280,14 @@ def _key(table: Table) -> Iterator[str]:
         yield f"{OVERCONFIDENT} A log loss above that of the uniform guess, after calibration."
 
 
+def looks_of(table: Table) -> dict[int, int]:
+    """By fold how often its test labels were opened."""
+    return {section.fold: section.looks for section in table.sections if section.fold is not None}
+
+
 def opened(table: Table) -> str:
     """How many times the test labels of the folds were opened, as far as that was written down."""
-    looks = {section.fold: section.looks for section in table.sections}
+    looks = looks_of(table)
     scored = (row for section in table.sections for row in section.rows if not row.record.unfit)
     runs = Counter(row.record.fold for row in scored)
     folds = ", ".join(f"fold {fold}: {times}" for fold, times in sorted(looks.items()))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import floor
 
+from whalebench.reports.board import Group
 from whalebench.reports.metrics.comparison import Comparison, Standing
 from whalebench.reports.wording import between, listed, number
 
@@ -12,17 +13,30 @@ MOST = 6
 """How many names a sentence has."""
 
 
+def verdicts(groups: Sequence[Group]) -> Iterator[str]:
+    """What the groups of a table come to: a sentence for each that compares somebody, the largest first.
+
+    Those that stand alone on their tracks are in one sentence.
+    """
+    compared = [group for group in groups if len(group.comparison.standings) > 1]
+    for group in sorted(compared, key=lambda group: -len(group.comparison.standings)):
+        yield f"{group.letter}: " * (len(groups) > 1) + verdict(group.comparison)
+    alone = [group.comparison.standings[0] for group in groups if group not in compared]
+    if len(alone) > 1:
+        scores = (f"{one.contestant} {between(one.value, one.low, one.high)}" for one in alone)
+        yield f"Each alone on its track, so that none can be compared: {listed(scores, MOST)}."
+    elif alone:
+        yield f"{alone[0].contestant} stands alone with {between(*alone[0][1:4])}."
+
+
 def verdict(compared: Comparison) -> str:
-    """The sentence that a board comes to.
+    """What a comparison of at least two comes to.
 
     Who is beaten is told apart from all that may be the best; the lead named is below each of theirs, with
     95 % confidence over individuals and seeds for all pairs at once.
     """
-    first, *others = compared.standings
-    if not others:
-        return f"{first.contestant} stands alone with {between(first.value, first.low, first.high)}."
+    first, second, *_ = compared.standings
     if compared.unranked:
-        second = others[0]
         return (
             f"{first.contestant} is ahead of {second.contestant} by {number(first.value - second.value)}; "
             f"whether that is more than chance is not known. {compared.unranked}"

@@ -10,7 +10,7 @@ from whalebench import __version__
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.reports.board import Leaderboard
-from whalebench.reports.document import board_document
+from whalebench.reports.document import board_document, looks_of
 from whalebench.reports.page.galleries import Galleries
 from whalebench.reports.page.render import render
 from whalebench.reports.page.thumbnails import Album, Thumbnail
@@ -56,7 +56,7 @@ def board_page(
     notes = Topic("notes", "Notes", small=tuple(document.notes()), warnings=document.problems)
     several = len(topics) > 1
     said = [f"{topic.title}: " * several + sentence for topic in topics for sentence in topic.sentences]
-    looks = sum(section.looks for table in board.tables for section in table.sections)
+    looks = sum(sum(looks_of(table).values()) for table in board.tables)
     facts = (f"{len(board.rows)} runs", f"test labels were opened {times(looks)}")
     bare = tuple(topic._replace(sentences=()) for topic in topics)
     return _page("Leaderboard", facts, tuple(said), (*bare, notes), workspace, galleries, album)
@@ -99,7 +99,7 @@ def _page(
         sentences=sentences,
         topics=topics,
         pictures=album.pictures,
-        credits=(*credits, *galleries.sentences, *album.sentences),
+        credits=(*credits, *galleries.problems, *album.sentences),
         version=__version__,
         made=made,
     )

@@ -18,13 +18,19 @@ from whalebench.reports.drawings import contestants as of_contestants
 from whalebench.reports.drawings import runs as of_runs
 from whalebench.reports.drawings.theme import Picture
 from whalebench.reports.metrics.ranking import mean
-from whalebench.reports.page.doubts import Doubts, HardIndividual, hardest_individuals, suspected_labels
+from whalebench.reports.page.doubts import (
+    Doubts,
+    HardIndividual,
+    doubts_csv,
+    hardest_individuals,
+    suspected_labels,
+)
 from whalebench.reports.page.galleries import Disagreement, Galleries, QuerySet
 from whalebench.reports.page.views import TableView, table_view
 from whalebench.reports.repeating import run_command
 from whalebench.reports.tables import Grid
 from whalebench.reports.tracks import facts_of, settings_of
-from whalebench.reports.verdict import verdict
+from whalebench.reports.verdict import verdicts
 from whalebench.reports.wording import METRICS, UNDEFINED, duration, number, with_interval
 
 MOST_RUNS = 60
@@ -53,8 +59,11 @@ class Topic(NamedTuple):
     sets: tuple[QuerySet, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
     doubts: Doubts | None = None
+    doubts_csv: str = ""
     hard: tuple[HardIndividual, ...] = ()
     topics: tuple[Topic, ...] = ()
+    named: bool = True
+    """Whether the contents name it."""
 
 
 def anchor_of(*names: str) -> str:
@@ -77,9 +86,6 @@ class BenchmarkTopics:
 
     def topic(self) -> Topic:
         """All of it, below the name of the benchmark."""
-        groups = sorted(self.table.groups, key=lambda group: -len(group.comparison.standings))
-        several = len(groups) > 1
-        said = (f"{group.letter}: " * several + verdict(group.comparison) for group in groups)
         parts = (
             self._leaderboard(),
             self._cost(),
@@ -97,7 +103,7 @@ class BenchmarkTopics:
         return Topic(
             self._anchor(),
             self.table.title,
-            sentences=tuple(said),
+            sentences=tuple(verdicts(self.table.groups)),
             topics=tuple(part for part in parts if part),
         )
 
@@ -144,8 +150,10 @@ class BenchmarkTopics:
             for place, grid in enumerate(grids, 1)
         )
 
-    def _each_fold(self, *topics: Callable[[Section], Iterator[Grid]]) -> list[Grid]:
-        return [grid for topic in topics for section in self.table.sections for grid in topic(section)]
+    def _grids(self, *topics: Callable[[Section], Iterator[Grid]]) -> list[Grid]:
+        """The tables of some topics, of all runs."""
+        section = details.of_all(self.table)
+        return [grid for topic in topics for grid in topic(section)]
 
     def _leaderboard(self) -> Topic:
         chapter = self.chapter
@@ -155,7 +163,7 @@ class BenchmarkTopics:
         return Topic(
             self._anchor("leaderboard"),
             "Leaderboard",
-            small=(*chapter.key, *chapter.essential, *chapter.main.legend),
+            small=(*chapter.key, *chapter.essential),
             warnings=chapter.warnings,
             tables=(main,),
             folded=self._tables("apart", apart),
@@ -207,14 +215,14 @@ class BenchmarkTopics:
                 "How many candidates must be looked at",
                 ("CMC is the mean over folds and seeds; effort is that of each contestant's first run.",),
                 pictures=tuple(filter(None, pictures)),
-                folded=self._tables("found", self._each_fold(details.reviewed)),
+                folded=self._tables("found", self._grids(details.reviewed)),
             )
         )
 
     def _sure(self) -> Topic | None:
         """Reliability, candidate lists, *new* individuals."""
         pictures = (of_runs.reliability(row.record.calibration, one.name) for one, row in self.readable)
-        grids = self._each_fold(details.calibration, details.new_individuals)
+        grids = self._grids(details.calibration, details.new_individuals)
         return _unless_empty(
             Topic(
                 self._anchor("sure"),
@@ -251,7 +259,7 @@ class BenchmarkTopics:
                 self._anchor("located"),
                 "How well the animals were found",
                 pictures=tuple(pictures),
-                folded=self._tables("located", self._each_fold(details.located)),
+                folded=self._tables("located", self._grids(details.located)),
             )
         )
 
@@ -266,7 +274,7 @@ class BenchmarkTopics:
             "What the scores rest on",
             () if rows else (none,),
             pictures=(picture,) if picture else (),
-            folded=self._tables("rests", self._each_fold(details.altered)),
+            folded=self._tables("rests", self._grids(details.altered)),
         )
 
     def _explained(self) -> Iterator[tuple[Contestant, Row]]:
@@ -277,7 +285,8 @@ class BenchmarkTopics:
                 yield one, row
 
     def _parts(self) -> Topic | None:
-        grids = self._each_fold(details.by_photos, details.by_side)
+        grids = [grid for fold in details.of_folds(self.table) for grid in details.by_photos(fold)]
+        grids += self._grids(details.by_side)
         return _unless_empty(
             Topic(
                 self._anchor("parts"),
@@ -306,8 +315,8 @@ class BenchmarkTopics:
             )
         )
 
-    def _seeds(self) -> Topic:
-        """Folds and seeds of each contestant, and all single runs."""
+    def _seeds(self) -> Topic | None:
+        """Folds and seeds of each contestant."""
         grids = (
             (
                 one.name,
@@ -320,21 +329,19 @@ class BenchmarkTopics:
             if len(one.rows) > 1
         )
         pictures = (of_contestants.seed_grid(values, name) for name, values in grids)
-        return Topic(
-            self._anchor("seeds"),
-            "Folds and seeds",
-            warnings=self.chapter.doubts,
-            pictures=tuple(filter(None, pictures)),
-            folded=self._tables("seeds", self._each_fold(details.single_runs)),
+        return _unless_empty(
+            Topic(self._anchor("seeds"), "Folds and seeds", pictures=tuple(filter(None, pictures)))
         )
 
     def _photos(self) -> Topic:
         """On which photos the best disagree, which labels are doubted, who is hard to tell."""
+        doubts = suspected_labels(self.table, self.galleries)
         return Topic(
             self._anchor("photos"),
             "Photos to look at",
             disagreements=self.galleries.best_pairs(self.table),
-            doubts=suspected_labels(self.table, self.galleries),
+            doubts=doubts,
+            doubts_csv=doubts_csv(doubts),
             hard=hardest_individuals(self.table, self.galleries),
         )
 
@@ -345,6 +352,8 @@ class BenchmarkTopics:
             self._anchor("runs"),
             "The runs",
             (left,) if every > len(shown) else (),
+            warnings=self.chapter.doubts,
+            tables=self._tables("runs", self._grids(details.single_runs)),
             topics=tuple(run_topic(row, self.workspace, self.galleries) for row in shown),
         )
 
@@ -378,6 +387,7 @@ def run_topic(row: Row, workspace: Workspace, galleries: Galleries, *, every: bo
         facts=_run_facts(row),
         pictures=tuple(filter(None, drawn)),
         sets=gallery.sets,
+        named=False,
     )
 
 
