@@ -54,7 +54,7 @@ class Mark(NamedTuple):
 
 ROW, LANE = 36, 15
 """Height of a contestant's name with its bar below, and where the bar's lane begins."""
-RANKS_WIDTH = 76
+RANKS_WIDTH = 72
 FLOOR_ROW = 15
 
 
@@ -69,8 +69,8 @@ def standings(marks: Sequence[Mark], floors: Sequence[tuple[str, float]] = ()) -
         return None
     low, high = tenths([*(end for mark in marks for end in mark.ends()), *(value for _, value in floors)])
     ranked = any(mark.letter and mark.rank_low for mark in marks)
-    wide = WIDTH - 2 * EDGE - (RANKS_WIDTH + 20 if ranked else 0)
-    top = 22 + FLOOR_ROW * len(floors)
+    wide = WIDTH - 2 * EDGE - (RANKS_WIDTH + 32 if ranked else 0)
+    top = 22 + FLOOR_ROW * len(floors) + (4 if floors else 0)
     rows = ROW * len(marks)
     with sheet(WIDTH, top + rows + 20) as page:
         limits = (rows, 0)
@@ -108,7 +108,7 @@ def _floor(page: Sheet, place: int, said: str, x: float, top: float) -> None:
     y = 22 + FLOOR_ROW * place
     right = x + 5 + width_of(said, SMALL) <= WIDTH - EDGE
     page.text(x + (5 if right else -5), y + 10, said, anchor="left" if right else "right", size=SMALL)
-    page.line((x, x), (y, top + LANE), color=SECOND, linewidth=1.25, dashes=(4, 2))
+    page.line((x, x), (y, top - 2), color=SECOND, linewidth=1.25, dashes=(4, 2))
 
 
 def _ranks(page: Sheet, marks: Sequence[Mark], top: float) -> None:
@@ -265,7 +265,7 @@ def cmc(curves: Sequence[tuple[str, Sequence[float]]]) -> Picture | None:
     said = [(name, f"{shares[0]:.3f} first, {shares[-1]:.3f} of {len(shares)}") for name, shares in curves]
     with sheet(WIDTH, CMC_HEIGHT + 60 + 18 * len(curves)) as page:
         box = (36, 20, WIDTH - 36 - 2 * EDGE, CMC_HEIGHT)
-        axes = page.axes(box, (1, max(last, 2)), (low, high), ticks, tenth_ticks(low, high))
+        axes = page.axes(box, (0.5, max(last, 2) + 0.5), (low, high), ticks, tenth_ticks(low, high))
         page.text(EDGE, 12, "share found", colour=FAINT, size=SMALL)
         what = "candidates looked at"
         page.text(WIDTH - EDGE, CMC_HEIGHT + 48, what, anchor="right", colour=FAINT, size=SMALL)
@@ -308,14 +308,8 @@ def seed_grid(values: Mapping[int, Mapping[int, float]], name: str) -> Picture |
             for column, seed in enumerate(across):
                 value = cells[(fold, seed) if kinds[0] == "fold" else (seed, fold)]
                 share = 0.0 if isnan(value) else 0.05 + (value - low) / ((high - low) or 1)
-                (cell,) = axes.fill(
-                    (column, column + 1, column + 1, column),
-                    (row, row, row + 1, row + 1),
-                    facecolor=MARK,
-                    edgecolor=PAPER,
-                    alpha=DEEPEST * min(share, 1),
-                )
-                page.hint(cell, f"{kinds[0]} {fold}, {kinds[1]} {seed}: {number(value)}")
+                x, y_ = (column, column + 1, column + 1, column), (row, row, row + 1, row + 1)
+                axes.fill(x, y_, facecolor=MARK, alpha=DEEPEST * min(share, 1))
                 shown = number(value, 3 if wide >= 38 else 2)
                 page.text(60 + wide * (column + 0.5), y, shown, anchor="center", size=SMALL)
         folds = [

@@ -1,6 +1,6 @@
 """Single runs in pictures: effort, reliability, how animals were found, losses, what scores rest on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import isfinite, isnan, log10
 from typing import Any, NamedTuple
@@ -60,17 +60,17 @@ def effort(runs: Sequence[Reviewed]) -> Picture:
     most = log10(max([10.0, *(places for run in runs for places in run.curve["candidates"])]))
     most = max([most, *(log10(one.high) for run in runs for one in run.effort if one.high > 1)])
     ticks = {float(power): compact(10**power) for power in range(int(most) + 1)}
-    rows = 26 + EFFORT_ROW * len(runs)
+    rows, limits = 26 + EFFORT_ROW * len(runs), (-0.03 * most, most * 1.01)
     wide = WIDTH - LEFT - 2 * EDGE
     with sheet(WIDTH, EFFORT_HEIGHT + 76 + rows) as page:
         shares = {0: "0 %", HALF: "50 %", 0.9: "90 %", 1: "100 %"}
-        axes = page.axes((LEFT, 20, wide, EFFORT_HEIGHT), (0, most), (0, 1), ticks, shares)
+        axes = page.axes((LEFT, 20, wide, EFFORT_HEIGHT), limits, (0, 1), ticks, shares)
         page.text(EDGE, 12, "matches found", colour=FAINT, size=SMALL)
         below = EFFORT_HEIGHT + 72
         what = "candidates looked at a photo"
         page.text(WIDTH - EDGE, EFFORT_HEIGHT + 50, what, anchor="right", colour=FAINT, size=SMALL)
-        intervals = page.axes((LEFT, below, wide, rows), (0, most), (rows, 0))
-        page.shapes(LEFT, below + 4, [(mark, f"{one:.0%}") for mark, one in zip(DOTS, SHARES, strict=True)])
+        intervals = page.axes((LEFT, below, wide, rows), limits, (rows, 0))
+        page.shapes(LEFT, below + 4, [(mark, percent(one)) for mark, one in zip(DOTS, SHARES, strict=True)])
         for place, (run, style) in enumerate(zip(runs, styles(len(runs)), strict=True)):
             reached = [log10(candidates) for candidates in run.curve["candidates"]]
             found = [0.0, *run.curve["found"]]
@@ -81,7 +81,7 @@ def effort(runs: Sequence[Reviewed]) -> Picture:
                 page.hint(drawn, run.name)
             y = 26 + EFFORT_ROW * place
             page.line((EDGE, EDGE + 24), (below + y - 5, below + y - 5), **look)
-            said = ", ".join(f"{one.candidates:,}" for one in run.effort)
+            said = f"{', '.join(f'{one.candidates:,}' for one in run.effort) or 'no'} candidates"
             room = WIDTH - 2 * EDGE - 40 - width_of(said, SMALL)
             page.text(EDGE + 30, below + y - 1, run.name, room)
             page.text(WIDTH - EDGE, below + y - 1, said, anchor="right", colour=FAINT, size=SMALL)
@@ -104,7 +104,7 @@ SHARES = (0.9, 0.95, 0.99)
 
 def _looked_at(one: Effort) -> str:
     ends = "" if isnan(one.low) else f" [{one.low:.0f}, {one.high:.0f}]"
-    return f"{one.share:.0%} of the matches by {one.candidates}{ends} candidates"
+    return f"{percent(one.share)} of the matches by {one.candidates}{ends} candidates"
 
 
 SQUARE = 200
@@ -189,51 +189,50 @@ def histogram(measure: str, values: Floats, name: str) -> Picture:
         return page.picture(title, f"{what[0].upper()}{what[1:]} of {len(values)} photos{beyond}.")
 
 
-LOSS_HEIGHT, VALID_HEIGHT, STAGE_GAP = 80, 100, 10
+LOSS_HEIGHT, VALID_HEIGHT = 80, 100
+GAP, ABREAST = 10, 3
+"""Pixels between stages, and how many stand side by side."""
 
 
 class Stage(NamedTuple):
-    """Epochs in a row that bear one name."""
+    """Epochs in a row that bear one name, and where they are drawn."""
 
     name: str
     rows: pd.DataFrame
-    left: float
-    """Where it begins on the sheet, in pixels."""
-    width: float
+    left: float = 0
+    width: float = 0
 
     def points(self, column: str) -> tuple[list[float], list[float]]:
         """Places on the sheet of the epochs at which the column has a number, and the numbers."""
-        values = self.rows[column].to_numpy(np.float64).tolist()
-        last = max(len(values) - 1, 1)
-        points = [
-            (self.left + self.width * (at / last if len(values) > 1 else HALF), value)
-            for at, value in enumerate(values)
-            if isfinite(value)
-        ]
-        return [x for x, _ in points], [y for _, y in points]
+        values = self.rows[column].to_numpy(np.float64)
+        across = np.linspace(0, 1, len(values)) if len(values) > 1 else np.array([HALF])
+        defined = np.isfinite(values)
+        return (self.left + self.width * across[defined]).tolist(), values[defined].tolist()
+
+    @property
+    def epochs(self) -> str:
+        """How many, in words."""
+        return f"{len(self.rows)} epoch{'s' * (len(self.rows) > 1)}"
 
     def said(self) -> str:
         """From which loss it came to which, over how many epochs."""
         _, losses = self.points("loss")
         ends = f", loss {losses[0]:.3g} to {losses[-1]:.3g}" if losses else ""
-        return f"{self.name}: {len(self.rows)} epoch{'s' * (len(self.rows) > 1)}{ends}"
+        return f"{self.name}: {self.epochs}{ends}"
 
 
-def stages(curve: pd.DataFrame) -> list[Stage]:
-    """The stages of a curve side by side: by their epochs, but none so narrow that it cannot be read."""
-    names = curve["stage"].astype(str).tolist()
-    groups = [
-        (name, [at for at, _ in group]) for name, group in groupby(enumerate(names), lambda one: one[1])
-    ]
-    room = WIDTH - LEFT - EDGE - STAGE_GAP * (len(groups) - 1)
-    least = min(70, room / max(len(groups), 1))
-    share = (room - least * len(groups)) / max(len(curve), 1)
-    left, found = float(LEFT), []
-    for name, rows in groups:
-        width = least + share * len(rows)
-        found.append(Stage(name, curve.iloc[rows], left, width))
-        left += width + STAGE_GAP
-    return found
+def _abreast(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """The stages in rows, each as wide as it has epochs, but none so narrow that it cannot be read."""
+    rows = [stages[at : at + ABREAST] for at in range(0, len(stages), ABREAST)]
+    return [[*_beside(row, WIDTH - LEFT - EDGE - GAP * (len(row) - 1))] for row in rows]
+
+
+def _beside(row: Sequence[Stage], room: float) -> Iterator[Stage]:
+    least, left = min(80, room / len(row)), float(LEFT)
+    share = (room - least * len(row)) / sum(len(stage.rows) for stage in row)
+    for stage in row:
+        yield stage._replace(left=left, width=least + share * len(stage.rows))
+        left += least + share * len(stage.rows) + GAP
 
 
 def learning(curve: pd.DataFrame, name: str) -> Picture | None:
@@ -241,59 +240,76 @@ def learning(curve: pd.DataFrame, name: str) -> Picture | None:
 
     The table is that of `curve.csv`; None where it has no row.
     """
-    found = stages(curve)
-    if not found:
+    groups = groupby(range(len(curve)), curve["stage"].astype(str).tolist().__getitem__)
+    stages = [Stage(stage, curve.iloc[[*places]]) for stage, places in groups]
+    if not stages:
         return None
-    judged = curve[np.isfinite(curve["valid_map_at_5"].to_numpy(np.float64))]
-    height = 40 + LOSS_HEIGHT + 28 + (VALID_HEIGHT + 28 if len(judged) else 0)
-    with sheet(WIDTH, height) as page:
+    judged = [stage for stage in stages if np.isfinite(stage.rows["valid_map_at_5"]).any()]
+    loss_row, valid_row = 34 + LOSS_HEIGHT + 26, VALID_HEIGHT + 26
+    losses, valid = _abreast(stages), _abreast(judged)
+    top = 10 + loss_row * len(losses)
+    with sheet(WIDTH, top + (14 + valid_row * len(valid) if judged else 0)) as page:
         page.text(EDGE, 12, "loss", colour=FAINT, size=SMALL)
-        axes = page.axes((0, 40, WIDTH, LOSS_HEIGHT), (0, WIDTH), (-0.08, 1.08))
-        for stage in found:
-            _losses(page, axes, stage)
-        facts = [stage.said() for stage in found]
-        if len(judged):
-            facts.append(_valid(page, found, judged, 40 + LOSS_HEIGHT + 28))
+        for place, row in enumerate(losses):
+            _losses(page, row, 10 + loss_row * place)
+        facts = [stage.said() for stage in stages]
+        if judged:
+            facts.append(_best(page, judged, top))
+            ends = tenths([value for stage in judged for value in stage.points("valid_map_at_5")[1]])
+            for place, row in enumerate(valid):
+                _valid(page, row, top + 14 + valid_row * place, ends)
         return page.picture(f"{name}: learning curve", listed(facts))
 
 
-def _losses(page: Sheet, axes: Any, stage: Stage) -> None:
-    """The losses of a stage between their lowest and their highest, its name above, its epochs below."""
-    (x, losses), right, base = stage.points("loss"), stage.left + stage.width, 40 + LOSS_HEIGHT
-    page.text(stage.left, 24, stage.name, stage.width, size=SMALL)
-    page.line((stage.left, right), (base, base), color=LINE, linewidth=1)
-    epochs = f"{len(stage.rows)} epoch{'s' * (len(stage.rows) > 1)}"
-    said = f"{losses[0]:.3g} → {losses[-1]:.3g}" if losses else ""
-    for y, words in ((37, said), (base + 14, epochs)):
-        if width_of(words, SMALL) <= stage.width:
-            page.text(stage.left, y, words, colour=FAINT, size=SMALL)
-    if losses:
-        low, spread = min(losses), max(losses) - min(losses)
-        heights = [(loss - low) / spread if spread else HALF for loss in losses]
-        look = {"marker": "o", "markersize": 4} if len(losses) <= 30 else {}
-        (drawn,) = axes.plot(x, heights, color=MARK, **look)
-        page.hint(drawn, stage.said())
+def _losses(page: Sheet, row: Sequence[Stage], top: float) -> None:
+    """The losses of stages, each between its lowest and its highest, its name above, its epochs below."""
+    base = top + 34 + LOSS_HEIGHT
+    axes = page.axes((0, top + 34, WIDTH, LOSS_HEIGHT), (0, WIDTH), (-0.08, 1.08))
+    for stage in row:
+        x, losses = stage.points("loss")
+        page.text(stage.left, top + 14, stage.name, stage.width, size=SMALL)
+        page.line((stage.left, stage.left + stage.width), (base, base), color=LINE, linewidth=1)
+        page.text(stage.left, base + 14, stage.epochs, stage.width, colour=FAINT, size=SMALL)
+        if losses:
+            said = f"{losses[0]:.3g} → {losses[-1]:.3g}"
+            page.text(stage.left, top + 28, said, stage.width, colour=FAINT, size=SMALL)
+            low, spread = min(losses), max(losses) - min(losses)
+            heights = [(loss - low) / spread if spread else HALF for loss in losses]
+            (drawn,) = axes.plot(x, heights, color=MARK, **_dots("o", losses))
+            page.hint(drawn, stage.said())
 
 
-def _valid(page: Sheet, found: Sequence[Stage], judged: pd.DataFrame, top: float) -> str:
-    """MAP@5 on valid on one scale for all stages, its highest marked; what is to be said of it."""
-    scores = judged["valid_map_at_5"]
-    best = scores.idxmax()
-    said = f"{scores[best]:.3f} at epoch {judged['epoch'][best]}"
-    (low, high), base = tenths(scores.tolist()), top + 20
+def _dots(marker: str, values: Sequence[float]) -> dict[str, Any]:
+    """A dot an epoch where they are not too many."""
+    return {"marker": marker, "markersize": 4} if len(values) <= 30 else {}
+
+
+def _best(page: Sheet, judged: Sequence[Stage], top: float) -> str:
+    """Writes above MAP@5 on valid which epoch has the highest; in words."""
+    epochs = [(value, at, stage.name) for stage in judged for at, value in _by_epoch(stage)]
+    value, at, stage = max(epochs, key=lambda one: one[0])
+    said = f"{value:.3f} at epoch {at}" + (f" of {stage}" if len(judged) > 1 else "")
     page.text(EDGE, top + 10, "MAP@5 on valid", colour=FAINT, size=SMALL)
-    page.text(WIDTH - EDGE, top + 10, f"highest {said}", anchor="right", size=SMALL)
-    box = (LEFT, base, WIDTH - LEFT - EDGE, VALID_HEIGHT)
-    axes = page.axes(box, (LEFT, WIDTH - EDGE), (low, high), None, tenth_ticks(low, high))
-    for stage in found:
+    page.text(WIDTH - EDGE, top + 10, f"highest {said}", 220, anchor="right", size=SMALL)
+    return f"MAP@5 on valid: highest {said}, {epochs[-1][0]:.3f} at the end"
+
+
+def _by_epoch(stage: Stage) -> list[tuple[int, float]]:
+    rows = stage.rows[np.isfinite(stage.rows["valid_map_at_5"])]
+    return [*zip(rows["epoch"].tolist(), rows["valid_map_at_5"].tolist(), strict=True)]
+
+
+def _valid(page: Sheet, row: Sequence[Stage], top: float, ends: tuple[float, float]) -> None:
+    """MAP@5 on valid of stages on one scale, the highest of each marked, its name below."""
+    box = (LEFT, top + 4, WIDTH - LEFT - EDGE, VALID_HEIGHT)
+    axes = page.axes(box, (LEFT, WIDTH - EDGE), ends, None, tenth_ticks(*ends))
+    for stage in row:
         x, values = stage.points("valid_map_at_5")
-        look = {"marker": "s", "markersize": 4} if len(values) <= 30 else {}
-        axes.plot(x, values, color=SECOND, **look)
-        if best in stage.rows.index:
-            at = stage.rows.loc[:best, "valid_map_at_5"].notna().sum() - 1
-            (dot,) = axes.plot([x[at]], [values[at]], "s", color=SECOND, markersize=9, markeredgecolor=INK)
-            page.hint(dot, said)
-    return f"MAP@5 on valid: highest {said}, {scores.iloc[-1]:.3f} at the end"
+        axes.plot(x, values, color=SECOND, **_dots("s", values))
+        best = values.index(max(values))
+        (dot,) = axes.plot([x[best]], [values[best]], "s", color=SECOND, markersize=8, markeredgecolor=INK)
+        page.hint(dot, f"{stage.name}: {values[best]:.3f} at epoch {_by_epoch(stage)[best][0]}")
+        page.text(stage.left, top + VALID_HEIGHT + 18, stage.name, stage.width, colour=FAINT, size=SMALL)
 
 
 ALTERED = {

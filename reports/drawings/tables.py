@@ -1,6 +1,7 @@
 """A table of the leaderboard as one picture: its columns as text, the intervals drawn in one of their own."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from math import isnan
 from textwrap import wrap
 
@@ -13,6 +14,7 @@ from whalebench.reports.drawings.theme import (
     MARK,
     PAPER,
     TEXT,
+    Anchor,
     Picture,
     Sheet,
     listed,
@@ -24,12 +26,12 @@ from whalebench.reports.drawings.theme import (
 from whalebench.reports.tables import NAME_COLUMNS
 
 LEAST, MOST = 700, 1000
-"""Between which the picture's width lies."""
-GAP, ROW, SENTENCE = 16, 24, 17
-DRAWN = 180
+"""Between which the picture's width lies, but for tables that need more."""
+GAP, ROW, SENTENCE, HEAD = 14, 24, 17, 36
+DRAWN = 150
 """Width of the column of intervals."""
-NAME = 230
-"""The most that a column of texts may take."""
+WIDEST, NARROWEST = 230, 110
+"""The most that a column may take, and what the names at least keep."""
 
 
 def board(
@@ -40,33 +42,44 @@ def board(
     sentences: Sequence[str],
 ) -> Picture:
     """The table with its marks, one a row, drawn right of the column MAP@5, and the sentences below it."""
-    widths = [
-        min(NAME, max(width_of(visible(row[at]), TEXT) for row in (header, *rows)) + 2)
-        for at in range(len(header))
-    ]
-    after = header.index("MAP@5") if "MAP@5" in header else len(header) - 1
-    lefts = [
-        EDGE + sum(widths[:at]) + GAP * at + (DRAWN + GAP if at > after else 0)
-        for at in range(len(header) + 1)
-    ]
-    width = min(max(LEAST, lefts[-1] - GAP + EDGE), MOST)
-    lines = [line for sentence in sentences for line in wrap(visible(sentence), int((width - 2 * EDGE) / 7))]
-    top = ROW + 6
-    table = ROW * len(rows)
-    with sheet(width, top + table + 30 + SENTENCE * len(lines)) as page:
-        for place, row in enumerate((header, *rows)):
-            y = ROW * place + 16 + (6 if place else 0)
-            colour = {} if place else {"colour": FAINT}
-            for name, text, left, wide in zip(header, row, lefts, widths, strict=False):
-                if name in NAME_COLUMNS:
-                    page.text(left, y, text, wide, **colour)
-                else:
-                    page.text(left + wide, y, text, wide, anchor="right", **colour)
-        page.line((EDGE, width - EDGE), (top - 4, top - 4), color=LINE, linewidth=1)
-        _intervals(page, marks, (lefts[after] + widths[after] + GAP, top, DRAWN, table))
+    after = header.index("MAP@5")
+    widths = _widths(header, rows)
+    lefts = [*accumulate(widths[:-1], lambda left, wide: left + wide + GAP, initial=EDGE)]
+    lefts = [left + (DRAWN + GAP) * (at > after) for at, left in enumerate(lefts)]
+    width = max(LEAST, lefts[-1] + widths[-1] + EDGE)
+    letters = int((width - 2 * EDGE) / (0.6 * TEXT))
+    lines = [line for sentence in sentences for line in wrap(visible(sentence), letters)]
+    below = HEAD + ROW * len(rows) + 34
+    with sheet(width, below + SENTENCE * len(lines)) as page:
+        page.line((EDGE, width - EDGE), (HEAD - 2, HEAD - 2), color=LINE, linewidth=1)
+        for name, *texts, left, wide in zip(header, *rows, lefts, widths, strict=True):
+            anchor: Anchor = "left" if name in NAME_COLUMNS else "right"
+            x = left if name in NAME_COLUMNS else left + wide
+            for place, part in enumerate(_head(name)):
+                page.text(x, 13 + 14 * place, part, wide, anchor=anchor, colour=FAINT)
+            for place, text in enumerate(texts):
+                page.text(x, HEAD + ROW * place + 16, text, wide, anchor=anchor)
+        _intervals(page, marks, (lefts[after] + widths[after] + GAP, HEAD, DRAWN, ROW * len(rows)))
         for place, line in enumerate(lines):
-            page.text(EDGE, top + table + 40 + SENTENCE * place - 6, line, colour=FAINT)
+            page.text(EDGE, below + SENTENCE * place, line, colour=FAINT)
         return page.picture(title, listed([mark.said() for mark in marks if not isnan(mark.value)]))
+
+
+def _head(name: str) -> list[str]:
+    """The title of a column in two lines, the last words below the first."""
+    first, _, rest = name.partition(" ")
+    return [first, rest] if rest else ["", first]
+
+
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[float]:
+    """What each column takes; names are cut where all would take more than `MOST`."""
+    columns = [[*_head(name), *map(visible, texts)] for name, *texts in zip(header, *rows, strict=True)]
+    widths = [min(WIDEST, max(width_of(text) for text in column) + 1) for column in columns]
+    over = sum(widths) + DRAWN + GAP * len(widths) + 2 * EDGE - MOST
+    for at, name in enumerate(header):
+        if name in NAME_COLUMNS:
+            widths[at] = min(widths[at], max(NARROWEST, widths[at] - max(over, 0)))
+    return widths
 
 
 def _intervals(page: Sheet, marks: Sequence[Mark], box: tuple[float, float, float, float]) -> None:

@@ -54,7 +54,7 @@ EDGE = 8
 """Pixels left free round a picture."""
 TEXT, SMALL = 12, 11
 """Sizes of texts in pixels."""
-LONGEST = 120
+LONGEST = 200
 """Letters of a text that is shown, whatever room there is."""
 HALF = 0.5
 Anchor = Literal["left", "center", "right"]
@@ -166,7 +166,7 @@ class Sheet:
         self.width, self.height = width, height
         self._figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
         self._hints: dict[str, str] = {}
-        FigureCanvasSVG(self._figure)
+        self._canvas = FigureCanvasSVG(self._figure)
 
     def axes(
         self,
@@ -261,12 +261,12 @@ class Sheet:
         """What was drawn."""
         title, text, raw = visible(title), visible(text), StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        self._figure.savefig(raw, format="svg", metadata=nothing, transparent=True)
+        self._canvas.print_svg(raw, metadata=nothing)  # `savefig` draws everything twice
         drawn = ElementTree.fromstring(raw.getvalue())  # noqa: S314  # of matplotlib, from our texts
         size = {"width": f"{self.width:g}", "height": f"{self.height:g}"}
         box = f"0 0 {size['width']} {size['height']}"
         root = ElementTree.Element("svg", {"role": "img", "aria-label": f"{title}. {text}", **size})
-        root.attrib |= {"viewBox": box, "font-family": "system-ui, sans-serif", "stroke-linejoin": "round"}
+        root.attrib |= {"viewBox": box, "font-family": "system-ui, sans-serif"} | DEFAULTS
         ElementTree.SubElement(root, "title").text = title
         shapes = {str(path.get("id")): path for path in drawn.iter(f"{SVG}path") if path.get("id")}
         root.extend(_cleaned(drawn, shapes, self._hints))
@@ -318,7 +318,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 VARIABLES = {colour: f"var(--{name}, {colour})" for name, colour in LIGHT.items()}
 KEPT = ("d", "x", "y", "transform")
-DROPPED = ("font-family", "stroke-linejoin")
+DROPPED = ("font-family", "stroke-linejoin", "stroke-dashoffset")
+DEFAULTS = {"font-size": f"{TEXT}", "fill": VARIABLES[INK], "stroke-linejoin": "round"}
+"""What the whole picture has where nothing else is said."""
+OWN = ("cx", "cy", "d", "opacity", "r", "text-anchor", "transform", "x", "y")
+"""Attributes that are not those of a group."""
 
 
 def _cleaned(
@@ -332,16 +336,36 @@ def _cleaned(
         return [_mark(node, shapes[node.attrib[LINK].removeprefix("#")])]
     if name in ("svg", "g"):
         content = [piece for child in node for piece in _cleaned(child, shapes, hints)]
-        if node.get("id", "") not in hints:
-            return content
-        group = ElementTree.Element("g")
-        ElementTree.SubElement(group, "title").text = hints[node.attrib["id"]]
-        group.extend(content)
-        return [group]
+        return _grouped(content, hints.get(node.get("id", "")))
     kept = ElementTree.Element(name, _attributes(node))
+    if name == "path" and kept.get("fill") == "none" and "stroke" not in kept.attrib:
+        return []
     kept.text = node.text
     kept.extend(piece for child in node for piece in _cleaned(child, shapes, hints))
     return [kept]
+
+
+def _grouped(content: list[ElementTree.Element], hint: str | None) -> list[ElementTree.Element]:
+    """The elements, in a group where they have a hint or what three or more of them look like is the same."""
+    alike = (
+        set(content[0].attrib.items()).intersection(*(one.attrib.items() for one in content))
+        if content
+        else set()
+    )
+    alike = {(key, value) for key, value in alike if key not in OWN}
+    if hint is None and (len(content) < 3 or not alike):
+        return content
+    group = ElementTree.Element("g")
+    if hint is not None:
+        ElementTree.SubElement(group, "title").text = hint
+    if len(content) > 1:
+        group.attrib |= dict(sorted(alike))
+        for element in content:
+            element.attrib = {
+                key: value for key, value in element.attrib.items() if (key, value) not in alike
+            }
+    group.extend(content)
+    return [group]
 
 
 def _mark(node: ElementTree.Element, shape: ElementTree.Element) -> ElementTree.Element:
@@ -362,7 +386,8 @@ def _attributes(node: ElementTree.Element) -> dict[str, str]:
         del kept["transform"]
     style = (part.partition(": ") for part in node.get("style", "").split("; ") if part)
     look = {key: value.removesuffix("px") for key, _, value in style if key not in DROPPED}
-    return kept | {key: VARIABLES.get(value, value) for key, value in look.items()}
+    coloured = {key: VARIABLES.get(value, value) for key, value in look.items()}
+    return kept | {key: value for key, value in coloured.items() if DEFAULTS.get(key) != value}
 
 
 def _numbers(text: str) -> str:
