@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 from whalebench.reports import wording
 from whalebench.reports.board import Group, Row, Section, Table
-from whalebench.reports.figures import Mark, effort_svg, forest, histogram_svg, measures, reliability_svg
+from whalebench.reports.drawings.contestants import Mark, standings
+from whalebench.reports.drawings.runs import Reviewed, effort, histogram, measures, reliability
+from whalebench.reports.drawings.theme import Picture
+from whalebench.reports.figures import escape
 from whalebench.reports.metrics.breakdown import Bucket, Effort
 from whalebench.reports.metrics.sides import Sides
 from whalebench.reports.tables import Grid
@@ -128,12 +131,13 @@ def _section(section: Section, *, pictures: bool) -> Iterator[Grid | Pictures]:
     """The runs of a fold, then small tables on what some runs have, then pictures."""
     header, names = _names(section)
     photos = f"{section.queries} test photos, {section.new} of them new individuals"
+    drawn = standings([_row_mark(row) for row in section.rows]) if pictures else None
     yield Grid(
         title=f"{section.track} · fold {section.fold}: {photos}; test opened {wording.times(section.looks)}",
         header=("rank", *header, *METRICS.values(), "time"),
         rows=tuple((row.place, *names(row), *_metrics(row)) for row in section.rows),
         best=frozenset(at for at, row in enumerate(section.rows) if row.may_be_best),
-        forest=forest([_row_mark(row) for row in section.rows]) if pictures else "",
+        forest=drawn.svg if drawn else "",
     )
     yield from _small_tables(section)
     yield from _broken_down(section)
@@ -146,25 +150,29 @@ def _row_mark(row: Row) -> Mark:
 
 
 def _pictures(section: Section) -> Iterator[Pictures]:
-    diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
+    diagrams = [reliability(row.record.calibration, _name(row)) for row in section.rows]
     bars = [
-        histogram_svg(measure, values, _name(row))
+        histogram(measure, values, _name(row))
         for row in section.rows
         for measure, values in measures(row.queries).items()
     ]
     title = "How many answers are right, by confidence, before (hollow) and after calibration"
     if any(diagrams):
-        yield Pictures(f"{title}, fold {section.fold}", tuple(filter(None, diagrams)))
+        yield Pictures(f"{title}, fold {section.fold}", tuple(map(_figure, filter(None, diagrams))))
     if bars:
-        yield Pictures("", tuple(bars))
+        yield Pictures("", tuple(map(_figure, bars)))
     if curves := [
-        effort_svg(_name(row), row.breakdown.curve, row.breakdown.effort, alone=False)
+        _figure(effort([Reviewed(_name(row), row.breakdown.curve, row.breakdown.effort)]))
         for row in section.rows
         if row.breakdown and row.breakdown.effort
     ]:
         yield Pictures(
             f"Share of the matches found by so many candidates a photo, fold {section.fold}", tuple(curves)
         )
+
+
+def _figure(drawn: Picture) -> str:
+    return f"<figure><figcaption>{escape(drawn.title)}</figcaption>{drawn.svg}</figure>"
 
 
 def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:

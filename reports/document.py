@@ -19,7 +19,7 @@ from whalebench.reports.board import UNIFORM, Contestant, Floor, Leaderboard, Ta
 from whalebench.reports.board import Group as Ranked
 from whalebench.reports.details import SEEN, TITLES, Pictures
 from whalebench.reports.details import details as details_of
-from whalebench.reports.figures import Mark, forest
+from whalebench.reports.drawings.contestants import Mark, standings
 from whalebench.reports.metrics.comparison import Standing
 from whalebench.reports.metrics.ranking import mean
 from whalebench.reports.tables import FittedGrid, Grid
@@ -180,9 +180,16 @@ def _main(table: Table, *, pictures: bool) -> Grid:
         rows=tuple(tuple(compress(line, shown)) for _, line, _ in lines),
         legend=(RANKS, BRACKETS, FLOORS, *(INFLATION,) * leaks, *(LESS_LEAKS,) * without),
         best=frozenset(place for place, (*_, mark) in enumerate(lines) if mark.name in first),
-        forest=forest([mark for *_, mark in lines]) if pictures else "",
+        forest=_forest(table) if pictures else "",
         optional=OPTIONAL,
     )
+
+
+def _forest(table: Table) -> str:
+    """The contestants with their ranks, and the floors, as an SVG; empty where none has a score."""
+    floors = [(floor.name, floor.map_at_5) for floor in table.floors]
+    drawn = standings([_mark(one) for one in table.contestants], floors)
+    return drawn.svg if drawn else ""
 
 
 def _value(one: Contestant) -> float:
@@ -195,7 +202,12 @@ def _ends(standing: Standing) -> tuple[float, float, float]:
 
 
 def _mark(one: Contestant) -> Mark:
-    return Mark(one.name, *(_ends(one.standing) if one.standing else (nan, nan, nan)))
+    """Its score, and its ranks where it has others to be compared with."""
+    if one.standing is None:
+        return Mark(one.name, nan, nan, nan)
+    mark = Mark(one.name, *_ends(one.standing))
+    ranks = mark._replace(rank_low=one.standing.rank_low, rank_high=one.standing.rank_high)
+    return ranks._replace(letter=one.group.letter) if one.group and ranks.rank_low else mark
 
 
 def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:

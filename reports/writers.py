@@ -21,6 +21,7 @@ from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.console import UNLIMITED, Terminal, json_text
 from whalebench.reports.details import Pictures
 from whalebench.reports.document import Chapter, board_document, render
+from whalebench.reports.drawings.theme import css
 from whalebench.reports.figures import escape
 from whalebench.reports.tables import NAME_COLUMNS, FittedGrid, Grid
 
@@ -199,11 +200,8 @@ def _escaped(text: str) -> str:
 
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2b36; --paper: #fbfcfd; --faint: #8796a1; --line: #dde4e9;
-  --mark: #0b6e99; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #dfe8ee; --paper: #10181e; --faint: #7c8d99; --line: #2a3843; --mark: #58b7e0; }
-}
+:root { color-scheme: light dark; LIGHT }
+@media (prefers-color-scheme: dark) { :root { DARK } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
@@ -214,14 +212,8 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(-
 th { font-weight: 500; color: var(--faint); } .name { text-align: left; } .first { font-weight: 600; }
 p.small { color: var(--faint); max-width: 46rem; }
 p.note { border-left: 3px solid var(--mark); padding-left: .7rem; }
-svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
-svg .faint { fill: var(--faint); } svg line { stroke: var(--mark); stroke-width: 2; }
-svg .grid { stroke: var(--line); stroke-width: 1; } svg circle { fill: var(--mark); }
-svg rect { fill: var(--faint); opacity: .6; }
-svg .before { fill: none; stroke: var(--faint); stroke-width: 1.5; } svg polyline { fill: none; }
-svg .best { fill: none; stroke: var(--mark); stroke-width: 2; }
-svg polyline.after { stroke: var(--mark); stroke-width: 2; }
-"""
+figure { margin: 0; } figcaption { max-width: 22rem; overflow-wrap: anywhere; }
+""".replace("LIGHT", css(dark=False)).replace("DARK", css(dark=True))
 
 
 def to_html(board: Leaderboard) -> str:

@@ -5,6 +5,7 @@ from itertools import accumulate
 from math import isfinite, isnan, log10, nan
 from typing import NamedTuple
 
+from whalebench.reports.drawings.sheets import Sheet, sheet
 from whalebench.reports.drawings.theme import (
     EDGE,
     FAINT,
@@ -16,12 +17,10 @@ from whalebench.reports.drawings.theme import (
     SMALL,
     WIDTH,
     Picture,
-    Sheet,
     compact,
     drawn_as,
     fitted,
     listed,
-    sheet,
     styles,
     tenth_ticks,
     tenths,
@@ -308,8 +307,8 @@ def seed_grid(values: Mapping[int, Mapping[int, float]], name: str) -> Picture |
             for column, seed in enumerate(across):
                 value = cells[(fold, seed) if kinds[0] == "fold" else (seed, fold)]
                 share = 0.0 if isnan(value) else 0.05 + (value - low) / ((high - low) or 1)
-                x, y_ = (column, column + 1, column + 1, column), (row, row, row + 1, row + 1)
-                axes.fill(x, y_, facecolor=MARK, alpha=DEEPEST * min(share, 1))
+                corners = (column, column + 1, column + 1, column), (row, row, row + 1, row + 1)
+                axes.fill(*corners, facecolor=MARK, alpha=DEEPEST * min(share, 1))
                 shown = number(value, 3 if wide >= 38 else 2)
                 page.text(60 + wide * (column + 0.5), y, shown, anchor="center", size=SMALL)
         folds = [

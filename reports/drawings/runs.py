@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from whalebench.reports.drawings.sheets import Sheet, sheet
 from whalebench.reports.drawings.theme import (
     EDGE,
     FAINT,
@@ -20,22 +21,20 @@ from whalebench.reports.drawings.theme import (
     SMALL,
     WIDTH,
     Picture,
-    Sheet,
     Style,
     compact,
     drawn_as,
     listed,
-    sheet,
     styles,
     tenth_ticks,
     tenths,
     width_of,
 )
-from whalebench.reports.metrics.breakdown import Effort
+from whalebench.reports.metrics.breakdown import SHARES, Effort
 from whalebench.reports.metrics.ranking import Floats
 from whalebench.reports.wording import number, percent
 
-LEFT = 40
+LEFT = 44
 """Pixels for the labels of an upright axis."""
 
 
@@ -48,8 +47,8 @@ class Reviewed(NamedTuple):
 
 
 EFFORT_HEIGHT, EFFORT_ROW = 200, 48
-DOTS = "osD"
-"""The shapes of the dots at 90, 95 and 99 % of the matches."""
+DOTS = dict(zip(SHARES, "osD", strict=True))
+"""The shape of the dot at each share of the matches."""
 
 
 def effort(runs: Sequence[Reviewed]) -> Picture:
@@ -57,49 +56,60 @@ def effort(runs: Sequence[Reviewed]) -> Picture:
 
     Dots are 90, 95 and 99 % of the matches; below, a run a row, they have their intervals.
     """
-    most = log10(max([10.0, *(places for run in runs for places in run.curve["candidates"])]))
-    most = max([most, *(log10(one.high) for run in runs for one in run.effort if one.high > 1)])
+    ends = [end for run in runs for one in run.effort for end in (one.high, one.candidates) if end > 1]
+    most = log10(max([10.0, *ends, *(places for run in runs for places in run.curve["candidates"])]))
     ticks = {float(power): compact(10**power) for power in range(int(most) + 1)}
     rows, limits = 26 + EFFORT_ROW * len(runs), (-0.03 * most, most * 1.01)
-    wide = WIDTH - LEFT - 2 * EDGE
-    with sheet(WIDTH, EFFORT_HEIGHT + 76 + rows) as page:
+    below, wide = EFFORT_HEIGHT + 72, WIDTH - LEFT - 2 * EDGE
+    with sheet(WIDTH, below + rows + 4) as page:
         shares = {0: "0 %", HALF: "50 %", 0.9: "90 %", 1: "100 %"}
         axes = page.axes((LEFT, 20, wide, EFFORT_HEIGHT), limits, (0, 1), ticks, shares)
+        intervals = page.axes((LEFT, below, wide, rows), limits, (rows, 0))
         page.text(EDGE, 12, "matches found", colour=FAINT, size=SMALL)
-        below = EFFORT_HEIGHT + 72
         what = "candidates looked at a photo"
         page.text(WIDTH - EDGE, EFFORT_HEIGHT + 50, what, anchor="right", colour=FAINT, size=SMALL)
-        intervals = page.axes((LEFT, below, wide, rows), limits, (rows, 0))
-        page.shapes(LEFT, below + 4, [(mark, percent(one)) for mark, one in zip(DOTS, SHARES, strict=True)])
+        page.shapes(LEFT, below + 4, [(shape, percent(share)) for share, shape in DOTS.items()])
         for place, (run, style) in enumerate(zip(runs, styles(len(runs)), strict=True)):
-            reached = [log10(candidates) for candidates in run.curve["candidates"]]
-            found = [0.0, *run.curve["found"]]
-            steps = [(x, y) for at, x in enumerate(reached) for y in found[at : at + 2]]
-            look = drawn_as(style) | {"marker": "none"}
-            if steps:
-                (drawn,) = axes.plot(*zip(*steps, strict=True), **look)
-                page.hint(drawn, run.name)
-            y = 26 + EFFORT_ROW * place
-            page.line((EDGE, EDGE + 24), (below + y - 5, below + y - 5), **look)
-            said = f"{', '.join(f'{one.candidates:,}' for one in run.effort) or 'no'} candidates"
-            room = WIDTH - 2 * EDGE - 40 - width_of(said, SMALL)
-            page.text(EDGE + 30, below + y - 1, run.name, room)
-            page.text(WIDTH - EDGE, below + y - 1, said, anchor="right", colour=FAINT, size=SMALL)
-            for lane, (one, shape) in enumerate(zip(run.effort, DOTS, strict=False)):
-                x, height = log10(one.candidates), y + 8 + 10 * lane
+            top = 26 + EFFORT_ROW * place
+            _reviewed(page, run, style, below + top)
+            _found(page, axes, run, style)
+            for lane, one in enumerate(run.effort):
+                height, mark = top + 8 + 10 * lane, _dot(one, style)
                 if not isnan(one.low):
-                    ends = (log10(one.low), log10(one.high))
+                    ends = [log10(one.low), log10(one.high)]
                     intervals.plot(ends, (height, height), color=style.colour)
-                mark = {"color": style.colour, "markersize": 6, "linestyle": "none", "marker": shape}
-                intervals.plot([x], [height], **mark)
-                (dot,) = axes.plot([x], [one.share], **mark)
-                page.hint(dot, f"{run.name}: {_looked_at(one)}")
+                intervals.plot([log10(one.candidates)], [height], **mark)
         names = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-        facts = [f"{run.name}: {', '.join(map(_looked_at, run.effort)) or 'no match'}" for run in runs]
+        facts = [f"{run.name}: {', '.join(map(_looked_at, run.effort)) or NOTHING}" for run in runs]
         return page.picture(f"{names}: share of the matches found by looking at so many", listed(facts))
 
 
-SHARES = (0.9, 0.95, 0.99)
+NOTHING = "no known photo"
+
+
+def _found(page: Sheet, axes: Any, run: Reviewed, style: Style) -> None:
+    """The curve of a run, from none of the matches to all, and the dots on it."""
+    found = [0.0, *run.curve["found"]]
+    places = [log10(candidates) for candidates in run.curve["candidates"]]
+    steps = [(x, y) for at, x in enumerate(places) for y in found[at : at + 2]]
+    (drawn,) = axes.plot([x for x, _ in steps], [y for _, y in steps], **drawn_as(style) | {"marker": ""})
+    page.hint(drawn, run.name)
+    for one in run.effort:
+        (dot,) = axes.plot([log10(one.candidates)], [one.share], **_dot(one, style))
+        page.hint(dot, f"{run.name}: {_looked_at(one)}")
+
+
+def _reviewed(page: Sheet, run: Reviewed, style: Style, y: float) -> None:
+    """What the line of a run looks like, its name, and how many candidates it asks for."""
+    counted = ", ".join(f"{one.candidates:,}" for one in run.effort)
+    said = f"{counted} candidates" if counted else NOTHING
+    page.line((EDGE, EDGE + 24), (y - 5, y - 5), **drawn_as(style) | {"marker": ""})
+    page.text(EDGE + 30, y - 1, run.name, WIDTH - 2 * EDGE - 40 - width_of(said, SMALL))
+    page.text(WIDTH - EDGE, y - 1, said, anchor="right", colour=FAINT, size=SMALL)
+
+
+def _dot(one: Effort, style: Style) -> dict[str, Any]:
+    return {"color": style.colour, "markersize": 6, "linestyle": "none", "marker": DOTS.get(one.share, "o")}
 
 
 def _looked_at(one: Effort) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from whalebench.reports.drawings.sheets import Sheet, sheet
 from whalebench.reports.drawings.theme import (
     EDGE,
     FAINT,
@@ -13,9 +14,7 @@ from whalebench.reports.drawings.theme import (
     SMALL,
     WIDTH,
     Picture,
-    Sheet,
     listed,
-    sheet,
     tenth_ticks,
     tenths,
 )

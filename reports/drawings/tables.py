@@ -7,6 +7,7 @@ from textwrap import wrap
 
 from whalebench import visible
 from whalebench.reports.drawings.contestants import Mark
+from whalebench.reports.drawings.sheets import Sheet, sheet
 from whalebench.reports.drawings.theme import (
     EDGE,
     FAINT,
@@ -16,9 +17,7 @@ from whalebench.reports.drawings.theme import (
     TEXT,
     Anchor,
     Picture,
-    Sheet,
     listed,
-    sheet,
     tenth_ticks,
     tenths,
     width_of,
