@@ -222,7 +222,7 @@ def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
     return _Line(
         rank=one.place,
         method=f"{name} {marks}".strip(),
-        map_at_5=between(*_mark(one)[1:]),
+        map_at_5=between(*_mark(one)[1:4]),
         known=number(one.mean("map_at_5_known")),
         top_1=number(one.mean("top_1")),
         log_loss=number(one.mean("log_loss")) + too_sure,
