@@ -477,7 +477,9 @@ def tune(
     from whalebench.benchmarks.running.runner import RunRequest, resolved
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
-    from whalebench.reports import figures, many_runs
+    from whalebench.reports import many_runs
+    from whalebench.reports.drawings.studies import tuning
+    from whalebench.reports.drawings.theme import standalone
 
     place = open_workspace(workspace)
     run = resolved(RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset), place)
@@ -491,7 +493,7 @@ def tune(
         console.stopped(str(interrupted))
         raise typer.Exit(130) from None
     document = many_runs.with_scores(tuned.document(), place.runs)
-    atomic_text(tuned.picture, figures.tuning_svg(document))
+    atomic_text(tuned.picture, standalone(tuning(document)))
     return console.show(document, many_runs.tuning_report(document), as_json)
 
 

@@ -107,7 +107,8 @@ def show(
     """Show what one run was given, what it came to, for which photos, and what that asks of a reviewer."""
     from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.core.record import find_run
-    from whalebench.reports import figures
+    from whalebench.reports.drawings.runs import Reviewed, effort
+    from whalebench.reports.drawings.theme import standalone
     from whalebench.reports.run_report import effort_of, run_document, show_report
 
     for file in filter(None, (svg, html)):
@@ -116,7 +117,8 @@ def show(
     document = run_document(folder)
     console.show(document, show_report(document, folder), as_json)
     if svg:
-        write_output(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
+        reviewed = Reviewed(document["run"], document["effort_curve"], effort_of(document))
+        write_output(svg, standalone(effort([reviewed])))
     if html:
         from whalebench.reports.leaderboard import leaderboard
         from whalebench.reports.page.page import run_page

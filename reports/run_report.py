@@ -20,7 +20,7 @@ from whalebench.benchmarks.core.record import (
     read_record,
 )
 from whalebench.reports.details import BY, EFFORT, SIDES, abundance, candidates, side_cells
-from whalebench.reports.figures import OVERLAPS
+from whalebench.reports.drawings.runs import OVERLAPS
 from whalebench.reports.leaks import Told, leak_counts, leak_warnings, read_told, without_leaks
 from whalebench.reports.metrics.breakdown import Effort, break_down
 from whalebench.reports.metrics.jackknife import (

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
-from html import unescape
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from whalebench.benchmarks.core.outputs import check_output, write_output
 from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
-from whalebench.reports.console import UNLIMITED, Terminal, json_text
-from whalebench.reports.document import Chapter, board_document, render
-from whalebench.reports.figures import escape
-from whalebench.reports.tables import NAME_COLUMNS, FittedGrid, Grid
+from whalebench.reports.console import json_text
+from whalebench.reports.document import Chapter, board_document
+from whalebench.reports.tables import NAME_COLUMNS, Grid
+from whalebench.reports.wording import listed
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
@@ -45,10 +44,6 @@ MORE = (
 )
 GROUPS = ("location", "diagnosis", "calibration", "leak_inflation", "leaks", "without_leaks")
 """Numbers by name that only some rows have."""
-SVG_WIDTH = 92
-TEXT = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]+)</text>')
-
-
 def write_reports(
     board: Leaderboard,
     folder: Path,
@@ -85,33 +80,22 @@ def write_reports(
     return [*written, *named], problems
 
 
-def to_svg(board: Leaderboard, *, full: bool = True) -> str:
-    """An SVG picture of what `render` gives that fetches nothing from the network.
+def to_svg(board: Leaderboard) -> str:
+    """The main table as an SVG picture that fetches nothing from the network, its intervals drawn.
 
-    It holds everything, or without `full` what `whalebench report` prints, wide enough for the main tables.
+    Raises WhalebenchError where there are tables of several benchmarks or splits.
     """
-    console = Terminal(record=True, width=_width(board), file=io.StringIO(), force_terminal=True)
-    console.print(render(board, full=full, notes=full))
-    picture = console.export_svg(title="whalebench report", unique_id="whalebench")
-    picture = re.sub(r"@font-face\s*\{[^}]*\}", "", picture)  # rich's fonts come from a network host
-    return "\n".join(line.rstrip() for line in TEXT.sub(_stripped, picture).splitlines()) + "\n"
+    from whalebench.reports.drawings.contestants import Mark
+    from whalebench.reports.drawings.tables import board as drawn
+    from whalebench.reports.drawings.theme import standalone
 
-
-def _width(board: Leaderboard) -> int:
-    """The columns that the widest main table takes."""
-    console = Terminal(width=UNLIMITED)
-    grids = [chapter.main for chapter in board_document(board, details=False).chapters]
-    return max([SVG_WIDTH, *(console.measure(FittedGrid(grid).table()).maximum for grid in grids)])
-
-
-def _stripped(match: re.Match[str]) -> str:
-    """The SVG text without blanks at its ends, moved by as much: not every viewer keeps leading blanks."""
-    start, middle, length, rest, content = match.groups()
-    content = unescape(content)
-    cell = float(length) / len(content)
-    x = float(start) + cell * (len(content) - len(content.lstrip()))
-    content = content.strip()
-    return f'x="{x:g}"{middle}textLength="{cell * len(content):g}"{rest}>{escape(content)}</text>'
+    if len(board.tables) > 1:
+        titles = listed(table.title for table in board.tables)
+        raise WhalebenchError(f"A picture has one table, and there are {titles}: choose with --benchmark.")
+    (chapter,) = board_document(board, details=False).chapters
+    grid = chapter.main
+    marks = [Mark(facts.anchor, *(facts.interval or (nan, nan, nan))) for facts in grid.facts]
+    return standalone(drawn(chapter.title, grid.header, grid.rows, marks, chapter.key)) + "\n"
 
 
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:

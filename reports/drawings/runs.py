@@ -1,0 +1,373 @@
+"""Single runs in pictures: effort, reliability, how animals were found, losses, what scores rest on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from math import isfinite, isnan, log10
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from whalebench.reports.drawings.sheets import Sheet, sheet
+from whalebench.reports.drawings.theme import (
+    EDGE,
+    FAINT,
+    HALF,
+    INK,
+    LINE,
+    MARK,
+    SECOND,
+    SERIES,
+    SMALL,
+    WIDTH,
+    Picture,
+    Style,
+    compact,
+    drawn_as,
+    listed,
+    styles,
+    tenth_ticks,
+    tenths,
+    width_of,
+)
+from whalebench.reports.metrics.breakdown import SHARES, Effort
+from whalebench.reports.metrics.ranking import Floats
+from whalebench.reports.wording import number, percent
+
+LEFT = 44
+"""Pixels for the labels of an upright axis."""
+
+
+class Reviewed(NamedTuple):
+    """A run with what it asks of a reviewer, see `metrics.breakdown`."""
+
+    name: str
+    curve: Mapping[str, Sequence[float]]
+    effort: Sequence[Effort]
+
+
+EFFORT_HEIGHT, EFFORT_ROW = 200, 48
+DOTS = dict(zip(SHARES, "osD", strict=True))
+"""The shape of the dot at each share of the matches."""
+
+
+def effort(runs: Sequence[Reviewed]) -> Picture:
+    """The share of matches found over the candidates looked at a photo, on a logarithmic axis, a line a run.
+
+    Dots are 90, 95 and 99 % of the matches; below, a run a row, they have their intervals.
+    """
+    ends = [end for run in runs for one in run.effort for end in (one.high, one.candidates) if end > 1]
+    most = log10(max([10.0, *ends, *(places for run in runs for places in run.curve["candidates"])]))
+    ticks = {float(power): compact(10**power) for power in range(int(most) + 1)}
+    rows, limits = 26 + EFFORT_ROW * len(runs), (-0.03 * most, most * 1.01)
+    below, wide = EFFORT_HEIGHT + 72, WIDTH - LEFT - 2 * EDGE
+    with sheet(WIDTH, below + rows + 4) as page:
+        shares = {0: "0 %", HALF: "50 %", 0.9: "90 %", 1: "100 %"}
+        axes = page.axes((LEFT, 20, wide, EFFORT_HEIGHT), limits, (0, 1), ticks, shares)
+        intervals = page.axes((LEFT, below, wide, rows), limits, (rows, 0))
+        page.text(EDGE, 12, "matches found", colour=FAINT, size=SMALL)
+        what = "candidates looked at a photo"
+        page.text(WIDTH - EDGE, EFFORT_HEIGHT + 50, what, anchor="right", colour=FAINT, size=SMALL)
+        page.shapes(LEFT, below + 4, [(shape, percent(share)) for share, shape in DOTS.items()])
+        for place, (run, style) in enumerate(zip(runs, styles(len(runs)), strict=True)):
+            top = 26 + EFFORT_ROW * place
+            _reviewed(page, run, style, below + top)
+            _found(page, axes, run, style)
+            for lane, one in enumerate(run.effort):
+                height, mark = top + 8 + 10 * lane, _dot(one, style)
+                if not isnan(one.low):
+                    ends = [log10(one.low), log10(one.high)]
+                    intervals.plot(ends, (height, height), color=style.colour)
+                intervals.plot([log10(one.candidates)], [height], **mark)
+        names = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+        facts = [f"{run.name}: {', '.join(map(_looked_at, run.effort)) or NOTHING}" for run in runs]
+        return page.picture(f"{names}: share of the matches found by looking at so many", listed(facts))
+
+
+NOTHING = "no known photo"
+
+
+def _found(page: Sheet, axes: Any, run: Reviewed, style: Style) -> None:
+    """The curve of a run, from none of the matches to all, and the dots on it."""
+    found = [0.0, *run.curve["found"]]
+    places = [log10(candidates) for candidates in run.curve["candidates"]]
+    steps = [(x, y) for at, x in enumerate(places) for y in found[at : at + 2]]
+    (drawn,) = axes.plot([x for x, _ in steps], [y for _, y in steps], **drawn_as(style) | {"marker": ""})
+    page.hint(drawn, run.name)
+    for one in run.effort:
+        (dot,) = axes.plot([log10(one.candidates)], [one.share], **_dot(one, style))
+        page.hint(dot, f"{run.name}: {_looked_at(one)}")
+
+
+def _reviewed(page: Sheet, run: Reviewed, style: Style, y: float) -> None:
+    """What the line of a run looks like, its name, and how many candidates it asks for."""
+    counted = ", ".join(f"{one.candidates:,}" for one in run.effort)
+    said = f"{counted} candidates" if counted else NOTHING
+    page.line((EDGE, EDGE + 24), (y - 5, y - 5), **drawn_as(style) | {"marker": ""})
+    page.text(EDGE + 30, y - 1, run.name, WIDTH - 2 * EDGE - 40 - width_of(said, SMALL))
+    page.text(WIDTH - EDGE, y - 1, said, anchor="right", colour=FAINT, size=SMALL)
+
+
+def _dot(one: Effort, style: Style) -> dict[str, Any]:
+    return {"color": style.colour, "markersize": 6, "linestyle": "none", "marker": DOTS.get(one.share, "o")}
+
+
+def _looked_at(one: Effort) -> str:
+    ends = "" if isnan(one.low) else f" [{one.low:.0f}, {one.high:.0f}]"
+    return f"{percent(one.share)} of the matches by {one.candidates}{ends} candidates"
+
+
+SQUARE = 200
+"""Width and height of a reliability diagram."""
+
+
+def reliability(calibration: Mapping[str, Any], name: str) -> Picture | None:
+    """Accuracy over confidence in bins of equal mass, before and after calibration.
+
+    On the diagonal confidence and accuracy are equal; below it the method is overconfident. None for a record
+    without bins.
+    """
+    bins = {when: calibration.get(f"reliability_{when}") or {"count": []} for when in ("before", "after")}
+    if not all(each["count"] for each in bins.values()):
+        return None
+    errors = {when: number(calibration.get(f"test_ece_{when}")) for when in bins}
+    ticks = {0: "0", HALF: "0.5", 1: "1"}
+    with sheet(LEFT + SQUARE + 2 * EDGE, SQUARE + 92) as page:
+        axes = page.axes((LEFT, 20, SQUARE, SQUARE), (0, 1), (0, 1), ticks, ticks)
+        axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1)
+        page.text(EDGE, 12, "share right", colour=FAINT, size=SMALL)
+        right = LEFT + SQUARE
+        page.text(right, SQUARE + 48, "confidence", anchor="right", colour=FAINT, size=SMALL)
+        looks = (Style(SECOND, (4, 2), "s"), Style(MARK, (), "o"))
+        for place, ((when, each), style) in enumerate(zip(bins.items(), looks, strict=True)):
+            axes.plot(each["confidence"], each["accuracy"], **drawn_as(style))
+            y = SQUARE + 56 + 16 * place
+            page.sample(EDGE, y + 4, style)
+            page.text(EDGE + 32, y + 8, f"{when} calibration")
+            page.text(right, y + 8, f"ECE {errors[when]}", anchor="right", colour=FAINT, size=SMALL)
+        said = f"ECE {errors['before']} before calibration, {errors['after']} after."
+        ends = [(each["confidence"][-1], each["accuracy"][-1]) for each in bins.values()]
+        said += (
+            " Of the surest photos, confidence {:.2f} before, {:.2f} after, right {:.2f} and {:.2f}.".format(
+                *(end[0] for end in ends), *(end[1] for end in ends)
+            )
+        )
+        return page.picture(f"{name}: how many answers are right, by confidence", said)
+
+
+OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
+"""Per-query measures that go from 0 to 1 and have a mean, and their names."""
+MEASURES = OVERLAPS | {"landmark_error": "landmark error"}
+"""All per-query measures that a histogram is drawn of; the others have a median and no upper end."""
+BINS = 20
+FARTHEST = 0.99
+"""The quantile at which the axis of a measure without an upper end ends."""
+BARS_WIDTH, BARS_HEIGHT = 240, 80
+
+
+def measures(queries: pd.DataFrame | None) -> dict[str, Floats]:
+    """The defined values of each measure that the per-query table has any of; none without a table."""
+    columns = {} if queries is None else {key: queries[key].dropna() for key in MEASURES if key in queries}
+    return {key: values.to_numpy(np.float64) for key, values in columns.items() if len(values)}
+
+
+def histogram(measure: str, values: Floats, name: str) -> Picture:
+    """A bar a bin of the values, at least one and none negative, and a line at their mean or median.
+
+    The axis ends at 1 for an overlap, else at the 99th percentile, with the number of photos beyond.
+    """
+    overlap = measure in OVERLAPS
+    limit = 1.0 if overlap else float(np.quantile(values, FARTHEST)) or 1.0
+    values = np.minimum(values, 1.0) if overlap else values  # an overlap of 1 may be a last digit more
+    middle = float(values.mean() if overlap else np.median(values))
+    what = f"mean {number(middle, 2)}" if overlap else f"median {percent(middle)}"
+    above = int((values > limit).sum())
+    beyond = f", {above} beyond" if above else ""
+    counts, edges = np.histogram(values, BINS, (0, limit))
+    end = f"{'1' if overlap else percent(limit)}{beyond}"
+    with sheet(BARS_WIDTH + 2 * EDGE, BARS_HEIGHT + 44) as page:
+        box = (EDGE, 22, BARS_WIDTH, BARS_HEIGHT)
+        axes = page.axes(box, (0, limit), (0, max(*counts.tolist(), 1)), None, {0: ""})
+        filled = counts > 0
+        axes.bar(edges[:-1][filled], counts[filled], 0.9 * limit / BINS, align="edge", color=FAINT, alpha=0.7)
+        axes.plot((middle, middle), axes.get_ylim(), color=SECOND, linewidth=2)
+        page.text(EDGE, 13, f"{MEASURES[measure]}, {what}", size=SMALL)
+        page.text(EDGE, BARS_HEIGHT + 38, "0", colour=FAINT, size=SMALL)
+        right = EDGE + BARS_WIDTH
+        page.text(right, BARS_HEIGHT + 38, end, anchor="right", colour=FAINT, size=SMALL)
+        title = f"{name}: {MEASURES[measure]}"
+        return page.picture(title, f"{what[0].upper()}{what[1:]} of {len(values)} photos{beyond}.")
+
+
+LOSS_HEIGHT, VALID_HEIGHT = 80, 100
+GAP, ABREAST = 10, 3
+"""Pixels between stages, and how many stand side by side."""
+
+
+class Stage(NamedTuple):
+    """Epochs in a row that bear one name, and where they are drawn."""
+
+    name: str
+    rows: pd.DataFrame
+    left: float = 0
+    width: float = 0
+
+    def points(self, column: str) -> tuple[list[float], list[float]]:
+        """Places on the sheet of the epochs at which the column has a number, and the numbers."""
+        values = self.rows[column].to_numpy(np.float64)
+        across = np.linspace(0, 1, len(values)) if len(values) > 1 else np.array([HALF])
+        defined = np.isfinite(values)
+        return (self.left + self.width * across[defined]).tolist(), values[defined].tolist()
+
+    @property
+    def epochs(self) -> str:
+        """How many, in words."""
+        return f"{len(self.rows)} epoch{'s' * (len(self.rows) > 1)}"
+
+    def said(self) -> str:
+        """From which loss it came to which, over how many epochs."""
+        _, losses = self.points("loss")
+        ends = f", loss {losses[0]:.3g} to {losses[-1]:.3g}" if losses else ""
+        return f"{self.name}: {self.epochs}{ends}"
+
+
+def _abreast(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """The stages in rows, each as wide as it has epochs, but none so narrow that it cannot be read."""
+    rows = [stages[at : at + ABREAST] for at in range(0, len(stages), ABREAST)]
+    return [[*_beside(row, WIDTH - LEFT - EDGE - GAP * (len(row) - 1))] for row in rows]
+
+
+def _beside(row: Sequence[Stage], room: float) -> Iterator[Stage]:
+    least, left = min(80, room / len(row)), float(LEFT)
+    share = (room - least * len(row)) / sum(len(stage.rows) for stage in row)
+    for stage in row:
+        yield stage._replace(left=left, width=least + share * len(stage.rows))
+        left += least + share * len(stage.rows) + GAP
+
+
+def learning(curve: pd.DataFrame, name: str) -> Picture | None:
+    """Losses of all stages, each on a scale of its own, and below MAP@5 on valid, over the epochs.
+
+    The table is that of `curve.csv`; None where it has no row.
+    """
+    groups = groupby(range(len(curve)), curve["stage"].astype(str).tolist().__getitem__)
+    stages = [Stage(stage, curve.iloc[[*places]]) for stage, places in groups]
+    if not stages:
+        return None
+    judged = [stage for stage in stages if np.isfinite(stage.rows["valid_map_at_5"]).any()]
+    loss_row, valid_row = 34 + LOSS_HEIGHT + 26, VALID_HEIGHT + 26
+    losses, valid = _abreast(stages), _abreast(judged)
+    top = 10 + loss_row * len(losses)
+    with sheet(WIDTH, top + (14 + valid_row * len(valid) if judged else 0)) as page:
+        page.text(EDGE, 12, "loss", colour=FAINT, size=SMALL)
+        for place, row in enumerate(losses):
+            _losses(page, row, 10 + loss_row * place)
+        facts = [stage.said() for stage in stages]
+        if judged:
+            facts.append(_best(page, judged, top))
+            ends = tenths([value for stage in judged for value in stage.points("valid_map_at_5")[1]])
+            for place, row in enumerate(valid):
+                _valid(page, row, top + 14 + valid_row * place, ends)
+        return page.picture(f"{name}: learning curve", listed(facts))
+
+
+def _losses(page: Sheet, row: Sequence[Stage], top: float) -> None:
+    """The losses of stages, each between its lowest and its highest, its name above, its epochs below."""
+    base = top + 34 + LOSS_HEIGHT
+    axes = page.axes((0, top + 34, WIDTH, LOSS_HEIGHT), (0, WIDTH), (-0.08, 1.08))
+    for stage in row:
+        x, losses = stage.points("loss")
+        page.text(stage.left, top + 14, stage.name, stage.width, size=SMALL)
+        page.line((stage.left, stage.left + stage.width), (base, base), color=LINE, linewidth=1)
+        page.text(stage.left, base + 14, stage.epochs, stage.width, colour=FAINT, size=SMALL)
+        if losses:
+            said = f"{losses[0]:.3g} → {losses[-1]:.3g}"
+            page.text(stage.left, top + 28, said, stage.width, colour=FAINT, size=SMALL)
+            low, spread = min(losses), max(losses) - min(losses)
+            heights = [(loss - low) / spread if spread else HALF for loss in losses]
+            (drawn,) = axes.plot(x, heights, color=MARK, **_dots("o", losses))
+            page.hint(drawn, stage.said())
+
+
+def _dots(marker: str, values: Sequence[float]) -> dict[str, Any]:
+    """A dot an epoch where they are not too many."""
+    return {"marker": marker, "markersize": 4} if len(values) <= 30 else {}
+
+
+def _best(page: Sheet, judged: Sequence[Stage], top: float) -> str:
+    """Writes above MAP@5 on valid which epoch has the highest; in words."""
+    epochs = [(value, at, stage.name) for stage in judged for at, value in _by_epoch(stage)]
+    value, at, stage = max(epochs, key=lambda one: one[0])
+    said = f"{value:.3f} at epoch {at}" + (f" of {stage}" if len(judged) > 1 else "")
+    page.text(EDGE, top + 10, "MAP@5 on valid", colour=FAINT, size=SMALL)
+    page.text(WIDTH - EDGE, top + 10, f"highest {said}", 220, anchor="right", size=SMALL)
+    return f"MAP@5 on valid: highest {said}, {epochs[-1][0]:.3f} at the end"
+
+
+def _by_epoch(stage: Stage) -> list[tuple[int, float]]:
+    rows = stage.rows[np.isfinite(stage.rows["valid_map_at_5"])]
+    return [*zip(rows["epoch"].tolist(), rows["valid_map_at_5"].tolist(), strict=True)]
+
+
+def _valid(page: Sheet, row: Sequence[Stage], top: float, ends: tuple[float, float]) -> None:
+    """MAP@5 on valid of stages on one scale, the highest of each marked, its name below."""
+    box = (LEFT, top + 4, WIDTH - LEFT - EDGE, VALID_HEIGHT)
+    axes = page.axes(box, (LEFT, WIDTH - EDGE), ends, None, tenth_ticks(*ends))
+    for stage in row:
+        x, values = stage.points("valid_map_at_5")
+        axes.plot(x, values, color=SECOND, **_dots("s", values))
+        best = values.index(max(values))
+        (dot,) = axes.plot([x[best]], [values[best]], "s", color=SECOND, markersize=8, markeredgecolor=INK)
+        page.hint(dot, f"{stage.name}: {values[best]:.3f} at epoch {_by_epoch(stage)[best][0]}")
+        page.text(stage.left, top + VALID_HEIGHT + 18, stage.name, stage.width, colour=FAINT, size=SMALL)
+
+
+ALTERED = {
+    "test": ("as tested", "o"),
+    "without_background": ("no background", "s"),
+    "without_animal": ("no animal", "v"),
+    "mirrored": ("mirrored", "D"),
+    "chance": ("chance", "|"),
+}
+"""What was done to the photos: in words, and the shape of its mark."""
+ALTERED_ROW = 36
+
+
+def shortcuts(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Picture | None:
+    """MAP@5 of photos as they are and altered, a row a run; None where no run has a number."""
+    defined = [
+        (name, {key: numbers[key] for key in ALTERED if _is_number(numbers.get(key))})
+        for name, numbers in rows
+    ]
+    defined = [(name, numbers) for name, numbers in defined if numbers]
+    if not defined:
+        return None
+    ticks = {tick / 5: f"{tick / 5:.1f}" for tick in range(6)}
+    top, high = 46, ALTERED_ROW * len(defined)
+    with sheet(WIDTH, top + high + 22) as page:
+        axes = page.axes((EDGE + 6, top, WIDTH - 2 * EDGE - 12, high), (0, 1), (high, 0), ticks)
+        colours = dict(zip(ALTERED, [*SERIES[:4], INK], strict=True))
+        page.shapes(EDGE, 16, [(shape, words) for words, shape in ALTERED.values()], [*colours.values()])
+        for place, (name, numbers) in enumerate(defined):
+            y = ALTERED_ROW * place + 26
+            page.text(EDGE, top + y - 12, name, WIDTH - 2 * EDGE)
+            axes.plot((0, 1), (y, y), color=LINE, linewidth=1)
+            for key, value in numbers.items():
+                words, shape = ALTERED[key]
+                edge = 2 if shape == "|" else 1
+                look = {
+                    "color": colours[key],
+                    "markersize": 12 if shape == "|" else 7,
+                    "markeredgewidth": edge,
+                }
+                (dot,) = axes.plot([value], [y], shape, **look, clip_on=False)
+                page.hint(dot, f"{name}, {words}: {number(value)}")
+        facts = [
+            f"{name}: {', '.join(f'{ALTERED[key][0]} {number(value)}' for key, value in numbers.items())}"
+            for name, numbers in defined
+        ]
+        return page.picture("MAP@5 of altered photos", listed(facts))
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and isfinite(value)
