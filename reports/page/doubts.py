@@ -25,9 +25,9 @@ FEWEST = 2
 LEAST = 1e-4
 """A probability is taken to be no nearer to 0 and 1: one answer alone settles nothing."""
 RULE = (
-    "A label is doubted where two contestants or more, and at least half of all, name one other individual first, "
-    f"and its pooled probability is {KNOWN_FROM:g} or more, {NEW_FROM:g} where the label is new: the geometric "
-    "mean of its calibrated odds over the surest majority of contestants."
+    "A label is doubted where two contestants or more, and at least half of all, name one other individual "
+    f"first, and its pooled probability is {KNOWN_FROM:g} or more, {NEW_FROM:g} where the label is new: the "
+    "geometric mean of its calibrated odds over the surest majority of contestants."
 )
 HARDEST = 12
 """Individuals that are listed."""
@@ -142,7 +142,8 @@ def _probability_of(answers: pd.DataFrame, name: str) -> Floats:
     """What each answer gives an individual; where that is none of the five, what the last of them got."""
     given = answers[list(PROBABILITY)].to_numpy(np.float64)
     is_it = answers[list(CANDIDATE)].to_numpy() == name
-    return np.where(is_it.any(axis=1), np.where(is_it, given, 0.0).sum(axis=1), np.fmin.reduce(given, axis=1))
+    found: Floats = np.where(is_it, given, 0.0).sum(axis=1)
+    return np.asarray(np.where(is_it.any(axis=1), found, np.fmin.reduce(given, axis=1)), np.float64)
 
 
 def pooled(probabilities: Floats) -> float:

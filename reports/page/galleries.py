@@ -84,7 +84,7 @@ class Query(NamedTuple):
     """A test photo with a run's answer."""
 
     anchor: str
-    """Its name on the page, the only one of the run's."""
+    """Its name on the page: run, set, and row of the predictions."""
     photo: Photo
     crop: str
     """Key of what the method saw; "" where it saw whole photos, or that is not known."""
@@ -209,16 +209,28 @@ class Galleries:
             side.table["verdict"].to_numpy()[order] == "right"
             for side, order in zip(sides, orders, strict=True)
         ]
-        parts, numbers = [], []
+        runs = first.record.run, second.record.run
+        parts: list[Any] = []
+        numbers: list[int] = []
         for is_right, other in ((0, 1), (1, 0)):
             confidence = sides[other].table["confidence"].to_numpy()[orders[other]]
             chosen = np.flatnonzero(right[is_right] & ~right[other])
             shown = chosen[np.argsort(-confidence[chosen], kind="stable")][: A_SET[self.photos]]
-            queries = (self._queries(side, order[shown]) for side, order in zip(sides, orders, strict=True))
+            queries = [
+                self._queries(side, order[shown], f"beside-{beside}")
+                for side, order, beside in zip(sides, orders, reversed(runs), strict=True)
+            ]
             parts.append(tuple(zip(*queries, strict=True)))
             numbers.append(len(chosen))
-        runs, names = (first.record.run, second.record.run), (first.contestant, second.contestant)
-        return Disagreement(*runs, names, first.record.fold, *parts, (numbers[0], numbers[1]))
+        return Disagreement(
+            first=runs[0],
+            second=runs[1],
+            contestants=(first.contestant, second.contestant),
+            fold=first.record.fold,
+            only_first=parts[0],
+            only_second=parts[1],
+            of=(numbers[0], numbers[1]),
+        )
 
     def best_pairs(self, table: Table) -> tuple[Disagreement, ...]:
         """Where the two best contestants of each group disagree, on their first fold and seed in common."""
@@ -264,7 +276,7 @@ class Galleries:
         return Photo(image, picture, *facts[1:])
 
     def another(self, answers: Answers, individual: str, viewpoint: str, place: int) -> Photo | None:
-        """A photo of an individual that is no test photo, of that viewpoint where there is one; None without."""
+        """A photo of an individual that is no test photo, of that viewpoint where one is; None without."""
         photos = answers.photos
         known = [image for image in photos.of(individual) if image not in answers.tested]
         alike = [image for image in known if viewpoint and photos.facts(image).viewpoint == viewpoint]
@@ -283,15 +295,18 @@ class Galleries:
     def _set(
         self, answers: Answers, name: str, title: str, sentence: str, places: Places, most: int
     ) -> QuerySet:
-        return QuerySet(name, title, sentence, self._queries(answers, places[:most]), len(places))
+        return QuerySet(name, title, sentence, self._queries(answers, places[:most], name), len(places))
 
-    def _queries(self, answers: Answers, places: Places) -> tuple[Query, ...]:
+    def _queries(self, answers: Answers, places: Places, name: str) -> tuple[Query, ...]:
         columns = {name: answers.table[name].to_numpy()[places].tolist() for name in answers.table}
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         numbered = enumerate(zip(places.tolist(), rows, strict=True))
-        return tuple(self._query(answers, number, row, place) for place, (number, row) in numbered)
+        anchor = f"{answers.record.run}-{name}"
+        return tuple(
+            self._query(answers, f"{anchor}-{number}", row, place) for place, (number, row) in numbered
+        )
 
-    def _query(self, answers: Answers, number: int, row: dict[Any, Any], place: int) -> Query:
+    def _query(self, answers: Answers, anchor: str, row: dict[Any, Any], place: int) -> Query:
         """The query of a row of answers; pictures of the first places come first where a page is full."""
         image, photos, window = row["image"], answers.photos, _window(row)
         followed, heat = answers.heats.get(image, ("", None))
@@ -300,7 +315,7 @@ class Galleries:
         candidates = tuple(self._candidates(answers, row, viewpoint, place))
         is_found = truth == NEW or any(one.is_right for one in candidates)
         return Query(
-            anchor=f"{answers.record.run}-q{number}",
+            anchor=anchor,
             photo=photo._replace(viewpoint=viewpoint),
             crop=self._ask(photos.view(image, window), place) if window else "",
             crop_size=window.size if window else None,
@@ -379,7 +394,7 @@ def _kinds(answers: Answers) -> list[tuple[str, str, str, Places]]:
     hardest = wrong[np.lexsort((probability[wrong], -rank[wrong]))]
 
     def of(kind: Verdict, by: NDArray[np.float64]) -> Places:
-        chosen = places[verdict == kind]
+        chosen: Places = places[verdict == kind]
         return chosen[np.argsort(-by[chosen], kind="stable")]
 
     drawn = [digest_text(f"{answers.record.catalog_digest} {image}") for image in table["image"]]

@@ -174,6 +174,8 @@ class Album:
         return tuple(said)
 
 
+COLUMNS = ("key", *Thumbnail._fields)
+"""Of a file of kept pictures."""
 Made = dict[str, Thumbnail | str]
 """By key a picture, or why there is none."""
 
@@ -187,9 +189,10 @@ def _read_kept(folder: Path, wanted: Container[str]) -> Made:
             if hashlib.sha256(content).hexdigest() != file.name.removesuffix(KEPT):
                 file.unlink()
                 continue
-            for row in pd.read_parquet(io.BytesIO(content)).itertuples(index=False):
-                if row.key in wanted:
-                    kept[row.key] = Thumbnail(row.data, row.width, row.height)
+            table = pd.read_parquet(io.BytesIO(content))
+            for key, *one in zip(*(table[name].tolist() for name in COLUMNS), strict=True):
+                if key in wanted:
+                    kept[key] = Thumbnail(*one)
         except (OSError, WhalebenchError):  # as where another process removes it: they are made again
             continue
     return kept
@@ -203,7 +206,7 @@ def _make(folder: Path, views: Sequence[View]) -> Made:
     rows = [(key, *one) for key, one in made.items() if isinstance(one, Thumbnail)]
     if rows:
         written = io.BytesIO()
-        pd.DataFrame(rows, columns=["key", *Thumbnail._fields]).to_parquet(written, index=False)
+        pd.DataFrame(rows, columns=COLUMNS).to_parquet(written, index=False)
         content = written.getvalue()
         name = hashlib.sha256(content).hexdigest() + KEPT  # by which a damaged file is known
         with suppress(WhalebenchError), atomic_path(folder / name) as temporary:
