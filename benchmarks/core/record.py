@@ -56,6 +56,7 @@ LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95",
 """Columns that older runs lack."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
+MATCHES = "matches.parquet"
 VARIANTS = "variants.parquet"
 """The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
@@ -373,6 +374,11 @@ def read_predictions(
     return complete
 
 
+def read_matches(folder: Path, record: RunRecord) -> pd.DataFrame | None:
+    """The table of the photos that a run's answers rest on, rows as in the predictions; None without one."""
+    return read_predictions(folder, MATCHES, None, record) if MATCHES in record.files else None
+
+
 def _refuse_rows(file: Path, rows: int, record: RunRecord) -> None:
     photos = record.counts.get("test_photos", rows)
     if rows != photos:
@@ -408,8 +414,8 @@ def system_error(error: Exception) -> OSError:
 
 
 def read_arrays(
-    file: Path, wanted: Sequence[str], entry: str
-) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+    file: Path, wanted: Sequence[str], entry: str, remedy: str = REPEAT
+) -> tuple[dict[str, NDArray[Any]], Any]:
     """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
 
     Raises WhalebenchError for a file that cannot be read, differs from its digest, or whose header lacks the
@@ -423,7 +429,7 @@ def read_arrays(
             arrays = {name: opened.get_tensor(name) for name in wanted if name in names}
             return arrays, json.loads(opened.metadata()[entry])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}): {REPEAT}.") from error
+        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}): {remedy}.") from error
 
 
 def find_run(name: str, workspace: Workspace) -> Path:
