@@ -432,8 +432,8 @@ def system_error(error: Exception) -> OSError:
 
 
 def read_arrays(
-    file: Path, wanted: Sequence[str], entry: str
-) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+    file: Path, wanted: Sequence[str], entry: str, remedy: str = REPEAT
+) -> tuple[dict[str, NDArray[Any]], Any]:
     """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
 
     Raises WhalebenchError for a file that cannot be read, differs from its digest, or whose header lacks the
@@ -447,7 +447,7 @@ def read_arrays(
             arrays = {name: opened.get_tensor(name) for name in wanted if name in names}
             return arrays, json.loads(opened.metadata()[entry])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}): {REPEAT}.") from error
+        raise WhalebenchError(f"{file} cannot be read ({one_line(error, 80)}): {remedy}.") from error
 
 
 def find_run(name: str, workspace: Workspace) -> Path:

@@ -149,7 +149,7 @@ def open_photos(benchmarks: Path, record: RunRecord) -> Photos:
     if catalog.digest != record.catalog_digest:
         now, then = catalog.digest[:16], record.catalog_digest[:16]
         return Photos(
-            problem=f"No photo of {name} is shown: its catalog in this workspace is not the one that the runs "
-            f"were made with ({now} now, {then} then); bring that one back."
+            problem=f"No photo of {name} is shown: its catalog in this workspace is not the one that its "
+            f"runs were made with ({now} now, {then} then); bring that one back."
         )
     return Photos(catalog)
