@@ -1,4 +1,4 @@
-"""What `whalebench explain` keeps of where a run looks, a map of each photo it was asked for, and its colours.
+"""Where a run looks: a map of each photo that `whalebench explain` was asked for, kept and drawn.
 
 They stand beside the diagnosis in one file, which has a digest of itself in its header, so that no crash
 between two files makes a whole one look damaged. Nothing here needs torch.
