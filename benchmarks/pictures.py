@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Region, regions_of
 from whalebench.benchmarks.core.outputs import output_path
+from whalebench.benchmarks.core.saliency import heated
 from whalebench.benchmarks.core.store import MAX_PIXELS, decode, pixel_limit, read_photo
+from whalebench.benchmarks.lettering import write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +28,6 @@ _GAP, _TITLE, _LABEL, _CAPTION = 10, 40, 34, 20
 """Of the contact sheet, in pixels."""
 WIDE, HIGH, EDGE, HEADER, LINES = 460, 330, 14, 46, 46
 """Of the picture of where a method looks, in pixels: a photo, the edge around it, and the texts above it."""
-FALLS, RISES = (214, 40, 24), (32, 92, 200)
-"""Red where hiding costs, blue where it helps."""
 
 
 def picture_format(file: Path, what: str = "picture") -> str:
@@ -50,7 +51,8 @@ def contact_sheet(
     """Writes a PNG or JPEG that shows up to `rows` individuals of `table` with `columns` photos each.
 
     Photos are read from the absolute paths in column `path`. Individuals with the most encounters come first,
-    with one photo of each encounter before a second of any; the last row shows *new* ones if there are some.
+    each with photos of all its sides and encounters as evenly as there are; the last row shows *new* ones if
+    there are some.
     Raises WhalebenchError for another suffix, a photo that cannot be read, or a table without photos.
     """
     picture_format(file, "contact sheet")
@@ -67,22 +69,30 @@ def choose_photos(table: pd.DataFrame, rows: int, columns: int) -> list[tuple[st
     """
     encounter = table["encounter"] if "encounter" in table else table["image"]
     table = table.assign(encounter=encounter.where(encounter != "", table["image"]))
+    table = table if "viewpoint" in table else table.assign(viewpoint="")
     table = table[table["identity"] != NOT_IDENTIFIED]
     known, new = table[table["identity"] != ""], table[table["identity"] == ""]
     count = known.groupby("identity").agg(encounters=("encounter", "nunique"), photos=("image", "size"))
     order = count.sort_values(["encounters", "photos"], ascending=False, kind="stable").index
     chosen = [
-        (str(identity), _spread(known[known["identity"] == identity]).head(columns))
+        (str(identity), _evenly(known[known["identity"] == identity], columns))
         for identity in order[: rows - (not new.empty)]
     ]
-    return chosen if new.empty else [*chosen, ("new", _spread(new).head(columns))]
+    return chosen if new.empty else [*chosen, ("new", _evenly(new, columns))]
 
 
-def _spread(photos: pd.DataFrame) -> pd.DataFrame:
-    """The photos with one of each encounter before a second of any."""
-    photos = photos.sort_values(["encounter", "image"])
-    number = photos.groupby("encounter").cumcount()
-    return photos.assign(_number=number).sort_values(["_number", "encounter"], kind="stable")
+def _evenly(photos: pd.DataFrame, count: int) -> pd.DataFrame:
+    """So many photos: each of the side that was shown least before it, and of these of such an encounter."""
+    ordered = photos.sort_values(["viewpoint", "encounter", "image"])
+    rest = list(zip(ordered["viewpoint"], ordered["encounter"], ordered.index, strict=True))
+    sides, encounters, chosen = Counter[str](), Counter[str](), []
+    while rest and len(chosen) < count:
+        viewpoint, encounter, row = least = min(rest, key=lambda each: (sides[each[0]], encounters[each[1]]))
+        rest.remove(least)
+        sides[viewpoint] += 1
+        encounters[encounter] += 1
+        chosen.append(row)
+    return photos.loc[chosen]
 
 
 class _Page:
@@ -94,10 +104,10 @@ class _Page:
         upper = _GAP + _TITLE * bool(title)
         size = columns * (cell + _GAP) + 3 * _GAP, upper + len(chosen) * row + 2 * _GAP
         self.sheet = Image.new("RGB", size, PAPER)
-        self._pen = ImageDraw.Draw(self.sheet)
-        _write(self._pen, 2 * _GAP, _GAP + 4, title, INK, 24)
+        within = size[0] - 4 * _GAP
+        write(self.sheet, (2 * _GAP, _GAP), within, 24, INK, title)
         for number, (label, photos) in enumerate(chosen):
-            _write(self._pen, 2 * _GAP, upper + number * row + 8, label, INK, 17)
+            write(self.sheet, (2 * _GAP, upper + number * row + 6), within, 17, INK, label)
             records = zip(photos.to_dict("records"), regions_of(photos), strict=True)
             for column, (photo, region) in enumerate(records):
                 place = 2 * _GAP + column * (cell + _GAP), upper + number * row + _LABEL
@@ -105,7 +115,7 @@ class _Page:
 
     def _photo(self, left: int, upper: int, photo: dict[str, object], region: Region | None) -> None:
         wide, high = self._cell
-        self._pen.rectangle((left, upper, left + wide - 1, upper + high - 1), FRAME)
+        ImageDraw.Draw(self.sheet).rectangle((left, upper, left + wide - 1, upper + high - 1), FRAME)
         try:
             with pixel_limit(MAX_PIXELS):
                 fitted = ImageOps.contain(read_photo(Path(str(photo["path"])), region=region), self._cell)
@@ -114,53 +124,78 @@ class _Page:
                 f"Photo {photo['image']} cannot be read from {photo['path']}: put it back, or import again."
             ) from error
         self.sheet.paste(fitted, (left + (wide - fitted.width) // 2, upper + (high - fitted.height) // 2))
-        caption = "  ".join(str(photo[key]) for key in ("image", "date") if photo.get(key))
-        _write(self._pen, left, upper + high + 3, caption, PALE, 12)
+        caption = [str(photo[key]) for key in ("image", "date", "viewpoint") if photo.get(key)]
+        parts = [part for text in caption for part in (text, "  ")][:-1]
+        write(self.sheet, (left, upper + high + 2), wide, 12, PALE, *parts)
+
+
+@dataclass(frozen=True)
+class GalleryPhoto:
+    """The photo beside the heat: whom the method answered with, and what of."""
+
+    path: str
+    """Empty where there is none to show."""
+    title: tuple[str, ...]
+    """The answer, and whether it is right, part by part: names are parts of their own."""
+    caption: tuple[str, ...]
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
 class HeatPhoto:
-    """A photo in the picture of where a method looks."""
+    """A photo in the picture of where a method looks: one row."""
 
     path: str
     shape: tuple[int, int]
     """Height and width of the photo."""
     heat: NDArray[np.float64]
     """(height, width) of any one size, over the whole photo."""
-    title: str
+    title: tuple[str, ...]
+    """Part by part: names are parts of their own."""
     caption: str
     region: Region | None = None
     """The part of its file that it is, where it is no whole one."""
+    answer: GalleryPhoto | None = None
 
 
 def draw_heat(photos: list[HeatPhoto], file: Path, title: str) -> None:
     """Writes the picture, a row a photo; raises WhalebenchError where it cannot be written."""
     fitted = [_fit(photo.shape) for photo in photos]
-    height = HEADER + sum(high + LINES + EDGE for high, _ in fitted)
-    page = Image.new("RGB", (2 * WIDE + 3 * EDGE, height), PAPER)
-    pen, upper = ImageDraw.Draw(page), HEADER
-    _write(pen, EDGE, 12, title, INK, 18)
-    for photo, (high, wide) in zip(photos, fitted, strict=True):
-        _write(pen, EDGE, upper, photo.title, INK, 15)
-        _write(pen, EDGE, upper + 21, photo.caption, PALE, 13)
+    answered = [_read_answer(photo.answer) for photo in photos]
+    heights = [max(high, beside.height) for (high, _), beside in zip(fitted, answered, strict=True)]
+    columns = [EDGE + column * (WIDE + EDGE) for column in range(4)]
+    page = Image.new("RGB", (columns[-1], HEADER + sum(high + LINES + EDGE for high in heights)), PAPER)
+    write(page, (EDGE, 10), page.width - 2 * EDGE, 18, INK, title)
+    upper = HEADER
+    for photo, size, beside, high in zip(photos, fitted, answered, heights, strict=True):
+        _write_lines(page, (EDGE, upper), 2 * WIDE + EDGE, photo.title, (photo.caption,))
+        if photo.answer:
+            _write_lines(page, (columns[2], upper), WIDE, photo.answer.title, photo.answer.caption)
         with pixel_limit(MAX_PIXELS):
-            pixels = decode(photo.path, (high, wide, 3), photo.region)
-        page.paste(Image.fromarray(pixels), (EDGE, upper + LINES - 4))
-        page.paste(Image.fromarray(_heated(pixels, photo.heat)), (2 * EDGE + WIDE, upper + LINES - 4))
+            pixels = decode(photo.path, (*size, 3), photo.region)
+        shown = (Image.fromarray(pixels), Image.fromarray(heated(pixels, photo.heat)), beside)
+        for left, picture in zip(columns, shown, strict=False):
+            page.paste(picture, (left, upper + LINES - 4))
         upper += high + LINES + EDGE
     save_picture(page, file)
 
 
-def _heated(pixels: NDArray[np.uint8], heat: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The photo in grey under its heat: the stronger the colour, the more hiding that place does."""
-    high, wide = pixels.shape[:2]
-    strength = heat / max(float(np.abs(heat).max()), 1e-9)
-    smooth = Image.fromarray(strength.astype(np.float32)).resize((wide, high), Image.Resampling.BILINEAR)
-    strength = np.asarray(smooth)[:, :, None]
-    grey = pixels.mean(axis=2, keepdims=True)
-    colour = np.where(strength > 0, FALLS, RISES)
-    mixed = grey + (colour - grey) * 0.8 * np.abs(strength)
-    return np.broadcast_to(mixed, pixels.shape).round().astype(np.uint8)
+def _read_answer(answer: GalleryPhoto | None) -> Image.Image:
+    """The photo beside the heat, as it fits its cell; an empty picture where there is none."""
+    if answer is None or not answer.path:
+        return Image.new("RGB", (0, 0))
+    with pixel_limit(MAX_PIXELS):
+        photo = read_photo(Path(answer.path), least=(2 * WIDE, 2 * HIGH), region=answer.region)
+    return ImageOps.contain(photo, (WIDE, HIGH))
+
+
+def _write_lines(
+    page: Image.Image, place: tuple[int, int], width: int, title: tuple[str, ...], caption: tuple[str, ...]
+) -> None:
+    """The two lines above a photo."""
+    left, upper = place
+    write(page, place, width, 15, INK, *title)
+    write(page, (left, upper + 21), width, 13, PALE, *caption)
 
 
 def _fit(shape: tuple[int, int]) -> tuple[int, int]:
@@ -168,7 +203,3 @@ def _fit(shape: tuple[int, int]) -> tuple[int, int]:
     high, wide = shape
     scale = min(WIDE / wide, HIGH / high)
     return max(1, round(high * scale)), max(1, round(wide * scale))
-
-
-def _write(pen: ImageDraw.ImageDraw, left: int, upper: int, text: str, colour: str, size: int) -> None:
-    pen.text((left, upper), text, colour, ImageFont.load_default(size))

@@ -215,6 +215,7 @@ def explain_report(run: str, diagnosis: Diagnosis, shown: Sequence[dict[str, Any
             "photo": row["image"],
             "truth": row["truth"],
             "rank": row["rank"],
+            "answer": row["answer"],
             "largest drop": number(row["largest_drop"], 2),
             "on the animal": _percent(row["on_animal"]),
             "animal": _percent(row["animal"]),

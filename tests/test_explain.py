@@ -30,8 +30,10 @@ from whalebench.benchmarks.core.record import (
     Diagnosis,
     find_run,
     read_diagnosis,
+    write_arrays,
     write_record,
 )
+from whalebench.benchmarks.core.saliency import HEAT_SIZE, SALIENCY, Saliency, read_saliency, write_saliency
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining import explain as shortcuts
@@ -48,7 +50,8 @@ from whalebench.benchmarks.explaining.altered import (
     spread,
     without_background,
 )
-from whalebench.benchmarks.explaining.explain import choose_photos, explain
+from whalebench.benchmarks.explaining.answers import find_answer
+from whalebench.benchmarks.explaining.explain import choose_photos, explain, kept_heat
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import outcome, runner
@@ -426,7 +429,9 @@ def test_a_run_is_explained_from_end_to_end(
     assert kept is not None
     after = {file.name: file.read_bytes() for file in (shared_tiny.runs / network_run).iterdir()}
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) <= {DIAGNOSIS}
+    assert set(after) - set(before) <= {DIAGNOSIS, SALIENCY}
+    maps = read_saliency(shared_tiny.runs / network_run)
+    assert len(maps) == 2
     assert set(kept.map_at_5) == {
         "test",
         "annotated",
@@ -456,6 +461,10 @@ def test_a_run_is_explained_from_end_to_end(
     assert document["picture"] == str(tmp_path / "one.jpg")
     with Image.open(tmp_path / "one.jpg") as drawn:
         assert drawn.format == "JPEG"
+    row = document["shown"][0]
+    assert row["right"] == (row["answer"] == row["truth"])
+    # The maps of other photos are kept.
+    assert set(read_saliency(shared_tiny.runs / network_run)) == {*maps, image}
     forced = cli("explain", network_run, "--force", *chosen, *place)
     assert forced.code == 1
     assert "diagnosed again" in forced.err
@@ -608,7 +617,129 @@ def test_a_run_behind_a_crop_is_explained(tiny: Workspace, settings: tuple[str, 
     assert found.shown[0]["on_animal"] is None or 0 <= found.shown[0]["on_animal"] <= 1
 
 
-# --- the file
+def test_the_picture_shows_the_photo_that_was_matched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run = planted(tmp_path, "animal")
+    queries = pd.read_parquet(workspace.runs / run / "predictions.parquet")
+    parts = load_benchmark("planted", workspace).split.parts(0)
+    query = queries.iloc[0]
+    number = query["candidate_1"].removeprefix("ind")
+    of_answer = [image for image in parts.train if image.startswith(f"{number}-")]
+    drawn: list[Any] = []
+    monkeypatch.setattr(shortcuts, "draw_heat", lambda photos, *_: drawn.extend(photos))
+    monkeypatch.setattr(shortcuts, "diagnose", lambda *_: diagnosis())
+
+    def shown() -> tuple[dict[str, Any], Any]:
+        row = explain(run, workspace, images=[query["image"]], box=0.5).shown[0]
+        return row, drawn.pop().answer
+
+    row, beside = shown()
+    assert (row["answer"], row["matched"]) == (query["candidate_1"], False)
+    assert row["gallery_photo"] == of_answer[0]
+    assert Path(beside.path).name == of_answer[0]
+    assert "".join(beside.caption) == f"just one photo of ind{number} in train: {of_answer[0]}"
+    matches = queries[["image"]].assign(nearest_1=of_answer[-1], nearest_2=of_answer[0])
+    monkeypatch.setattr(shortcuts.record, "read_matches", lambda *_: matches)
+    row, beside = shown()
+    assert (row["gallery_photo"], row["matched"]) == (of_answer[-1], True)
+    assert Path(beside.path).name == of_answer[-1]
+    assert "".join(beside.caption) == f"nearest photo of ind{number}: {of_answer[-1]}"
+    verdict = "right" if query["candidate_1"] == query["truth"] else f"wrong: it is {query['truth']}"
+    assert "".join(beside.title) == f"answer: ind{number}, {verdict}"
+
+
+def test_the_answer_is_right_or_wrong_and_new_has_the_best_individual_beside_it(tmp_path: Path) -> None:
+    workspace, _ = planted(tmp_path, "animal")
+    benchmark = load_benchmark("planted", workspace)
+    train = benchmark.split.parts(0).train
+    query = pd.Series({"truth": "ind3", "candidate_1": "new", "candidate_2": "ind4", "candidate_3": "ind3"})
+    query = query.reindex([*query.index, "candidate_4", "candidate_5"], fill_value="")
+    match = pd.Series({"nearest_1": "", "nearest_2": "4-05.png", "nearest_3": "3-01.png"})
+    answer = find_answer(query, match, benchmark, 0)
+    assert answer.facts() == {"answer": "new", "right": False, "gallery_photo": "4-05.png", "matched": True}
+    assert "".join(answer.photo(benchmark).title) == "answer: new, wrong: it is ind3"
+    assert "".join(answer.photo(benchmark).caption) == "nearest photo of ind4: 4-05.png"
+    for without in (None, match[[]]):
+        found = find_answer(query, without, benchmark, 0)
+        assert not found.matched
+        assert found.image == next(image for image in train if image.startswith("4-"))
+    nobody = query.replace({"ind4": "", "ind3": "new"})
+    alone = find_answer(nobody, match, benchmark, 0)
+    assert (alone.photo(benchmark).path, alone.image) == ("", "")
+    assert "".join(alone.photo(benchmark).title) == "answer: new, right"
+
+
+# --- the files
+
+
+def test_maps_come_back_and_newer_ones_replace_older(tmp_path: Path) -> None:
+    assert read_saliency(tmp_path) == {}
+    rng = np.random.default_rng(0)
+    first, second, third = (kept_heat(rng.normal(size=MAP_SIZE)) for _ in range(3))
+    assert first.shape == HEAT_SIZE
+    assert first.dtype == np.float16
+    assert np.abs(first).max() == 1
+    maps = {"b": Saliency("ann", first), "鯨": Saliency("", second)}
+    write_saliency(tmp_path, maps)
+    written = (tmp_path / SALIENCY).read_bytes()
+    write_saliency(tmp_path, dict(reversed(maps.items())))
+    assert (tmp_path / SALIENCY).read_bytes() == written
+    write_saliency(tmp_path, read_saliency(tmp_path) | {"b": Saliency("bea", third)})
+    back = read_saliency(tmp_path)
+    assert {image: each.followed for image, each in back.items()} == {"b": "bea", "鯨": ""}
+    assert np.array_equal(back["b"].heat, third)
+    assert np.array_equal(back["鯨"].heat, second)
+    assert kept_heat(np.zeros(MAP_SIZE)).max() == 0
+
+
+def test_a_heat_keeps_its_place_and_its_sign() -> None:
+    heat = np.zeros(MAP_SIZE)
+    heat[10:12, 20:22], heat[100, 100] = 3.0, -3.0
+    kept = kept_heat(heat)
+    assert (kept[5, 10], kept[50, 50]) == (1, -0.25)
+    assert np.count_nonzero(kept) == 2
+
+
+def test_a_damaged_map_is_refused_by_name(tmp_path: Path) -> None:
+    write_saliency(tmp_path, {"b": Saliency("ann", np.ones(HEAT_SIZE, np.float16))})
+    whole = (tmp_path / SALIENCY).read_bytes()
+    remedy = rf"explain {tmp_path.name} --force"
+    for place in (0, 3, whole.index(b"ann"), whole.index(b"digest"), len(whole) - 5, len(whole) // 2):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1
+        (tmp_path / SALIENCY).write_bytes(spoilt)
+        with pytest.raises(WhalebenchError, match=rf"saliency\.safetensors .*{remedy}"):
+            read_saliency(tmp_path)
+    (tmp_path / SALIENCY).write_bytes(whole[:-1])
+    with pytest.raises(WhalebenchError, match=remedy):
+        read_saliency(tmp_path)
+    write_arrays(tmp_path / SALIENCY, {"heat": np.ones((1, 2))}, "saliency", ["no", "photos"])
+    with pytest.raises(WhalebenchError, match=remedy):
+        read_saliency(tmp_path)
+
+
+def diagnosis() -> Diagnosis:
+    """Any diagnosis."""
+    created = "2026-11-23T12:00:00+00:00"
+    return Diagnosis(map_at_5={}, chance={}, photos={"test": 3}, region="box", created=created)
+
+
+def test_a_damaged_map_is_told_and_made_again_when_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run = planted(tmp_path, "animal")
+    monkeypatch.setattr(shortcuts, "diagnose", lambda *_: diagnosis())
+    explain(run, workspace, photos=2, box=0.5)
+    folder = workspace.runs / run
+    spoilt = bytearray((folder / SALIENCY).read_bytes())
+    spoilt[-5] ^= 1
+    (folder / SALIENCY).write_bytes(spoilt)
+    with pytest.raises(WhalebenchError, match=r"saliency\.safetensors differs from its digest"):
+        explain(run, workspace, photos=1, box=0.5)
+    shown = explain(run, workspace, photos=1, box=0.5, force=True).shown
+    assert set(read_saliency(folder)) == {row["image"] for row in shown}
+    assert next(iter(read_saliency(folder).values())).followed == shown[0]["followed"]
 
 
 def test_a_diagnosis_comes_back_equal_and_a_damaged_one_is_named(tmp_path: Path) -> None:

@@ -418,7 +418,7 @@ def test_pictures_are_of_the_part(shared: tuple[Workspace, ImportResult], tmp_pa
     part, whole = (np.asarray(Image.open(tmp_path / name)) for name in ("part.png", "whole.png"))
     assert not np.array_equal(part, whole)
     row = catalog.table.iloc[1]
-    heat = HeatPhoto(row["path"], (HIGH, WIDE), np.zeros((2, 2)), "", "", regions_of(catalog.table)[1])
+    heat = HeatPhoto(row["path"], (HIGH, WIDE), np.zeros((2, 2)), (), "", regions_of(catalog.table)[1])
     draw_heat([heat], tmp_path / "heat.png", "")
     drawn = Image.open(tmp_path / "heat.png")
     left = np.asarray(drawn)[88:-14, 14:474].astype(float).mean(axis=(0, 1))

@@ -55,7 +55,7 @@ does: average precision at 5, NaN where train does not show the individual from 
 LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS, *BY_SIDE)
 """Columns that older runs lack."""
 MATCHES = "matches.parquet"
-"""A row a test photo: which photo of each candidate stood nearest, and through which window the method saw it."""
+"""A row a test photo: the nearest photo of each candidate, and the window that the method saw."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
 BY_PHOTO = (PREDICTIONS, MATCHES)

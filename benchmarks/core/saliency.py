@@ -1,4 +1,4 @@
-"""What `whalebench explain` keeps of where a run looks: a map of each photo that it was asked for.
+"""Where a run looks: a map of each photo that `whalebench explain` was asked for, kept and drawn.
 
 They stand beside the diagnosis in one file, which has a digest of itself in its header, so that no crash
 between two files makes a whole one look damaged. Nothing here needs torch.
@@ -75,12 +75,25 @@ def _digest(rows: list[tuple[str, str]], heats: NDArray[np.float16]) -> str:
 
 
 def heated(pixels: NDArray[np.uint8], heat: NDArray[Any]) -> NDArray[np.uint8]:
-    """The photo in grey under its heat: the stronger the colour, the more hiding that place does."""
+    """The photo (height, width, 3) in grey under its heat: the stronger the colour, the more hiding does.
+
+    The heat is of any one size, over the whole photo; the farthest from zero of its values is full colour.
+    """
     high, wide = pixels.shape[:2]
-    strength = heat.astype(np.float32) / max(float(np.abs(heat).max()), 1e-9)
-    smooth = Image.fromarray(strength).resize((wide, high), Image.Resampling.BILINEAR)
-    strength = np.asarray(smooth)[:, :, None]
+    smooth = Image.fromarray(strength(heat)).resize((wide, high), Image.Resampling.BILINEAR)
+    strong = np.asarray(smooth)[:, :, None]
     grey = pixels.mean(axis=2, keepdims=True)
-    colour = np.where(strength > 0, FALLS, RISES)
-    mixed = grey + (colour - grey) * 0.8 * np.abs(strength)
+    colour = np.where(strong > 0, FALLS, RISES)
+    mixed = grey + (colour - grey) * 0.8 * np.abs(strong)
     return np.broadcast_to(mixed, pixels.shape).round().astype(np.uint8)
+
+
+def strength(heat: NDArray[Any]) -> NDArray[np.float32]:
+    """The heat as it is drawn: from -1 to 1, the farthest from zero of its values 1 or -1.
+
+    >>> strength(np.array([[0.5, -2.0]])).tolist()
+    [[0.25, -1.0]]
+    """
+    values = np.asarray(heat, np.float32)
+    drawn: NDArray[np.float32] = values / max(float(np.abs(values).max()), 1e-9)
+    return drawn

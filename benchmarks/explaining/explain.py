@@ -1,7 +1,7 @@
 """Why a run scores as it does: where it looks, and what is left of its score without background or animal.
 
 The diagnosis is MAP@5 on test photos without background, without animal, and mirrored; the picture shows
-where the method looks in some of them.
+where the method looks in some of them, and whom it answered with.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError, did_you_mean
 from whalebench.benchmarks.core import ledger, record
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.catalog import Catalog, regions_of
+from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.outputs import check_output
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import Diagnosis
+from whalebench.benchmarks.core.saliency import HEAT_SIZE, Saliency, read_saliency, strength, write_saliency
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.explaining.altered import Occlusion, alterations, find_regions, occlude
+from whalebench.benchmarks.explaining.altered import Heat, Occlusion, alterations, find_regions, occlude
+from whalebench.benchmarks.explaining.answers import CANDIDATES, Answer, file_of, find_answer
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.outcome import Restored, restore_run
@@ -38,7 +40,6 @@ from whalebench.reports.metrics.summary import summarize
 SMALL: Size = (64, 96)
 """Height and width at which the mean background is taken for a method that names no size."""
 KINDS = ("mask", "box", "landmarks")
-CANDIDATES = tuple(f"candidate_{place}" for place in range(1, 6))
 NOT_ANNOTATED = "no test photo has a mask, a box or two landmarks to say where the animal is"
 MOST_PHOTOS = 64
 SMALLEST_BOX, LARGEST_BOX = 0.04, 0.5
@@ -75,7 +76,8 @@ def explain(
 
     The picture shows `images`, or so many known test photos from the best to the worst ranked, half of them
     wrong; its box hides `box` of a photo's width and height at a time. A diagnosis that is there is read, not
-    repeated, unless force. Raises WhalebenchError for what cannot be explained.
+    repeated, unless force, and its maps are kept with those of other photos, see `read_saliency`. Raises
+    WhalebenchError for what cannot be explained.
     """
     _check_options(photos, box)
     folder = record.find_run(run, workspace)
@@ -95,29 +97,48 @@ def explain(
             f"repeat the run with --force."
         )
     chosen = named_photos(images, queries, catalog) if images else choose_photos(queries, photos)
+    maps = {} if force else read_saliency(folder)
     diagnosis = None if force else record.read_diagnosis(folder)
     if diagnosis is None:
         with blamed(restored.record.method):
             diagnosis = diagnose(restored, progress)
         record.write_record(folder, diagnosis, record.DIAGNOSIS)
+    explained = _explain_photos(restored, queries, chosen, box, progress)
+    title = f"{restored.record.run}: red where hiding the photo costs, blue where it helps"
+    draw_heat([each.photo for each in explained], picture, title)
+    write_saliency(folder, maps | {each.row["image"]: each.map for each in explained})
+    return Explanation(restored.record.run, diagnosis, picture, [each.row for each in explained])
+
+
+class Explained(NamedTuple):
+    """One photo: a row of the answer, a row of the picture, and what is kept of it."""
+
+    row: dict[str, Any]
+    photo: HeatPhoto
+    map: Saliency
+
+
+def _explain_photos(
+    restored: Restored, queries: pd.DataFrame, chosen: Sequence[int], box: float, progress: Progress
+) -> list[Explained]:
+    """What there is to show of the chosen test photos."""
     progress.stage("occlude")
-    rows, drawn = [], []
+    matches, explained = record.read_matches(restored.folder, restored.record), []
     for index in chosen:
+        query, match = queries.iloc[index], None if matches is None else matches.iloc[index]
+        answer = find_answer(query, match, restored.benchmark, restored.record.fold)
         with blamed(restored.record.method):
-            row, photo = _explain_photo(restored, queries.iloc[index], index, box)
-        rows.append(row)
-        drawn.append(photo)
-        progress.advance(len(rows), len(chosen))
-    draw_heat(drawn, picture, f"{restored.record.run}: red where hiding the photo costs, blue where it helps")
-    return Explanation(restored.record.run, diagnosis, picture, rows)
+            explained.append(_explain_photo(restored, query, index, box, answer))
+        progress.advance(len(explained), len(chosen))
+    return explained
 
 
 def _explain_photo(
-    restored: Restored, query: pd.Series[Any], index: int, box: float
-) -> tuple[dict[str, Any], HeatPhoto]:
-    """A row of the answer and one of the picture."""
-    views, table = restored.views, restored.benchmark.catalog.table
-    identities, truth = views.train.identities, str(query["truth"])
+    restored: Restored, query: pd.Series[Any], index: int, box: float, answer: Answer
+) -> Explained:
+    """One test photo, looked at."""
+    views, truth = restored.views, answer.truth
+    identities = views.train.identities
     # A new individual has no column: then the best candidate is followed.
     followed = int(restored.scores[index].argmax()) if truth == NEW else identities.index(truth)
     occlusion = occlude(
@@ -132,17 +153,31 @@ def _explain_photo(
         "image": str(query["image"]),
         "truth": truth,
         "rank": None if np.isnan(query["rank"]) else float(query["rank"]),
+        **answer.facts(),
         "followed": identities[followed],
         "largest_drop": occlusion.largest,
         "on_animal": occlusion.on_animal,
         "animal": occlusion.animal,
     }
     height, width = (int(side) for side in views.test.shapes[index])
-    photo = table[table["image"] == query["image"]]
-    path, region = str(photo["path"].iloc[0]), regions_of(photo)[0]
+    path, region = file_of(restored.benchmark, row["image"])
+    beside, words = answer.photo(restored.benchmark), _in_words(occlusion)
+    drawn = HeatPhoto(path, (height, width), occlusion.heat, _title(row), words, region, beside)
+    return Explained(row, drawn, Saliency(identities[followed], kept_heat(occlusion.heat)))
+
+
+def kept_heat(heat: Heat) -> NDArray[np.float16]:
+    """A heat map as it is kept: of HEAT_SIZE, from -1 to 1."""
+    high, wide = HEAT_SIZE
+    means = heat.reshape(high, heat.shape[0] // high, wide, heat.shape[1] // wide).mean(axis=(1, 3))
+    return strength(means).astype(np.float16)
+
+
+def _title(row: dict[str, Any]) -> tuple[str, ...]:
+    """The line above a photo, part by part."""
     rank = "unranked" if row["rank"] is None else f"rank {row['rank']:g}"
-    title = f"{row['image']}    {truth}, {rank}" + (f", as {row['followed']}" if truth == NEW else "")
-    return row, HeatPhoto(path, (height, width), occlusion.heat, title, _in_words(occlusion), region)
+    followed = (", as ", row["followed"]) if row["truth"] == NEW else ()
+    return row["image"], "    ", row["truth"], f", {rank}", *followed
 
 
 def _in_words(occlusion: Occlusion) -> str:

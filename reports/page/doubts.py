@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,17 +18,16 @@ from whalebench.reports.page.answers import CANDIDATE, PROBABILITY
 from whalebench.reports.page.galleries import Answers, Galleries, Photo
 
 KNOWN_FROM, NEW_FROM = 0.95, 0.99
-"""Pooled probability of another individual from which a label is doubted: one that names an individual, and *new*.
-Probabilities are among known individuals, so that somebody new may look more like one of them than he is."""
+"""Pooled probability of another individual from which a label is doubted, one that names an individual, and
+*new*: probabilities are those among known individuals, and somebody new may look much like one of them."""
 FEWEST = 2
 """Contestants that have to name the other individual."""
 LEAST = 1e-4
 """A probability is taken to be no nearer to 0 and 1: one answer alone settles nothing."""
 RULE = (
-    "A label is doubted where at least two contestants, and at least half of them, name one other individual first, "
-    "and the pooled probability of it (the geometric mean of the odds that the surest majority of contestants give, "
-    "calibrated on valid, the mean over a contestant's runs) is at least "
-    f"{KNOWN_FROM}, or {NEW_FROM} where the label is new."
+    "A label is doubted where two contestants or more, and at least half of all, name one other individual "
+    f"first, and its pooled probability is {KNOWN_FROM:g} or more, {NEW_FROM:g} where the label is new: the "
+    "geometric mean of its calibrated odds over the surest majority of contestants."
 )
 HARDEST = 12
 """Individuals that are listed."""
@@ -89,21 +88,18 @@ def suspected_labels(table: Table, galleries: Galleries) -> Doubts:
     answered = _answered(table, galleries)
     if answered.empty:
         return Doubts(RULE, (), 0)
-    several = answered.groupby("image")["contestant"].transform("nunique") >= FEWEST
-    photos = {str(image): part for image, part in answered[several].groupby("image", sort=False)}
-    claims = answered[several & (answered["verdict"].isin(("wrong", "new_taken_for_known")))]
-    named = claims.groupby(["image", "candidate_1"])["contestant"].nunique()
-    found = [
-        suspect
-        for image, says in named[named >= FEWEST].index
-        if (suspect := _suspect(photos[image], str(says), galleries))
-    ]
-    ordered = sorted(found, key=lambda one: (-one.probability, one.photo.image))
-    return Doubts(RULE, tuple(_with_photos(ordered, table, galleries)), len(photos))
+    asked = answered.groupby("image")["number"].nunique()
+    claims = answered[answered["verdict"].isin(("wrong", "new_taken_for_known"))]
+    named = claims.groupby(["image", "candidate_1"])["number"].nunique()
+    needed = np.maximum(FEWEST, asked.loc[named.index.get_level_values(0)].to_numpy() / 2)
+    photos = dict(iter(answered.groupby("image", sort=False)))
+    suspects = (_suspect(photos[image], says) for image, says in named[named >= needed].index)
+    found = sorted(filter(None, suspects), key=lambda one: (-one.probability, one.photo.image))
+    return Doubts(RULE, tuple(_with_photos(found, table, galleries)), int((asked >= FEWEST).sum()))
 
 
 def _answered(table: Table, galleries: Galleries) -> pd.DataFrame:
-    """All answers of a table's contestants, floors left out, with contestant, run and fold."""
+    """All answers of a table's contestants, floors left out, with contestant, its number, and fold."""
     parts = []
     for number, one in enumerate(table.contestants):
         for row in () if one.untrained else _rows(one.newest.values()):
@@ -111,35 +107,34 @@ def _answered(table: Table, galleries: Galleries) -> pd.DataFrame:
                 answers = galleries.answers(row)
             except WhalebenchError:  # its row says why
                 continue
-            facts = {"contestant": one.name, "number": number, "run": row.record.run, "fold": row.record.fold}
-            parts.append(answers.table.assign(**facts))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["image"])
+            parts.append(answers.table.assign(contestant=one.name, number=number, fold=row.record.fold))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _rows(seeds: Iterable[dict[int, Row]]) -> Iterator[Row]:
     return (row for part in seeds for row in part.values())
 
 
-def _suspect(answers: pd.DataFrame, says: str, galleries: Galleries) -> Suspect | None:
-    """The suspicion that a photo, of which all answers are given, shows another individual than its label says."""
-    agrees, label = answers["candidate_1"] == says, answers["truth"].iloc[0]
-    given = pd.Series(_probability_of(answers, says), answers.index)
-    by_contestant = given.groupby(answers["number"]).mean()
-    probability = pooled(by_contestant.to_numpy())
-    share = agrees.groupby(answers["number"]).mean().mean()
+def _suspect(answers: pd.DataFrame, says: str) -> Suspect | None:
+    """The suspicion that a photo, all answers to which are given, shows that other individual."""
+    agrees, label = (answers["candidate_1"] == says).to_numpy(), answers["truth"].iloc[0]
+    _, number = np.unique(answers["number"], return_inverse=True)
+    runs, given = np.bincount(number), _probability_of(answers, says)
+    share = (np.bincount(number, agrees) / runs).mean()
+    probability = pooled(np.bincount(number, given) / runs)
     if share < 0.5 or not probability >= (NEW_FROM if label == NEW else KNOWN_FROM):
         return None
     return Suspect(
-        Photo(str(answers["image"].iloc[0])),
-        label,
-        says,
-        int(agrees.sum()),
-        len(answers),
-        tuple(dict.fromkeys(answers["contestant"][agrees])),
-        float(answers["confidence"][agrees].mean()),
-        probability,
-        tuple(sorted(set(answers["fold"].tolist()))),
-        None,
+        photo=Photo(str(answers["image"].iloc[0])),
+        label=label,
+        says=says,
+        agree=int(agrees.sum()),
+        runs=len(answers),
+        contestants=tuple(dict.fromkeys(answers["contestant"][agrees])),
+        confidence=float(given[agrees].mean()),
+        probability=probability,
+        folds=tuple(sorted(set(answers["fold"].tolist()))),
+        example=None,
     )
 
 
@@ -147,7 +142,8 @@ def _probability_of(answers: pd.DataFrame, name: str) -> Floats:
     """What each answer gives an individual; where that is none of the five, what the last of them got."""
     given = answers[list(PROBABILITY)].to_numpy(np.float64)
     is_it = answers[list(CANDIDATE)].to_numpy() == name
-    return np.where(is_it.any(axis=1), np.where(is_it, given, 0.0).sum(axis=1), np.fmin.reduce(given, axis=1))
+    found: Floats = np.where(is_it, given, 0.0).sum(axis=1)
+    return np.asarray(np.where(is_it.any(axis=1), found, np.fmin.reduce(given, axis=1)), np.float64)
 
 
 def pooled(probabilities: Floats) -> float:

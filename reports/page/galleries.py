@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import isnan
@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.files import digest_text
@@ -37,6 +38,8 @@ Wanted = Literal["none", "few", "all"]
 A_SET: dict[Wanted, int] = {"none": 6, "few": 6, "all": 24}
 """Queries of each set; with none their photos are left out, not what is said of them."""
 Verdict = Literal["right", "wrong", "new_taken_for_known", "known_taken_for_new"]
+Places = NDArray[np.int64]
+"""Rows of a table of answers, from 0."""
 MARKS: dict[Verdict, str] = {
     "right": "✓",
     "wrong": "✗",
@@ -81,7 +84,7 @@ class Query(NamedTuple):
     """A test photo with a run's answer."""
 
     anchor: str
-    """Its name on the page, the only one of the run's."""
+    """Its name on the page: run, set, and row of the predictions."""
     photo: Photo
     crop: str
     """Key of what the method saw; "" where it saw whole photos, or that is not known."""
@@ -106,6 +109,8 @@ class Query(NamedTuple):
     probability: float | None
     """The same of the true one; None for *new*."""
     candidates: tuple[Candidate, ...]
+    answer: Photo | None
+    """A photo of the true individual, where it is none of the candidates; None for *new*."""
 
 
 class QuerySet(NamedTuple):
@@ -176,7 +181,7 @@ class Galleries:
     _answers: dict[str, Answers] = field(default_factory=dict)
 
     def of(self, row: Row, *, every: bool = False) -> Gallery:
-        """The gallery of a run; with `every`, where all photos are wanted, each of its queries as one more set."""
+        """The gallery of a run; with `every`, where all photos are wanted, its queries as one more set."""
         record = row.record
         gallery = Gallery(record.run, row.contestant, record.fold, record.seed)
         try:
@@ -185,31 +190,47 @@ class Galleries:
             return gallery._replace(sentence=str(error))
         sets = [self._set(answers, *kind, A_SET[self.photos]) for kind in _kinds(answers)]
         if every and self.photos == "all":
-            everything = ("every", "Every test photo", "All test photos of the fold, by name.", answers.table)
-            sets.append(self._set(answers, *everything, len(answers.table)))
+            everything = np.arange(len(answers.table))
+            kind = "every", "Every test photo", "All test photos of the fold, by name.", everything
+            sets.append(self._set(answers, *kind, len(everything)))
         return gallery._replace(sets=tuple(one for one in sets if one.of), sentence=answers.photos.problem)
 
     def disagreements(self, first: Row, second: Row) -> Disagreement | None:
-        """Where just one of two runs is right, the surest errors first; None where they cannot be compared."""
+        """Where just one of two runs is right, the surest errors first; None for runs on other photos."""
         try:
-            left, right = self.answers(first), self.answers(second)
+            sides = self.answers(first), self.answers(second)
         except WhalebenchError:
             return None
-        if left.tested != right.tested or left.record.catalog_digest != right.record.catalog_digest:
+        if sides[0].tested != sides[1].tested or len({side.record.catalog_digest for side in sides}) > 1:
             return None
-        there = right.table.set_index("image").loc[left.table["image"]]
-        is_right, other = (table["verdict"].to_numpy() == "right" for table in (left.table, there))
-        parts, numbers = [], []
-        for chosen, wrong in ((is_right & ~other, there), (~is_right & other, left.table)):
-            order = np.argsort(-wrong["confidence"].to_numpy()[chosen], kind="stable")
-            images = left.table["image"][chosen].iloc[order].tolist()
-            shown = images[: A_SET[self.photos]]
-            sides = (self._queries(side, _rows(side, shown)) for side in (left, right))
-            parts.append(tuple(zip(*sides, strict=True)))
-            numbers.append(len(images))
-        names = first.contestant, second.contestant
+        # Both in the order of names, row by row.
+        orders = [np.argsort(side.table["image"].to_numpy(), kind="stable") for side in sides]
+        right = [
+            side.table["verdict"].to_numpy()[order] == "right"
+            for side, order in zip(sides, orders, strict=True)
+        ]
         runs = first.record.run, second.record.run
-        return Disagreement(*runs, names, first.record.fold, *parts, (numbers[0], numbers[1]))
+        parts: list[Any] = []
+        numbers: list[int] = []
+        for is_right, other in ((0, 1), (1, 0)):
+            confidence = sides[other].table["confidence"].to_numpy()[orders[other]]
+            chosen = np.flatnonzero(right[is_right] & ~right[other])
+            shown = chosen[np.argsort(-confidence[chosen], kind="stable")][: A_SET[self.photos]]
+            queries = [
+                self._queries(side, order[shown], f"beside-{beside}")
+                for side, order, beside in zip(sides, orders, reversed(runs), strict=True)
+            ]
+            parts.append(tuple(zip(*queries, strict=True)))
+            numbers.append(len(chosen))
+        return Disagreement(
+            first=runs[0],
+            second=runs[1],
+            contestants=(first.contestant, second.contestant),
+            fold=first.record.fold,
+            only_first=parts[0],
+            only_second=parts[1],
+            of=(numbers[0], numbers[1]),
+        )
 
     def best_pairs(self, table: Table) -> tuple[Disagreement, ...]:
         """Where the two best contestants of each group disagree, on their first fold and seed in common."""
@@ -255,7 +276,7 @@ class Galleries:
         return Photo(image, picture, *facts[1:])
 
     def another(self, answers: Answers, individual: str, viewpoint: str, place: int) -> Photo | None:
-        """A photo of an individual that is no test photo, of that viewpoint where there is one, the first by name."""
+        """A photo of an individual that is no test photo, of that viewpoint where one is; None without."""
         photos = answers.photos
         known = [image for image in photos.of(individual) if image not in answers.tested]
         alike = [image for image in known if viewpoint and photos.facts(image).viewpoint == viewpoint]
@@ -272,38 +293,44 @@ class Galleries:
         return self.album.ask(view, place) if view and self.photos != "none" else ""
 
     def _set(
-        self, answers: Answers, name: str, title: str, sentence: str, rows: pd.DataFrame, most: int
+        self, answers: Answers, name: str, title: str, sentence: str, places: Places, most: int
     ) -> QuerySet:
-        return QuerySet(name, title, sentence, self._queries(answers, rows.head(most)), len(rows))
+        return QuerySet(name, title, sentence, self._queries(answers, places[:most], name), len(places))
 
-    def _queries(self, answers: Answers, rows: pd.DataFrame) -> tuple[Query, ...]:
+    def _queries(self, answers: Answers, places: Places, name: str) -> tuple[Query, ...]:
+        columns = {name: answers.table[name].to_numpy()[places].tolist() for name in answers.table}
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        numbered = enumerate(zip(places.tolist(), rows, strict=True))
+        anchor = f"{answers.record.run}-{name}"
         return tuple(
-            self._query(answers, number, row, place)
-            for place, (number, row) in enumerate(zip(rows.index, rows.to_dict("records"), strict=True))
+            self._query(answers, f"{anchor}-{number}", row, place) for place, (number, row) in numbered
         )
 
-    def _query(self, answers: Answers, number: int, row: dict[Any, Any], place: int) -> Query:
+    def _query(self, answers: Answers, anchor: str, row: dict[Any, Any], place: int) -> Query:
         """The query of a row of answers; pictures of the first places come first where a page is full."""
         image, photos, window = row["image"], answers.photos, _window(row)
         followed, heat = answers.heats.get(image, ("", None))
         photo = self.photo(photos, image, place)
-        viewpoint = photo.viewpoint or row["viewpoint"]
+        viewpoint, truth = photo.viewpoint or row["viewpoint"], row["truth"]
+        candidates = tuple(self._candidates(answers, row, viewpoint, place))
+        is_found = truth == NEW or any(one.is_right for one in candidates)
         return Query(
-            f"{answers.record.run}-q{number}",
-            photo._replace(viewpoint=viewpoint),
-            self._ask(photos.view(image, window), place) if window else "",
-            window.size if window else None,
-            self._ask(photos.view(image, heat=heat), place) if followed else "",
-            followed,
-            row["identity"],
-            row["truth"],
-            row["verdict"],
-            MARKS[row["verdict"]],
-            _words(row),
-            _defined(row["rank"]),
-            _defined(row["confidence"]),
-            _defined(row["probability"]),
-            tuple(self._candidates(answers, row, viewpoint, place)),
+            anchor=anchor,
+            photo=photo._replace(viewpoint=viewpoint),
+            crop=self._ask(photos.view(image, window), place) if window else "",
+            crop_size=window.size if window else None,
+            saliency=self._ask(photos.view(image, heat=heat), place) if followed else "",
+            followed=followed,
+            label=row["identity"],
+            truth=truth,
+            verdict=row["verdict"],
+            mark=MARKS[row["verdict"]],
+            words=_words(row),
+            rank=_defined(row["rank"]),
+            confidence=_defined(row["confidence"]),
+            probability=_defined(row["probability"]),
+            candidates=candidates,
+            answer=None if is_found else self.another(answers, truth, viewpoint, place),
         )
 
     def _candidates(
@@ -329,12 +356,6 @@ def _defined(value: float) -> float | None:
     return None if isnan(value) else float(value)
 
 
-def _rows(answers: Answers, images: Sequence[str]) -> pd.DataFrame:
-    """The rows of some photos, in that order."""
-    place = dict(zip(answers.table["image"], answers.table.index, strict=True))
-    return answers.table.loc[[place[image] for image in images]]
-
-
 def _window(row: dict[Any, Any]) -> Window | None:
     """Through which the method saw the photo of a row; None where it saw all of it, or that is not known."""
     numbers = [row.get(column, np.nan) for column in (*MATRIX, *SIZE)]
@@ -343,12 +364,11 @@ def _window(row: dict[Any, Any]) -> Window | None:
     return Window(tuple(map(float, numbers[:6])), (int(numbers[6]), int(numbers[7])))
 
 
-def _verdicts(table: pd.DataFrame) -> pd.Series[Any]:
+def _verdicts(table: pd.DataFrame) -> NDArray[np.object_]:
     """A Verdict a row, by its first candidate."""
-    first, truth = table["candidate_1"], table["truth"]
-    kinds = [first == truth, truth == NEW, first == NEW]
+    first, truth = table["candidate_1"].to_numpy(), table["truth"].to_numpy()
     names = ["right", "new_taken_for_known", "known_taken_for_new"]
-    return pd.Series(np.select(kinds, names, "wrong"), table.index)
+    return np.select([first == truth, truth == NEW, first == NEW], names, "wrong").astype(object)
 
 
 def _words(row: dict[Any, Any]) -> str:
@@ -364,15 +384,19 @@ def _words(row: dict[Any, Any]) -> str:
     return f"taken for new: {where}" if verdict == "known_taken_for_new" else f"wrong: {where}"
 
 
-def _kinds(answers: Answers) -> list[tuple[str, str, str, pd.DataFrame]]:
+def _kinds(answers: Answers) -> list[tuple[str, str, str, Places]]:
     """Name, title, sentence and rows of each set, in the order in which they are shown."""
-    table = answers.table
+    table, places = answers.table, np.arange(len(answers.table))
+    verdict, rank, probability, confidence, new_score = (
+        table[name].to_numpy() for name in ("verdict", "rank", "probability", "confidence", "new_score")
+    )
+    wrong = places[verdict != "right"]
+    hardest = wrong[np.lexsort((probability[wrong], -rank[wrong]))]
 
-    def of(verdict: Verdict, by: Sequence[str], rising: Sequence[bool]) -> pd.DataFrame:
-        return table[table["verdict"] == verdict].sort_values([*by, "image"], ascending=[*rising, True])
+    def of(kind: Verdict, by: NDArray[np.float64]) -> Places:
+        chosen: Places = places[verdict == kind]
+        return chosen[np.argsort(-by[chosen], kind="stable")]
 
-    wrong = table[table["verdict"] != "right"]
-    hardest = wrong.sort_values(["rank", "probability", "image"], ascending=[False, True, True])
     drawn = [digest_text(f"{answers.record.catalog_digest} {image}") for image in table["image"]]
     return [
         ("hardest", "Hardest", "Wrong answers, the worst rank of the truth first.", hardest),
@@ -380,24 +404,24 @@ def _kinds(answers: Answers) -> list[tuple[str, str, str, pd.DataFrame]]:
             "confident",
             "Most confident errors",
             "Known individuals taken for others, the surest answer first.",
-            of("wrong", ["confidence"], [False]),
+            of("wrong", confidence),
         ),
         (
             "new_for_known",
             "New, taken for known",
             "Individuals that train does not show, taken for one that it shows, the surest answer first.",
-            of("new_taken_for_known", ["confidence"], [False]),
+            of("new_taken_for_known", confidence),
         ),
         (
             "known_for_new",
             "Known, taken for new",
             "Individuals that train shows, taken for new ones, the surest answer first.",
-            of("known_taken_for_new", ["new_score"], [False]),
+            of("known_taken_for_new", new_score),
         ),
         (
             "random",
             "Random",
-            "Test photos drawn by their names, the same for all runs of a fold.",
-            table.iloc[np.argsort(drawn, kind="stable")],
+            "Drawn by the photos' names, the same in all runs of a fold.",
+            np.argsort(drawn),
         ),
     ]

@@ -1,6 +1,6 @@
 """Thumbnails of the photos on a page: made once, kept by content, each carried once, all of them under a cap.
 
-They are WebP, which looks as good as a JPEG of half as many bytes again (36.4 dB on `flukes`: 1.8 and 2.6 KB).
+They are WebP, as good as a JPEG of half as many bytes again (on `flukes` 1.8 and 2.6 KB for 36.4 dB).
 They hold pixels in sRGB and nothing else of the file: not when, nor where it was taken.
 """
 
@@ -53,7 +53,7 @@ class Window(NamedTuple):
     """Through which a method saw a photo."""
 
     matrix: tuple[float, ...]
-    """Row by row the six numbers that lead from the unit square of what it saw to shares of the photo's sides."""
+    """Six numbers, row by row: from the unit square of what it saw to shares of the photo's sides."""
     size: tuple[int, int]
     """Height and width of what it saw, in pixels."""
 
@@ -162,8 +162,8 @@ class Album:
         said = []
         if self.left_out:
             said.append(
-                f"{self.left_out} pictures are left out, since a page carries {self.limit / 1e6:.3g} MB of them: "
-                f"ask for fewer, or for the page of one run."
+                f"{self.left_out} pictures are left out, since a page carries no more than "
+                f"{self.limit / 1e6:.3g} MB of them: ask for fewer, or for the page of one run."
             )
         for key, reason in list(self.unread.items())[:1]:
             photos = "1 picture" if len(self.unread) == 1 else f"{len(self.unread)} pictures"
@@ -174,6 +174,8 @@ class Album:
         return tuple(said)
 
 
+COLUMNS = ("key", *Thumbnail._fields)
+"""Of a file of kept pictures."""
 Made = dict[str, Thumbnail | str]
 """By key a picture, or why there is none."""
 
@@ -187,9 +189,10 @@ def _read_kept(folder: Path, wanted: Container[str]) -> Made:
             if hashlib.sha256(content).hexdigest() != file.name.removesuffix(KEPT):
                 file.unlink()
                 continue
-            for row in pd.read_parquet(io.BytesIO(content)).itertuples(index=False):
-                if row.key in wanted:
-                    kept[row.key] = Thumbnail(row.data, row.width, row.height)
+            table = pd.read_parquet(io.BytesIO(content))
+            for key, *one in zip(*(table[name].tolist() for name in COLUMNS), strict=True):
+                if key in wanted:
+                    kept[key] = Thumbnail(*one)
         except (OSError, WhalebenchError):  # as where another process removes it: they are made again
             continue
     return kept
@@ -203,7 +206,7 @@ def _make(folder: Path, views: Sequence[View]) -> Made:
     rows = [(key, *one) for key, one in made.items() if isinstance(one, Thumbnail)]
     if rows:
         written = io.BytesIO()
-        pd.DataFrame(rows, columns=["key", *Thumbnail._fields]).to_parquet(written, index=False)
+        pd.DataFrame(rows, columns=COLUMNS).to_parquet(written, index=False)
         content = written.getvalue()
         name = hashlib.sha256(content).hexdigest() + KEPT  # by which a damaged file is known
         with suppress(WhalebenchError), atomic_path(folder / name) as temporary:
@@ -257,7 +260,7 @@ def through(photo: Image.Image, window: Window) -> Image.Image:
 
 
 def _written(picture: Image.Image) -> Thumbnail:
-    """The picture as WebP of at most MOST_BYTES, as good as fits, without anything else that its file held."""
+    """The picture as WebP of at most MOST_BYTES, as good as fits, with nothing else that its file held."""
     picture.info.clear()
     for quality in QUALITIES:
         written = io.BytesIO()
