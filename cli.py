@@ -440,7 +440,7 @@ def sweep(
     document = sweeping.document() | many_runs.board_json(board)
     console.show(document, many_runs.sweep_report(state, board, sweeping.seconds), as_json)
     if svg and board:
-        write_output(svg, writers.to_svg(board, full=False))
+        write_output(svg, writers.to_svg(board))
     if sweeping.stopped:
         console.stopped("The same command goes on from here.")
     raise typer.Exit(130 if sweeping.stopped else 1 if sweeping.failed() else 0)
