@@ -6,7 +6,7 @@ Each parses, calls and prints. Options that other commands have, too, are here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -15,6 +15,7 @@ from whalebench.reports import console
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.core.workspace import Workspace
+    from whalebench.reports.board import Leaderboard
 
 WorkspaceOption = Annotated[
     Path,
@@ -22,6 +23,11 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
 OfBenchmarkOption = Annotated[str | None, Option("--benchmark", help="Only this benchmark.")]
+PhotosOfPage = Literal["none", "few", "all"]
+PhotosOption = Annotated[
+    PhotosOfPage,
+    Option("--photos", help="Photos on the page: mind their licences, where others are to see it."),
+]
 RUN = "A run: its name or as much of it as no other has, its folder, a method with one run, or @last."
 RunArgument = Annotated[str, Argument(help=RUN)]
 HERE = Path("workspace")
@@ -36,7 +42,9 @@ def open_workspace(folder: Path, *, write: bool = True) -> Workspace:
 
 def report(
     benchmark: OfBenchmarkOption = None,
-    html: Annotated[Path | None, Option(help="Also write a page to look at.")] = None,
+    html: Annotated[Path | None, Option(help="Also write a page to look at, one file.")] = None,
+    opened: Annotated[bool, Option("--open", help="Open the page, in reports/ unless --html says.")] = False,
+    photos: PhotosOption = "few",
     csv: Annotated[Path | None, Option(help="Also write the rows as CSV.")] = None,
     svg: Annotated[Path | None, Option(help="Also write a picture of the tables.")] = None,
     full: Annotated[
@@ -51,15 +59,29 @@ def report(
     from whalebench.reports import document, leaderboard, writers
 
     place = open_workspace(workspace, write=False)
+    html = html or (place.reports / "leaderboard.html" if opened else None)
     board = leaderboard.leaderboard(place.runs, benchmark, closely=full or html is not None)
-    written, problems = writers.write_reports(board, place.reports, html=html, csv_file=csv, svg=svg)
+    page = (html, _board_page(board, workspace, html, photos, quiet=as_json)) if html else None
+    written, problems = writers.write_reports(board, place.reports, page=page, csv_file=csv, svg=svg)
     console.show_problems(problems)
+    if html and opened:
+        typer.launch(str(html.resolve()))
     if latex:
         return typer.echo(writers.to_latex(board))
     console.show(writers.to_rows(board), document.render(board, full=full, notes=notes), as_json)
     if as_json:
         return console.show_problems(board.problems)
     return console.show_written(*written)
+
+
+def _board_page(board: Leaderboard, workspace: Path, file: Path, photos: PhotosOfPage, *, quiet: bool) -> str:
+    """The page of a leaderboard; that its file can be written is checked before an hour of photos."""
+    from whalebench.benchmarks.core.outputs import check_output
+    from whalebench.reports.page.page import board_page
+
+    check_output(file)
+    with console.progress_shown(quiet=quiet) as progress:
+        return board_page(board, open_workspace(workspace), photos, progress)
 
 
 def runs(
@@ -77,6 +99,8 @@ def runs(
 def show(
     run: RunArgument,
     svg: Annotated[Path | None, Option(help="Also draw how many candidates find which share.")] = None,
+    html: Annotated[Path | None, Option(help="Also write the page of the run, one file.")] = None,
+    photos: PhotosOption = "few",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -86,13 +110,21 @@ def show(
     from whalebench.reports import figures
     from whalebench.reports.run_report import effort_of, run_document, show_report
 
-    if svg:
-        check_output(svg)
+    for file in filter(None, (svg, html)):
+        check_output(file)
     folder = find_run(run, open_workspace(workspace, write=False))
     document = run_document(folder)
     console.show(document, show_report(document, folder), as_json)
     if svg:
         write_output(svg, figures.effort_svg(document["run"], document["effort_curve"], effort_of(document)))
+    if html:
+        from whalebench.reports.leaderboard import leaderboard
+        from whalebench.reports.page.page import run_page
+
+        board = leaderboard(folder.parent, runs={folder.name}, closely=True)
+        with console.progress_shown(quiet=as_json) as progress:
+            write_output(html, run_page(board, open_workspace(workspace), photos, progress))
+        console.show_written(html)
 
 
 def compare(

@@ -1,29 +1,23 @@
 """The single runs behind a leaderboard: what can be told apart, each fold, and what only some runs have.
 
-That is what `report --full` shows below the main table, and what every file holds.
+That is what `report --full` shows below the main table, and what every file holds. A topic each: the terminal
+shows the topics fold by fold, the page the folds topic by topic.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import isnan, nan
-from typing import Any, NamedTuple
+from typing import Any
 
 from whalebench.reports import wording
 from whalebench.reports.board import Group, Row, Section, Table
-from whalebench.reports.figures import Mark, effort_svg, forest, histogram_svg, measures, reliability_svg
 from whalebench.reports.metrics.breakdown import Bucket, Effort
 from whalebench.reports.metrics.sides import Sides
-from whalebench.reports.tables import Grid
+from whalebench.reports.repeating import run_command
+from whalebench.reports.tables import Cell, Grid, RowFacts
 from whalebench.reports.wording import METRICS, UNDEFINED, between, number, span, with_interval
 
 SEEN = "seen in pretraining"
-
-
-class Pictures(NamedTuple):
-    """SVGs side by side, on the page only."""
-
-    title: str
-    drawings: tuple[str, ...]
 
 
 TOLD_APART = (
@@ -92,13 +86,20 @@ MOST_BUCKETS = 6
 ANNOTATED = "Only annotated photos could be painted over; their MAP@5 as they are stands under annotated."
 
 
-def details(table: Table, *, pictures: bool) -> Iterator[Grid | Pictures]:
-    """The parts of a table below its main one, with `pictures` those of the page, too."""
+def details(table: Table) -> Iterator[Grid]:
+    """The tables of a benchmark below its main one: what can be told apart, then all topics of each fold."""
+    yield from told_apart(table)
+    for section in table.sections:
+        yield from single_runs(section)
+        for topic in (calibration, new_individuals, located, altered, by_photos, by_side, reviewed):
+            yield from topic(section)
+
+
+def told_apart(table: Table) -> Iterator[Grid]:
+    """How sure the order is within each letter that has several contestants."""
     for group in table.groups:
         if len(group.comparison.standings) > 1:
             yield _told_apart(group)
-    for section in table.sections:
-        yield from _section(section, pictures=pictures)
 
 
 def _told_apart(group: Group) -> Grid:
@@ -124,8 +125,8 @@ def _told_apart(group: Group) -> Grid:
     return Grid(title, header, tuple(rows), (TOLD_APART,))
 
 
-def _section(section: Section, *, pictures: bool) -> Iterator[Grid | Pictures]:
-    """The runs of a fold, then small tables on what some runs have, then pictures."""
+def single_runs(section: Section) -> Iterator[Grid]:
+    """The runs of a fold, a line each."""
     header, names = _names(section)
     photos = f"{section.queries} test photos, {section.new} of them new individuals"
     yield Grid(
@@ -133,38 +134,27 @@ def _section(section: Section, *, pictures: bool) -> Iterator[Grid | Pictures]:
         header=("rank", *header, *METRICS.values(), "time"),
         rows=tuple((row.place, *names(row), *_metrics(row)) for row in section.rows),
         best=frozenset(at for at, row in enumerate(section.rows) if row.may_be_best),
-        forest=forest([_row_mark(row) for row in section.rows]) if pictures else "",
+        facts=tuple(map(_facts, section.rows)),
     )
-    yield from _small_tables(section)
-    yield from _broken_down(section)
-    if pictures:
-        yield from _pictures(section)
 
 
-def _row_mark(row: Row) -> Mark:
-    return Mark(_name(row), *(row.metrics[f"map_at_5{end}"] for end in ("", "_low", "_high")))
+def _facts(row: Row) -> RowFacts:
+    """What a page does with the line of a run."""
+    value, low, high = (row.metrics[f"map_at_5{end}"] for end in ("", "_low", "_high"))
+    return RowFacts(
+        anchor=row.record.run,
+        command=run_command(row.record),
+        track=row.place.partition(" ")[0],
+        marks=marks_of(row),
+        interval=None if isnan(value) else (value, low, high),
+    )
 
 
-def _pictures(section: Section) -> Iterator[Pictures]:
-    diagrams = [reliability_svg(row.record.calibration, _name(row)) for row in section.rows]
-    bars = [
-        histogram_svg(measure, values, _name(row))
-        for row in section.rows
-        for measure, values in measures(row.queries).items()
-    ]
-    title = "How many answers are right, by confidence, before (hollow) and after calibration"
-    if any(diagrams):
-        yield Pictures(f"{title}, fold {section.fold}", tuple(filter(None, diagrams)))
-    if bars:
-        yield Pictures("", tuple(bars))
-    if curves := [
-        effort_svg(_name(row), row.breakdown.curve, row.breakdown.effort, alone=False)
-        for row in section.rows
-        if row.breakdown and row.breakdown.effort
-    ]:
-        yield Pictures(
-            f"Share of the matches found by so many candidates a photo, fold {section.fold}", tuple(curves)
-        )
+def marks_of(row: Row, *, untrained: bool = False) -> tuple[str, ...]:
+    """By what a reader may want to leave out a run, or the contestant whose it is."""
+    record = row.record
+    marks = {"oracle": record.oracle, "transductive": record.transductive, SEEN: bool(row.seen)}
+    return tuple(name for name, holds in (marks | {"untrained": untrained}).items() if holds)
 
 
 def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
@@ -179,17 +169,12 @@ def _names(section: Section) -> tuple[tuple[str, ...], Callable[[Row], tuple[str
     return header, cells
 
 
-def _name(row: Row) -> str:
-    """The row's name in pictures."""
-    return f"{row.contestant}, seed {row.record.seed}"
-
-
 def _metrics(row: Row) -> list[str]:
     """The metrics and the time of one row; only MAP@5, which ranks, shows its interval."""
     others = [number(row.metrics.get(key)) for key in METRICS if key != "map_at_5"]
     if row.record.unfit:
         return ["does not fit", *others, UNDEFINED]
-    return [with_interval(row.metrics, "map_at_5"), *others, wording.duration(row.seconds)]
+    return [with_interval(row.metrics, "map_at_5"), *others, Cell.of(wording.duration, row.seconds)]
 
 
 CALIBRATION = {
@@ -236,34 +221,46 @@ RowNumbers = Sequence[tuple[Row, Mapping[str, Any]]]
 """Rows, each with some of its numbers by name."""
 
 
-def _small_tables(section: Section) -> Iterator[Grid]:
-    """Tables on what only some rows have: calibration, *new* individuals, found animals, altered photos."""
+def calibration(section: Section) -> Iterator[Grid]:
+    """Log loss and ECE before and after calibration, and candidate sets, of runs that have them."""
     fit: RowNumbers = [
         (row, {**row.record.calibration, **row.metrics}) for row in section.rows if not row.record.unfit
     ]
     if any(numbers.get("test_log_loss_after") is not None for _, numbers in fit):
         title = "Calibration and candidate sets"
         yield _small(title, section, fit, CALIBRATION, [*CALIBRATION], CALIBRATED, CANDIDATE_SETS)
+
+
+def new_individuals(section: Section) -> Iterator[Grid]:
+    """How well *new* individuals are told from known ones, of runs that have both kinds of test photos."""
     new = [(row, row.metrics) for row in section.rows if not isnan(row.metrics.get("dir_at_far_10", nan))]
     if new:
         yield _small("New individuals", section, new, NEW_INDIVIDUALS, [*NEW_INDIVIDUALS], BALANCED, DETECTED)
-    located = [(row, row.location) for row in section.rows if row.location]
-    keys = [key for key in LOCATION if any(key in numbers for _, numbers in located)]
+
+
+def located(section: Section) -> Iterator[Grid]:
+    """How well boxes, landmarks and masks were found, of runs that look for them."""
+    rows = [(row, row.location) for row in section.rows if row.location]
+    keys = [key for key in LOCATION if any(key in numbers for _, numbers in rows)]
     if keys:
         legend = {"landmark_error_median": LANDMARKS, "fallback": FALLBACK}
         legends = [legend[key] for key in keys if key in legend]
-        yield _small("How well the animals were found", section, located, LOCATION, keys, MEASURED, *legends)
-    altered = [(row, row.diagnosis) for row in section.rows if row.diagnosis]
-    keys = [key for key in DIAGNOSIS if any(numbers.get(key) is not None for _, numbers in altered)]
-    if all(numbers.get("annotated") == numbers.get("test") for _, numbers in altered):
+        yield _small("How well the animals were found", section, rows, LOCATION, keys, MEASURED, *legends)
+
+
+def altered(section: Section) -> Iterator[Grid]:
+    """What a score rests on, of runs that were explained."""
+    rows = [(row, row.diagnosis) for row in section.rows if row.diagnosis]
+    keys = [key for key in DIAGNOSIS if any(numbers.get(key) is not None for _, numbers in rows)]
+    if all(numbers.get("annotated") == numbers.get("test") for _, numbers in rows):
         keys = [key for key in keys if key != "annotated"]  # every photo was annotated
-    if altered:
+    if rows:
         legends = [ALTERED, *([ANNOTATED] if "annotated" in keys else [])]
-        yield _small("What the scores rest on", section, altered, DIAGNOSIS, keys, *legends)
+        yield _small("What the scores rest on", section, rows, DIAGNOSIS, keys, *legends)
 
 
-def _broken_down(section: Section) -> Iterator[Grid]:
-    """Scores by what is known of photos, a table for each, and the effort; of runs that were broken down."""
+def by_photos(section: Section) -> Iterator[Grid]:
+    """Scores by what is known of photos, a table for each, of runs that were broken down."""
     rows = [(row, row.breakdown) for row in section.rows if row.breakdown]
     header, cells = _names(section)
     for by, words in BY.items():
@@ -278,14 +275,26 @@ def _broken_down(section: Section) -> Iterator[Grid]:
             )
             title = " ".join(words.format("").split())
             yield Grid(f"MAP@5 by {title}, fold {section.fold}", (*header, *counted), lines, (BUCKETS,))
-    if sided := [(row, one) for row, made in rows for one in made.sides]:
+
+
+def by_side(section: Section) -> Iterator[Grid]:
+    """What the same side and another one are worth, of runs with embeddings where train has sides."""
+    header, cells = _names(section)
+    rows = [(row, one) for row in section.rows if row.breakdown for one in row.breakdown.sides]
+    if rows:
         yield Grid(
             f"Same side and other side, fold {section.fold}",
-            (*header, *side_cells(sided[0][1])),
-            tuple((*cells(row), *side_cells(one).values()) for row, one in sided),
+            (*header, *side_cells(rows[0][1])),
+            tuple((*cells(row), *side_cells(one).values()) for row, one in rows),
             (SIDES,),
         )
-    if efforts := [(row, made.effort) for row, made in rows if made.effort]:
+
+
+def reviewed(section: Section) -> Iterator[Grid]:
+    """What a reviewer must look at to find most matches, of runs that were broken down."""
+    header, cells = _names(section)
+    efforts = [(row, row.breakdown.effort) for row in section.rows if row.breakdown and row.breakdown.effort]
+    if efforts:
         shares = [wording.percent(one.share) for one in efforts[0][1]]
         titles = tuple(f"{what} {share}" for what in ("find", "abundance at") for share in shares)
         lines = tuple((*cells(row), *map(candidates, of), *map(abundance, of)) for row, of in efforts)

@@ -17,12 +17,12 @@ from rich.text import Text
 from whalebench.reports import wording
 from whalebench.reports.board import UNIFORM, Contestant, Floor, Leaderboard, Table
 from whalebench.reports.board import Group as Ranked
-from whalebench.reports.details import SEEN, TITLES, Pictures
+from whalebench.reports.details import SEEN, TITLES, marks_of
 from whalebench.reports.details import details as details_of
-from whalebench.reports.figures import Mark, forest
 from whalebench.reports.metrics.comparison import Standing
 from whalebench.reports.metrics.ranking import mean
-from whalebench.reports.tables import FittedGrid, Grid
+from whalebench.reports.repeating import contestant_command
+from whalebench.reports.tables import Cell, FittedGrid, Grid, RowFacts
 from whalebench.reports.wording import UNDEFINED, between, listed, number, span, spans
 
 BY_HAND, ON_FLOOR, OVERCONFIDENT = "*", "†", "‡"
@@ -39,7 +39,7 @@ class Chapter(NamedTuple):
     """What the letters and marks of the lines mean, and how often test was opened."""
     essential: tuple[str, ...]
     """What the table comes to, a sentence each, the most important one first."""
-    details: tuple[Grid | Pictures, ...]
+    details: tuple[Grid, ...]
     doubts: tuple[str, ...]
     """Which intervals of the details may be too narrow."""
     warnings: tuple[str, ...]
@@ -92,27 +92,26 @@ FLOORS = (
 )
 
 
-def board_document(board: Leaderboard, *, details: bool = True, pictures: bool = False) -> Document:
-    """The document of a leaderboard; without `details` no runs, and `pictures` only where they are shown."""
-    chapters = tuple(_chapter(table, details=details, pictures=pictures) for table in board.tables)
+def board_document(board: Leaderboard, *, details: bool = True) -> Document:
+    """The document of a leaderboard; without `details` no runs."""
+    chapters = tuple(_chapter(table, details=details) for table in board.tables)
     legend = dict.fromkeys(
         sentence
         for chapter in chapters
         for part in (chapter.main, *chapter.details)
-        if isinstance(part, Grid)
         for sentence in part.legend
     )
     of_rows = (row.problem for row in board.rows if row.problem)
     return Document(chapters, tuple(legend), (*board.problems, *of_rows))
 
 
-def _chapter(table: Table, *, details: bool, pictures: bool) -> Chapter:
+def _chapter(table: Table, *, details: bool) -> Chapter:
     return Chapter(
         title=table.title,
-        main=_main(table, pictures=pictures),
+        main=_main(table),
         key=tuple(_key(table)),
         essential=tuple(_essential(table)),
-        details=tuple(details_of(table, pictures=pictures)) if details else (),
+        details=tuple(details_of(table)) if details else (),
         doubts=tuple(_doubts(table)) if details else (),
         warnings=table.warnings,
         notes=tuple(_notes(table)),
@@ -156,18 +155,19 @@ OPTIONAL = ("time", "annotations", "photos seen", "log loss", "top-1", "known", 
 """Columns of `MAIN` that a narrow window may do without, the first one first."""
 
 
-def _main(table: Table, *, pictures: bool) -> Grid:
+def _main(table: Table) -> Grid:
     """A line a contestant over all tracks, best first, the floors where their scores put them."""
     on_floor, too_sure = standing_on_floor(table), set(above_chance(table))
     lines = [
-        (_value(one), _line(one, ON_FLOOR * (one in on_floor), OVERCONFIDENT * (one in too_sure)), _mark(one))
+        (
+            _value(one),
+            _line(one, ON_FLOOR * (one in on_floor), OVERCONFIDENT * (one in too_sure)),
+            _facts(one),
+        )
         for one in table.contestants
     ]
     several = len({floor.folds for floor in table.floors}) > 1
-    lines += [
-        (floor.map_at_5, _floor_line(floor, several), Mark(floor.name, floor.map_at_5, nan, nan))
-        for floor in table.floors
-    ]
+    lines += [(floor.map_at_5, _floor_line(floor, several), _floor_facts(floor)) for floor in table.floors]
     # Sorting is stable: what has no score keeps its place at the end.
     lines.sort(key=lambda line: (isnan(line[0]), 0 if isnan(line[0]) else -line[0]))
     first = {one.name for one in table.contestants if any(row.may_be_best for row in one.rows)}
@@ -179,8 +179,8 @@ def _main(table: Table, *, pictures: bool) -> Grid:
         header=tuple(compress((*MAIN, LEAKS, WITHOUT), shown)),
         rows=tuple(tuple(compress(line, shown)) for _, line, _ in lines),
         legend=(RANKS, BRACKETS, FLOORS, *(INFLATION,) * leaks, *(LESS_LEAKS,) * without),
-        best=frozenset(place for place, (*_, mark) in enumerate(lines) if mark.name in first),
-        forest=forest([mark for *_, mark in lines]) if pictures else "",
+        best=frozenset(place for place, (*_, facts) in enumerate(lines) if facts.anchor in first),
+        facts=tuple(facts for *_, facts in lines),
         optional=OPTIONAL,
     )
 
@@ -194,8 +194,22 @@ def _ends(standing: Standing) -> tuple[float, float, float]:
     return standing.value, standing.low, standing.high
 
 
-def _mark(one: Contestant) -> Mark:
-    return Mark(one.name, *(_ends(one.standing) if one.standing else (nan, nan, nan)))
+def _facts(one: Contestant) -> RowFacts:
+    """What a page does with the line of a contestant."""
+    standing = one.standing
+    ranks = (standing.rank_low, standing.rank_high) if standing else (None, None)
+    return RowFacts(
+        anchor=one.name,
+        command=contestant_command([row.record for row in one.rows]),
+        track=one.group.letter if one.group else "",
+        marks=marks_of(one.rows[0], untrained=one.untrained),
+        interval=_ends(standing) if standing else None,
+        ranks=(ranks[0], ranks[1]) if ranks[0] is not None and ranks[1] is not None else None,
+    )
+
+
+def _floor_facts(floor: Floor) -> RowFacts:
+    return RowFacts(marks=("floor",), interval=(floor.map_at_5, nan, nan))
 
 
 def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
@@ -210,13 +224,13 @@ def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:
     return _Line(
         rank=one.place,
         method=f"{name} {marks}".strip(),
-        map_at_5=between(*_mark(one)[1:]),
+        map_at_5=between(*(_ends(one.standing) if one.standing else (nan, nan, nan))),
         known=number(one.mean("map_at_5_known")),
         top_1=number(one.mean("top_1")),
         log_loss=number(one.mean("log_loss")) + too_sure,
-        seen=wording.thousands(mean(counted) if counted else None),
+        seen=Cell.of(wording.thousands, mean(counted) if counted else None),
         annotations=", ".join(one.annotations) or ("none" if counted else UNDEFINED),
-        time=wording.duration(mean(row.seconds for row in runs)),
+        time=Cell.of(wording.duration, mean(row.seconds for row in runs)),
         runs=f"{span(*one.seeds)} × {len(one.folds)}",
         leaks=between(*one.inflation) if one.inflation else UNDEFINED,
         without=between(*_ends(one.without_leaks)) if one.without_leaks else UNDEFINED,
@@ -373,7 +387,7 @@ def render(board: Leaderboard, *, full: bool = False, notes: bool = False) -> Gr
         parts += [Text(chapter.title, style="bold cyan"), FittedGrid(chapter.main)]
         parts += [Text(sentence, style="dim") for sentence in chapter.key]
         if full:
-            grids = [FittedGrid(part) for part in chapter.details if isinstance(part, Grid)]
+            grids = [FittedGrid(part) for part in chapter.details]
             parts += [each for grid in grids for each in (Text(), grid)] + [Text()]
         warnings = (*chapter.doubts, *chapter.warnings[:shown])
         parts += [Text(f"! {warning}", style="yellow") for warning in warnings]

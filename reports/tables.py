@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,37 @@ NAME_COLUMNS = ("method", "run")
 """Columns of names, which stand to the left; all others are numbers."""
 
 
+class Cell(str):
+    """A text of a table with the number that rows are sorted by where the text does not begin with it."""
+
+    __slots__ = ("number",)
+    number: float | None
+
+    @classmethod
+    def of(cls, words: Callable[[Any], str], number: float | None) -> Cell:
+        """What the words say of the number, which may be undefined."""
+        cell = cls(words(number))
+        cell.number = number
+        return cell
+
+
+class RowFacts(NamedTuple):
+    """What a page does with a row: where it leads, what repeats it, and what it is filtered by."""
+
+    anchor: str = ""
+    """The name of what it stands for, a run or a contestant."""
+    command: str = ""
+    """What repeats it, to copy."""
+    track: str = ""
+    """Its letter, or its track in words."""
+    marks: tuple[str, ...] = ()
+    """As `oracle`, `transductive`, `seen in pretraining`, `floor`."""
+    interval: tuple[float, float, float] | None = None
+    """MAP@5 with the ends of its interval, NaN where undefined."""
+    ranks: tuple[int, int] | None = None
+    """The best and the last rank that it may have."""
+
+
 class Grid(NamedTuple):
     """A table of texts below a title."""
 
@@ -27,8 +58,8 @@ class Grid(NamedTuple):
     """What its columns mean, a sentence or two each."""
     best: frozenset[int] = frozenset()
     """Places of the rows that may be the best, shown in bold."""
-    forest: str = ""
-    """Its intervals as an SVG, shown above it on the page; empty for none."""
+    facts: tuple[RowFacts, ...] = ()
+    """Of each row, for the page; empty for none."""
     optional: tuple[str, ...] = ()
     """Columns that a narrow window may do without, the first one first."""
 

@@ -83,6 +83,11 @@ def _told_apart(configs: Sequence[Mapping[str, str]], keys: Sequence[str]) -> in
     return len({tuple(config[key] for key in keys) for config in configs})
 
 
+def settings_of(record: RunRecord) -> dict[str, str]:
+    """The fields of its configuration as they are typed after --set, those of parts with a dot."""
+    return _flat(record.config)
+
+
 def _flat(config: Mapping[str, JsonValue], before: str = "") -> dict[str, str]:
     """The fields of a configuration as they are typed after --set, nested ones with a dot."""
     fields: dict[str, str] = {}
@@ -120,7 +125,7 @@ def differences(first: RunRecord, second: RunRecord) -> list[tuple[str, str, str
 
     What was not counted, because a run is of an older version, is "not counted".
     """
-    rows = zip(_facts(first).items(), _facts(second).values(), strict=True)
+    rows = zip(facts_of(first).items(), facts_of(second).values(), strict=True)
     return [(what, one, other) for (what, one), other in rows if one != other]
 
 
@@ -165,7 +170,7 @@ def _words(group: Sequence[RunRecord]) -> str:
     return ", ".join([words, *marks])
 
 
-def _facts(record: RunRecord) -> dict[str, str]:
+def facts_of(record: RunRecord) -> dict[str, str]:
     """What a run was given, by what a person calls it."""
     usage = record.usage
     facts = {

@@ -1,4 +1,4 @@
-"""The leaderboard rendered: for the terminal, Markdown, LaTeX, HTML and SVG to read, CSV and JSON to compute.
+"""The leaderboard rendered: for the terminal, Markdown, LaTeX and SVG to read, CSV and JSON to compute.
 
 The terminal begins with a line a contestant and ends with the essential; files hold everything.
 """
@@ -19,7 +19,6 @@ from whalebench.benchmarks.core.record import plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.console import UNLIMITED, Terminal, json_text
-from whalebench.reports.details import Pictures
 from whalebench.reports.document import Chapter, board_document, render
 from whalebench.reports.figures import escape
 from whalebench.reports.tables import NAME_COLUMNS, FittedGrid, Grid
@@ -54,19 +53,23 @@ def write_reports(
     board: Leaderboard,
     folder: Path,
     *,
-    html: Path | None = None,
+    page: tuple[Path, str] | None = None,
     csv_file: Path | None = None,
     svg: Path | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Writes leaderboard.md, .csv and .json into the folder and the other files: those written, and problems.
 
-    A folder that cannot be written is one, since the board can be read without; another file is an error.
+    `page` is the file of a page with its text. A folder that cannot be written is a problem, since the board
+    can be read without; another file is an error.
     """
-    for wanted in filter(None, (html, csv_file, svg)):
+    for wanted in filter(None, (page and page[0], csv_file, svg)):
         check_output(wanted)
     named: list[Path] = []
-    for file, text_of in ((html, to_html), (csv_file, to_csv), (svg, to_svg)):
-        if file:  # first: where one cannot be written nothing is
+    if page:  # these first: where one cannot be written nothing is
+        write_output(*page)
+        named.append(page[0])
+    for file, text_of in ((csv_file, to_csv), (svg, to_svg)):
+        if file:
             write_output(file, text_of(board))
             named.append(file)
     written: list[Path] = []
@@ -179,8 +182,7 @@ def to_markdown(board: Leaderboard) -> str:
     for chapter in document.chapters:
         blocks.append(f"## {_escaped(chapter.title)}: the runs")
         for part in chapter.details:
-            if isinstance(part, Grid):
-                blocks += [_escaped(part.title), _markdown_table(part)]
+            blocks += [_escaped(part.title), _markdown_table(part)]
         blocks += [f"**Warning.** {_escaped(doubt)}" for doubt in chapter.doubts]
     blocks += ["## Notes", *map(_escaped, document.notes())]
     blocks += [f"**Problem.** {_escaped(problem)}" for problem in document.problems]
@@ -196,90 +198,6 @@ def _markdown_table(grid: Grid) -> str:
 def _escaped(text: str) -> str:
     """The text with the characters that Markdown reads as table or mark-up made plain."""
     return "".join(f"\\{letter}" if letter in "\\|*_`<[]" else letter for letter in visible(text))
-
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2b36; --paper: #fbfcfd; --faint: #8796a1; --line: #dde4e9;
-  --mark: #0b6e99; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #dfe8ee; --paper: #10181e; --faint: #7c8d99; --line: #2a3843; --mark: #58b7e0; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
-h3 { font-size: 1rem; font-weight: 500; }
-.scroll { overflow-x: auto; } .many { display: flex; flex-wrap: wrap; gap: 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 500; color: var(--faint); } .name { text-align: left; } .first { font-weight: 600; }
-p.small { color: var(--faint); max-width: 46rem; }
-p.note { border-left: 3px solid var(--mark); padding-left: .7rem; }
-svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
-svg .faint { fill: var(--faint); } svg line { stroke: var(--mark); stroke-width: 2; }
-svg .grid { stroke: var(--line); stroke-width: 1; } svg circle { fill: var(--mark); }
-svg rect { fill: var(--faint); opacity: .6; }
-svg .before { fill: none; stroke: var(--faint); stroke-width: 1.5; } svg polyline { fill: none; }
-svg .best { fill: none; stroke: var(--mark); stroke-width: 2; }
-svg polyline.after { stroke: var(--mark); stroke-width: 2; }
-"""
-
-
-def to_html(board: Leaderboard) -> str:
-    """The document of the leaderboard as a page that needs no network, light or dark as the reader likes.
-
-    Main tables come first and notes last; intervals are drawn above their numbers.
-    """
-    document = board_document(board, pictures=True)
-    parts = [part for chapter in document.chapters for part in _main_table(chapter)]
-    parts += [part for chapter in document.chapters for part in _runs(chapter)]
-    parts += ["<h2>Notes</h2>", *(_paragraph("small", sentence) for sentence in document.notes())]
-    parts += [_paragraph("note", problem) for problem in document.problems]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>whalebench leaderboard</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        "<h1>Leaderboard</h1>\n" + "\n".join(filter(None, parts)) + "\n</body>\n</html>\n"
-    )
-
-
-def _main_table(chapter: Chapter) -> list[str]:
-    return [
-        f"<h2>{escape(chapter.title)}</h2>",
-        _html_table(chapter.main),
-        *(_paragraph("small", sentence) for sentence in chapter.key),
-        *(f"<p>{escape(sentence)}</p>" for sentence in chapter.essential),
-        *(_paragraph("note", warning) for warning in chapter.warnings),
-        chapter.main.forest,
-    ]
-
-
-def _runs(chapter: Chapter) -> list[str]:
-    """What stands below the main tables of a chapter's runs."""
-    parts = [f"<h2>{escape(chapter.title)}: the runs</h2>"]
-    for part in chapter.details:
-        parts.append(f"<h3>{escape(part.title)}</h3>" if part.title else "")
-        if isinstance(part, Pictures):
-            parts += ['<div class="many">', *part.drawings, "</div>"]
-        else:
-            parts += [part.forest, _html_table(part)]
-    return [*parts, *(_paragraph("note", doubt) for doubt in chapter.doubts)]
-
-
-def _html_table(grid: Grid) -> str:
-    """The grid as a table, the rows that may be the best in bold."""
-    sides = [' class="name"' if name in NAME_COLUMNS else "" for name in grid.header]
-
-    def line(cell: str, texts: Sequence[str], kind: str = "") -> str:
-        cells = (f"<{cell}{side}>{escape(text)}</{cell}>" for side, text in zip(sides, texts, strict=True))
-        return f"<tr{kind}>{''.join(cells)}</tr>"
-
-    firsts = [' class="first"' if place in grid.best else "" for place in range(len(grid.rows))]
-    body = [line("td", row, first) for row, first in zip(grid.rows, firsts, strict=True)]
-    return "\n".join(['<div class="scroll"><table>', line("th", grid.header), *body, "</table></div>"])
-
-
-def _paragraph(kind: str, text: str) -> str:
-    return f'<p class="{kind}">{escape(text)}</p>'
 
 
 LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}

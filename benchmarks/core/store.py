@@ -416,7 +416,12 @@ def _inspect(path: Path, region: Region | None, is_mask: bool) -> PhotoFacts | s
                 older = _content_digest(part_of(upright(image), region))
         return PhotoFacts((digest_file(path), *stamp[1:]), *picture.size, content, older, remarks, taken)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
-        if isinstance(error, WhalebenchError):
-            return one_line(error)
-        known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
-        return known[0] if known else f"it cannot be decoded ({one_line(error) or type(error).__name__})"
+        return why_unread(error)
+
+
+def why_unread(error: Exception) -> str:
+    """Why a photo cannot be read, by what its decoder raised: a part of a sentence."""
+    if isinstance(error, WhalebenchError):
+        return one_line(error)
+    known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
+    return known[0] if known else f"it cannot be decoded ({one_line(error) or type(error).__name__})"

@@ -372,6 +372,7 @@ def _who(
         "run": run,
         "method": request.method,
         "config": config.model_dump(mode="json"),
+        "settings": list(request.settings),
         "preset": request.preset,
         "benchmark": benchmark.name,
         "catalog_digest": benchmark.catalog.digest,
