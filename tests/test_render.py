@@ -12,7 +12,7 @@ from whalebench.reports.page.render import environment, policy, source
 
 SCHEMES = re.findall(r":root \{(.*?)\}", source("base.css"), flags=re.S)[:2]
 """The colours in light, and in dark."""
-TEXT = ("ink", "faint", "mark", "second", "third", "good", "bad")
+TEXT = ("ink", "faint", "mark", "second", "third", "fourth", "fifth", "sixth", "good", "bad")
 
 
 def colours(scheme: str) -> dict[str, str]:
