@@ -6,14 +6,13 @@ The page is one file that fetches nothing; verdicts are kept in the browser and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
-from whalebench.reports.figures import escape
+from whalebench.reports.page.render import render
 from whalebench.reports.tables import facts_table, table_of
 
 KINDS = {
@@ -97,26 +96,18 @@ def describe(pair: Mapping[str, Any]) -> str:
 def audit_page(document: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The page of an audit's document; `pictures` are data URIs of what `page_pairs` shows, by image."""
     shown = page_pairs(document)
-    left = len(document["pairs"]) - len(shown)
-    more = f" {left:,} more pairs are only in audit.json." if left else ""
-    rows = [
-        {name: pair[name] for name in ("first", "second", "verdict", "kind", "likeness")}
-        | {name: pair[name] for name in ("first_identity", "second_identity")}
-        for pair in shown
-    ]
-    # Within a script no text may end it, whatever the photos are called.
-    data = json.dumps({"key": document["audit_digest"], "name": document["name"], "pairs": rows})
-    data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    credit_of = document["credits"]
-    sections = "".join(_section(number, pair, pictures, credit_of) for number, pair in enumerate(shown))
-    return PAGE.format_map(
-        {
-            "title": escape(f"Audit of {document['name']}"),
-            "count": f"{len(shown):,} pairs.{more}",
-            "kinds": escape("; ".join(_counts(document))),
-            "sections": sections,
-            "data": data,
-        }
+    kept = ("first", "second", "verdict", "kind", "likeness", "first_identity", "second_identity")
+    return render(
+        "audit.html",
+        name=document["name"],
+        counts=list(_counts(document)),
+        pairs=[_shown_pair(pair, pictures, document["credits"]) for pair in shown],
+        left=len(document["pairs"]) - len(shown),
+        data={
+            "key": document["audit_digest"],
+            "name": document["name"],
+            "pairs": [{name: pair[name] for name in kept} for pair in shown],
+        },
     )
 
 
@@ -127,116 +118,17 @@ def _counts(document: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{words}: {count:,}" for words, count in numbers.items() if count)
 
 
-def _section(
-    number: int, pair: Mapping[str, Any], pictures: Mapping[str, str], credit_of: Mapping[str, str]
-) -> str:
-    photos = "".join(
-        f'<figure><img src="{escape(pictures[pair[which]])}" alt="" loading="lazy"><figcaption>'
-        f"{escape(pair[which])}<br><b>{escape(pair[f'{which}_identity'] or 'no name')}</b>"
-        f"{_credit(credit_of.get(pair[which], ''))}</figcaption></figure>"
+def _shown_pair(
+    pair: Mapping[str, Any], pictures: Mapping[str, str], credit_of: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the page shows of a pair: what is said of it, and both photos."""
+    photos = [
+        {
+            "image": pair[which],
+            "identity": pair[f"{which}_identity"],
+            "source": pictures[pair[which]],
+            "credit": credit_of.get(pair[which], ""),
+        }
         for which in ("first", "second")
-    )
-    buttons = "".join(
-        f'<button data-verdict="{verdict}">{verdict} <kbd>{verdict[0]}</kbd></button>'
-        for verdict in ("yes", "no", "unsure")
-    )
-    words = escape(describe(pair))
-    return f'<section data-pair="{number}"><p>{words}</p>{photos}<div>{buttons}</div></section>\n'
-
-
-def _credit(text: str) -> str:
-    return f"<br>Photo: {escape(text)}" if text else ""
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data: blob:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 0 auto; max-width: 62em; padding: 0 1em 20em;
-  background: #f7f5f0; color: #1d2b36 }}
-header {{ position: sticky; top: 0; background: #f7f5f0; padding: .6em 0; border-bottom: 1px solid #e6e2d8 }}
-h1 {{ font-size: 1.2em }}
-section {{ padding: .7em; margin: .7em 0; border: 2px solid #e6e2d8; border-radius: 6px }}
-section.current {{ border-color: #205cc8 }}
-section p {{ margin: 0 0 .4em }}
-figure {{ display: inline-block; margin: 0 1em .4em 0; vertical-align: top; max-width: 45% }}
-img {{ max-width: 100%; display: block }}
-figcaption {{ overflow-wrap: anywhere; font-size: .85em }}
-button[aria-pressed=true] {{ background: #1d2b36; color: #fff }}
-kbd {{ opacity: .6 }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{kinds}</p>
-<header><p>{count} Do both photos show one picture or one moment? <kbd>y</kbd> yes, <kbd>n</kbd> no,
-<kbd>u</kbd> unsure, <kbd>j</kbd> next, <kbd>k</kbd> back, <kbd>Backspace</kbd> takes a verdict back.
-<span id="done"></span> <button id="download">Download the verdicts</button></p></header>
-<main>
-{sections}</main>
-<script type="application/json" id="audit">{data}</script>
-<script>
-"use strict";
-const audit = JSON.parse(document.getElementById("audit").textContent);
-const key = "whalebench audit " + audit.key;
-const sections = [...document.querySelectorAll("section")];
-let verdicts = {{}}, current = 0;
-function name(number) {{ return JSON.stringify([audit.pairs[number].first, audit.pairs[number].second]); }}
-audit.pairs.forEach((pair, number) => {{ if (pair.verdict) verdicts[name(number)] = pair.verdict; }});
-try {{ Object.assign(verdicts, JSON.parse(localStorage.getItem(key))); }} catch (error) {{ /* as given */ }}
-function draw() {{
-  sections.forEach((section, number) => {{
-    section.classList.toggle("current", number === current);
-    section.querySelectorAll("button").forEach(button =>
-      button.setAttribute("aria-pressed", verdicts[name(number)] === button.dataset.verdict));
-  }});
-  document.getElementById("done").textContent =
-    sections.filter((_, number) => verdicts[name(number)]).length + " of " + sections.length + " looked at.";
-}}
-function move(to) {{
-  current = Math.max(0, Math.min(sections.length - 1, to));
-  draw();
-  if (sections[current]) sections[current].scrollIntoView({{block: "center"}});
-}}
-function decide(number, verdict) {{
-  if (!sections[number]) return;
-  verdicts[name(number)] = verdict;
-  try {{ localStorage.setItem(key, JSON.stringify(verdicts)); }} catch (error) {{
-    document.getElementById("done").textContent = "This browser keeps nothing: download before you leave."; }}
-}}
-function cell(value) {{
-  const text = typeof value === "string" && /^'*[=+@\\t\\r-]/.test(value) ? "'" + value : String(value);
-  return '"' + text.replaceAll('"', '""') + '"';
-}}
-function csv() {{
-  const columns = ["first", "second", "verdict", "kind", "likeness", "first_identity", "second_identity"];
-  const rows = audit.pairs.map((pair, number) => ({{...pair, verdict: verdicts[name(number)] || ""}}));
-  return [columns.join(","), ...rows.map(row => columns.map(column => cell(row[column])).join(","))]
-    .join("\\n") + "\\n";
-}}
-document.querySelector("main").addEventListener("click", event => {{
-  const section = event.target.closest("section"), button = event.target.closest("button");
-  if (!section) return;
-  current = Number(section.dataset.pair);
-  if (button) decide(current, button.dataset.verdict);
-  draw();
-}});
-document.addEventListener("keydown", event => {{
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const verdict = {{y: "yes", n: "no", u: "unsure"}}[event.key];
-  if (verdict) {{ decide(current, verdict); move(current + 1); }}
-  else if (event.key === "j" || event.key === "ArrowDown") move(current + 1);
-  else if (event.key === "k" || event.key === "ArrowUp") move(current - 1);
-  else if (event.key === "Backspace") {{ decide(current, ""); draw(); }}
-  else return;
-  event.preventDefault();
-}});
-document.getElementById("download").addEventListener("click", () => {{
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([csv()], {{type: "text/csv"}}));
-  link.download = audit.name + "-verdicts.csv";
-  link.click();
-}});
-draw();
-</script></body></html>
-"""
+    ]
+    return {"words": describe(pair), "photos": photos}

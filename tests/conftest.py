@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,10 @@ import pytest
 from PIL import Image
 
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.tests import browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Networks this small learn more slowly on several threads than on one, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -105,6 +109,13 @@ def small_flukes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.Dat
 
     folder = tmp_path_factory.mktemp("drawn")
     return folder, draw_flukes(folder, workers=1, photos=60)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser for the tests of a file: Playwright's event loop runs in this thread for as long."""
+    with browser.started() as running:
+        yield running
 
 
 @pytest.fixture

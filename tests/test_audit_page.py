@@ -1,62 +1,39 @@
-"""The audit's page at work: its script is run by node with as much of a browser as it needs."""
+"""The audit's page at work, in a real browser; what it says of the pairs, and what the terminal does."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
+import base64
+import csv
+import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from whalebench import cell_text
 from whalebench.benchmarks.auditing.verdicts import verdicts_in
 from whalebench.benchmarks.core.audits import KINDS, Audit, Pair
 from whalebench.benchmarks.core.catalog import build_catalog
 from whalebench.reports.audit_page import audit_page, audit_report
+from whalebench.tests.browser import (
+    DESK,
+    PHONE,
+    Screen,
+    assert_accessible,
+    assert_fits,
+    on_every_screen,
+    opened,
+    printed,
+)
+from whalebench.tests.test_formulas import NAMES, cells_of
 
-NODE = shutil.which("node")
-BROWSER = """
-const listeners = {}, stored = JSON.parse(process.argv[2]);
-let written = null, file = null;
-function element(dataset, buttons = []) {
-  const own = {dataset, buttons, attributes: {}, classes: new Set(), textContent: ""};
-  own.classList = {toggle: (name, on) => on ? own.classes.add(name) : own.classes.delete(name)};
-  own.querySelectorAll = () => buttons;
-  own.setAttribute = (name, value) => own.attributes[name] = String(value);
-  own.addEventListener = (event, act) => listeners[event] = act;
-  own.scrollIntoView = () => {};
-  return own;
-}
-const button = verdict => element({verdict});
-const pairs = JSON.parse(process.argv[3]);
-const sections = pairs.pairs.map((_, pair) => element({pair}, ["yes", "no", "unsure"].map(button)));
-const byId = {audit: {textContent: process.argv[3]}, done: element({}), download: element({})};
-globalThis.document = {
-  getElementById: id => byId[id],
-  querySelectorAll: () => sections,
-  querySelector: () => ({addEventListener: (event, act) => listeners.main = act}),
-  addEventListener: (event, act) => listeners[event] = act,
-  createElement: () => ({click() { file = this.download; }}),
-};
-globalThis.localStorage = {getItem: key => stored[key] ?? null, setItem: (key, to) => stored[key] = to};
-globalThis.URL.createObjectURL = blob => { written = blob; return "blob:"; };
-function press(key, more = {}) { listeners.keydown({key, preventDefault() {}, ...more}); }
-function push(pair, verdict) {
-  const pushed = sections[pair].buttons.find(one => one.dataset.verdict === verdict);
-  const up = {section: sections[pair], button: pushed};
-  listeners.main({target: {closest: name => up[name]}});
-}
-"""
-END = """
-listeners.click();
-written.text().then(csv => console.log(JSON.stringify({csv, file, stored, done: byId.done.textContent,
-  current: sections.findIndex(one => one.classes.has("current")),
-  pressed: sections.map(one => one.buttons.filter(each => each.attributes["aria-pressed"] === "true")
-    .map(each => each.dataset.verdict).join()) })));
-"""
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 PAIRS = (
     Pair("=cmd.jpg", 'a,"b".jpg', "twin", 0.8, "ann", "@bob"),
     Pair("c.jpg", "d.jpg", "exact", 1.0, "cat", "dan"),
@@ -64,49 +41,83 @@ PAIRS = (
     Pair("g.jpg", "h.jpg", "burst", 0.0, "gus", "gus", seconds=3.0),
     Pair("i.jpg", "j.jpg", "look", 0.5, "ida", "ida"),
 )
+EVIL = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "x" * 300,
+    "حوت أزرق.jpg",
+    "ザトウクジラ・北海道.jpg",
+    "</script></main><h1>'&amp;\u2028`${1}",
+    "javascript:alert(1)",
+    "\u202egpj.exe",
+)
 
 
-def document(**verdict_of: str) -> dict[str, Any]:
+def document(pairs: tuple[Pair, ...] = PAIRS, credit: str = "", **verdict_of: str) -> dict[str, Any]:
     """That of an audit of these pairs, as the auditor gives it."""
-    made = Audit("ten", "0" * 64, 10, PAIRS).document()
+    made = Audit("ten", "0" * 64, 10, pairs).document()
     rows = [
         each
         | {"two_names": pair.two_names, "two_labels": pair.two_labels, "leaks_in": []}
         | {"verdict": verdict_of.get(pair.kind, "")}
-        for each, pair in zip(made["pairs"], PAIRS, strict=True)
+        for each, pair in zip(made["pairs"], pairs, strict=True)
     ]
     counts = {"two_names": 1, "two_labels": 1, "rejected": 0, "unseen": 4}
-    kinds = {kind: sum(pair.kind == kind for pair in PAIRS) for kind in KINDS}
+    kinds = {kind: sum(pair.kind == kind for pair in pairs) for kind in KINDS}
     told = {"name": "ten", "photos": 10, "audit_digest": made["digest"], "leaks": None, "parts": True}
-    return told | {"kinds": kinds, **counts, "pairs": rows, "credits": {}}
+    credits = {image: credit for pair in pairs for image in pair.images if credit}
+    return told | {"kinds": kinds, **counts, "pairs": rows, "credits": credits}
 
 
 def page_of(told: dict[str, Any]) -> str:
-    return audit_page(told, {image: "data:," for pair in PAIRS for image in pair.images})
+    pixels = np.random.default_rng(1).integers(0, 255, (64, 240, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    picture = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return audit_page(told, {pair[which]: picture for pair in told["pairs"] for which in ("first", "second")})
 
 
-def played(moves: str, tmp_path: Path, stored: dict[str, str] | None = None, **verdict_of: str) -> Any:
-    """What the page comes to after these moves in a browser that keeps this."""
-    page = page_of(document(**verdict_of))
-    data, script = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
-    (tmp_path / "page.js").write_text(f"{BROWSER}(() => {{{script}}})();{moves}{END}")
-    command = [str(NODE), str(tmp_path / "page.js"), json.dumps(stored or {}), data]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes the page of such pairs and says where it is."""
+
+    def write(*pairs: Pair, **more: str) -> Path:
+        file = tmp_path / "audit.html"
+        file.write_text(page_of(document(pairs or PAIRS, **more)), encoding="utf-8")
+        return file
+
+    return write
 
 
-@pytest.mark.skipif(NODE is None, reason="node is not installed")
-def test_keys_and_buttons_decide_and_the_csv_is_taken(tmp_path: Path) -> None:
-    end = played(
-        "press('y'); press('n'); press('u'); press('k'); press('Backspace'); press('j'); push(4, 'no');"
-        "press('y', {ctrlKey: true});",
-        tmp_path,
-    )
-    assert end["pressed"] == ["yes", "no", "", "", "no"] and end["current"] == 4
-    assert end["done"] == "3 of 5 looked at." and end["file"] == "ten-verdicts.csv"
-    again = played("", tmp_path, end["stored"])
-    assert (again["pressed"], again["csv"]) == (end["pressed"], end["csv"])
-    assert '"\'=cmd.jpg","a,""b"".jpg","yes"' in end["csv"] and '"\'@bob"' in end["csv"]
-    (tmp_path / "verdicts.csv").write_text(end["csv"])
+def pressed(page: Page) -> list[str]:
+    """The verdict of each pair, as its buttons show it."""
+    chosen = "one => one.querySelector('[aria-pressed=true]')?.dataset.verdict ?? ''"
+    verdicts: list[str] = page.eval_on_selector_all("article", f"all => all.map({chosen})")
+    return verdicts
+
+
+def downloaded(page: Page) -> tuple[str, str]:
+    """Name and text of the file that the page's button saves."""
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Download the verdicts").click()
+    return waited.value.suggested_filename, Path(waited.value.path()).read_bytes().decode("utf-8")
+
+
+def test_keys_and_buttons_decide_and_the_csv_is_taken(
+    chromium: Browser, written: Callable[..., Path], tmp_path: Path
+) -> None:
+    with opened(chromium, written()) as page:
+        for key in ("y", "n", "u", "k", "Backspace", "j", "Control+y"):
+            page.keyboard.press(key)
+        page.locator("#pair-5").get_by_role("button", name="no").click()
+        assert pressed(page) == ["yes", "no", "", "", "no"]
+        assert page.locator("article.current").get_attribute("id") == "pair-5"
+        assert page.get_by_role("status").inner_text() == "3 of 5 looked at."
+        page.reload()
+        assert pressed(page) == ["yes", "no", "", "", "no"]
+        name, text = downloaded(page)
+    assert name == "ten-verdicts.csv"
+    (tmp_path / "verdicts.csv").write_text(text, encoding="utf-8", newline="")
     rows = [{"image": image, "path": "", "identity": ""} for pair in PAIRS for image in pair.images]
     taken = verdicts_in(tmp_path / "verdicts.csv", build_catalog(pd.DataFrame(rows), "ten"))
     assert taken == {
@@ -116,10 +127,74 @@ def test_keys_and_buttons_decide_and_the_csv_is_taken(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.skipif(NODE is None, reason="node is not installed")
-def test_verdicts_that_were_kept_are_shown_and_changed(tmp_path: Path) -> None:
-    end = played("press('j'); press('n');", tmp_path, twin="yes", exact="unsure")
-    assert end["pressed"] == ["yes", "no", "", "", ""]
+def test_verdicts_that_were_kept_are_shown_and_changed(
+    chromium: Browser, written: Callable[..., Path]
+) -> None:
+    with opened(chromium, written(twin="yes", exact="unsure")) as page:
+        page.keyboard.press("j")
+        page.keyboard.press("n")
+        assert pressed(page) == ["yes", "no", "", "", ""]
+
+
+def test_the_keyboard_alone(chromium: Browser, written: Callable[..., Path]) -> None:
+    with opened(chromium, written()) as page:
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").inner_text() == "To the pairs"
+        assert page.locator(":focus").bounding_box()["x"] >= 0  # type: ignore[index]
+        page.keyboard.press("Enter")
+        assert page.url.endswith("#pairs")
+        for key in ("Tab", "Tab", "Tab", "Enter"):  # over the download and "yes" to "no" of the first pair
+            page.keyboard.press(key)
+        assert page.locator(":focus").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+        for _ in range(3):  # to the second pair, on which the next key decides, although no `j` went there
+            page.keyboard.press("Tab")
+        page.keyboard.press("u")
+        page.keyboard.press("Tab")  # to "yes" of the pair that came into view
+        page.keyboard.press("Space")
+        assert pressed(page) == ["no", "unsure", "yes", "", ""]
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("y")
+        assert pressed(page) == ["no", "yes", "yes", "", ""]
+
+
+def test_a_verdict_that_the_browser_does_not_keep_is_said(
+    chromium: Browser, written: Callable[..., Path]
+) -> None:
+    full = "() => { Storage.prototype.setItem = () => { throw new DOMException('full'); }; }"
+    with opened(chromium, written()) as page:
+        page.evaluate(full)
+        page.keyboard.press("y")
+        assert page.get_by_role("status").inner_text().startswith("This browser keeps nothing")
+
+
+@on_every_screen
+def test_nothing_keeps_anyone_out(chromium: Browser, written: Callable[..., Path], screen: Screen) -> None:
+    with opened(chromium, written(credit="Ann, CC BY 4.0"), screen) as page:
+        page.keyboard.press("y")
+        assert_accessible(page)
+        assert_fits(page)
+
+
+@pytest.mark.parametrize("screen", [DESK, PHONE], ids=str)
+def test_hostile_names_are_text(chromium: Browser, written: Callable[..., Path], screen: Screen) -> None:
+    pairs = [Pair(name, f"{name}2", "twin", 0.9, name, f"{name}3") for name in EVIL]
+    with opened(chromium, written(*pairs, credit=EVIL[1]), screen) as page:
+        assert page.locator("article").count() == len(EVIL)
+        assert page.locator("h1").count() == 1 and page.locator("img[onerror]").count() == 0
+        for number in range(3):
+            assert page.locator(f"#pair-{number + 1} bdi").all_inner_texts()[:2] == [EVIL[number]] * 2
+        assert_fits(page)
+        assert_accessible(page)
+        rows = list(csv.DictReader(io.StringIO(downloaded(page)[1], newline="")))
+        assert [row["first"] for row in rows] == list(EVIL)
+        assert printed(page).startswith(b"%PDF")
+
+
+def test_no_cell_of_the_csv_is_a_formula(chromium: Browser, written: Callable[..., Path]) -> None:
+    pairs = [Pair(name, f"b{number}", "twin", 0.9, name, "bob") for number, name in enumerate(NAMES)]
+    with opened(chromium, written(*pairs)) as page:
+        _, *rows = cells_of(downloaded(page)[1])
+    assert [cell_text(row[0]) for row in rows] == [cell_text(row[5]) for row in rows] == NAMES
 
 
 def test_each_kind_and_what_bears_two_names_is_counted_and_named() -> None:

@@ -1,4 +1,4 @@
-"""The templates of the pages: what they are given is only ever text, and a page is one file that fetches nothing."""
+"""The templates of the pages: what they are given is only ever text, and a page fetches nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def environment() -> Environment:
 
 def source(name: str) -> Markup:
     """A style or script of `templates/`, to be put into a page as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704 (a file of this package)
 
 
 def policy(*scripts: str) -> str:

@@ -1,0 +1,141 @@
+"""A real browser for the tests of pages: Chromium, driven by Playwright.
+
+A page is opened from disk, as its reader opens it. What it asks for besides itself, what it writes to the
+console, an error of its script and a dialog fail the test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page
+
+EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PAPER = {"width": 718, "height": 1047}
+"""A4 with margins of one centimetre, in CSS pixels."""
+OUTSIDE = """width => {
+  const seen = document.createTreeWalker(document.body, NodeFilter.SHOW_ELEMENT);
+  const found = [];
+  while (seen.nextNode()) {
+    const element = seen.currentNode, box = element.getBoundingClientRect();
+    if (!box.width || element.closest(".aloud, .skip, svg svg, svg *")) continue;
+    const clips = !["visible", "clip"].includes(getComputedStyle(element).overflowX)
+      && element.scrollWidth > element.clientWidth + 1;
+    if (box.right > width + 1 || box.left < -1 || clips)
+      found.push(`${element.tagName.toLowerCase()} ${Math.round(box.left)} to ${Math.round(box.right)}: `
+        + element.textContent.trim().slice(0, 40));
+  }
+  return found;
+}"""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a page is looked at on."""
+
+    width: int
+    scheme: Literal["light", "dark"]
+
+    def __str__(self) -> str:
+        return f"{self.width}-{self.scheme}"
+
+
+DESK = Screen(1280, "light")
+PHONE = Screen(390, "light")
+SCREENS = tuple(Screen(width, scheme) for width in (1280, 390) for scheme in ("light", "dark"))
+on_every_screen = pytest.mark.parametrize("screen", SCREENS, ids=str)
+
+
+@contextmanager
+def started() -> Iterator[Browser]:
+    """A Chromium without a window; the test is skipped, and says why, where there is none."""
+    if EXECUTABLE is None:
+        pytest.skip("there is no Chromium to open pages in: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install -e '.[dev]'")
+    # Chromium's sandbox does not start for root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=EXECUTABLE, args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, file: Path, screen: Screen = DESK, anchor: str = "") -> Iterator[Page]:
+    """The file as a page of a browser that has seen nothing before; at the end nothing else has happened."""
+    context = browser.new_context(
+        viewport={"width": screen.width, "height": 900},
+        color_scheme=screen.scheme,
+        reduced_motion="reduce",
+        offline=True,
+        accept_downloads=True,
+    )
+    page = context.new_page()
+    happened = _watch(context, page, file.as_uri())
+    page.goto(file.as_uri() + anchor)
+    yield page
+    context.close()
+    assert happened == [], "\n".join(happened)
+
+
+def _watch(context: BrowserContext, page: Page, address: str) -> list[str]:
+    """A list that grows by what a page must not do."""
+    happened: list[str] = []
+
+    def asked(url: str) -> None:
+        if url.partition("#")[0] != address and not url.startswith(("data:", "blob:")):
+            happened.append(f"request of {url}")
+
+    def dialog(shown: Dialog) -> None:
+        happened.append(f"dialog {shown.message}")
+        shown.dismiss()
+
+    context.on("request", lambda request: asked(request.url))
+    context.on("console", lambda message: happened.append(f"console {message.type}: {message.text}"))
+    context.on("weberror", lambda error: happened.append(f"error {error.error}"))
+    page.on("dialog", dialog)
+    page.on("popup", lambda other: happened.append(f"window {other.url}"))
+    return happened
+
+
+def assert_accessible(page: Page) -> None:
+    """Axe finds no violation, its best practices among them, in the page as it is shown now."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def assert_fits(page: Page) -> None:
+    """The page does not scroll sideways."""
+    widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    wide, given = page.evaluate(widths)
+    assert wide <= given, "\n".join(page.evaluate(OUTSIDE, given))
+
+
+def printed(page: Page) -> bytes:
+    """The page as a PDF on A4, of which nothing is lost.
+
+    The layout of paper is measured on a screen as wide as the paper between its margins: no element reaches
+    over its edge, and none has more content than it shows, as a table that would scroll. Chromium lays a PDF
+    out in the same width.
+    """
+    before = page.viewport_size
+    page.emulate_media(media="print")
+    page.set_viewport_size(PAPER)  # type: ignore[arg-type]
+    lost = page.evaluate(OUTSIDE, PAPER["width"])
+    assert lost == [], "\n".join(lost[:20])
+    paper = page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))  # type: ignore[arg-type]
+    page.emulate_media(media=None)
+    if before:
+        page.set_viewport_size(before)
+    return paper
