@@ -25,6 +25,7 @@ from whalebench.benchmarks.core.ledger import LEDGER, read_ledger
 from whalebench.benchmarks.core.outputs import check_output, output_path
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
+    BY_PHOTO,
     DIAGNOSIS,
     PREDICTIONS,
     RECORD,
@@ -34,10 +35,12 @@ from whalebench.benchmarks.core.record import (
     plain,
     read_arrays,
     read_diagnosis,
+    read_matches,
     read_predictions,
     read_record,
     verified,
     verify_files,
+    write_matches,
     write_predictions,
     write_record,
     write_run,
@@ -53,6 +56,7 @@ from whalebench.reports.metrics.calibration import (
     reliability,
 )
 from whalebench.reports.metrics.evaluation import evaluate_queries
+from whalebench.reports.metrics.ranking import CANDIDATES
 from whalebench.reports.metrics.summary import cmc, summarize
 from whalebench.reports.tables import FittedTable, warning_lines
 from whalebench.reports.tracks import contestants
@@ -183,7 +187,7 @@ def _rescore(folder: Path, *, write: bool) -> Rescored:
     note = ""
     if write and (moved or photos):
         note = "written anew"
-        _write(folder, record, said.assign(**again), before)
+        _write(folder, record, said, again, before)
     return Rescored(folder.name, moved, photos, note=note)
 
 
@@ -264,26 +268,46 @@ def _differs(said: pd.DataFrame, again: pd.DataFrame) -> np.ndarray[Any, np.dtyp
     return differs
 
 
-def _write(folder: Path, record: RunRecord, queries: pd.DataFrame, before: pd.DataFrame) -> None:
-    """Puts the numbers of a per-query table into the run's predictions and record, which says so.
+def _write(
+    folder: Path, record: RunRecord, said: pd.DataFrame, again: pd.DataFrame, before: pd.DataFrame
+) -> None:
+    """Puts the numbers of the scores, `again`, into the run's predictions and record, which says so.
 
-    Record, predictions and their digests change together, or not at all.
+    Record, predictions and their digests change together, or not at all; matches follow their candidates.
     """
+    queries, matches = said.assign(**again), read_matches(folder, record)
     warning = f"Its metrics were computed again from its stored scores, by whalebench {__version__}."
-    said = {
+    numbers = {
         "metrics": summarize(queries),
         "cmc": cmc(queries),
         "calibration": record.calibration | _calibration(before, queries),
         "warnings": [*dict.fromkeys([*record.warnings, warning])],
     }
-    changed = RunRecord.model_validate(record.model_dump() | said)
+    changed = RunRecord.model_validate(record.model_dump() | numbers)
 
     def fill(into: Path) -> None:
-        shutil.copytree(folder, into, ignore=shutil.ignore_patterns(RECORD, PREDICTIONS), dirs_exist_ok=True)
+        shutil.copytree(folder, into, ignore=shutil.ignore_patterns(RECORD, *BY_PHOTO), dirs_exist_ok=True)
         write_predictions(into, queries)
+        if matches is not None:
+            write_matches(into, _rematched(matches, said, queries))
         write_record(into, changed)
 
     write_run(folder, fill, force=True)
+
+
+def _rematched(matches: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """The matches with each candidate's photo where the candidate stands now; "" for who was none before."""
+    candidates, nearest = (
+        [f"{kind}_{place}" for place in range(1, CANDIDATES + 1)] for kind in ("candidate", "nearest")
+    )
+    if nearest[0] not in matches:
+        return matches
+    tables = (before[candidates], matches[nearest], after[candidates])
+    rows = zip(*(table.to_numpy().tolist() for table in tables), strict=True)
+    photos = [
+        [dict(zip(names, found, strict=True)).get(name, "") for name in now] for names, found, now in rows
+    ]
+    return matches.assign(**pd.DataFrame(photos, columns=nearest, dtype="str"))
 
 
 TAKEN = (
@@ -333,8 +357,9 @@ What `whalebench report` needs, without photos, scores and weights. Unpack it in
     whalebench report --workspace FOLDER
 
 `benchmarks/NAME/` holds of a benchmark that was audited the pairs found, the verdicts, and the splits.
-`runs/NAME/` holds of each run its record, a row for each test photo (image, truth, candidates, metrics), and
-its diagnosis where it was explained; `{ledger}`, where there is one, each time that test labels were opened.
+`runs/NAME/` holds of each run its record, a row for each test photo (image, truth, candidates, metrics),
+another of its matches (the nearest gallery photo of each candidate), and its diagnosis where it was
+explained; `{ledger}`, where there is one, each time that test labels were opened.
 docs/record.md of whalebench says what columns and keys mean. Of paths of the machine it was made on only the
 end is kept. Made by whalebench {version}; {runs} runs of {benchmarks}.
 """
@@ -389,12 +414,13 @@ def _files_to_pack(record: RunRecord, workspace: Workspace) -> dict[str, bytes]:
     Of the files that the record lists it keeps those that are packed.
     """
     folder = workspace.runs / record.run
-    listed = {name: digest for name, digest in record.files.items() if name == PREDICTIONS}
+    listed = {name: digest for name, digest in record.files.items() if name in BY_PHOTO}
     files = {RECORD: _json(record.model_dump(mode="json") | {"files": listed}, workspace, indent=2)}
     if diagnosis := read_diagnosis(folder):
         files[DIAGNOSIS] = _json(diagnosis.model_dump(mode="json"), workspace, indent=2)
-    if listed or (folder / PREDICTIONS).exists():
-        files[PREDICTIONS] = verified(folder / PREDICTIONS, record).read_bytes()
+    older = [PREDICTIONS] if (folder / PREDICTIONS).exists() else []  # of before files were listed
+    for name in listed or older:
+        files[name] = verified(folder / name, record).read_bytes()
     return files
 
 

@@ -137,6 +137,7 @@ def test_a_run_leaves_every_file(finished: tuple[Workspace, RunRecord]) -> None:
         PREDICTIONS,
         CURVE,
         WEIGHTS,
+        "matches.parquet",
         "scores.safetensors",
     }
     assert (RECORD, PREDICTIONS, CURVE, WEIGHTS) == (

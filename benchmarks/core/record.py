@@ -54,9 +54,12 @@ BY_SIDE = ("precision_same_side", "precision_other_side", "precision_side_guess"
 does: average precision at 5, NaN where train does not show the individual from both."""
 LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS, *BY_SIDE)
 """Columns that older runs lack."""
+MATCHES = "matches.parquet"
+"""A row a test photo: the nearest photo of each candidate, and the window that the method saw."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
-MATCHES = "matches.parquet"
+BY_PHOTO = (PREDICTIONS, MATCHES)
+"""Tables with a row for each test photo."""
 VARIANTS = "variants.parquet"
 """The per-query tables of an ensemble before and after each step, one after the other."""
 DIAGNOSIS = "diagnosis.json"
@@ -213,6 +216,11 @@ def write_predictions(folder: Path, queries: pd.DataFrame, name: str = PREDICTIO
     queries.to_parquet(folder / name, index=False)
 
 
+def write_matches(folder: Path, matches: pd.DataFrame) -> None:
+    """Writes the table of the photos that the answers rest on into the folder, rows as in the predictions."""
+    write_predictions(folder, matches, MATCHES)
+
+
 def write_run(
     folder: Path,
     fill: Callable[[Path], None],
@@ -350,33 +358,43 @@ def read_predictions(
     WhalebenchError for a table that cannot be read, differs from its digest, or has other than a row for each
     test photo that the record counts.
     """
-    import pyarrow as pa
-    import pyarrow.parquet
-
     file = folder / name
-    record = record or _record_of(file)
-    try:
-        content = regular_file(file).read_bytes()  # what is verified is what is parsed
-        if record:
-            _refuse_other(file, hashlib.sha256(content).hexdigest(), record)
-        with pyarrow.parquet.ParquetFile(pa.BufferReader(content)) as opened:
-            if record and name == PREDICTIONS:
-                _refuse_rows(file, opened.metadata.num_rows, record)
-            there = opened.schema_arrow.names
-            wanted = there if columns is None else [name for name in there if name in columns]
-            queries = opened.read(wanted, use_threads=False).to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise WhalebenchError(
-            f"{file} cannot be read ({one_line(error, 80)}): the run is damaged, {REPEAT}."
-        ) from error
+    queries = _read_table(file, record or _record_of(file), columns)
     later = [name for name in LATER if columns is None or name in columns]
     complete: pd.DataFrame = queries.assign(**{name: nan for name in later if name not in queries})
     return complete
 
 
 def read_matches(folder: Path, record: RunRecord) -> pd.DataFrame | None:
-    """The table of the photos that a run's answers rest on, rows as in the predictions; None without one."""
-    return read_predictions(folder, MATCHES, None, record) if MATCHES in record.files else None
+    """The table of the photos that a run's answers rest on, rows as in the predictions; None without one.
+
+    `nearest_1` to `nearest_5` are ids of gallery photos of the candidates, "" for none; `window_a` to
+    `window_f`, row by row, lead from the unit square of what the method saw, `window_height` x `window_width`
+    pixels, to shares of the photo's width and height. Columns of which there was nothing to say are not
+    there. Raises WhalebenchError as `read_predictions` does.
+    """
+    return _read_table(folder / MATCHES, record) if MATCHES in record.files else None
+
+
+def _read_table(file: Path, record: RunRecord | None, columns: Collection[str] | None = None) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        content = regular_file(file).read_bytes()  # what is verified is what is parsed
+        if record:
+            _refuse_other(file, hashlib.sha256(content).hexdigest(), record)
+        with pyarrow.parquet.ParquetFile(pa.BufferReader(content)) as opened:
+            if record and file.name in BY_PHOTO:
+                _refuse_rows(file, opened.metadata.num_rows, record)
+            there = opened.schema_arrow.names
+            wanted = there if columns is None else [name for name in there if name in columns]
+            table: pd.DataFrame = opened.read(wanted, use_threads=False).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise WhalebenchError(
+            f"{file} cannot be read ({one_line(error, 80)}): the run is damaged, {REPEAT}."
+        ) from error
+    return table
 
 
 def _refuse_rows(file: Path, rows: int, record: RunRecord) -> None:

@@ -95,6 +95,8 @@ class OpenFold:
     """Who may be named: the individuals of train, then those of the gallery of a disjoint split."""
     known_viewpoints: tuple[str, ...]
     """Of the photos that test is compared with: those of such a gallery, else the known ones of train."""
+    known_images: tuple[str, ...]
+    """The ids of the same photos."""
     gallery: tuple[str, ...] = ()
     """The individual of each photo of such a gallery."""
 
@@ -257,6 +259,7 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
     parts = {part: content.table.iloc[places] for part, places in content.places.items()}
     gallery = tuple(parts[GALLERY]["identity"])
     compared = parts[GALLERY if gallery else "train"]
+    compared = compared[compared["identity"] != ""]
     known = dict.fromkeys(SCORED, (parts["train"], content.identities))
     known |= {"test": (parts[GALLERY], tuple(sorted(set(gallery))))} if gallery else {}
     return OpenFold(
@@ -264,7 +267,8 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
         {part: content.photos(part, store, annotations).unlabelled() for part in SCORED},
         {shown: digest for digest, shown in content.shown_digests.items()},
         tuple(dict.fromkeys((*content.identities, *known["test"][1]))),
-        tuple(compared["viewpoint"][compared["identity"] != ""]),
+        tuple(compared["viewpoint"]),
+        tuple(compared["image"]),
         gallery,
     )
 

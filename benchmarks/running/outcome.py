@@ -34,9 +34,10 @@ from whalebench.benchmarks.running.harness import (
     refuse_other_variants,
 )
 from whalebench.benchmarks.running.location import evaluate_location, location_summary, location_warnings
+from whalebench.benchmarks.running.matches import Compared, match_photos
 from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
-from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.pipeline import Pipeline, SeenWindows, build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import find_method
 from whalebench.reports.metrics.sides import SideView, precision_by_side
@@ -70,6 +71,8 @@ class Outcome(Evaluation):
     weights: Mapping[str, torch.Tensor]
     lineage: dict[str, tuple[str, ...]]
     """Digests of the photos that each part of the method was fitted on."""
+    matches: pd.DataFrame | None
+    """Which photos the answers rest on, see `matches.match_photos`; None where that cannot be told."""
 
     def numbers(self) -> dict[str, Any]:
         """What the record says of how good the run is, by the record's fields."""
@@ -90,6 +93,8 @@ class Submission:
     variants: dict[str, dict[str, NDArray[np.float32]]]
     """By name of other ways to score, their scores by part."""
     weights: Mapping[str, torch.Tensor]
+    windows: SeenWindows | None
+    """Through which the test photos are seen; None where they are seen whole."""
 
 
 def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
@@ -122,6 +127,7 @@ def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
             for name in given["test"]
         },
         weights=checked_weights(method.name, method.weights()),
+        windows=method.windows(shown["test"]),
     )
 
 
@@ -133,7 +139,8 @@ def _ask_for_embeddings(method: Pipeline, shown: Mapping[str, Photos], harness: 
     embeddings = checked_embeddings(method.name, embedded, shown)
     if not embeddings:
         raise RunFailedError(f"{method.name} embeds no photos, so none can be compared with a gallery.")
-    return Submission(method.config, {}, embeddings, {}, {}, checked_weights(method.name, method.weights()))
+    weights, windows = checked_weights(method.name, method.weights()), method.windows(shown["test"])
+    return Submission(method.config, {}, embeddings, {}, {}, weights, windows)
 
 
 def gallery_scores(submission: Submission, views: Views, opened: OpenFold) -> dict[str, NDArray[np.float32]]:
@@ -186,6 +193,7 @@ def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harne
         names={"identities": identities} | {part: answers[part].images for part in SCORED},
         weights=submission.weights,
         lineage=opened.lineage(harness.lineage),
+        matches=match_photos(evaluation.queries, _compared(embeddings, views, opened), submission.windows),
     )
 
 
@@ -232,13 +240,26 @@ def _precision_at_r(
 
 def _by_side(embeddings: Mapping[str, NDArray[np.float32]], views: Views, opened: OpenFold) -> pd.DataFrame:
     """A row a test photo of `BY_SIDE`, from embeddings alone."""
-    test, known = opened.answers["test"], views.train.known()
-    assert test.traits is not None
-    gallery = opened.gallery or [known.identities[label] for label in known.labels]
-    compared = embeddings[GALLERY if opened.gallery else "train"]
+    test, compared = opened.answers["test"], _compared(embeddings, views, opened)
+    assert test.traits is not None and compared is not None
     return precision_by_side(
-        SideView(embeddings["test"], test.truth, test.traits["viewpoint"].tolist()),
-        SideView(compared, gallery, opened.known_viewpoints),
+        SideView(compared.query, test.truth, test.traits["viewpoint"].tolist()),
+        SideView(compared.gallery, compared.identities, opened.known_viewpoints),
+    )
+
+
+def _compared(
+    embeddings: Mapping[str, NDArray[np.float32]], views: Views, opened: OpenFold
+) -> Compared | None:
+    """The test photos and those that they are compared with; None without embeddings."""
+    if not embeddings:
+        return None
+    known = views.train.known()
+    return Compared(
+        embeddings["test"],
+        embeddings[GALLERY if opened.gallery else "train"],
+        opened.known_images,
+        opened.gallery or tuple(known.identities[label] for label in known.labels),
     )
 
 
@@ -248,6 +269,8 @@ def write_outcome(folder: Path, record: RunRecord, outcome: Outcome, curve: pd.D
     from safetensors.torch import save_file as save_weights
 
     records.write_predictions(folder, outcome.queries)
+    if outcome.matches is not None:
+        records.write_matches(folder, outcome.matches)
     (folder / records.CURVE).write_text(curve_text(curve), encoding="utf-8", newline="")
     records.write_scores(folder, outcome.arrays, outcome.names)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.weights.items()}

@@ -87,6 +87,16 @@ def invert(forward: Tensor) -> Tensor:
     return torch.cat([linear, -linear @ forward[:, :, 2:]], dim=2)
 
 
+def frame_in_shares(forward: Tensor) -> Tensor:
+    """Matrices (photos, 2, 3) from the unit square of the new frame to shares of the old one's sides.
+
+    Those of a page or a drawing: 0 to 1 across the frame both ways, the upper left corner at 0.
+    """
+    back = invert(forward)
+    linear, shift = back[:, :, :2], back[:, :, 2:]
+    return torch.cat([linear, (shift + 1 - linear.sum(dim=2, keepdim=True)) / 2], dim=2)
+
+
 def compose(first: Tensor, then: Tensor) -> Tensor:
     """The matrices that apply `first` and `then` one after the other."""
     linear = then[:, :, :2] @ first[:, :, :2]

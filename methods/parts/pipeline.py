@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, Literal, NamedTuple, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -195,6 +195,15 @@ class UntrainedConfig(NetworkMethodConfig):
         return {name: start for name, start in super().tunable().items() if name not in unused}
 
 
+class SeenWindows(NamedTuple):
+    """What a method sees of photos."""
+
+    matrices: NDArray[np.float64]
+    """(photos, 2, 3), from the unit square of the window (x right, y down) to shares of width and height."""
+    size: Size
+    """Height and width in pixels at which the windows are seen."""
+
+
 BEST = "best_cycle"
 """The name of the best cycle's place among the weights, and of its number in the record."""
 
@@ -333,6 +342,13 @@ class Pipeline(Restorable):
     def locate(self, photos: Photos) -> Located | None:
         """Where the crop, or else the method in its best cycle, says the animals are; None if it does not."""
         return self.crop.locate(photos) if self.crop else self.cycles[self.best].locate(photos)
+
+    @hosted
+    def windows(self, photos: Photos) -> SeenWindows | None:
+        """What the crop shows of the photos; None where whole photos, or windows of its own, are seen."""
+        if self.crop is None or not isinstance(self.config, NetworkMethodConfig):
+            return None
+        return SeenWindows(self.crop.windows(photos), self.config.size)
 
     def components(self) -> Components:
         """The finder by its name, and the method; of several cycles each by its number from 0."""

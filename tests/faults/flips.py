@@ -35,7 +35,7 @@ from PIL import Image
 from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.ledger import LEDGER
 from whalebench.benchmarks.core.progress import EpochSummary, Silent
-from whalebench.benchmarks.core.record import CURVE, SCORES, VARIANTS, WEIGHTS, read_record
+from whalebench.benchmarks.core.record import CURVE, MATCHES, SCORES, VARIANTS, WEIGHTS, read_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark, make_split
@@ -208,7 +208,7 @@ def _readers(
     ensemble = asking("ensemble", *members, "--then", "balance", "--json")
     for name in ("record.json", "predictions.parquet", "diagnosis.json"):
         yield name, files(place.runs, f"[!.]*/{name}"), report
-    for name in (SCORES, WEIGHTS, CURVE, VARIANTS):
+    for name in (SCORES, WEIGHTS, CURVE, VARIANTS, MATCHES):
         yield name, files(place.runs, f"[!.]*/{name}"), rescore
     yield f"{WEIGHTS}, explained", files(place.runs / explained, WEIGHTS), explain
     yield f"{SCORES}, combined", files(place.runs / explained, SCORES), ensemble

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.crops.finder import Crop, Finder
+from whalebench.methods.parts.geometry import frame_in_shares
 from whalebench.methods.parts.training.config import TrainingConfig
 
 
@@ -123,6 +124,13 @@ class Cropping:
     def locate(self, photos: Photos) -> Located | None:
         """Where the finder says the animals are, and where the whole photo had to do; None if it does not."""
         return self._cropped(photos)[1] if self.finder.looks else None
+
+    def windows(self, photos: Photos) -> NDArray[np.float64]:
+        """The window of each photo: matrices (photos, 2, 3) from its unit square to shares of the photo."""
+        lens = self.see(photos).lens
+        assert isinstance(lens, Crop)
+        windows: NDArray[np.float64] = frame_in_shares(lens.windows).numpy()
+        return windows
 
     def cut(self, photos: Seen, located: Located) -> tuple[Seen, Located]:
         """The photos through the windows of what is located in them; and where the whole photo has to do."""
