@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED, Region, regions_of
 from whalebench.benchmarks.core.outputs import output_path
+from whalebench.benchmarks.core.saliency import heated
 from whalebench.benchmarks.core.store import MAX_PIXELS, decode, pixel_limit, read_photo
 from whalebench.benchmarks.lettering import write
 
@@ -27,8 +28,6 @@ _GAP, _TITLE, _LABEL, _CAPTION = 10, 40, 34, 20
 """Of the contact sheet, in pixels."""
 WIDE, HIGH, EDGE, HEADER, LINES = 460, 330, 14, 46, 46
 """Of the picture of where a method looks, in pixels: a photo, the edge around it, and the texts above it."""
-FALLS, RISES = (214, 40, 24), (32, 92, 200)
-"""Red where hiding costs, blue where it helps."""
 
 
 def picture_format(file: Path, what: str = "picture") -> str:
@@ -85,15 +84,15 @@ def choose_photos(table: pd.DataFrame, rows: int, columns: int) -> list[tuple[st
 def _evenly(photos: pd.DataFrame, count: int) -> pd.DataFrame:
     """So many photos: each of the side that was shown least before it, and of these of such an encounter."""
     ordered = photos.sort_values(["viewpoint", "encounter", "image"])
-    rest = list(zip(ordered["viewpoint"], ordered["encounter"], ordered.index, strict=True))
-    sides, encounters, chosen = Counter[str](), Counter[str](), []
+    shown_from, met_in = ordered["viewpoint"].tolist(), ordered["encounter"].tolist()
+    sides, encounters, rest = Counter[str](), Counter[str](), list(range(len(ordered)))
+    chosen: list[int] = []
     while rest and len(chosen) < count:
-        viewpoint, encounter, row = least = min(rest, key=lambda each: (sides[each[0]], encounters[each[1]]))
-        rest.remove(least)
-        sides[viewpoint] += 1
-        encounters[encounter] += 1
-        chosen.append(row)
-    return photos.loc[chosen]
+        chosen.append(min(rest, key=lambda row: (sides[shown_from[row]], encounters[met_in[row]])))
+        rest.remove(chosen[-1])
+        sides[shown_from[chosen[-1]]] += 1
+        encounters[met_in[chosen[-1]]] += 1
+    return ordered.iloc[chosen]
 
 
 class _Page:
@@ -197,31 +196,6 @@ def _write_lines(
     left, upper = place
     write(page, place, width, 15, INK, *title)
     write(page, (left, upper + 21), width, 13, PALE, *caption)
-
-
-def heated(pixels: NDArray[np.uint8], heat: NDArray[Any]) -> NDArray[np.uint8]:
-    """The photo (height, width, 3) in grey under its heat: the stronger the colour, the more hiding does.
-
-    The heat is of any one size, over the whole photo; the farthest from zero of its values is full colour.
-    """
-    high, wide = pixels.shape[:2]
-    smooth = Image.fromarray(strength(heat)).resize((wide, high), Image.Resampling.BILINEAR)
-    strong = np.asarray(smooth)[:, :, None]
-    grey = pixels.mean(axis=2, keepdims=True)
-    colour = np.where(strong > 0, FALLS, RISES)
-    mixed = grey + (colour - grey) * 0.8 * np.abs(strong)
-    return np.broadcast_to(mixed, pixels.shape).round().astype(np.uint8)
-
-
-def strength(heat: NDArray[Any]) -> NDArray[np.float32]:
-    """The heat as it is drawn: from -1 to 1, the farthest from zero of its values 1 or -1.
-
-    >>> strength(np.array([[0.5, -2.0]])).tolist()
-    [[0.25, -1.0]]
-    """
-    values = np.asarray(heat, np.float32)
-    drawn: NDArray[np.float32] = values / max(float(np.abs(values).max()), 1e-9)
-    return drawn
 
 
 def _fit(shape: tuple[int, int]) -> tuple[int, int]:

@@ -25,11 +25,11 @@ from whalebench.benchmarks.core.outputs import check_output
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import Diagnosis
-from whalebench.benchmarks.core.saliency import HEAT_SIZE, Saliency, read_saliency, write_saliency
+from whalebench.benchmarks.core.saliency import HEAT_SIZE, Saliency, read_saliency, strength, write_saliency
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.altered import Heat, Occlusion, alterations, find_regions, occlude
 from whalebench.benchmarks.explaining.answers import CANDIDATES, Answer, file_of, find_answer
-from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format, strength
+from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
 from whalebench.benchmarks.running.outcome import Restored, restore_run
 from whalebench.methods.guests import blamed
