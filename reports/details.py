@@ -146,7 +146,8 @@ def _section(section: Section, *, pictures: bool) -> Iterator[Grid | Pictures]:
 
 
 def _row_mark(row: Row) -> Mark:
-    return Mark(_name(row), *(row.metrics[f"map_at_5{end}"] for end in ("", "_low", "_high")))
+    value, low, high = (row.metrics[f"map_at_5{end}"] for end in ("", "_low", "_high"))
+    return Mark(_name(row), value, low, high)
 
 
 def _pictures(section: Section) -> Iterator[Pictures]:
