@@ -205,9 +205,10 @@ def _mark(one: Contestant) -> Mark:
     """Its score, and its ranks where it has others to be compared with."""
     if one.standing is None:
         return Mark(one.name, nan, nan, nan)
-    mark = Mark(one.name, *_ends(one.standing))
-    ranks = mark._replace(rank_low=one.standing.rank_low, rank_high=one.standing.rank_high)
-    return ranks._replace(letter=one.group.letter) if one.group and ranks.rank_low else mark
+    mark = Mark(one.name, *_ends(one.standing), letter=one.group.letter if one.group else "")
+    if one.group is None or len(one.group.comparison.standings) < 2:
+        return mark
+    return mark._replace(rank_low=one.standing.rank_low, rank_high=one.standing.rank_high)
 
 
 def _line(one: Contestant, on_floor: str, too_sure: str) -> _Line:

@@ -40,7 +40,7 @@ class Mark(NamedTuple):
     rank_low: int | None = None
     rank_high: int | None = None
     letter: str = ""
-    """Of the group that it is ranked in; empty where it is in none."""
+    """Of the group that it is in; empty for none. Who is alone in one has no ranks."""
 
     def ends(self) -> tuple[float, float]:
         """The interval, or the value twice where there is none."""
@@ -48,7 +48,7 @@ class Mark(NamedTuple):
 
     def said(self) -> str:
         """The score in words."""
-        ranks = f", rank {self.letter} {span(self.rank_low, self.rank_high)}" if self.letter else ""
+        ranks = f", rank {self.letter} {span(self.rank_low, self.rank_high)}" if self.rank_low else ""
         return f"{brief(self.name)} {between(*self[1:4])}{ranks}"
 
 
@@ -68,7 +68,7 @@ def standings(marks: Sequence[Mark], floors: Sequence[tuple[str, float]] = ()) -
     if not marks:
         return None
     low, high = tenths([*(end for mark in marks for end in mark.ends()), *(value for _, value in floors)])
-    ranked = any(mark.letter and mark.rank_low for mark in marks)
+    ranked = any(mark.rank_low for mark in marks)
     wide = WIDTH - 2 * EDGE - (RANKS_WIDTH + 32 if ranked else 0)
     top = 22 + FLOOR_ROW * len(floors) + (4 if floors else 0)
     rows = ROW * len(marks)
@@ -122,12 +122,12 @@ def _ranks(page: Sheet, marks: Sequence[Mark], top: float) -> None:
     for rank in range(1, last + 1) if last <= 20 else (1, last):
         axes.plot(*_lanes(rank, len(marks)), color=LINE, linewidth=1)
     for place, mark in enumerate(marks):
-        if mark.letter and mark.rank_low and mark.rank_high:
-            y = ROW * place + LANE + 9
+        y = ROW * place + LANE + 9
+        page.text(left - 5, top + y + 4, mark.letter, 20, anchor="right", size=SMALL)
+        if mark.rank_low and mark.rank_high:
             ends = (mark.rank_low - 0.3, mark.rank_high + 0.3)
             (bar,) = axes.plot(ends, (y, y), color=MARK, linewidth=7)
             page.hint(bar, f"{brief(mark.name)}: rank {mark.letter} {span(mark.rank_low, mark.rank_high)}")
-            page.text(left - 5, top + y + 4, mark.letter, 20, anchor="right", size=SMALL)
 
 
 class Point(NamedTuple):
