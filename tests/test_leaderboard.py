@@ -23,6 +23,7 @@ from whalebench.benchmarks.core.record import (
     write_run,
 )
 from whalebench.reports.document import render
+from whalebench.reports.drawings.runs import histogram, reliability
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.ranking import NEW
@@ -203,10 +204,9 @@ def test_whether_probabilities_are_what_they_say_is_drawn(tmp_path):
     put(tmp_path, "one", calibration=CALIBRATED)
     put(tmp_path, "older", "softmax")
     page = to_html(leaderboard(tmp_path))
-    assert page.count('class="reliability"') == 1 and "ECE 0.369 before, – after" in page
-    (before,) = re.findall(r'<polyline class="before" points="([^"]+)"', page)
-    assert before == "33.0,120.0 48.0,45.0"  # 150 wide and high, from 18,195 up
-    assert page.count('<circle class="after"') == 2
+    drawn = reliability(CALIBRATED, "arcface, seed 0")
+    assert drawn is not None and drawn.text.startswith("ECE 0.369 before calibration, – after.")
+    assert page.count(drawn.svg) == page.count("how many answers are right, by confidence</figcaption>") == 1
 
 
 def test_a_board_of_older_runs_says_nothing_of_calibration(tmp_path):
@@ -485,12 +485,12 @@ def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
         assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
         assert re.search(r"aligned 0 – 10 % 18 % –", text)
     page = to_html(board)
-    assert page.count('class="bars"') == 2
-    assert "bbox, seed 0: box IoU, mean 0.77; 45 photos</title>" in page
-    assert 'y="45.0" width="10.0" height="70.0"' in page  # 30 of 0.9, and half as high 15 of 0.5
-    assert 'y="80.0" width="10.0" height="35.0"' in page
+    overlaps = histogram("box_iou", ious[~np.isnan(ious)], "bbox, seed 0")
+    distances = histogram("landmark_error", errors, "aligned, seed 0")
+    assert overlaps.svg in page and distances.svg in page
+    assert overlaps.text == "Mean 0.77 of 45 photos."
     median, limit = percent(np.median(errors)), percent(np.quantile(errors, 0.99))
-    assert f"landmark error, median {median}; 60 photos, 1 beyond</title>" in page
+    assert distances.text == f"Median {median} of 60 photos, 1 beyond."
     assert f"{limit}, 1 beyond</text>" in page
     (lines,) = [line for line in csv.DictReader(io.StringIO(to_csv(board))) if line["run"] == "one"]
     assert lines["location_box_iou_mean"] == "0.7667" and lines["location_landmark_error_p90"] == ""
