@@ -44,6 +44,8 @@ MORE = (
 )
 GROUPS = ("location", "diagnosis", "calibration", "leak_inflation", "leaks", "without_leaks")
 """Numbers by name that only some rows have."""
+
+
 def write_reports(
     board: Leaderboard,
     folder: Path,
