@@ -29,13 +29,15 @@ OUTSIDE = """([width, paper]) => {
   const found = [];
   for (const element of document.body.querySelectorAll("*:not(svg *)")) {
     const box = element.getBoundingClientRect();
-    if (element.closest(".aloud, .skip") || (!box.width && !element.matches("th"))) continue;
+    const heads = element.matches("th") && element.closest("table").checkVisibility();
+    if (element.closest(".aloud, .skip") || !(element.checkVisibility() || heads)) continue;
     if (paper && scrolls(element) && element.scrollWidth > element.clientWidth + 1)
       found.push(say("cut off", element));
     if (!paper && element.parentElement.closest(".wide")) continue; // scrolls in a box of its own
     if (box.right > width + 1 || box.left < -1)
       found.push(say(`from ${Math.round(box.left)} to ${Math.round(box.right)}`, element));
-    if (paper && element.matches("th") && element.textContent.trim() && !element.innerText.trim())
+    const read = element.checkVisibility() && element.innerText.trim();
+    if (paper && heads && element.textContent.trim() && !read)
       found.push(say("no heading", element));
   }
   return found.slice(0, 20);
@@ -137,9 +139,11 @@ def printed(page: Page) -> bytes:
     before = page.viewport_size
     page.emulate_media(media="print")
     page.set_viewport_size(PAPER)  # type: ignore[arg-type]
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     lost = page.evaluate(OUTSIDE, [PAPER["width"], True])
     assert lost == [], "\n".join(lost)
     paper = page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))  # type: ignore[arg-type]
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="null")
     if before:
         page.set_viewport_size(before)
