@@ -1,4 +1,4 @@
-"""What a comparison comes to, in a sentence: who may be the best, whom they beat, and by how much at least."""
+"""What a comparison comes to in a sentence: who may be the best, whom they beat, and by how much at least."""
 
 from __future__ import annotations
 

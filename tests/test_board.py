@@ -24,12 +24,12 @@ from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.tracks import contestants
 from whalebench.reports.writers import (
     to_csv,
-    to_html,
     to_json,
     to_latex,
     to_markdown,
     to_svg,
 )
+from whalebench.tests.pages import page_of
 from whalebench.tests.synthetic_runs import fill_workspace, put, queries_of, ranks, record, usage
 
 QUERIES, INDIVIDUALS = 300, 60
@@ -56,7 +56,7 @@ def plain_text(text):
 
 def everywhere(board):
     """What each format for people says, as plain text."""
-    texts = {"terminal": printed(board, 130), "markdown": to_markdown(board), "page": to_html(board)}
+    texts = {"terminal": printed(board, 130), "markdown": to_markdown(board), "page": page_of(board)}
     # The picture has no-break spaces, the table in LaTeX its own signs.
     texts |= {"picture": to_svg(board).replace("&#160;", " ").replace("\xa0", " ")}
     texts |= {"latex": to_latex(board).replace("&", " ").replace("{[}", "[").replace("{]}", "]")}
@@ -376,7 +376,7 @@ def test_full_and_notes_add_what_is_left_out(tmp_path):
     lead = board.tables[0].groups[0].comparison.leads["softmax", "arcface"]
     assert f"{lead.value:.3f} [{lead.low:.3f}, {lead.high:.3f}]" in full
     assert f"{standing.seed_spread:.3f}" in full
-    for text in (to_markdown(board), to_html(board)):
+    for text in (to_markdown(board), page_of(board)):
         assert text.index("arcface") < text.index("P(best)") < text.index("Rank: the ranks")
 
 

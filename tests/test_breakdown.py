@@ -27,7 +27,8 @@ from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.jackknife import intervals
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.wording import with_interval
-from whalebench.reports.writers import to_html, to_markdown, to_rows
+from whalebench.reports.writers import to_markdown, to_rows
+from whalebench.tests.pages import page_of
 from whalebench.tests.synthetic_runs import put, record
 
 NAMES = [f"whale_{number:02d}" for number in range(30)]
@@ -227,7 +228,7 @@ def test_a_full_report_breaks_every_run_down(tmp_path):
     put(tmp_path / "runs", record("two", "triplet"), table.drop(columns=traits))
     assert all(row.breakdown is None for row in leaderboard(tmp_path / "runs").rows)
     board = leaderboard(tmp_path / "runs", closely=True)
-    text, page = to_markdown(board), to_html(board)
+    text, page = to_markdown(board), page_of(board)
     for title in ("photos in train", "viewpoint", "encounter in train"):
         assert f"MAP@5 by {title}, fold 0" in text.replace("\\", "") and f"MAP@5 by {title}, fold 0" in page
     assert "by species" not in text and "What a reviewer must look at, fold 0" in text

@@ -25,6 +25,7 @@ from whalebench.reports.leaderboard import leaderboard
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import Split, read_split, write_split
 from whalebench.splits.table import kept_text, make_table, table_digest, table_text
+from whalebench.tests.pages import page_of
 from whalebench.tests.synthetic_runs import fill_workspace
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +134,7 @@ def test_a_leaderboard_and_its_page(tmp_path: Path) -> None:
     board = leaderboard(tmp_path / "runs", None)
     head, *rows = cells_of(writers.to_csv(board))
     assert {row[head.index("method")] for row in rows} == {"'=1+1", SCRIPT}
-    for page in (writers.to_html(board), writers.to_svg(board)):
+    for page in (page_of(board), writers.to_svg(board)):
         assert "<script" not in page
 
 

@@ -40,13 +40,13 @@ from whalebench.reports.tables import FittedGrid, Grid
 from whalebench.reports.wording import percent
 from whalebench.reports.writers import (
     to_csv,
-    to_html,
     to_json,
     to_markdown,
     to_svg,
     write_reports,
 )
 from whalebench.tests.ensembling import change_predictions, change_record
+from whalebench.tests.pages import page_of
 
 NONE_NEW = 6
 """So many photos `put` makes without one of a new individual."""
@@ -120,7 +120,7 @@ def printed(what, width=80):
 
 def everywhere(board):
     """The board on the terminal, in Markdown and on the page, as plain text with single blanks."""
-    page = re.sub(r"<[^>]+>", " ", to_html(board))
+    page = re.sub(r"<[^>]+>", " ", page_of(board))
     texts = [shown(board, 120), to_markdown(board).replace("\\", "").replace("|", " "), page]
     return [re.sub(r"\s+", " ", text) for text in texts]
 
@@ -210,7 +210,7 @@ def test_calibration_and_lists_have_a_table_with_dashes_for_older_runs(tmp_path)
 def test_whether_probabilities_are_what_they_say_is_drawn(tmp_path):
     put(tmp_path, "one", calibration=CALIBRATED)
     put(tmp_path, "older", "softmax")
-    page = to_html(leaderboard(tmp_path))
+    page = page_of(leaderboard(tmp_path))
     assert page.count('class="reliability"') == 1 and "ECE 0.369 before, – after" in page
     (before,) = re.findall(r'<polyline class="before" points="([^"]+)"', page)
     assert before == "33.0,120.0 48.0,45.0"  # 150 wide and high, from 18,195 up
@@ -224,7 +224,7 @@ def test_a_board_of_older_runs_says_nothing_of_calibration(tmp_path):
     board = leaderboard(tmp_path)
     assert board.rows[0].rank == 1 and math.isnan(board.rows[0].metrics["set_size_95"])
     assert all("Calibration" not in text for text in everywhere(board))
-    assert "reliability" not in to_html(board).split("</style>")[1]
+    assert "reliability" not in page_of(board).split("</style>")[1]
 
 
 def test_what_may_not_be_compared_is_not_ranked_together(tmp_path):
@@ -339,7 +339,7 @@ def test_reports_go_where_they_are_asked_to_go(tmp_path):
     board = leaderboard(tmp_path / "runs")
     more = {"html": tmp_path / "a.html", "csv_file": tmp_path / "b" / "b.csv", "svg": tmp_path / "c.svg"}
     assert write_reports(board, tmp_path / "reports", **more)[0][3:] == list(more.values())
-    assert more["html"].read_text() == to_html(board) and more["csv_file"].read_text() == to_csv(board)
+    assert more["html"].read_text() == page_of(board) and more["csv_file"].read_text() == to_csv(board)
     assert more["svg"].read_text() == to_svg(board)
 
 
@@ -401,7 +401,7 @@ def test_ensembles_with_and_without_an_option_are_two_contestants(tmp_path):
 def test_marks_in_names_stay_text(tmp_path):
     put(tmp_path, "one", "a|b[bold]<script>&")
     board = leaderboard(tmp_path)
-    assert "<script>" not in to_html(board) and "a|b[bold]&lt;script&gt;&amp;" in to_html(board)
+    assert "<script>" not in page_of(board) and "a|b[bold]&lt;script&gt;&amp;" in page_of(board)
     assert "a\\|b\\[bold\\]\\<script>&" in to_markdown(board)
     assert "a|b[bold]<script>&" in shown(board, 120)
 
@@ -409,7 +409,7 @@ def test_marks_in_names_stay_text(tmp_path):
 def test_the_page_needs_no_network_and_draws_each_interval(tmp_path):
     for name in ("one", "two"):
         put(tmp_path / "runs", name, name)
-    text = to_html(leaderboard(tmp_path / "runs"))
+    text = page_of(leaderboard(tmp_path / "runs"))
     assert not re.search(r"https?:|src=|@import|url\(", text)
     # A dot a run, and in the main picture one a contestant.
     assert text.count("<circle") == 4 and "prefers-color-scheme: dark" in text
@@ -463,7 +463,7 @@ def test_a_fold_where_nothing_fits_knows_its_photos_from_the_record(tmp_path):
     put_unfit(tmp_path / "runs", "bbox-0", counts={"test_photos": 60, "test_new_photos": 9})
     board = leaderboard(tmp_path / "runs")
     assert (board.tables[0].sections[0].queries, board.tables[0].sections[0].new) == (60, 9)
-    assert "<circle" not in to_html(board) and "bbox does not fit" in to_html(board)
+    assert "<circle" not in page_of(board) and "bbox does not fit" in page_of(board)
 
 
 def test_the_summary_of_a_run_says_how_animals_were_found_or_why_it_does_not_fit(tmp_path):
@@ -492,7 +492,7 @@ def test_how_well_animals_were_found_is_a_table_and_a_histogram(tmp_path):
         assert "How well the animals were found, fold 0" in text
         assert re.search(r"bbox 0 0\.767 – – 3 of 60", text)
         assert re.search(r"aligned 0 – 10 % 18 % –", text)
-    page = to_html(board)
+    page = page_of(board)
     assert page.count('class="bars"') == 2
     assert "bbox, seed 0: box IoU, mean 0.77; 45 photos</title>" in page
     assert 'y="45.0" width="10.0" height="70.0"' in page  # 30 of 0.9, and half as high 15 of 0.5

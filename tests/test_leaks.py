@@ -29,9 +29,10 @@ from whalebench.benchmarks.core.record import read_predictions
 from whalebench.cli import app
 from whalebench.reports.document import WITHOUT
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.writers import to_csv, to_html, to_markdown, to_rows
+from whalebench.reports.writers import to_csv, to_markdown, to_rows
 from whalebench.splits.assignment import LEFT_OUT
 from whalebench.splits.table import kept_text, make_table, table_digest
+from whalebench.tests.pages import page_of
 
 PHOTOS = 200
 
@@ -95,7 +96,7 @@ def test_boards_and_runs_tell_that_nobody_audited(place: Place) -> None:
     (table,) = leaderboard(place.runs).tables
     assert table.warnings[0].startswith(said) and "whalebench data audit seals" in table.warnings[0]
     assert said in place.call("report") and said in place.call("show", "arcface")
-    assert said in to_markdown(leaderboard(place.runs)) and said in to_html(leaderboard(place.runs))
+    assert said in to_markdown(leaderboard(place.runs)) and said in page_of(leaderboard(place.runs))
     assert table.contestants[0].without_leaks is None and WITHOUT not in place.call("report")
     assert {row.leaks["audited"] for row in leaderboard(place.runs).rows} == {0}
 

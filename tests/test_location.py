@@ -22,8 +22,9 @@ from whalebench.benchmarks.running.location import (
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.method import Located
 from whalebench.reports.leaderboard import leaderboard
-from whalebench.reports.writers import to_html, to_markdown
+from whalebench.reports.writers import to_markdown
 from whalebench.tests.conftest import draw_source
+from whalebench.tests.pages import page_of
 
 NAN = np.nan
 
@@ -124,7 +125,7 @@ def test_boxes_that_are_nowhere_near_are_said_wherever_the_run_is_shown(tmp_path
         assert warning in " ".join(cli(*command, *place).out.split()), command
     assert warning in json.loads(cli("show", "bbox", "--json", *place).out)["warnings"]
     board = leaderboard(workspace.runs)
-    assert warning in to_html(board) and warning.split(" (")[0] in to_markdown(board)
+    assert warning in page_of(board) and warning.split(" (")[0] in to_markdown(board)
 
 
 def _set(settings: tuple[str, ...]) -> list[str]:

@@ -23,6 +23,7 @@ from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.outputs import check_output, output_path, write_output
 from whalebench.reports import console, figures, writers
 from whalebench.reports.leaderboard import leaderboard
+from whalebench.tests.pages import page_of
 from whalebench.tests.synthetic_runs import fill_workspace
 
 Cli = Callable[..., Any]
@@ -172,13 +173,13 @@ def hostile(tmp_path: Path) -> Path:
 
 def test_no_control_of_others_is_in_any_file(tmp_path: Path) -> None:
     board = leaderboard(hostile(tmp_path), closely=True)
-    for write in (writers.to_markdown, writers.to_csv, writers.to_html, writers.to_svg, writers.to_latex):
+    for write in (writers.to_markdown, writers.to_csv, page_of, writers.to_svg, writers.to_latex):
         text = write(board)
         assert "\\x1b" in text or "textbackslash{}x1b" in text, write
         left = set(CONTROLS.findall(text)) - {"\n"}
         assert not left, (write, left)
     ET.fromstring(writers.to_svg(board))
-    assert "<b>" not in writers.to_html(board).split("<body>")[1]
+    assert "<b>" not in page_of(board).split("<body>")[1]
     assert json.loads(writers.to_json(board))[0]["method"] == EVIL.replace("\ud800", "")
     assert not set(CONTROLS.findall(writers.to_json(board))) - {"\n"}
 

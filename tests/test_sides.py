@@ -40,7 +40,8 @@ from whalebench.reports.metrics import sides as by_side
 from whalebench.reports.metrics.jackknife import paired_difference
 from whalebench.reports.metrics.sides import SideView, precision_by_side, sides
 from whalebench.reports.tracks import tracks
-from whalebench.reports.writers import to_html, to_markdown
+from whalebench.reports.writers import to_markdown
+from whalebench.tests.pages import page_of
 from whalebench.tests.sided import NearestPixels, draw_sided
 
 LEFT, RIGHT = 0, 1
@@ -282,7 +283,7 @@ def test_scores_by_side_are_shown_and_on_the_page(
     whole = cli("show", runs["whole"].run, "--workspace", sided.root)
     assert "find the individual as well" in " ".join(whole.out.split())
     board = leaderboard(sided.runs, "sided", closely=True)
-    page = to_html(board)
+    page = page_of(board)
     assert "were told from which side" in to_markdown(board)
     assert "Same side and other side, fold 0" in page and "MAP@5 by side in train, fold 0" in page
 

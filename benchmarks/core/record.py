@@ -400,7 +400,7 @@ def _read_table(file: Path, record: RunRecord | None, columns: Collection[str] |
 
 
 def read_curve(folder: Path, record: RunRecord) -> pd.DataFrame | None:
-    """The losses of a run by epoch, see docs/record.md; None for one without, as an ensemble of finished runs.
+    """The losses of a run by epoch, see docs/record.md; None for one without, as an ensemble of runs.
 
     Raises WhalebenchError where the file differs from its digest, or is no table.
     """

@@ -1,4 +1,4 @@
-"""A table as its template takes it: each cell with what it is sorted by, each row with what is drawn of it."""
+"""A table as its template takes it: cells with what they are sorted by, rows with what is drawn of them."""
 
 from __future__ import annotations
 
