@@ -22,20 +22,27 @@ if TYPE_CHECKING:
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAPER = {"width": 718, "height": 1047}
 """A4 with margins of one centimetre, in CSS pixels."""
-OUTSIDE = """width => {
-  const seen = document.createTreeWalker(document.body, NodeFilter.SHOW_ELEMENT);
+OUTSIDE = """([width, paper]) => {
+  const scrolls = element => !["visible", "clip"].includes(getComputedStyle(element).overflowX);
+  const say = (what, element) => `${what}: ${element.tagName.toLowerCase()} `
+    + element.textContent.trim().replace(/\\s+/g, " ").slice(0, 60);
   const found = [];
-  while (seen.nextNode()) {
-    const element = seen.currentNode, box = element.getBoundingClientRect();
-    if (!box.width || element.closest(".aloud, .skip, svg svg, svg *")) continue;
-    const clips = !["visible", "clip"].includes(getComputedStyle(element).overflowX)
-      && element.scrollWidth > element.clientWidth + 1;
-    if (box.right > width + 1 || box.left < -1 || clips)
-      found.push(`${element.tagName.toLowerCase()} ${Math.round(box.left)} to ${Math.round(box.right)}: `
-        + element.textContent.trim().slice(0, 40));
+  for (const element of document.body.querySelectorAll("*:not(svg *)")) {
+    const box = element.getBoundingClientRect();
+    const heads = element.matches("th") && element.closest("table").checkVisibility();
+    if (element.closest(".aloud, .skip") || !(element.checkVisibility() || heads)) continue;
+    if (paper && scrolls(element) && element.scrollWidth > element.clientWidth + 1)
+      found.push(say("cut off", element));
+    if (!paper && element.parentElement.closest(".wide")) continue; // scrolls in a box of its own
+    if (box.right > width + 1 || box.left < -1)
+      found.push(say(`from ${Math.round(box.left)} to ${Math.round(box.right)}`, element));
+    const read = element.checkVisibility() && element.innerText.trim();
+    if (paper && heads && element.textContent.trim() && !read)
+      found.push(say("no heading", element));
   }
-  return found;
+  return found.slice(0, 20);
 }"""
+"""What reaches over the edge of the page; on paper what has no heading or more to it than is shown, too."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +126,25 @@ def assert_fits(page: Page) -> None:
     """The page does not scroll sideways."""
     widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     wide, given = page.evaluate(widths)
-    assert wide <= given, "\n".join(page.evaluate(OUTSIDE, given))
+    assert wide <= given, "\n".join(page.evaluate(OUTSIDE, [given, False]))
 
 
 def printed(page: Page) -> bytes:
     """The page as a PDF on A4, of which nothing is lost.
 
     The layout of paper is measured on a screen as wide as the paper between its margins: no element reaches
-    over its edge, and none has more content than it shows, as a table that would scroll. Chromium lays a PDF
-    out in the same width.
+    over its edge, none has more content than it shows, as a table that would scroll, and each column has its
+    heading. Chromium lays a PDF out in the same width.
     """
     before = page.viewport_size
     page.emulate_media(media="print")
     page.set_viewport_size(PAPER)  # type: ignore[arg-type]
-    lost = page.evaluate(OUTSIDE, PAPER["width"])
-    assert lost == [], "\n".join(lost[:20])
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    lost = page.evaluate(OUTSIDE, [PAPER["width"], True])
+    assert lost == [], "\n".join(lost)
     paper = page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))  # type: ignore[arg-type]
-    page.emulate_media(media=None)
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="null")
     if before:
         page.set_viewport_size(before)
     return paper

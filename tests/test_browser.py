@@ -32,6 +32,7 @@ def test_a_page_that_does_nothing_else_is_good(chromium: Browser, tmp_path: Path
         assert_fits(page)
         assert printed(page).startswith(b"%PDF")
         assert page.viewport_size == {"width": 390, "height": 900}
+        assert not page.evaluate("matchMedia('print').matches")
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,24 @@ def test_what_keeps_people_out_or_is_cut_off_is_found(chromium: Browser, tmp_pat
     with opened(chromium, page_with(tmp_path, content), PHONE) as page:
         with pytest.raises(AssertionError, match="color-contrast"):
             assert_accessible(page)
-        with pytest.raises(AssertionError, match="td 3"):
+        with pytest.raises(AssertionError, match=r"to 4\d\d: td 0\.123456"):
             assert_fits(page)
-        with pytest.raises(AssertionError, match=r"td 7\d\d to"):
+        with pytest.raises(AssertionError, match=r"from 7\d\d to \d+: td"):
             printed(page)
 
 
 def test_a_table_that_scrolls_fits_and_is_lost_in_print(chromium: Browser, tmp_path: Path) -> None:
     with opened(chromium, page_with(tmp_path, f"<div style='overflow-x: auto'>{WIDE}</div>"), DESK) as page:
         assert_fits(page)
-        with pytest.raises(AssertionError, match="div"):
+        with pytest.raises(AssertionError, match=r"cut off: div 0\.123456"):
             printed(page)
+
+
+def test_a_heading_that_is_not_printed_is_lost(chromium: Browser, tmp_path: Path) -> None:
+    hidden = "<style>@media print { button { display: none } }</style>"
+    table = "<table><tr><th><button>top-1</button></th></tr><tr><td>0.5</td></tr></table>"
+    with (
+        opened(chromium, page_with(tmp_path, hidden + table)) as page,
+        pytest.raises(AssertionError, match="no heading: th top-1"),
+    ):
+        printed(page)
