@@ -13,11 +13,12 @@ from PIL import Image
 
 from tests.faults.calls import Place, Running, call, in_workspace
 from tests.golden_runs import draw_source
+from whalebench.cli import app, commands_of
 
 TINY = ("backbone=test_resnet", "size=32", "batch_size=8", "epochs=2")
 RUNS = ("softmax", "arcface", "triplet")
 OTHERS = (
-    "whalebench.cli", "timm", "pytorch_metric_learning.losses", "scipy.optimize", "scipy.stats",
+    "timm", "pytorch_metric_learning.losses", "scipy.optimize", "scipy.stats",
     "safetensors.numpy", "pyarrow.dataset", "pyarrow.parquet", "PIL.ImageCms", "rich.progress", "rich.live",
 )  # fmt: skip
 """What commands import when they need it, besides the modules of whalebench."""
@@ -32,6 +33,7 @@ def load_everything() -> None:
     for name in OTHERS:
         importlib.import_module(name)
     Image.init()
+    commands_of(app)
     gc.collect()
     gc.freeze()  # what a forked process does not touch is not copied for it
 
