@@ -176,6 +176,30 @@ def test_a_run_without_matches_shows_other_photos_and_no_crop(tmp_path: Path) ->
     assert [bool(one.photo) for one in query.candidates] == [True, True, False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("window_a", 1e300), ("window_height", 0.0), ("window_f", np.nan)]
+)
+def test_a_window_that_cannot_be_is_none(tmp_path: Path, column: str, value: float) -> None:
+    made = draw(tmp_path)
+    matches = matches_of(made).assign(**{column: value})
+    put_answers(made, "arcface", answers_of(made), threshold=0.0, matches=matches)
+    query = queries_of(open_galleries(made).of(one_row(made)))[IMAGES[2]]
+    assert (query.crop, query.crop_size) == ("", None) and query.candidates[0].matched
+
+
+def test_matches_of_another_kind_are_refused_by_a_sentence_or_left_alone(tmp_path: Path) -> None:
+    made = draw(tmp_path)
+    others = [pd.DataFrame({"rank": [1.0] * 10}), matches_of(made).assign(image="x", truth="y")]
+    for number, matches in enumerate(others):
+        put_answers(made, f"run-{number}", answers_of(made), threshold=0.0, matches=matches)
+        query = queries_of(open_galleries(made).of(one_row(made, f"run-{number}")))[IMAGES[2]]
+        assert not query.crop and not query.candidates[0].matched
+    words = matches_of(made).assign(window_a="far")
+    put_answers(made, "words", answers_of(made), threshold=0.0, matches=words)
+    gallery = open_galleries(made).of(one_row(made, "words"))
+    assert gallery.sets == () and "no numbers" in gallery.sentence and "--force" in gallery.sentence
+
+
 def test_no_photo_where_none_is_wanted_yet_all_that_is_said(drawn: Drawn) -> None:
     galleries, few = open_galleries(drawn, "none"), open_galleries(drawn)
     gallery = galleries.of(one_row(drawn))
