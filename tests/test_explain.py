@@ -30,6 +30,8 @@ from whalebench.benchmarks.core.record import (
     Diagnosis,
     find_run,
     read_diagnosis,
+    read_matches,
+    read_record,
     write_arrays,
     write_record,
 )
@@ -463,6 +465,10 @@ def test_a_run_is_explained_from_end_to_end(
         assert drawn.format == "JPEG"
     row = document["shown"][0]
     assert row["right"] == (row["answer"] == row["truth"])
+    kept_matches = read_matches(shared_tiny.runs / network_run, read_record(shared_tiny.runs / network_run))
+    assert kept_matches is not None
+    assert row["gallery_photo"] in kept_matches.set_index("image").loc[image].filter(like="nearest_").tolist()
+    assert row["matched"]
     # The maps of other photos are kept.
     assert set(read_saliency(shared_tiny.runs / network_run)) == {*maps, image}
     forced = cli("explain", network_run, "--force", *chosen, *place)
