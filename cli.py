@@ -6,13 +6,14 @@ Everything heavy is imported inside the commands, so that `whalebench --help` an
 from __future__ import annotations
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 from typer.core import TyperCommand
+from typer.main import get_command
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.machine import STORAGE, is_orphan
@@ -532,8 +533,12 @@ def main() -> None:
     console.write_in_any_encoding()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    called = partial(app, arguments, prog_name="whalebench", standalone_mode=False)
+    called = partial(commands_of(app), arguments, prog_name="whalebench", standalone_mode=False)
     console.exit_with_sentence(called, debug=debug)
+
+
+commands_of = cache(get_command)
+"""What the annotations of an app say, put together once a process: it takes longer than many a command."""
 
 
 def _load(name: str, workspace: Path, quiet: bool) -> Benchmark:

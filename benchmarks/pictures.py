@@ -84,15 +84,15 @@ def choose_photos(table: pd.DataFrame, rows: int, columns: int) -> list[tuple[st
 def _evenly(photos: pd.DataFrame, count: int) -> pd.DataFrame:
     """So many photos: each of the side that was shown least before it, and of these of such an encounter."""
     ordered = photos.sort_values(["viewpoint", "encounter", "image"])
-    rest = list(zip(ordered["viewpoint"], ordered["encounter"], ordered.index, strict=True))
-    sides, encounters, chosen = Counter[str](), Counter[str](), []
+    shown_from, met_in = ordered["viewpoint"].tolist(), ordered["encounter"].tolist()
+    sides, encounters, rest = Counter[str](), Counter[str](), list(range(len(ordered)))
+    chosen: list[int] = []
     while rest and len(chosen) < count:
-        viewpoint, encounter, row = least = min(rest, key=lambda each: (sides[each[0]], encounters[each[1]]))
-        rest.remove(least)
-        sides[viewpoint] += 1
-        encounters[encounter] += 1
-        chosen.append(row)
-    return photos.loc[chosen]
+        chosen.append(min(rest, key=lambda row: (sides[shown_from[row]], encounters[met_in[row]])))
+        rest.remove(chosen[-1])
+        sides[shown_from[chosen[-1]]] += 1
+        encounters[met_in[chosen[-1]]] += 1
+    return ordered.iloc[chosen]
 
 
 class _Page:

@@ -21,11 +21,10 @@ from whalebench import WhalebenchError, __version__, one_line
 from whalebench.benchmarks.core.catalog import Catalog
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
-    digest_text,
     parse_json,
     regular_file,
+    text_of_digest,
     with_digest,
-    without_apostrophes,
 )
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_text
 from whalebench.splits.assignment import LEFT_OUT, NEVER
@@ -155,10 +154,8 @@ def _holds(stem: Path, split: Split) -> bool:
 def read_split(stem: Path, catalog: Catalog) -> Split:
     """The split kept at `stem`, checked again; when it or the catalog was changed, an error says what."""
     sidecar = _read_sidecar(stem)
-    text = _read_text(stem)
-    if digest_text(text) != sidecar["split_digest"]:
-        text = without_apostrophes(text)
-    if digest_text(text) != sidecar["split_digest"]:
+    text = text_of_digest(_read_text(stem), sidecar["split_digest"])
+    if text is None:
         raise WhalebenchError(
             f"{_with(stem, '.csv')} was edited after the split was made; restore it, since scores on a "
             "changed split cannot be compared."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.sources import FolderSource
 
@@ -28,6 +30,28 @@ def draw(folder: Path, names: Iterable[str], size: tuple[int, int] = SIZE, turne
 def laid_out(layout: Layout, folder: Path, options: LayoutOptions | None = None) -> LaidOut:
     """What the layout reads in the folder."""
     return layout.read(FolderSource(folder), options or LayoutOptions())
+
+
+def refusal(layout: Layout, folder: Path, options: LayoutOptions | None = None) -> str:
+    """Why the layout does not read the folder: one sentence."""
+    with pytest.raises(WhalebenchError) as raised:
+        laid_out(layout, folder, options)
+    assert len(str(raised.value)) - len(str(folder)) <= 300
+    return str(raised.value)
+
+
+def read_files(
+    layout: Layout, folder: Path, files: Mapping[str, str], columns: Mapping[str, str] | None = None
+) -> LaidOut:
+    """What the layout makes of text files, and of photos of 100x50 pixels where a name ends like one."""
+    for name, text in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".jpg":
+            Image.new("RGB", (100, 50)).save(file)
+        else:
+            file.write_text(text, encoding="utf-8")
+    return laid_out(layout, folder, LayoutOptions(columns or {}))
 
 
 def by_image(found: LaidOut) -> dict[str, dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from whalebench.benchmarks.core.record import BY_SIDE, TRAITS
 from whalebench.benchmarks.running.folds import answers_of
-from whalebench.reports.figures import effort_svg
+from whalebench.reports.drawings.runs import Reviewed
+from whalebench.reports.drawings.runs import effort as effort_picture
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.breakdown import (
     SHARES,
@@ -208,17 +210,14 @@ def test_the_curve_of_the_effort_rises_to_all_matches_and_is_drawn():
     curve, ranks = effort_curve(table), identity_ranks(table)
     assert curve["found"] == [(ranks <= candidates).mean() for candidates in curve["candidates"]]
     assert curve["found"][-1] == 1 and curve["candidates"] == sorted(set(ranks))
-    picture = effort_svg("<run>", curve, effort(table))
-    root = ElementTree.fromstring(picture)
-    circles = [float(circle.get("cy")) for circle in root.iter("{http://www.w3.org/2000/svg}circle")]
-    assert len(circles) == 3 and circles == sorted(circles, reverse=True)
-    (steps,) = root.iter("{http://www.w3.org/2000/svg}polyline")
-    points = [tuple(map(float, point.split(","))) for point in steps.get("points").split()]
+    root = ElementTree.fromstring(effort_picture([Reviewed("<run>", curve, effort(table))]).svg)
+    groups = {group.findtext("title", ""): group for group in root.iter("g")}
+    path = groups["<run>"].find("path")
+    numbers = [float(number) for number in re.findall(r"[\d.]+", path.get("d"))]
+    points = [*zip(numbers[::2], numbers[1::2], strict=True)]
     assert points == sorted(points, key=lambda point: (point[0], -point[1]))
-    assert "&lt;run&gt;" in picture
-    small = effort_svg("<run>", curve, effort(table), alone=False)
-    assert "<style>" not in small and "<style>" in picture
-    ElementTree.fromstring(effort_svg("run", {"candidates": [], "found": []}, []))
+    assert len(points) == 2 * len(curve["found"])
+    assert len([hint for hint in groups if "of the matches by" in hint]) == 3
 
 
 def test_a_full_report_breaks_every_run_down(tmp_path):
@@ -235,7 +234,7 @@ def test_a_full_report_breaks_every_run_down(tmp_path):
     (bucket,) = (one for one in buckets(table) if one.name == "≥10")
     assert f"≥10 ({bucket.photos} of {bucket.individuals})" in text
     assert with_interval(bucket.metrics, "map_at_5") in text.replace("\\", "")
-    assert page.count("Share of the matches found by looking") == 2
+    assert page.count("share of matches found, by candidates looked at</figcaption>") == 2
     rows = {row["run"]: row for row in to_rows(board)}
     assert len(rows["one"]["effort"]) == 3 and rows["one"]["effort_curve"] == effort_curve(table)
     assert rows["two"]["buckets"] == [] and rows["two"]["effort"] == rows["one"]["effort"]

@@ -81,18 +81,38 @@ def test_help_is_quick(tmp_path: Path) -> None:
     assert min(seconds) < 0.6, "the front door imports something heavy"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["show", "--help"], ["benchmarks"]])
-def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
-    code = (
-        CALL
-        + "import atexit; atexit.register(lambda: print('LOADED', *sys.modules, file=sys.stderr)); main()"
-    )
-    answer = python(code, *arguments, cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    modules = set(answer.stderr.split("LOADED", 1)[1].split())
-    assert "whalebench.cli" in modules
-    assert not {"torch", "timm", "torchvision", "lightgbm", "optuna"} & modules
-    assert "pandas" not in modules or "--help" not in arguments
+IN_TURN = (
+    CALL
+    + """
+import json, io, contextlib
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:], said = arguments, io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            main()
+    except SystemExit as end:
+        code = end.code or 0
+    print(json.dumps([code, said.getvalue(), [*sys.modules]]))
+"""
+)
+"""Calls commands one after the other in a process, and says of each how it ended and what is loaded then."""
+
+
+def in_turn(commands: list[list[str]], cwd: Path) -> list[tuple[int, str, set[str]]]:
+    """Code, stdout and modules loaded so far of each of the commands, called in one process."""
+    answer = python(IN_TURN, json.dumps(commands), cwd=cwd)
+    found = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert len(found) == len(commands), answer.stderr
+    return [(code, said, set(modules)) for code, said, modules in found]
+
+
+def test_torch_is_not_imported(tmp_path: Path) -> None:
+    commands = [["--help"], ["run", "--help"], ["show", "--help"], ["benchmarks"]]
+    for arguments, (code, said, modules) in zip(commands, in_turn(commands, tmp_path), strict=True):
+        assert code == 0 and said
+        assert "whalebench.cli" in modules
+        assert not {"torch", "timm", "torchvision", "lightgbm", "optuna"} & modules
+        assert "pandas" not in modules or "--help" not in arguments
 
 
 def test_reading_real_runs_is_without_torch(shared_tiny: Workspace, cli: Cli, tmp_path: Path) -> None:
@@ -101,16 +121,14 @@ def test_reading_real_runs_is_without_torch(shared_tiny: Workspace, cli: Cli, tm
         "--set", "epochs=1", "--device", "cpu", "--workspace", shared_tiny.root,
     )  # fmt: skip
     assert done.code == 0, done.err
-    code = CALL + "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
-    for command in ("report", "runs", "show @last", "compare @last softmax", "rescore @last"):
-        words = [*command.split(), "--json", "--workspace", str(shared_tiny.root)]
-        answer = python(code, *words, cwd=tmp_path)
-        assert answer.returncode in (0, 2), answer.stderr  # compare: softmax has runs of two settings
-        loaded = set(answer.stderr.split())
-        assert "whalebench.benchmarks.core.record" in loaded
-        assert "torch" not in loaded
-        if command == "report":
-            rows = json.loads(answer.stdout)
+    commands = ("report", "runs", "show @last", "compare @last softmax", "rescore @last")
+    words = [[*each.split(), "--json", "--workspace", str(shared_tiny.root)] for each in commands]
+    found = in_turn(words, tmp_path)
+    assert {code for code, _, _ in found} <= {0, 2}  # compare: softmax has runs of two settings
+    _, _, loaded = found[-1]
+    assert "whalebench.benchmarks.core.record" in loaded
+    assert "torch" not in loaded
+    rows = json.loads(found[0][1])
     assert {"method", "benchmark", "track", "fold", "seed", "run", "metrics"} <= set(rows[0])
     assert {"map_at_5", "map_at_5_low", "map_at_5_high"} <= set(rows[0]["metrics"])
 

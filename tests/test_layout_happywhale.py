@@ -1,15 +1,13 @@
 """The layout of Happywhale: spellings of species, boxes of bodies and of fins, whole photos and crops."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.importing.layouts.happywhale import LAYOUT
-from whalebench.benchmarks.importing.layouts.layout import LaidOut, LayoutOptions
-from whalebench.benchmarks.importing.sources import FolderSource
+from whalebench.benchmarks.importing.layouts.layout import LaidOut
+from whalebench.tests.layouts import read_files
 
 SPECIES = ("globis", "pilot_whale", "kiler_whale", "bottlenose_dolpin", "beluga")
 TRAIN = "image,species,individual_id\n" + "".join(
@@ -25,24 +23,12 @@ FILES = {
 }
 
 
-def laid_out(folder: Path, files: Mapping[str, str], columns: Mapping[str, str] | None = None) -> LaidOut:
-    """What the layout makes of text files, and of photos of 100x50 pixels where a name ends like one."""
-    for name, text in files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".jpg":
-            Image.new("RGB", (100, 50)).save(file)
-        else:
-            file.write_text(text, encoding="utf-8")
-    return LAYOUT.read(FolderSource(folder), LayoutOptions(columns or {}))
-
-
 def box(found: LaidOut) -> list[str]:
     return [found.table.rows[0].get(side, "") for side in ("x0", "y0", "x1", "y1")]
 
 
 def test_four_spellings_of_species_are_mended(tmp_path: Path) -> None:
-    found = laid_out(tmp_path, {"train.csv": TRAIN})
+    found = read_files(LAYOUT, tmp_path, {"train.csv": TRAIN})
     pilot = "short_finned_pilot_whale"
     species = [pilot, pilot, "killer_whale", "bottlenose_dolphin", "beluga"]
     assert [row["species"] for row in found.table.rows] == species
@@ -63,11 +49,11 @@ def test_four_spellings_of_species_are_mended(tmp_path: Path) -> None:
 def test_boxes_are_those_of_bodies_or_of_the_file_that_is_said(
     chosen: dict[str, str], corners: list[str], tmp_path: Path
 ) -> None:
-    assert box(laid_out(tmp_path, FILES, chosen)) == corners
+    assert box(read_files(LAYOUT, tmp_path, FILES, chosen)) == corners
 
 
 def test_the_other_boxes_and_crops_are_said(tmp_path: Path) -> None:
-    notes = laid_out(tmp_path, FILES).notes[1:]
+    notes = read_files(LAYOUT, tmp_path, FILES).notes[1:]
     assert notes == (
         "Photos are those in train_images; backfin also has photos of these names: --column path=FOLDER "
         "takes another folder's.",
@@ -78,14 +64,14 @@ def test_the_other_boxes_and_crops_are_said(tmp_path: Path) -> None:
 
 
 def test_crops_of_another_folder_have_no_boxes_of_whole_photos(tmp_path: Path) -> None:
-    found = laid_out(tmp_path, FILES, {"path": "backfin/"})
+    found = read_files(LAYOUT, tmp_path, FILES, {"path": "backfin/"})
     assert found.table.rows[0]["path"] == "backfin/0.jpg"
     assert any(note.startswith("Boxes and points are of the photos in train_images/") for note in found.notes)
-    again = laid_out(tmp_path, FILES, {"path": "backfin", "box": "train_backfin.csv"})
+    again = read_files(LAYOUT, tmp_path, FILES, {"path": "backfin", "box": "train_backfin.csv"})
     assert box(again) == ["5", "6", "9", "10"]
 
 
 def test_half_a_box_is_refused(tmp_path: Path) -> None:
     files = {"train.csv": TRAIN, "fullbody_train.csv": "image,bbox,conf\n0.jpg,[[1 2 3]],[0.8]\n"}
     with pytest.raises(WhalebenchError, match=r"line 2, column bbox, value '\[\[1 2 3\]\]': a box has four"):
-        laid_out(tmp_path, files)
+        read_files(LAYOUT, tmp_path, files)

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ from whalebench.benchmarks.core.catalog import build_catalog, read_catalog
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_photos
 from whalebench.benchmarks.importing.layouts.humpback import LAYOUT
-from whalebench.benchmarks.importing.layouts.layout import LaidOut, LayoutOptions
-from whalebench.benchmarks.importing.sources import FolderSource
+from whalebench.benchmarks.importing.layouts.layout import LayoutOptions
 from whalebench.benchmarks.overview import catalog_facts
 from whalebench.splits.protocols import propose_split
+from whalebench.tests.layouts import read_files
 
 TRAIN = "Image,Id\n0000e88ab.jpg,w_f48451c\n0001f9222.jpg,w_c3d896a\n00029d126.jpg,new_whale\n"
 BOXES = "Image,x0,y0,x1,y1\n0000e88ab.jpg,20.0,10.0,80.5,40.0\nffffffff0.jpg,1,1,2,2\n"
@@ -25,20 +24,8 @@ LANDMARKS = "filename,x,y,w,h,xl,yl,xn,yn,xr,yr,xd,yd\n"
 FOUND = "0.5,0.5,1.2,0.5,0.1,0.2,0.5,0.4,0.9,0.2,0.5,0.8\n"
 
 
-def laid_out(folder: Path, files: Mapping[str, str], columns: Mapping[str, str] | None = None) -> LaidOut:
-    """What the layout makes of text files, and of photos of 100x50 pixels where a name ends like one."""
-    for name, text in files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".jpg":
-            Image.new("RGB", (100, 50)).save(file)
-        else:
-            file.write_text(text, encoding="utf-8")
-    return LAYOUT.read(FolderSource(folder), LayoutOptions(columns or {}))
-
-
 def test_new_whales_are_nobody(tmp_path: Path) -> None:
-    found = laid_out(tmp_path, {"train.csv": TRAIN})
+    found = read_files(LAYOUT, tmp_path, {"train.csv": TRAIN})
     assert [row["identity"] for row in found.table.rows] == ["w_f48451c", "w_c3d896a", ""]
     assert found.table.rows[0]["path"] == "train/0000e88ab.jpg"
     assert {row["species"] for row in found.table.rows} == {"humpback_whale"}
@@ -50,19 +37,19 @@ def test_new_whales_are_nobody(tmp_path: Path) -> None:
 def test_counts_that_differ_from_those_of_the_competition_are_said(
     image: str, photos: int, tmp_path: Path
 ) -> None:
-    notes = laid_out(tmp_path, {"train.csv": f"Image,Id\n{image}.jpg,w_f48451c\n"}).notes
+    notes = read_files(LAYOUT, tmp_path, {"train.csv": f"Image,Id\n{image}.jpg,w_f48451c\n"}).notes
     assert notes[0].startswith(f"train.csv is not as published: it has 1 photos (published: {photos:,}), ")
 
 
 def test_photos_are_found_below_the_table_and_those_of_the_test_are_left_out(tmp_path: Path) -> None:
     files = {"kaggle/train.csv": TRAIN, "kaggle/images/0001f9222.jpg": "", "kaggle/test/00028a005.jpg": ""}
-    found = laid_out(tmp_path, files)
+    found = read_files(LAYOUT, tmp_path, files)
     assert found.table.rows[1]["path"] == "kaggle/images/0001f9222.jpg"
     assert "1 photos that kaggle/train.csv does not name, as those of tests, are left out." in found.notes
 
 
 def test_boxes_are_corners(tmp_path: Path) -> None:
-    rows = laid_out(tmp_path, {"train.csv": TRAIN, "bounding_boxes.csv": BOXES}).table.rows
+    rows = read_files(LAYOUT, tmp_path, {"train.csv": TRAIN, "bounding_boxes.csv": BOXES}).table.rows
     assert [rows[0][side] for side in ("x0", "y0", "x1", "y1")] == ["20", "10", "80.5", "40"]
     assert rows[1]["x0"] == ""
 
@@ -80,7 +67,7 @@ def test_of_ten_points_four_are_landmarks_and_those_added_later_count(tmp_path: 
             [{"class": "image", "filename": "train/00029d126.jpg", "annotations": added}]
         ),
     }
-    first, second, third = laid_out(tmp_path, files).table.rows
+    first, second, third = read_files(LAYOUT, tmp_path, files).table.rows
     names = ("left_tip_x", "notch_y", "right_tip_x", "bottom_y")
     assert [first[name] for name in names] == ["11", "32", "51", "82"]
     assert [second[name] for name in names] == ["11", "32", "", "82"]
@@ -95,7 +82,7 @@ def test_landmark_files_are_shares_of_photos_at_hand(tmp_path: Path) -> None:
         "landmark.train.0.csv": f"{LANDMARKS}0000e88ab.jpg,{FOUND}0001f9222.jpg,{FOUND}",
         "landmark.train.5.csv": f"{LANDMARKS}00029d126.jpg,{FOUND}",
     }
-    first, second, third = laid_out(tmp_path, files).table.rows
+    first, second, third = read_files(LAYOUT, tmp_path, files).table.rows
     assert [first[side] for side in ("x0", "y0", "x1", "y1")] == ["0", "12.5", "100", "37.5"]
     assert (first["left_tip_x"], first["left_tip_y"], first["bottom_y"]) == ("10", "10", "40")
     assert second["x0"] == second["notch_x"] == third["x0"] == third["notch_x"] == ""
@@ -107,7 +94,7 @@ def test_duplicates_and_leaks_are_said_and_change_no_name(tmp_path: Path) -> Non
         "duplicate_ids.csv": "Id,SubId\ngroup_0000,w_f48451c w_c3d896a\n",
         "leaks.csv": "Image,Id\n781c0ad2c.jpg,w_f765256\n",
     }
-    found = laid_out(tmp_path, files)
+    found = read_files(LAYOUT, tmp_path, files)
     assert [row["duplicates"] for row in found.table.rows] == ["group_0000", "group_0000", ""]
     assert [row["identity"] for row in found.table.rows] == ["w_f48451c", "w_c3d896a", ""]
     assert "encounter" not in found.table.columns
@@ -120,10 +107,10 @@ def test_duplicates_and_leaks_are_said_and_change_no_name(tmp_path: Path) -> Non
 def test_other_names_are_said_and_taken_where_they_are_asked_for(tmp_path: Path) -> None:
     renamed = TRAIN.replace("w_c3d896a", "group_0000").replace("new_whale", "new_whale_0000")
     files = {"train.csv": TRAIN, "train.v2.csv": renamed}
-    found = laid_out(tmp_path, files)
+    found = read_files(LAYOUT, tmp_path, files)
     said = "train.v2.csv names 2 photos otherwise: --column identity=train.v2.csv takes its names."
     assert found.notes[-1] == said
-    again = laid_out(tmp_path, files, {"identity": "train.v2.csv"})
+    again = read_files(LAYOUT, tmp_path, files, {"identity": "train.v2.csv"})
     names = [row["identity"] for row in again.table.rows]
     assert names == ["w_f48451c", "group_0000", "new_whale_0000"]
     assert said not in again.notes
@@ -157,7 +144,7 @@ def test_the_door_lets_options_of_the_layout_through_and_keeps_duplicates(tmp_pa
 def test_annotations_of_another_size_are_left_out(tmp_path: Path) -> None:
     wide = BOXES.replace("80.5", "180.5")
     files = {"train.csv": TRAIN, "train/0000e88ab.jpg": "", "bounding_boxes.csv": wide}
-    found = laid_out(tmp_path, files)
+    found = read_files(LAYOUT, tmp_path, files)
     assert "x0" not in found.table.columns
     assert found.notes[-1].startswith("Boxes and points are left out: those of 1 of 1 photos leave them")
     assert "100x50" in found.notes[-1]
@@ -187,7 +174,7 @@ def test_what_cannot_be_is_one_sentence(
     files: dict[str, str], columns: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(WhalebenchError) as caught:
-        laid_out(tmp_path, files, columns)
+        read_files(LAYOUT, tmp_path, files, columns)
     message = str(caught.value).replace(str(tmp_path), "PLACE")
     assert said in message
     assert len(message) <= 300

@@ -3,16 +3,15 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from whalebench.benchmarks.importing.layouts import humpback
 from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, LayoutOptions
 from whalebench.benchmarks.importing.layouts.right_whale import LAYOUT
 from whalebench.benchmarks.importing.sources import FolderSource
+from whalebench.tests.layouts import read_files
 
 TRAIN = "Image,whaleID\nw_7812.jpg,whale_48813\nw_4598.jpg,whale_09913\n"
 VINH = "Image,whaleID,x,y,width,height\nw_7812.jpg,whale_48813,10.5,20,30,15.25\n"
@@ -29,18 +28,6 @@ FILES = {
 }
 
 
-def laid_out(folder: Path, files: Mapping[str, str], columns: Mapping[str, str] | None = None) -> LaidOut:
-    """What the layout makes of text files, and of photos of 100x50 pixels where a name ends like one."""
-    for name, text in files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".jpg":
-            Image.new("RGB", (100, 50)).save(file)
-        else:
-            file.write_text(text, encoding="utf-8")
-    return LAYOUT.read(FolderSource(folder), LayoutOptions(columns or {}))
-
-
 def cells(found: LaidOut, *columns: str) -> list[str]:
     return [found.table.rows[0][column] for column in columns]
 
@@ -52,7 +39,7 @@ def sloth(x: float, y: float, **size: float) -> str:
 
 
 def test_labels_boxes_and_points_come_together(tmp_path: Path) -> None:
-    found = laid_out(tmp_path, FILES)
+    found = read_files(LAYOUT, tmp_path, FILES)
     assert cells(found, "identity", "path") == ["whale_48813", "imgs/w_7812.jpg"]
     assert cells(found, "x0", "y0", "x1", "y1") == ["10.5", "20", "40.5", "35.25"]
     assert cells(found, "bonnet_x", "bonnet_y", "blowhead_x", "blowhead_y") == ["30.12345", "25", "20", "24"]
@@ -68,7 +55,7 @@ def test_labels_boxes_and_points_come_together(tmp_path: Path) -> None:
 
 
 def test_the_other_boxes_are_taken_where_they_are_said(tmp_path: Path) -> None:
-    found = laid_out(tmp_path, FILES, {"box": "train_with_annotations.csv"})
+    found = read_files(LAYOUT, tmp_path, FILES, {"box": "train_with_annotations.csv"})
     assert cells(found, "x0", "y0", "x1", "y1") == ["11", "21", "40", "35"]
 
 
@@ -79,14 +66,14 @@ def test_lists_of_marks_are_read_where_there_are_no_tables(tmp_path: Path) -> No
         "points2.json": sloth(5, 6.5),
         "whale_faces_Vinh.json": sloth(1, 2, width=3, height=4),
     }
-    found = laid_out(tmp_path, files)
+    found = read_files(LAYOUT, tmp_path, files)
     assert cells(found, "bonnet_x", "bonnet_y", "blowhead_x", "blowhead_y") == ["7", "8", "5", "6.5"]
     assert cells(found, "x0", "y0", "x1", "y1") == ["1", "2", "4", "6"]
 
 
 def test_annotations_of_larger_photos_are_left_out_of_copies(tmp_path: Path) -> None:
     far = POINTS.replace("30.12345", "1668.2")
-    found = laid_out(tmp_path, {**FILES, "train_with_points.csv": far})
+    found = read_files(LAYOUT, tmp_path, {**FILES, "train_with_points.csv": far})
     assert found.table.columns == ("image", "path", "identity", "species")
     assert "first of w_7812.jpg with 100x50 pixels" in found.notes[-1]
 

@@ -21,7 +21,8 @@ import pytest
 from whalebench import CONTROLS, RunFailedError, WhalebenchError, cell_text, table_cell, visible
 from whalebench.benchmarks.core.files import with_digest
 from whalebench.benchmarks.core.outputs import check_output, output_path, write_output
-from whalebench.reports import console, figures, writers
+from whalebench.reports import console, writers
+from whalebench.reports.drawings.contestants import Mark, standings
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.tests.pages import page_of
 from whalebench.tests.synthetic_runs import fill_workspace
@@ -244,6 +245,7 @@ def test_the_bar_of_a_stage_is_no_markup() -> None:
 
 
 def test_a_picture_holds_what_xml_may_hold() -> None:
-    drawn = figures.forest([figures.Mark(EVIL, 0.5, 0.4, 0.6)])
-    ET.fromstring(drawn)
-    assert not set(CONTROLS.findall(drawn)) - {"\n"}
+    drawn = standings([Mark(EVIL, 0.5, 0.4, 0.6)])
+    assert drawn is not None
+    ET.fromstring(drawn.svg)
+    assert not CONTROLS.search(drawn.svg)

@@ -12,7 +12,7 @@ from whalebench import MissingError, WhalebenchError
 from whalebench.benchmarks import presets
 from whalebench.benchmarks.core import machine
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
-from whalebench.benchmarks.core.record import read_runs
+from whalebench.benchmarks.core.record import read_record, read_runs
 from whalebench.benchmarks.presets import (
     PRESETS,
     best_preset,
@@ -201,6 +201,34 @@ def test_a_run_by_a_preset_is_the_run_with_its_fields(
     seconds = estimated_seconds(read_runs(tiny.runs).records, "softmax", fields, drawn(4, 4, 1000))
     assert seconds == pytest.approx(2 * 700 / record.photos_per_second, rel=1e-6)
     assert estimated_seconds(read_runs(tiny.runs).records, "arcface", fields, drawn(4, 4)) is None
+
+
+def test_tuning_under_a_preset_ends_in_runs_with_its_fields(tiny: Any, cli: Any) -> None:
+    words = [
+        "tune",
+        "softmax",
+        "--benchmark",
+        "tiny",
+        "--preset",
+        "small",
+        "--trials",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    answer = cli(*words, *(f"--set={each}" for each in QUICK), "--json", "--workspace", tiny.root)
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out)
+    default, tuned = (read_record(tiny.runs / said["runs"][which]) for which in ("default", "tuned"))
+    asked = RunRequest("softmax", "tiny", settings=QUICK, device="cpu", preset="small")
+    assert default.run == run(asked, tiny).run
+    for record in (default, tuned):
+        assert record.preset == "small"
+        assert (record.config["grid"], record.config["batch_size"]) == ([2, 2], 8)
+        assert (record.config["size"], record.config["epochs"]) == ([32, 32], 1)
+    assert tuned.tuning is not None and tuned.tuning["spent"]["trials"] == 2
+    tried = {setting.partition("=")[0] for setting in said["trials"][1]["settings"]}
+    assert tried and not {"grid", "batch_size", "size"} & tried  # they are set, so not tuned
 
 
 def test_learning_rates_of_a_preset_count_as_set_by_hand(tiny: Any, lite0: None) -> None:

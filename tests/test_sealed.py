@@ -97,8 +97,9 @@ def found_in(start: list[Any], mark: str) -> set[str]:
             texts = [*thing.keys(), *thing.values()]
         elif issubclass(kind, list | tuple | set | frozenset):
             texts = list(thing)
-        texts = [str(text) for text in texts if issubclass(type(text), str | Path)]
-        found |= {name for name in SECRETS for text in texts if secret(name, mark) in text}
+        texts = [str(text) for text in texts if issubclass(type(text), (str, Path))]
+        marked = [text for text in texts if mark in text]  # hardly ever any, and there are millions of texts
+        found |= {name for name in SECRETS for text in marked if secret(name, mark) in text}
     return found
 
 

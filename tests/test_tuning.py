@@ -40,7 +40,7 @@ from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_spac
 from whalebench.benchmarks.tuning.study import LEASE, LOST, StudyHandle, TrialSummary, new_lease, open_study
 from whalebench.benchmarks.tuning.tuner import TrialContext, TrialProgress, TrialRun, run_trials
 from whalebench.methods.registry import configure, find_method
-from whalebench.reports import figures, many_runs
+from whalebench.reports import many_runs
 
 STORAGES = ("sqlite:///{}/study.db", "journal:{}/study.log")
 
@@ -435,25 +435,6 @@ def document(trials: list[dict[str, Any]]) -> dict[str, Any]:
 
 def trial(number: int, state: str, value: float | None, settings: list[str]) -> dict[str, Any]:
     return {"number": number, "state": state, "valid_map_at_5": value, "settings": settings}
-
-
-def test_the_picture_has_a_mark_a_trial_and_a_bar_a_field() -> None:
-    trials = [
-        trial(0, "complete", 0.5, []),
-        trial(1, "pruned", 0.3, ["dropout=0.3"]),
-        trial(2, "fail", None, ["dropout=0.9"]),
-        trial(3, "complete", 0.6, ["dropout=0.1"]),
-    ]
-    drawn = figures.tuning_svg(document(trials))
-    counts = {
-        name: drawn.count(f'class="{name}"') for name in ("complete", "pruned", "fail", "bar", "default")
-    }
-    assert counts == {"complete": 2, "pruned": 1, "fail": 1, "bar": 2, "default": 1}
-    assert "&lt;b&gt;" in drawn
-    assert "<b>" not in drawn
-    best = drawn.partition('class="best" points="')[2].partition('"')[0].split()
-    heights = [float(point.split(",")[1]) for point in best]
-    assert heights[0] == heights[1] == heights[2] > heights[3]
 
 
 def test_the_verdict_says_no_more_than_its_interval() -> None:

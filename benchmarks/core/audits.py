@@ -20,11 +20,10 @@ from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import NAMELESS, read_facts
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
-    digest_text,
     parse_json,
     regular_file,
+    text_of_digest,
     with_digest,
-    without_apostrophes,
 )
 from whalebench.benchmarks.core.workspace import atomic_text
 
@@ -251,12 +250,10 @@ def read_leaks(benchmarks: Path, name: str, catalog_digest: str, split_digest: s
         unaudited = _are_taken(folder, catalog_digest) or _read_document(folder, catalog_digest)
         return Leaks(folder.name, audited=False) if unaudited else None
     try:
-        text = regular_file(benchmarks / split).read_bytes().decode("utf-8")
+        kept = regular_file(benchmarks / split).read_bytes().decode("utf-8")
     except (OSError, ValueError):
         return None
-    if digest_text(text) != split_digest:
-        text = without_apostrophes(text)
-    if digest_text(text) != split_digest:
+    if (text := text_of_digest(kept, split_digest)) is None:
         return None
     fold_of = {row["image"]: int(row["fold"]) for row in csv.DictReader(io.StringIO(text, newline=""))}
     return find_leaks(audit, fold_of, read_verdicts(folder, catalog_digest))

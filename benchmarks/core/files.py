@@ -157,6 +157,14 @@ def _finite(digits: str) -> float:
     return number
 
 
+def text_of_digest(text: str, digest: str) -> str | None:
+    """The text of a CSV that has the digest: that one, or the same without apostrophes; None for neither."""
+    if digest_text(text) == digest:
+        return text
+    plain = without_apostrophes(text)
+    return plain if digest_text(plain) == digest else None
+
+
 def without_apostrophes(text: str) -> str:
     """A CSV as it was before `table_cell` kept its cells from being computed; what is none as it is."""
     plain = io.StringIO()

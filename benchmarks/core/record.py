@@ -168,7 +168,7 @@ class RunRecord(BaseModel):
     members: list[str] = []
     """The runs that an ensemble is made of; empty for a run that looked at photos itself."""
     files: dict[str, str] = {}
-    """SHA-256 of each file of the run's folder but this one and DIAGNOSIS; empty in older records."""
+    """SHA-256 of each file of the run's folder but this one and what `explain` adds; empty in older ones."""
     digest: str = ""
     """SHA-256 of everything else in the record; empty in older ones."""
 
@@ -449,7 +449,7 @@ def system_error(error: Exception) -> OSError:
 
 def read_arrays(
     file: Path, wanted: Sequence[str], entry: str, remedy: str = REPEAT
-) -> tuple[dict[str, NDArray[Any]], Any]:
+) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
     """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
 
     Raises WhalebenchError for a file that cannot be read, differs from its digest, or whose header lacks the

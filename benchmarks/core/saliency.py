@@ -40,11 +40,12 @@ class Saliency(NamedTuple):
 def write_saliency(folder: Path, maps: Mapping[str, Saliency]) -> None:
     """Writes the maps by photo into the folder of their run, in place of those that are there, whole or not
     at all."""
-    rows = [(image, maps[image].followed) for image in sorted(maps)]
-    heats = np.zeros((len(rows), *HEAT_SIZE), np.float16)
-    for place, (image, _) in enumerate(rows):
+    photos = sorted(maps)
+    followed = [maps[image].followed for image in photos]
+    heats = np.zeros((len(photos), *HEAT_SIZE), np.float16)
+    for place, image in enumerate(photos):
         heats[place] = maps[image].heat
-    header = {"photos": rows, "digest": _digest(rows, heats)}
+    header = {"photos": photos, "followed": followed, "digest": [_digest(photos, followed, heats)]}
     with atomic_path(folder / SALIENCY) as temporary:
         write_arrays(temporary, {HEAT: heats}, HEADER, header)
 
@@ -60,17 +61,18 @@ def read_saliency(folder: Path) -> dict[str, Saliency]:
     remedy = f"make it again with `whalebench explain {folder.name} --force`"
     arrays, header = read_arrays(file, [HEAT], HEADER, remedy)
     try:
-        rows = [(str(image), str(followed)) for image, followed in header["photos"]]
-        heats, digest = arrays[HEAT], header["digest"]
-    except (KeyError, TypeError, ValueError):
-        rows, heats, digest = [], np.zeros(0), ""
-    if digest != _digest(rows, heats):
+        photos, followed, heats = header["photos"], header["followed"], arrays[HEAT]
+        whole = header["digest"] == [_digest(photos, followed, heats)]
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
         raise WhalebenchError(f"{file} {DIFFERS}: {remedy}.")
-    return {image: Saliency(followed, heat) for (image, followed), heat in zip(rows, heats, strict=True)}
+    maps = map(Saliency, followed, heats)
+    return dict(zip(photos, maps, strict=True))
 
 
-def _digest(rows: list[tuple[str, str]], heats: NDArray[np.float16]) -> str:
-    said = json.dumps([rows, heats.shape, str(heats.dtype)])
+def _digest(photos: list[str], followed: list[str], heats: NDArray[np.float16]) -> str:
+    said = json.dumps([photos, followed, heats.shape, str(heats.dtype)])
     return hashlib.sha256(said.encode() + heats.tobytes()).hexdigest()
 
 

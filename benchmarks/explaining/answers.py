@@ -35,9 +35,12 @@ class Answer(NamedTuple):
     def photo(self, benchmark: Benchmark) -> GalleryPhoto:
         """The photo with its words: names are parts of their own."""
         verdict = (", right",) if self.name == self.truth else (", wrong: it is ", self.truth)
-        which = "nearest photo of " if self.matched else "just one photo of "
-        where = ": " if self.matched else " in train: "
-        caption = (which, self.individual, where, self.image) if self.image else ("no photo to show",)
+        if self.matched:
+            caption: tuple[str, ...] = ("nearest photo of ", self.individual, ": ", self.image)
+        elif self.image:  # which is said, or it would be taken for the one that was matched
+            caption = ("any photo of ", self.individual, ", as no match is kept: ", self.image)
+        else:
+            caption = ("no photo to show",)
         path, region = file_of(benchmark, self.image)
         return GalleryPhoto(path, ("answer: ", self.name, *verdict), caption, region)
 

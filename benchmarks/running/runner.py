@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -134,13 +134,7 @@ def run(
             return read_record(folder)
         digests = benchmark.catalog.digest, benchmark.split.digest
         reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
-        views = fold_views(
-            benchmark,
-            request.fold,
-            oracle=config.sees_annotations(),
-            viewpoints=config.sees_viewpoints(),
-            reopen=reopen,
-        )
+        views = _views_for(config, benchmark, request.fold, reopen)
         if force:
             checkpoints.discard()
         who = _who(folder.name, request, config, benchmark, code)
@@ -268,6 +262,14 @@ def _note_file(request: RunRequest, workspace: Workspace) -> Path:
     files = {word: take_stamp(Path(word)) for word in sorted(words) if Path(word).is_file()}  # as weights are
     everything = [__version__, asdict(request), declared_class(request.method), accelerator_signs(), files]
     return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
+
+
+def _views_for(
+    config: MethodConfig, benchmark: Benchmark, fold: int, reopen: Callable[[], Benchmark]
+) -> Views:
+    """What a method so configured may see of the fold."""
+    oracle, viewpoints = config.sees_annotations(), config.sees_viewpoints()
+    return fold_views(benchmark, fold, oracle=oracle, viewpoints=viewpoints, reopen=reopen)
 
 
 def _missing_requirement(method: Pipeline, views: Views) -> str:

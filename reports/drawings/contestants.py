@@ -17,6 +17,7 @@ from whalebench.reports.drawings.theme import (
     SMALL,
     WIDTH,
     Picture,
+    brief,
     compact,
     drawn_as,
     fitted,
@@ -39,7 +40,7 @@ class Mark(NamedTuple):
     rank_low: int | None = None
     rank_high: int | None = None
     letter: str = ""
-    """Of the group that it is ranked in; empty where it is in none."""
+    """Of the group that it is in; empty for none. Who is alone in one has no ranks."""
 
     def ends(self) -> tuple[float, float]:
         """The interval, or the value twice where there is none."""
@@ -47,8 +48,8 @@ class Mark(NamedTuple):
 
     def said(self) -> str:
         """The score in words."""
-        ranks = f", rank {self.letter} {span(self.rank_low, self.rank_high)}" if self.letter else ""
-        return f"{self.name} {between(*self[1:4])}{ranks}"
+        ranks = f", rank {self.letter} {span(self.rank_low, self.rank_high)}" if self.rank_low else ""
+        return f"{brief(self.name)} {between(*self[1:4])}{ranks}"
 
 
 ROW, LANE = 36, 15
@@ -67,7 +68,7 @@ def standings(marks: Sequence[Mark], floors: Sequence[tuple[str, float]] = ()) -
     if not marks:
         return None
     low, high = tenths([*(end for mark in marks for end in mark.ends()), *(value for _, value in floors)])
-    ranked = any(mark.letter and mark.rank_low for mark in marks)
+    ranked = any(mark.rank_low for mark in marks)
     wide = WIDTH - 2 * EDGE - (RANKS_WIDTH + 32 if ranked else 0)
     top = 22 + FLOOR_ROW * len(floors) + (4 if floors else 0)
     rows = ROW * len(marks)
@@ -91,9 +92,10 @@ def standings(marks: Sequence[Mark], floors: Sequence[tuple[str, float]] = ()) -
             page.text(WIDTH - EDGE, top + y - 12, said, anchor="right", colour=FAINT, size=SMALL)
         if ranked:
             _ranks(page, marks, top)
-        what = [mark.said() for mark in marks]
-        below = f" Floors: {listed([f'{name} {value:.3f}' for name, value in floors])}" if floors else ""
-        return page.picture("MAP@5 with its 95 % interval", f"Best first: {listed(what)}{below}")
+        text = f"Best first: {listed([mark.said() for mark in marks])}"
+        if floors:
+            text += f" Floors: {listed([f'{brief(name)} {value:.3f}' for name, value in floors])}"
+        return page.picture("MAP@5 with its 95 % interval", text)
 
 
 def _lanes(x: float, number: int) -> tuple[list[float], list[float]]:
@@ -114,18 +116,18 @@ def _ranks(page: Sheet, marks: Sequence[Mark], top: float) -> None:
     """The ranks that each may have among those with its letter."""
     last = max(mark.rank_high or 1 for mark in marks)
     left, rows = WIDTH - EDGE - RANKS_WIDTH, ROW * len(marks)
-    ticks = {1: "1", last: f"{last}"}
+    ticks = {1.0: "1", float(last): f"{last}"}
     axes = page.axes((left, top, RANKS_WIDTH, rows), (0.5, last + 0.5), (rows, 0), ticks)
     page.text(WIDTH - EDGE, 13, "rank", anchor="right", colour=FAINT, size=SMALL)
     for rank in range(1, last + 1) if last <= 20 else (1, last):
         axes.plot(*_lanes(rank, len(marks)), color=LINE, linewidth=1)
     for place, mark in enumerate(marks):
-        if mark.letter and mark.rank_low and mark.rank_high:
-            y = ROW * place + LANE + 9
+        y = ROW * place + LANE + 9
+        page.text(left - 5, top + y + 4, mark.letter, 20, anchor="right", size=SMALL)
+        if mark.rank_low and mark.rank_high:
             ends = (mark.rank_low - 0.3, mark.rank_high + 0.3)
             (bar,) = axes.plot(ends, (y, y), color=MARK, linewidth=7)
-            page.hint(bar, f"{mark.name}: rank {mark.letter} {span(mark.rank_low, mark.rank_high)}")
-            page.text(left - 5, top + y + 4, mark.letter, 20, anchor="right", size=SMALL)
+            page.hint(bar, f"{brief(mark.name)}: rank {mark.letter} {span(mark.rank_low, mark.rank_high)}")
 
 
 class Point(NamedTuple):
@@ -197,7 +199,7 @@ def cost(points: Sequence[Point], axis: str) -> Picture | None:
 
 
 def _costs(point: Point, axis: str) -> str:
-    return f"{point.name} {between(*point[2:])} at {compact(float(f'{point.cost:.3g}'))} {axis}"
+    return f"{brief(point.name)} {between(*point[2:])} at {compact(float(f'{point.cost:.3g}'))} {axis}"
 
 
 class Box(NamedTuple):
@@ -260,7 +262,7 @@ def cmc(curves: Sequence[tuple[str, Sequence[float]]]) -> Picture | None:
         return None
     low, high = tenths([share for _, shares in curves for share in shares])
     last = max(len(shares) for _, shares in curves)
-    ticks = {place: f"{place}" for place in (1, *range(5, last + 1, 5))}
+    ticks = {float(place): f"{place}" for place in (1, *range(5, last + 1, 5))}
     said = [(name, f"{shares[0]:.3f} first, {shares[-1]:.3f} of {len(shares)}") for name, shares in curves]
     with sheet(WIDTH, CMC_HEIGHT + 60 + 18 * len(curves)) as page:
         box = (36, 20, WIDTH - 36 - 2 * EDGE, CMC_HEIGHT)
@@ -271,10 +273,10 @@ def cmc(curves: Sequence[tuple[str, Sequence[float]]]) -> Picture | None:
         for (name, shares), style in zip(curves, styles(len(curves)), strict=True):
             (drawn,) = axes.plot(range(1, len(shares) + 1), shares, **drawn_as(style))
             drawn.set_markevery([place for place in (0, 4, 9, 14, 19) if place < len(shares)])
-            page.hint(drawn, name)
+            page.hint(drawn, brief(name))
         page.legend(CMC_HEIGHT + 56, said)
         title = "Share of known photos found among the first candidates"
-        return page.picture(title, listed([f"{name}: {words}" for name, words in said]))
+        return page.picture(title, listed([f"{brief(name)}: {words}" for name, words in said]))
 
 
 CELL, DEEPEST = 26, 0.45
@@ -316,4 +318,4 @@ def seed_grid(values: Mapping[int, Mapping[int, float]], name: str) -> Picture |
             for fold, row in sorted(values.items())
             if row
         ]
-        return page.picture(f"{name}: MAP@5 by fold and seed", listed(folds, most=10))
+        return page.picture(f"{brief(name)}: MAP@5 by fold and seed", listed(folds, most=10))

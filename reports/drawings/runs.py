@@ -22,6 +22,7 @@ from whalebench.reports.drawings.theme import (
     WIDTH,
     Picture,
     Style,
+    brief,
     compact,
     drawn_as,
     listed,
@@ -79,9 +80,9 @@ def effort(runs: Sequence[Reviewed]) -> Picture:
                     ends = [log10(one.low), log10(one.high)]
                     intervals.plot(ends, (height, height), color=style.colour)
                 intervals.plot([log10(one.candidates)], [height], **mark)
-        names = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-        facts = [f"{run.name}: {', '.join(map(_looked_at, run.effort)) or NOTHING}" for run in runs]
-        return page.picture(f"{names}: share of the matches found by looking at so many", listed(facts))
+        names = brief(runs[0].name) if len(runs) == 1 else f"{len(runs)} runs"
+        facts = [f"{brief(run.name)}: {', '.join(map(_looked_at, run.effort)) or NOTHING}" for run in runs]
+        return page.picture(f"{names}: share of matches found, by candidates looked at", listed(facts))
 
 
 NOTHING = "no known photo"
@@ -93,10 +94,10 @@ def _found(page: Sheet, axes: Any, run: Reviewed, style: Style) -> None:
     places = [log10(candidates) for candidates in run.curve["candidates"]]
     steps = [(x, y) for at, x in enumerate(places) for y in found[at : at + 2]]
     (drawn,) = axes.plot([x for x, _ in steps], [y for _, y in steps], **drawn_as(style) | {"marker": ""})
-    page.hint(drawn, run.name)
+    page.hint(drawn, brief(run.name))
     for one in run.effort:
         (dot,) = axes.plot([log10(one.candidates)], [one.share], **_dot(one, style))
-        page.hint(dot, f"{run.name}: {_looked_at(one)}")
+        page.hint(dot, f"{brief(run.name)}: {_looked_at(one)}")
 
 
 def _reviewed(page: Sheet, run: Reviewed, style: Style, y: float) -> None:
@@ -152,7 +153,7 @@ def reliability(calibration: Mapping[str, Any], name: str) -> Picture | None:
                 *(end[0] for end in ends), *(end[1] for end in ends)
             )
         )
-        return page.picture(f"{name}: how many answers are right, by confidence", said)
+        return page.picture(f"{brief(name)}: how many answers are right, by confidence", said)
 
 
 OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
@@ -195,7 +196,7 @@ def histogram(measure: str, values: Floats, name: str) -> Picture:
         page.text(EDGE, BARS_HEIGHT + 38, "0", colour=FAINT, size=SMALL)
         right = EDGE + BARS_WIDTH
         page.text(right, BARS_HEIGHT + 38, end, anchor="right", colour=FAINT, size=SMALL)
-        title = f"{name}: {MEASURES[measure]}"
+        title = f"{brief(name)}: {MEASURES[measure]}"
         return page.picture(title, f"{what[0].upper()}{what[1:]} of {len(values)} photos{beyond}.")
 
 
@@ -228,7 +229,7 @@ class Stage(NamedTuple):
         """From which loss it came to which, over how many epochs."""
         _, losses = self.points("loss")
         ends = f", loss {losses[0]:.3g} to {losses[-1]:.3g}" if losses else ""
-        return f"{self.name}: {self.epochs}{ends}"
+        return f"{brief(self.name)}: {self.epochs}{ends}"
 
 
 def _abreast(stages: Sequence[Stage]) -> list[list[Stage]]:
@@ -268,7 +269,7 @@ def learning(curve: pd.DataFrame, name: str) -> Picture | None:
             ends = tenths([value for stage in judged for value in stage.points("valid_map_at_5")[1]])
             for place, row in enumerate(valid):
                 _valid(page, row, top + 14 + valid_row * place, ends)
-        return page.picture(f"{name}: learning curve", listed(facts))
+        return page.picture(f"{brief(name)}: learning curve", listed(facts))
 
 
 def _losses(page: Sheet, row: Sequence[Stage], top: float) -> None:
@@ -298,7 +299,7 @@ def _best(page: Sheet, judged: Sequence[Stage], top: float) -> str:
     """Writes above MAP@5 on valid which epoch has the highest; in words."""
     epochs = [(value, at, stage.name) for stage in judged for at, value in _by_epoch(stage)]
     value, at, stage = max(epochs, key=lambda one: one[0])
-    said = f"{value:.3f} at epoch {at}" + (f" of {stage}" if len(judged) > 1 else "")
+    said = f"{value:.3f} at epoch {at}" + (f" of {brief(stage)}" if len(judged) > 1 else "")
     page.text(EDGE, top + 10, "MAP@5 on valid", colour=FAINT, size=SMALL)
     page.text(WIDTH - EDGE, top + 10, f"highest {said}", 220, anchor="right", size=SMALL)
     return f"MAP@5 on valid: highest {said}, {epochs[-1][0]:.3f} at the end"
@@ -318,56 +319,49 @@ def _valid(page: Sheet, row: Sequence[Stage], top: float, ends: tuple[float, flo
         axes.plot(x, values, color=SECOND, **_dots("s", values))
         best = values.index(max(values))
         (dot,) = axes.plot([x[best]], [values[best]], "s", color=SECOND, markersize=8, markeredgecolor=INK)
-        page.hint(dot, f"{stage.name}: {values[best]:.3f} at epoch {_by_epoch(stage)[best][0]}")
+        page.hint(dot, f"{brief(stage.name)}: {values[best]:.3f} at epoch {_by_epoch(stage)[best][0]}")
         page.text(stage.left, top + VALID_HEIGHT + 18, stage.name, stage.width, colour=FAINT, size=SMALL)
 
 
 ALTERED = {
-    "test": ("as tested", "o"),
-    "without_background": ("no background", "s"),
-    "without_animal": ("no animal", "v"),
-    "mirrored": ("mirrored", "D"),
-    "chance": ("chance", "|"),
+    "test": ("as tested", "o", 7),
+    "without_background": ("no background", "s", 7),
+    "without_animal": ("no animal", "v", 7),
+    "mirrored": ("mirrored", "D", 7),
+    "chance": ("chance", "|", 13),
 }
-"""What was done to the photos: in words, and the shape of its mark."""
+"""What was done to the photos: in words, and the shape and the size of its mark."""
+ALTERED_COLOURS = (*SERIES[:4], INK)
 ALTERED_ROW = 36
 
 
 def shortcuts(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Picture | None:
     """MAP@5 of photos as they are and altered, a row a run; None where no run has a number."""
-    defined = [
-        (name, {key: numbers[key] for key in ALTERED if _is_number(numbers.get(key))})
-        for name, numbers in rows
-    ]
-    defined = [(name, numbers) for name, numbers in defined if numbers]
+    defined = [(name, found) for name, numbers in rows if (found := _defined(numbers))]
     if not defined:
         return None
     ticks = {tick / 5: f"{tick / 5:.1f}" for tick in range(6)}
     top, high = 46, ALTERED_ROW * len(defined)
     with sheet(WIDTH, top + high + 22) as page:
         axes = page.axes((EDGE + 6, top, WIDTH - 2 * EDGE - 12, high), (0, 1), (high, 0), ticks)
-        colours = dict(zip(ALTERED, [*SERIES[:4], INK], strict=True))
-        page.shapes(EDGE, 16, [(shape, words) for words, shape in ALTERED.values()], [*colours.values()])
+        page.shapes(EDGE, 16, [(shape, words) for words, shape, _ in ALTERED.values()], ALTERED_COLOURS)
         for place, (name, numbers) in enumerate(defined):
             y = ALTERED_ROW * place + 26
             page.text(EDGE, top + y - 12, name, WIDTH - 2 * EDGE)
             axes.plot((0, 1), (y, y), color=LINE, linewidth=1)
             for key, value in numbers.items():
-                words, shape = ALTERED[key]
-                edge = 2 if shape == "|" else 1
-                look = {
-                    "color": colours[key],
-                    "markersize": 12 if shape == "|" else 7,
-                    "markeredgewidth": edge,
-                }
-                (dot,) = axes.plot([value], [y], shape, **look, clip_on=False)
-                page.hint(dot, f"{name}, {words}: {number(value)}")
-        facts = [
-            f"{name}: {', '.join(f'{ALTERED[key][0]} {number(value)}' for key, value in numbers.items())}"
-            for name, numbers in defined
-        ]
+                words, shape, size = ALTERED[key]
+                (dot,) = axes.plot([value], [y], shape, markersize=size)
+                dot.set_color(ALTERED_COLOURS[[*ALTERED].index(key)])
+                page.hint(dot, f"{brief(name)}, {words}: {number(value)}")
+        facts = [f"{brief(name)}: {_told(numbers)}" for name, numbers in defined]
         return page.picture("MAP@5 of altered photos", listed(facts))
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and isfinite(value)
+def _told(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{ALTERED[key][0]} {number(value)}" for key, value in numbers.items())
+
+
+def _defined(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    found = ((key, numbers.get(key)) for key in ALTERED)
+    return {key: value for key, value in found if value is not None and isfinite(value)}

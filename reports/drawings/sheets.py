@@ -141,7 +141,8 @@ class Sheet:
         """What was drawn."""
         title, text, raw = visible(title), visible(text), StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        self._canvas.print_svg(raw, metadata=nothing)  # `savefig` draws everything twice
+        # `savefig` would draw everything twice
+        self._canvas.print_svg(raw, metadata=nothing)  # type: ignore[no-untyped-call]
         drawn = ElementTree.fromstring(raw.getvalue())  # noqa: S314  # of matplotlib, from our texts
         size = {"width": f"{self.width:g}", "height": f"{self.height:g}"}
         box = f"0 0 {size['width']} {size['height']}"
@@ -179,8 +180,9 @@ def sheet(width: float, height: float) -> Iterator[Sheet]:
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             import matplotlib
 
-            usual = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
-            with matplotlib.rc_context(usual | SETTINGS):
+            settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, **SETTINGS}
+            del settings["backend"]  # another one than this picture's is not its business
+            with matplotlib.rc_context(settings):
                 yield Sheet(width, height)
     finally:
         logger.setLevel(level)

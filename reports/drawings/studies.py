@@ -14,6 +14,7 @@ from whalebench.reports.drawings.theme import (
     SMALL,
     WIDTH,
     Picture,
+    brief,
     listed,
     tenth_ticks,
     tenths,
@@ -37,7 +38,7 @@ def tuning(document: Mapping[str, Any]) -> Picture:
         if bars:
             _importance(page, bars, top)
         title = "{method} on {benchmark}, fold {fold}, seed {seed}: {budget}".format_map(document)
-        shares = [f"{name} {100 * share:.0f} %" for name, share in bars.items()]
+        shares = [f"{brief(name)} {100 * share:.0f} %" for name, share in bars.items()]
         mattered = f" What mattered: {listed(shares)}" if shares else ""
         return page.picture(title, f"{len(trials)} trials; {said}.{mattered}")
 
@@ -65,10 +66,11 @@ def _history(page: Sheet, trials: Trials) -> str:
     for place, trial in enumerate(trials):
         value, settings = trial["valid_map_at_5"], " ".join(trial["settings"]) or "the defaults"
         failed = value is None or trial["state"] == "fail"
-        look = {"color": SECOND} if failed else {"color": MARK if trial["state"] == "complete" else PAPER}
-        look |= {} if failed else {"markeredgecolor": MARK}
-        height = low if failed else value
-        (dot,) = axes.plot([place], [height], "x" if failed else "o", markersize=6, **look)
+        if failed:
+            (dot,) = axes.plot([place], [low], "x", markersize=6, color=SECOND)
+        else:
+            fill = MARK if trial["state"] == "complete" else PAPER
+            (dot,) = axes.plot([place], [value], "o", markersize=6, color=fill, markeredgecolor=MARK)
         page.hint(dot, f"trial {trial['number']}: {settings}")
     return said
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import accumulate
 from math import isnan
-from textwrap import wrap
 
 from whalebench import visible
 from whalebench.reports.drawings.contestants import Mark
@@ -14,13 +13,13 @@ from whalebench.reports.drawings.theme import (
     LINE,
     MARK,
     PAPER,
-    TEXT,
     Anchor,
     Picture,
     listed,
     tenth_ticks,
     tenths,
     width_of,
+    wrapped,
 )
 from whalebench.reports.tables import NAME_COLUMNS
 
@@ -43,11 +42,10 @@ def board(
     """The table with its marks, one a row, drawn right of the column MAP@5, and the sentences below it."""
     after = header.index("MAP@5")
     widths = _widths(header, rows)
-    lefts = [*accumulate(widths[:-1], lambda left, wide: left + wide + GAP, initial=EDGE)]
+    lefts = [*accumulate(widths[:-1], lambda left, wide: left + wide + GAP, initial=float(EDGE))]
     lefts = [left + (DRAWN + GAP) * (at > after) for at, left in enumerate(lefts)]
     width = max(LEAST, lefts[-1] + widths[-1] + EDGE)
-    letters = int((width - 2 * EDGE) / (0.6 * TEXT))
-    lines = [line for sentence in sentences for line in wrap(visible(sentence), letters)]
+    lines = [line for sentence in sentences for line in wrapped(sentence, width - 2 * EDGE)]
     below = HEAD + ROW * len(rows) + 34
     with sheet(width, below + SENTENCE * len(lines)) as page:
         page.line((EDGE, width - EDGE), (HEAD - 2, HEAD - 2), color=LINE, linewidth=1)

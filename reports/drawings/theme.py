@@ -109,6 +109,30 @@ def fitted(text: str, width: float, size: float = TEXT) -> str:
     return shown if shown == text else f"{shown.rstrip()}…"
 
 
+def brief(name: str) -> str:
+    """The name as it is told beside a number: its end cut off where it is long.
+
+    >>> brief("arcface"), len(brief("a" * 300))
+    ('arcface', 80)
+    """
+    return name if len(name) <= 80 else f"{name[:79]}…"
+
+
+def wrapped(text: str, width: float, size: float = TEXT) -> list[str]:
+    """The text in lines of at most that many pixels; a longer word has a line of its own.
+
+    >>> wrapped("a pod of whales", 50)
+    ['a pod', 'of', 'whales']
+    """
+    lines: list[str] = []
+    for word in visible(text).split():
+        if lines and width_of(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 def tenths(values: Sequence[float]) -> tuple[float, float]:
     """The tenths between which the values lie, at least one apart.
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.catalog import NAMELESS, Catalog, read_catalog, regions_of
-from whalebench.benchmarks.core.record import RunRecord, read_matches, read_predictions
+from whalebench.benchmarks.core.record import REPEAT, RunRecord, read_matches, read_predictions
 from whalebench.reports.metrics.calibration import calibration_of
 from whalebench.reports.metrics.ranking import CANDIDATES, NEW, Floats
 from whalebench.reports.page.thumbnails import View, Window
@@ -23,30 +23,37 @@ PLACES = range(1, CANDIDATES + 1)
 CANDIDATE, SCORE, PROBABILITY, NEAREST = (
     tuple(f"{name}_{place}" for place in PLACES) for name in ("candidate", "score", "probability", "nearest")
 )
-TEXTS = ("image", "identity", "truth", "viewpoint", *CANDIDATE, *NEAREST)
-NUMBERS = ("rank", "average_precision_at_5", "probability", "confidence", "new_score", *SCORE)
 MATRIX = tuple(f"window_{letter}" for letter in "abcdef")
-SIZE = ("window_height", "window_width")
+WINDOW = (*MATRIX, "window_height", "window_width")
+TEXTS = ("image", "identity", "truth", "viewpoint", *CANDIDATE, *NEAREST)
+NUMBERS = ("rank", "average_precision_at_5", "probability", "confidence", "new_score", *SCORE, *WINDOW)
 
 
 def read_answers(folder: Path, record: RunRecord) -> pd.DataFrame:
-    """A row a test photo: TEXTS, "" where not known, NUMBERS and PROBABILITY, NaN where not known.
+    """A row a test photo: TEXTS, "" where not known, and NUMBERS and PROBABILITY, NaN where not known.
 
-    Of a run that keeps them also MATRIX and SIZE of its windows. Raises WhalebenchError for a damaged run.
+    Raises WhalebenchError for a damaged run.
     """
     answers = read_predictions(folder, columns={*TEXTS, *NUMBERS}, record=record)
     matches = read_matches(folder, record)
-    if matches is not None and matches["image"].equals(answers["image"]):
-        answers = answers.join(matches.drop(columns="image"))
-    answers = answers.assign(
-        **{name: "" for name in TEXTS if name not in answers},
-        **{name: np.nan for name in NUMBERS if name not in answers},
-    )
-    # Plain objects: single cells of pandas' own texts take a hundred times as long to read.
-    texts = {name: answers[name].fillna("").astype(str).astype(object) for name in TEXTS}
-    complete = answers.assign(**texts)
+    if matches is not None and "image" in matches and matches["image"].equals(answers["image"]):
+        answers = answers.join(matches[[name for name in matches if name in (*NEAREST, *WINDOW)]])
+    absent = pd.Series(np.nan, answers.index)
+    try:
+        numbers = {name: answers.get(name, absent).astype(np.float64) for name in NUMBERS}
+    except (TypeError, ValueError) as error:
+        raise WhalebenchError(
+            f"The answers of {record.run} are no numbers ({one_line(error, 80)}): {REPEAT}."
+        ) from error
+    texts = {name: _texts(answers.get(name, absent)) for name in TEXTS}
+    complete = pd.DataFrame(texts | numbers)
     complete[list(PROBABILITY)] = candidate_probabilities(complete, record)
     return complete
+
+
+def _texts(values: pd.Series[Any]) -> pd.Series[Any]:
+    cells = values.astype(object)  # single cells of pandas' own texts take a hundred times as long to read
+    return cells.where(values.notna(), "").map(str).astype(object)
 
 
 def candidate_probabilities(answers: pd.DataFrame, record: RunRecord) -> Floats:

@@ -120,9 +120,8 @@ def _suspect(answers: pd.DataFrame, says: str) -> Suspect | None:
     agrees, label = (answers["candidate_1"] == says).to_numpy(), answers["truth"].iloc[0]
     _, number = np.unique(answers["number"], return_inverse=True)
     runs, given = np.bincount(number), _probability_of(answers, says)
-    share = (np.bincount(number, agrees) / runs).mean()
     probability = pooled(np.bincount(number, given) / runs)
-    if share < 0.5 or not probability >= (NEW_FROM if label == NEW else KNOWN_FROM):
+    if not probability >= (NEW_FROM if label == NEW else KNOWN_FROM):
         return None
     return Suspect(
         photo=Photo(str(answers["image"].iloc[0])),

@@ -22,11 +22,10 @@ from whalebench.reports.board import Row, Table
 from whalebench.reports.metrics.ranking import NEW
 from whalebench.reports.page.answers import (
     CANDIDATE,
-    MATRIX,
     NEAREST,
     PROBABILITY,
     SCORE,
-    SIZE,
+    WINDOW,
     Photos,
     open_photos,
     read_answers,
@@ -37,6 +36,8 @@ Wanted = Literal["none", "few", "all"]
 """How many photos a page shows."""
 A_SET: dict[Wanted, int] = {"none": 6, "few": 6, "all": 24}
 """Queries of each set; with none their photos are left out, not what is said of them."""
+FARTHEST = 1e5
+"""A window with larger numbers is none."""
 Verdict = Literal["right", "wrong", "new_taken_for_known", "known_taken_for_new"]
 Places = NDArray[np.int64]
 """Rows of a table of answers, from 0."""
@@ -358,10 +359,10 @@ def _defined(value: float) -> float | None:
 
 def _window(row: dict[Any, Any]) -> Window | None:
     """Through which the method saw the photo of a row; None where it saw all of it, or that is not known."""
-    numbers = [row.get(column, np.nan) for column in (*MATRIX, *SIZE)]
-    if not np.isfinite(numbers).all() or min(numbers[6:]) < 1:
+    numbers = [row[column] for column in WINDOW]
+    if not np.abs(numbers).max() < FARTHEST or min(numbers[6:]) < 1:
         return None
-    return Window(tuple(map(float, numbers[:6])), (int(numbers[6]), int(numbers[7])))
+    return Window(tuple(numbers[:6]), (int(numbers[6]), int(numbers[7])))
 
 
 def _verdicts(table: pd.DataFrame) -> NDArray[np.object_]:

@@ -77,9 +77,9 @@ def run_page(
         Topic("notes", "Notes", small=tuple(document.notes())),
     )
     album.make()
-    facts = (row.record.benchmark, f"fold {row.record.fold}", f"seed {row.record.seed}")
-    facts += (f"test labels of the fold were opened {times(row.looks)}",)
-    return _page(f"{row.record.method}: one run", facts, (), topics, workspace, galleries, album)
+    record, opened = row.record, f"test labels of the fold were opened {times(row.looks)}"
+    facts = (record.benchmark, f"fold {record.fold}", f"seed {record.seed}", opened)
+    return _page(f"{record.method}: one run", facts, (), topics, workspace, galleries, album)
 
 
 def _page(

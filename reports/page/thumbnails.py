@@ -261,7 +261,7 @@ def through(photo: Image.Image, window: Window) -> Image.Image:
 
 def _written(picture: Image.Image) -> Thumbnail:
     """The picture as WebP of at most MOST_BYTES, as good as fits, with nothing else that its file held."""
-    picture.info.clear()
+    picture.info.clear()  # older Pillows write a profile that stands there along
     for quality in QUALITIES:
         written = io.BytesIO()
         picture.save(written, "WEBP", quality=quality)

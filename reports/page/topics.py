@@ -265,7 +265,7 @@ class BenchmarkTopics:
 
     def _rests(self) -> Topic:
         """What is left of scores without background, without animal, and in a mirror."""
-        rows = [(row.contestant, row.diagnosis) for _, row in self._explained()]
+        rows = [*self._explained()]
         picture = of_runs.shortcuts(rows) if rows else None
         none = "No run was explained: `whalebench explain RUN` scores its test photos without background, "
         none += "without animal and mirrored."
@@ -277,12 +277,12 @@ class BenchmarkTopics:
             folded=self._tables("rests", self._grids(details.altered)),
         )
 
-    def _explained(self) -> Iterator[tuple[Contestant, Row]]:
-        """The first run of each contestant that was explained."""
+    def _explained(self) -> Iterator[tuple[str, Mapping[str, float | None]]]:
+        """What the first run of each contestant that was explained rests on."""
         for one in self.table.contestants:
-            row = next((row for row in one.rows if row.diagnosis), None)
-            if row:
-                yield one, row
+            found = next((row.diagnosis for row in one.rows if row.diagnosis), None)
+            if found:
+                yield one.name, found
 
     def _parts(self) -> Topic | None:
         grids = [grid for fold in details.of_folds(self.table) for grid in details.by_photos(fold)]

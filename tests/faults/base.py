@@ -9,11 +9,19 @@ import shutil
 from functools import cache, partial
 from pathlib import Path
 
+from PIL import Image
+
 from tests.faults.calls import Place, Running, call, in_workspace
 from tests.golden_runs import draw_source
+from whalebench.cli import app, commands_of
 
 TINY = ("backbone=test_resnet", "size=32", "batch_size=8", "epochs=2")
 RUNS = ("softmax", "arcface", "triplet")
+OTHERS = (
+    "timm", "pytorch_metric_learning.losses", "scipy.optimize", "scipy.stats",
+    "safetensors.numpy", "pyarrow.dataset", "pyarrow.parquet", "PIL.ImageCms", "rich.progress", "rich.live",
+)  # fmt: skip
+"""What commands import when they need it, besides the modules of whalebench."""
 
 
 def load_everything() -> None:
@@ -22,8 +30,10 @@ def load_everything() -> None:
         package = importlib.import_module(f"whalebench.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"whalebench.{room}."):
             importlib.import_module(module.name)
-    for name in ("whalebench.cli", "timm", "pyarrow.parquet", "PIL.ImageCms", "rich.progress", "rich.live"):
+    for name in OTHERS:
         importlib.import_module(name)
+    Image.init()
+    commands_of(app)
     gc.collect()
     gc.freeze()  # what a forked process does not touch is not copied for it
 

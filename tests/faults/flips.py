@@ -36,6 +36,7 @@ from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.ledger import LEDGER
 from whalebench.benchmarks.core.progress import EpochSummary, Silent
 from whalebench.benchmarks.core.record import CURVE, MATCHES, SCORES, VARIANTS, WEIGHTS, read_record
+from whalebench.benchmarks.core.saliency import SALIENCY
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark, make_split
@@ -211,6 +212,7 @@ def _readers(
     for name in (SCORES, WEIGHTS, CURVE, VARIANTS, MATCHES):
         yield name, files(place.runs, f"[!.]*/{name}"), rescore
     yield f"{WEIGHTS}, explained", files(place.runs / explained, WEIGHTS), explain
+    yield f"{SALIENCY}, explained", files(place.runs / explained, SALIENCY), explain
     yield f"{SCORES}, combined", files(place.runs / explained, SCORES), ensemble
     yield f"{VARIANTS}, shown", files(combined, VARIANTS), ensemble
     yield "ledger.jsonl", lambda: [place.root / "ledger.jsonl"], report
