@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from whalebench.benchmarks.core.ledger import without_place
 from whalebench.benchmarks.core.record import RunRecord
 from whalebench.reports.wording import typed
 
 
 def run_command(record: RunRecord) -> str:
-    """The command that repeats a run, as it is typed.
+    """The command that repeats a run, as it is typed; of files it has the names alone, as pages travel.
 
     Of a run of before settings were kept it has those with a search range alone.
     """
@@ -36,7 +37,7 @@ def contestant_command(records: Sequence[RunRecord]) -> str:
 def _settings(record: RunRecord) -> list[str]:
     by_hand = record.usage.by_hand if record.usage and not record.settings else {}
     settings = record.settings or [f"{name}={typed(value)}" for name, value in by_hand.items()]
-    return [word for setting in settings for word in ("--set", setting)]
+    return [word for setting in settings for word in ("--set", without_place(setting))]
 
 
 def _ensemble_command(record: RunRecord) -> str:

@@ -41,7 +41,7 @@ NAMES = {
     "plain": ["arcface", "aligned", "softmax"],
     "hostile": ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "&amp;</svg></title>"],
     "long": ["x" * 300, "ザトウクジラの個体識別" * 30, "\u0301" * 300],
-    "odd": ["שלום עולם", "$\\frac{1}{2}$ $ a_b^c %", "a\x00\x1b[31m\u202e\nb\ud800 é \u200d"],
+    "odd": ["שלום עולם", "$\\frac{1}{2}$ a_b^c %", "a\x00\x1b[31m\u202e\nb\ud800 é \u200d"],
     "empty": ["", " ", "🐋"],
 }
 FLOORS = [("constant answer", 0.034), ("untrained", 0.182), ("no such", NAN)]
@@ -329,7 +329,8 @@ def test_costs_stand_on_a_logarithmic_axis() -> None:
 
 def test_names_of_the_front_do_not_overprint() -> None:
     names = ["arcface", "aligned", "siamese", "triplet", "ensemble"]
-    some = [Point(name, 30 + at, 0.5 + 0.02 * at, NAN, NAN) for at, name in enumerate(names)]
+    some = [Point(name, 30 + at / 10, 0.5 + 0.002 * at, NAN, NAN) for at, name in enumerate(names)]
+    some.append(Point("dear", 3000, 0.6, NAN, NAN))
     texts = [text for text in read(cost(some, "minutes")).iter("text") if text.text in names]
     places = [(float(text.get("x", "")), float(text.get("y", ""))) for text in texts]
     assert len(places) == 5
@@ -476,6 +477,8 @@ def test_a_board_has_its_table_as_text_and_its_intervals_drawn() -> None:
     x = scale(root, "x", "0.4", "0.8")
     assert dot(root, "arcface")[0] == pytest.approx(x(0.72), abs=0.02)
     places = {text.text: float(text.get("y", "")) for text in texts}
+    anchors = {text.text: text.get("text-anchor") for text in texts}
+    assert anchors["arcface"] == anchors["method"] == "start" and anchors["A 1"] == anchors["rank"] == "end"
     assert dot(root, "arcface")[1] == pytest.approx(places["arcface"] - 4, abs=1)
     wide = board(
         "flukes", (*HEADER, *map(str, range(20))), [(*row, *["0.123"] * 20) for row in rows], scored, []

@@ -43,13 +43,13 @@ def typed_command() -> str:
     """The command line as it was typed, but of a path the last name only, and of a URL how it begins."""
     if Path(sys.argv[0]).name not in PROGRAMS:
         return FROM_PYTHON
-    return shlex.join(["whalebench", *map(_without_place, sys.argv[1:])])
+    return shlex.join(["whalebench", *map(without_place, sys.argv[1:])])
 
 
-def _without_place(argument: str) -> str:
+def without_place(argument: str) -> str:
     """An argument without what only says where something lies.
 
-    >>> _without_place("weights=/home/ann/w.safetensors"), _without_place("postgresql://ann:secret@host/db")
+    >>> without_place("weights=/home/ann/w.safetensors"), without_place("postgresql://ann:secret@host/db")
     ('weights=w.safetensors', 'postgresql://...')
     """
     hidden = re.sub(r"(\w+://)(?!\.\.\.).*", r"\1...", argument)
@@ -86,7 +86,7 @@ class Opening(BaseModel):
         """That of a run, by fields of its record; now, and by the command that was typed."""
         settings = digest_text(json.dumps(facts["config"], sort_keys=True))[:16]
         named = {name: facts[name] for name in cls.model_fields if name in facts}
-        return cls(**named, settings=settings, forced=forced)
+        return cls(**named | {"settings": settings, "forced": forced})
 
 
 class Ledger(NamedTuple):

@@ -74,7 +74,7 @@ def standings(marks: Sequence[Mark], floors: Sequence[tuple[str, float]] = ()) -
     rows = ROW * len(marks)
     with sheet(WIDTH, top + rows + 20) as page:
         limits = (rows, 0)
-        axes = page.axes((EDGE, top, wide, rows), (low, high), limits, tenth_ticks(low, high))
+        axes = page.axes((EDGE + 4, top, wide - 8, rows), (low, high), limits, tenth_ticks(low, high))
         page.text(EDGE, 13, "MAP@5 with its 95 % interval", colour=FAINT, size=SMALL)
         for tick in tenth_ticks(low, high):
             axes.plot(*_lanes(tick, len(marks)), color=LINE, linewidth=1)
@@ -281,41 +281,46 @@ def cmc(curves: Sequence[tuple[str, Sequence[float]]]) -> Picture | None:
 
 CELL, DEEPEST = 26, 0.45
 """Height of a cell, and how much colour the highest one has: text on more would be hard to read."""
+CELLS_LEFT, CELLS_TOP = 60, 24
 
 
 def seed_grid(values: Mapping[int, Mapping[int, float]], name: str) -> Picture | None:
-    """MAP@5 by fold and seed: the higher, the darker the cell. None where there is no number.
+    """MAP@5 by fold and seed: the higher, the more colour the cell has. None where there is no number.
 
     What there are more of goes down.
     """
-    seeds = sorted({seed for row in values.values() for seed in row})
-    found = [value for row in values.values() for value in row.values() if not isnan(value)]
+    cells = {(fold, seed): value for fold, row in values.items() for seed, value in row.items()}
+    found = [value for value in cells.values() if not isnan(value)]
     if not found:
         return None
-    cells = {(fold, seed): values[fold].get(seed, nan) for fold in sorted(values) for seed in seeds}
-    down, across = (sorted(values), seeds) if len(values) >= len(seeds) else (seeds, sorted(values))
-    kinds = ("fold", "seed") if len(values) >= len(seeds) else ("seed", "fold")
-    wide = min(52, (WIDTH - 60 - EDGE) / len(across))
-    low, high = min(found), max(found)
-    with sheet(min(WIDTH, round(60 + wide * len(across) + EDGE)), 26 + CELL * len(down) + 4) as page:
-        box = (60, 24, wide * len(across), CELL * len(down))
-        axes = page.axes(box, (0, len(across)), (len(down), 0))
-        for column, seed in enumerate(across):
-            title = f"{kinds[1]} {seed}" if wide >= 46 else f"{seed}"
-            page.text(60 + wide * (column + 0.5), 16, title, anchor="center", colour=FAINT, size=SMALL)
-        for row, fold in enumerate(down):
-            title, y = f"{kinds[0]} {fold}", 24 + CELL * (row + 0.5) + 4
-            page.text(52, y, title, 50, anchor="right", colour=FAINT, size=SMALL)
-            for column, seed in enumerate(across):
-                value = cells[(fold, seed) if kinds[0] == "fold" else (seed, fold)]
-                share = 0.0 if isnan(value) else 0.05 + (value - low) / ((high - low) or 1)
-                corners = (column, column + 1, column + 1, column), (row, row, row + 1, row + 1)
-                axes.fill(*corners, facecolor=MARK, alpha=DEEPEST * min(share, 1))
-                shown = number(value, 3 if wide >= 38 else 2)
-                page.text(60 + wide * (column + 0.5), y, shown, anchor="center", size=SMALL)
-        folds = [
-            f"fold {fold} {number(min(row.values()))} to {number(max(row.values()))}"
-            for fold, row in sorted(values.items())
-            if row
-        ]
-        return page.picture(f"{brief(name)}: MAP@5 by fold and seed", listed(folds, most=10))
+    down, across = ("fold", sorted(values)), ("seed", sorted({seed for _, seed in cells}))
+    if len(across[1]) > len(down[1]):
+        down, across = across, down
+        cells = {(seed, fold): value for (fold, seed), value in cells.items()}
+    wide, low, high = min(52, (WIDTH - CELLS_LEFT - EDGE) / len(across[1])), min(found), max(found)
+    width, tall = wide * len(across[1]), CELL * len(down[1])
+    with sheet(CELLS_LEFT + width + EDGE, CELLS_TOP + tall + 6) as page:
+        axes = page.axes((CELLS_LEFT, CELLS_TOP, width, tall), (0, len(across[1])), (len(down[1]), 0))
+        for column, one in enumerate(across[1]):
+            title = f"{across[0]} {one}" if wide > 46 else f"{one}"
+            x = CELLS_LEFT + wide * (column + 0.5)
+            page.text(x, 16, title, wide, anchor="center", colour=FAINT, size=SMALL)
+        for row, one in enumerate(down[1]):
+            y = CELLS_TOP + CELL * (row + 0.5) + 4
+            page.text(CELLS_LEFT - 8, y, f"{down[0]} {one}", anchor="right", colour=FAINT, size=SMALL)
+            for column, other in enumerate(across[1]):
+                value = cells.get((one, other), nan)
+                if not isnan(value):
+                    share = 0.05 + 0.95 * (value - low) / ((high - low) or 1)
+                    corners = (column, column + 1, column + 1, column), (row, row, row + 1, row + 1)
+                    axes.fill(*corners, facecolor=MARK, alpha=DEEPEST * share)
+                x, shown = CELLS_LEFT + wide * (column + 0.5), number(value, 3 if wide >= 38 else 2)
+                page.text(x, y, shown, wide, anchor="center", size=SMALL)
+        said = [f"fold {fold}: {_least_and_most(row)}" for fold, row in sorted(values.items())]
+        return page.picture(f"{brief(name)}: MAP@5 by fold and seed", listed(said, most=10))
+
+
+def _least_and_most(row: Mapping[int, float]) -> str:
+    found = [value for value in row.values() if not isnan(value)]
+    ends = sorted({number(min(found)), number(max(found))}) if found else ["no number"]
+    return " to ".join(ends)

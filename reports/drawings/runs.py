@@ -251,7 +251,7 @@ def learning(curve: pd.DataFrame, name: str) -> Picture | None:
 
     The table is that of `curve.csv`; None where it has no row.
     """
-    groups = groupby(range(len(curve)), curve["stage"].astype(str).tolist().__getitem__)
+    groups = groupby(range(len(curve)), [*map(str, curve["stage"])].__getitem__)
     stages = [Stage(stage, curve.iloc[[*places]]) for stage, places in groups]
     if not stages:
         return None

@@ -33,14 +33,14 @@ def tuning(document: Mapping[str, Any]) -> Picture:
     """
     trials, bars = document["trials"], document["importance"]
     top = HISTORY + 60
-    with sheet(WIDTH, top + (24 + BAR_ROW * len(bars) if bars else 0)) as page:
+    with sheet(WIDTH, top + (16 + BAR_ROW * len(bars) if bars else -16)) as page:
         said = _history(page, trials)
         if bars:
             _importance(page, bars, top)
         title = "{method} on {benchmark}, fold {fold}, seed {seed}: {budget}".format_map(document)
         shares = [f"{brief(name)} {100 * share:.0f} %" for name, share in bars.items()]
         mattered = f" What mattered: {listed(shares)}" if shares else ""
-        return page.picture(title, f"{len(trials)} trials; {said}.{mattered}")
+        return page.picture(title, f"{len(trials)} trial{'s' * (len(trials) != 1)}; {said}.{mattered}")
 
 
 def _history(page: Sheet, trials: Trials) -> str:

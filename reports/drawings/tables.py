@@ -56,7 +56,8 @@ def board(
                 page.text(x, 13 + 14 * place, part, wide, anchor=anchor, colour=FAINT)
             for place, text in enumerate(texts):
                 page.text(x, HEAD + ROW * place + 16, text, wide, anchor=anchor)
-        _intervals(page, marks, (lefts[after] + widths[after] + GAP, HEAD, DRAWN, ROW * len(rows)))
+        if marks:
+            _intervals(page, marks, (lefts[after] + widths[after] + GAP, HEAD, DRAWN, ROW * len(rows)))
         for place, line in enumerate(lines):
             page.text(EDGE, below + SENTENCE * place, line, colour=FAINT)
         return page.picture(title, listed([mark.said() for mark in marks if not isnan(mark.value)]))

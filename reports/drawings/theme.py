@@ -171,7 +171,7 @@ def listed(facts: Sequence[str], most: int = 8) -> str:
     'a 1; b 2; and 1 more.'
     """
     more = [f"and {len(facts) - most} more"] if len(facts) > most else []
-    return f"{'; '.join([*facts[:most], *more])}."
+    return f"{'; '.join([*facts[:most], *more]) or 'nothing'}."
 
 
 def drawn_as(style: Style, size: float = 5) -> dict[str, Any]:
