@@ -36,7 +36,7 @@ OUTSIDE = """([width, paper]) => {
     if (!paper && element.parentElement.closest(".wide")) continue; // scrolls in a box of its own
     if (box.right > width + 1 || box.left < -1)
       found.push(say(`from ${Math.round(box.left)} to ${Math.round(box.right)}`, element));
-    const read = element.checkVisibility() && element.innerText.trim();
+    const read = heads && element.checkVisibility() && element.innerText.trim();
     if (paper && heads && element.textContent.trim() && !read)
       found.push(say("no heading", element));
   }

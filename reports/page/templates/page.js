@@ -102,10 +102,14 @@ document.addEventListener("click", event => {
 });
 let folded = [];
 addEventListener("beforeprint", () => {
-  folded = [...document.querySelectorAll("details:not([open])")].filter(each => !each.classList.contains("gallery"));
-  folded.forEach(each => { each.open = true; });
+  const closed = document.querySelectorAll("details:not([open], .gallery)");
+  folded.push(...closed); // there may be two of these before the paper is through
+  closed.forEach(each => { each.open = true; });
   document.querySelectorAll("details[open] img[data-photo]").forEach(put);
 });
-addEventListener("afterprint", () => { folded.forEach(each => { each.open = false; }); });
+addEventListener("afterprint", () => {
+  folded.forEach(each => { each.open = false; });
+  folded = [];
+});
 addEventListener("hashchange", unfold);
 unfold();
