@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check format docs bench golden faults kills clean
+.PHONY: demo test lint check format docs page bench golden faults kills clean
 
 demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
 	$(BIN)/whalebench run arcface --fold 0
@@ -24,6 +24,10 @@ format: .venv/dev  ## format and mend what can be mended
 
 docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
+
+page: $(BIN)/whalebench  ## every method of the README on flukes, then their page and its first table (three hours)
+	$(BIN)/whalebench sweep softmax bbox aligned arcface triplet siamese ensemble --folds 0-4 --seeds 0-1
+	$(BIN)/whalebench report --benchmark flukes --html flukes.html --svg docs/leaderboard.svg
 
 bench: golden  ## how often intervals hold the truth; the numbers of the README (three hours of two cores)
 	$(BIN)/python tests/simulation.py
