@@ -142,7 +142,8 @@ def printed(page: Page) -> bytes:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     lost = page.evaluate(OUTSIDE, [PAPER["width"], True])
     assert lost == [], "\n".join(lost)
-    paper = page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))  # type: ignore[arg-type]
+    edges = dict.fromkeys(("top", "right", "bottom", "left"), "1cm")
+    paper = page.pdf(format="A4", prefer_css_page_size=True, margin=edges)  # type: ignore[arg-type]
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="null")
     if before:
