@@ -105,8 +105,11 @@ def of_folds(table: Table) -> list[Section]:
 
 
 def of_all(table: Table) -> Section:
-    """One section with all runs, best first."""
-    return table.sections[0]._replace(track="all tracks", fold=None, rows=_best_first(table.sections))
+    """One section with all runs, best first; of no fold, unless there is just one."""
+    first, *others = of_folds(table)
+    if not others:
+        return first
+    return first._replace(fold=None, rows=_best_first(table.sections))
 
 
 def _best_first(sections: Sequence[Section]) -> tuple[Row, ...]:

@@ -97,7 +97,8 @@ def to_svg(board: Leaderboard) -> str:
     (chapter,) = board_document(board, details=False).chapters
     grid = chapter.main
     marks = [Mark(facts.anchor, *(facts.interval or (nan, nan, nan))) for facts in grid.facts]
-    return standalone(drawn(chapter.title, grid.header, grid.rows, marks, chapter.key)) + "\n"
+    said = (*chapter.key, *chapter.essential, *chapter.warnings)
+    return standalone(drawn(chapter.title, grid.header, grid.rows, marks, said)) + "\n"
 
 
 def to_rows(board: Leaderboard) -> list[dict[str, Any]]:

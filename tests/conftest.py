@@ -20,8 +20,9 @@ from whalebench.tests import browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Networks this small learn more slowly on several threads than on one, most of all beside other work.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Networks this small learn more slowly on several threads than on one, most of all beside other work: threads
+# that wait for each other do so at work. Processes that tests start take it on.
+os.environ |= {"OMP_NUM_THREADS": "1", "WHALEBENCH_CORES": "1"}
 
 INDIVIDUALS, ENCOUNTERS, NEW = 6, 6, 8
 TINY_NETWORK = ("backbone=test_resnet", "size=32", "epochs=2", "batch_size=8")
@@ -71,11 +72,10 @@ def draw_source(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _alone() -> Iterator[None]:
-    """No workspace from outside, and one thread (see above)."""
+    """No workspace from outside."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("WHALEBENCH_WORKSPACE", raising=False)
         patch.delenv("WHALEBENCH_STORAGE", raising=False)
-        patch.setattr("whalebench.benchmarks.core.machine.cores", lambda: 1)
         yield
 
 

@@ -15,7 +15,7 @@ from whalebench.benchmarks.core.workspace import Workspace, benchmark_lock
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark, make_split
 
-TRIES = 25
+TRIES = 8
 TOGETHER = """
 import sys, time
 from pathlib import Path

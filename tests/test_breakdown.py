@@ -234,7 +234,7 @@ def test_a_full_report_breaks_every_run_down(tmp_path):
     (bucket,) = (one for one in buckets(table) if one.name == "≥10")
     assert f"≥10 ({bucket.photos} of {bucket.individuals})" in text
     assert with_interval(bucket.metrics, "map_at_5") in text.replace("\\", "")
-    assert page.count("share of matches found, by candidates looked at</figcaption>") == 2
+    assert page.count("effort of finding the matches</figcaption>") == 3
     rows = {row["run"]: row for row in to_rows(board)}
     assert len(rows["one"]["effort"]) == 3 and rows["one"]["effort_curve"] == effort_curve(table)
     assert rows["two"]["buckets"] == [] and rows["two"]["effort"] == rows["one"]["effort"]

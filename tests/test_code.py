@@ -203,8 +203,7 @@ def test_a_finished_run_is_found_without_torch(
     """By the processor's time, as the machine may be busy; photos and split are verified all the same."""
     settings = [word for setting in tiny_settings for word in ("--set", setting)]
     command = ("run", "softmax", "--benchmark", "tiny", "--device", "cpu", *settings, "--json")
-    call(shared_tiny, *command)
-    ends, seconds = zip(*(call(shared_tiny, *command) for _ in range(3)), strict=True)
+    ends, seconds = zip(*(call(shared_tiny, *command) for _ in range(2)), strict=True)
     assert set(ends) <= {"0 False", "None False"}
     assert min(seconds) < 2.5
     (shared_tiny.benchmarks / "tiny" / "split.json").rename(shared_tiny.root / "away.json")

@@ -8,10 +8,10 @@ from whalebench.tests.faults.flips import Flips, _flip_one, flip_bytes
 
 
 def test_no_flip_of_a_bit_goes_into_an_answer_unseen(tmp_path: Path) -> None:
-    found = flip_bytes(40, seed=3, folder=tmp_path)
+    found = flip_bytes(24, seed=3, folder=tmp_path)
     assert found.used == []
-    assert found.detected.total() + found.without_effect.total() == 40
-    assert found.detected.total() >= 20
+    assert len({*found.detected, *found.without_effect}) == 24  # one of every kind
+    assert found.detected.total() >= 12
 
 
 def test_a_flip_that_is_used_is_found(tmp_path: Path) -> None:

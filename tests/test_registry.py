@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -154,3 +155,20 @@ def test_another_package_adds_a_method(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.syspath_prepend(str(tmp_path))
     declare(monkeypatch, ("mine", "addon:Mine"))
     assert find_method("mine").name == "mine"
+
+
+def test_what_packages_declare_is_read_once_and_again_when_one_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    there = registry.entry_points
+    monkeypatch.setattr(registry, "entry_points", lambda group: (asked.append(group), there(group=group))[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    before = method_names()
+    assert method_names() == before and len(asked) == 1
+    declared = tmp_path / "late-1.0.dist-info"
+    declared.mkdir()
+    (declared / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (declared / "entry_points.txt").write_text(f"[{registry.GROUP}]\nlate = late:Late\n")
+    os.utime(tmp_path, ns=(tmp_path.stat().st_mtime_ns + 10**9,) * 2)  # where the clock of the disk is slow
+    assert set(method_names()) - set(before) == {"late"}

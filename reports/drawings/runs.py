@@ -82,7 +82,7 @@ def effort(runs: Sequence[Reviewed]) -> Picture:
                 intervals.plot([log10(one.candidates)], [height], **mark)
         names = brief(runs[0].name) if len(runs) == 1 else f"{len(runs)} runs"
         facts = [f"{brief(run.name)}: {', '.join(map(_looked_at, run.effort)) or NOTHING}" for run in runs]
-        return page.picture(f"{names}: share of matches found, by candidates looked at", listed(facts))
+        return page.picture(f"{names}: effort of finding the matches", listed(facts))
 
 
 NOTHING = "no known photo"

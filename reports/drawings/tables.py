@@ -49,18 +49,29 @@ def board(
     below = HEAD + ROW * len(rows) + 34
     with sheet(width, below + SENTENCE * len(lines)) as page:
         page.line((EDGE, width - EDGE), (HEAD - 2, HEAD - 2), color=LINE, linewidth=1)
-        for name, *texts, left, wide in zip(header, *rows, lefts, widths, strict=True):
-            anchor: Anchor = "left" if name in NAME_COLUMNS else "right"
-            x = left if name in NAME_COLUMNS else left + wide
+        columns = list(zip(header, lefts, widths, strict=True))
+        for name, left, wide in columns:
             for place, part in enumerate(_head(name)):
-                page.text(x, 13 + 14 * place, part, wide, anchor=anchor, colour=FAINT)
-            for place, text in enumerate(texts):
-                page.text(x, HEAD + ROW * place + 16, text, wide, anchor=anchor)
-        if marks:
-            _intervals(page, marks, (lefts[after] + widths[after] + GAP, HEAD, DRAWN, ROW * len(rows)))
+                page.text(
+                    *_edge(name, left, wide, 13 + 14 * place), part, wide, anchor=_side(name), colour=FAINT
+                )
+        for place, texts in enumerate(rows):  # row by row, as it is read aloud
+            for text, (name, left, wide) in zip(texts, columns, strict=True):
+                page.text(*_edge(name, left, wide, HEAD + ROW * place + 16), text, wide, anchor=_side(name))
+        _intervals(page, marks, (lefts[after] + widths[after] + GAP, HEAD, DRAWN, ROW * len(rows)))
         for place, line in enumerate(lines):
             page.text(EDGE, below + SENTENCE * place, line, colour=FAINT)
         return page.picture(title, listed([mark.said() for mark in marks if not isnan(mark.value)]))
+
+
+def _side(name: str) -> Anchor:
+    """Names stand to the left, numbers to the right."""
+    return "left" if name in NAME_COLUMNS else "right"
+
+
+def _edge(name: str, left: float, wide: float, y: float) -> tuple[float, float]:
+    """Where the texts of a column are anchored."""
+    return (left if name in NAME_COLUMNS else left + wide), y
 
 
 def _head(name: str) -> list[str]:

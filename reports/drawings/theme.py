@@ -180,23 +180,28 @@ def drawn_as(style: Style, size: float = 5) -> dict[str, Any]:
     return {"color": style.colour, "linestyle": dashes, "marker": style.marker, "markersize": size}
 
 
-TITLE_HEIGHT = 30
+TITLE, TITLE_ROW, TITLE_ROWS = 13, 18, 3
+"""Size of the title of a file, the height of a line of it, and how many it may have."""
 
 
 def standalone(picture: Picture) -> str:
     """The picture as the text of a file: on light paper, its title above it."""
     inner = ElementTree.fromstring(picture.svg)  # noqa: S314  # our own
-    colours = {variable: LIGHT[name] for name, variable in zip(LIGHT, VARIABLES.values(), strict=True)}
+    colours = {variable: colour for colour, variable in VARIABLES.items()}
     for element in inner.iter():
         element.attrib |= {key: colours.get(value, value) for key, value in element.attrib.items()}
-    width, height = inner.attrib["width"], f"{float(inner.attrib['height']) + TITLE_HEIGHT:g}"
-    root = ElementTree.Element("svg", {"xmlns": NAMESPACE, **inner.attrib, "height": height})
-    root.set("viewBox", f"0 0 {width} {height}")
+    width = float(inner.attrib["width"])
+    lines = wrapped(picture.title, width - 2 * EDGE, TITLE)[:TITLE_ROWS]
+    top = TITLE_ROW * len(lines) + 12
+    root = ElementTree.Element("svg", {"xmlns": NAMESPACE, **inner.attrib})
+    root.set("height", f"{float(inner.attrib['height']) + top:g}")
+    root.set("viewBox", f"0 0 {width:g} {root.attrib['height']}")
     ElementTree.SubElement(root, "title").text = picture.title
     ElementTree.SubElement(root, "rect", {"width": "100%", "height": "100%", "fill": LIGHT["paper"]})
-    place = {"x": f"{EDGE}", "y": "20", "font-size": "13", "fill": INK}
-    ElementTree.SubElement(root, "text", place).text = fitted(picture.title, float(width) - 2 * EDGE, 13)
-    drawn = ElementTree.SubElement(root, "svg", {"y": f"{TITLE_HEIGHT}"})
+    for place, line in enumerate(lines, start=1):
+        at = {"x": f"{EDGE}", "y": f"{TITLE_ROW * place + 2}", "font-size": f"{TITLE}", "fill": INK}
+        ElementTree.SubElement(root, "text", at).text = fitted(line, width - 2 * EDGE, TITLE)
+    drawn = ElementTree.SubElement(root, "svg", {"y": f"{top}"})
     drawn.attrib |= {key: inner.attrib[key] for key in ("width", "height", "viewBox")}
     drawn.extend(element for element in inner if element.tag != "title")
     return ElementTree.tostring(root, encoding="unicode") + "\n"
