@@ -178,7 +178,7 @@ def test_rows_are_filtered_by_name_track_and_marks(chromium: Browser, board: Pat
             tracks.nth(place).uncheck()
             assert not any(rank.startswith(f"{letter} ") for rank in cells_of(page, "rank"))
         page.reload()
-        assert rows_of(page).count() == every
+        assert rows_of(page).count() == every and form.locator('[type="checkbox"]:not(:checked)').count() == 0
 
 
 def test_a_gallery_opens_and_its_photos_are_there(chromium: Browser, board: Path) -> None:
