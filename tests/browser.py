@@ -1,17 +1,26 @@
 """A real browser for the tests of pages: Chromium, driven by Playwright.
 
+    python tests/answered.py FOLDER && whalebench report --workspace FOLDER --html page.html
+    python tests/browser.py page.html
+
+says of a page of 30 runs on 1,000 photos, or of another one, how large it is and how soon it opens, and holds
+it against everything below, on each screen. Axe takes minutes for such a page.
+
 A page is opened from disk, as its reader opens it. What it asks for besides itself, what it writes to the
 console, an error of its script and a dialog fail the test.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -126,7 +135,8 @@ def assert_fits(page: Page) -> None:
     """The page does not scroll sideways."""
     widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     wide, given = page.evaluate(widths)
-    assert wide <= given, "\n".join(page.evaluate(OUTSIDE, [given, False]))
+    needed = f"{wide} pixels are needed, {given} are there"
+    assert wide <= given, "\n".join([needed, *page.evaluate(OUTSIDE, [given, False])])
 
 
 def printed(page: Page) -> bytes:
@@ -142,9 +152,36 @@ def printed(page: Page) -> bytes:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     lost = page.evaluate(OUTSIDE, [PAPER["width"], True])
     assert lost == [], "\n".join(lost)
-    paper = page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))  # type: ignore[arg-type]
+    edges = dict.fromkeys(("top", "right", "bottom", "left"), "1cm")
+    paper = page.pdf(format="A4", prefer_css_page_size=True, margin=edges)  # type: ignore[arg-type]
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="null")
     if before:
         page.set_viewport_size(before)
     return paper
+
+
+def main() -> None:
+    """Parses the command line and holds a page against what pages must be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--no-axe", action="store_true")
+    asked = parser.parse_args()
+    file = asked.page.resolve()
+    sys.stdout.write(f"{file.stat().st_size / 1e6:.1f} MB\n")
+    with started() as browser:
+        for screen in SCREENS:
+            start = monotonic()
+            with opened(browser, file, screen) as page:
+                sys.stdout.write(f"{screen}: opened in {monotonic() - start:.1f} s\n")
+                assert_fits(page)
+                printed(page)
+                if not asked.no_axe:
+                    assert_accessible(page)
+    sys.stdout.write("Nothing was found.\n")
+
+
+if __name__ == "__main__":
+    main()
