@@ -54,6 +54,8 @@ BY_SIDE = ("precision_same_side", "precision_other_side", "precision_side_guess"
 does: average precision at 5, NaN where train does not show the individual from both."""
 LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS, *BY_SIDE)
 """Columns that older runs lack."""
+CURVE_COLUMNS = ("stage", "epoch", "loss", "learning_rate", "valid_map_at_5", "photos", "photos_per_second")
+"""Of the curve, with `seconds` in newer runs."""
 MATCHES = "matches.parquet"
 """A row a test photo: the nearest photo of each candidate, and the window that the method saw."""
 SCORES = "scores.safetensors"
@@ -408,9 +410,12 @@ def read_curve(folder: Path, record: RunRecord) -> pd.DataFrame | None:
     if CURVE not in record.files and not file.exists():
         return None
     try:
-        return pd.read_csv(verified(file, record))
+        curve = pd.read_csv(verified(file, record))
     except (OSError, ValueError) as error:
         raise WhalebenchError(f"{file} cannot be read ({error}): {REPEAT}.") from error
+    if missing := [name for name in CURVE_COLUMNS if name not in curve]:
+        raise WhalebenchError(f"{file} lacks the column {missing[0]}: {REPEAT}.")
+    return curve
 
 
 def _refuse_rows(file: Path, rows: int, record: RunRecord) -> None:

@@ -24,6 +24,7 @@ from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
+from whalebench.benchmarks.core.record import CURVE_COLUMNS
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
@@ -241,8 +242,7 @@ class RunHarness:
 
     def curve(self) -> pd.DataFrame:
         """One row an epoch."""
-        names = ["stage", "epoch", "loss", "learning_rate", "valid_map_at_5", "photos", "photos_per_second"]
-        return pd.DataFrame(self._epochs, columns=[*names, "seconds"])
+        return pd.DataFrame(self._epochs, columns=[*CURVE_COLUMNS, "seconds"])
 
     def photos_per_second(self) -> float | None:
         """Training photos a second in the last stage that trained, or None where none did."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from whalebench import __version__
@@ -15,6 +17,7 @@ from whalebench.reports.page.galleries import Galleries
 from whalebench.reports.page.render import render
 from whalebench.reports.page.thumbnails import Album, Thumbnail
 from whalebench.reports.page.topics import BenchmarkTopics, Topic, run_topic
+from whalebench.reports.runs import without_paths
 from whalebench.reports.wording import times
 
 Photos = Literal["none", "few", "all"]
@@ -91,16 +94,27 @@ def _page(
     galleries: Galleries,
     album: Album,
 ) -> str:
+    here = [f"{folder}{os.sep}" for folder in (workspace.root, Path.home())]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     credits = [f"Photos: {', '.join(galleries.credits)}."] if galleries.credits else []
     page = Page(
         title=title,
         facts=(made, f"whalebench {__version__}", f"workspace {workspace.root.name}", *facts),
         sentences=sentences,
-        topics=topics,
+        topics=tuple(_to_travel(topic, here) for topic in topics),
         pictures=album.pictures,
-        credits=(*credits, *galleries.problems, *album.sentences),
+        credits=(*credits, *without_paths([*galleries.problems, *album.sentences], here)),
         version=__version__,
         made=made,
     )
     return render("page.html", page=page)
+
+
+def _to_travel(topic: Topic, here: Sequence[str]) -> Topic:
+    """The topic with the names of files alone where its sentences have their folders."""
+    return topic._replace(
+        sentences=tuple(without_paths(list(topic.sentences), here)),
+        small=tuple(without_paths(list(topic.small), here)),
+        warnings=tuple(without_paths(list(topic.warnings), here)),
+        topics=tuple(_to_travel(part, here) for part in topic.topics),
+    )
