@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Dialog, Page
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page
 
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAPER = {"width": 718, "height": 1047}
@@ -159,6 +159,13 @@ def printed(page: Page) -> bytes:
     if before:
         page.set_viewport_size(before)
     return paper
+
+
+def saved(page: Page, what: Locator) -> tuple[str, str]:
+    """Name and text of the file that is saved by clicking there."""
+    with page.expect_download() as waited:
+        what.click()
+    return waited.value.suggested_filename, Path(waited.value.path()).read_bytes().decode("utf-8")
 
 
 def main() -> None:

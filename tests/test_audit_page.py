@@ -28,6 +28,7 @@ from whalebench.tests.browser import (
     on_every_screen,
     opened,
     printed,
+    saved,
 )
 from whalebench.tests.test_formulas import NAMES, cells_of
 
@@ -98,9 +99,7 @@ def pressed(page: Page) -> list[str]:
 
 def downloaded(page: Page) -> tuple[str, str]:
     """Name and text of the file that the page's button saves."""
-    with page.expect_download() as waited:
-        page.get_by_role("button", name="Download the verdicts").click()
-    return waited.value.suggested_filename, Path(waited.value.path()).read_bytes().decode("utf-8")
+    return saved(page, page.get_by_role("button", name="Download the verdicts"))
 
 
 def test_keys_and_buttons_decide_and_the_csv_is_taken(

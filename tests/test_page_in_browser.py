@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -25,6 +27,7 @@ from whalebench.tests.browser import (
     on_every_screen,
     opened,
     printed,
+    saved,
 )
 
 if TYPE_CHECKING:
@@ -53,11 +56,15 @@ FACTS: dict[str, dict[str, Any]] = {
 
 
 def put_runs(drawn: Drawn, methods: Mapping[str, Mapping[str, Any]], twice: int = 0) -> None:
-    """For each method a run, for the first ones another one with a second seed."""
+    """For each method a run, for the first ones another one with a second seed.
+
+    All are sure that the first photo shows the second individual, which is not what its label says.
+    """
     for place, (method, facts) in enumerate(methods.items()):
         for seed in range(2 if place < twice else 1):
             run = f"run{place}-seals-fold0-seed{seed}"
             scores = evidence(drawn, 1.5 + place / 2, 10 * place + seed)
+            scores[0] = np.where(np.arange(len(drawn.identities)) == 1, 9.0, -9.0)
             more = {"method": method, "seed": seed, "cmc": [0.5, 0.75, 1.0]} | facts
             put_answers(drawn, run, scores, threshold=0.5, **more)
 
@@ -194,6 +201,17 @@ def test_a_gallery_opens_and_its_photos_are_there(chromium: Browser, board: Path
         assert query.locator(".said").inner_text()[0] in "✓✗★?"
         gallery.locator("summary").press("Enter")
         assert not query.is_visible()
+
+
+def test_suspected_label_errors_are_shown_and_saved(chromium: Browser, board: Path) -> None:
+    with opened(chromium, board) as page:
+        page.get_by_text("Suspected label errors (1)").click()
+        suspect = page.locator("#seals-photos-labels article")
+        assert "is labelled seal_000; 9 of 9 runs say seal_001" in suspect.inner_text()
+        name, text = saved(page, page.get_by_role("link", name="Download them as CSV"))
+    (row,) = csv.DictReader(text.splitlines())
+    assert name == "suspected-labels.csv"
+    assert (row["image"], row["label"], row["says"]) == ("test-000-2.png", "seal_000", "seal_001")
 
 
 def test_the_keyboard_alone(chromium: Browser, board: Path) -> None:
