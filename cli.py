@@ -479,7 +479,7 @@ def tune(
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
     from whalebench.reports import many_runs
-    from whalebench.reports.drawings.studies import tuning
+    from whalebench.reports.drawings.posters import tuning
     from whalebench.reports.drawings.theme import standalone
 
     place = open_workspace(workspace)

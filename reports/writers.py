@@ -88,7 +88,7 @@ def to_svg(board: Leaderboard) -> str:
     Raises WhalebenchError where there are tables of several benchmarks or splits.
     """
     from whalebench.reports.drawings.contestants import Mark
-    from whalebench.reports.drawings.tables import board as drawn
+    from whalebench.reports.drawings.posters import board as drawn
     from whalebench.reports.drawings.theme import standalone
 
     if len(board.tables) > 1:

@@ -20,6 +20,7 @@ import pytest
 from whalebench import CONTROLS, visible
 from whalebench.reports.drawings import contestants, runs
 from whalebench.reports.drawings.contestants import DEEPEST, Mark, Point, cmc, cost, seed_grid, standings
+from whalebench.reports.drawings.posters import board, tuning
 from whalebench.reports.drawings.runs import (
     SQUARE,
     Reviewed,
@@ -31,8 +32,6 @@ from whalebench.reports.drawings.runs import (
     shortcuts,
 )
 from whalebench.reports.drawings.sheets import sheet
-from whalebench.reports.drawings.studies import tuning
-from whalebench.reports.drawings.tables import board
 from whalebench.reports.drawings.theme import DARK, LIGHT, WIDTH, Picture, standalone, styles
 from whalebench.reports.metrics.breakdown import Effort
 

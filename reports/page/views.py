@@ -106,7 +106,7 @@ def table_view(
     return TableView(
         anchor,
         grid.title,
-        tuple((name, name in NAME_COLUMNS) for name in grid.header),
+        tuple((name, name in NAME_COLUMNS or place == named) for place, name in enumerate(grid.header)),
         rows,
         tuple((letter, tracks[letter]) for letter in shown if letter in tracks) if tracks else (),
         marks if tracks else (),
