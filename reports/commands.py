@@ -81,7 +81,7 @@ def _board_page(board: Leaderboard, workspace: Path, file: Path, photos: PhotosO
 
     check_output(file)
     with console.progress_shown(quiet=quiet) as progress:
-        return board_page(board, open_workspace(workspace), photos, progress)
+        return board_page(board, open_workspace(workspace, write=False), photos, progress)
 
 
 def runs(
@@ -125,7 +125,7 @@ def show(
 
         board = leaderboard(folder.parent, runs={folder.name}, closely=True)
         with console.progress_shown(quiet=as_json) as progress:
-            write_output(html, run_page(board, open_workspace(workspace), photos, progress))
+            write_output(html, run_page(board, open_workspace(workspace, write=False), photos, progress))
         console.show_written(html)
 
 

@@ -88,6 +88,7 @@ STAGES = {
     "occlude": "Hiding parts of photos",
     "check": "Checking the method",
     "rescore": "Scoring runs again from what they keep",
+    "thumbnails": "Making thumbnails",
     "wait": "Another process is at this run: waiting for it",
     "wait for benchmark": "Another process is at this benchmark: waiting for it",
     "found": "Found this run finished (--force repeats it)",
