@@ -40,6 +40,7 @@ time.sleep(0 if sys.argv[2] == "brief" else 90)
 POOL = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or by nohup
 from whalebench.benchmarks.running import workers
 workers.PROGRAM = (sys.executable, "-I", "-S", "-c", sys.argv[1])
 with workers.WorkerPool([workers.Share(1), workers.Share(1)]) as pool:
