@@ -120,13 +120,19 @@ def show(
         reviewed = Reviewed(document["run"], document["effort_curve"], effort_of(document))
         write_output(svg, standalone(effort([reviewed])))
     if html:
-        from whalebench.reports.leaderboard import leaderboard
-        from whalebench.reports.page.page import run_page
+        write_output(html, _run_page(folder, photos, quiet=as_json))
+        if not as_json:
+            console.show_written(html)
 
-        board = leaderboard(folder.parent, runs={folder.name}, closely=True)
-        with console.progress_shown(quiet=as_json) as progress:
-            write_output(html, run_page(board, open_workspace(workspace, write=False), photos, progress))
-        console.show_written(html)
+
+def _run_page(folder: Path, photos: PhotosOfPage, *, quiet: bool) -> str:
+    """The page of a run, with what lies around it in its workspace, which may be another one."""
+    from whalebench.reports.leaderboard import leaderboard
+    from whalebench.reports.page.page import run_page
+
+    board = leaderboard(folder.parent, runs={folder.name}, closely=True)
+    with console.progress_shown(quiet=quiet) as progress:
+        return run_page(board, open_workspace(folder.parent.parent, write=False), photos, progress)
 
 
 def compare(

@@ -207,6 +207,18 @@ def test_a_run_is_shown_with_its_buckets_and_the_effort(place: Workspace, cli: C
     assert document["effort_curve"]["found"][-1] == 1
     assert cli("show", "triplet", "--svg", place.root / "effort.svg", "--workspace", place.root).code == 0
     assert document["run"] in (place.root / "effort.svg").read_text(encoding="utf-8")
+    page = place.root / "run.html"
+    words = (
+        "show",
+        place.runs / document["run"],
+        "--html",
+        page,
+        "--json",
+        "--workspace",
+        place.root / "other",
+    )
+    assert json.loads(cli(*words).out) == document  # and nothing else, from whichever workspace
+    assert document["run"] in page.read_text(encoding="utf-8")
 
 
 def test_a_run_on_the_floor_says_so(place: Workspace, cli: Cli) -> None:
