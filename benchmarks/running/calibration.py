@@ -27,6 +27,8 @@ SAMPLE = 500
 """Photos of valid, about, that the grid is tried on; the search beside it is on all."""
 LEAST, MOST = 1e-9, 0.5
 """The smallest epsilon besides 0, and the largest."""
+NEWTON_STEPS, CLOSE_LINE = 50, 1e-9
+"""The most steps to the line of a logistic regression, and how close to it is close enough."""
 BLOCK_CELLS = 2_000_000
 """Scores that are worked on at a time: 16 MB as float64."""
 
@@ -139,3 +141,67 @@ def _with_epsilon(target: Floats, epsilon: float, identities: int) -> Floats:
 
 def _log_loss(target: Floats, epsilon: float, identities: int) -> float:
     return float(-np.log(np.clip(_with_epsilon(target, epsilon, identities), 1e-15, None)).mean())
+
+
+@dataclass(frozen=True)
+class NewChance:
+    """How probable it is, by its best score, that a photo shows an individual that is *new*."""
+
+    slope: float
+    intercept: float
+
+    def of(self, best: NDArray[np.float32]) -> Floats:
+        """Probabilities (photos,) of the best scores (photos,)."""
+        return _logistic(self.slope * best.astype(np.float64) + self.intercept)
+
+
+def fit_new_chance(
+    best: NDArray[np.float32], is_new: NDArray[np.bool_], share: float | None = None
+) -> NewChance | None:
+    """Logistic regression of being *new* on the best scores (photos,) of valid; None where all are of a kind.
+
+    Fitted to targets that are a photo short of certain (Platt, 1999), so that a handful makes nobody sure; a
+    higher score never makes *new* more likely. Given the `share` of *new* photos to expect, as if valid had
+    it.
+    """
+    count, new = len(is_new), int(is_new.sum())
+    if not 0 < new < count:
+        return None
+    values = best.astype(np.float64)
+    centre, scale = values.mean(), max(float(values.std()), 1e-12)
+    units = (values - centre) / scale
+    targets = np.where(is_new, (new + 1) / (new + 2), 1 / (count - new + 2))
+    slope, intercept = _fit_line(units, targets)
+    if slope > 0:
+        slope, intercept = 0.0, float(np.log(targets.mean() / (1 - targets.mean())))
+    shift = 0.0 if share is None else np.log(share / (1 - share) * (count - new) / new)
+    return NewChance(slope / scale, float(intercept - slope * centre / scale + shift))
+
+
+def _fit_line(values: Floats, targets: Floats) -> tuple[float, float]:
+    """Slope and intercept of the logistic regression of targets (photos,) in (0, 1), by Newton's steps.
+
+    A step that does not lower the loss is halved.
+    """
+    inputs, line = np.stack([values, np.ones_like(values)], axis=1), np.zeros(2)
+
+    def loss(line: Floats) -> float:
+        logits = inputs @ line
+        return float((np.logaddexp(0, logits) - targets * logits).sum())
+
+    for _ in range(NEWTON_STEPS):
+        shares = _logistic(inputs @ line)
+        slope = inputs.T @ (shares - targets)
+        curve = (inputs * (shares * (1 - shares))[:, None]).T @ inputs + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curve, slope)
+        while np.abs(step).max() > CLOSE_LINE and loss(line - step) > loss(line):
+            step = step / 2
+        line = line - step
+        if np.abs(step).max() <= CLOSE_LINE:
+            break
+    return float(line[0]), float(line[1])
+
+
+def _logistic(logits: Floats) -> Floats:
+    shares: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
+    return shares
