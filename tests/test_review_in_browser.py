@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from whalebench import cell_text
-from whalebench.benchmarks.core.catalog import write_catalog
+from whalebench.benchmarks.core.catalog import read_catalog, write_catalog
+from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.decisions import COLUMNS, read_decisions
 from whalebench.reports.page.review import review_page
 from whalebench.tests.answered import Drawn, draw_workspace
@@ -26,6 +30,7 @@ from whalebench.tests.browser import (
     printed,
     saved,
 )
+from whalebench.tests.conftest import TINY_NETWORK, Answer
 from whalebench.tests.reviewing import RUN, By, predicted
 from whalebench.tests.test_audit_page import EVIL
 
@@ -160,11 +165,8 @@ def test_hostile_names_are_text(chromium: Browser, tmp_path: Path, screen: Scree
         old = dict.fromkeys(table[column])
         new = {name: f"{EVIL[number % len(EVIL)]}{number // len(EVIL)}" for number, name in enumerate(old)}
         table = table.assign(**{column: table[column].map(new)})
-    was_test = drawn.catalog.table["image"].str.startswith("test").to_numpy()
-    prefixed = (
-        table["image"].where(~was_test, "test" + table["image"]).where(was_test, "train" + table["image"])
-    )
-    table = pd.DataFrame(table.assign(image=prefixed))
+    kinds = drawn.catalog.table["image"].str.partition("-")[0]
+    table = pd.DataFrame(table.assign(image=kinds + table["image"]))
     for file in (drawn.workspace.benchmarks / "seals").glob("catalog.*"):
         file.unlink()
     catalog = write_catalog(table, drawn.workspace.benchmarks / "seals", "seals", "drawn for a test")
@@ -179,3 +181,69 @@ def test_hostile_names_are_text(chromium: Browser, tmp_path: Path, screen: Scree
         _, rows = downloaded(page)
         assert {cell_text(row["photo"]) for row in rows} <= set(tested["image"])
         assert printed(page).startswith(b"%PDF")
+
+
+def commands() -> list[str]:
+    """The commands of the section on new photos in docs/your-photos.md."""
+    page = (Path(__file__).parents[1] / "docs" / "your-photos.md").read_text(encoding="utf-8")
+    block = page.partition("## New photos\n")[2].split("```")[1]
+    return [line.partition("#")[0].strip() for line in block.strip().splitlines()]
+
+
+def draw_animals(folder: Path) -> dict[str, str]:
+    """Who is on the photos in inbox/: two of each of six animals that photos/ has, and one of another."""
+    rng = np.random.default_rng(5)
+    truth: dict[str, str] = {}
+    for number in range(7):
+        pattern = rng.integers(0, 256, (5, 6, 3))
+        for nth in range(8 if number < 6 else 1):
+            pixels = np.kron(pattern, np.ones((8, 8, 1))) + rng.normal(0, 20, (40, 48, 3))
+            is_held_back = nth >= 6 or number == 6
+            file = Path("inbox" if is_held_back else f"photos/whale{number}") / f"w{number}-{nth}.png"
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / file)
+            if is_held_back:
+                truth[file.as_posix()] = f"whale{number}" if number < 6 else ""
+    return truth
+
+
+def decide(page: Page, truth: dict[str, str], most: int) -> list[str]:
+    """Somebody who knows them decides on the first looks by keyboard; the photos decided on."""
+    looks = page.evaluate("review.looks")[:most]
+    for look in looks:
+        who = truth[look["photos"][0]]
+        names = [choice["name"] for choice in look["choices"]]
+        press(page, *([str(names.index(who) + 1), "s"] if who in names else ["n"]))
+    return [photo for look in looks for photo in look["photos"]]
+
+
+def test_the_page_of_the_docs(
+    chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Answer]
+) -> None:
+    """Import, run, predict, decide on ten in the browser, correct, and run on the new version."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHALEBENCH_WORKSPACE", str(tmp_path / "workspace"))
+    truth = draw_animals(tmp_path)
+    quick = [word for setting in TINY_NETWORK for word in ("--set", setting)]
+    decided_on: list[str] = []
+    for command in commands():
+        words = command.split()
+        answer = cli(*words[1:], *(quick if words[1] == "run" else ()))
+        assert answer.code == 0, f"{command}: {answer.err}"
+        if words[1] == "predict":
+            with opened(chromium, tmp_path / words[-1]) as page:
+                decided_on = decide(page, truth, 10)
+                name, text = saved(page, page.get_by_role("button", name="Download the decisions"))
+            (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert len(decided_on) == 10
+    old, new = (read_catalog(tmp_path / "workspace" / "benchmarks" / name) for name in ("seals", "seals-2"))
+    named = dict(zip(new.table["image"], new.table["identity"], strict=True))
+    assert len(new.table) == len(old.table) + len(truth)
+    for photo, who in truth.items():
+        shown = named[photo]
+        expected = {who} if photo in decided_on and who else {"?"}
+        assert shown in expected or (photo in decided_on and shown.startswith("new-")), photo
+    assert {record.benchmark for record in read_runs(tmp_path / "workspace" / "runs").records} == {
+        "seals",
+        "seals-2",
+    }
