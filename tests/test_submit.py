@@ -378,7 +378,9 @@ def test_names_that_a_spreadsheet_would_compute_stand_as_they_are(tmp_path: Path
     (tmp_path / "out.csv").write_text(sheet.text(), encoding="utf-8")
     assert [row[0] for row in cells_of(tmp_path / "out.csv")[1:]] == ["=1.jpg", "2,2.jpg"]
     begin = 1 + sum(row[1].startswith("-b") for row in sheet.rows)
-    assert notes == (f"{begin} names begin as formulas do and stand as they are: mind that in a spreadsheet.",)
+    assert notes == (
+        f"{begin} names begin as formulas do and stand as they are: mind that in a spreadsheet.",
+    )
 
 
 def test_there_are_fewer_candidates_where_fewer_are_known() -> None:

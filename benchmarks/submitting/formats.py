@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,15 @@ class Sheet:
     columns: tuple[str, ...]
     rows: list[list[str]]
     places: tuple[str, ...] = ()
-    """Where each row stands in the file, as "line 2"."""
+    """Where each row stands in the file, as "line 2"; empty for what is not written yet."""
+
+    def lines(self) -> Sequence[str]:
+        """Where each row stands, or will."""
+        return self.places or tuple(f"line {number}" for number in range(2, len(self.rows) + 2))
+
+    def whole_rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The rows with as many cells as there are columns, each with its index."""
+        return ((index, cells) for index, cells in enumerate(self.rows) if len(cells) == len(self.columns))
 
     def text(self) -> str:
         """As it is written."""
@@ -92,10 +100,13 @@ def check_sheet(
     of some sum in each row. Every sentence has line, column, value and remedy.
     """
     _check_columns(file, sheet.columns, _expected_columns(file, sheet, form, sample, known))
-    places = sheet.places or tuple(f"line {number}" for number in range(2, len(sheet.rows) + 2))
     images = {cells[0] for cells in sample.rows} if sample else None
-    problems = _row_problems(sheet, places, form, images, frozenset(known))
-    refuse(file, TextTable(sheet.columns, (), places), list(islice(problems, MANY)))
+    answers = (
+        _candidate_problems(sheet, form, frozenset(known))
+        if form.candidates
+        else _probability_problems(sheet)
+    )
+    _refuse(file, sheet, chain(_photo_problems(sheet, form, images), answers))
     if absent := sorted((images or set()) - {cells[0] for cells in sheet.rows}):
         raise WhalebenchError(
             f"{file}, column {form.image}: {len(absent):,} of the {len(images or ()):,} photos of the sample "
@@ -128,56 +139,54 @@ def _check_columns(file: Path, columns: Sequence[str], expected: Sequence[str]) 
             )
 
 
-def _row_problems(
-    sheet: Sheet, places: Sequence[str], form: Format, images: set[str] | None, known: frozenset[str]
-) -> Iterator[Problem]:
-    first: dict[str, str] = {}
+def _refuse(file: Path, sheet: Sheet, problems: Iterable[Problem]) -> None:
+    """Raises WhalebenchError where there are problems; of very many the first are enough."""
+    refuse(file, TextTable(sheet.columns, (), tuple(sheet.lines())), list(islice(problems, MANY)))
+
+
+def _photo_problems(sheet: Sheet, form: Format, images: set[str] | None = None) -> Iterator[Problem]:
+    """Of rows that are too short or long, and of photos that are there twice or not in the sample."""
+    first, lines = dict[str, int](), sheet.lines()
     for index, cells in enumerate(sheet.rows):
         if len(cells) != len(sheet.columns):
             number = f"{len(cells)} cells where the header has {len(sheet.columns)}"
             yield index, f"{number}; give each column one cell, in quotes where it holds a comma"
-            continue
-        image = cells[0]
-        if image in first:
-            yield index, problem(form.image, image, f"{first[image]} has this photo, too; keep one row of it")
-        elif images is not None and image not in images:
-            yield index, problem(form.image, image, "the sample has no such photo; take the row out")
-        first.setdefault(image, places[index])
-        if form.candidates:
-            texts = _candidate_problems(cells[1], form, known)
-        else:
-            texts = _probability_problems(cells, sheet.columns)
-        yield from ((index, text) for text in texts)
+        elif cells[0] in first:
+            text = f"{lines[first[cells[0]]]} has this photo, too; keep one row of it"
+            yield index, problem(form.image, cells[0], text)
+        elif images is not None and cells[0] not in images:
+            yield index, problem(form.image, cells[0], "the sample has no such photo; take the row out")
+        first.setdefault(cells[0], index)
 
 
-def _candidate_problems(cell: str, form: Format, known: frozenset[str]) -> Iterator[str]:
-    names = cell.split(" ")
-    if "" in names:
-        text = "a name is empty; write one to five names with one blank between two"
-        yield problem(form.candidates, cell, text)
-        return
-    if len(names) > CANDIDATES:
-        text = f"it has {len(names)} names, and {CANDIDATES} are the most; leave out the last"
-        yield problem(form.candidates, cell, text)
-    for name, times in Counter(names).items():
-        if times > 1:
-            text = f"{one_line(name, 40)} is there {times} times; name each individual once"
-            yield problem(form.candidates, cell, text)
-        if known and name != form.new and name not in known:
-            text = f"{one_line(name, 40)} is no individual of the run; write one that it knows, or {form.new}"
-            yield problem(form.candidates, cell, text)
+def _candidate_problems(sheet: Sheet, form: Format, known: frozenset[str]) -> Iterator[Problem]:
+    """Of names that are no list of up to five, each known or the word for *new*, none twice."""
+    for index, (_, cell) in sheet.whole_rows():
+        names, said = cell.split(" "), []
+        if "" in names:
+            said.append("a name is empty; write one to five names with one blank between two")
+        elif len(names) > CANDIDATES:
+            said.append(f"it has {len(names)} names, and {CANDIDATES} are the most; leave out the last")
+        for name, times in Counter(filter(None, names)).items():
+            shown = one_line(name, 40)
+            if times > 1:
+                said.append(f"{shown} is there {times} times; name each individual once")
+            if known and name != form.new and name not in known:
+                said.append(f"{shown} is no individual of the run; write one that it knows, or {form.new}")
+        yield from ((index, problem(form.candidates, cell, text)) for text in said)
 
 
-def _probability_problems(cells: Sequence[str], columns: Sequence[str]) -> Iterator[str]:
-    total = 0.0
-    for column, cell in zip(columns[1:], cells[1:], strict=True):
-        if not (is_number(cell) and 0 <= (value := float(cell)) <= 1):
-            yield problem(one_line(column, 40), cell, "it is no probability; write a number from 0 to 1")
-            return
-        total += value
-    if not total > 0:
-        text = "its probabilities are all 0, and the row is divided by their sum; write one above 0"
-        yield problem(columns[0], cells[0], text)
+def _probability_problems(sheet: Sheet) -> Iterator[Problem]:
+    """Of cells that are no probabilities, the first in a row, and of rows without a sum."""
+    image, *columns = sheet.columns
+    for index, (photo, *cells) in sheet.whole_rows():
+        wrong = (place for place, cell in enumerate(cells) if not (is_number(cell) and 0 <= float(cell) <= 1))
+        if (place := next(wrong, None)) is not None:
+            text = "it is no probability; write a number from 0 to 1"
+            yield index, problem(one_line(columns[place], 40), cells[place], text)
+        elif not sum(map(float, cells)) > 0:
+            text = "its probabilities are all 0, and the row is divided by their sum; write one above 0"
+            yield index, problem(image, photo, text)
 
 
 @dataclass(frozen=True)
@@ -247,5 +256,6 @@ def read_sample(file: Path | None, form: Format) -> Sheet | None:
     if file is None:
         return None
     sample = read_sheet(file)
-    check_sheet(file, sample, form)
+    _check_columns(file, sample.columns, _expected_columns(file, sample, form, None, ()))
+    _refuse(file, sample, _photo_problems(sample, form))  # what it answers does not matter
     return sample
