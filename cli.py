@@ -532,6 +532,10 @@ def ensemble(
 def submit(
     layout: Annotated[Competition, Option(help="The competition whose format it is.")],
     run: Annotated[str | None, Argument(help=f"{RUN} With --check, whose individuals may be named.")] = None,
+    photos: Annotated[
+        list[Path] | None,
+        Argument(help="Photos, folders, tables to answer for; unless given, the run's test photos."),
+    ] = None,
     out: Annotated[Path | None, Option(help="The file to write.")] = None,
     check: Annotated[Path | None, Option(help="Or a file that was written before, to look at.")] = None,
     sample: Annotated[Path | None, Option(help="The competition's sample: its photos and columns.")] = None,
@@ -540,6 +544,7 @@ def submit(
     new_rule: Annotated[NewRule | None, Option(help="Else *new* is placed by its score, or second.")] = None,
     then: Annotated[list[str] | None, Option(help=STEPS)] = None,
     duplicates: Annotated[Path | None, Option(help="CSV of individuals that are one animal.")] = None,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -550,8 +555,9 @@ def submit(
 
     asked: dict[str, Any] = {"new_threshold": new_threshold, "new_first": new_first, "new_rule": new_rule}
     asked |= {"then": tuple(then or ()), "groups": read_groups(duplicates) if duplicates else ()}
+    asked |= {"photos": tuple(photos or ()), "device": device}
     place = open_workspace(workspace, write=check is None)
-    if check and (out or any(value not in (None, ()) for value in asked.values())):
+    if check and (out or any(value not in (None, (), "auto") for value in asked.values())):
         raise WhalebenchError(f"{check} is only looked at: give --layout, --sample and a run, and no more.")
     if check:
         made = formats.check_submission(check, layout, place, sample=sample, run=run or "")

@@ -73,6 +73,8 @@ class SubmitRequest:
             raise WhalebenchError(
                 f"{given[0]} means nothing to {self.layout}, where no whale is new: leave it out."
             )
+        if self.device != "auto" and not self.photos:
+            raise WhalebenchError("--device means nothing where no photos are looked at: leave it out.")
         if self.new_threshold is not None and self.new_first is not None:
             raise WhalebenchError("--new-threshold and --new-first set the same threshold: give one of them.")
         if self.new_threshold is not None and not math.isfinite(self.new_threshold):
@@ -98,8 +100,8 @@ class Answered:
     """(photos, identities), higher is more likely."""
     probabilities: Floats
     """The same, calibrated as chosen on valid; each row is one in all."""
-    problems: tuple[str, ...] = ()
-    """Sentences on photos that could not be answered."""
+    notes: tuple[str, ...] = ()
+    """Sentences on photos that could not be answered, and on answers."""
 
 
 def stored_answers(folder: Path) -> Answered:
@@ -131,7 +133,7 @@ def submit(request: SubmitRequest, workspace: Workspace, progress: Progress = SI
     sheet, notes = make_sheet(request, answered, sample)
     check_sheet(out, sheet, form, sample, answered.identities)
     write_output(out, sheet.text())
-    notes = (*answered.problems, *notes)
+    notes = (*answered.notes, *notes)
     run = answered.record.run
     return submission_of(request.layout, out, sheet, run=run, sample=request.sample, notes=notes)
 
@@ -144,7 +146,13 @@ def _answers(request: SubmitRequest, workspace: Workspace, progress: Progress) -
 
         stepped = EnsembleRequest((run,), then=request.then, groups=request.groups)
         run = str(ensemble(stepped, workspace, progress).folder)
-    return stored_answers(find_run(run, workspace))
+    if not request.photos:
+        return stored_answers(find_run(run, workspace))
+    from whalebench.benchmarks.predicting.predict import predict
+
+    said = predict(run, request.photos, workspace, progress, device=request.device)
+    images, notes = tuple(said.photos["photo"]), (*said.problems, *said.notes)
+    return Answered(said.record, images, said.identities, said.scores, said.probabilities, notes)
 
 
 def make_sheet(
