@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import pytest
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.record import find_runs, read_predictions, read_record
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.submitting import submit as submitting
 from whalebench.benchmarks.submitting.formats import FORMATS, check_sheet, read_sheet
 from whalebench.benchmarks.submitting.submit import (
     Answered,
@@ -434,6 +436,7 @@ def test_that_new_has_no_threshold_is_said() -> None:
     [
         ("right-whale", {"new_first": 0.1}, "--new-first means nothing to right-whale"),
         ("right-whale", {"new_rule": "second"}, "--new-rule means nothing to right-whale"),
+        ("humpback", {"device": "cpu"}, "--device means nothing where no photos are looked at"),
         ("humpback", {"new_first": 1.5}, "--new-first 1.5 is no share: give 0 to 1"),
         ("humpback", {"new_threshold": math.nan}, "--new-threshold nan is no score"),
         ("humpback", {"new_first": 0.1, "new_threshold": 0.1}, "set the same threshold: give one of them"),
@@ -477,3 +480,36 @@ def test_steps_are_those_of_ensembles(run: Path, shared_tiny: Workspace, tmp_pat
     rows = [row[1].split(" ") for row in cells_of(out)[1:]]
     expected = read_predictions(made)[[f"candidate_{place}" for place in range(1, 6)]]
     assert rows == expected.replace("new", "new_whale").to_numpy().tolist()
+
+
+# --- photos that are in no benchmark
+
+
+def test_photos_may_be_given(run: Path, shared_tiny: Workspace, tmp_path: Path, cli: Cli) -> None:
+    queries = read_predictions(run).set_index("image")
+    folder, named = tmp_path / "test", queries.index[:4].tolist()
+    folder.mkdir()
+    for image in named:
+        shutil.copy(shared_tiny.root.parent / "source" / "photos" / image, folder)
+    (folder / "broken.png").write_bytes(b"no photo")
+    sample, out = sample_of(tmp_path / "sample.csv", "happywhale", named[::-1]), tmp_path / "out.csv"
+    done = cli("submit", run.name, folder, "--layout", "happywhale", "--out", out, "--sample", sample,
+               "--json", "--workspace", shared_tiny.root)  # fmt: skip
+    assert done.code == 0, done.err
+    assert obeys("happywhale", out, named, stored_answers(run).identities)
+    said = queries.loc[named[::-1], [f"candidate_{place}" for place in range(1, 6)]]
+    labels = said.replace("new", "new_individual").to_numpy().tolist()
+    assert [cells[1].split(" ") for cells in cells_of(out)[1:]] == labels
+    assert any("broken.png is left out" in note for note in json.loads(done.out)["notes"])
+
+
+def test_what_comes_of_answers_is_checked_before_it_is_written(
+    run: Path, shared_tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = drawn()
+    answers.probabilities[1, 2] = np.nan
+    monkeypatch.setattr(submitting, "_answers", lambda *_: answers)
+    request = SubmitRequest("right-whale", run.name, tmp_path / "out.csv")
+    with pytest.raises(WhalebenchError, match=r"line 3, column w_a, value 'nan': it is no probability"):
+        submit(request, shared_tiny)
+    assert not (tmp_path / "out.csv").exists()
