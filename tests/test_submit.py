@@ -326,6 +326,13 @@ def test_whales_that_train_lacks_get_a_share_and_others_are_left_out(tmp_path: P
     ]
 
 
+def test_what_is_left_of_a_row_may_be_nothing(tmp_path: Path) -> None:
+    answers = drawn()
+    answers.probabilities[0] = [0, 0, 0, 0, 0, 1]
+    sample = read_sheet(sample_of(tmp_path / "s.csv", "right-whale", IMAGES[:1], WHALES[:4]))
+    assert make_sheet(asked("right-whale"), answers, sample)[0].rows == [["1.jpg", *["0.25"] * 4]]
+
+
 def test_a_run_of_other_whales_is_refused(tmp_path: Path) -> None:
     sample = read_sheet(sample_of(tmp_path / "s.csv", "right-whale", IMAGES, ["whale_00195"]))
     with pytest.raises(WhalebenchError, match="knows none of the sample's 1 individuals: name a run"):

@@ -269,7 +269,7 @@ def _spread(
         )
     shares = answered.probabilities[np.ix_(rows, [column[name] for name in columns if name in column])]
     total = shares.sum(axis=1, keepdims=True)
-    shares = np.where(total > 0, shares / np.where(total > 0, total, 1), 1 / shares.shape[1])
+    shares = np.where(total == 0, 1 / shares.shape[1], shares / np.where(total == 0, 1, total))
     unknown, photos = int((~known).sum()), answered.record.counts.get("train_known_photos", 0)
     each = 1 / (photos + len(columns))
     spread = np.full((len(rows), len(columns)), each)
