@@ -301,9 +301,8 @@ def drawn(images: Sequence[str] = IMAGES, whales: Sequence[str] = WHALES, **chos
     """Answers to some photos, which nobody gave."""
     rng = np.random.default_rng(3)
     scores = rng.normal(size=(len(images), len(whales))).astype(np.float32)
-    powers = np.exp(scores.astype(np.float64))
-    of = record("drawn", chosen={"new_threshold": 0.5} | chosen)
-    return Answered(of, tuple(images), tuple(whales), scores, powers / powers.sum(axis=1, keepdims=True))
+    of = record("drawn", chosen={"new_threshold": 0.5, "temperature": 0.5} | chosen)
+    return Answered(of, tuple(images), tuple(whales), scores)
 
 
 def test_whales_that_train_lacks_get_a_share_and_others_are_left_out(tmp_path: Path) -> None:
@@ -316,7 +315,7 @@ def test_whales_that_train_lacks_get_a_share_and_others_are_left_out(tmp_path: P
     share = 1 / (1000 + 5)  # of a thousand photos in train, and of five whales
     np.testing.assert_allclose(numbers.sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(numbers[:, 3], share, rtol=1e-6)
-    kept = answers.probabilities[:2, [0, 1, 2, 3]]
+    kept = np.exp(answers.scores[:2, [0, 1, 2, 3]].astype(np.float64) / 0.5)
     expected = kept / kept.sum(axis=1, keepdims=True) * (1 - share)
     np.testing.assert_allclose(numbers[:, [0, 1, 2, 4]], expected, rtol=1e-6)
     assert [note.split(":")[0] for note in notes] == [
@@ -328,7 +327,7 @@ def test_whales_that_train_lacks_get_a_share_and_others_are_left_out(tmp_path: P
 
 def test_what_is_left_of_a_row_may_be_nothing(tmp_path: Path) -> None:
     answers = drawn()
-    answers.probabilities[0] = [0, 0, 0, 0, 0, 1]
+    answers.scores[0, 5] = 1e6
     sample = read_sheet(sample_of(tmp_path / "s.csv", "right-whale", IMAGES[:1], WHALES[:4]))
     assert make_sheet(asked("right-whale"), answers, sample)[0].rows == [["1.jpg", *["0.25"] * 4]]
 
@@ -443,6 +442,7 @@ def test_that_new_has_no_threshold_is_said() -> None:
     [
         ("right-whale", {"new_first": 0.1}, "--new-first means nothing to right-whale"),
         ("right-whale", {"new_rule": "second"}, "--new-rule means nothing to right-whale"),
+        ("humpbacks", {}, "There is no layout 'humpbacks': choose one of humpback, happywhale, right-whale"),
         ("humpback", {"device": "cpu"}, "--device means nothing where no photos are looked at"),
         ("humpback", {"new_first": 1.5}, "--new-first 1.5 is no share: give 0 to 1"),
         ("humpback", {"new_threshold": math.nan}, "--new-threshold nan is no score"),
@@ -514,7 +514,7 @@ def test_what_comes_of_answers_is_checked_before_it_is_written(
     run: Path, shared_tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = drawn()
-    answers.probabilities[1, 2] = np.nan
+    answers.scores[1, 2] = np.nan
     monkeypatch.setattr(submitting, "_answers", lambda *_: answers)
     request = SubmitRequest("right-whale", run.name, tmp_path / "out.csv")
     with pytest.raises(WhalebenchError, match=r"line 3, column w_a, value 'nan': it is no probability"):

@@ -242,10 +242,11 @@ def check_submission(
 
     Where a run is named, its individuals are those that may be named.
     """
-    form, known = FORMATS[layout], ()
+    form = FORMATS[layout]
+    known: Sequence[str] = ()
     if run:
         folder = find_run(run, workspace)
-        run, known = folder.name, tuple(read_arrays(folder / SCORES, (), "names")[1]["identities"])
+        run, known = folder.name, read_arrays(folder / SCORES, (), "names")[1]["identities"]
     template, sheet = read_sample(sample, form), read_sheet(file)
     check_sheet(file, sheet, form, template, known)
     return submission_of(layout, file, sheet, run=run, sample=sample)

@@ -1,6 +1,6 @@
 """A run's answers as the file that a competition takes, written after it was held against the rules.
 
-Of the test photos that the run has scored nothing but the scores is read: no photo, no label, no torch.
+Of its test photos nothing but the scores is read: no photo, no label, no torch. Others it is asked of anew.
 Formats are exact, so names are written as they are, also those that a spreadsheet would compute.
 """
 
@@ -22,6 +22,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, RunRecord, find_run, read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.options import Groups
+from whalebench.benchmarks.predicting.judge import Judge
 from whalebench.benchmarks.submitting.formats import (
     FORMATS,
     Format,
@@ -31,9 +32,8 @@ from whalebench.benchmarks.submitting.formats import (
     read_sample,
     submission_of,
 )
-from whalebench.reports.metrics.calibration import calibration_of
-from whalebench.reports.metrics.evaluation import evaluate_queries
-from whalebench.reports.metrics.ranking import CANDIDATES, NEW, Floats, NewRule
+from whalebench.reports.metrics.calibration import UNCALIBRATED, calibration_of
+from whalebench.reports.metrics.ranking import NEW, Floats, NewRule
 
 DIGITS = 9
 """Significant digits of a probability: a row adds up to one within 1e-6, and files stay small."""
@@ -68,6 +68,10 @@ class SubmitRequest:
     """What photos are looked at with."""
 
     def __post_init__(self) -> None:
+        if self.layout not in FORMATS:
+            raise WhalebenchError(
+                f"There is no layout {one_line(self.layout, 40)!r}: choose one of {', '.join(FORMATS)}."
+            )
         given = [option for name, option in OF_NEW.items() if getattr(self, name) is not None]
         if given and not self.form.new:
             raise WhalebenchError(
@@ -98,8 +102,6 @@ class Answered:
     identities: tuple[str, ...]
     scores: NDArray[np.float32]
     """(photos, identities), higher is more likely."""
-    probabilities: Floats
-    """The same, calibrated as chosen on valid; each row is one in all."""
     notes: tuple[str, ...] = ()
     """Sentences on photos that could not be answered, and on answers."""
 
@@ -112,13 +114,13 @@ def stored_answers(folder: Path) -> Answered:
     arrays, names = read_arrays(folder / SCORES, ("test_scores",), "names")
     scores = arrays.get("test_scores", np.zeros((0, 0), np.float32))
     images, identities = tuple(names.get("test", ())), tuple(names.get("identities", ()))
-    calibration = calibration_of(record.chosen)
-    if calibration is None or not images or scores.shape != (len(images), len(identities)):
+    chosen_on_valid = calibration_of(record.chosen) and "new_threshold" in record.chosen
+    if not chosen_on_valid or not images or scores.shape != (len(images), len(identities)):
         raise WhalebenchError(
             f"{folder / SCORES} or the record beside it lacks scores, names or what was chosen on valid: "
             f"repeat the run with --force."
         )
-    return Answered(record, images, identities, scores, calibration.probabilities(scores))
+    return Answered(record, images, identities, scores)
 
 
 def submit(request: SubmitRequest, workspace: Workspace, progress: Progress = SILENT) -> Submission:
@@ -126,7 +128,7 @@ def submit(request: SubmitRequest, workspace: Workspace, progress: Progress = SI
 
     Raises WhalebenchError where the run's answers do not make one.
     """
-    out, form = check_output(request.out or Path()), request.form
+    out, form = check_output(request.out), request.form
     sample = read_sample(request.sample, form)
     answered = _answers(request, workspace, progress)
     progress.stage("write")
@@ -152,7 +154,7 @@ def _answers(request: SubmitRequest, workspace: Workspace, progress: Progress) -
 
     said = predict(run, request.photos, workspace, progress, device=request.device)
     images, notes = tuple(said.photos["photo"]), (*said.problems, *said.notes)
-    return Answered(said.record, images, said.identities, said.scores, said.probabilities, notes)
+    return Answered(said.record, images, said.identities, said.scores, notes)
 
 
 def make_sheet(
@@ -161,14 +163,15 @@ def make_sheet(
     """The sheet with a row for each photo of the sample, or each answered one, and notes."""
     names = _file_names(answered.images)
     wanted, notes = _wanted(names, answered, sample)
-    rows = [names[name] for name in wanted]
+    scores = answered.scores[[names[name] for name in wanted]]
     if request.form.candidates:
         columns: Sequence[str] = (request.form.candidates,)
-        cells = [[cell] for cell in _candidates(request, answered, rows)]
+        cells = [[cell] for cell in _candidates(request, answered, scores)]
         notes += _notes_on_new(request, answered)
     else:
         columns = sample.columns[1:] if sample else sorted(answered.identities)
-        probabilities, more = _spread(answered, rows, columns)
+        probabilities = _judge(request, answered, scores).calibration.probabilities(scores)
+        probabilities, more = _spread(answered, probabilities, columns)
         cells = [[f"{value:.{DIGITS}g}" for value in row] for row in probabilities.tolist()]
         notes += more
     table = [[name, *row] for name, row in zip(wanted, cells, strict=True)]
@@ -206,37 +209,28 @@ def _wanted(
     return wanted, ()
 
 
-def _candidates(request: SubmitRequest, answered: Answered, rows: Sequence[int]) -> list[str]:
-    """Five candidates for each of the rows, *new* among them by threshold and rule, best first."""
+def _candidates(request: SubmitRequest, answered: Answered, scores: NDArray[np.float32]) -> list[str]:
+    """Five candidates for each row of scores, *new* among them by threshold and rule, best first."""
     new = request.form.new
     if wrong := [name for name in answered.identities if name.split() != [name] or name == new]:
         raise WhalebenchError(
             f"The individual {one_line(repr(wrong[0]), 60)} cannot be named in {request.layout}, where a "
             f"blank parts names and {new} is none: rename it in the benchmark."
         )
-    images, scores = [answered.images[row] for row in rows], answered.scores[list(rows)]
-    config: Any = answered.record.config
-    queries = evaluate_queries(
-        images=images,
-        truth=[NEW] * len(images),  # it is not asked for
-        clusters=images,
-        identities=answered.identities,
-        scores=scores,
-        probabilities=answered.probabilities[list(rows)],
-        new_scores=-scores.max(axis=1),
-        new_threshold=_threshold(request, answered, scores),
-        new_rule=request.new_rule or config.get("new_rule", "column"),
-    )
-    found = queries[[f"candidate_{place + 1}" for place in range(CANDIDATES)]].to_numpy().tolist()
+    judge = _judge(request, answered, scores)
+    found = judge.candidates(answered.identities, scores).names.tolist()
     return [" ".join(new if name == NEW else name for name in names if name) for names in found]
 
 
-def _threshold(request: SubmitRequest, answered: Answered, scores: NDArray[np.float32]) -> float | None:
-    """The threshold of *new*: given, by the share of photos, or as it was chosen on valid."""
-    if request.new_first is not None:
-        return threshold_of_share(scores.max(axis=1), request.new_first)
+def _judge(request: SubmitRequest, answered: Answered, scores: NDArray[np.float32]) -> Judge:
+    """What valid chose for the run, but for what is asked for of *new*."""
     chosen: Any = answered.record.chosen
-    return chosen.get("new_threshold") if request.new_threshold is None else request.new_threshold
+    threshold = chosen.get("new_threshold") if request.new_threshold is None else request.new_threshold
+    if request.new_first is not None:
+        threshold = threshold_of_share(scores.max(axis=1), request.new_first)
+    config: Any = answered.record.config
+    rule = request.new_rule or config.get("new_rule", "column")
+    return Judge(calibration_of(chosen) or UNCALIBRATED, rule, threshold, None, None)
 
 
 def threshold_of_share(best: NDArray[Any], share: float) -> float:
@@ -253,12 +247,12 @@ def threshold_of_share(best: NDArray[Any], share: float) -> float:
 
 
 def _spread(
-    answered: Answered, rows: Sequence[int], columns: Sequence[str]
+    answered: Answered, probabilities: Floats, columns: Sequence[str]
 ) -> tuple[Floats, tuple[str, ...]]:
-    """Probabilities (rows, columns), one in all in each row, and notes; some whales the run may not know.
+    """Those (photos, columns) of (photos, identities), one in all in each row, and notes.
 
-    These get what Laplace's rule of succession says, as if each whale had one train photo more: where 0 is
-    wrong it costs 34.5, as whales of valid alone cost the 2nd of 2015.
+    Individuals that the run does not know get what Laplace's rule of succession says, as if each had one
+    train photo more: where a 0 is wrong it costs 34.5, as whales of valid alone cost the 2nd of 2015.
     """
     column = columns_of(answered.identities)
     known = np.array([name in column for name in columns])
@@ -267,12 +261,12 @@ def _spread(
             f"{answered.record.run} knows none of the sample's {len(columns):,} individuals: name a run on "
             f"the competition's own photos."
         )
-    shares = answered.probabilities[np.ix_(rows, [column[name] for name in columns if name in column])]
+    shares = probabilities[:, [column[name] for name in columns if name in column]]
     total = shares.sum(axis=1, keepdims=True)
     shares = np.where(total == 0, 1 / shares.shape[1], shares / np.where(total == 0, 1, total))
     unknown, photos = int((~known).sum()), answered.record.counts.get("train_known_photos", 0)
     each = 1 / (photos + len(columns))
-    spread = np.full((len(rows), len(columns)), each)
+    spread = np.full((len(shares), len(columns)), each)
     spread[:, known] = shares * (1 - unknown * each)
     notes = []
     if unknown:
