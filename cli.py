@@ -65,6 +65,8 @@ By = Literal["photo", "encounter"]
 Missing = Literal["refuse", "quarantine"]
 Given = Literal["auto", "box", "none"]
 Boxes = Literal["corners", "size", "centre"]
+Competition = Literal["humpback", "happywhale", "right-whale"]
+NewRule = Literal["column", "second"]
 BOXES = "What x0, y0, x1, y1 of a table are: corners, left and top with size (COCO), centre with size (YOLO)."
 
 
@@ -597,6 +599,50 @@ def ensemble(
         made = ensembles.ensemble(request, open_workspace(workspace), progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)
     console.show(document, ensemble_report(document, str(made.folder)), as_json)
+
+
+@app.command(rich_help_panel=VERIFY)
+def submit(
+    layout: Annotated[Competition, Option(help="The competition whose format it is.")],
+    run: Annotated[str | None, Argument(help=f"{RUN} With --check, whose individuals may be named.")] = None,
+    photos: Annotated[
+        list[Path] | None,
+        Argument(help="Photos, folders, tables to answer for; unless given, the run's test photos."),
+    ] = None,
+    out: Annotated[Path | None, Option(help="The file to write.")] = None,
+    check: Annotated[Path | None, Option(help="Or a file that was written before, to look at.")] = None,
+    sample: Annotated[Path | None, Option(help="The competition's sample: its photos and columns.")] = None,
+    new_threshold: Annotated[float | None, Option(help="The score below which *new* comes first.")] = None,
+    new_first: Annotated[float | None, Option(help="Or the share of photos on which it does: 0.165.")] = None,
+    new_rule: Annotated[NewRule | None, Option(help="Else *new* is placed by its score, or second.")] = None,
+    then: Annotated[list[str] | None, Option(help=STEPS)] = None,
+    duplicates: Annotated[Path | None, Option(help="CSV of individuals that are one animal.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Write a run's answers as a competition takes them, held against its rules and its sample."""
+    from whalebench.benchmarks.ensembles.options import read_groups
+    from whalebench.benchmarks.submitting import formats
+    from whalebench.benchmarks.submitting import submit as submitting
+
+    asked: dict[str, Any] = {"new_threshold": new_threshold, "new_first": new_first, "new_rule": new_rule}
+    asked |= {"then": tuple(then or ()), "groups": read_groups(duplicates) if duplicates else ()}
+    asked |= {"photos": tuple(photos or ()), "device": device}
+    place = open_workspace(workspace, write=check is None)
+    if check and (out or any(value not in (None, (), "auto") for value in asked.values())):
+        raise WhalebenchError(f"{check} is only looked at: give --layout, --sample and a run, and no more.")
+    if check:
+        made = formats.check_submission(check, layout, place, sample=sample, run=run or "")
+    elif out and run:
+        with console.progress_shown(quiet=as_json) as progress:
+            request = submitting.SubmitRequest(layout, run, out, sample=sample, **asked)
+            made = submitting.submit(request, place, progress)
+    else:
+        raise WhalebenchError(
+            "Name a run and --out FILE to write its answers, or --check FILE to look at one."
+        )
+    console.show(made.document(), made.sentences(), as_json)
 
 
 def main() -> None:

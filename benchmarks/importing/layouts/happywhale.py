@@ -7,6 +7,7 @@ from whalebench.benchmarks.importing.layouts.layout import LaidOut, Layout, Layo
 from whalebench.benchmarks.importing.sources import Source
 
 COUNTS = {"photos": 51_033, "individuals": 15_587, "individuals with one photo": 9_258, "species": 26}
+NEW = "new_individual"
 SPELLINGS = {
     "globis": "short_finned_pilot_whale",
     "pilot_whale": "short_finned_pilot_whale",
@@ -30,7 +31,7 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     """The photos of train.csv with the boxes that lie beside it; raises WhalebenchError without it."""
     published.refuse_columns(options, "happywhale")
     labels = published.read_labels(
-        source, ("image", "individual_id", "species"), options, new="new_individual", spellings=SPELLINGS
+        source, ("image", "individual_id", "species"), options, new=NEW, spellings=SPELLINGS
     )
     photos, notes = published.photo_names(source, labels, "train_images", options)
     boxes, of_boxes = published.box_file(source, options, BOXES, "train_images")

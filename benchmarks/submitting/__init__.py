@@ -1,0 +1,1 @@
+"""A run's answers as the file that a competition takes."""
