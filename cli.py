@@ -329,6 +329,30 @@ def data_audit(
         raise typer.Exit(1)
 
 
+@data.command("correct")
+def data_correct(
+    name: NameArgument,
+    decisions: Annotated[Path, Argument(help="CSV of decisions, as the page of `predict --html` saves it.")],
+    by: Annotated[str, Option(help="Who decided; kept with the new version.")] = "",
+    photos: Annotated[
+        list[Path] | None, Option(help="New photos that join, as `predict` was given them; repeat for more.")
+    ] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Make a new version of a benchmark, as people have decided on its photos; the old one stays."""
+    from whalebench.benchmarks import overview
+    from whalebench.benchmarks.correcting import correct
+    from whalebench.reports.tables import correction_report
+
+    place = open_workspace(workspace)
+    with console.progress_shown(quiet=as_json) as progress:
+        made = correct(name, decisions, place, by=by, photos=photos or (), progress=progress)
+    facts, notes = overview.catalog_facts(made.catalog), list(made.notes)
+    document = facts | {"correction": made.change, "notes": notes}
+    console.show(document, correction_report(facts, notes), as_json)
+
+
 @split.command("make")
 def split_make(
     name: NameArgument,

@@ -218,6 +218,12 @@ def import_report(
     return Group(facts_table(facts, "Imported"), _quarantine(left_out), *warning_lines(notes), end)
 
 
+def correction_report(facts: dict[str, Any], notes: list[str]) -> Group:
+    """What `rich` prints of a new version of a benchmark: what it holds, and what to know of its photos."""
+    end = Text(f"Next: whalebench run METHOD --benchmark {facts['name']}", style="dim")
+    return Group(facts_table(facts, "Corrected"), *warning_lines(notes), end)
+
+
 def plan_report(plan: dict[str, Any]) -> Group:
     """What `rich` prints of a run that is not started: who, on what, and the same without its preset."""
     seconds = plan["estimated_seconds"]
