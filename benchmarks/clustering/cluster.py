@@ -11,22 +11,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, table_cell
 from whalebench.benchmarks.clustering.groups import Named, PairModel, Places, choose_on_valid
-from whalebench.benchmarks.clustering.reviewed import Count, Review, count_individuals, read_said
+from whalebench.benchmarks.clustering.reviewed import Count, Look, Review, Said, count_individuals, read_said
 from whalebench.benchmarks.core.arrays import normalise, rows_by_label
+from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, RunRecord, find_run, plain, read_arrays
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.correcting import read_decisions
-from whalebench.benchmarks.predicting.predict import predict
+from whalebench.benchmarks.decisions import COLUMNS, on_photos, read_decisions
+from whalebench.benchmarks.predicting.predict import Predictions, predict
 from whalebench.benchmarks.registry import load_benchmark_of
 from whalebench.benchmarks.running.folds import open_fold
 
 LOOKS = 50
 """How many drawn photos a table of pairs has."""
-COLUMNS = ("photo", "encounter", "decision", "individual", "probability", "run", "when")
-"""Of a table of decisions, as the review page gives it, too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Clustering:
     `probability` that it shows the same individual as the others there, NaN for one alone."""
     count: Count
     pairs: pd.DataFrame
-    """Of `COLUMNS`, pairs of photos to look at next, without a decision."""
+    """Of the columns of decisions, pairs of photos to look at next: of each photo up to the first *same*."""
     problems: tuple[str, ...]
     """What could not be read."""
 
@@ -56,6 +55,12 @@ class Clustering:
             "problems": list(self.problems),
             "table": [plain(row) for row in self.table.to_dict("records")],
         }
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table of photos as a CSV, in which no cell is a formula."""
+    cells = table.assign(**{name: table[name].map(table_cell) for name in table})
+    return cells.to_csv(index=False, lineterminator="\n")
 
 
 def cluster(
@@ -81,8 +86,8 @@ def cluster(
         )
     model = _model_of(made.record, folder, workspace, progress)
     photos = tuple(made.photos["photo"])
-    said = read_said(read_decisions(decisions) if decisions else (), photos, made.identities)
-    # The sample is drawn by groups that no decision has touched, so that it stays the same while it is decided.
+    said = _said(decisions, made) if decisions else Said.nothing(len(photos))
+    # The sample is drawn by groups that no decision has touched: it must not change while it is decided.
     review = Review(made.embeddings, model.groups(made.embeddings), photos)
     groups = model.groups(made.embeddings, said.together(), said.divided())
     return Clustering(
@@ -95,14 +100,21 @@ def cluster(
     )
 
 
+def _said(file: Path, made: Predictions) -> Said:
+    """What a file of decisions says of the photos; rows that nobody has decided are passed over."""
+    table = made.photos.rename(columns={"photo": "image"}).assign(identity=NOT_IDENTIFIED)
+    decisions = on_photos(file, read_decisions(file, open_rows=True), table)
+    return read_said(file, decisions, tuple(table["image"]), made.identities)
+
+
 def _model_of(record: RunRecord, folder: Path, workspace: Workspace, progress: Progress) -> PairModel:
     """What the run's valid photos say of pairs, by the embeddings that it kept of them."""
     arrays, names = read_arrays(folder / SCORES, ("valid_embeddings",), "names")
     answers = open_fold(load_benchmark_of(record, workspace, progress), record.fold).answers["valid"]
     if "valid_embeddings" not in arrays or tuple(names["valid"]) != answers.images:
         raise WhalebenchError(
-            f"{folder / SCORES} has no embeddings of the valid photos to choose a threshold by: repeat the run "
-            f"with --force."
+            f"{folder / SCORES} has no embeddings of the valid photos to choose a threshold by: repeat the "
+            f"run with --force."
         )
     model = choose_on_valid(Named.of(arrays["valid_embeddings"], answers))
     if model is None:
@@ -133,7 +145,7 @@ def _table(
 
 
 def _pairs(
-    review: Review, looks: Sequence[Any], photos: pd.DataFrame, model: PairModel, run: str
+    review: Review, looks: Sequence[Look], photos: pd.DataFrame, model: PairModel, run: str
 ) -> pd.DataFrame:
     unit = normalise(review.embeddings)
     rows: list[Mapping[str, Any]] = [

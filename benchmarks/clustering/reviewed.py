@@ -4,9 +4,9 @@ The number of individuals is the number of photos that are the *first* of theirs
 In an order that begins with one photo of each group there are two strata: of those, the ones that are not
 first are groups torn apart; of all others, the ones that are first are strangers in a group. Of each stratum
 photos are drawn at random, and each is held against the earlier photos that resemble it most, that of its
-group first. So reviewed pairs give a number without bias, with an interval by two proportions (Wilson, 1927;
-Zou and Donner, 2008). Perez et al. (ECCV 2024) count by reviewed pairs, too, by the number of photos that show
-the individual of a drawn one, an estimate whose bias falls with the pairs of each photo.
+group first. So reviewed pairs give a number without bias, as far as those lists reach, with an interval by
+two proportions (Wilson, 1927; Zou and Donner, 2008). Perez et al. (ECCV 2024) count by reviewed pairs, too,
+with one over the number of photos of a drawn one's individual, whose bias falls with the pairs of each photo.
 """
 
 from __future__ import annotations
@@ -16,43 +16,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError, one_line
+from whalebench import one_line
 from whalebench.benchmarks.clustering.groups import Places
 from whalebench.benchmarks.core.arrays import columns_of, normalise, rows_by_label, top_columns
 from whalebench.benchmarks.core.files import digest_text
+from whalebench.benchmarks.decisions import Decision, Word, refuse_decisions
+from whalebench.benchmarks.importing.tables import problem
 
 CANDIDATES = 10
-"""How many earlier photos a drawn one is held against; one that is missed beyond them makes the count higher."""
+"""How many earlier photos a drawn one is held against; a match beyond them makes the count too high."""
 Z = 1.959964
 """For intervals of 95 %."""
-WORDS = ("same", "different", "new", "unsure", "")
 MOST_LINES = 6
 """How many lines that contradict each other are named."""
 
 
-class Decision(Protocol):
-    """One line of a table of decisions."""
-
-    photo: str
-    decision: str
-    """same, different, new, unsure, or empty."""
-    individual: str
-    """Another photo, or an individual that the run knows."""
-    place: str
-    """The file and the line."""
-
-
 class _Link(NamedTuple):
-    """What a line says of two nodes: the photos come first, then individuals by name."""
+    """What a decision says of two nodes: the photos come first, then individuals by name."""
 
     one: int
     other: int
-    place: str
+    row: int | None = None
+    """Of the decision; None where two names say so by themselves."""
 
 
 @dataclass(frozen=True)
@@ -90,116 +81,93 @@ class Said:
         ]
 
 
-def read_said(decisions: Sequence[Decision], photos: Sequence[str], individuals: Sequence[str] = ()) -> Said:
-    """What the decisions say of these photos; `individuals` are those that the run knows, no two of them one.
+def read_said(
+    file: Path, decisions: Sequence[Decision], photos: Sequence[str], individuals: Sequence[str] = ()
+) -> Said:
+    """What the decisions of a file on single ones of these photos say of all of them together.
 
-    Same and different are said of a photo and another photo, or an individual. New is none of the known ones;
-    where it is named it is the individual of that name. Raises WhalebenchError, which names the lines, for
-    photos and individuals that are not there, for other words, and for decisions that contradict each other.
+    Same and different are said of a photo and another photo, or one of `individuals`, whom the run knows and
+    of whom no two are one. New is none of those; where it is named, it is the individual of that name. Raises
+    WhalebenchError, by line, for unknown individuals, and for decisions that contradict each other.
     """
-    reading = _Reading(columns_of(photos), frozenset(individuals))
-    for line in decisions:
-        reading.take(line)
-    return reading.said()
+    _refuse_unknown(file, decisions, {*photos, *individuals})
+    nodes = columns_of(dict.fromkeys((*photos, *(one.individual for one in decisions if one.individual))))
+    names = list(nodes)
+    links: dict[str, list[_Link]] = {word: [] for word in get_args(Word)}
+    for row, one in enumerate(decisions):
+        if one.individual:
+            links[one.decision].append(_Link(nodes[one.photo], nodes[one.individual], row))
+    same, apart = links["same"] + links["new"], links["different"]
+    apart += [_Link(*pair) for pair in combinations(range(len(photos), len(nodes)), 2)]
+    known = [nodes[name] for name in names[len(photos) :] if name in set(individuals)]
+    for row, one in enumerate(decisions):
+        if one.decision == "new" and not one.individual:
+            apart += [_Link(nodes[one.photo], other, row) for other in known]
+    component = _components(same, len(nodes))
+    denied = [link for link in apart if component[link.one] == component[link.other]]
+    refuse_decisions(file, decisions, [_denied(link, same, decisions, names) for link in denied])
+    return Said(
+        component[: len(photos)],
+        frozenset(_rising(int(component[link.one]), int(component[link.other])) for link in apart),
+        frozenset(_rising(link.one, link.other) for link in links["unsure"]),
+    )
 
 
-class _Reading:
-    """Decisions as links between photos, and individuals by name, which are numbered behind the photos."""
+def _refuse_unknown(file: Path, decisions: Sequence[Decision], known: set[str]) -> None:
+    known = known | {one.individual for one in decisions if one.decision == "new"} | {""}
+    text = "this is no other photo that is grouped, and no individual that the run knows; correct it"
+    unknown = [
+        (row, problem("individual", one.individual, text))
+        for row, one in enumerate(decisions)
+        if one.individual not in known or one.individual == one.photo
+    ]
+    refuse_decisions(file, decisions, unknown)
 
-    def __init__(self, photos: dict[str, int], known: frozenset[str]) -> None:
-        self.photos, self.known = photos, known
-        self.names: dict[str, int] = {}
-        self.same: list[_Link] = []
-        self.different: list[_Link] = []
-        self.unsure: set[tuple[int, int]] = set()
-        self.new: list[tuple[int, str]] = []
 
-    def take(self, line: Decision) -> None:
-        """Takes one line in."""
-        if line.decision not in WORDS:
-            raise WhalebenchError(
-                f"{line.place}: the decision {one_line(line.decision, 30)!r} is none of same, different, new "
-                f"and unsure; correct it."
-            )
-        if line.photo not in self.photos:
-            raise WhalebenchError(
-                f"{line.place}: there is no photo {one_line(line.photo, 60)!r} among those that are grouped; "
-                f"give it, too, or remove the line."
-            )
-        one = self.photos[line.photo]
-        if line.decision == "new" and not line.individual:
-            self.new.append((one, line.place))
-        elif line.decision == "unsure" and line.individual in self.photos:
-            self.unsure.add(_rising(one, self.photos[line.individual]))
-        elif line.decision in ("same", "new"):
-            self.same.append(_Link(one, self._other(line), line.place))
-        elif line.decision == "different":
-            self.different.append(_Link(one, self._other(line), line.place))
+def _components(links: Sequence[_Link], nodes: int) -> Places:
+    """A number for each node, the same where links lead from one to the other."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def _other(self, line: Decision) -> int:
-        """The number of the photo or the individual that a line holds a photo against."""
-        name = line.individual
-        if name in self.photos and line.decision != "new":
-            return self.photos[name]
-        if name not in self.known and line.decision != "new" and name not in self.names:
-            raise WhalebenchError(
-                f"{line.place}: {one_line(name, 60)!r} is no photo that is grouped and no individual that "
-                f"the run knows; correct it, or remove the line."
-            )
-        return self.names.setdefault(name, len(self.photos) + len(self.names))
+    ends = [link.one for link in links], [link.other for link in links]
+    graph = coo_array((np.ones(len(links)), ends), (nodes, nodes))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
-    def said(self) -> Said:
-        """All that follows; raises WhalebenchError for what contradicts itself."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
 
-        size = len(self.photos) + len(self.names)
-        ends = [link.one for link in self.same], [link.other for link in self.same]
-        graph = coo_array((np.ones(len(self.same)), ends), (size, size))
-        component: Places = connected_components(graph, directed=False)[1]
-        apart = [*self.different, *self._of_names()]
-        for link in apart:
-            if component[link.one] == component[link.other]:
-                raise self._contradiction(link)
-        pairs = {_rising(int(component[link.one]), int(component[link.other])) for link in apart}
-        return Said(component[: len(self.photos)], frozenset(pairs), frozenset(self.unsure))
-
-    def _of_names(self) -> Iterator[_Link]:
-        """That individuals of two names are two, and photos of a new one none of the known."""
-        for one, other in combinations(self.names.values(), 2):
-            yield _Link(one, other, "")
-        for photo, place in self.new:
-            yield from (_Link(photo, self.names[name], place) for name in self.names if name in self.known)
-
-    def _contradiction(self, link: _Link) -> WhalebenchError:
-        """The error of two nodes that are apart, and the same by the shortest way over other lines."""
-        lines = _way(self.same, link.one, link.other)
-        names = [*self.photos, *self.names]
-        one, other = (one_line(names[node], 40) for node in link[:2])
-        what = f"{link.place}: {one!r} is not {other!r}" if link.place else f"{one!r} and {other!r} are two"
-        more = f" and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else ""
-        return WhalebenchError(
-            f"{what}, but they are one by {', '.join(lines[:MOST_LINES])}{more}: correct one of these lines."
-        )
+def _denied(
+    link: _Link, same: Sequence[_Link], decisions: Sequence[Decision], names: Sequence[str]
+) -> tuple[int, str]:
+    """The row and the sentence of what others deny together."""
+    way = _way(same, link.one, link.other)
+    row = max(way) if link.row is None else link.row
+    places = [decisions[each].place for each in sorted(way) if each != row]
+    more = [f"{len(places) - MOST_LINES} more"] if len(places) > MOST_LINES else []
+    others = " and ".join([", ".join(places[:MOST_LINES]), *more])
+    one, other = (one_line(names[node], 40) for node in link[:2])
+    text = f"{others} say that {one} and {other} are one; take one of them out"
+    if link.row is None:
+        text = f"with {others} it makes {one} and {other} one, which are two; take one of them out"
+    return row, problem("decision", decisions[row].decision, text)
 
 
 def _rising(one: int, other: int) -> tuple[int, int]:
     return min(one, other), max(one, other)
 
 
-def _way(links: Sequence[_Link], start: int, end: int) -> list[str]:
-    """The places of the fewest links that lead from one node to another."""
+def _way(links: Sequence[_Link], start: int, end: int) -> list[int]:
+    """The rows of the fewest links that lead from one node to another."""
     beside = defaultdict(list)
-    for one, other, place in links:
-        beside[one].append((other, place))
-        beside[other].append((one, place))
-    ways: dict[int, list[str]] = {start: []}
+    for one, other, row in links:
+        assert row is not None
+        beside[one].append((other, row))
+        beside[other].append((one, row))
+    ways: dict[int, list[int]] = {start: []}
     waiting = deque([start])
     while end not in ways:
         node = waiting.popleft()
-        for other, place in beside[node]:
+        for other, row in beside[node]:
             if other not in ways:
-                ways[other] = [*ways[node], place]
+                ways[other] = [*ways[node], row]
                 waiting.append(other)
     return ways[end]
 
@@ -277,7 +245,7 @@ class Stratum(NamedTuple):
     first: int
 
     def total(self) -> tuple[float, float, float]:
-        """How many photos of it are first, with the ends of an interval; some must be decided, or none there."""
+        """How many photos of it are first, with the ends of an interval; of some decided, or none there."""
         size, n, x = self
         if n == size:
             return float(x), float(x), float(x)
