@@ -571,8 +571,8 @@ def cluster(
     from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.reports.tables import cluster_report
 
-    for file in filter(None, (out, pairs)):
-        check_output(file)
+    for wanted in filter(None, (out, pairs)):
+        check_output(wanted)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         made = clustering.cluster(run, photos, place, progress, decisions=decisions, device=device)

@@ -59,7 +59,7 @@ class Clustering:
 
 def csv_text(table: pd.DataFrame) -> str:
     """A table of photos as a CSV, in which no cell is a formula."""
-    cells = table.assign(**{name: table[name].map(table_cell) for name in table})
+    cells = table.map(table_cell)
     return cells.to_csv(index=False, lineterminator="\n")
 
 

@@ -57,7 +57,10 @@ class PairModel:
         return np.asarray(expit(self.slope * np.asarray(cosines, np.float64) + self.intercept))
 
     def tree(
-        self, embeddings: NDArray[Any], same: Sequence[Places] = (), different: Sequence[Places] = ()
+        self,
+        embeddings: NDArray[Any],
+        same: Sequence[Places] = (),
+        different: Sequence[tuple[Places, Places]] = (),
     ) -> Floats:
         """What average linkage joins step by step, as scipy's `linkage` gives it; of two photos or more.
 
@@ -78,7 +81,10 @@ class PairModel:
         return np.asarray(linkage(distances, "average"))
 
     def groups(
-        self, embeddings: NDArray[Any], same: Sequence[Places] = (), different: Sequence[Places] = ()
+        self,
+        embeddings: NDArray[Any],
+        same: Sequence[Places] = (),
+        different: Sequence[tuple[Places, Places]] = (),
     ) -> Places:
         """The group of each photo (photos,), from 0: the largest first, of equal ones by their first photo.
 

@@ -15,7 +15,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import sqrt
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -28,11 +27,10 @@ from whalebench.benchmarks.core.arrays import columns_of, normalise, rows_by_lab
 from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.decisions import Decision, Word, refuse_decisions
 from whalebench.benchmarks.importing.tables import problem
+from whalebench.reports.metrics.grouping import Count, Stratum, combined
 
 CANDIDATES = 10
 """How many earlier photos a drawn one is held against; a match beyond them makes the count too high."""
-Z = 1.959964
-"""For intervals of 95 %."""
 MOST_LINES = 6
 """How many lines that contradict each other are named."""
 
@@ -237,42 +235,16 @@ class Review:
         ]
 
 
-class Stratum(NamedTuple):
-    """Photos of one kind, how many of them were drawn and decided, and how many of those were first."""
-
-    photos: int
-    decided: int
-    first: int
-
-    def total(self) -> tuple[float, float, float]:
-        """How many photos of it are first, with the ends of an interval; of some decided, or none there."""
-        size, n, x = self
-        if n == size:
-            return float(x), float(x), float(x)
-        share, effective = x / n, n * (size - 1) / (size - n)
-        centre = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
-        half = sqrt(share * (1 - share) / effective + (Z / (2 * effective)) ** 2) * Z / (1 + Z**2 / effective)
-        return size * share, max(size * (centre - half), x), min(size * (centre + half), size - (n - x))
-
-
-class Count(NamedTuple):
-    """How many individuals there are; the ends of its interval are None where no pairs were reviewed."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    photos: int = 0
-    """How many drawn photos were decided."""
-
-
 def count_individuals(review: Review, said: Said) -> Count:
     """How many individuals the photos show, by what was said of those that were drawn, with a 95 % interval.
 
     Taken are the drawn photos of each stratum up to the first that nobody has looked at; those that a person
-    could not tell are left out, as if they had not been drawn. Without one of either stratum the count is the
-    number of groups, without an interval.
+    could not tell are left out, as if they had not been drawn. Without one of either stratum, or any decision,
+    the count is the number of groups, without an interval.
     """
     groups = len(set(review.groups.tolist()))
+    if not said.apart and not said.together():
+        return Count(float(groups))
     sizes = {True: groups, False: len(review.groups) - groups}
     decided: dict[bool, list[bool]] = {True: [], False: []}
     ended: set[bool] = set()
@@ -288,15 +260,3 @@ def count_individuals(review: Review, said: Said) -> Count:
     if any(stratum.photos and not stratum.decided for stratum in strata):
         return Count(float(groups))
     return combined(strata)
-
-
-def combined(strata: Sequence[Stratum]) -> Count:
-    """The photos of all strata that are first, with an interval from theirs (Zou and Donner, 2008).
-
-    >>> combined([Stratum(40, 20, 18), Stratum(100, 25, 1)]).value
-    40.0
-    """
-    totals = [stratum.total() for stratum in strata]
-    value = sum(total for total, _, _ in totals)
-    below, above = (sqrt(sum((total[0] - total[end]) ** 2 for total in totals)) for end in (1, 2))
-    return Count(value, value - below, value + above, sum(stratum.decided for stratum in strata))

@@ -53,7 +53,7 @@ class Answers:
     traits: pd.DataFrame | None = field(default=None, compare=False)
     """A row a photo of `TRAITS`, by which scores are broken down."""
     groups: tuple[str, ...] = ()
-    """The encounter of each, or the photos of the same pixels; where it is not known of any, there are none."""
+    """The encounter of each, or what shows the same pixels; none where nobody says."""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
-"""How good groups of photos are that were made without names: by pairs of photos, and by what is shared.
+"""How good groups of photos are that were made without names, and how many individuals reviewed ones show.
 
-All compare two labellings of the same photos and look at who is together, never at what a group is called.
+The scores compare two labellings of the same photos and look at who is together, never at what a group is
+called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import nan
+from math import nan, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Z = 1.959964
+"""For intervals of 95 %."""
 
 
 def adjusted_rand_index(identities: Sequence[str], groups: Sequence[int]) -> float:
@@ -93,6 +97,46 @@ def grouping_scores(identities: Sequence[str], groups: Sequence[int]) -> dict[st
         **pair_scores(identities, groups),
         **b_cubed(identities, groups),
     }
+
+
+class Stratum(NamedTuple):
+    """Photos of one kind, how many of them were drawn and decided, and how many of those were first."""
+
+    photos: int
+    decided: int
+    first: int
+
+    def total(self) -> tuple[float, float, float]:
+        """How many photos of it are first, with the ends of an interval; of some decided, or none there."""
+        size, n, x = self
+        if n == size:
+            return float(x), float(x), float(x)
+        share, effective = x / n, n * (size - 1) / (size - n)
+        centre = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
+        half = sqrt(share * (1 - share) / effective + (Z / (2 * effective)) ** 2) * Z / (1 + Z**2 / effective)
+        return size * share, max(size * (centre - half), x), min(size * (centre + half), size - (n - x))
+
+
+class Count(NamedTuple):
+    """How many individuals there are; the ends of its interval are None where no pairs were reviewed."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    photos: int = 0
+    """How many drawn photos were decided."""
+
+
+def combined(strata: Sequence[Stratum]) -> Count:
+    """The photos of all strata that are first, with an interval from theirs (Zou and Donner, 2008).
+
+    >>> combined([Stratum(40, 20, 18), Stratum(100, 25, 1)]).value
+    40.0
+    """
+    totals = [stratum.total() for stratum in strata]
+    value = sum(total for total, _, _ in totals)
+    below, above = (sqrt(sum((total[0] - total[end]) ** 2 for total in totals)) for end in (1, 2))
+    return Count(value, value - below, value + above, sum(stratum.decided for stratum in strata))
 
 
 def _shared(identities: Sequence[str], groups: Sequence[int]) -> tuple[Counts, Counts, Counts]:
