@@ -191,15 +191,18 @@ class Review:
 
     def looks(self) -> Iterator[Look]:
         """All photos as they are drawn: those that stand for a group in turns with the others."""
-        unit = normalise(self.embeddings)
-        first = np.array([self._middle(unit, rows) for rows in rows_by_label(self.groups).values()], np.int64)
-        stands_for = np.zeros(len(unit), bool)
-        stands_for[first] = True
-        order = np.concatenate([first, np.flatnonzero(~stands_for)])
+        unit, digests = normalise(self.embeddings), [digest_text(name) for name in self.names]
+        drawn = np.array(sorted(range(len(unit)), key=digests.__getitem__), np.int64)
+        # An order that has nothing to do with who is drawn, nor with how the photos were given.
+        counted = np.array(sorted(range(len(unit)), key=lambda row: digests[row][::-1]), np.int64)
+        first = np.array(
+            [self._middle(unit, counted[self.groups[counted] == group]) for group in np.unique(self.groups)]
+        )
+        stands_for = np.isin(np.arange(len(unit)), first)
+        order = np.concatenate([counted[stands_for[counted]], counted[~stands_for[counted]]])
         rank = np.argsort(order)
-        drawn = sorted(range(len(unit)), key=lambda row: digest_text(self.names[row]))
-        turns = [[row for row in drawn if stands_for[row] == is_first] for is_first in (True, False)]
-        for turn in range(max(map(len, turns), default=0)):
+        turns = [drawn[stands_for[drawn]].tolist(), drawn[~stands_for[drawn]].tolist()]
+        for turn in range(max(map(len, turns))):
             for row in (rows[turn] for rows in turns if turn < len(rows)):
                 yield Look(row, bool(stands_for[row]), self._earlier(unit, row, first, order[: rank[row]]))
 
@@ -213,8 +216,8 @@ class Review:
 
     @staticmethod
     def _middle(unit: NDArray[np.float32], rows: Places) -> int:
-        """The photo of a group that is most like all of it."""
-        return int(rows[np.argmax(unit[rows] @ unit[rows].sum(axis=0))])
+        """The photo of a group that is most like all of it, of equal ones the first."""
+        return int(rows[np.argmax((unit[rows] @ unit[rows].sum(axis=0)).round(4))])
 
     def is_first(self, look: Look, said: Said) -> bool | None:
         """Whether no earlier photo shows the individual of a drawn one; None where that is not decided."""
@@ -239,8 +242,8 @@ def count_individuals(review: Review, said: Said) -> Count:
     """How many individuals the photos show, by what was said of those that were drawn, with a 95 % interval.
 
     Taken are the drawn photos of each stratum up to the first that nobody has looked at; those that a person
-    could not tell are left out, as if they had not been drawn. Without one of either stratum, or any decision,
-    the count is the number of groups, without an interval.
+    could not tell are left out, as if they had not been drawn. Without one of either stratum, or any
+    decision, the count is the number of groups, without an interval.
     """
     groups = len(set(review.groups.tolist()))
     if not said.apart and not said.together():
