@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, table_cell
 from whalebench.benchmarks.clustering.groups import Named, PairModel, Places, choose_on_valid
-from whalebench.benchmarks.clustering.reviewed import Count, Look, Review, Said, count_individuals, read_said
+from whalebench.benchmarks.clustering.reviewed import Look, Review, Said, count_individuals, read_said
 from whalebench.benchmarks.core.arrays import normalise, rows_by_label
 from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import SCORES, RunRecord, find_run, plain, read_arrays
+from whalebench.benchmarks.core.record import SCORES, RunRecord, find_run, plain, read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.decisions import COLUMNS, on_photos, read_decisions
 from whalebench.benchmarks.predicting.predict import Predictions, predict
 from whalebench.benchmarks.registry import load_benchmark_of
 from whalebench.benchmarks.running.folds import open_fold
+from whalebench.reports.metrics.grouping import Count
 
 LOOKS = 50
 """How many drawn photos a table of pairs has."""
@@ -78,10 +79,15 @@ def cluster(
     by, and for decisions that are of other photos or contradict each other.
     """
     folder = find_run(run, workspace)
+    if members := read_record(folder).members:
+        raise WhalebenchError(
+            f"The run {folder.name} is made of finished runs and keeps no embeddings of its own: choose one "
+            f"of {', '.join(members)}."
+        )
     made = predict(run, paths, workspace, progress, by="photo", device=device)
     if made.embeddings is None:
         raise WhalebenchError(
-            f"The run {made.record.run} embeds no photos, so none can be compared with another: choose a run "
+            f"The run {folder.name} embeds no photos, so none can be compared with another: choose a run "
             f"of a method that does, such as arcface."
         )
     model = _model_of(made.record, folder, workspace, progress)
