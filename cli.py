@@ -645,6 +645,41 @@ def submit(
     console.show(made.document(), made.sentences(), as_json)
 
 
+@app.command(rich_help_panel=READ)
+def cluster(
+    run: RunArgument,
+    photos: Annotated[list[Path], Argument(help="Photos, folders of them, or a table of them as a CSV.")],
+    out: Annotated[Path | None, Option(help="Write the group of each photo to this CSV.")] = None,
+    decisions: Annotated[
+        Path | None, Option(help="CSV of what a person decided on pairs: these hold, and are counted by.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        Option(help="Write pairs to decide on to this CSV, drawn so that they can be counted by."),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Group new photos without names, one group an individual, and count the individuals."""
+    from whalebench.benchmarks.clustering import cluster as clustering
+    from whalebench.benchmarks.core.outputs import check_output, write_output
+    from whalebench.reports.tables import cluster_report
+
+    for wanted in filter(None, (out, pairs)):
+        check_output(wanted)
+    place = open_workspace(workspace)
+    with console.progress_shown(quiet=as_json) as progress:
+        made = clustering.cluster(run, photos, place, progress, decisions=decisions, device=device)
+    document = made.document()
+    console.show(document, cluster_report(document), as_json)
+    for file, table in ((out, made.table), (pairs, made.pairs)):
+        if file:
+            write_output(file, clustering.csv_text(table))
+            if not as_json:
+                console.show_written(file)
+
+
 def main() -> None:
     """Runs the command line; errors are one sentence and an exit code: 1 failed, 2 wrong use or bad input."""
     if is_orphan():

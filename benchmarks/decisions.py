@@ -49,8 +49,8 @@ class Decision(NamedTuple):
         return self.photo, "" if self.photo else self.encounter, self.individual * (self.decision != "new")
 
 
-def read_decisions(file: Path) -> tuple[Decision, ...]:
-    """The decisions of a table with the COLUMNS, in its order.
+def read_decisions(file: Path, *, open_rows: bool = False) -> tuple[Decision, ...]:
+    """The decisions of a table with the COLUMNS, in its order; with `open_rows` some may have none yet.
 
     Raises WhalebenchError for a table without photo, decision and individual, for a row that says nothing
     clear, and for two decisions on one pair, all of them by line.
@@ -66,6 +66,8 @@ def read_decisions(file: Path) -> tuple[Decision, ...]:
     for index, (row, place) in enumerate(zip(table.rows, table.places, strict=True)):
         cells = {column: cell_text(row.get(column, "")) for column in COLUMNS}
         word: Any = cells["decision"].lower()
+        if open_rows and not word:
+            continue
         one = Decision(cells["photo"], cells["encounter"], word, cells["individual"], cells["run"], place)
         before = first.setdefault(one.about, one)
         problems += [(index, text) for text in _unclear(one, before)]

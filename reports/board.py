@@ -100,6 +100,14 @@ class Row:
         return location if isinstance(location, dict) else {}
 
     @property
+    def grouping(self) -> dict[str, Any]:
+        """How well test photos were grouped without names, in numbers; empty where that was not asked."""
+        numbers = {
+            name: value for name, value in self.record.grouping.items() if isinstance(value, int | float)
+        }
+        return numbers if "ari" in numbers else {}
+
+    @property
     def seen(self) -> str:
         """Which weights it starts from were trained on the benchmark's photos, a sentence; empty for none."""
         facts = {name: known for name, known in self.record.pretraining.items() if isinstance(known, dict)}

@@ -56,6 +56,13 @@ ALTERED = (
     "background), with the animal painted over (no animal: at chance, or the score rests on something else), "
     "and mirrored. Chance: what the answers without the animal get when they are given to other photos."
 )
+GROUPED = (
+    "Groups without names: the test photos that show a named individual, put together by their embeddings "
+    "alone, with a threshold chosen on valid by the mean of ARI and AMI. Both are 1 where groups are the "
+    "individuals and 0 on average by chance; pair precision is the share of pairs in one group that show one "
+    "individual, pair recall that of pairs of one individual that are in one group, F1 their harmonic mean. "
+    "Best first by the mean of ARI and AMI, a task of its own: no rank of the board rests on it."
+)
 BY = {
     "train_photos": "{} photos in train",
     "viewpoint": "viewpoint {}",
@@ -91,7 +98,7 @@ def details(table: Table) -> Iterator[Grid]:
     yield from told_apart(table)
     for section in table.sections:
         yield from single_runs(section)
-        for topic in (calibration, new_individuals, located, altered, by_photos, by_side, reviewed):
+        for topic in (calibration, new_individuals, located, altered, by_photos, by_side, grouped, reviewed):
             yield from topic(section)
 
 
@@ -253,6 +260,17 @@ DIAGNOSIS = {
     "mirrored": "mirrored",
 }
 """What was done to the photos, and the title of its column."""
+GROUPING = {
+    "ari": "ARI",
+    "ami": "AMI",
+    "pair_f1": "pair F1",
+    "pair_precision": "precision",
+    "pair_recall": "recall",
+    "groups": "groups",
+    "individuals": "individuals",
+    "photos": "photos",
+}
+"""What a record says of groups without names, and the title of its column."""
 RowNumbers = Sequence[tuple[Row, Mapping[str, Any]]]
 """Rows, each with some of its numbers by name."""
 
@@ -326,6 +344,14 @@ def by_side(section: Section) -> Iterator[Grid]:
         )
 
 
+def grouped(section: Section) -> Iterator[Grid]:
+    """How well test photos are grouped without names, of runs with embeddings: best first."""
+    rows = [(row, row.grouping) for row in section.rows if row.grouping]
+    rows.sort(key=lambda one: -(one[1]["ari"] + one[1]["ami"]))
+    if rows:
+        yield _small("Groups without names", section, rows, GROUPING, [*GROUPING], GROUPED)
+
+
 def reviewed(section: Section) -> Iterator[Grid]:
     """What a reviewer must look at to find most matches, of runs that were broken down."""
     header, cells = _names(section)
@@ -390,4 +416,6 @@ def _cell(numbers: Mapping[str, Any], key: str) -> str:
         return UNDEFINED if value is None else f"{value} of {numbers['photos']}"
     if key.startswith("landmark_error"):
         return wording.percent(value)
+    if isinstance(value, int):
+        return f"{value:,}"
     return number(value, 1 if key == "landmark_pixels_median" else 3)

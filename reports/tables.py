@@ -140,6 +140,8 @@ def _longest(pieces: Sequence[str]) -> int:
 
 # --- of plain rows
 
+FEW = 4
+"""Photos of a group that are named."""
 SHOWN = 20
 """How many quarantined photos are listed."""
 
@@ -222,6 +224,30 @@ def correction_report(facts: dict[str, Any], notes: list[str]) -> Group:
     """What `rich` prints of a new version of a benchmark: what it holds, and what to know of its photos."""
     end = Text(f"Next: whalebench run METHOD --benchmark {facts['name']}", style="dim")
     return Group(facts_table(facts, "Corrected"), *warning_lines(notes), end)
+
+
+def cluster_report(document: dict[str, Any]) -> Group:
+    """What `rich` prints of photos in groups: how many there are, the largest of them, what was not read."""
+    members: dict[int, list[str]] = {}
+    for row in document["table"]:
+        members.setdefault(row["group"], []).append(row["photo"])
+    rows = [
+        {"group": group, "photos": len(of), "of them": ", ".join(of[:FEW]) + ", ..." * (len(of) > FEW)}
+        for group, of in sorted(members.items())[:SHOWN]
+    ]
+    facts = {name: document[name] for name in ("run", "photos", "groups")}
+    facts["individuals"] = _counted(**document["individuals"])
+    facts["joined from"] = f"a mean probability of {document['threshold']:.2f} on, chosen on valid"
+    more = [f"And {len(members) - SHOWN} more groups: --out FILE.csv has all."] * (len(members) > SHOWN)
+    notes = [Text(line, style="dim") for line in more]
+    return Group(facts_table(facts, "Grouped"), table_of(rows), *notes, *warning_lines(document["problems"]))
+
+
+def _counted(value: float, low: float | None, high: float | None, photos: int) -> str:
+    """How many individuals there are, and how sure that is."""
+    if low is None or high is None:
+        return f"{value:.0f}, the groups; for an interval decide on the pairs of --pairs FILE.csv"
+    return f"{value:.0f}, with 95 % certainty {low:.0f} to {high:.0f}, by {photos} photos that were drawn"
 
 
 def plan_report(plan: dict[str, Any]) -> Group:

@@ -42,7 +42,7 @@ MORE = (
     "seen",
     "warnings",
 )
-GROUPS = ("location", "diagnosis", "calibration", "leak_inflation", "leaks", "without_leaks")
+GROUPS = ("location", "diagnosis", "calibration", "grouping", "leak_inflation", "leaks", "without_leaks")
 """Numbers by name that only some rows have."""
 
 

@@ -152,6 +152,9 @@ class RunRecord(BaseModel):
     """By known checkpoint that the method starts from: licence, data, and whether the benchmark was seen."""
     location: Values = {}
     """By valid and test: how well boxes, landmarks or masks were found, and how many photos fell back."""
+    grouping: Values = {}
+    """How well test photos are grouped without names, and by what; empty without embeddings and in older
+    records."""
     unfit: str = ""
     """What the benchmark lacks for this method; then nothing was learned and there are no metrics."""
     metrics: Numbers

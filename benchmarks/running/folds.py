@@ -52,6 +52,8 @@ class Answers:
     """What is resampled as one: the individual, or the encounter group of a photo that names none."""
     traits: pd.DataFrame | None = field(default=None, compare=False)
     """A row a photo of `TRAITS`, by which scores are broken down."""
+    groups: tuple[str, ...] = ()
+    """The encounter of each, or what shows the same pixels; none where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,10 @@ def answers_of(
         f"individual {identity}" if identity else f"group {groups[image]}"
         for image, identity in zip(part["image"], part["identity"], strict=True)
     )
-    return Answers(tuple(part["image"]), tuple(part["identity"]), truth, clusters, _traits(part, train))
+    together = tuple(groups[image] for image in part["image"])
+    return Answers(
+        tuple(part["image"]), tuple(part["identity"]), truth, clusters, _traits(part, train), together
+    )
 
 
 def _traits(part: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from whalebench import RunFailedError, WhalebenchError, one_line, table_cell, visible
+from whalebench.benchmarks.clustering.groups import evaluate_grouping
 from whalebench.benchmarks.core import record as records
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.machine import choose_device, cores
@@ -49,7 +50,7 @@ from whalebench.splits.table import GALLERY
 Floats = NDArray[np.float64]
 COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "fallback")
 """Of the per-query table, where a method locates and the photos are annotated."""
-NUMBERS = ("metrics", "valid_metrics", "variants", "cmc", "calibration", "new_curve", "location")
+NUMBERS = ("metrics", "valid_metrics", "variants", "cmc", "calibration", "new_curve", "location", "grouping")
 """Fields of the outcome that are fields of the record, too."""
 TOLERANCE = 1e-3
 """By how much a restored method may miss a stored score on the processor."""
@@ -66,6 +67,8 @@ class Outcome(Evaluation):
     """By name of other ways to score: `metrics` and `valid_metrics`."""
     location: dict[str, dict[str, float | int]]
     """How well the animals were found, by part; empty for a method that does not look for them."""
+    grouping: dict[str, Any]
+    """How well test is grouped without names, see `evaluate_grouping`; empty without embeddings."""
     arrays: dict[str, NDArray[np.float32]]
     """Scores and embeddings by name, one row a photo."""
     names: dict[str, tuple[str, ...]]
@@ -190,6 +193,7 @@ def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harne
         **vars(evaluation),
         variants=_evaluate_variants(submission, identities, opened),
         location=found,
+        grouping=evaluate_grouping(embeddings, answers),
         arrays={f"{part}_scores": values for part, values in scores.items()}
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part in SCORED},
         names={"identities": identities} | {part: answers[part].images for part in SCORED},

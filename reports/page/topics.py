@@ -95,6 +95,7 @@ class BenchmarkTopics:
             self._located(),
             self._rests(),
             self._parts(),
+            self._grouped(),
             self._differ(),
             self._seeds(),
             self._photos(),
@@ -293,6 +294,17 @@ class BenchmarkTopics:
                 "For which photos they score",
                 tables=self._tables("parts", grids[:1]),
                 folded=self._tables("more-parts", grids[1:]),
+            )
+        )
+
+    def _grouped(self) -> Topic | None:
+        """How well they tell who is together where nobody has a name."""
+        return _unless_empty(
+            Topic(
+                self._anchor("grouped"),
+                "Groups without names",
+                ("A task of its own, as of a survey that begins with photos alone.",),
+                tables=self._tables("grouped", self._grids(details.grouped)),
             )
         )
 
