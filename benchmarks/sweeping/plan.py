@@ -17,7 +17,7 @@ from typing import Any
 from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.registry import find_method, method_names, unloadable
+from whalebench.methods.registry import find_method, method_names, name_of, unloadable
 
 ALL = "all"
 """Stands for every installed method, recipes at the scale of a laptop."""
@@ -131,7 +131,9 @@ def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tupl
     """
     contestants = []
     for method in methods:
-        for name in sorted(set(method_names()) - unloadable().keys()) if method == ALL else (method,):
+        for name in (
+            sorted(set(method_names()) - unloadable().keys()) if method == ALL else (name_of(method),)
+        ):
             is_small = method == ALL and issubclass(find_method(name).Config, RecipeConfig)
             contestants.append(Contestant(name, (*(["scale=small"] if is_small else ()), *settings)))
     return tuple(contestants)
