@@ -186,7 +186,7 @@ def fields_report(title: str, fields: Sequence[dict[str, Any]], left: Sequence[s
         grid.add_column(overflow="fold")
         for cells in rows:
             grid.add_row(*map(Text, cells))
-        blocks += [Text(f"\n{name}"), Padding(grid, (0, 0, 0, 2))]
+        blocks += [Text(f"\n{name}"), Padding(grid, (0, 0, 0, 2), expand=False)]
     return Group(*blocks, *(Text(f"\n{line}") for line in left))
 
 
