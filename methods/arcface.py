@@ -22,7 +22,7 @@ from whalebench.methods.parts.losses.margins import (
     photos_by_species,
 )
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.parts.retrieval import nearest_photo_scores
+from whalebench.methods.parts.retrieval import Labels, centres_of, cosines, mean_centre, nearest_photo_scores
 from whalebench.methods.parts.training.samplers import Sampler
 from whalebench.methods.parts.training.trainer import predict, train_network
 
@@ -112,10 +112,9 @@ class ArcFace(EmbeddingMethod):
             return known, None
         return with_twins(known, self.config.mirrored_axis()), None
 
-    def score(self, photos: Photos) -> NDArray[np.float32]:
+    def score_features(self, features: NDArray[np.float32], viewpoints: Labels | None) -> NDArray[np.float32]:
         """Cosines (photos, identities): gallery and prototype, mixed as chosen on valid."""
-        by_prototype, by_photo = self._both(photos)
-        return self._mix(by_prototype, by_photo, self.photo_weight)
+        return self._mix(*self._both(features, viewpoints), self.photo_weight)
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1.
@@ -140,10 +139,20 @@ class ArcFace(EmbeddingMethod):
         photos = np.ones(identities, np.int64)
         self.head = MarginLoss(self.config, photos, self.config.dimensions)
 
-    def _both(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        embeddings = self.embed(photos)
-        by_photo = self.gallery.scores(embeddings, photos.viewpoints)
-        return self._by_prototype(embeddings, self.head), by_photo
+    def _both(
+        self, embeddings: NDArray[np.float32], viewpoints: Labels | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        by_prototype = self._by_prototype(embeddings, self.head)
+        learned = by_prototype.shape[1]
+        if learned < self.gallery.identities:
+            # Who joined the gallery later has the centre of its photos for a prototype (Qi et al. 2018).
+            centres = centres_of(*self._gallery_of_all(), mean_centre)[learned:]
+            by_prototype = np.hstack([by_prototype, cosines(embeddings, centres).astype(np.float32)])
+        return by_prototype, self.gallery.scores(embeddings, viewpoints)
+
+    def _gallery_of_all(self) -> tuple[NDArray[np.float32], Labels, int]:
+        gallery = self.gallery
+        return gallery.embeddings, gallery.labels, gallery.identities
 
     def _by_prototype(self, embeddings: NDArray[np.float32], head: MarginLoss) -> NDArray[np.float32]:
         """Cosines (photos, identities) to the nearest prototype of each, the mean over the sides embedded."""
@@ -159,7 +168,7 @@ class ArcFace(EmbeddingMethod):
         return mean
 
     def _best_weight(self, valid: LabelledPhotos, harness: Harness) -> float:
-        by_prototype, by_photo = self._both(valid)
+        by_prototype, by_photo = self._both(self.embed(valid), valid.viewpoints)
         results = {w: harness.valid_map_at_5(self._mix(by_prototype, by_photo, w)) for w in GALLERY_WEIGHTS}
         # Of equally good weights the one nearest to the middle: it leans on both kinds of evidence.
         best = max(GALLERY_WEIGHTS, key=lambda w: (results[w], -abs(w - 0.5)))

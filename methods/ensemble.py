@@ -135,6 +135,13 @@ class Ensembled(Ensemble):
             return fusion.side_by_side(self._embeddings(photos), self.shares)
         return super().embed(photos)
 
+    def extend(self, photos: LabelledPhotos) -> None:
+        """Every member's gallery, or for knn the joint one."""
+        if self.config.rule != "knn":
+            return super().extend(photos)
+        joined = fusion.side_by_side(self._embeddings(photos), self.shares)
+        return self.gallery.add(joined, photos.labels, len(photos.identities), photos.viewpoints)
+
     def components(self) -> Components:
         """Each member by its number, and how they are fused; for knn the gallery."""
         energies = ("energy_mean", "energy_spread") if self.config.rule in ("mean", "product") else ()

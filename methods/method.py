@@ -333,6 +333,19 @@ class Method(Restorable, ABC):
         """Embeddings (photos, dimensions) for retrieval, or None for a method that has none."""
         return None
 
+    def score_and_embed(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """What `score` and `embed` give; a method that makes one of the other need look only once."""
+        return self.score(photos), self.embed(photos)
+
+    def extend(self, photos: LabelledPhotos) -> None:
+        """Takes more photos into its gallery, without learning; NotImplementedError if it has none.
+
+        `identities` of the photos are those it learned and behind them further ones, for which scores then
+        have columns, too.
+        """
+        del photos
+        raise NotImplementedError
+
     def locate(self, photos: Photos) -> Located | None:
         """Where the animals are in whole photos, or None for a method that does not look for them."""
         del photos

@@ -22,7 +22,7 @@ from whalebench.methods.parts.pairs import (
     Similarity,
     best_pair_scores,
 )
-from whalebench.methods.parts.retrieval import GalleryConfig
+from whalebench.methods.parts.retrieval import GalleryConfig, Labels
 from whalebench.methods.parts.training.trainer import ready, train_network
 
 MARGIN = 0.5
@@ -137,16 +137,21 @@ class Siamese(EmbeddingMethod):
         )
         self.fill_gallery(known, harness)
 
-    def score(self, photos: Photos) -> NDArray[np.float32]:
+    def score_features(self, features: NDArray[np.float32], viewpoints: Labels | None) -> NDArray[np.float32]:
         """Cosines (photos, identities) by the gallery's rule, or the pair head's largest logit of each."""
         if not isinstance(self.loss, PairHeadLoss):
-            return super().score(photos)
-        features, gallery = self.features(photos), self.gallery
-        scores = np.empty((len(photos), gallery.identities), np.float32)
-        for queries, rows in gallery.compared(photos.viewpoints):
+            return super().score_features(features, viewpoints)
+        gallery = self.gallery
+        scores = np.empty((len(features), gallery.identities), np.float32)
+        for queries, rows in gallery.compared(viewpoints):
             known = gallery.embeddings[rows], gallery.labels[rows], gallery.identities
             scores[queries] = best_pair_scores(self.loss.head, features[queries], *known)
         return scores
+
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether it has no pair head."""
+        return self.config.form == "contrastive"
 
     def features(self, photos: Photos) -> NDArray[np.float32]:
         """Features (photos, dimensions) by which photos are compared.

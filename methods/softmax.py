@@ -85,6 +85,20 @@ class Softmax(Method):
         """Pooled features (photos, channels) at length 1."""
         return normalise(self.features(photos))
 
+    def score_and_embed(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """By one look, unless a subclass scores or embeds otherwise."""
+        kind = type(self)
+        if (kind.score, kind.embed, kind.features) != (Softmax.score, Softmax.embed, Softmax.features):
+            return super().score_and_embed(photos)
+
+        def both(pixels: Tensor) -> Tensor:
+            features = self.network(pixels)
+            return torch.cat([self.loss.log_probabilities(features), features], dim=1)
+
+        found = predict(both, photos, self.config, self.device)
+        scores, features = np.split(found, [len(photos.identities)], axis=1)
+        return np.ascontiguousarray(scores), normalise(features)
+
     def features(self, photos: Photos) -> NDArray[np.float32]:
         """Pooled features (photos, channels) as the classifier sees them."""
         return predict(self.network, photos, self.config, self.device)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +84,8 @@ class PhotoStore:
     """The part of its file that each photo is, and of its mask; None for a whole one, () where all are."""
     tell: Callable[[str], None] = field(default=lambda _: None, compare=False, repr=False)
     """Is told where an array that was kept cannot be used, as the stage of a `Progress`."""
+    failed: Callable[[int, str], None] | None = field(default=None, compare=False, repr=False)
+    """Is told the row of a photo that cannot be decoded, and why; the photo is black then. None: an error."""
     _open: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -130,7 +132,7 @@ class PhotoStore:
             # Renamed when the last photo is in, so an array that exists was written to its end.
             with atomic_path(file) as temporary:
                 paths = self.mask_paths if kind == "masks" else self.paths
-                _decode_all(temporary, paths, self._regions, shape, progress, workers)
+                _decode_all(temporary, paths, self._regions, shape, progress, workers, self.failed)
                 _append_digest(temporary)
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
@@ -180,7 +182,17 @@ def _decode_all(
     shape: tuple[int, ...],
     progress: Advance | None,
     workers: int,
+    failed: Callable[[int, str], None] | None = None,
 ) -> None:
+    def decoded(row: int, path: str, region: Region | None) -> NDArray[np.uint8]:
+        try:
+            return decode(path, shape, region)
+        except WhalebenchError as error:
+            if failed is None:
+                raise
+            failed(row, why_unread(error.__cause__ if isinstance(error.__cause__, Exception) else error))
+            return np.zeros(shape, np.uint8)
+
     size = len(paths) * math.prod(shape)
     refuse_full_disk(file.parent, size, f"Decoding {len(paths)} photos")
     # Written and not mapped: a disk that is full after all is then an error, and not the end of the process.
@@ -190,7 +202,7 @@ def _decode_all(
         allocate(opened.fileno(), opened.tell() + size)
         # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
         with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(max_workers=workers) as pool:
-            for row, pixels in enumerate(pool.map(decode, paths, repeat(shape), regions)):
+            for row, pixels in enumerate(pool.map(decoded, count(), paths, regions)):
                 opened.write(pixels.tobytes())
                 if progress:
                     progress(row + 1, len(paths))
@@ -347,18 +359,21 @@ def inspect_photos(
     masks: int = 0,
     max_pixels: int = MAX_PIXELS,
     progress: Advance | None = None,
+    headers: bool = False,
 ) -> list[PhotoFacts | str]:
     """For each path the facts of the decoded photo, or the reason why it cannot be used.
 
     Where there are regions the photos are these parts of their files. The last `masks` paths are of masks.
-    The photos are decoded by a thread for each core.
+    The photos are decoded by a thread for each core; of `headers` alone nothing is decoded but masks, the
+    file stands for what it shows, and what is broken further on in it is not seen.
     """
     pool = ThreadPoolExecutor(os.cpu_count())
     inspected: list[PhotoFacts | str] = []
     try:
         with pixel_limit(max_pixels):
             kinds = [False] * (len(paths) - masks) + [True] * masks
-            for facts in pool.map(_inspect, paths, regions or [None] * len(paths), kinds):
+            parts = regions or [None] * len(paths)
+            for facts in pool.map(_inspect, paths, parts, kinds, repeat(headers)):
                 inspected.append(facts)
                 if progress is not None:
                     progress(len(inspected), len(paths))
@@ -397,7 +412,7 @@ def _is_read(image: Image.Image, is_mask: bool) -> bool:
     return is_mask if numbers else image.mode in MODES | LATER_MODES | {"I"}
 
 
-def _inspect(path: Path, region: Region | None, is_mask: bool) -> PhotoFacts | str:
+def _inspect(path: Path, region: Region | None, is_mask: bool, headers: bool) -> PhotoFacts | str:
     try:
         stamp = take_stamp(regular_file(path))  # before reading, so that a later change cannot go unnoticed
         if not stamp[1]:
@@ -405,6 +420,8 @@ def _inspect(path: Path, region: Region | None, is_mask: bool) -> PhotoFacts | s
         with open_photo(path) as image:
             if not _is_read(image, is_mask):
                 return f"its pixels are of the kind {image.mode}, not of 8 or 16 bits; convert it to 8 bits"
+            if headers and not is_mask:
+                return _from_header(image, region, (digest_file(path), *stamp[1:]))
             remarks: frozenset[AnyRemark]
             picture, remarks = read_mask(image) if is_mask else as_seen(image)
             if not is_mask and image.format in JPEGS and lacks_data(image, path):
@@ -417,6 +434,16 @@ def _inspect(path: Path, region: Region | None, is_mask: bool) -> PhotoFacts | s
         return PhotoFacts((digest_file(path), *stamp[1:]), *picture.size, content, older, remarks, taken)
     except Exception as error:  # a decoder fed with broken bytes may raise anything
         return why_unread(error)
+
+
+def _from_header(image: ImageFile, region: Region | None, stamp: Stamp) -> PhotoFacts:
+    """The facts of a photo of which nothing is decoded."""
+    width, height = upright_size(image)
+    left, top, right, bottom = region or (0, 0, width, height)
+    width, height = min(right, width) - left, min(bottom, height) - top
+    if width <= 0 or height <= 0:
+        raise WhalebenchError(f"its box has no pixel within the photo of {image.width}x{image.height} pixels")
+    return PhotoFacts(stamp, width, height, stamp[0], stamp[0], taken=date_taken(image))
 
 
 def why_unread(error: Exception) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from whalebench.benchmarks.core.record import (
     VARIANTS,
     WEIGHTS,
     RunRecord,
+    read_arrays,
     read_predictions,
     read_record,
     write_arrays,
@@ -47,17 +48,21 @@ from whalebench.benchmarks.ensembles.members import (
     find_members,
     lineage_facts,
     load_fold,
+    read_features,
     read_members,
 )
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Groups, Options
 from whalebench.benchmarks.ensembles.rules import fuse_members, given_weights
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, constant_answer, evaluate_scores
+from whalebench.benchmarks.running.folds import NEW
 from whalebench.methods.method import MethodConfig
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.ensembles.steps import StepResults
 
 METHOD = "ensemble"
+TRIED = 8
+"""Test photos on which an ensemble that is asked again must score as it did."""
 STACKER = "stacker"
 """The part of the lineage that was fitted on valid: a stacker, or weights."""
 
@@ -213,6 +218,71 @@ def ensemble(
         record = RunRecord(**key | outcome.facts(spec) | {"seconds": seconds})
         write_run(folder, lambda into: outcome.write(into, record), force=force)
     return Ensemble(read_record(folder), folder, [member.folder for member in spec.members])
+
+
+class NewScores(NamedTuple):
+    """What a member says of photos that are in no benchmark."""
+
+    scores: NDArray[np.float32]
+    """(photos, identities)"""
+    embeddings: NDArray[np.float32] | None
+    """(photos, dimensions), None for a member that has none."""
+
+
+def fuse_new_photos(
+    folder: Path, of_members: Sequence[NewScores], workspace: Workspace, progress: Progress = SILENT
+) -> NDArray[np.float32]:
+    """The ensemble's scores (photos, identities) of new photos, given what its members say of them.
+
+    Its rule is fitted again on the valid scores that the members keep, which gives the same, as is tried on
+    some of its test photos. Raises WhalebenchError for a rule that looks at more than scores and embeddings,
+    for steps, and where the members no longer give what it was made of.
+    """
+    record = read_record(folder)
+    rule, config = str(record.config["rule"]), record.config
+    if config.get("then") or config.get("duplicates") or rule == "pairs":
+        what = f"--then {config['then'][0]}" if config.get("then") else f"--rule {rule}"  # type: ignore[index]
+        raise WhalebenchError(
+            f"{record.run} was made with {what}, which looks at more of a photo than scores and embeddings: "
+            f"ask an ensemble without it, or one of its members."
+        )
+    runs = find_members(record.members, workspace)
+    fold = load_fold(runs[0].record, workspace, progress)
+    stored = read_arrays(folder / SCORES, ("test_scores",), "names")[0]["test_scores"]
+    tried = np.unique(np.linspace(0, len(stored) - 1, TRIED).astype(np.int64))
+    members = [
+        _with_new(member, tried, new)
+        for member, new in zip(read_members(runs, fold), of_members, strict=True)
+    ]
+    images = tuple(f"{NEW}-{place}" for place in range(len(members[0].test)))
+    unknown = replace(
+        fold.test, images=images, identities=images, truth=(NEW,) * len(images), clusters=images
+    )
+    shares = config.get("weights")
+    options = Options(pca=config.get("pca"))  # type: ignore[arg-type]
+    task = FusionTask(
+        members,
+        replace(fold, test=unknown),
+        record.seed,
+        None if shares is None else np.array(shares, np.float64),
+        options,
+        progress,
+    )
+    fused = fuse_members(rule, task).test
+    if not np.allclose(fused[: len(tried)], stored[tried], rtol=1e-4, atol=1e-4):
+        raise WhalebenchError(
+            f"The members of {record.run} no longer give what it was made of: combine them again, by "
+            f"`whalebench ensemble {' '.join(record.members)} --rule {rule}`."
+        )
+    return fused[len(tried) :]
+
+
+def _with_new(member: Member, tried: NDArray[np.int64], new: NewScores) -> Member:
+    """The member with some of its test photos, and behind them new ones, as test."""
+    features = read_features(member, "test")
+    if features is not None and new.embeddings is not None:
+        features = np.concatenate([features[tried], new.embeddings])
+    return replace(member, test=np.concatenate([member.test[tried], new.scores]), features=features)
 
 
 @dataclass(frozen=True)

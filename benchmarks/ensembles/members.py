@@ -153,6 +153,8 @@ class Member:
     """That over which the softmax of its scores is its probabilities, as chosen on valid."""
     lineage: dict[str, list[str]]
     """By part, digests of the photos it was fitted on."""
+    features: Embeddings | None = None
+    """Embeddings (test photos, dimensions) where `test` is not what its file keeps; else None."""
 
     @property
     def name(self) -> str:
@@ -363,8 +365,9 @@ def read_embeddings(member: Member, fold: FoldData) -> dict[str, Embeddings]:
 def read_features(member: Member, part: str) -> Embeddings | None:
     """Embeddings (photos, dimensions) of valid or test, as the member gave them; None where it gave none."""
     name = f"{part}_embeddings"
-    arrays, _ = read_arrays(member.run.folder / SCORES, (name,), "names")
-    features = arrays.get(name)
+    features = member.features if part == "test" else None
+    if features is None:
+        features = read_arrays(member.run.folder / SCORES, (name,), "names")[0].get(name)
     photos = len(member.valid if part == "valid" else member.test)
     if features is not None and len(features) != photos:
         raise WhalebenchError(

@@ -15,6 +15,7 @@ from whalebench import WhalebenchError, table_cell
 from whalebench.benchmarks.core.catalog import (
     NAMELESS,
     NO_ENCOUNTER,
+    NOT_IDENTIFIED,
     OPTIONAL_TEXT,
     SIZE,
     WHERE_GIVEN,
@@ -132,8 +133,27 @@ def import_csv(file: Path, name: str, workspace: Workspace, **how: Any) -> Impor
     return import_photos(LAYOUTS["csv"], file, name, workspace, **how)
 
 
+def read_unnamed(
+    source: Source, table: TextTable, *, in_boxes: bool, headers: bool, progress: Progress = SILENT
+) -> ReadPhotos:
+    """The photos of a table whose individuals nobody need know, read as for a benchmark.
+
+    Absent ones are set aside like unreadable ones. With `in_boxes` each with a box is the part within it;
+    `headers` is as in `inspect_photos`. Raises WhalebenchError for rows that cannot be, and where no photo is
+    left.
+    """
+    if "identity" not in table.columns:
+        rows = tuple(row | {"identity": NOT_IDENTIFIED} for row in table.rows)
+        table = replace(table, columns=(*table.columns, "identity"), rows=rows)
+    given: Given = "box" if in_boxes and any(row.get("x0") for row in table.rows) else "auto"
+    choices = _Choices("", "quarantine", given, None, MAX_PIXELS, named=False, headers=headers)
+    table, folded = without_unseen(table)
+    read = _read_photos(source, _check_photos(source, table, choices, progress), choices, progress)
+    return replace(read, notes=[*folded, *read.notes])
+
+
 @dataclass(frozen=True)
-class _Read:
+class ReadPhotos:
     """The photos of a table as they were found to be."""
 
     frame: pd.DataFrame
@@ -156,6 +176,10 @@ class _Choices:
     given: Given
     encounters: EncounterRule | None
     max_pixels: int
+    named: bool = True
+    """Whether two individuals must be named, as in a benchmark."""
+    headers: bool = False
+    """As in `inspect_photos`."""
 
 
 @dataclass(frozen=True)
@@ -192,22 +216,22 @@ def _check_photos(source: Source, table: TextTable, choices: _Choices, progress:
     regions = given_regions(table, photos, choices.given)
     problems += unclear(table, photos, regions)
     tables.refuse(place, table, problems + misfits(table, photos, masks, choices.max_pixels))
-    _check_enough(place, table, range(len(table.rows)), ())  # before hours of decoding
-    notes += [*of_nobody, *in_shares, *notes_on_boxes(table, photos, regions)]
+    _check_enough(place, table, range(len(table.rows)), (), choices)  # before hours of decoding
+    notes += [*of_nobody, *in_shares, *notes_on_boxes(table, photos, regions)] if choices.named else in_shares
     return _Checked(table, photos, masks, regions, notes)
 
 
-def _read_photos(source: Source, checked: _Checked, choices: _Choices, progress: Progress) -> _Read:
+def _read_photos(source: Source, checked: _Checked, choices: _Choices, progress: Progress) -> ReadPhotos:
     """Decodes the photos and masks of checked rows, and what is to be said of them."""
     table, regions = checked.table, checked.regions
     progress.stage("inspect")
-    facts, mask_facts = _decode(checked, choices.max_pixels, progress.advance)
+    facts, mask_facts = _decode(checked, choices, progress.advance)
     tables.refuse(source.place, table, unclear_masks(table, mask_facts))
     photos, masks = ([source.kept(path) for path in paths] for paths in (checked.photos, checked.masks))
     left_out = {index: fact for index, fact in enumerate(facts) if isinstance(fact, str)}
     kept = {index: fact for index, fact in enumerate(facts) if not isinstance(fact, str)}
     quarantined = tuple(Quarantined(table.rows[i]["image"], photos[i], left_out[i]) for i in left_out)
-    _check_enough(source.place, table, kept, quarantined)
+    _check_enough(source.place, table, kept, quarantined, choices)
     images = [row["image"] for row in table.rows]
     stamps = {images[index]: fact.stamp for index, fact in kept.items()}
     stamps |= {mask_of(images[index]): fact.stamp for index, fact in mask_facts.items() if index in kept}
@@ -217,9 +241,10 @@ def _read_photos(source: Source, checked: _Checked, choices: _Choices, progress:
     derived |= {"dates from EXIF": len(dated.found)} if dated.found else {}
     whole = {index: fact for index, fact in kept.items() if regions[index] is None}
     frame = in_parts(_frame(table, kept, photos, masks, mask_facts), [regions[index] for index in kept])
-    notes = [*checked.notes, *dated.notes, *met, *boxes.notes_on_boxes(table.rows, whole, choices.form)]
+    of_photos = [*met, *boxes.notes_on_boxes(table.rows, whole, choices.form)] if choices.named else []
+    notes = [*checked.notes, *dated.notes, *of_photos]
     from_exif = frozenset(images[index] for index in dated.found)
-    return _Read(frame, quarantined, stamps, notes, derived, from_exif)
+    return ReadPhotos(frame, quarantined, stamps, notes, derived, from_exif)
 
 
 def _in_encounters(
@@ -261,14 +286,21 @@ def _check_name(name: str) -> None:
 
 
 def _decode(
-    checked: _Checked, max_pixels: int, progress: Advance | None
+    checked: _Checked, choices: _Choices, progress: Advance | None
 ) -> tuple[list[PhotoFacts | str], dict[int, PhotoFacts]]:
     """The facts of each photo, or why it or its mask cannot be used; and those of masks by place."""
     photos = checked.photos
     masked = [index for index, mask in enumerate(checked.masks) if mask]
     paths = [Path(path) for path in (*photos, *(checked.masks[index] for index in masked))]
     parts = [*checked.regions, *(checked.regions[index] for index in masked)]
-    facts = inspect_photos(paths, parts, masks=len(masked), max_pixels=max_pixels, progress=progress)
+    facts = inspect_photos(
+        paths,
+        parts,
+        masks=len(masked),
+        max_pixels=choices.max_pixels,
+        progress=progress,
+        headers=choices.headers,
+    )
     of_masks: dict[int, PhotoFacts] = {}
     for index, mask_fact in zip(masked, facts[len(photos) :], strict=True):
         if not isinstance(mask_fact, str):
@@ -279,7 +311,11 @@ def _decode(
 
 
 def _check_enough(
-    file: Path, table: TextTable, kept: Collection[int], quarantined: tuple[Quarantined, ...]
+    file: Path,
+    table: TextTable,
+    kept: Collection[int],
+    quarantined: tuple[Quarantined, ...],
+    choices: _Choices,
 ) -> None:
     if not kept:
         raise WhalebenchError(
@@ -287,7 +323,7 @@ def _check_enough(
             f"{quarantined[0].reason}; replace the files."
         )
     individuals = sorted({table.rows[index]["identity"] for index in kept}.difference(NAMELESS))
-    if len(individuals) < 2:
+    if choices.named and len(individuals) < 2:
         named = f"one individual only ({individuals[0]})" if individuals else "no individual"
         number = "1 photo was" if len(quarantined) == 1 else f"{len(quarantined)} photos were"
         lost = f" after {number} quarantined" if quarantined else ""

@@ -139,3 +139,50 @@ def _with_epsilon(target: Floats, epsilon: float, identities: int) -> Floats:
 
 def _log_loss(target: Floats, epsilon: float, identities: int) -> float:
     return float(-np.log(np.clip(_with_epsilon(target, epsilon, identities), 1e-15, None)).mean())
+
+
+@dataclass(frozen=True)
+class NewChance:
+    """How probable it is, by its best score, that a photo shows an individual that is *new*."""
+
+    slope: float
+    intercept: float
+
+    def of(self, best: NDArray[np.float32]) -> Floats:
+        """Probabilities (photos,) of the best scores (photos,)."""
+        from scipy.special import expit
+
+        chances: Floats = expit(self.slope * best.astype(np.float64) + self.intercept)
+        return chances
+
+
+def fit_new_chance(
+    best: NDArray[np.float32], is_new: NDArray[np.bool_], share: float | None = None
+) -> NewChance | None:
+    """Logistic regression of being *new* on the best scores (photos,) of valid; None where all are of a kind.
+
+    Fitted to targets that are a photo short of certain (Platt, 1999), so that a handful makes nobody sure; a
+    higher score never makes *new* more likely. Given the `share` of *new* photos to expect, as if valid had
+    it.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit, logit
+
+    count, new = len(is_new), int(is_new.sum())
+    if not 0 < new < count:
+        return None
+    values = best.astype(np.float64)
+    centre, scale = values.mean(), max(float(values.std()), 1e-12)
+    units = (values - centre) / scale
+    targets = np.where(is_new, (new + 1) / (new + 2), 1 / (count - new + 2))
+
+    def loss(line: Floats) -> tuple[float, Floats]:
+        logits = line[0] * units + line[1]
+        off = expit(logits) - targets
+        cost = float((np.logaddexp(0, logits) - targets * logits).sum())
+        return cost, np.array([off @ units, off.sum()])
+
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(None, 0), (None, None)])
+    slope, intercept = found.x[0] / scale, found.x[1] - found.x[0] * centre / scale
+    shift = 0.0 if share is None else float(logit(share) - logit(new / count))
+    return NewChance(float(slope), float(intercept) + shift)

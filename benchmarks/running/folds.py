@@ -250,6 +250,34 @@ def _asked_for(part: str) -> str:
     return "test" if part == GALLERY else part
 
 
+def show_new_photos(
+    benchmark: Benchmark,
+    fold: int,
+    table: pd.DataFrame,
+    store: PhotoStore,
+    *,
+    oracle: bool = False,
+    viewpoints: bool = False,
+) -> Photos:
+    """Photos of a complete table that are in no fold, shown as those of test are to what learned on the fold.
+
+    `store` has the rows of the table. Individuals, landmarks and the places of viewpoints are the fold's.
+    """
+    content, rows = _Fold.of(benchmark, fold), np.arange(len(table))
+    points = (f"{name}_{axis}" for name in landmark_names(content.table.columns) for axis in "xy")
+    kept = [name for name in table if name[-2:] not in ("_x", "_y")]
+    table = table[kept].assign(**{point: table.get(point, nan) for point in points})
+    new = replace(content, table=table, rows=rows, places={NEW: rows})
+    view = StoreView.of(rows, lambda: store if oracle else store.without_masks_of(rows))
+    photos = new.photos(NEW, view, _annotations(table), viewpoints=viewpoints)
+    return photos.unlabelled() if oracle else photos.bare()
+
+
+def contents(benchmark: Benchmark, fold: int) -> dict[str, str]:
+    """The content digest that stands behind each digest that a method sees of a fold's photos."""
+    return {shown: digest for digest, shown in _Fold.of(benchmark, fold).shown_digests.items()}
+
+
 def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
     """The answers to valid and test; to be asked for when a method has answered, and not before."""
     content = _Fold.of(benchmark, fold)

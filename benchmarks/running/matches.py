@@ -46,14 +46,19 @@ def match_photos(
         nearest = nearest_photos(candidates, compared)
         text |= {f"nearest_{place}": nearest[:, place - 1].tolist() for place in places}
     if windows is not None:
-        entries = windows.matrices.reshape(-1, 6)
-        columns = {f"window_{letter}": entries[:, place] for place, letter in enumerate("abcdef")}
-        height, width = windows.size
-        sides = {"window_height": height, "window_width": width}
-        columns |= {name: np.full(len(entries), side, np.int64) for name, side in sides.items()}
+        columns = window_columns(windows)
     if compared is None and windows is None:
         return None
     return pd.DataFrame(text, dtype="str").assign(**columns)
+
+
+def window_columns(windows: SeenWindows) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
+    """The columns `window_a` to `window_f`, `window_height` and `window_width`, see `record.read_matches`."""
+    entries, (height, width) = windows.matrices.reshape(-1, 6), windows.size
+    sides = {"window_height": height, "window_width": width}
+    return {f"window_{letter}": entries[:, place] for place, letter in enumerate("abcdef")} | {
+        name: np.full(len(entries), side, np.int64) for name, side in sides.items()
+    }
 
 
 def nearest_photos(candidates: NDArray[np.object_], compared: Compared) -> NDArray[np.object_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from whalebench.benchmarks.core.machine import choose_device, cores
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord
+from whalebench.benchmarks.core.store import StoreView
 from whalebench.benchmarks.core.workspace import Workspace, inherit_permissions
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, evaluate_scores
-from whalebench.benchmarks.running.folds import NEW, SCORED, OpenFold, Views, fold_views, open_fold
+from whalebench.benchmarks.running.folds import NEW, SCORED, OpenFold, Views, contents, fold_views, open_fold
 from whalebench.benchmarks.running.harness import (
     RunHarness,
     as_numbers,
@@ -299,16 +301,29 @@ class Restored:
     benchmark: Benchmark
     method: Pipeline
     views: Views
-    opened: OpenFold
     scores: NDArray[np.float32]
-    """(test photos, identities), as the restored method gives them."""
+    """(test photos that it was tried on, identities), as the restored method gives them."""
+
+    @cached_property
+    def opened(self) -> OpenFold:
+        """The answers to its fold."""
+        return open_fold(self.benchmark, self.record.fold)
 
 
-def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) -> Restored:
+def restore_run(
+    name: str,
+    workspace: Workspace,
+    progress: Progress = SILENT,
+    *,
+    photos: int | None = None,
+    device: str | None = None,
+) -> Restored:
     """The run of that name, or in that folder, with its method as it was after learning.
 
-    Raises WhalebenchError where catalog, split or weights are not those of the run, where a part was fitted
-    on test photos, where the method cannot be restored, and where it does not give the stored scores again.
+    It is tried on all test photos, or on so many of them, by the scores that it gave; on that device, or the
+    one that the run was made on. Raises WhalebenchError where catalog, split or weights are not those of the
+    run, where a part was fitted on test photos, where the method cannot be restored, and where it does not
+    give the stored scores again.
     """
     folder = records.find_run(name, workspace)
     record = records.read_record(folder)
@@ -330,20 +345,43 @@ def restore_run(name: str, workspace: Workspace, progress: Progress = SILENT) ->
         )
     viewpoints = method.config.sees_viewpoints()
     views = fold_views(benchmark, record.fold, oracle=record.oracle, viewpoints=viewpoints)
-    opened = open_fold(benchmark, record.fold)
     weights, lineage = _read_weights(folder)
-    _refuse_seen_test(record, lineage, {opened.digests[each] for each in views.test.digests})
-    device = _device(record)
-    progress.stage("decode")
-    for size in method.sizes():
-        benchmark.store.pixels(size, progress.advance, cores())
+    content = contents(benchmark, record.fold)
+    _refuse_seen_test(record, lineage, {content[each] for each in views.test.digests})
+    place = choose_device(device) if device else _device(record)
+    tried = np.unique(np.linspace(0, len(views.test) - 1, photos or len(views.test)).astype(np.int64))
+    test = views.queries()["test"]
+    if photos is None:
+        progress.stage("decode")
+        for size in method.sizes():
+            benchmark.store.pixels(size, progress.advance, cores())
+    else:
+        test = _apart(test.select(tried), benchmark, record)
     progress.stage("restore")
     with blamed(record.method):
-        _take_up(method, weights, views, device, folder / WEIGHTS)
-        scores = score_photos(method, views.queries()["test"])
-    shown = list(opened.answers["test"].images), list(views.train.identities)
-    _refuse_other_scores(record, folder, shown, scores, device)
-    return Restored(record, folder, benchmark, method, views, opened, scores)
+        _take_up(method, weights, views, place, folder / WEIGHTS)
+        scores = score_photos(method, test)
+    _refuse_other_scores(record, folder, benchmark, scores, tried, place)
+    return Restored(record, folder, benchmark, method, views, scores)
+
+
+def _apart(test: Photos, benchmark: Benchmark, record: RunRecord) -> Photos:
+    """The same test photos out of a store of their own, so that no others need be decoded."""
+    of_test, store = benchmark.split.parts(record.fold).test, benchmark.store
+    row_of = columns_of(benchmark.catalog.table["image"])
+    numbers = [int(image.rpartition("-")[2]) - 1 for image in test.images]
+    rows = [row_of[of_test[number]] for number in numbers]
+    few = replace(
+        store,
+        paths=tuple(store.paths[row] for row in rows),
+        digests=tuple(store.digests[row] for row in rows),
+        mask_paths=tuple(store.mask_paths[row] if record.oracle else "" for row in rows),
+        regions=tuple(store.regions[row] for row in rows) if store.regions else (),
+        _open={},
+    )
+    place_of = np.zeros(test.rows.max() + 1, np.int64)
+    place_of[test.rows] = np.arange(len(rows))
+    return replace(test, store=StoreView.of(place_of, lambda: few))
 
 
 def _method(record: RunRecord) -> Pipeline:
@@ -434,16 +472,23 @@ def _take_up(
 def _refuse_other_scores(
     record: RunRecord,
     folder: Path,
-    shown: tuple[list[str], list[str]],
+    benchmark: Benchmark,
     scores: NDArray[np.float32],
+    tried: NDArray[np.int64],
     device: torch.device,
 ) -> None:
-    """`shown` are the test photos and the individuals that the scores are of."""
+    """Scores (photos, identities) are of the test photos that were `tried`, by their places."""
     file = folder / SCORES
     arrays, names = records.read_arrays(file, ("test_scores",), "names")
     stored = arrays.get("test_scores", np.zeros(0))
-    if (names["test"], names["identities"]) != shown or stored.shape != scores.shape:
+    parts, table = benchmark.split.parts(record.fold), benchmark.catalog.table
+    known = sorted(set(table["identity"][table["image"].isin(parts.train)]) - {""})
+    if (names["test"], names["identities"]) != (list(parts.test), known) or stored.shape != (
+        len(parts.test),
+        scores.shape[1],
+    ):
         raise WhalebenchError(f"{file} is of other photos than the run: repeat the run with --force.")
+    stored = stored[tried]
     then = str(record.hardware.get("device", "cpu"))
     exact = device.type == then == "cpu" and "bf16" not in json.dumps(record.config)
     allowed = TOLERANCE if exact else LOW_PRECISION * float(np.ptp(stored))

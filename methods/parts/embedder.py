@@ -19,7 +19,7 @@ from whalebench.methods.method import Components, Harness, Method, Search
 from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
 from whalebench.methods.parts.pipeline import NetworkMethodConfig
-from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, Labels
 from whalebench.methods.parts.training.config import GridSize, PhotoSize
 from whalebench.methods.parts.training.trainer import predict, ready
 
@@ -143,11 +143,31 @@ class GalleryMethod(Method):
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Cosines (photos, identities) by the gallery's rule."""
-        return self.gallery.scores(self.features(photos), photos.viewpoints)
+        return self.score_features(self.features(photos), photos.viewpoints)
+
+    def score_features(self, features: NDArray[np.float32], viewpoints: Labels | None) -> NDArray[np.float32]:
+        """Scores (photos, identities) of photos by what they are compared by (photos, dimensions)."""
+        return self.gallery.scores(features, viewpoints)
+
+    def score_and_embed(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """By one look where embeddings are what photos are compared by."""
+        if type(self).score is not GalleryMethod.score or not self.compares_embeddings:
+            return super().score_and_embed(photos)
+        embeddings = self.embed(photos)
+        return self.score_features(embeddings, photos.viewpoints), embeddings
+
+    def extend(self, photos: LabelledPhotos) -> None:
+        """Embeds the photos and takes them into the gallery."""
+        self.gallery.add(self.features(photos), photos.labels, len(photos.identities), photos.viewpoints)
 
     @abstractmethod
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1."""
+
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether `features` are what `embed` gives."""
+        return type(self).features is GalleryMethod.features
 
     def features(self, photos: Photos) -> NDArray[np.float32]:
         """Features (photos, dimensions) by which photos are compared: embeddings, if nothing else is said."""

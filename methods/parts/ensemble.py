@@ -40,6 +40,19 @@ class Ensemble(Method):
         every = [embedded for member in self.members if (embedded := member.embed(photos)) is not None]
         return side_by_side(every) if every else None
 
+    def score_and_embed(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """By one look of each member where their scores are averaged and their embeddings joined as here."""
+        if type(self).score is not Ensemble.score or type(self).embed is not Ensemble.embed:
+            return super().score_and_embed(photos)
+        scores, embeddings = zip(*(member.score_and_embed(photos) for member in self.members), strict=True)
+        every = [embedded for embedded in embeddings if embedded is not None]
+        return average_scores(scores), side_by_side(every) if every else None
+
+    def extend(self, photos: LabelledPhotos) -> None:
+        """Every member's gallery; NotImplementedError where one has none."""
+        for member in self.members:
+            member.extend(photos)
+
     def components(self) -> Components:
         """Each member by its number."""
         return {str(place): member for place, member in enumerate(self.members)}

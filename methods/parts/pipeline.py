@@ -204,6 +204,16 @@ class SeenWindows(NamedTuple):
     """Height and width in pixels at which the windows are seen."""
 
 
+def _galleries(part: Restorable) -> dict[str, Gallery]:
+    found: dict[str, Gallery] = {}
+    for name, component in part.components().items():
+        if isinstance(component, Gallery):
+            found[name] = component
+        elif isinstance(component, Restorable):
+            found |= {".".join((name, key)): gallery for key, gallery in _galleries(component).items()}
+    return found
+
+
 BEST = "best_cycle"
 """The name of the best cycle's place among the weights, and of its number in the record."""
 
@@ -337,6 +347,38 @@ class Pipeline(Restorable):
             return self._mean_embedding(shown)
         every = [embedded for method in self.cycles if (embedded := method.embed(shown)) is not None]
         return side_by_side(every) if every else None
+
+    @hosted
+    def score_and_embed(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """What `score` and `embed` give, by one look where the method needs no more."""
+        shown = self._shown(photos)
+        if len(self.cycles) == 1:
+            return self.cycles[0].score_and_embed(shown)
+        if self.gallery is not None:
+            embeddings = self._mean_embedding(shown)
+            return self.gallery.scores(embeddings, shown.viewpoints), embeddings
+        scores, embeddings = zip(*(method.score_and_embed(shown) for method in self.cycles), strict=True)
+        every = [embedded for embedded in embeddings if embedded is not None]
+        joined = voted(scores) if self.joined == "votes" else average_scores(scores)
+        return joined, side_by_side(every) if every else None
+
+    @hosted
+    def extend(self, photos: LabelledPhotos) -> None:
+        """The galleries of all cycles, and that of their mean embeddings, take in the photos as they are shown.
+
+        Raises NotImplementedError for a method without a gallery.
+        """
+        shown = self.crop.see(photos) if self.crop else photos
+        seen = photos if shown is photos else photos.through(shown.lens)
+        for method in self.cycles:
+            method.extend(seen)
+        if self.gallery is not None:
+            embeddings = self._mean_embedding(shown)
+            self.gallery.add(embeddings, photos.labels, len(photos.identities), photos.viewpoints)
+
+    def galleries(self) -> dict[str, Gallery]:
+        """Every gallery in it by the names that lead there."""
+        return _galleries(self)
 
     @hosted
     def locate(self, photos: Photos) -> Located | None:

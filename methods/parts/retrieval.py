@@ -264,6 +264,21 @@ class Gallery:
         sided = self.config.side == "same"
         self.viewpoints = viewpoints[known] if sided and viewpoints is not None else None
 
+    def add(
+        self,
+        embeddings: NDArray[np.float32],
+        labels: Labels,
+        identities: int,
+        viewpoints: Labels | None = None,
+    ) -> None:
+        """Takes further photos behind those that it has, as `fill` does; identities are how many in all."""
+        sides = None
+        if self.viewpoints is not None:
+            unknown = np.full(len(labels), UNKNOWN)
+            sides = np.concatenate([self.viewpoints, unknown if viewpoints is None else viewpoints])
+        every = np.concatenate([self.embeddings, embeddings]), np.concatenate([self.labels, labels])
+        self.fill(*every, identities, sides)
+
     def scores(self, query: NDArray[np.float32], viewpoints: Labels | None = None) -> NDArray[np.float32]:
         """Scores (queries, identities) of embeddings (queries, dimensions): cosines by the rule, in [-1, 1].
 
