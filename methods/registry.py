@@ -65,7 +65,8 @@ def find_method(name: str) -> type[Method]:
     if name not in points:
         hint = did_you_mean(name, sorted(points), f"there are {', '.join(sorted(points))}.")
         raise WhalebenchError(
-            f"There is no method '{name}': {hint} (A new one is known once its package is installed again, or given as its file.)"
+            f"There is no method '{name}': {hint} (A new one is known once its package is installed again, or "
+            f"by its file.)"
         )
     point, *others = points[name]
     if others:
