@@ -1,23 +1,45 @@
-"""whalebench: which approach identifies individual animals best, by how much, and how sure that is."""
+"""whalebench: which approach identifies individual animals best, by how much, and how sure that is.
+
+What stands in `__all__` is for programs of others (docs/from-python.md); all else is for whalebench itself.
+"""
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whalebench.api import Run, leaderboard, load, predictions, run, runs
+else:
+
+    def __getattr__(name: str) -> object:
+        """What programs of others ask for, imported when they do: an import is to cost nothing."""
+        if name in __all__:
+            return getattr(import_module("whalebench.api"), name)
+        raise AttributeError(f"module 'whalebench' has no attribute '{name}'")
+
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CONTROLS",
     "MissingError",
+    "Run",
     "RunFailedError",
     "WhalebenchError",
     "__version__",
-    "cell_text",
-    "did_you_mean",
-    "one_line",
-    "table_cell",
-    "visible",
+    "leaderboard",
+    "load",
+    "predictions",
+    "run",
+    "runs",
 ]
+
+
+def __dir__() -> list[str]:
+    """What there is to complete after `whalebench.`: what is for others, and the rooms that are loaded."""
+    return sorted({*__all__, *globals()})
+
 
 CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"

@@ -12,20 +12,38 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.machine import STORAGE, is_orphan
 from whalebench.benchmarks.ensembles.options import Rule
-from whalebench.reports import commands, console
+from whalebench.reports import commands, completing, console
 from whalebench.reports.commands import HERE, RUN, JsonOption, RunArgument, WorkspaceOption, open_workspace
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.registry import Benchmark
     from whalebench.splits.split import Split
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+class _Doors(TyperGroup):
+    """All commands; one that is interrupted says how it is taken up again."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Calls the command; after Ctrl-C the exit code is 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupted:
+            console.stopped(str(interrupted) or "Nothing is left half done: give the same command again.")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Doors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 data = typer.Typer(help="Bring photos in, and look at what is there.", no_args_is_help=True)
 split = typer.Typer(help="Frozen folds: made once, verified always.", no_args_is_help=True)
 gallery = typer.Typer(help="Let photos join what a run compares with.", no_args_is_help=True)
@@ -35,7 +53,12 @@ app.add_typer(data, name="data", rich_help_panel=LOOK)
 app.add_typer(split, name="split", rich_help_panel=LOOK)
 app.add_typer(gallery, name="gallery", rich_help_panel=USE)
 
-BenchmarkOption = Annotated[str, Option(help="What to measure on; `whalebench benchmarks` lists them.")]
+BenchmarkOption = Annotated[
+    str,
+    Option(
+        help="What to measure on; `whalebench benchmarks` lists them.", autocompletion=completing.benchmarks
+    ),
+]
 FoldOption = Annotated[int, Option(help="The fold to test on; `tune` chooses by its valid photos.")]
 SeedOption = Annotated[int, Option(help="Seed of every random draw.")]
 SettingsOption = Annotated[
@@ -51,8 +74,12 @@ TimeLimitOption = Annotated[
     str | None, Option(help="End a run after so long, as 30m or 2h; its last checkpoint is kept.")
 ]
 DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
-MethodArgument = Annotated[str, Argument(help="A method; `whalebench methods` lists them.")]
-NameArgument = Annotated[str, Argument(help="A benchmark; `whalebench benchmarks` lists them.")]
+METHOD = "A method, `whalebench methods` lists them; or the file of one, as ./my_method.py."
+MethodArgument = Annotated[str, Argument(help=METHOD, autocompletion=completing.methods)]
+NameArgument = Annotated[
+    str,
+    Argument(help="A benchmark; `whalebench benchmarks` lists them.", autocompletion=completing.benchmarks),
+]
 PROTOCOL_HELP = (
     "auto, stratified-encounters, published, encounter-grouped, closed, open, disjoint, side-aware or "
     "time-aware."
@@ -62,6 +89,7 @@ STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, bala
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 NEW_PHOTOS = "Photos, folders, or tables with boxes, encounters, viewpoints; see docs/your-photos.md."
 By = Literal["photo", "encounter"]
+COMPETES = "Who competes, by name or file; `all` is every installed method, recipes at scale=small."
 Missing = Literal["refuse", "quarantine"]
 Given = Literal["auto", "box", "none"]
 Boxes = Literal["corners", "size", "centre"]
@@ -202,21 +230,32 @@ def gallery_add(
 
 @app.command(rich_help_panel=LOOK)
 def methods(
-    name: Annotated[str | None, Argument(help="Show the fields of one method.")] = None,
+    name: Annotated[
+        str | None,
+        Argument(help="Show the fields of one, or of ./my_method.py.", autocompletion=completing.methods),
+    ] = None,
+    word: Annotated[str | None, Argument(help="Only fields with it in their name or meaning.")] = None,
+    everything: Annotated[bool, Option("--all", help="Every field, not only the first that matter.")] = False,
     markdown: Annotated[Path | None, Option(help="Write the page of all methods to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the methods, or the fields of one."""
     from whalebench.benchmarks import overview
-    from whalebench.reports.tables import table_of
+    from whalebench.reports.tables import fields_report, table_of
 
+    if everything and not name:
+        raise WhalebenchError("--all needs the name of a method: `whalebench methods METHOD --all`.")
     if markdown:
         from whalebench.benchmarks.core.outputs import write_output
 
         write_output(markdown, overview.methods_page())
         return console.show_written(markdown)
-    rows = overview.field_rows(name) if name else overview.method_rows()
-    return console.show(rows, table_of(rows, overview.fields_title(name) if name else "Methods"), as_json)
+    if not name:
+        rows = overview.method_rows()
+        return console.show(rows, table_of(rows, "Methods"), as_json)
+    rows = overview.field_rows(name, word or "")
+    first = rows if everything or word else overview.first_fields(name, rows)
+    return console.show(rows, fields_report(*overview.fields_words(name, rows, first)), as_json)
 
 
 @app.command(rich_help_panel=VERIFY)
@@ -238,7 +277,9 @@ def check(method: MethodArgument, settings: SettingsOption = None, as_json: Json
 
 @app.command(rich_help_panel=LOOK)
 def benchmarks(
-    name: Annotated[str | None, Argument(help="Show one benchmark.")] = None,
+    name: Annotated[
+        str | None, Argument(help="Show one benchmark.", autocompletion=completing.benchmarks)
+    ] = None,
     sheet: Annotated[Path | None, Option(help="Draw a contact sheet to this .png or .jpg file.")] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
@@ -471,12 +512,13 @@ def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> No
 
 @app.command(rich_help_panel=MEASURE)
 def sweep(
-    methods: Annotated[
-        list[str] | None, Argument(help="Who competes; `all` is every method, recipes at scale=small.")
-    ] = None,
+    methods: Annotated[list[str] | None, Argument(help=COMPETES, autocompletion=completing.methods)] = None,
     folds: Annotated[str | None, Option(help="Folds to test on, as 0-4 or 0,2; 0 by default.")] = None,
     seeds: Annotated[str | None, Option(help="Seeds, as 0-2; 0 by default.")] = None,
-    benchmark: Annotated[str | None, Option(help="What to measure on; flukes by default.")] = None,
+    benchmark: Annotated[
+        str | None,
+        Option(help="What to measure on; flukes by default.", autocompletion=completing.benchmarks),
+    ] = None,
     settings: SettingsOption = None,
     preset: Annotated[str | None, PresetOption.__metadata__[0]] = None,
     plan: Annotated[Path | None, Option(help="A TOML file of all this; options win.")] = None,
@@ -562,12 +604,8 @@ def tune(
     request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
     if worker is not None:
         return tuner.Tuner(request, place).work(worker)
-    try:
-        with console.progress_shown(quiet=as_json) as progress:
-            tuned = tuner.Tuner(request, place, progress).tune()
-    except tuner.TuningInterrupted as interrupted:
-        console.stopped(str(interrupted))
-        raise typer.Exit(130) from None
+    with console.progress_shown(quiet=as_json) as progress:
+        tuned = tuner.Tuner(request, place, progress).tune()
     document = many_runs.with_scores(tuned.document(), place.runs)
     atomic_text(tuned.picture, standalone(tuning(document)))
     return console.show(document, many_runs.tuning_report(document), as_json)
@@ -575,7 +613,9 @@ def tune(
 
 @app.command(rich_help_panel=MEASURE)
 def ensemble(
-    runs: Annotated[list[str], Argument(help=f"{RUN} Two or more; one with --then.")],
+    runs: Annotated[
+        list[str], Argument(help=f"{RUN} Two or more; one with --then.", autocompletion=completing.runs)
+    ],
     rule: Annotated[Rule, Option(help="The fusion rule: see docs/ensembles.md.")] = "mean",
     weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else fitted, or equal.")] = None,
     pca: Annotated[int | None, Option(help="Principal components, for rules on features.")] = None,
@@ -728,7 +768,3 @@ def _show_split(name: str, made: Split, as_json: bool) -> None:
     facts, rows = overview.split_facts(made), overview.split_rows(made)
     document = {"name": name} | facts | {"parts": rows}
     console.show(document, split_report(name, facts, rows, list(made.warnings)), as_json)
-
-
-if __name__ == "__main__":  # as `python -m whalebench.cli`, which a sweep starts
-    main()

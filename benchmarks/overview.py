@@ -15,11 +15,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from whalebench import WhalebenchError, one_line
+from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.catalog import DETAILS, GIVEN, NAMELESS, Catalog, read_facts, regions_of
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.correcting import CORRECTED
+from whalebench.benchmarks.presets import CHOSEN
 from whalebench.benchmarks.registry import benchmark_names
 from whalebench.methods.method import Choice, Search
 from whalebench.methods.registry import (
@@ -28,6 +29,7 @@ from whalebench.methods.registry import (
     fields_of,
     find_method,
     method_names,
+    name_of,
     unloadable,
 )
 from whalebench.splits.groupings import days_of
@@ -41,6 +43,8 @@ CHANGED = {
     "unnamed": "photos of nobody known now",
 }
 """What a correction counts, in words."""
+FIRST = 15
+"""Fields of a method that are shown unless all are asked for."""
 TOP = 5
 """Values of a column that are shown of a catalog."""
 
@@ -178,20 +182,74 @@ def method_rows() -> list[Row]:
     return rows
 
 
-def field_rows(name: str) -> list[Row]:
-    """A row a field of the method: its default, what may be given, where tuning looks, what it means."""
-    method = find_method(name)
+def field_rows(name: str, word: str = "") -> list[Row]:
+    """A row a field of the method: default, what may be given, where tuning looks, what it means, its group.
+
+    A group is what a configuration says of itself, of a part after the part's name. With a word only the
+    fields that have it in their name, group or meaning. Raises WhalebenchError where none has.
+    """
+    method = find_method(name_of(name))
     defaults = configure(method, ()).model_dump(mode="json")
-    return [
+    groups = _groups(method.Config)
+    rows = [
         field_row(field, info, reduce(lambda part, key: part[key], field.split("."), defaults))
+        | {"group": groups[field]}
         for field, info in fields_of(method.Config)
     ]
+    found = [row for row in rows if word.lower() in f"{row['field']} {row['group']} {row['meaning']}".lower()]
+    if word and not found:
+        hint = did_you_mean(word, [row["field"] for row in rows], "leave it out to see the first of them.")
+        raise WhalebenchError(
+            f"'{method.name}' has no field with '{one_line(word, 60)}' in what is said: {hint}"
+        )
+    return found
 
 
-def fields_title(name: str) -> str:
-    """The heading of a method's fields: what its configuration says of them, and how they are set."""
-    about = one_line((find_method(name).Config.__doc__ or "").split("\n")[0])
-    return f"{about or f'Fields of `{name}`.'} Set them as --set field=value."
+def first_fields(name: str, rows: Sequence[Row]) -> list[Row]:
+    """Of a method's rows the FIRST that matter most, in their order.
+
+    Those that presets choose come before what is tuned, a choice of words or the method's own, and those
+    before all others; parts come last.
+    """
+    own = set(inspect.get_annotations(find_method(name_of(name)).Config))
+
+    def rank(place: int) -> tuple[bool, bool, bool, int]:
+        row = rows[place]
+        matters = row["search"] or " | " in row["type"] or row["field"] in own
+        return "." in row["field"], row["field"] not in CHOSEN, not matters, place
+
+    return [rows[place] for place in sorted(sorted(range(len(rows)), key=rank)[:FIRST])]
+
+
+def fields_words(
+    name: str, rows: Sequence[Row], first: Sequence[Row]
+) -> tuple[str, Sequence[Row], list[str]]:
+    """The heading of a method's fields, those that are shown, and a line on what others there are."""
+    title = f"Fields of `{find_method(name_of(name)).name}`: set them as --set field=value"
+    left = [row["field"] for row in rows if row not in first]
+    if not left:
+        return title, first, []
+    parts = Counter(field.partition(".")[0] for field in left if "." in field)
+    others = [field for field in left if "." not in field] + [f"{part}.* ({parts[part]})" for part in parts]
+    say = f"{len(left)} more, by `whalebench methods {name} --all`, or a word of their name or meaning for it"
+    return title, first, [f"{say}: {', '.join(others)}."]
+
+
+def _groups(config: Config) -> dict[str, str]:
+    """By the name of each field what the configuration that declares it says of itself."""
+    declared = {
+        name: parent for parent in reversed(_declaring(config)) for name in inspect.get_annotations(parent)
+    }
+    groups: dict[str, str] = {}
+    for name, info in config.model_fields.items():
+        part = info.annotation
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            groups |= {f"{name}.{field}": f"{name}: {said}" for field, said in _groups(part).items()}
+        else:
+            groups[name] = one_line(
+                (inspect.getdoc(declared[name]) or declared[name].__name__).split("\n")[0]
+            )
+    return groups
 
 
 def field_row(field: str, info: FieldInfo, default: Any) -> Row:

@@ -86,6 +86,8 @@ PRESETS = {
     )
 }  # fmt: skip
 """All presets by name."""
+CHOSEN = ("scale", "backbone", "pretrained", "size", "grid", "epochs", "batch_size", "learning_rate")
+"""Every field that some preset chooses."""
 FINE_TUNED = 1e-3
 """The highest peak of the learning rate from published weights."""
 WHOLE = 224 * 224

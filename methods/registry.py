@@ -1,20 +1,29 @@
-"""Methods by name: those of this package and those other packages declare as `whalebench.methods`."""
+"""Methods by name: those of this package, those other packages declare as `whalebench.methods`, and files.
+
+A file with one Method class is a method, too: it is loaded from its path, and known by its name from then on.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_loader
+from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from whalebench import RunFailedError, WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.guests import guest, named
 from whalebench.methods.method import Method, MethodConfig
 
@@ -22,6 +31,25 @@ GROUP = "whalebench.methods"
 """The entry-point group; a method's package declares `name = "module:Class"` in it."""
 FACTS = ("name", "summary", "source")
 """What every method says of itself."""
+SUFFIX = ".py"
+"""How a method ends that is given by its file."""
+OF_FILE = "whalebench_file_"
+"""How the module of such a file is called, before the file's name: no other module is hidden by it."""
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}", re.ASCII)
+"""A method's name, which folders are called by."""
+
+
+class MethodFile(NamedTuple):
+    """A file that a method was loaded from."""
+
+    path: Path
+    text: bytes
+    """What it said then."""
+    method: type[Method]
+
+
+_files: dict[str, MethodFile] = {}
+"""Those loaded in this process, by the names of their methods."""
 
 
 def method_names() -> tuple[str, ...]:
@@ -31,11 +59,14 @@ def method_names() -> tuple[str, ...]:
 
 def find_method(name: str) -> type[Method]:
     """The method of that name; raises WhalebenchError with a suggestion for an unknown one."""
+    if name in _files:
+        return _files[name].method
     points = _entry_points()
     if name not in points:
         hint = did_you_mean(name, sorted(points), f"there are {', '.join(sorted(points))}.")
         raise WhalebenchError(
-            f"There is no method '{name}': {hint} (A new one is known once its package is installed again.)"
+            f"There is no method '{name}': {hint} (A new one is known once its package is installed again, or "
+            f"by its file.)"
         )
     point, *others = points[name]
     if others:
@@ -54,11 +85,111 @@ def find_method(name: str) -> type[Method]:
     if not (isinstance(method, type) and issubclass(method, Method)):
         shown = one_line(repr(method), 80)
         raise WhalebenchError(f"Method '{name}' is {shown}, no Method class: ask its package's author.")
-    if lacking := [fact for fact in FACTS if not isinstance(getattr(method, fact, None), str)]:
+    if lacking := _lacking(method):
         raise WhalebenchError(
-            f"Method '{name}' has no {lacking[0]}: ask its package's author to give the class one, a text."
+            f"Method '{name}' has no {lacking}: ask its package's author to give the class one, a text."
         )
     return method
+
+
+def _lacking(method: type[Method]) -> str:
+    """The first thing that the method does not say of itself; empty where it says all."""
+    return next((fact for fact in FACTS if not isinstance(getattr(method, fact, None), str)), "")
+
+
+def name_of(method: str) -> str:
+    """The name of a method that is given by it, or by its file, as ./my_method.py, which is loaded then.
+
+    A file is loaded again when it says something else. Raises WhalebenchError for one that cannot be loaded,
+    holds no method or several, or one that is called as another.
+    """
+    if not method.endswith(SUFFIX):
+        return method
+    path = Path(method).resolve()
+    try:
+        text = regular_file(path).read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise WhalebenchError(
+            f"The method {method} cannot be read ({why}): give the path of a Python file, or a method's name."
+        ) from error
+    for name, file in list(_files.items()):
+        if file.path == path and file.text == text:
+            return name
+        if file.path == path or not file.path.exists():
+            del _files[name]
+    found = _only_method(path, _load(path, text))
+    _refuse_taken(found.name, path)
+    _files[found.name] = MethodFile(path, text, found)
+    return found.name
+
+
+def file_of(name: str) -> Path | None:
+    """The file that the method of that name was loaded from; None for an installed one."""
+    return _files[name].path if name in _files else None
+
+
+def _load(path: Path, text: bytes) -> ModuleType:
+    """The file as a module, made of this text: no compiled one is looked for or left behind."""
+    name = OF_FILE + re.sub(r"\W", "_", path.stem)
+    other = next((file.path for file in _files.values() if file.method.__module__ == name), None)
+    if other:
+        raise WhalebenchError(f"{path} and {other} are files of one name: rename one of them.")
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # by which its classes and its code are found
+    try:
+        with guest(path.name):
+            exec(loader.source_to_code(text, str(path)), module.__dict__)  # noqa: S102  (what the user asks for)
+    except Exception as error:  # the file's own
+        del sys.modules[name]
+        cause = error.__cause__ if isinstance(error, RunFailedError) and error.__cause__ else error
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == str(path)
+        ]
+        where = f" in line {lines[-1]}" if lines else ""
+        raise WhalebenchError(
+            f"{path} cannot be loaded, by an error of its own{where} ({named(cause)}): mend it."
+        ) from error
+    return module
+
+
+def _only_method(path: Path, module: ModuleType) -> type[Method]:
+    """The one method that is defined in the module of a file."""
+    defined = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
+    ]
+    methods = [kind for kind in dict.fromkeys(defined) if not isabstract(kind)] or defined
+    if not methods:
+        raise WhalebenchError(
+            f"{path} defines no Method class: write one (docs/add-a-method.md), or give the file that does."
+        )
+    if len(methods) > 1:
+        names = one_line(", ".join(kind.__name__ for kind in methods), 80)
+        raise WhalebenchError(f"{path} defines several methods ({names}): leave one in each file.")
+    if lacking := _lacking(methods[0]):
+        raise WhalebenchError(
+            f"{methods[0].__name__} in {path} has no {lacking}: give the class one, a text."
+        )
+    return methods[0]
+
+
+def _refuse_taken(name: str, path: Path) -> None:
+    """Raises WhalebenchError for a name that a method of a file cannot have."""
+    if NAME.fullmatch(name) is None or name.endswith(SUFFIX):
+        shown = one_line(repr(name), 80)
+        raise WhalebenchError(
+            f"The method in {path} cannot be called {shown}: use letters, digits, - and _ in its name."
+        )
+    other = f"an installed one ({declared_class(name)})" if name in _entry_points() else ""
+    if other := str(file_of(name) or other):
+        raise WhalebenchError(
+            f"The method in {path} is called '{name}', as {other} is: give it another name."
+        )
 
 
 def _loaded(name: str) -> type[Method] | None:
@@ -82,6 +213,9 @@ def unloadable() -> dict[str, str]:
 
 def declared_class(name: str) -> str:
     """Where the method of that name is declared to be, as "module:Class"; empty where none is."""
+    if name in _files:
+        kind = _files[name].method
+        return f"{kind.__module__}:{kind.__qualname__}"
     return " or ".join(point.value for point in _entry_points().get(name, ()))
 
 
@@ -92,7 +226,8 @@ def modules_of(method: type[Method], config: MethodConfig) -> tuple[str, ...]:
     """
     texts = [text for each in _with_inner(config) for text in _texts(each.model_dump())]
     words = {word for text in texts for word in re.split(r"[^\w.-]+", text)}
-    others = [loaded for name in method_names() if name in words and (loaded := _loaded(name))]
+    names = (*method_names(), *_files)
+    others = [loaded for name in names if name in words and (loaded := _loaded(name))]
     classes = [kind for each in (method, *others) for kind in (each, each.Config)]
     return tuple(sorted({kind.__module__ for kind in classes}))
 

@@ -11,25 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from whalebench.reports import console
+from whalebench.reports import completing, console
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.core.workspace import Workspace
     from whalebench.reports.board import Leaderboard
 
+PLACE = "WHALEBENCH_WORKSPACE"
+"""The environment variable that says which workspace is meant where nothing else does."""
 WorkspaceOption = Annotated[
     Path,
-    Option("--workspace", envvar="WHALEBENCH_WORKSPACE", help="Folder of benchmarks, runs, reports, cache."),
+    Option("--workspace", envvar=PLACE, help="Folder of benchmarks, runs, reports, cache."),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
-OfBenchmarkOption = Annotated[str | None, Option("--benchmark", help="Only this benchmark.")]
+OfBenchmarkOption = Annotated[
+    str | None, Option("--benchmark", help="Only this benchmark.", autocompletion=completing.benchmarks)
+]
 PhotosOfPage = Literal["none", "few", "all"]
 PhotosOption = Annotated[
     PhotosOfPage,
     Option("--photos", help="Photos on the page: mind their licences, where others are to see it."),
 ]
 RUN = "A run: its name or as much of it as no other has, its folder, a method with one run, or @last."
-RunArgument = Annotated[str, Argument(help=RUN)]
+RunArgument = Annotated[str, Argument(help=RUN, autocompletion=completing.runs)]
 HERE = Path("workspace")
 
 
@@ -136,8 +140,12 @@ def _run_page(folder: Path, photos: PhotosOfPage, *, quiet: bool) -> str:
 
 
 def compare(
-    first: Annotated[str, Argument(help=f"{RUN} Several runs of one method: all of them.")],
-    second: Annotated[str, Argument(help="What it is compared with, the same.")],
+    first: Annotated[
+        str, Argument(help=f"{RUN} Several runs of one method: all of them.", autocompletion=completing.runs)
+    ],
+    second: Annotated[
+        str, Argument(help="What it is compared with, the same.", autocompletion=completing.runs)
+    ],
     photos: Annotated[int, Option(help="How many photos on which they disagree most are shown.")] = 10,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
@@ -150,7 +158,9 @@ def compare(
 
 
 def rescore(
-    runs: Annotated[list[str] | None, Argument(help=f"{RUN} All runs unless said.")] = None,
+    runs: Annotated[
+        list[str] | None, Argument(help=f"{RUN} All runs unless said.", autocompletion=completing.runs)
+    ] = None,
     write: Annotated[bool, Option("--write", help="Put what moved into record and predictions.")] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,

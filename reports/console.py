@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import typer
@@ -28,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whalebench import CONTROLS, MissingError, RunFailedError, WhalebenchError, one_line, visible
-from whalebench.benchmarks.core.machine import PROGRAMS
+from whalebench.benchmarks.core.machine import is_program
 from whalebench.benchmarks.core.progress import SILENT, CellState, EpochSummary, Progress, SweepState
 from whalebench.reports.wording import UNDEFINED, duration
 
@@ -240,7 +239,7 @@ def _leave(code: object) -> None:
 
     What is printed from now on goes to stderr; threads and children have some seconds after the last word.
     """
-    if Path(getattr(sys.modules["__main__"], "__file__", None) or "").name not in PROGRAMS:
+    if not is_program(getattr(sys.modules["__main__"], "__file__", None)):
         return  # a process that goes on, as that of the tests
 
     def end() -> None:

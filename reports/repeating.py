@@ -18,7 +18,7 @@ def run_command(record: RunRecord) -> str:
     """
     if record.members:
         return _ensemble_command(record)
-    words = ["whalebench", "run", record.method, "--benchmark", record.benchmark]
+    words = ["whalebench", "run", _method(record), "--benchmark", record.benchmark]
     words += ["--fold", str(record.fold), "--seed", str(record.seed)]
     return shlex.join([*words, *_settings(record)])
 
@@ -29,9 +29,13 @@ def contestant_command(records: Sequence[RunRecord]) -> str:
     if first.members or len(records) == 1:
         return run_command(first)
     folds, seeds = ({getattr(record, name) for record in records} for name in ("fold", "seed"))
-    words = ["whalebench", "sweep", first.method, "--benchmark", first.benchmark]
+    words = ["whalebench", "sweep", _method(first), "--benchmark", first.benchmark]
     words += ["--folds", _numbers(folds), "--seeds", _numbers(seeds)]
     return shlex.join([*words, *_settings(first)])
+
+
+def _method(record: RunRecord) -> str:
+    return without_place(record.method_file) or record.method
 
 
 def _settings(record: RunRecord) -> list[str]:

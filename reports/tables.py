@@ -8,11 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from whalebench.reports.console import UNLIMITED
+from whalebench.reports.wording import typed
 
+WIDEST = 26
+"""Letters of a column beside that of the meaning, before it takes several lines."""
 NAME_COLUMNS = ("method", "run")
 """Columns of names, which stand to the left; all others are numbers."""
 
@@ -167,6 +171,31 @@ def facts_table(facts: dict[str, Any], title: str = "") -> Table:
         if value not in ("", None):
             table.add_row(key, Text(_cell(value)))
     return table
+
+
+def fields_report(title: str, fields: Sequence[dict[str, Any]], left: Sequence[str]) -> Group:
+    """The fields of a method in their groups, a line or more each, then what they are that are left out."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in fields:
+        groups.setdefault(row["group"], []).append(row)
+    shown = {name: [*map(_field_cells, rows)] for name, rows in groups.items()}
+    wide = [max(len(cells[place]) for rows in shown.values() for cells in rows) for place in range(3)]
+    blocks: list[Any] = [Text(title, style="bold")]
+    for name, rows in shown.items():
+        grid = Table.grid(padding=(0, 2))
+        for place, style in enumerate(("cyan", "", "dim")):
+            grid.add_column(style=style, min_width=min(wide[place], WIDEST), overflow="fold")
+        grid.add_column(overflow="fold")
+        for cells in rows:
+            grid.add_row(*map(Text, cells))
+        blocks += [Text(f"\n{name}"), Padding(grid, (0, 0, 0, 2), expand=False)]
+    return Group(*blocks, *(Text(f"\n{line}") for line in left))
+
+
+def _field_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """The name of a field, its default as it is typed, what may be given instead, and what it means."""
+    words = row["type"] if " | " in row["type"] else row["search"]
+    return row["field"], typed(row["default"]), words, row["meaning"]
 
 
 @dataclass(frozen=True)

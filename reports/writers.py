@@ -14,13 +14,13 @@ from typing import Any
 
 from whalebench import WhalebenchError, table_cell, visible
 from whalebench.benchmarks.core.outputs import check_output, write_output
-from whalebench.benchmarks.core.record import plain
+from whalebench.benchmarks.core.record import METRIC_KEYS, plain
 from whalebench.benchmarks.core.workspace import atomic_text
 from whalebench.reports.board import Leaderboard, Row
 from whalebench.reports.console import json_text
 from whalebench.reports.document import Chapter, board_document
 from whalebench.reports.tables import NAME_COLUMNS, Grid
-from whalebench.reports.wording import listed
+from whalebench.reports.wording import UNDEFINED, listed, spans
 
 KEYS = ("rank", "method", "benchmark", "track", "fold", "seed", "run", "oracle", "transductive")
 MORE = (
@@ -115,6 +115,30 @@ def to_rows(board: Leaderboard) -> list[dict[str, Any]]:
         )
         for row in board.rows
     ]
+
+
+def contestant_rows(board: Leaderboard) -> list[dict[str, Any]]:
+    """One dictionary a contestant, best first, then the floors; undefined numbers are NaN.
+
+    `low` and `high` are the ends of the interval of `map_at_5`; what a floor has not is not there.
+    """
+    rows: list[dict[str, Any]] = []
+    for table in board.tables:
+        for one in table.contestants:
+            facts = {"benchmark": table.title, "contestant": one.name, "place": one.place}
+            facts |= {
+                "track": one.group.track if one.group else "",
+                "folds": spans(one.folds),
+                "runs": len(one.rows),
+            }
+            value, low, high = one.standing[1:4] if one.standing else (nan, nan, nan)
+            means = {key: one.mean(key) for key in METRIC_KEYS if key != "map_at_5"}
+            rows.append(facts | {"map_at_5": value, "low": low, "high": high} | means)
+        for floor in table.floors:
+            facts = floor._asdict() | {"folds": spans(floor.folds), "contestant": f"{floor.name} (floor)"}
+            rows.append({"benchmark": table.title, "place": UNDEFINED, "runs": 0} | facts)
+            del rows[-1]["name"]
+    return rows
 
 
 def to_json(board: Leaderboard) -> str:

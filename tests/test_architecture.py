@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,14 +20,18 @@ from whalebench.benchmarks.importing.layouts import LAYOUTS
 ROOT = Path(whalebench.__file__).parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = ("benchmarks", "methods", "reports", "splits")
+DOORS = ("__main__", "api", "cli")
 SOURCES = (
-    ROOT / "cli.py",
+    *(ROOT / f"{door}.py" for door in DOORS),
     ROOT / "__init__.py",
     *(file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))),
 )
-NAMES = {"whalebench", *(f"whalebench.{word}" for word in whalebench.__all__)}
-"""What every file may import."""
+OWN = [name for name, value in vars(whalebench).items() if not isinstance(value, ModuleType)]
+NAMES = {"whalebench", *(f"whalebench.{name}" for name in OWN)}
+"""What every file may import: what stands in the package's own file, and no door that it leads to."""
 ALLOWED = {
+    "__main__": ("whalebench.cli.main",),
+    "api": ("whalebench.reports", "whalebench.benchmarks"),
     "cli": ("whalebench.reports", "whalebench.benchmarks", "whalebench.splits.split.Split"),
     "benchmarks": (
         "whalebench.benchmarks",
@@ -39,7 +44,7 @@ ALLOWED = {
     "splits": ("whalebench.splits", "whalebench.benchmarks.core"),
     "reports": ("whalebench.reports", "whalebench.benchmarks.core"),
     "reports/metrics": ("whalebench.reports.metrics", "whalebench.benchmarks.core.arrays"),
-    "__init__": (),
+    "__init__": ("whalebench.api",),
 }
 """Room, or the ground floor of one -> what its files may import of this package, at once or later."""
 FLOORS = ("networks", "losses", "training", "crops")
@@ -77,7 +82,7 @@ def complaints(room: str, text: str) -> list[str]:
             wrong.append(f"{name} is relative")
         elif first in ("pickle", "cloudpickle", "joblib", "dill", "shelve"):
             wrong.append(f"{name} pickles")
-        elif first in (*ROOMS, "cli"):
+        elif first in (*ROOMS, *DOORS):
             wrong.append(f"{name} is not whalebench.{name}")
         elif room.startswith("reports") and first in ("torch", "torchvision", "timm"):
             wrong.append(f"{name} in reports")
@@ -96,6 +101,7 @@ def import_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, file in modules.items():
         names = set(imports(file.read_text(encoding="utf-8")))
+        names = names if module != "whalebench" else set()  # of the door it knows the types alone
         # The last part of what is imported is a module, or a name in one.
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         graph[module] = found & modules.keys() - {module}
@@ -130,6 +136,9 @@ def test_imports_point_one_way(file: Path) -> None:
         ("benchmarks", "from whalebench import cli"),
         ("benchmarks/core", "def f():\n    from whalebench.benchmarks.registry import Benchmark"),
         ("cli", "from whalebench.methods.registry import find_method"),
+        ("api", "def run():\n    from whalebench.methods.registry import find_method"),
+        ("reports", "from whalebench import leaderboard"),
+        ("__init__", "from whalebench.benchmarks.running.runner import run"),
         ("benchmarks", "from . import photos"),
         ("benchmarks", "from .photos import Photos"),
         ("methods", "from methods.parts import losses"),
@@ -155,7 +164,7 @@ def test_few_modules_have_one_importer() -> None:
     graph = import_graph()
     packages = {module_name(file) for file in SOURCES if file.name == "__init__.py"}
     layouts = {layout.read.__module__ for layout in LAYOUTS.values()}
-    doors = graph["whalebench.cli"] | graph["whalebench.reports.commands"]  # whose functions are commands
+    doors = set.union(*(graph[f"whalebench.{name}"] for name in ("api", "cli", "reports.commands")))
     importers = Counter(module for imported in graph.values() for module in imported)
     counted = importers.keys() - packages - entry_points() - layouts - doors
     alone = [module for module in sorted(counted) if importers[module] == 1]
@@ -194,7 +203,7 @@ def test_reports_never_import_torch(tmp_path: Path) -> None:
 
 
 def test_only_the_front_door_stands_at_the_top() -> None:
-    assert {file.name for file in ROOT.glob("*.py")} == {"cli.py", "__init__.py"}
+    assert {file.stem for file in ROOT.glob("*.py")} == {*DOORS, "__init__"}
 
 
 def test_pyproject_lists_the_packages_there_are() -> None:

@@ -110,7 +110,7 @@ def test_what_a_worker_leaves_running_is_ended_with_it(
 
 
 def test_a_worker_whose_parent_is_gone_when_it_starts_ends_at_once(tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "whalebench.cli", "--version"]
+    call = [sys.executable, "-m", "whalebench", "--version"]
     for parent, code in ((str(os.getpid()), 0), ("1234567", 1)):
         ended = subprocess.run(
             call, env=os.environ | {PARENT: parent}, cwd=tmp_path, capture_output=True, text=True, check=False
@@ -264,7 +264,7 @@ def test_a_sweep_that_is_killed_ends_its_runs_and_they_go_on_later(
     monkeypatch.setenv("PACE", "1.5")
     words = ["slow", "--benchmark", "tiny", "--device", "cpu", "--workspace", str(tiny.root)]
     jobs = str(len(os.sched_getaffinity(0)))  # so that a run has one thread, here as there
-    command = [sys.executable, "-m", "whalebench.cli", "sweep", *words, "--jobs", jobs]
+    command = [sys.executable, "-m", "whalebench", "sweep", *words, "--jobs", jobs]
     sweep = subprocess.Popen(command, start_new_session=True)
     kept = tiny.cache / "unfinished"
     try:

@@ -315,9 +315,12 @@ console.exit_with_sentence(command, debug=False)
 
 
 def test_what_a_plug_in_leaves_running_keeps_no_process_from_ending(tmp_path: Path) -> None:
-    (tmp_path / "cli.py").write_text(LEAVES)
+    (tmp_path / "whalebench").write_text(LEAVES)
     with subprocess.Popen(
-        [sys.executable, tmp_path / "cli.py"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, tmp_path / "whalebench"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         assert process.wait(120) == 3
         assert process.stdout is not None and not is_alive(int(process.stdout.read()))

@@ -137,7 +137,7 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "whalebench.cli", "benchmarks", "--workspace", str(tmp_path / "workspace")],
+        [sys.executable, "-m", "whalebench", "benchmarks", "--workspace", str(tmp_path / "workspace")],
         stdout=write,
         stderr=subprocess.PIPE,
         check=False,

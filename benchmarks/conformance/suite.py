@@ -25,7 +25,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.methods.guests import named
 from whalebench.methods.method import Method
-from whalebench.methods.registry import configure, fields_of, find_method
+from whalebench.methods.registry import configure, fields_of, find_method, name_of
 
 MOST_LETTERS = 1000
 """Of what a check says, which may quote the method."""
@@ -81,10 +81,11 @@ class Conformance:
 
 
 def check_method(name: str, settings: Sequence[str], progress: Progress = SILENT) -> Conformance:
-    """What came of all checks of the installed method of that name, under the smallest settings it takes.
+    """What came of all checks of the method of that name, or in that file, under the smallest settings.
 
     What is set wins over what makes it quick. Raises WhalebenchError for an unknown name or setting.
     """
+    name = name_of(name)
     kind = find_method(name)
     configure(kind, settings)
     with TemporaryDirectory(prefix="whalebench-check-", ignore_cleanup_errors=True) as folder:

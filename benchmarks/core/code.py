@@ -1,7 +1,7 @@
 """The code that a number comes from, and its digest: an edited method is another method.
 
 It is read, not run: from some modules on every import of the same packages is followed, those in functions
-too. What is digested is what the code says; comments, docstrings and layout are no part of it.
+too, but not those that are for types alone. What is digested is what the code says; comments, docstrings and layout are no part of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from whalebench.benchmarks.core.files import digest_file, digest_text
 OWN = "whalebench"
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """What may hold statements, in statements."""
+FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+"""Of whose body nothing is run."""
 
 
 class Code(NamedTuple):
@@ -76,12 +78,16 @@ def what_it_says(tree: ast.Module) -> str:
     return ast.unparse(tree)
 
 
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """The module, its statements and those within them: a tenth of what `ast.walk` goes through."""
+def _statements(tree: ast.Module, *, for_types: bool = True) -> Iterator[ast.AST]:
+    """The module, its statements and those within them: a tenth of what `ast.walk` goes through.
+
+    Those that are for types alone are left out where they are not asked for.
+    """
     waiting: list[ast.AST] = [tree]
     while waiting:
         yield (node := waiting.pop())
-        for block in BLOCKS:
+        unseen = not for_types and isinstance(node, ast.If) and ast.unparse(node.test) in FOR_TYPES
+        for block in BLOCKS[unseen:]:
             if isinstance(inner := getattr(node, block, None), list):  # a lambda's body is an expression
                 waiting += inner
 
@@ -106,7 +112,7 @@ def _read(name: str, file: Path, size: int, changed: int) -> _Module:
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:
     """Each module it imports, and each name it imports from one, which may be a module, too."""
-    for node in _statements(tree):
+    for node in _statements(tree, for_types=False):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

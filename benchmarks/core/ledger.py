@@ -28,7 +28,7 @@ from whalebench.benchmarks.core.files import (
     regular_file,
     with_digest,
 )
-from whalebench.benchmarks.core.machine import PROGRAMS
+from whalebench.benchmarks.core.machine import is_program
 from whalebench.benchmarks.core.workspace import Workspace, file_lock, refuse_unwritable, sync_to_disk
 
 LEDGER = "ledger.jsonl"
@@ -41,7 +41,7 @@ Fold = tuple[str, str, str, int]
 
 def typed_command() -> str:
     """The command line as it was typed, but of a path the last name only, and of a URL how it begins."""
-    if Path(sys.argv[0]).name not in PROGRAMS:
+    if not is_program(sys.argv[0]):
         return FROM_PYTHON
     return shlex.join(["whalebench", *map(without_place, sys.argv[1:])])
 

@@ -32,7 +32,7 @@ LIBRARIES = (
 )
 """Whose versions a number may depend on."""
 
-PROGRAMS = ("whalebench", "whalebench.exe", "cli.py")
+PROGRAMS = ("whalebench", "whalebench.exe")
 """Names of the file that is run when a command is typed."""
 CORES = "WHALEBENCH_CORES"
 """The environment variable that keeps a process to so many cores."""
@@ -47,6 +47,12 @@ LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.cur
 DEVICES = ("nvidia[0-9]*", "dxg", "kfd")
 """Files in /dev of graphics processors: of NVIDIA, of such within Windows, of AMD."""
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+def is_program(file: str | None) -> bool:
+    """Whether what is run by that file is our command, by its name or as `python -m whalebench`."""
+    path = Path(file or "")
+    return path.name in PROGRAMS or path == Path(__file__).parents[2] / "__main__.py"
 
 
 def cores() -> int:

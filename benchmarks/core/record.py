@@ -106,6 +106,8 @@ class RunRecord(BaseModel):
     run: str
     """Name of the run's folder."""
     method: str
+    method_file: str = ""
+    """The file that the method was loaded from; empty for an installed one."""
     config: Values
     """The resolved configuration of the method."""
     settings: list[str] = []

@@ -42,7 +42,7 @@ from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
 from whalebench.methods.parts.pipeline import Pipeline, SeenWindows, build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
-from whalebench.methods.registry import find_method
+from whalebench.methods.registry import find_method, name_of
 from whalebench.reports.metrics.sides import SideView, precision_by_side
 from whalebench.reports.metrics.summary import average_precision_at_r
 from whalebench.splits.table import GALLERY
@@ -390,7 +390,7 @@ def _apart(test: Photos, benchmark: Benchmark, record: RunRecord) -> Photos:
 
 
 def _method(record: RunRecord) -> Pipeline:
-    kind = find_method(record.method)
+    kind = find_method(_method_name(record))
     with blamed(record.method), guest(record.method):
         try:
             config = kind.Config.model_validate(record.config)
@@ -400,6 +400,23 @@ def _method(record: RunRecord) -> Pipeline:
                 f"{record.run} was made with a {record.method} of other fields ({field}): run it again."
             ) from error
         return build_method(kind, config)
+
+
+def _method_name(record: RunRecord) -> str:
+    """The name of the run's method, loaded where it is a file; WhalebenchError where that is gone."""
+    if not record.method_file:
+        return record.method
+    if not Path(record.method_file).exists():
+        raise WhalebenchError(
+            f"The run {record.run} is of the method in {record.method_file}, which is not there any more: "
+            f"put the file back, or run it again from where it is now."
+        )
+    if (name := name_of(record.method_file)) != record.method:
+        raise WhalebenchError(
+            f"The run {record.run} is of the method {record.method}, and {record.method_file} holds {name} "
+            f"now: put the file back, or run it again."
+        )
+    return name
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:

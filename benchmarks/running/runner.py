@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -55,7 +55,14 @@ from whalebench.benchmarks.registry import (
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
 from whalebench.methods.guests import blamed
-from whalebench.methods.registry import configure, declared_class, find_method, modules_of
+from whalebench.methods.registry import (
+    configure,
+    declared_class,
+    file_of,
+    find_method,
+    modules_of,
+    name_of,
+)
 
 if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -66,6 +73,9 @@ if TYPE_CHECKING:  # a finished run is found without torch
 
 UNFINISHED = "unfinished"
 """The folder in the workspace's cache with one folder for each run that was begun and is not written."""
+
+TRAININGS = "training-*"
+"""The files there that a run goes on from."""
 
 NOTES = "found"
 """The folder there with a note for each request that a finished run answers."""
@@ -79,6 +89,7 @@ class RunRequest:
     """What is asked for: together with the catalog and the split it determines every number."""
 
     method: str
+    """Its name; until it is `resolved` perhaps its file, as ./my_method.py."""
     benchmark: str = "flukes"
     fold: int = 0
     seed: int = 0
@@ -173,17 +184,24 @@ def run(
 
 
 def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> RunRequest:
-    """The request with the fields that its preset chooses among its settings; the same again for the same.
+    """The request with its method by name, and with the fields that its preset chooses among its settings.
 
-    Raises WhalebenchError for a seed that cannot be, and a preset that does not suit method or machine.
+    The same again for the same. Raises WhalebenchError for a seed that cannot be, a file that is no method,
+    and a preset that does not suit method or machine.
     """
     check_seed(request.seed)
+    request = replace(request, method=name_of(request.method))
     if not request.preset:
         return request
     catalog, method = load_catalog(request.benchmark, workspace, progress), find_method(request.method)
     device = choose_device(request.device).type
     settings = preset_settings(request.preset, method, catalog, device, request.settings)
     return replace(request, settings=settings)
+
+
+def goes_on(kept: Iterable[Path]) -> str:
+    """What a command does when it is given again, by the files of trainings that are kept."""
+    return "goes on from its last checkpoint" if any(kept) else "had kept nothing yet, and begins anew"
 
 
 def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> dict[str, Any]:
@@ -196,7 +214,13 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
     config = configure(find_method(request.method), request.settings).model_dump(mode="json")
     catalog = load_catalog(request.benchmark, workspace, progress)
     records = read_runs(workspace.runs).records
-    words = ["whalebench", "run", request.method, "--benchmark", request.benchmark]
+    words = [
+        "whalebench",
+        "run",
+        str(file_of(request.method) or request.method),
+        "--benchmark",
+        request.benchmark,
+    ]
     words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
     return {
         **{name: getattr(request, name) for name in ("method", "benchmark", "fold", "seed", "device")},
@@ -311,6 +335,9 @@ def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: Che
     try:
         with blamed(method.name):
             return _learn_and_ask(method, views, harness)
+    except KeyboardInterrupt as pressed:
+        kept = checkpoints.folder.glob(TRAININGS) if checkpoints.folder else ()
+        raise KeyboardInterrupt(f"The same command {goes_on(kept)}.") from pressed
     except RunFailedError as error:
         from whalebench.benchmarks.running.outcome import curve_text
 
@@ -373,6 +400,7 @@ def _who(
     return {
         "run": run,
         "method": request.method,
+        "method_file": str(file_of(request.method) or ""),
         "config": config.model_dump(mode="json"),
         "settings": list(request.settings),
         "preset": request.preset,

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,7 +26,8 @@ from whalebench import RunFailedError, WhalebenchError, one_line
 from whalebench.benchmarks.core.durations import duration_words, read_duration
 from whalebench.benchmarks.core.machine import CORES, PARENT
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.running.runner import UNFINISHED, RunRequest
+from whalebench.benchmarks.running.runner import TRAININGS, UNFINISHED, RunRequest, goes_on
+from whalebench.methods.registry import file_of, name_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ THREADS = (
 COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """What makes lines anything but plain."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PROGRAM = (sys.executable, "-m", "whalebench.cli")
+PROGRAM = (sys.executable, "-m", "whalebench")
 """What starts the command line."""
 MOST_JOBS = 1000
 PAUSE = 0.1
@@ -67,6 +68,8 @@ for number, pause in ((signal.SIGINT, float(sys.argv[1])), (signal.SIGKILL, 0.0)
 """A program that is told the groups of processes on its stdin, and ends those left when that is closed.
 
 The system closes it, whatever becomes of the process at the other end."""
+INTERRUPTED = 130
+"""The exit code of a command after Ctrl-C."""
 LAST_LINES = 20
 """How many lines of a worker's stderr are kept, in case it fails."""
 EPOCH = re.compile(r"epoch \d+/\d+")
@@ -161,7 +164,7 @@ def _accelerators(device: torch.device, requested: str) -> list[str]:
 def command_arguments(command: str, request: RunRequest, workspace: Workspace) -> list[str]:
     """The arguments of a command such as `run` that is given all that the request says."""
     return [
-        *(command, request.method, "--benchmark", request.benchmark),
+        *(command, str(file_of(request.method) or request.method), "--benchmark", request.benchmark),
         *("--fold", str(request.fold), "--seed", str(request.seed)),
         *(f"--set={setting}" for setting in request.settings),
         *(("--preset", request.preset) if request.preset else ()),
@@ -171,11 +174,10 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
 
 def over_limit(method: str, runs: str, limit: float, workspace: Workspace) -> str:
     """That a run was ended because its time was over, and what is kept; `runs` is a pattern of its name."""
-    kept = any((workspace.cache / UNFINISHED).glob(f"{runs}/training-*"))
-    left = "goes on from its last checkpoint" if kept else "had kept nothing yet, and begins anew"
+    kept = (workspace.cache / UNFINISHED).glob(f"{runs}/{TRAININGS}")
     return (
-        f"{method} was ended after {duration_words(limit)} (--time-limit). Asked for again it {left}: give "
-        f"it longer, or leave the limit out."
+        f"{method} was ended after {duration_words(limit)} (--time-limit). Asked for again it "
+        f"{goes_on(kept)}: give it longer, or leave the limit out."
     )
 
 
@@ -280,7 +282,7 @@ def run_within(limit: float, arguments: Sequence[str], reason: Callable[[], str]
     """The exit code of a command that is given so many seconds.
 
     Raises RunFailedError, with the reason, where they are over: then it was ended, whatever it was at, in C
-    code as well, and so was all that it had started. And KeyboardInterrupt after Ctrl-C.
+    code as well, and so was all that it had started. After Ctrl-C, of which the command has told, 130.
     """
     with WorkerPool([None]) as pool:
         worker = pool.start(arguments)
@@ -290,7 +292,7 @@ def run_within(limit: float, arguments: Sequence[str], reason: Callable[[], str]
                 raise RunFailedError(reason())
             time.sleep(PAUSE)
     if pool.interrupts:
-        raise KeyboardInterrupt
+        return INTERRUPTED
     code = worker.exit_code() or 0
     if code < 0:
         raise RunFailedError(worker.reason())
@@ -299,7 +301,8 @@ def run_within(limit: float, arguments: Sequence[str], reason: Callable[[], str]
 
 def run_limited(request: RunRequest, limit: str, workspace: Workspace, flags: Sequence[str]) -> int:
     """The exit code of `whalebench run` in a process that is ended after the limit; see `run_within`."""
-    seconds, runs = read_duration(limit, "--time-limit"), f"{request.method}-{request.benchmark}-*"
+    seconds, name = read_duration(limit, "--time-limit"), name_of(request.method)
+    request, runs = replace(request, method=name), f"{name}-{request.benchmark}-*"
     words = [*command_arguments("run", request, workspace), *flags]
     return run_within(seconds, words, lambda: over_limit(request.method, runs, seconds, workspace))
 

@@ -17,7 +17,7 @@ from typing import Any
 from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.registry import find_method, method_names, unloadable
+from whalebench.methods.registry import find_method, method_names, name_of, unloadable
 
 ALL = "all"
 """Stands for every installed method, recipes at the scale of a laptop."""
@@ -131,7 +131,9 @@ def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tupl
     """
     contestants = []
     for method in methods:
-        for name in sorted(set(method_names()) - unloadable().keys()) if method == ALL else (method,):
+        for name in (
+            sorted(set(method_names()) - unloadable().keys()) if method == ALL else (name_of(method),)
+        ):
             is_small = method == ALL and issubclass(find_method(name).Config, RecipeConfig)
             contestants.append(Contestant(name, (*(["scale=small"] if is_small else ()), *settings)))
     return tuple(contestants)
@@ -194,7 +196,7 @@ def _is_deeper(value: object, most: int) -> bool:
 
 
 def _contestants(facts: Mapping[str, Any], typed: tuple[str, ...], file: Path) -> tuple[Contestant, ...]:
-    common = _settings(facts.get("settings", {}), f"{file}: settings")
+    common = settings_of(facts.get("settings", {}), f"{file}: settings")
     tables = facts.get("methods")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise WhalebenchError(
@@ -205,7 +207,7 @@ def _contestants(facts: Mapping[str, Any], typed: tuple[str, ...], file: Path) -
         where = f"{file}, method {number}"
         _check_keys(table, METHOD_KEYS, where)
         name = _word(table.get("name", ""), f"{where}: name")
-        special = _settings(table.get("settings", {}), f"{where}: settings")
+        special = settings_of(table.get("settings", {}), f"{where}: settings")
         contestants += contestants_of([name], (*common, *special, *typed))
     return tuple(contestants)
 
@@ -231,14 +233,17 @@ def _numbers(value: object, where: str) -> tuple[int, ...]:
     return whole_numbers(",".join(map(str, values)), where)
 
 
-def _settings(table: object, where: str, prefix: str = "") -> tuple[str, ...]:
-    """The fields of a table as key=value, those of a table within it with a dot."""
-    if not isinstance(table, dict):
+def settings_of(table: object, where: str, prefix: str = "") -> tuple[str, ...]:
+    """The fields of a table as key=value, those of a table within it with a dot.
+
+    Raises WhalebenchError, which begins with `where` the table is, for what is no such table.
+    """
+    if not isinstance(table, Mapping):
         raise WhalebenchError(f"{where} cannot be {table!r}: write {{ key = value, ... }}.")
     settings: list[str] = []
     for key, value in table.items():
-        if isinstance(value, dict):
-            settings += _settings(value, where, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            settings += settings_of(value, where, f"{prefix}{key}.")
         elif isinstance(value, str | int | float):
             typed = str(value).lower() if isinstance(value, bool) else str(value)
             settings.append(f"{prefix}{key}={typed}")

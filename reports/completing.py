@@ -1,0 +1,44 @@
+"""What a shell offers when a word of a command is half typed: names that are there, read by no library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from typer import Context
+
+DRAWN = "flukes"
+"""The benchmark that is there before it is drawn."""
+
+
+def methods(incomplete: str) -> Iterator[str]:
+    """Methods that begin so; where a path is begun, folders and Python files."""
+    from importlib.metadata import entry_points
+
+    names = {point.name for point in entry_points(group="whalebench.methods")}
+    yield from sorted(name for name in names if name.startswith(incomplete))
+    head, slash, _ = incomplete.rpartition("/")
+    if slash or incomplete.startswith("."):
+        for path in sorted(Path(head + slash).glob("*")):
+            shown = f"{head}{slash}{path.name}" + "/" * path.is_dir()
+            if shown.startswith(incomplete) and (path.is_dir() or path.suffix == ".py"):
+                yield shown
+
+
+def benchmarks(ctx: Context, incomplete: str) -> Iterator[str]:
+    """Benchmarks of the workspace that begin so, and the one that is drawn."""
+    names = {path.parent.name for path in (_workspace(ctx) / "benchmarks").glob("*/catalog.json")}
+    yield from sorted(name for name in names | {DRAWN} if name.startswith(incomplete))
+
+
+def runs(ctx: Context, incomplete: str) -> Iterator[str]:
+    """Finished runs of the workspace that begin so, the newest first."""
+    records = (_workspace(ctx) / "runs").glob("*/record.json")
+    newest = sorted(records, key=lambda file: file.stat().st_mtime, reverse=True)
+    names = (*(file.parent.name for file in newest), "@last")
+    yield from (name for name in names if name.startswith(incomplete))
+
+
+def _workspace(ctx: Context) -> Path:
+    """The workspace of the command that is being typed."""
+    return Path(ctx.params["workspace"])
