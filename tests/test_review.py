@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def curve(order: Sequence[List], truth: dict[str, str], pairs: int) -> dict[floa
 @pytest.mark.parametrize(("by", "photos", "skill"), [("encounter", 3, 3.0), ("photo", 1, 5.0)])
 def test_half_of_the_looks_find_95_percent_of_the_pairs(by: By, photos: int, skill: float) -> None:
     """A quarter of the animals are new; single photos need a method that knows most of the others."""
-    for seed in range(5):
+    for seed in range(3):
         predictions, truth = simulated(seed, skill=skill, photos=photos)
         before = in_photo_order(predictions)
         pairs = max(read(before, truth))  # those that the lists hold
@@ -93,7 +94,7 @@ def test_half_of_the_looks_find_95_percent_of_the_pairs(by: By, photos: int, ski
 
 def test_the_order_alone_saves_looks() -> None:
     """Encounter by encounter too, and not only since an answer names three photos."""
-    for seed in range(5):
+    for seed in range(3):
         predictions, truth = simulated(seed, skill=3.0, photos=3)
         ordered = lists(predictions, "encounter")
         pairs = max(read(ordered, truth))
@@ -159,16 +160,42 @@ def test_the_page_shows_each_encounter_beside_its_candidates(page: str) -> None:
     assert pictures and set(re.findall(r'data-photo="(\w+)"', page)) == set(json.loads(pictures[1]))
 
 
-def test_photos_of_the_same_side_come_first(tmp_path: Path) -> None:
+class Unmatched(Stub):
+    """Predictions of a method that compares no photos."""
+
+    def table(self, by: By | None = None) -> pd.DataFrame:
+        return super().table(by).assign(nearest="")
+
+
+@pytest.mark.parametrize("kind", [Stub, Unmatched])
+def test_the_nearest_photo_comes_first_then_those_of_the_same_side(tmp_path: Path, kind: type[Stub]) -> None:
     drawn = draw_workspace(tmp_path, individuals=3, tests=2, new=0)
-    page = review_page(predicted(drawn), drawn.workspace)
-    for article in page.split("<article")[1:]:
+    made = kind(**vars(predicted(drawn)))
+    seen = r"<bdi>(train-\d+-\d.png)</bdi>\s*<br>seen from <bdi>(\w+)"
+    for article in review_page(made, drawn.workspace).split("<article")[1:]:
         asked, *choices = article.split("<li")
         (side,) = re.findall(r"seen from <bdi>(\w+)", asked)
         for choice in choices:
-            sides = re.findall(r"seen from <bdi>(\w+)", choice)
-            assert sorted(sides) == ["left", "right"]
-            assert ("nearest" in choice) or sides[0] == side
+            (first, shown), (_, other) = re.findall(seen, choice)
+            assert {shown, other} == {"left", "right"}
+            assert (f"nearest: <bdi>{first}" in choice) == (kind is Stub)
+            assert shown == (side if kind is Unmatched else "left")  # the nearest is the first of each
+
+
+def test_a_page_has_the_first_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw_workspace(tmp_path, individuals=3, tests=2, new=0)
+    every = data_of(review_page(predicted(drawn), drawn.workspace))["looks"]
+    monkeypatch.setattr("whalebench.reports.page.review.MOST", 4)
+    page = review_page(predicted(drawn), drawn.workspace)
+    assert data_of(page)["looks"] == every[:4]
+    assert "2 that are worth less are not on this page" in page
+
+
+def test_nothing_is_said_of_chances_that_nobody_knows(tmp_path: Path) -> None:
+    drawn = draw_workspace(tmp_path, individuals=3, tests=1, new=0)
+    looks = data_of(review_page(replace(predicted(drawn), share_new=float("nan")), drawn.workspace))["looks"]
+    assert [look["new"] for look in looks] == [None] * 3
+    assert all(one["probability"] is None for look in looks for one in look["choices"])
 
 
 def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:

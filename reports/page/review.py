@@ -34,6 +34,8 @@ from whalebench.reports.runs import without_paths
 By = Literal["photo", "encounter"]
 ASKED, EXAMPLES = 4, 3
 """Photos of an encounter, and of a candidate, that are shown."""
+MOST = 1000
+"""Photos or encounters that a page shows: more would be slow to open, and to look at."""
 RULE = (
     "First comes what is worth a look most: by the calibrated probabilities, the number of photos that get "
     "their name for each candidate that is looked at."
@@ -165,10 +167,12 @@ def review_page(
     """
     record, album = predictions.record, Album(workspace.cache, progress=progress)
     shown = _Shown(predictions, workspace, album)
-    looks = [
-        shown.complete(look, rows, place)
-        for place, (look, rows) in enumerate(_sorted(looks_of(predictions, by)))
-    ]
+    ordered = _sorted(looks_of(predictions, by))
+    looks = [shown.complete(*look, place) for place, look in enumerate(ordered[:MOST])]
+    if left := len(ordered) - len(looks):
+        shown.problems.append(
+            f"{left:,} that are worth less are not on this page: decide, correct, predict again."
+        )
     album.make()
     credits = (f"Photos: {', '.join(shown.credits)}.",) if shown.credits else ()
     made, name = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), record.benchmark.partition("@")[0]

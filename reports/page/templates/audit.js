@@ -6,20 +6,18 @@ const verdicts = {};
 
 function name(number) { return JSON.stringify([audit.pairs[number].first, audit.pairs[number].second]); }
 
-function draw() {
-  articles.forEach((article, number) => {
-    article.classList.toggle("current", number === current);
-    article.querySelectorAll("button").forEach(button =>
-      button.setAttribute("aria-pressed", verdicts[name(number)] === button.dataset.verdict));
-  });
-  done.textContent =
-    articles.filter((_, number) => verdicts[name(number)]).length + " of " + articles.length + " looked at.";
+function draw(number) {
+  articles[number].querySelectorAll("button").forEach(button =>
+    button.setAttribute("aria-pressed", verdicts[name(number)] === button.dataset.verdict));
 }
+
+function looked(number) { return verdicts[name(number)]; }
 
 function decide(number, verdict) {
   if (!articles[number]) return;
   verdicts[name(number)] = verdict;
-  draw();
+  draw(number);
+  tell(looked);
   keep(key, verdicts);
 }
 
@@ -45,4 +43,5 @@ document.getElementById("download").addEventListener("click", () => {
   const rows = audit.pairs.map((pair, number) => ({...pair, verdict: verdicts[name(number)] || ""}));
   download(audit.name + "-verdicts.csv", csv(COLUMNS, rows));
 });
-draw();
+articles.forEach((_, number) => draw(number));
+tell(looked);

@@ -1,14 +1,22 @@
 "use strict";
 // What pages on which one decides have in common: the article that keys are about, what the browser keeps, the CSV.
-// Each page has a `draw` of its own.
 
 const main = document.querySelector("main"), done = document.getElementById("done");
 const articles = [...document.querySelectorAll("article")];
 let current = 0;
 
+function stand(number) {
+  articles[current]?.classList.remove("current");
+  current = number;
+  articles[current]?.classList.add("current");
+}
+
+function tell(isLooked) {
+  done.textContent = articles.filter((_, number) => isLooked(number)).length + " of " + articles.length + " looked at.";
+}
+
 function move(to) {
-  current = Math.max(0, Math.min(articles.length - 1, to));
-  draw();
+  stand(Math.max(0, Math.min(articles.length - 1, to)));
   const article = articles[current];
   if (!article) return;
   article.focus({preventScroll: true});
@@ -18,8 +26,7 @@ function move(to) {
 function come(event) {  // by Tab, too: keys decide on the article that has the focus
   const article = event.target.closest("article");
   if (!article) return null;
-  current = articles.indexOf(article);
-  draw();
+  stand(articles.indexOf(article));
   return article;
 }
 
@@ -57,3 +64,4 @@ function onKeys(act) {
 }
 
 main.addEventListener("focusin", come);
+stand(0);

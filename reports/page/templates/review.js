@@ -8,53 +8,51 @@ const chosen = review.looks.map(() => 0);
 
 function of(number) { return decisions[review.looks[number].id] || {}; }
 
-function draw() {
-  articles.forEach((article, number) => {
-    const decided = of(number);
-    article.classList.toggle("current", number === current);
-    article.querySelectorAll("[data-choice]").forEach(one => {
-      one.classList.toggle("chosen", Number(one.dataset.choice) === chosen[number]);
-      one.querySelectorAll("button").forEach(button =>
-        button.setAttribute("aria-pressed", decided[one.dataset.choice]?.decision === button.dataset.decision));
-    });
-    article.querySelector("[data-decision=new]").setAttribute("aria-pressed", "new" in decided);
-    const same = review.looks[number].choices.filter((_, place) => decided[place]?.decision === "same");
-    article.querySelector(".note").hidden = same.length < 2;
+function looked(number) { return Object.keys(of(number)).length; }
+
+function draw(number) {
+  const decided = of(number), article = articles[number];
+  article.querySelectorAll("[data-choice]").forEach(one => {
+    one.classList.toggle("chosen", Number(one.dataset.choice) === chosen[number]);
+    one.querySelectorAll("button").forEach(button =>
+      button.setAttribute("aria-pressed", decided[one.dataset.choice]?.decision === button.dataset.decision));
   });
-  const looked = articles.filter((_, number) => Object.keys(of(number)).length).length;
-  done.textContent = looked + " of " + articles.length + " looked at.";
+  article.querySelector("[data-decision=new]").setAttribute("aria-pressed", "new" in decided);
+  const same = review.looks[number].choices.filter((_, place) => decided[place]?.decision === "same");
+  article.querySelector(".note").hidden = same.length < 2;
 }
 
-function set(id, decided) {
-  decisions[id] = decided;
-  draw();
+function set(number, decided) {
+  decisions[review.looks[number].id] = decided;
+  draw(number);
+  tell(looked);
   keep(key, decisions);
 }
 
 function typed(number) { return articles[number].querySelector("input").value.trim(); }
 
 function decide(number, place, decision) {
-  const id = review.looks[number].id, decided = {...of(number)};
+  const decided = {...of(number)};
   before.push([number, of(number)]);
   if (decided[place]?.decision === decision) delete decided[place];
   else decided[place] = {decision, when: new Date().toISOString(), name: place === "new" ? typed(number) : ""};
   if (decision === "same") delete decided.new;  // it cannot be both
   if (decision === "new")
     for (const other of Object.keys(decided)) if (decided[other].decision === "same") delete decided[other];
-  set(id, decided);
+  set(number, decided);
 }
 
 function undo() {
   const last = before.pop();
   if (!last) return;
   move(last[0]);
-  set(review.looks[last[0]].id, last[1]);
+  set(...last);
 }
 
 function choose(number, place) {
   if (place < 0 || place >= review.looks[number].choices.length) return false;
   chosen[number] = place;
-  draw();
+  draw(number);
   return true;
 }
 
@@ -77,7 +75,7 @@ main.addEventListener("click", event => {
 });
 main.addEventListener("input", event => {
   const number = articles.indexOf(event.target.closest("article")), decided = of(number);
-  if (decided.new) set(review.looks[number].id, {...decided, new: {...decided.new, name: typed(number)}});
+  if (decided.new) set(number, {...decided, new: {...decided.new, name: typed(number)}});
 });
 main.addEventListener("keydown", event => {
   if (event.key === "Enter" && event.target.matches("input") && !("new" in of(current))) decide(current, "new", "new");
@@ -99,5 +97,8 @@ onKeys(pressed => {
 });
 document.getElementById("download").addEventListener("click", () =>
   download(review.name + "-decisions.csv", csv(COLUMNS, rows())));
-articles.forEach((article, number) => { article.querySelector("input").value = of(number).new?.name || ""; });
-draw();
+articles.forEach((article, number) => {
+  article.querySelector("input").value = of(number).new?.name || "";
+  draw(number);
+});
+tell(looked);
