@@ -443,6 +443,11 @@ def test_that_new_has_no_threshold_is_said() -> None:
         ("right-whale", {"new_first": 0.1}, "--new-first means nothing to right-whale"),
         ("right-whale", {"new_rule": "second"}, "--new-rule means nothing to right-whale"),
         ("humpbacks", {}, "There is no layout 'humpbacks': choose one of humpback, happywhale, right-whale"),
+        (
+            "humpback",
+            {"photos": (Path("test"),), "then": ("sizes",)},
+            "--then and --duplicates take the scores",
+        ),
         ("humpback", {"device": "cpu"}, "--device means nothing where no photos are looked at"),
         ("humpback", {"new_first": 1.5}, "--new-first 1.5 is no share: give 0 to 1"),
         ("humpback", {"new_threshold": math.nan}, "--new-threshold nan is no score"),

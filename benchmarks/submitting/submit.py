@@ -79,6 +79,11 @@ class SubmitRequest:
             )
         if self.device != "auto" and not self.photos:
             raise WhalebenchError("--device means nothing where no photos are looked at: leave it out.")
+        if self.photos and (self.then or self.groups):
+            raise WhalebenchError(
+                "--then and --duplicates take the scores of a run's own test photos, not of photos that are "
+                "given: import these as test (column split) and run on that, or leave the steps out."
+            )
         if self.new_threshold is not None and self.new_first is not None:
             raise WhalebenchError("--new-threshold and --new-first set the same threshold: give one of them.")
         if self.new_threshold is not None and not math.isfinite(self.new_threshold):
