@@ -142,7 +142,7 @@ def test_version_and_help(cli: Cli) -> None:
     assert shown.code == 0
     panels = {
         "Measure": ("run", "sweep", "tune", "ensemble"),
-        "Read what came of it": ("report", "runs", "show", "compare", "explain"),
+        "Read what came of it": ("report", "runs", "show", "compare", "explain", "cluster"),
         "Verify and pass on": ("rescore", "bundle", "check", "doctor"),
         "Look around": ("methods", "benchmarks", "data", "split"),
     }
