@@ -693,7 +693,7 @@ def submit(
     console.show(made.document(), made.sentences(), as_json)
 
 
-@app.command(rich_help_panel=READ)
+@app.command(rich_help_panel=USE)
 def cluster(
     run: RunArgument,
     photos: Annotated[list[Path], Argument(help="Photos, folders of them, or a table of them as a CSV.")],

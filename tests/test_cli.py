@@ -144,6 +144,7 @@ def test_version_and_help(cli: Cli) -> None:
         "Measure": ("run", "sweep", "tune", "ensemble"),
         "Read what came of it": ("report", "runs", "show", "compare", "explain"),
         "Verify and pass on": ("rescore", "bundle", "check", "doctor", "submit"),
+        "Ask it of new photos": ("predict", "cluster", "gallery"),
         "Look around": ("methods", "benchmarks", "data", "split"),
     }
     blocks = {block.split(" ─")[0]: block for block in shown.out.split("╭─ ")}

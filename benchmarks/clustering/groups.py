@@ -28,7 +28,7 @@ from whalebench.reports.metrics.grouping import (
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-MOST_PHOTOS = 2_000
+MOST_PHOTOS = 1_000
 """Photos of a part that are grouped for the record; the time grows with their square."""
 THRESHOLDS = 31
 """How many thresholds are tried on valid, spread over the steps at which its groups are joined."""
