@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.code import place_in_plug_in
 
 HARNESS = "whalebench.benchmarks.running.harness"
 """The module by which a method calls back: what comes through it is not the method's doing."""
@@ -99,7 +100,8 @@ def blamed(name: str) -> Iterator[None]:
     except WhalebenchError:
         raise
     except Exception as error:
-        raise RunFailedError(f"{name} failed with {named(error)}; --debug shows where.") from error
+        place = place_in_plug_in(error)
+        raise RunFailedError(f"{name} failed with {named(error)}{place}; --debug shows where.") from error
 
 
 def method_at_work() -> str:

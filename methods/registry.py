@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -23,18 +22,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from whalebench import RunFailedError, WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.core.code import GROUP, OF_FILE, place_in_plug_in
 from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.guests import guest, named
 from whalebench.methods.method import Method, MethodConfig
 
-GROUP = "whalebench.methods"
-"""The entry-point group; a method's package declares `name = "module:Class"` in it."""
 FACTS = ("name", "summary", "source")
 """What every method says of itself."""
 SUFFIX = ".py"
 """How a method ends that is given by its file."""
-OF_FILE = "whalebench_file_"
-"""How the module of such a file is called, before the file's name: no other module is hidden by it."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}", re.ASCII)
 """A method's name, which folders are called by."""
 
@@ -65,8 +61,8 @@ def find_method(name: str) -> type[Method]:
     if name not in points:
         hint = did_you_mean(name, sorted(points), f"there are {', '.join(sorted(points))}.")
         raise WhalebenchError(
-            f"There is no method '{name}': {hint} (A new one is known once its package is installed again, or "
-            f"by its file.)"
+            f"There is no method '{name}': {hint} (A new one is known once its package is installed again, "
+            f"or by its file.)"
         )
     point, *others = points[name]
     if others:
@@ -146,12 +142,8 @@ def _load(path: Path, text: bytes) -> ModuleType:
     except Exception as error:  # the file's own
         del sys.modules[name]
         cause = error.__cause__ if isinstance(error, RunFailedError) and error.__cause__ else error
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == str(path)
-        ]
-        where = f" in line {lines[-1]}" if lines else ""
         raise WhalebenchError(
-            f"{path} cannot be loaded, by an error of its own{where} ({named(cause)}): mend it."
+            f"{path} cannot be loaded, by an error of its own: {named(cause)}{place_in_plug_in(cause)}."
         ) from error
     return module
 

@@ -15,7 +15,9 @@ def methods(incomplete: str) -> Iterator[str]:
     """Methods that begin so; where a path is begun, folders and Python files."""
     from importlib.metadata import entry_points
 
-    names = {point.name for point in entry_points(group="whalebench.methods")}
+    from whalebench.benchmarks.core.code import GROUP
+
+    names = {point.name for point in entry_points(group=GROUP)}
     yield from sorted(name for name in names if name.startswith(incomplete))
     head, slash, _ = incomplete.rpartition("/")
     if slash or incomplete.startswith("."):

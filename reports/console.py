@@ -209,8 +209,11 @@ def exit_with_sentence(command: Callable[[], object], *, debug: bool) -> None:
     except MemoryError:
         _exit("Error: there is too little memory: lower batch_size, or close other programs.", 1, debug)
     except Exception as error:  # the last resort
-        cause = f"{type(error).__name__}: {one_line(error)}"
-        _exit(f"Error: {cause}. Add --debug to see where, and please report it.", 1, debug)
+        from whalebench.benchmarks.core.code import place_in_plug_in
+
+        cause, place = f"{type(error).__name__}: {one_line(error)}", place_in_plug_in(error)
+        whose = "which is the plug-in's own error" if place else "and please report it"
+        _exit(f"Error: {cause}{place}. Add --debug to see where, {whose}.", 1, debug)
     finally:
         ended = sys.exception()
         _leave(ended.code if isinstance(ended, SystemExit) else int(ended is not None))

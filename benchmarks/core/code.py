@@ -1,15 +1,17 @@
 """The code that a number comes from, and its digest: an edited method is another method.
 
 It is read, not run: from some modules on every import of the same packages is followed, those in functions
-too, but not those that are for types alone. What is digested is what the code says; comments, docstrings and layout are no part of it.
+too, but not those that are for types alone. What is digested is what the code says; comments, docstrings and
+layout are no part of it.
 """
 
 from __future__ import annotations
 
 import ast
+import traceback
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,10 @@ from typing import NamedTuple
 from whalebench.benchmarks.core.files import digest_file, digest_text
 
 OWN = "whalebench"
+GROUP = "whalebench.methods"
+"""The entry-point group; a method's package declares `name = "module:Class"` in it."""
+OF_FILE = "whalebench_file_"
+"""How the module of a method's file is called, before the file's name: no other module is hidden by it."""
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """What may hold statements, in statements."""
 FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
@@ -160,3 +166,15 @@ def _version(package: str) -> str:
         except PackageNotFoundError:
             continue
     return "of no version"
+
+
+def place_in_plug_in(error: BaseException) -> str:
+    """Where in a plug-in an error arose, as " (line 3 of my_method.py)"; empty for what arose elsewhere."""
+    plug_ins = {point.module.partition(".")[0] for point in entry_points(group=GROUP)} - {OWN}
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        top = frame.f_globals.get("__name__", "").partition(".")[0]
+        if top == OWN:
+            return ""
+        if top in plug_ins or top.startswith(OF_FILE):
+            return f" (line {line} of {Path(frame.f_code.co_filename).name})"
+    return ""
