@@ -155,7 +155,8 @@ class Predictions:
                 "nearest": nearest.ravel(),
             }
         )
-        return table[there].reset_index(drop=True)
+        shown: pd.DataFrame = table[there].reset_index(drop=True)
+        return shown
 
     def answers(self, by: By) -> Answers:
         """Scores, probabilities and chances of *new*, a row a photo or a row an encounter."""
