@@ -13,8 +13,8 @@ SHOWN = 200
 """Photos or encounters that are shown; all are in --out and --json."""
 LEGEND = (
     "new is the chance that it is none of the known individuals, the number behind each of them the "
-    "probability, given that it is one of them; list of 95 % is how many individuals hold the right one in 95 "
-    "of 100 photos of known ones."
+    "probability, given that it is one of them; the list of so many individuals holds the right one in 95 of "
+    "100 photos of known ones."
 )
 
 

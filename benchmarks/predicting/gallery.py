@@ -121,7 +121,7 @@ class NewGallery:
         facts, new = self.facts, len(self.facts.new_individuals)
         return (
             f"{facts.photos} photo(s) joined the gallery of {facts.run}, {new} individual(s) that it never "
-            f"learned among them; temperature, thresholds and the chance of *new* are still those chosen before."
+            f"learned among them; temperature, thresholds and the chance of *new* stay as they were chosen."
         )
 
 
@@ -235,14 +235,15 @@ def _extend(
         shown = show_new_photos(restored.benchmark, record.fold, new.table, store, viewpoints=viewpoints)
         labels = np.array([column[name] for name in new.table["identity"]], np.int64)
         progress.stage("gallery")
-        try:
-            with blamed(record.method):
-                method.extend(LabelledPhotos(**vars(shown) | {"labels": labels, "identities": identities}))
-        except NotImplementedError as error:
-            raise WhalebenchError(
-                f"{record.run} has no gallery that photos could join ({record.method} learned its "
-                f"individuals): choose a run of a method that compares photos, as arcface or triplet."
-            ) from error
+        labelled = LabelledPhotos(**vars(shown) | {"labels": labels, "identities": identities})
+        with blamed(record.method):
+            try:
+                method.extend(labelled)
+            except NotImplementedError as error:
+                raise WhalebenchError(
+                    f"{record.run} has no gallery that photos could join ({record.method} knows whom it "
+                    f"learned, and nobody else): choose a run of a method that compares photos, as arcface."
+                ) from error
 
 
 def _arrays_of(method: Pipeline, kept: dict[str, int]) -> dict[str, NDArray[Any]]:

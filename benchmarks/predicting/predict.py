@@ -341,8 +341,8 @@ class _Asking:
         """What the run says of the photos; an ensemble's members are asked first."""
         if record.transductive:
             raise WhalebenchError(
-                f"{record.run} scores photos with the help of others that it is tested on, so it says nothing "
-                f"of one alone: choose a run that is not transductive."
+                f"{record.run} scores photos with the help of those that it is tested on, so it says nothing "
+                f"of others: choose a run that is not transductive."
             )
         digests = self.benchmark.catalog.digest, self.benchmark.split.digest
         if (record.catalog_digest, record.split_digest) != digests:

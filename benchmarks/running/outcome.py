@@ -322,9 +322,10 @@ def restore_run(
     """The run of that name, or in that folder, with its method as it was after learning.
 
     It is tried on all test photos, or on so many of them, by the scores that it gave; on that device, or the
-    one that the run was made on. Its benchmark is loaded and verified unless given. Raises WhalebenchError where catalog, split or weights are not those of the
-    run, where a part was fitted on test photos, where the method cannot be restored, and where it does not
-    give the stored scores again.
+    one that the run was made on. Its benchmark is loaded and verified unless given.
+
+    Raises WhalebenchError where catalog, split or weights are not those of the run, where a part was fitted
+    on test photos, where the method cannot be restored, and where it does not give the stored scores again.
     """
     folder = records.find_run(name, workspace)
     record = records.read_record(folder)
