@@ -134,7 +134,13 @@ def _new_rows(photos: Sequence[Path], catalog: Catalog, progress: Progress) -> t
     rows = found.table[~known]
     # That a table names nobody does not say that the animal is none of the others.
     rows = rows.assign(identity=rows["identity"].where(rows["identity"] != "", NOT_IDENTIFIED))
-    return rows, [*found.problems, *found.notes]
+    copies = rows["image"][rows["content_digest"].isin(there)].tolist()
+    twice = (
+        f"{len(copies)} of the new photos have the very pixels of one that {catalog.name} has, first "
+        f"{one_line(copies[0], 60)}; they share a group in every split."
+        for _ in copies[:1]
+    )
+    return rows, [*found.problems, *found.notes, *twice]
 
 
 def _counts(decisions: Sequence[Decision], settled: Settled, table: pd.DataFrame, added: int) -> Change:

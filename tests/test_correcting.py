@@ -240,6 +240,9 @@ def test_new_photos_join(tiny: Workspace, tmp_path: Path) -> None:
     listed = f"image,path,identity\nc.png,{names[2]},whale1\nd.png,{names[1]},\n"
     (tmp_path / "listed.csv").write_text(listed)  # a table may name animals itself
     named = correct("tiny", more_of("w06e0.png"), tiny, photos=[tmp_path / "listed.csv"]).catalog.table
+    (tmp_path / "again.csv").write_text(f"image,path\nagain.png,{made.catalog.table['path'].iloc[-1]}\n")
+    (note,) = correct("tiny", more_of("w06e0.png"), tiny, photos=[tmp_path / "again.csv"]).notes
+    assert note.startswith("1 of the new photos have the very pixels of one that tiny has, first again.png")
     assert named.set_index("image")["identity"][["c.png", "d.png"]].tolist() == ["whale1", "?"]
     (tmp_path / "other.csv").write_text(f"image,path\n{names[0]},{names[1]}\n")
     with pytest.raises(WhalebenchError, match="has another photo called"):
