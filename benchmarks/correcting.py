@@ -46,6 +46,15 @@ from whalebench.benchmarks.registry import EMBEDDED, load_catalog, photos_name
 
 CORRECTED = "corrected"
 """What a version's catalog says of how it came about: a list, the oldest correction first."""
+CHANGED = {
+    "added": "photos added",
+    "named": "photos named",
+    "renamed": "photos of another individual now",
+    "unnamed": "photos of nobody known now",
+}
+"""What a correction counts, in words."""
+NAMED = 5
+"""New individuals whose names are shown."""
 Change = dict[str, Any]
 
 
@@ -203,3 +212,25 @@ def _from_folder(path: str, folder: Path) -> str:
     """A path as the version's folder finds it, when its workspace is moved, too."""
     is_near = path and Path(os.path.normpath(path)).is_relative_to(folder.parent)
     return os.path.relpath(path, folder) if is_near else path
+
+
+def history_rows(catalog: Catalog) -> dict[str, str]:
+    """The corrections that a catalog has come from, the oldest first, each as a line; empty for an import."""
+    return {
+        f"correction {number}": _words(change)
+        for number, change in enumerate(catalog.derived.get(CORRECTED, ()), 1)
+    }
+
+
+def _words(change: Change) -> str:
+    """Who corrected what, when, by which decisions, and what that changed: a line of the history."""
+    words = ", ".join(f"{count:,} {word}" for word, count in change["words"].items())
+    said = [f"{count:,} {does}" for key, does in CHANGED.items() if (count := change[key])]
+    said += [f"{one_line(name, 40)} is {one_line(kept, 40)}" for name, kept in change["merged"].items()]
+    if new := change["new"]:
+        said.append(
+            f"new: {', '.join(one_line(name, 40) for name in new[:NAMED])}" + " ..." * (len(new) > NAMED)
+        )
+    who = f"of {change['from']} ({change['digest'][:12]}) by {one_line(change['by'], 60)}, {change['when']}"
+    file = f"{one_line(change['decisions'], 60)} ({change['decisions_digest'][:12]}; {words})"
+    return f"{who}, from {file}: {'; '.join(said)}"
