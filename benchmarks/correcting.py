@@ -54,7 +54,7 @@ CHANGED = {
 }
 """What a correction counts, in words."""
 NAMED = 5
-"""New individuals whose names are shown."""
+"""Individuals that are new or another one, of those that are named."""
 Change = dict[str, Any]
 
 
@@ -226,11 +226,9 @@ def _words(change: Change) -> str:
     """Who corrected what, when, by which decisions, and what that changed: a line of the history."""
     words = ", ".join(f"{count:,} {word}" for word, count in change["words"].items())
     said = [f"{count:,} {does}" for key, does in CHANGED.items() if (count := change[key])]
-    said += [f"{one_line(name, 40)} is {one_line(kept, 40)}" for name, kept in change["merged"].items()]
-    if new := change["new"]:
-        said.append(
-            f"new: {', '.join(one_line(name, 40) for name in new[:NAMED])}" + " ..." * (len(new) > NAMED)
-        )
+    names = [f"{one_line(name, 40)} is {one_line(kept, 40)}" for name, kept in change["merged"].items()]
+    names += [f"{one_line(name, 40)} is new" for name in change["new"]]
+    said += [*names[:NAMED], *[f"and {len(names) - NAMED:,} names more"] * (len(names) > NAMED)]
     who = f"of {change['from']} ({change['digest'][:12]}) by {one_line(change['by'], 60)}, {change['when']}"
     file = f"{one_line(change['decisions'], 60)} ({change['decisions_digest'][:12]}; {words})"
     return f"{who}, from {file}: {'; '.join(said)}"

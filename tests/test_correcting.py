@@ -258,7 +258,14 @@ def test_the_command_says_what_has_changed(
     document = json.loads(answer.out)
     assert (document["name"], document["correction"]["new"]) == ("tiny-2", ["new-1"])
     shown = cli("benchmarks", "tiny-2", "--workspace", tiny.root).out
-    for words in ("correction 1", "by Ann", "decisions.csv", "1 same, 1 new", "2 photos named", "new: new-1"):
+    for words in (
+        "correction 1",
+        "by Ann",
+        "decisions.csv",
+        "1 same, 1 new",
+        "2 photos named",
+        "new-1 is new",
+    ):
         assert words in " ".join(shown.split()), words
     refused = cli("data", "correct", "tiny", decisions, "--photos", tmp_path / "no", "--workspace", tiny.root)
     assert refused.code == 2
