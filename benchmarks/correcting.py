@@ -20,6 +20,7 @@ from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import (
     DIGESTS,
     NAMELESS,
+    NOT_IDENTIFIED,
     Catalog,
     build_catalog,
     read_catalog,
@@ -45,6 +46,15 @@ from whalebench.benchmarks.registry import EMBEDDED, load_catalog, photos_name
 
 CORRECTED = "corrected"
 """What a version's catalog says of how it came about: a list, the oldest correction first."""
+CHANGED = {
+    "added": "photos added",
+    "named": "photos named",
+    "renamed": "photos of another individual now",
+    "unnamed": "photos of nobody known now",
+}
+"""What a correction counts, in words."""
+NAMED = 5
+"""Individuals that are new or another one, of those that are named."""
 Change = dict[str, Any]
 
 
@@ -130,7 +140,16 @@ def _new_rows(photos: Sequence[Path], catalog: Catalog, progress: Progress) -> t
                 f"{catalog.name} has another photo called {one_line(image, 60)!r}; rename the new one, and "
                 f"predict it by its new name."
             )
-    return found.table[~known], [*found.problems, *found.notes]
+    rows = found.table[~known]
+    # That a table names nobody does not say that the animal is none of the others.
+    rows = rows.assign(identity=rows["identity"].where(rows["identity"] != "", NOT_IDENTIFIED))
+    copies = rows["image"][rows["content_digest"].isin(there)].tolist()
+    twice = (
+        f"{len(copies)} of the new photos have the very pixels of one that {catalog.name} has, first "
+        f"{one_line(copies[0], 60)}; they share a group in every split."
+        for _ in copies[:1]
+    )
+    return rows, [*found.problems, *found.notes, *twice]
 
 
 def _counts(decisions: Sequence[Decision], settled: Settled, table: pd.DataFrame, added: int) -> Change:
@@ -193,3 +212,23 @@ def _from_folder(path: str, folder: Path) -> str:
     """A path as the version's folder finds it, when its workspace is moved, too."""
     is_near = path and Path(os.path.normpath(path)).is_relative_to(folder.parent)
     return os.path.relpath(path, folder) if is_near else path
+
+
+def history_rows(catalog: Catalog) -> dict[str, str]:
+    """The corrections that a catalog has come from, the oldest first, each as a line; empty for an import."""
+    return {
+        f"correction {number}": _words(change)
+        for number, change in enumerate(catalog.derived.get(CORRECTED, ()), 1)
+    }
+
+
+def _words(change: Change) -> str:
+    """Who corrected what, when, by which decisions, and what that changed: a line of the history."""
+    words = ", ".join(f"{count:,} {word}" for word, count in change["words"].items())
+    said = [f"{count:,} {does}" for key, does in CHANGED.items() if (count := change[key])]
+    names = [f"{one_line(name, 40)} is {one_line(kept, 40)}" for name, kept in change["merged"].items()]
+    names += [f"{one_line(name, 40)} is new" for name in change["new"]]
+    said += [*names[:NAMED], *[f"and {len(names) - NAMED:,} names more"] * (len(names) > NAMED)]
+    who = f"of {change['from']} ({change['digest'][:12]}) by {one_line(change['by'], 60)}, {change['when']}"
+    file = f"{one_line(change['decisions'], 60)} ({change['decisions_digest'][:12]}; {words})"
+    return f"{who}, from {file}: {'; '.join(said)}"

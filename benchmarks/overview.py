@@ -19,7 +19,6 @@ from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.catalog import DETAILS, GIVEN, NAMELESS, Catalog, read_facts, regions_of
 from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.correcting import CORRECTED
 from whalebench.benchmarks.presets import CHOSEN
 from whalebench.benchmarks.registry import benchmark_names
 from whalebench.methods.method import Choice, Search
@@ -36,13 +35,6 @@ from whalebench.splits.groupings import days_of
 from whalebench.splits.split import Split
 
 Row = dict[str, Any]
-CHANGED = {
-    "added": "photos added",
-    "named": "photos named",
-    "renamed": "photos of another individual now",
-    "unnamed": "photos of nobody known now",
-}
-"""What a correction counts, in words."""
 FIRST = 15
 """Fields of a method that are shown unless all are asked for."""
 TOP = 5
@@ -98,29 +90,18 @@ def catalog_facts(catalog: Catalog) -> Row:
 
 def _said_of_photos(catalog: Catalog) -> Row:
     """What is known besides who is on the photos, and what the import made of it; only what is there."""
+    from whalebench.benchmarks.correcting import history_rows  # who lists methods need not wait for it
+
     table, derived = catalog.table, catalog.derived
     facts: Row = {}
     if days := sorted(filter(None, days_of(table))):
         facts["photos with a day"] = f"{len(days):,}, {days[0]} to {days[-1]}"
     facts |= {key: said for key, said in derived.items() if not isinstance(said, Mapping | list)}
-    for number, change in enumerate(derived.get(CORRECTED, ()), 1):
-        facts[f"correction {number}"] = correction_words(change)
+    facts |= history_rows(catalog)
     if aliases := derived.get("aliases"):
         rows = sum(names[-1] for names in aliases["names"])
         facts["aliases"] = f"{len(aliases['names']):,} names of {rows:,} photos, by {aliases['file']}"
     return facts | {column: most_common(table[column]) for column in DETAILS if column in table}
-
-
-def correction_words(change: Mapping[str, Any]) -> str:
-    """Who corrected what, when, by which decisions, and what that changed: a line of a catalog's history."""
-    words = ", ".join(f"{count:,} {word}" for word, count in change["words"].items())
-    said = [f"{count:,} {does}" for key, does in CHANGED.items() if (count := change[key])]
-    said += [f"{one_line(name, 40)} is {one_line(kept, 40)}" for name, kept in change["merged"].items()]
-    if new := change["new"]:
-        said.append(f"new: {', '.join(one_line(name, 40) for name in new[:TOP])}" + " ..." * (len(new) > TOP))
-    who = f"of {change['from']} ({change['digest'][:12]}) by {one_line(change['by'], 60)}, {change['when']}"
-    file = f"{one_line(change['decisions'], 60)} ({change['decisions_digest'][:12]}; {words})"
-    return f"{who}, from {file}: {'; '.join(said)}"
 
 
 def most_common(values: Iterable[str]) -> str:

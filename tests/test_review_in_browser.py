@@ -186,7 +186,7 @@ def test_hostile_names_are_text(chromium: Browser, tmp_path: Path, screen: Scree
 def commands() -> list[str]:
     """The commands of the section on new photos in docs/your-photos.md."""
     page = (Path(__file__).parents[1] / "docs" / "your-photos.md").read_text(encoding="utf-8")
-    block = page.partition("## New photos\n")[2].split("```")[1]
+    block = page.partition("## From new photos to a new version\n")[2].split("```")[1]
     return [line.partition("#")[0].strip() for line in block.strip().splitlines()]
 
 
