@@ -160,25 +160,35 @@ def predict(
     photos: Annotated[list[Path], Argument(help=NEW_PHOTOS)],
     by: Annotated[By, Option(help="Answer for each photo, or for all of an encounter together.")] = "photo",
     out: Annotated[Path | None, Option(help="Also write the answers, to a .csv or .parquet file.")] = None,
+    html: Annotated[
+        Path | None, Option(help="Also write a page on which a person decides who it is.")
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Say who new photos show: five candidates with probabilities, and the chance that it is somebody new."""
+    from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.predicting import predict as predicting
+    from whalebench.reports.page.review import review_page
     from whalebench.reports.predictions import predictions_report
 
     if out:
         predicting.check_table(out)
+    if html:
+        check_output(html)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
         made = predicting.predict(run, photos, place, progress, by=by, device=device)
+        page = review_page(made, place, by=by, progress=progress) if html else ""
     document = made.document()
     console.show(document, predictions_report(document), as_json)
     if out:
         made.write(out)
-        if not as_json:
-            console.show_written(out)
+    if html:
+        write_output(html, page)
+    if (out or html) and not as_json:
+        console.show_written(*filter(None, (out, html)))
 
 
 @gallery.command("add")

@@ -20,19 +20,15 @@ from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import (
     DIGESTS,
     NAMELESS,
-    NOT_IDENTIFIED,
-    SIZE,
     Catalog,
     build_catalog,
     read_catalog,
     read_facts,
-    regions_of,
     write_catalog,
 )
 from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import find_run, read_record
-from whalebench.benchmarks.core.store import inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, benchmark_lock
 from whalebench.benchmarks.decisions import (
     Decision,
@@ -44,6 +40,7 @@ from whalebench.benchmarks.decisions import (
     settle,
 )
 from whalebench.benchmarks.importing.tables import problem
+from whalebench.benchmarks.predicting.photos import read_new_photos
 from whalebench.benchmarks.registry import EMBEDDED, load_catalog, photos_name
 
 CORRECTED = "corrected"
@@ -73,9 +70,9 @@ def correct(
     """The new version of a benchmark that the decisions of a file make: `seals-2` of `seals`.
 
     `photos` are those that the benchmark does not have yet, as `predict` was given them; all of them join it,
-    those that nobody decided on as not identified. `by` is who decided. Raises WhalebenchError for decisions
-    that contradict each other or labels, that are about other photos or individuals, or that were made with a
-    run on other photos; and where nothing would change.
+    those that nobody decided on as not identified, or as their table names them. `by` is who decided.
+    Raises WhalebenchError for decisions that contradict each other or labels, that are about other photos or
+    individuals, or that were made with a run on other photos; and where nothing would change.
     """
     if photos_name(name) == EMBEDDED:
         raise WhalebenchError(f"The photos of {EMBEDDED} are drawn, and it is known who is on each of them.")
@@ -121,30 +118,19 @@ def _check_runs(file: Path, decisions: Sequence[Decision], catalog: Catalog, wor
 
 
 def _new_rows(photos: Sequence[Path], catalog: Catalog, progress: Progress) -> tuple[pd.DataFrame, list[str]]:
-    """The catalog's rows of photos that it does not have yet, of animals not identified; and notes."""
+    """The catalog's rows of photos that it does not have yet, and notes on them."""
     if not photos:
         return catalog.table.iloc[:0], []
-    from whalebench.benchmarks.predicting.photos import read_new_photos
-
-    found = read_new_photos(photos)
-    rows = found.table.assign(identity=NOT_IDENTIFIED)
-    progress.stage("inspect")
-    facts = inspect_photos([Path(path) for path in rows["path"]], regions_of(rows), progress=progress.advance)
-    images = rows["image"].tolist()
-    lost = [f"{one_line(images[n], 60)}: {fact}." for n, fact in enumerate(facts) if isinstance(fact, str)]
-    read = [fact for fact in facts if not isinstance(fact, str)]
-    rows = rows[[not isinstance(fact, str) for fact in facts]].reset_index(drop=True)
-    for column, name in zip((*SIZE, *DIGESTS), (*SIZE, "content", "digest"), strict=True):
-        rows[column] = [getattr(fact, name) for fact in read]
-    there = catalog.table.set_index("image")
-    known = rows["image"].isin(there.index)
-    for image, *digests in rows[known][["image", *DIGESTS]].itertuples(index=False):
-        if there.loc[image, "content_digest"] not in digests:
+    found = read_new_photos(photos, progress, in_boxes=catalog.has_given_boxes, headers=False)
+    there = catalog.table.set_index("image")["content_digest"]
+    known = found.table["image"].isin(there.index)
+    for image, *digests in found.table[known][["image", *DIGESTS]].itertuples(index=False):
+        if there[image] not in digests:  # which are those of files where an older whalebench made the catalog
             raise WhalebenchError(
                 f"{catalog.name} has another photo called {one_line(image, 60)!r}; rename the new one, and "
                 f"predict it by its new name."
             )
-    return rows[~known], [*found.problems, *lost, *found.notes]
+    return found.table[~known], [*found.problems, *found.notes]
 
 
 def _counts(decisions: Sequence[Decision], settled: Settled, table: pd.DataFrame, added: int) -> Change:

@@ -108,16 +108,15 @@ def _said_of_photos(catalog: Catalog) -> Row:
 
 
 def correction_words(change: Mapping[str, Any]) -> str:
-    """Who corrected what, when, by which decisions, and what that changed: one line of a catalog's history."""
+    """Who corrected what, when, by which decisions, and what that changed: a line of a catalog's history."""
     words = ", ".join(f"{count:,} {word}" for word, count in change["words"].items())
     said = [f"{count:,} {does}" for key, does in CHANGED.items() if (count := change[key])]
     said += [f"{one_line(name, 40)} is {one_line(kept, 40)}" for name, kept in change["merged"].items()]
     if new := change["new"]:
         said.append(f"new: {', '.join(one_line(name, 40) for name in new[:TOP])}" + " ..." * (len(new) > TOP))
-    return (
-        f"of {change['from']} ({change['digest'][:12]}) by {one_line(change['by'], 60)}, {change['when']}, from "
-        f"{one_line(change['decisions'], 60)} ({change['decisions_digest'][:12]}; {words}): {'; '.join(said)}"
-    )
+    who = f"of {change['from']} ({change['digest'][:12]}) by {one_line(change['by'], 60)}, {change['when']}"
+    file = f"{one_line(change['decisions'], 60)} ({change['decisions_digest'][:12]}; {words})"
+    return f"{who}, from {file}: {'; '.join(said)}"
 
 
 def most_common(values: Iterable[str]) -> str:

@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import build_catalog, read_catalog, read_facts
@@ -209,6 +211,33 @@ def test_photos_that_an_archive_brought_are_found_from_the_new_version(
     shutil.move(tiny.root, moved)
     shutil.rmtree(source)
     check_content(read_catalog(moved / "benchmarks" / "packed-2"))
+
+
+def test_new_photos_join(tiny: Workspace, tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(inbox / f"{number}.png")
+    (inbox / "broken.png").write_bytes(b"no picture")
+    names = [(inbox / f"{number}.png").as_posix() for number in range(3)]
+    rows = [(names[0], "same", "whale0"), (names[1], "new", "zoe"), ("w06e0.png", "same", "zoe")]
+    decisions = written(tmp_path / "decisions.csv", *rows)
+    with pytest.raises(WhalebenchError, match=r"2 problems, the first in line 2, column photo, .*--photos"):
+        correct("tiny", decisions, tiny)
+    made = correct("tiny", decisions, tiny, photos=[inbox])
+    assert any("broken.png" in note for note in made.notes)
+    named = made.catalog.table.set_index("image")["identity"]
+    assert [named[name] for name in (*names, "w06e0.png")] == ["whale0", "zoe", "?", "zoe"]
+    assert (made.change["added"], made.change["new"]) == (3, ["zoe"])
+    check_content(read_catalog(tiny.benchmarks / "tiny-2"))
+    assert load_benchmark("tiny-2", tiny, propose=True).split.counts["not_identified_photos"] == 1
+    # The same photos once more are no others; another one by the same name is.
+    more = written(tmp_path / "more.csv", (names[2], "same", "zoe"))
+    assert correct("tiny-2", more, tiny, photos=[inbox]).change["added"] == 0
+    (tmp_path / "other.csv").write_text(f"image,path\n{names[0]},{names[1]}\n")
+    with pytest.raises(WhalebenchError, match="has another photo called"):
+        correct("tiny-3", more, tiny, photos=[tmp_path / "other.csv"])
 
 
 def test_the_command_says_what_has_changed(

@@ -64,7 +64,7 @@ def test_these_are_all_files_that_write_csv() -> None:
         "benchmarks/importing/importer.py",
         "benchmarks/running/outcome.py",
         "reports/page/doubts.py",  # read back in tests/test_doubts.py
-        "reports/page/templates/audit.js",  # read back in tests/test_audit_page.py
+        "reports/page/templates/deciding.js",  # read back in tests of the pages of the audit and the review
         "reports/writers.py",
         "splits/table.py",
     }
@@ -142,6 +142,6 @@ def test_a_leaderboard_and_its_page(tmp_path: Path) -> None:
 
 def test_no_name_acts_in_the_page_of_an_audit() -> None:
     page = audit_page(audit_document(SCRIPT, f"{SCRIPT}\" onload='x'"), {SCRIPT: "data:", "b.jpg": "data:"})
-    assert page.count("<script") == 2
-    assert page.count("</script") == 2
+    assert page.count("<script") == 3
+    assert page.count("</script") == 3
     assert "onload='x'" not in page.partition('id="audit"')[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import isnan
@@ -309,7 +309,7 @@ class Galleries:
 
     def _query(self, answers: Answers, anchor: str, row: dict[Any, Any], place: int) -> Query:
         """The query of a row of answers; pictures of the first places come first where a page is full."""
-        image, photos, window = row["image"], answers.photos, _window(row)
+        image, photos, window = row["image"], answers.photos, window_of(row)
         followed, heat = answers.heats.get(image, ("", None))
         photo = self.photo(photos, image, place)
         viewpoint, truth = photo.viewpoint or row["viewpoint"], row["truth"]
@@ -357,7 +357,7 @@ def _defined(value: float) -> float | None:
     return None if isnan(value) else float(value)
 
 
-def _window(row: dict[Any, Any]) -> Window | None:
+def window_of(row: Mapping[Any, Any]) -> Window | None:
     """Through which the method saw the photo of a row; None where it saw all of it, or that is not known."""
     numbers = [row[column] for column in WINDOW]
     if not np.abs(numbers).max() < FARTHEST or min(numbers[6:]) < 1:
