@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import combinations
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from whalebench.benchmarks.clustering.groups import (
     evaluate_grouping,
     fit_logistic,
 )
-from whalebench.benchmarks.clustering.reviewed import CANDIDATES, Review, Said, count_individuals, read_said
+from whalebench.benchmarks.clustering.reviewed import (
+    CANDIDATES,
+    Review,
+    Said,
+    count_individuals,
+    reach,
+    read_said,
+)
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.record import read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace
@@ -330,6 +338,20 @@ def test_the_interval_holds_the_number_of_individuals() -> None:
         values.append(count.value)
     assert held >= 36, held
     assert np.mean(values) == pytest.approx(20, abs=1)
+
+
+def test_what_short_lists_miss_is_known_where_individuals_are() -> None:
+    review, names = review_of(1)
+    named_so = [f"w{name}" for name in names]
+    assert reach(review, named_so) == 1
+    every = list(map(str, range(len(names))))
+    assert isnan(reach(review, every))
+    rng, many = np.random.default_rng(0), np.repeat(np.arange(40), 2)
+    blind = rng.normal(size=(len(many), 3)).astype(np.float32)
+    blind_review = Review(blind, MODEL.groups(blind), tuple(f"{row}.jpg" for row in range(len(many))))
+    looks = [(many[look.photo], {many[row] for row in look.earlier}) for look in blind_review.looks()]
+    held = sum(name in earlier for name, earlier in looks) / 40
+    assert reach(blind_review, [f"w{name}" for name in many]) == held < 0.6
 
 
 # --- of runs
