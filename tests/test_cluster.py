@@ -109,6 +109,8 @@ def test_what_a_person_says_holds_whatever_the_embeddings_say() -> None:
     assert np.bincount(nobody)[0] == 3 and len(set(nobody.tolist())) == len(names) - 2
     one = PairModel(0, 20, 0.5)
     assert set(one.groups(embeddings).tolist()) == {0}
+    halves = one.groups(embeddings, [], [(np.array([0]), np.array([1]))])
+    assert halves[0] != halves[1] and len(set(halves.tolist())) == 2
     rest = np.setdiff1d(np.arange(len(names)), [0])
     assert np.bincount(one.groups(embeddings, [], [(np.array([0]), rest)])).tolist() == [len(rest), 1]
 
@@ -319,6 +321,25 @@ def test_who_is_looked_at_is_asked_no_more() -> None:
     assert all(some.same(look.photo, other) is None for look in left for other in look.earlier)
     count = count_individuals(review, some)
     assert count.low and count.high and count.low < count.value < count.high
+
+
+def test_what_was_decided_behind_a_gap_is_no_sample() -> None:
+    review, names = review_of(1)
+    third = review.open_looks(Said.nothing(len(names)), 5)[4].photo
+    rows = [
+        (review.names[look.photo], "same" if names[other] == names[look.photo] else "different", other)
+        for look in review.looks()
+        for other in look.earlier
+        if third not in (look.photo, other)
+    ]
+    part = decisions(*((photo, word, review.names[other]) for photo, word, other in rows))
+    some = read_said(Path("d.csv"), part, review.names)
+    kind = next(look.first_of_group for look in review.looks() if look.photo == third)
+    before = [look.photo for look in review.looks() if look.first_of_group == kind].index(third)
+    others = sum(
+        look.first_of_group != kind and review.is_first(look, some) is not None for look in review.looks()
+    )
+    assert count_individuals(review, some).photos <= before + others < len(names) - 1
 
 
 def test_a_photo_that_nobody_can_tell_is_left_out() -> None:
