@@ -325,7 +325,7 @@ def test_who_is_looked_at_is_asked_no_more() -> None:
 
 def test_what_was_decided_behind_a_gap_is_no_sample() -> None:
     review, names = review_of(1)
-    third = review.open_looks(Said.nothing(len(names)), 5)[4].photo
+    third = review.open_looks(Said.nothing(len(names)), 6)[5].photo
     rows = [
         (review.names[look.photo], "same" if names[other] == names[look.photo] else "different", other)
         for look in review.looks()
