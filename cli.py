@@ -160,9 +160,7 @@ def predict(
     photos: Annotated[list[Path], Argument(help=NEW_PHOTOS)],
     by: Annotated[By, Option(help="Answer for each photo, or for all of an encounter together.")] = "photo",
     out: Annotated[Path | None, Option(help="Also write the answers, to a .csv or .parquet file.")] = None,
-    html: Annotated[
-        Path | None, Option(help="Also write a page on which a person decides who it is.")
-    ] = None,
+    html: Annotated[Path | None, Option(help="Also write a page to decide on who it is.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,

@@ -20,6 +20,7 @@ from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import (
     DIGESTS,
     NAMELESS,
+    NOT_IDENTIFIED,
     Catalog,
     build_catalog,
     read_catalog,
@@ -130,7 +131,16 @@ def _new_rows(photos: Sequence[Path], catalog: Catalog, progress: Progress) -> t
                 f"{catalog.name} has another photo called {one_line(image, 60)!r}; rename the new one, and "
                 f"predict it by its new name."
             )
-    return found.table[~known], [*found.problems, *found.notes]
+    rows = found.table[~known]
+    # That a table names nobody does not say that the animal is none of the others.
+    rows = rows.assign(identity=rows["identity"].where(rows["identity"] != "", NOT_IDENTIFIED))
+    copies = rows["image"][rows["content_digest"].isin(there)].tolist()
+    twice = (
+        f"{len(copies)} of the new photos have the very pixels of one that {catalog.name} has, first "
+        f"{one_line(copies[0], 60)}; they share a group in every split."
+        for _ in copies[:1]
+    )
+    return rows, [*found.problems, *found.notes, *twice]
 
 
 def _counts(decisions: Sequence[Decision], settled: Settled, table: pd.DataFrame, added: int) -> Change:

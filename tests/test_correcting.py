@@ -214,6 +214,9 @@ def test_photos_that_an_archive_brought_are_found_from_the_new_version(
 
 
 def test_new_photos_join(tiny: Workspace, tmp_path: Path) -> None:
+    def more_of(photo: str) -> Path:
+        return written(tmp_path / "more.csv", (photo, "same", "whale0"))
+
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     for number in range(3):
@@ -233,11 +236,17 @@ def test_new_photos_join(tiny: Workspace, tmp_path: Path) -> None:
     check_content(read_catalog(tiny.benchmarks / "tiny-2"))
     assert load_benchmark("tiny-2", tiny, propose=True).split.counts["not_identified_photos"] == 1
     # The same photos once more are no others; another one by the same name is.
-    more = written(tmp_path / "more.csv", (names[2], "same", "zoe"))
-    assert correct("tiny-2", more, tiny, photos=[inbox]).change["added"] == 0
+    assert correct("tiny-2", more_of(names[2]), tiny, photos=[inbox]).change["added"] == 0
+    listed = f"image,path,identity\nc.png,{names[2]},whale1\nd.png,{names[1]},\n"
+    (tmp_path / "listed.csv").write_text(listed)  # a table may name animals itself
+    named = correct("tiny", more_of("w06e0.png"), tiny, photos=[tmp_path / "listed.csv"]).catalog.table
+    (tmp_path / "again.csv").write_text(f"image,path\nagain.png,{made.catalog.table['path'].iloc[-1]}\n")
+    (note,) = correct("tiny", more_of("w06e0.png"), tiny, photos=[tmp_path / "again.csv"]).notes
+    assert note.startswith("1 of the new photos have the very pixels of one that tiny has, first again.png")
+    assert named.set_index("image")["identity"][["c.png", "d.png"]].tolist() == ["whale1", "?"]
     (tmp_path / "other.csv").write_text(f"image,path\n{names[0]},{names[1]}\n")
     with pytest.raises(WhalebenchError, match="has another photo called"):
-        correct("tiny-3", more, tiny, photos=[tmp_path / "other.csv"])
+        correct("tiny-3", more_of(names[0]), tiny, photos=[tmp_path / "other.csv"])
 
 
 def test_the_command_says_what_has_changed(

@@ -160,16 +160,26 @@ def test_the_page_shows_each_encounter_beside_its_candidates(page: str) -> None:
     assert pictures and set(re.findall(r'data-photo="(\w+)"', page)) == set(json.loads(pictures[1]))
 
 
-def test_photos_of_the_same_side_come_first(tmp_path: Path) -> None:
+class Unmatched(Stub):
+    """Predictions of a method that compares no photos."""
+
+    def table(self, by: By | None = None) -> pd.DataFrame:
+        return super().table(by).assign(nearest="")
+
+
+@pytest.mark.parametrize("kind", [Stub, Unmatched])
+def test_the_nearest_photo_comes_first_then_those_of_the_same_side(tmp_path: Path, kind: type[Stub]) -> None:
     drawn = draw_workspace(tmp_path, individuals=3, tests=2, new=0)
-    page = review_page(predicted(drawn), drawn.workspace)
-    for article in page.split("<article")[1:]:
+    made = kind(**vars(predicted(drawn)))
+    seen = r"<bdi>(train-\d+-\d.png)</bdi>\s*<br>seen from <bdi>(\w+)"
+    for article in review_page(made, drawn.workspace).split("<article")[1:]:
         asked, *choices = article.split("<li")
         (side,) = re.findall(r"seen from <bdi>(\w+)", asked)
         for choice in choices:
-            sides = re.findall(r"seen from <bdi>(\w+)", choice)
-            assert sorted(sides) == ["left", "right"]
-            assert ("nearest" in choice) or sides[0] == side
+            (first, shown), (_, other) = re.findall(seen, choice)
+            assert {shown, other} == {"left", "right"}
+            assert (f"nearest: <bdi>{first}" in choice) == (kind is Stub)
+            assert shown == (side if kind is Unmatched else "left")  # the nearest is the first of each
 
 
 def test_a_page_has_the_first_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
