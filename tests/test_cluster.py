@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import combinations
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from whalebench.benchmarks.clustering.groups import (
     evaluate_grouping,
     fit_logistic,
 )
-from whalebench.benchmarks.clustering.reviewed import CANDIDATES, Review, Said, count_individuals, read_said
+from whalebench.benchmarks.clustering.reviewed import (
+    CANDIDATES,
+    Review,
+    Said,
+    count_individuals,
+    reach,
+    read_said,
+)
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.record import read_arrays, read_record
 from whalebench.benchmarks.core.workspace import Workspace
@@ -101,6 +109,8 @@ def test_what_a_person_says_holds_whatever_the_embeddings_say() -> None:
     assert np.bincount(nobody)[0] == 3 and len(set(nobody.tolist())) == len(names) - 2
     one = PairModel(0, 20, 0.5)
     assert set(one.groups(embeddings).tolist()) == {0}
+    halves = one.groups(embeddings, [], [(np.array([0]), np.array([1]))])
+    assert halves[0] != halves[1] and len(set(halves.tolist())) == 2
     rest = np.setdiff1d(np.arange(len(names)), [0])
     assert np.bincount(one.groups(embeddings, [], [(np.array([0]), rest)])).tolist() == [len(rest), 1]
 
@@ -313,6 +323,25 @@ def test_who_is_looked_at_is_asked_no_more() -> None:
     assert count.low and count.high and count.low < count.value < count.high
 
 
+def test_what_was_decided_behind_a_gap_is_no_sample() -> None:
+    review, names = review_of(1)
+    third = review.open_looks(Said.nothing(len(names)), 6)[5].photo
+    rows = [
+        (review.names[look.photo], "same" if names[other] == names[look.photo] else "different", other)
+        for look in review.looks()
+        for other in look.earlier
+        if third not in (look.photo, other)
+    ]
+    part = decisions(*((photo, word, review.names[other]) for photo, word, other in rows))
+    some = read_said(Path("d.csv"), part, review.names)
+    kind = next(look.first_of_group for look in review.looks() if look.photo == third)
+    before = [look.photo for look in review.looks() if look.first_of_group == kind].index(third)
+    others = sum(
+        look.first_of_group != kind and review.is_first(look, some) is not None for look in review.looks()
+    )
+    assert count_individuals(review, some).photos <= before + others < len(names) - 1
+
+
 def test_a_photo_that_nobody_can_tell_is_left_out() -> None:
     review, names = review_of(1)
     sure, unsure = (decided(review, names, len(names), share) for share in (1.0, 0.8))
@@ -330,6 +359,20 @@ def test_the_interval_holds_the_number_of_individuals() -> None:
         values.append(count.value)
     assert held >= 36, held
     assert np.mean(values) == pytest.approx(20, abs=1)
+
+
+def test_what_short_lists_miss_is_known_where_individuals_are() -> None:
+    review, names = review_of(1)
+    named_so = [f"w{name}" for name in names]
+    assert reach(review, named_so) == 1
+    every = list(map(str, range(len(names))))
+    assert isnan(reach(review, every))
+    rng, many = np.random.default_rng(0), np.repeat(np.arange(40), 2)
+    blind = rng.normal(size=(len(many), 3)).astype(np.float32)
+    blind_review = Review(blind, MODEL.groups(blind), tuple(f"{row}.jpg" for row in range(len(many))))
+    looks = [(many[look.photo], {many[row] for row in look.earlier}) for look in blind_review.looks()]
+    held = sum(name in earlier for name, earlier in looks) / 40
+    assert reach(blind_review, [f"w{name}" for name in many]) == held < 0.6
 
 
 # --- of runs

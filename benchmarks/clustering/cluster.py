@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError, table_cell
 from whalebench.benchmarks.clustering.groups import Named, PairModel, Places, choose_on_valid
-from whalebench.benchmarks.clustering.reviewed import Look, Review, Said, count_individuals, read_said
+from whalebench.benchmarks.clustering.reviewed import Look, Review, Said, count_individuals, reach, read_said
 from whalebench.benchmarks.core.arrays import normalise, rows_by_label
 from whalebench.benchmarks.core.catalog import NOT_IDENTIFIED
 from whalebench.benchmarks.core.progress import SILENT, Progress
@@ -27,6 +27,12 @@ from whalebench.reports.metrics.grouping import Count
 
 LOOKS = 50
 """How many drawn photos a table of pairs has."""
+ENOUGH = 0.95
+SHORT = (
+    "Pairs to review are short lists: on valid they hold the individual of only {:.0%} of the photos that "
+    "have an earlier one, so a number of individuals by them is likely too high."
+)
+"""Said where lists of candidates reach less far than that."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,10 @@ class Clustering:
     count: Count
     pairs: pd.DataFrame
     """Of the columns of decisions, pairs of photos to look at next: of each photo up to the first *same*."""
+    reach: float
+    """On valid, how often the photos that one is held against show its individual, see `reach`."""
     problems: tuple[str, ...]
-    """What could not be read."""
+    """What could not be read, and what is to be known of the number of individuals."""
 
     def document(self) -> dict[str, Any]:
         """All of it but the pairs, as JSON holds it."""
@@ -53,6 +61,7 @@ class Clustering:
             "groups": int(self.table["group"].max()) if len(self.table) else 0,
             "individuals": plain(self.count._asdict()),
             "threshold": self.model.threshold,
+            "reach": plain(self.reach),
             "problems": list(self.problems),
             "table": [plain(row) for row in self.table.to_dict("records")],
         }
@@ -90,19 +99,23 @@ def cluster(
             f"The run {folder.name} embeds no photos, so none can be compared with another: choose a run "
             f"of a method that does, such as arcface."
         )
-    model = _model_of(made.record, folder, workspace, progress)
+    valid = _valid_of(made.record, folder, workspace, progress)
+    model = _model_of(made.record, valid)
     photos = tuple(made.photos["photo"])
     said = _said(decisions, made) if decisions else Said.nothing(len(photos))
     # The sample is drawn by groups that no decision has touched: it must not change while it is decided.
     review = Review(made.embeddings, model.groups(made.embeddings), photos)
     groups = model.groups(made.embeddings, said.together(), said.divided())
+    rows = tuple(str(row) for row in range(len(valid.identities)))
+    of_valid = reach(Review(valid.embeddings, model.groups(valid.embeddings), rows), valid.identities)
     return Clustering(
         made.record,
         model,
         _table(made.photos, made.embeddings, groups, model),
         count_individuals(review, said),
         _pairs(review, review.open_looks(said, LOOKS), made.photos, model, made.record.run),
-        tuple(made.problems),
+        of_valid,
+        (*made.problems, *([SHORT.format(of_valid)] if of_valid < ENOUGH else [])),
     )
 
 
@@ -113,8 +126,8 @@ def _said(file: Path, made: Predictions) -> Said:
     return read_said(file, decisions, tuple(table["image"]), made.identities)
 
 
-def _model_of(record: RunRecord, folder: Path, workspace: Workspace, progress: Progress) -> PairModel:
-    """What the run's valid photos say of pairs, by the embeddings that it kept of them."""
+def _valid_of(record: RunRecord, folder: Path, workspace: Workspace, progress: Progress) -> Named:
+    """The run's valid photos that name an individual, with the embeddings that it kept of them."""
     arrays, names = read_arrays(folder / SCORES, ("valid_embeddings",), "names")
     answers = open_fold(load_benchmark_of(record, workspace, progress), record.fold).answers["valid"]
     if "valid_embeddings" not in arrays or tuple(names["valid"]) != answers.images:
@@ -122,7 +135,12 @@ def _model_of(record: RunRecord, folder: Path, workspace: Workspace, progress: P
             f"{folder / SCORES} has no embeddings of the valid photos to choose a threshold by: repeat the "
             f"run with --force."
         )
-    model = choose_on_valid(Named.of(arrays["valid_embeddings"], answers))
+    return Named.of(arrays["valid_embeddings"], answers)
+
+
+def _model_of(record: RunRecord, valid: Named) -> PairModel:
+    """What the valid photos say of pairs."""
+    model = choose_on_valid(valid)
     if model is None:
         raise WhalebenchError(
             f"The valid photos of {record.run} show no individual twice, or only one, so there is nothing to "

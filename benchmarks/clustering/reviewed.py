@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import nan
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -263,3 +264,14 @@ def count_individuals(review: Review, said: Said) -> Count:
     if any(stratum.photos and not stratum.decided for stratum in strata):
         return Count(float(groups))
     return combined(strata)
+
+
+def reach(review: Review, identities: Sequence[str]) -> float:
+    """How often the earlier photos that one is held against show its individual, where any earlier one does.
+
+    Of photos whose individuals are known; NaN where no two of them show one. Below 1 the number of
+    individuals comes out too high.
+    """
+    looks = [(identities[look.photo], {identities[row] for row in look.earlier}) for look in review.looks()]
+    found, again = sum(name in earlier for name, earlier in looks), len(looks) - len(set(identities))
+    return found / again if again else nan
