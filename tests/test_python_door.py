@@ -1,4 +1,4 @@
-"""The door for Python: an import costs nothing, tables are what the commands print, a method may be a file."""
+"""The door for Python: an import costs nothing, tables are the commands' own, and a method may be a file."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ def test_workers_in_other_processes_are_given_the_file(here: Path, cli: Cli) -> 
     (here / "swept.py").write_text(METHOD.read_text().replace('"mean-colour"', '"swept"'))
     place = Workspace.open(here / "workspace")
     answer = cli(
-        "sweep", "./swept.py", "--benchmark", "my-whales", "--jobs", 1, "--device", "cpu", "--dry-run", "--json",
-        "--workspace", place.root,
+        "sweep", "./swept.py", "--benchmark", "my-whales", "--jobs", 1, "--device", "cpu", "--dry-run",
+        "--json", "--workspace", place.root,
     )  # fmt: skip
     (cell,) = json.loads(answer.out)["cells"]
     assert cell["run"].startswith("swept-my-whales-fold0-seed0-")
