@@ -46,9 +46,12 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Bring photos in, and look at what is there.", no_args_is_help=True)
 split = typer.Typer(help="Frozen folds: made once, verified always.", no_args_is_help=True)
+gallery = typer.Typer(help="Let photos join what a run compares with.", no_args_is_help=True)
 MEASURE, READ, VERIFY, LOOK = "Measure", "Read what came of it", "Verify and pass on", "Look around"
+USE = "Ask it of new photos"
 app.add_typer(data, name="data", rich_help_panel=LOOK)
 app.add_typer(split, name="split", rich_help_panel=LOOK)
+app.add_typer(gallery, name="gallery", rich_help_panel=USE)
 
 BenchmarkOption = Annotated[
     str,
@@ -84,6 +87,8 @@ PROTOCOL_HELP = (
 SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by default if open or time-aware."
 STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
+NEW_PHOTOS = "Photos, folders, or tables with boxes, encounters, viewpoints; see docs/your-photos.md."
+By = Literal["photo", "encounter"]
 COMPETES = "Who competes, by name or file; `all` is every installed method, recipes at scale=small."
 Missing = Literal["refuse", "quarantine"]
 Given = Literal["auto", "box", "none"]
@@ -175,6 +180,50 @@ def explain(
         )
     shown = explain_report(made.run, made.diagnosis, made.shown, str(made.picture))
     console.show(made.document(), shown, as_json)
+
+
+@app.command(rich_help_panel=USE)
+def predict(
+    run: RunArgument,
+    photos: Annotated[list[Path], Argument(help=NEW_PHOTOS)],
+    by: Annotated[By, Option(help="Answer for each photo, or for all of an encounter together.")] = "photo",
+    out: Annotated[Path | None, Option(help="Also write the answers, to a .csv or .parquet file.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Say who new photos show: five candidates with probabilities, and the chance that it is somebody new."""
+    from whalebench.benchmarks.predicting import predict as predicting
+    from whalebench.reports.predictions import predictions_report
+
+    if out:
+        predicting.check_table(out)
+    place = open_workspace(workspace)
+    with console.progress_shown(quiet=as_json) as progress:
+        made = predicting.predict(run, photos, place, progress, by=by, device=device)
+    document = made.document()
+    console.show(document, predictions_report(document), as_json)
+    if out:
+        made.write(out)
+        if not as_json:
+            console.show_written(out)
+
+
+@gallery.command("add")
+def gallery_add(
+    run: RunArgument,
+    photos: Annotated[list[Path], Argument(help="Tables of photos that name their individuals.")],
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Let photos of known and of new individuals join a run's gallery, without training, under a new name."""
+    from whalebench.benchmarks.predicting.gallery import add_to_gallery
+    from whalebench.reports.predictions import gallery_report
+
+    place = open_workspace(workspace)
+    with console.progress_shown(quiet=as_json) as progress:
+        document = add_to_gallery(run, photos, place, progress).document()
+    console.show(document, gallery_report(document), as_json)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -81,6 +81,7 @@ STAGES = {
     "judge": "Evaluating on test photos",
     "write": "Writing the record",
     "restore": "Restoring the run",
+    "identify": "Identifying photos",
     "without_background": "Scoring without background",
     "without_animal": "Scoring without the animal",
     "mirrored": "Scoring mirrored photos",

@@ -295,6 +295,16 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     ),
     "peeks at test": (broken(learn=learn_then(peek)), "no peeking", "With other test photos"),
     "no lineage": (broken(learn=silent_harness), "lineage", "harness.fitted"),
+    "rounded weights": (
+        broken(weights=lambda self: {"means": torch.from_numpy(self.means + np.float32(1e-7))}),
+        "new photos",
+        "keep every bit",
+    ),
+    "embeds otherwise": (
+        broken(score_and_embed=lambda self, photos: (self.score(photos), 2 * self.embed(photos))),
+        "new photos",
+        "other embeddings",
+    ),
     "half its weights": (
         broken(weights=lambda self: {"means": torch.from_numpy(self.means[::-1].copy())}),
         "restored",
@@ -346,7 +356,7 @@ def test_what_does_not_apply_says_why(check: Callable[[Any], dict[str, tuple[str
     assert {name for name, (result, _) in found.items() if result == "failed"} == set()
     assert found["restored"] == (
         "not applicable",
-        "It cannot be restored: `whalebench explain` will refuse its runs.",
+        "It cannot be restored: `whalebench explain` and `predict` will refuse its runs.",
     )
     assert found["embeddings"][0] == found["one by one"][0] == "not applicable"
 

@@ -38,10 +38,13 @@ from whalebench.benchmarks.conformance.trial import (
 from whalebench.benchmarks.core.checkpoint import CheckpointStore
 from whalebench.benchmarks.core.photos import CPU, Photos
 from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.running.evaluation import CALIBRATION, metrics_afresh
+from whalebench.benchmarks.running.folds import show_new_photos
 from whalebench.benchmarks.running.outcome import ask, evaluate_parts
 from whalebench.methods.guests import named
 from whalebench.methods.method import MethodConfig, Search
+from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.registry import configure, fields_of
 
 
@@ -282,24 +285,61 @@ def declares_its_lineage(trial: Trial) -> str:
 
 def is_restored(trial: Trial) -> str:
     """Its weights, stored in a file and restored into a new one, give the same scores."""
-    from safetensors.torch import load, save
-
-    learned = trial.after_learning()
-    weights = {name: value.detach().contiguous().clone() for name, value in learned.method.weights().items()}
-    stored = load(save(weights))
-    # As for a finished run: the configuration from its record, the weights from their file.
-    again = trial.build(type(trial.config).model_validate(json.loads(trial.config.model_dump_json())))
-    torch.manual_seed(1)
-    try:
-        again.restore(stored, learned.views.train.identities, CPU)
-    except NotImplementedError as error:
-        raise NotApplicable("It cannot be restored: `whalebench explain` will refuse its runs.") from error
+    learned, again = trial.after_learning(), _restored(trial)
     complaint = (
         "Restored from its weights it scores otherwise, by {} of the spread: have weights() give everything "
         "that score() reads."
     )
     refuse_difference(learned.scores(), replace(learned, method=again).scores(), complaint, TOLERANCE)
-    return f"Restored from its weights ({len(stored)} stored by name) it scores the same."
+    return f"Restored from its weights ({len(learned.method.weights())} stored by name) it scores the same."
+
+
+def answers_new_photos(trial: Trial) -> str:
+    """Test photos asked as new ones, which are in no fold, get the scores of the run to the last bit."""
+    learned, again = trial.after_learning(), _restored(trial)
+    if again.transductive:
+        raise NotApplicable("It scores photos with the help of others, so `whalebench predict` refuses it.")
+    views, asked = learned.views, _as_new(trial)
+    scores, embeddings = again.score_and_embed(asked)
+    complaint = (
+        "Asked by score_and_embed() as new photos its test photos score otherwise, by {} of the spread: have "
+        "weights() and restore() keep every bit of what score() reads."
+    )
+    refuse_difference(learned.scores("test"), scores, complaint)
+    embedded = learned.method.embed(views.queries()["test"])
+    if (embedded is None) != (embeddings is None) or not np.array_equal(embedded, embeddings):  # type: ignore[arg-type]
+        raise CheckFailed("score_and_embed() gives other embeddings than embed(): give the same.")
+    return "New photos get the scores that they get as test photos, to the last bit."
+
+
+def _restored(trial: Trial) -> Pipeline:
+    """The method anew, with the weights that the learned one stores."""
+    from safetensors.torch import load, save
+
+    learned = trial.after_learning()
+    weights = {name: value.detach().contiguous().clone() for name, value in learned.method.weights().items()}
+    # As for a finished run: the configuration from its record, the weights from their file.
+    again = trial.build(type(trial.config).model_validate(json.loads(trial.config.model_dump_json())))
+    torch.manual_seed(1)
+    try:
+        again.restore(load(save(weights)), learned.views.train.identities, CPU)
+    except NotImplementedError as error:
+        raise NotApplicable(
+            "It cannot be restored: `whalebench explain` and `predict` will refuse its runs."
+        ) from error
+    return again
+
+
+def _as_new(trial: Trial) -> Photos:
+    """The test photos as `whalebench predict` shows photos that are in no fold."""
+    benchmark, views = trial.toys.annotated, trial.views
+    table = benchmark.catalog.table
+    table = table[table["image"].isin(benchmark.split.parts(0).test)].reset_index(drop=True)
+    paths, digests, masks = (tuple(table[name]) for name in ("path", "file_digest", "mask"))
+    store = PhotoStore(benchmark.store.cache, paths, digests, masks)
+    return show_new_photos(
+        benchmark, 0, table, store, oracle=views.oracle, viewpoints=trial.config.sees_viewpoints()
+    )
 
 
 def declares_its_sizes(trial: Trial) -> str:
@@ -439,6 +479,7 @@ CHECKS: dict[str, Callable[[Trial], str]] = {
     "judged": is_evaluated,
     "lineage": declares_its_lineage,
     "restored": is_restored,
+    "new photos": answers_new_photos,
     "sizes": declares_its_sizes,
     "same seed": repeats_itself,
     "goes on": resumes,

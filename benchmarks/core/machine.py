@@ -91,7 +91,8 @@ def choose_device(name: str) -> torch.device:
         )
     device = torch.device(here[0] if name == "auto" else name)
     torch.set_num_threads(cores())
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    # As use_deterministic_algorithms, which would import torch's compiler, too: that takes seconds.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     return device
 

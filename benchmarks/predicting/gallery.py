@@ -112,12 +112,16 @@ class NewGallery:
                 )
             gallery.add(embeddings, labels, len(self.identities), sides)
 
+    def document(self) -> dict[str, Any]:
+        """What it was made from, as one JSON document."""
+        return self.facts.model_dump(mode="json") | {"folder": str(self.folder), "said": self.said()}
+
     def said(self) -> str:
         """A sentence on it."""
         facts, new = self.facts, len(self.facts.new_individuals)
         return (
-            f"{facts.photos} photo(s) joined the gallery of {facts.run}, with {new} individual(s) that it did "
-            f"not learn; temperature, thresholds and the chance of *new* are still those chosen before."
+            f"{facts.photos} photo(s) joined the gallery of {facts.run}, {new} individual(s) that it never "
+            f"learned among them; temperature, thresholds and the chance of *new* stay as they were chosen."
         )
 
 
@@ -158,8 +162,8 @@ def _refuse(new: NewPhotos, restored: Restored, before: NewGallery | None) -> No
     nameless = table["image"][table["identity"].isin(NAMELESS)].tolist()
     if nameless:
         raise WhalebenchError(
-            f"{len(nameless)} photo(s) name no individual, first {nameless[0]}: a gallery is of named ones, so "
-            f"fill the column identity, or leave them out."
+            f"{len(nameless)} photo(s) name no individual, first {nameless[0]}: a gallery is of named ones, "
+            f"so fill the column identity, or leave them out."
         )
     for image, part in _shown_before(table, benchmark, restored.record.fold, before):
         if part == "test":
@@ -231,14 +235,15 @@ def _extend(
         shown = show_new_photos(restored.benchmark, record.fold, new.table, store, viewpoints=viewpoints)
         labels = np.array([column[name] for name in new.table["identity"]], np.int64)
         progress.stage("gallery")
-        try:
-            with blamed(record.method):
-                method.extend(LabelledPhotos(**vars(shown) | {"labels": labels, "identities": identities}))
-        except NotImplementedError as error:
-            raise WhalebenchError(
-                f"{record.run} has no gallery that photos could join ({record.method} learned its "
-                f"individuals): choose a run of a method that compares photos, as arcface or triplet."
-            ) from error
+        labelled = LabelledPhotos(**vars(shown) | {"labels": labels, "identities": identities})
+        with blamed(record.method):
+            try:
+                method.extend(labelled)
+            except NotImplementedError as error:
+                raise WhalebenchError(
+                    f"{record.run} has no gallery that photos could join ({record.method} knows whom it "
+                    f"learned, and nobody else): choose a run of a method that compares photos, as arcface."
+                ) from error
 
 
 def _arrays_of(method: Pipeline, kept: dict[str, int]) -> dict[str, NDArray[Any]]:
@@ -268,7 +273,7 @@ def _write(
 
 
 def find_gallery(name: str, workspace: Workspace) -> NewGallery | None:
-    """The extended gallery of that name, or whose name alone begins so, RUN+MARK; None for a name without +."""
+    """The extended gallery of that name, RUN+MARK, or whose name alone begins so; None for one without +."""
     if (Path(name) / FACTS).is_file():
         return read_gallery(Path(name).absolute())
     if PLUS not in name:

@@ -104,7 +104,7 @@ def _mean_of_logs(scores: Scores, temperature: float) -> Scores:
 
 
 def _mean_of_probabilities(scores: Scores, temperature: float) -> Scores:
-    """Of which the softmax is the mean of the photos' probabilities; of equal photos the scores themselves."""
+    """Of which the softmax is the mean of the photos' probabilities; of equal photos their own scores."""
     scaled = scores.astype(np.float64) / temperature
     highest = scaled.max(axis=1, keepdims=True)
     totals = np.log(np.exp(scaled - highest).sum(axis=1, keepdims=True)) + highest

@@ -27,7 +27,6 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import RunRecord, plain
 from whalebench.benchmarks.core.store import PhotoStore
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.ensembles.ensemble import NewScores, fuse_new_photos
 from whalebench.benchmarks.predicting.gallery import NewGallery, find_gallery
 from whalebench.benchmarks.predicting.judge import Judge, Rows, judge_of
 from whalebench.benchmarks.predicting.photos import NewPhotos, decoded, read_new_photos
@@ -180,7 +179,7 @@ class Predictions:
         return Answers(titles, shown, rows, scores, *self.judge.chances(scores))
 
     def document(self) -> dict[str, Any]:
-        """The answers as one JSON document: an entry a photo or encounter, with its candidates and its set."""
+        """The answers as one JSON document: an entry a photo or encounter, with candidates and set."""
         answers, table = self.answers(self.by), self.table()
         sets = self.judge.sets(answers.probabilities)
         starts = np.flatnonzero(table["place"] == 1)
@@ -283,8 +282,8 @@ def predict(
     record = records.read_record(folder)
     if added and added.facts.run_digest != record.digest:
         raise WhalebenchError(
-            f"{record.run} was made again since photos joined its gallery as {added.facts.name}: add them again, "
-            f"by `whalebench gallery add {record.run}`."
+            f"{record.run} was made again since photos joined its gallery as {added.facts.name}: add them "
+            f"again, by `whalebench gallery add {record.run}`."
         )
     benchmark = load_benchmark_of(record, workspace, progress)
     new = read_new_photos(paths, progress, in_boxes=benchmark.catalog.has_given_boxes)
@@ -294,7 +293,7 @@ def predict(
             "column encounter."
         )
     with decoded(new, workspace, progress) as (store, broken):
-        asking = _Asking(new, store, workspace, progress, None if device == "auto" else device)
+        asking = _Asking(new, store, workspace, progress, None if device == "auto" else device, benchmark)
         asked = asking.ask(folder, record, added)
     judge = judge_of(record, folder, benchmark)
     kept = np.array([row for row in range(len(new.table)) if row not in broken], np.int64)
@@ -335,17 +334,27 @@ class _Asking:
     workspace: Workspace
     progress: Progress
     device: str | None
+    benchmark: Benchmark
+    """That of all these runs."""
 
     def ask(self, folder: Path, record: RunRecord, added: NewGallery | None = None) -> _Asked:
         """What the run says of the photos; an ensemble's members are asked first."""
         if record.transductive:
             raise WhalebenchError(
-                f"{record.run} scores photos with the help of others that it is tested on, so it says nothing of "
-                f"one alone: choose a run that is not transductive."
+                f"{record.run} scores photos with the help of those that it is tested on, so it says nothing "
+                f"of others: choose a run that is not transductive."
+            )
+        digests = self.benchmark.catalog.digest, self.benchmark.split.digest
+        if (record.catalog_digest, record.split_digest) != digests:
+            raise WhalebenchError(
+                f"{record.run} is of another catalog or split than the ensemble was made of: combine the "
+                f"runs again."
             )
         return self._ask_members(folder, record) if record.members else self._ask_method(folder, added)
 
     def _ask_members(self, folder: Path, record: RunRecord) -> _Asked:
+        from whalebench.benchmarks.ensembles.ensemble import NewScores, fuse_new_photos
+
         folders = [records.find_run(name, self.workspace) for name in record.members]
         asked = [self.ask(each, records.read_record(each)) for each in folders]
         said = [NewScores(each.scores, each.embeddings) for each in asked]
@@ -354,7 +363,10 @@ class _Asking:
         return replace(first, record=record, folder=folder, scores=scores)
 
     def _ask_method(self, folder: Path, added: NewGallery | None) -> _Asked:
-        restored = restore_run(str(folder), self.workspace, self.progress, photos=TRIED, device=self.device)
+        place, progress = self.workspace, self.progress
+        restored = restore_run(
+            str(folder), place, progress, photos=TRIED, device=self.device, benchmark=self.benchmark
+        )
         record, method = restored.record, restored.method
         identities = restored.views.train.identities
         if added is not None:

@@ -27,6 +27,8 @@ SAMPLE = 500
 """Photos of valid, about, that the grid is tried on; the search beside it is on all."""
 LEAST, MOST = 1e-9, 0.5
 """The smallest epsilon besides 0, and the largest."""
+NEWTON_STEPS, CLOSE_LINE = 50, 1e-9
+"""The most steps to the line of a logistic regression, and how close to it is close enough."""
 BLOCK_CELLS = 2_000_000
 """Scores that are worked on at a time: 16 MB as float64."""
 
@@ -150,10 +152,7 @@ class NewChance:
 
     def of(self, best: NDArray[np.float32]) -> Floats:
         """Probabilities (photos,) of the best scores (photos,)."""
-        from scipy.special import expit
-
-        chances: Floats = expit(self.slope * best.astype(np.float64) + self.intercept)
-        return chances
+        return _logistic(self.slope * best.astype(np.float64) + self.intercept)
 
 
 def fit_new_chance(
@@ -165,9 +164,6 @@ def fit_new_chance(
     higher score never makes *new* more likely. Given the `share` of *new* photos to expect, as if valid had
     it.
     """
-    from scipy.optimize import minimize
-    from scipy.special import expit, logit
-
     count, new = len(is_new), int(is_new.sum())
     if not 0 < new < count:
         return None
@@ -175,14 +171,37 @@ def fit_new_chance(
     centre, scale = values.mean(), max(float(values.std()), 1e-12)
     units = (values - centre) / scale
     targets = np.where(is_new, (new + 1) / (new + 2), 1 / (count - new + 2))
+    slope, intercept = _fit_line(units, targets)
+    if slope > 0:
+        slope, intercept = 0.0, float(np.log(targets.mean() / (1 - targets.mean())))
+    shift = 0.0 if share is None else np.log(share / (1 - share) * (count - new) / new)
+    return NewChance(slope / scale, float(intercept - slope * centre / scale + shift))
 
-    def loss(line: Floats) -> tuple[float, Floats]:
-        logits = line[0] * units + line[1]
-        off = expit(logits) - targets
-        cost = float((np.logaddexp(0, logits) - targets * logits).sum())
-        return cost, np.array([off @ units, off.sum()])
 
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(None, 0), (None, None)])
-    slope, intercept = found.x[0] / scale, found.x[1] - found.x[0] * centre / scale
-    shift = 0.0 if share is None else float(logit(share) - logit(new / count))
-    return NewChance(float(slope), float(intercept) + shift)
+def _fit_line(values: Floats, targets: Floats) -> tuple[float, float]:
+    """Slope and intercept of the logistic regression of targets (photos,) in (0, 1), by Newton's steps.
+
+    A step that does not lower the loss is halved.
+    """
+    inputs, line = np.stack([values, np.ones_like(values)], axis=1), np.zeros(2)
+
+    def loss(line: Floats) -> float:
+        logits = inputs @ line
+        return float((np.logaddexp(0, logits) - targets * logits).sum())
+
+    for _ in range(NEWTON_STEPS):
+        shares = _logistic(inputs @ line)
+        slope = inputs.T @ (shares - targets)
+        curve = (inputs * (shares * (1 - shares))[:, None]).T @ inputs + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curve, slope)
+        while np.abs(step).max() > CLOSE_LINE and loss(line - step) > loss(line):
+            step = step / 2
+        line = line - step
+        if np.abs(step).max() <= CLOSE_LINE:
+            break
+    return float(line[0]), float(line[1])
+
+
+def _logistic(logits: Floats) -> Floats:
+    shares: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
+    return shares

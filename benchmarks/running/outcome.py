@@ -317,13 +317,15 @@ def restore_run(
     *,
     photos: int | None = None,
     device: str | None = None,
+    benchmark: Benchmark | None = None,
 ) -> Restored:
     """The run of that name, or in that folder, with its method as it was after learning.
 
     It is tried on all test photos, or on so many of them, by the scores that it gave; on that device, or the
-    one that the run was made on. Raises WhalebenchError where catalog, split or weights are not those of the
-    run, where a part was fitted on test photos, where the method cannot be restored, and where it does not
-    give the stored scores again.
+    one that the run was made on. Its benchmark is loaded and verified unless given.
+
+    Raises WhalebenchError where catalog, split or weights are not those of the run, where a part was fitted
+    on test photos, where the method cannot be restored, and where it does not give the stored scores again.
     """
     folder = records.find_run(name, workspace)
     record = records.read_record(folder)
@@ -336,7 +338,7 @@ def restore_run(
             f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
             f"of its members, {', '.join(record.members)}."
         )
-    benchmark = load_benchmark_of(record, workspace, progress)
+    benchmark = benchmark or load_benchmark_of(record, workspace, progress)
     method = _method(record)
     if benchmark.split.gallery(record.fold):
         raise WhalebenchError(

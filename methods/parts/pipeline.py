@@ -364,7 +364,7 @@ class Pipeline(Restorable):
 
     @hosted
     def extend(self, photos: LabelledPhotos) -> None:
-        """The galleries of all cycles, and that of their mean embeddings, take in the photos as they are shown.
+        """The galleries of all cycles, and that of their mean embeddings, take in the photos as shown.
 
         Raises NotImplementedError for a method without a gallery.
         """

@@ -65,6 +65,7 @@ class MarginLoss(nn.Module):
         Identity i and identity i + identities / 2 are then each other's mirror image.
         """
         super().__init__()
+        self.restored: Tensor | None = None
         self.config, self.adaptive = config, config.scale == 0
         counts = torch.from_numpy(np.tile(photos, 1 + config.flip_identities))
         identities, subcentres = len(counts), config.subcentres
@@ -104,12 +105,14 @@ class MarginLoss(nn.Module):
 
     def prototypes(self) -> Tensor:
         """The prototypes (identities, subcentres, dimensions), of length 1."""
-        return F.normalize(self.centres.detach(), dim=2)
+        return F.normalize(self.centres.detach(), dim=2) if self.restored is None else self.restored
 
     def set_prototypes(self, prototypes: Tensor) -> None:
-        """Replaces the prototypes by these (identities, subcentres, dimensions)."""
-        with torch.no_grad():
-            self.centres.copy_(prototypes.reshape(self.centres.shape))
+        """Replaces the prototypes by these (identities, subcentres, dimensions), of length 1, to the bit.
+
+        Brought to length 1 once more they would score otherwise in the last place. No training follows.
+        """
+        self.restored = prototypes.reshape(self.centres.shape)
 
     def _with_margin(self, cosines: Tensor, margins: Tensor) -> Tensor:
         """Cosines less the margins (Wang et al., 2018), or of angles plus the margins (Deng et al., 2019)."""
