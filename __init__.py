@@ -37,8 +37,8 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What there is to complete after `whalebench.`: what is for others, and the rooms that are loaded."""
-    return sorted({*__all__, *globals()})
+    """What is offered after `whalebench.`: what is for others."""
+    return __all__
 
 
 CONTROLS = re.compile(

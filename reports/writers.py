@@ -125,7 +125,7 @@ def contestant_rows(board: Leaderboard) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for table in board.tables:
         for one in table.contestants:
-            facts = {"benchmark": table.title, "contestant": one.name, "place": one.place}
+            facts: dict[str, Any] = {"benchmark": table.title, "contestant": one.name, "place": one.place}
             facts |= {
                 "track": one.group.track if one.group else "",
                 "folds": spans(one.folds),
@@ -135,9 +135,9 @@ def contestant_rows(board: Leaderboard) -> list[dict[str, Any]]:
             means = {key: one.mean(key) for key in METRIC_KEYS if key != "map_at_5"}
             rows.append(facts | {"map_at_5": value, "low": low, "high": high} | means)
         for floor in table.floors:
-            facts = floor._asdict() | {"folds": spans(floor.folds), "contestant": f"{floor.name} (floor)"}
-            rows.append({"benchmark": table.title, "place": UNDEFINED, "runs": 0} | facts)
-            del rows[-1]["name"]
+            facts = {"benchmark": table.title, "contestant": f"{floor.name} (floor)", "place": UNDEFINED}
+            facts |= floor._asdict() | {"folds": spans(floor.folds), "runs": 0}
+            rows.append({key: value for key, value in facts.items() if key != "name"})
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import whalebench
 from whalebench import __version__
+from whalebench.benchmarks import overview, presets
+from whalebench.benchmarks.core.machine import is_program
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.running.runner import RunRequest, code_of, run_name
+from whalebench.cli import app, commands_of
+from whalebench.methods.registry import configure, find_method
 
 Cli = Callable[..., Any]
 CALL = "import sys; sys.argv[0] = 'whalebench'; from whalebench.cli import main; "
@@ -427,20 +435,6 @@ def test_what_nobody_thought_of_is_a_sentence_and_ends_with_1(
     assert "Traceback" in cli("--debug", "benchmarks", "--workspace", shared_tiny.root).err
 
 
-def test_an_interrupt_is_no_error_of_ours(
-    shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from whalebench.benchmarks import overview
-
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(overview, "benchmark_rows", interrupt)
-    answer = cli("benchmarks", "--workspace", shared_tiny.root)
-    assert answer.code == 130
-    assert "Traceback" not in answer.err
-
-
 def test_the_split_that_comes_with_the_package_is_not_made_anew(
     shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,3 +499,168 @@ def test_work_that_went_wrong_is_not_wrong_use(
     assert "Error: " in answer.err
     assert "Traceback" not in answer.err
     assert not list(tiny.runs.iterdir())
+
+
+# --- small doors
+
+
+def commands(app: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command, groups included."""
+    inner = getattr(app, "commands", {})
+    return [words, *(found for name, each in inner.items() for found in commands(each, (*words, name)))]
+
+
+def test_h_is_help_everywhere(cli: Cli) -> None:
+    every = commands(commands_of(app))
+    assert len(every) > 20
+    for words in every:
+        answer = cli(*words, "-h")
+        assert answer.code == 0 and "Usage: whalebench" in answer.out, words
+
+
+def test_python_m_is_the_command(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "whalebench", "methods", "nobody"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (said.returncode, said.stdout) == (2, "") and said.stderr.startswith("Error: There is no method")
+    assert is_program(str(Path(whalebench.__file__).with_name("__main__.py")))
+    assert not is_program("/somewhere/pytest/__main__.py") and not is_program(None)
+
+
+@pytest.fixture
+def complete(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """What a shell is offered for the last of these words."""
+
+    def offered(*words: str) -> list[str]:
+        monkeypatch.setenv("_WHALEBENCH_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["whalebench", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        return cli().out.split()
+
+    return offered
+
+
+def test_a_shell_completes_methods_benchmarks_and_runs(
+    shared_tiny: Workspace,
+    complete: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    names = sorted(folder.name for folder in shared_tiny.runs.glob("softmax-*"))
+    assert complete("run", "arcf") == complete("check", "arcf") == complete("methods", "arcf") == ["arcface"]
+    assert complete("sweep", "arcface", "sof") == ["softmax"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for file in ("my_method.py", "mine/other.py", "my.txt"):
+        (tmp_path / file).write_text("")
+    assert complete("run", "./m") == ["./mine/", "./my_method.py"]
+    assert complete("run", "mine/") == ["mine/other.py"]
+    assert complete("show", "soft") == []  # there is no workspace here
+    monkeypatch.setenv("WHALEBENCH_WORKSPACE", str(shared_tiny.root))
+    assert sorted(complete("show", "soft")) == sorted(complete("compare", names[0], "soft")) == names
+    assert complete("explain", "@") == ["@last"]
+    assert complete("run", "arcface", "--benchmark", "t") == ["tiny"]
+    assert complete("report", "--benchmark", "") == ["flukes", "tiny"]
+    assert complete("show", "--workspace", str(tmp_path), "soft") == []
+
+
+def test_completion_is_quick_and_without_libraries(tmp_path: Path) -> None:
+    code = (
+        "import os; os.environ |= {'_WHALEBENCH_COMPLETE': 'complete_bash', 'COMP_CWORD': '2',"
+        " 'COMP_WORDS': 'whalebench run arc'}\n" + CALL + "\ntry:\n    main()\n"
+        "except SystemExit:\n    print(*sys.modules)"
+    )
+    names, loaded = python(code, cwd=tmp_path).stdout.splitlines()
+    assert names == "arcface"
+    assert not {"torch", "pandas"} & set(loaded.split())
+
+
+def test_the_fields_of_a_method_are_a_readable_list(cli: Cli) -> None:
+    rows = json.loads(cli("methods", "arcface", "--json").out)
+    said = cli("methods", "arcface").out
+    shown = [row["field"] for row in rows if f"\n  {row['field']} " in said]
+    assert len(shown) == overview.FIRST == 15
+    assert {"margin", "loss", "backbone", "size", "epochs", "learning_rate"} <= set(shown)
+    assert "localizer.* (" in said and "crop" in said  # what is not shown is named
+    assert max(map(len, said.splitlines())) <= 200  # the width of the window
+    whole = cli("methods", "arcface", "--all").out
+    assert all(f"\n  {row['field']} " in whole for row in rows) and "more, by" not in whole
+    some = cli("methods", "arcface", "restart").out
+    assert "schedule.cycles" in some and "margin" not in some
+    assert [row["field"] for row in json.loads(cli("methods", "arcface", "restart", "--json").out)] == [
+        "schedule.cycles"
+    ]
+    assert "did you mean 'margin'" in sentence(cli("methods", "arcface", "margiin"))
+    assert "--all needs the name of a method" in sentence(cli("methods", "--all"))
+
+
+@pytest.mark.parametrize("method", ["arcface", "humpback-3rd", "frozen", "sift"])
+def test_what_presets_choose_is_shown_first(method: str) -> None:
+    rows = overview.field_rows(method)
+    first = {row["field"] for row in overview.first_fields(method, rows)}
+    assert {row["field"] for row in rows} & set(presets.CHOSEN) <= first
+
+
+def test_an_interrupt_says_how_the_work_is_taken_up(
+    shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "benchmark_rows", interrupt)
+    said = cli("benchmarks", "--workspace", shared_tiny.root)
+    assert (said.code, said.err) == (
+        130,
+        "Stopped. Nothing is left half done: give the same command again.\n",
+    )
+    run = ("run", "softmax", "--benchmark", "tiny", "--device", "cpu", "--seed", "7", "--set", "size=32",
+           "--set", "backbone=test_resnet", "--workspace", shared_tiny.root)  # fmt: skip
+    kept = []
+
+    def learn(self: Any, train: Any, valid: Any, harness: Any) -> None:
+        for file in kept:
+            file.parent.mkdir(parents=True)
+            file.write_bytes(b"")
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("whalebench.methods.softmax.Softmax.learn", learn)
+    said = cli(*run)
+    assert (said.code, last_line(said)) == (
+        130,
+        "Stopped. The same command had kept nothing yet, and begins anew.",
+    )
+    config = configure(find_method("softmax"), ("size=32", "backbone=test_resnet"))
+    request, code = RunRequest("softmax", "tiny", seed=7), code_of(find_method("softmax"), config).digest
+    folder = run_name(request, config, load_benchmark("tiny", shared_tiny), "cpu", code)
+    kept.append(shared_tiny.cache / "unfinished" / folder / "training-1.pt")
+    said = cli(*run)
+    assert (said.code, last_line(said)) == (
+        130,
+        "Stopped. The same command goes on from its last checkpoint.",
+    )
+
+
+def last_line(answer: Any) -> str:
+    return str(answer.err.splitlines()[-1])
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("    def sizes(self):\n        return {}['fin']\n",
+         "Error: plug failed with KeyError: 'fin' (line 6 of plug.py); --debug shows where."),
+        ("    class Config(Softmax.Config):\n        def within(self):\n            raise TypeError('dry')\n",
+         "TypeError: dry (line 7 of plug.py). Add --debug to see where, which is the plug-in's own error."),
+    ],
+)  # fmt: skip
+def test_a_plug_in_s_own_error_is_told_as_its_own(
+    shared_tiny: Workspace, cli: Cli, tmp_path: Path, hook: str, said: str
+) -> None:
+    text = "from whalebench.methods.softmax import Softmax\n\nclass Plug(Softmax):\n    name = 'plug'\n"
+    file = tmp_path / "plug.py"
+    file.write_text(text + hook)
+    answer = cli("run", file, "--benchmark", "tiny", "--workspace", shared_tiny.root)
+    assert answer.code == 1 and said in answer.err and "report it" not in answer.err
+    file.unlink()  # else no other method may have its name

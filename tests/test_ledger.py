@@ -22,6 +22,7 @@ from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.reports.leaderboard import leaderboard
 
+MAIN = str(Path(ledger.__file__).parents[2] / "__main__.py")
 MEAN = ("backbone=test_resnet", "size=32", "epochs=1", "batch_size=8")
 APPEND = """
 import sys
@@ -128,7 +129,7 @@ def test_ensembles_and_explanations_are_in_it(
     ("typed", "said"),
     [
         (["/opt/bin/whalebench", "run", "softmax"], "whalebench run softmax"),
-        (["/x/whalebench/cli.py", "run", "a", "--out", "/home/ann/w"], "whalebench run a --out w"),
+        ([MAIN, "run", "/home/ann/my.py", "--out", "/home/ann/w"], "whalebench run my.py --out w"),
         (["whalebench", "run", "a", "--set", "pretrained=/w/x.pt"], "whalebench run a --set pretrained=x.pt"),
         (["whalebench", "tune", "a", "--storage", "x://ann:secret@host/db"], "whalebench tune a --storage x://..."),
         (["whalebench", "tune", "--storage=x+y://a:s@e/c@h/db?password=s"], "whalebench tune --storage=x+y://..."),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,11 +12,21 @@ import pytest
 from pydantic import ValidationError
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.code import read_code
 from whalebench.methods import registry
 from whalebench.methods.method import Method, Search
-from whalebench.methods.registry import configure, find_method, method_names
+from whalebench.methods.registry import (
+    configure,
+    declared_class,
+    file_of,
+    find_method,
+    method_names,
+    modules_of,
+    name_of,
+)
 
 NAMES = ("arcface", "softmax")
+METHOD = "from whalebench.methods.softmax import Softmax\nclass Mine(Softmax):\n    name = 'mine'\n"
 
 
 def declare(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
@@ -172,3 +184,90 @@ def test_what_packages_declare_is_read_once_and_again_when_one_is_installed(
     (declared / "entry_points.txt").write_text(f"[{registry.GROUP}]\nlate = late:Late\n")
     os.utime(tmp_path, ns=(tmp_path.stat().st_mtime_ns + 10**9,) * 2)  # where the clock of the disk is slow
     assert set(method_names()) - set(before) == {"late"}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """A place for a method's file, which is forgotten afterwards."""
+    before = dict(registry._files)
+    yield tmp_path / "my_method.py"
+    registry._files.clear()
+    registry._files.update(before)
+
+
+def test_a_file_is_a_method_under_its_own_name(own: Path) -> None:
+    own.write_text(METHOD)
+    assert name_of("arcface") == "arcface" and file_of("arcface") is None
+    assert name_of(str(own)) == "mine"
+    kind = find_method("mine")
+    assert name_of(str(own)) == "mine" and find_method("mine") is kind  # loaded once
+    assert file_of("mine") == own and "mine" not in method_names()
+    assert declared_class("mine") == f"{kind.__module__}:Mine"
+    assert "my_method" not in sys.modules  # what it hides is nothing
+    own.write_text(METHOD.replace("'mine'", "'ours'"))
+    assert name_of(str(own)) == "ours"
+    with pytest.raises(WhalebenchError, match="no method 'mine'"):
+        find_method("mine")
+
+
+def test_its_code_is_that_of_the_file_and_of_modules_beside_it(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(own.parent)
+    (own.parent / "beside_my_method.py").write_text("MARGIN = 1\n")
+    own.write_text(f"import beside_my_method\n{METHOD}")
+    kind = find_method(name_of(str(own)))
+    config = configure(kind, ())
+    before = read_code(modules_of(kind, config))
+    assert {own, own.parent / "beside_my_method.py"} <= set(before.files)
+    (own.parent / "beside_my_method.py").write_text("MARGIN = 22\n")
+    assert read_code(modules_of(kind, config)).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = 1\n1 / 0\n", r"my_method.py cannot be loaded, .* own: ZeroDivisionError: .* \(line 2 of"),
+        ("x = (\n", r"cannot be loaded, by an error of its own: SyntaxError: .*line 1\)"),
+        ("raise SystemExit(0)\n", r"by an error of its own: SystemExit: 0 \(line 1 of my_method.py\)"),
+        ("import no_such_module\n", r"of its own: ModuleNotFoundError: No module named 'no_such"),
+        ("from whalebench.methods.softmax import Softmax\n", r"my_method.py defines no Method class"),
+        (f"{METHOD}class Other(Mine):\n    name = 'other'\n", r"several methods \(Mine, Other\): leave one"),
+        (METHOD.replace("name = 'mine'", "pass"), r"called 'softmax', as an installed one \(whalebench.m"),
+        (METHOD.replace("'mine'", "'../mine'"), r"cannot be called '\.\./mine': use letters"),
+        (METHOD.replace("'mine'", "None"), r"Mine in .*my_method.py has no name: give the class one"),
+        (METHOD + "    summary = 3\n", r"Mine in .*my_method.py has no summary"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_method_is_refused_with_its_reason(own: Path, text: str, sentence: str) -> None:
+    own.write_text(text)
+    with pytest.raises(WhalebenchError, match=sentence) as refused:
+        name_of(str(own))
+    assert len(str(refused.value).replace(str(own.parent), "")) <= 300
+    assert file_of("mine") is None
+
+
+def test_two_files_of_one_name_or_method_are_refused(own: Path) -> None:
+    own.write_text(METHOD)
+    name_of(str(own))
+    again = own.parent / "again" / "my_method.py"
+    again.parent.mkdir()
+    again.write_text(METHOD.replace("'mine'", "'ours'"))
+    with pytest.raises(WhalebenchError, match=r"are files of one name: rename one"):
+        name_of(str(again))
+    twin = own.with_name("twin.py")
+    twin.write_text(METHOD)
+    with pytest.raises(
+        WhalebenchError, match=r"is called 'mine', as .*my_method.py is: give it another name"
+    ):
+        name_of(str(twin))
+    own.unlink()  # it was moved
+    assert name_of(str(twin)) == "mine" and file_of("mine") == twin
+
+
+def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(WhalebenchError, match=r"The method .*gone.py cannot be read \(No such file"):
+        name_of(str(tmp_path / "gone.py"))
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(WhalebenchError, match="is a folder and is not read"):
+        name_of(str(tmp_path / "folder.py"))

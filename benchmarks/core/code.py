@@ -150,11 +150,14 @@ def _file_of(name: str) -> Path | None:
 
 @cache
 def _installed_together(package: str) -> frozenset[str]:
-    """The packages of the same distribution, this one among them."""
+    """The packages of the same distribution, this one among them; of none those beside it of none either."""
     if package == OWN:
         return frozenset({OWN})
     distributions = packages_distributions()
     own = set(distributions.get(package, ()))
+    if not own and (file := _file_of(package)):
+        folder = file.parent.parent if file.name == "__init__.py" else file.parent
+        return frozenset({package} | {each.stem for each in folder.iterdir()} - distributions.keys())
     return frozenset({package} | {other for other, names in distributions.items() if own & set(names)})
 
 

@@ -336,8 +336,8 @@ def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: Che
         with blamed(method.name):
             return _learn_and_ask(method, views, harness)
     except KeyboardInterrupt as pressed:
-        kept = checkpoints.folder.glob(TRAININGS) if checkpoints.folder else ()
-        raise KeyboardInterrupt(f"The same command {goes_on(kept)}.") from pressed
+        trainings = checkpoints.folder.glob(TRAININGS) if checkpoints.folder else ()
+        raise KeyboardInterrupt(f"The same command {goes_on(trainings)}.") from pressed
     except RunFailedError as error:
         from whalebench.benchmarks.running.outcome import curve_text
 
