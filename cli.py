@@ -711,7 +711,7 @@ def cluster(
 ) -> None:
     """Group new photos without names, one group an individual, and count the individuals."""
     from whalebench.benchmarks.clustering import cluster as clustering
-    from whalebench.benchmarks.core.outputs import check_output, write_output
+    from whalebench.benchmarks.core.outputs import check_output, csv_text, write_output
     from whalebench.reports.tables import cluster_report
 
     for wanted in filter(None, (out, pairs)):
@@ -723,7 +723,7 @@ def cluster(
     console.show(document, cluster_report(document), as_json)
     for file, table in ((out, made.table), (pairs, made.pairs)):
         if file:
-            write_output(file, clustering.csv_text(table))
+            write_output(file, csv_text(table))
             if not as_json:
                 console.show_written(file)
 

@@ -60,6 +60,7 @@ def test_these_are_all_files_that_write_csv() -> None:
     assert found == {
         "benchmarks/conformance/trial.py",  # drawn names, read by the importer at once
         "benchmarks/core/files.py",  # what was read, to be compared
+        "benchmarks/core/outputs.py",  # read back in tests/test_predict.py
         "benchmarks/ensembles/ensemble.py",  # a header without rows
         "benchmarks/importing/importer.py",
         "benchmarks/running/outcome.py",

@@ -257,7 +257,8 @@ def test_a_missing_fold_and_a_damaged_run_are_shown(tmp_path):
     board = leaderboard(tmp_path)
     assert "torn" in shown(board, full=False, notes=False)
     for text in everywhere(board):
-        assert "softmax has no finished run on fold 1." in text and "torn" in text
+        assert "softmax has no finished run on fold 1." in text
+        assert "torn" in text or "record.json" in text  # a page of another workspace leaves folders out
 
 
 @pytest.mark.parametrize("harm", ["lost", "not parquet", "other columns", "changed", "fewer photos"])

@@ -20,7 +20,7 @@ from PIL import Image
 
 import whalebench
 from whalebench import api
-from whalebench.benchmarks.core.record import find_run, read_predictions, read_record
+from whalebench.benchmarks.core.record import find_run, read_predictions, read_record, write_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.running.runner import RunRequest
@@ -163,6 +163,14 @@ def test_a_run_of_a_file_is_restored_from_it_and_says_where_it_is_gone(here: Pat
     (here / "moved.py").rename(here / "elsewhere.py")
     said = cli(*explain, "--force")
     assert said.code == 2 and "moved.py, which is not there any more: put the file back" in said.err
+    for place_of_it in ("moved.py", str(folder.parent / "received" / "moved.py")):  # one that came with a run
+        received = folder.parent / "received"
+        shutil.rmtree(received, ignore_errors=True)
+        shutil.copytree(folder, received)
+        write_record(received, record.model_copy(update={"method_file": place_of_it}))
+        said = cli("explain", "received", *place)
+        assert said.code == 2 and "lies among the runs, and no program is run from there" in said.err
+    shutil.rmtree(received)
     (here / "moved.py").write_text(METHOD.read_text().replace('"mean-colour"', '"other"'))
     said = cli(*explain, "--force")
     assert said.code == 2 and "moved.py holds other now" in said.err

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError, table_cell
+from whalebench import WhalebenchError
 from whalebench.benchmarks.clustering.groups import Named, PairModel, Places, choose_on_valid
 from whalebench.benchmarks.clustering.reviewed import Look, Review, Said, count_individuals, reach, read_said
 from whalebench.benchmarks.core.arrays import normalise, rows_by_label
@@ -65,12 +65,6 @@ class Clustering:
             "problems": list(self.problems),
             "table": [plain(row) for row in self.table.to_dict("records")],
         }
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    """A table of photos as a CSV, in which no cell is a formula."""
-    cells = table.map(table_cell)
-    return cells.to_csv(index=False, lineterminator="\n")
 
 
 def cluster(

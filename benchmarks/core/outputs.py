@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from whalebench import RunFailedError, WhalebenchError
+from whalebench import RunFailedError, WhalebenchError, table_cell
 from whalebench.benchmarks.core.files import KINDS
 from whalebench.benchmarks.core.workspace import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_output(path: Path) -> Path:
@@ -97,3 +101,10 @@ def _stream(content: Path, path: Path) -> None:
     except OSError as error:
         why = "nobody reads from it" if error.errno == errno.ENXIO else error.strerror
         raise RunFailedError(f"{path} cannot be written: {why}; mend that, or give another path.") from error
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV, in which no text is a formula."""
+    texts = table.select_dtypes(include=["object", "str"]).columns
+    cells = table.assign(**{name: table[name].map(table_cell) for name in texts})
+    return cells.to_csv(index=False, lineterminator="\n")

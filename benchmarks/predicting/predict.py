@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError, table_cell
+from whalebench import WhalebenchError
 from whalebench.benchmarks.core import record as records
 from whalebench.benchmarks.core.catalog import REGION
 from whalebench.benchmarks.core.machine import cores
-from whalebench.benchmarks.core.outputs import check_output, output_path
+from whalebench.benchmarks.core.outputs import check_output, csv_text, output_path
 from whalebench.benchmarks.core.photos import UNKNOWN
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import RunRecord, plain
@@ -215,10 +215,7 @@ class Predictions:
             if file.suffix.lower() == ".parquet":
                 table.to_parquet(temporary, index=False)
             else:
-                texts = table.select_dtypes(include=["object", "str"]).columns
-                cells = table.assign(**{name: table[name].map(table_cell) for name in texts})
-                text = cells.to_csv(index=False, lineterminator="\n")
-                temporary.write_text(text, encoding="utf-8", newline="")
+                temporary.write_text(csv_text(table), encoding="utf-8", newline="")
 
     def _nearest(self, candidates: NDArray[np.object_], rows: NDArray[np.int64]) -> NDArray[np.object_]:
         """The gallery photo of each candidate that is nearest to the photo at each row, of equal shapes."""

@@ -343,7 +343,7 @@ def restore_run(
             f"of its members, {', '.join(record.members)}."
         )
     benchmark = benchmark or load_benchmark_of(record, workspace, progress)
-    method = _method(record)
+    method = _method(record, folder)
     if benchmark.split.gallery(record.fold):
         raise WhalebenchError(
             f"The run {record.run} was scored by a gallery of individuals that it never learned, which is "
@@ -390,8 +390,8 @@ def _apart(test: Photos, benchmark: Benchmark, record: RunRecord) -> Photos:
     return replace(test, store=StoreView.of(place_of, lambda: few))
 
 
-def _method(record: RunRecord) -> Pipeline:
-    kind = find_method(_method_name(record))
+def _method(record: RunRecord, folder: Path) -> Pipeline:
+    kind = find_method(_method_name(record, folder))
     with blamed(record.method), guest(record.method):
         try:
             config = kind.Config.model_validate(record.config)
@@ -403,11 +403,20 @@ def _method(record: RunRecord) -> Pipeline:
         return build_method(kind, config)
 
 
-def _method_name(record: RunRecord) -> str:
-    """The name of the run's method, loaded where it is a file; WhalebenchError where that is gone."""
+def _method_name(record: RunRecord, folder: Path) -> str:
+    """The name of the run's method, loaded where it is a file; WhalebenchError where that is gone.
+
+    Runs are passed on, and no program that came with them is run.
+    """
     if not record.method_file:
         return record.method
-    if not Path(record.method_file).exists():
+    file = Path(record.method_file)
+    if not file.is_absolute() or file.resolve().is_relative_to(folder.resolve().parent):
+        raise WhalebenchError(
+            f"The run {record.run} is of the method in {record.method_file}, which lies among the runs, and "
+            f"no program is run from there: put the file elsewhere, and run it again."
+        )
+    if not file.exists():
         raise WhalebenchError(
             f"The run {record.run} is of the method in {record.method_file}, which is not there any more: "
             f"put the file back, or run it again from where it is now."
