@@ -368,7 +368,7 @@ class Pipeline(Restorable):
 
         Raises NotImplementedError for a method without a gallery.
         """
-        lens = self.crop.see(photos.bare()).lens if self.crop else None
+        lens = self.crop.see(photos.unlabelled()).lens if self.crop else None
         shown = photos if lens is None else photos.through(lens)
         for method in self.cycles:
             method.extend(shown)
