@@ -63,7 +63,6 @@ def test_these_are_all_files_that_write_csv() -> None:
         "benchmarks/core/outputs.py",  # read back in tests/test_predict.py
         "benchmarks/ensembles/ensemble.py",  # a header without rows
         "benchmarks/importing/importer.py",
-        "benchmarks/predicting/predict.py",  # read back in tests/test_predict.py
         "benchmarks/running/outcome.py",
         "benchmarks/submitting/formats.py",  # names as they are, which is said: see tests/test_submit.py
         "reports/page/doubts.py",  # read back in tests/test_doubts.py
