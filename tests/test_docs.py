@@ -49,7 +49,7 @@ def test_every_command_the_pages_give_is_there() -> None:
         for words in [line.split("#")[0].split()]
         if words[:1] == ["whalebench"]
     }
-    groups = ("data", "split")
+    groups = ("data", "split", "gallery")
     commands = {words if words[0] in groups else words[:1] for words in given}
     assert len(commands) >= 5
     for command in sorted(commands):

@@ -62,6 +62,7 @@ def test_these_are_all_files_that_write_csv() -> None:
         "benchmarks/core/files.py",  # what was read, to be compared
         "benchmarks/ensembles/ensemble.py",  # a header without rows
         "benchmarks/importing/importer.py",
+        "benchmarks/predicting/predict.py",  # read back in tests/test_predict.py
         "benchmarks/running/outcome.py",
         "reports/page/doubts.py",  # read back in tests/test_doubts.py
         "reports/page/templates/audit.js",  # read back in tests/test_audit_page.py

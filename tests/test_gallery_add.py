@@ -35,11 +35,8 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, shared_tiny: Workspace) -> Workspace:
-    """`tiny` with runs that compare photos, and one that does not."""
-    workspace = split_tiny(tmp_path_factory.mktemp("gallery"), shared_tiny)
-    for method in ("arcface", "softmax"):
-        run(workspace, method)
-    return workspace
+    """`tiny` with a valid of known and new photos."""
+    return split_tiny(tmp_path_factory.mktemp("gallery"), shared_tiny)
 
 
 @pytest.fixture
@@ -151,7 +148,7 @@ def test_what_cannot_join_is_told(place: Workspace, strangers: Path, shared_tiny
         with pytest.raises(WhalebenchError, match=sentence):
             add_to_gallery(name, [of(path, identity)], place)
     with pytest.raises(WhalebenchError, match="has no gallery that photos could join") as caught:
-        add_to_gallery("softmax", [strangers], place)
+        add_to_gallery(run(place, "softmax"), [strangers], place)
     assert not isinstance(caught.value, RunFailedError)
 
 

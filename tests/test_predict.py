@@ -216,6 +216,19 @@ def test_files_folders_and_tables_are_read_together(fresh: Path, place: Workspac
     assert np.array_equal(same[0], same[1])
 
 
+def test_boxes_say_which_animal_is_asked_about(fresh: Path) -> None:
+    """Where the run's photos were parts within boxes, or where one file has several."""
+    boxes = {"x0": [0, 8, None], "y0": [0, 4, None], "x1": [20, 40, None], "y1": [16, 36, None]}
+    one_each = table_of(fresh, image=["1", "2", "3"], path=["a.png", "b.png", "below/c.png"], **boxes)
+    assert "region_x0" not in read_new_photos([one_each]).table
+    read = read_new_photos([one_each], in_boxes=True).table
+    assert read["region_x1"].tolist()[:2] == [20, 40] and np.isnan(read["region_x1"][2])
+    assert (read["width"].tolist(), read["height"].tolist()) == ([20, 32, 48], [16, 32, 40])
+    same_file = table_of(fresh, image=["1", "2", "3"], path=["a.png", "a.png", "b.png"], **boxes)
+    assert read_new_photos([same_file]).table["region_x0"].tolist()[:2] == [0, 8]
+    assert "region_x0" not in read_new_photos([fresh / "a.png"], in_boxes=True).table
+
+
 def test_photos_that_cannot_be_used_are_told_and_the_others_answered(fresh: Path, place: Workspace) -> None:
     whole = (fresh / "a.png").read_bytes()
     (fresh / "cut.png").write_bytes(whole[: len(whole) // 2])  # whose header is in order

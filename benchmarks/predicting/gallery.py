@@ -231,8 +231,14 @@ def _extend(
         if broken:
             row = min(broken)
             raise WhalebenchError(f"{new.table['path'][row]} cannot be used, {broken[row]}: leave it out.")
-        viewpoints = method.config.sees_viewpoints()
-        shown = show_new_photos(restored.benchmark, record.fold, new.table, store, viewpoints=viewpoints)
+        shown = show_new_photos(
+            restored.benchmark,
+            record.fold,
+            new.table,
+            store,
+            oracle=record.oracle,
+            viewpoints=method.config.sees_viewpoints(),
+        )
         labels = np.array([column[name] for name in new.table["identity"]], np.int64)
         progress.stage("gallery")
         labelled = LabelledPhotos(**vars(shown) | {"labels": labels, "identities": identities})

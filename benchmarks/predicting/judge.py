@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.core.arrays import columns_of
@@ -108,8 +107,9 @@ def _mean_of_probabilities(scores: Scores, temperature: float) -> Scores:
     scaled = scores.astype(np.float64) / temperature
     highest = scaled.max(axis=1, keepdims=True)
     totals = np.log(np.exp(scaled - highest).sum(axis=1, keepdims=True)) + highest
-    mean = np.log(np.maximum(np.exp(scaled - totals).mean(axis=0), 1e-300)) + totals.mean()
-    return (temperature * mean).astype(np.float32)
+    shares = np.exp(scaled - totals).mean(axis=0)
+    mean: Scores = (temperature * (np.log(np.maximum(shares, 1e-300)) + totals.mean())).astype(np.float32)
+    return mean
 
 
 def _best_photo(scores: Scores, temperature: float) -> Scores:
@@ -173,8 +173,11 @@ def _choose_joining(valid: _Valid, calibration: Calibration) -> tuple[Joining, s
     Tried on encounters of several photos of one known individual, where there are LEAST or more.
     """
     column = columns_of(valid.identities)
-    groups = pd.Series(np.arange(len(valid.truth))).groupby([*map(list, (valid.encounters, valid.truth))])
-    several = {key: rows.to_numpy() for key, rows in groups if key[0] and key[1] != NEW and len(rows) > 1}
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(valid.encounters, valid.truth, strict=True)):
+        if key[0] and key[1] != NEW:
+            groups.setdefault(key, []).append(row)
+    several = {key: np.array(rows) for key, rows in groups.items() if len(rows) > 1}
     plain: Joining = "mean of log probabilities"
     if len(several) < LEAST:
         return plain, (

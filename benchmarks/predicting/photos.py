@@ -121,7 +121,8 @@ def decoded(
 
     Its arrays are in the workspace's cache as long as the block lasts.
     """
-    table, broken = new.table, {}
+    table = new.table
+    broken: dict[int, str] = {}
     paths, digests, masks = (tuple(table[column]) for column in ("path", "file_digest", "mask"))
     with TemporaryDirectory(dir=workspace.cache, prefix="new-photos-") as folder:
         yield (

@@ -34,7 +34,7 @@ from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.folds import show_new_photos
 from whalebench.benchmarks.running.harness import checked_embeddings
 from whalebench.benchmarks.running.matches import Compared, nearest_photos, window_columns
-from whalebench.benchmarks.running.outcome import Restored, restore_run, score_photos
+from whalebench.benchmarks.running.outcome import Restored, refuse_transductive, restore_run, score_photos
 from whalebench.methods.guests import blamed
 from whalebench.methods.parts.pipeline import SeenWindows
 from whalebench.reports.metrics.ranking import CANDIDATES, NEW
@@ -155,7 +155,8 @@ class Predictions:
                 "nearest": nearest.ravel(),
             }
         )
-        return table[there].reset_index(drop=True)
+        shown: pd.DataFrame = table[there].reset_index(drop=True)
+        return shown
 
     def answers(self, by: By) -> Answers:
         """Scores, probabilities and chances of *new*, a row a photo or a row an encounter."""
@@ -339,11 +340,7 @@ class _Asking:
 
     def ask(self, folder: Path, record: RunRecord, added: NewGallery | None = None) -> _Asked:
         """What the run says of the photos; an ensemble's members are asked first."""
-        if record.transductive:
-            raise WhalebenchError(
-                f"{record.run} scores photos with the help of those that it is tested on, so it says nothing "
-                f"of others: choose a run that is not transductive."
-            )
+        refuse_transductive(record)
         digests = self.benchmark.catalog.digest, self.benchmark.split.digest
         if (record.catalog_digest, record.split_digest) != digests:
             raise WhalebenchError(

@@ -265,7 +265,7 @@ def show_new_photos(
     """
     content, rows = _Fold.of(benchmark, fold), np.arange(len(table))
     points = (f"{name}_{axis}" for name in landmark_names(content.table.columns) for axis in "xy")
-    kept = [name for name in table if name[-2:] not in ("_x", "_y")]
+    kept = [name for name in table.columns if name[-2:] not in ("_x", "_y")]
     table = table[kept].assign(**{point: table.get(point, nan) for point in points})
     new = replace(content, table=table, rows=rows, places={NEW: rows})
     view = StoreView.of(rows, lambda: store if oracle else store.without_masks_of(rows))

@@ -55,10 +55,10 @@ def match_photos(
 def window_columns(windows: SeenWindows) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
     """The columns `window_a` to `window_f`, `window_height` and `window_width`, see `record.read_matches`."""
     entries, (height, width) = windows.matrices.reshape(-1, 6), windows.size
+    columns: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {}
+    columns |= {f"window_{letter}": entries[:, place] for place, letter in enumerate("abcdef")}
     sides = {"window_height": height, "window_width": width}
-    return {f"window_{letter}": entries[:, place] for place, letter in enumerate("abcdef")} | {
-        name: np.full(len(entries), side, np.int64) for name, side in sides.items()
-    }
+    return columns | {name: np.full(len(entries), side, np.int64) for name, side in sides.items()}
 
 
 def nearest_photos(candidates: NDArray[np.object_], compared: Compared) -> NDArray[np.object_]:

@@ -338,6 +338,8 @@ def restore_run(
             f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
             f"of its members, {', '.join(record.members)}."
         )
+    if photos is not None:
+        refuse_transductive(record)
     benchmark = benchmark or load_benchmark_of(record, workspace, progress)
     method = _method(record, folder)
     if benchmark.split.gallery(record.fold):
@@ -365,6 +367,15 @@ def restore_run(
         scores = score_photos(method, test)
     _refuse_other_scores(record, folder, benchmark, scores, tried, place)
     return Restored(record, folder, benchmark, method, views, scores)
+
+
+def refuse_transductive(record: RunRecord) -> None:
+    """Raises WhalebenchError for a run whose scores are of its test photos and of no others."""
+    if record.transductive:
+        raise WhalebenchError(
+            f"{record.run} scores photos with the help of those that it is tested on, so it says nothing of "
+            f"others: choose a run that is not transductive."
+        )
 
 
 def _apart(test: Photos, benchmark: Benchmark, record: RunRecord) -> Photos:

@@ -355,8 +355,8 @@ class Pipeline(Restorable):
         if len(self.cycles) == 1:
             return self.cycles[0].score_and_embed(shown)
         if self.gallery is not None:
-            embeddings = self._mean_embedding(shown)
-            return self.gallery.scores(embeddings, shown.viewpoints), embeddings
+            mean = self._mean_embedding(shown)
+            return self.gallery.scores(mean, shown.viewpoints), mean
         scores, embeddings = zip(*(method.score_and_embed(shown) for method in self.cycles), strict=True)
         every = [embedded for embedded in embeddings if embedded is not None]
         joined = voted(scores) if self.joined == "votes" else average_scores(scores)
@@ -368,10 +368,10 @@ class Pipeline(Restorable):
 
         Raises NotImplementedError for a method without a gallery.
         """
-        shown = self.crop.see(photos) if self.crop else photos
-        seen = photos if shown is photos else photos.through(shown.lens)
+        lens = self.crop.see(photos.unlabelled()).lens if self.crop else None
+        shown = photos if lens is None else photos.through(lens)
         for method in self.cycles:
-            method.extend(seen)
+            method.extend(shown)
         if self.gallery is not None:
             embeddings = self._mean_embedding(shown)
             self.gallery.add(embeddings, photos.labels, len(photos.identities), photos.viewpoints)
