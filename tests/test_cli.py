@@ -552,7 +552,7 @@ def test_a_shell_completes_methods_benchmarks_and_runs(
     assert complete("sweep", "arcface", "sof") == ["softmax"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    for file in ("my_method.py", "mine/other.py", "my.txt"):
+    for file in ("my_method.py", "mine/other.py", "my.txt", "zebra.py"):
         (tmp_path / file).write_text("")
     assert complete("run", "./m") == ["./mine/", "./my_method.py"]
     assert complete("run", "mine/") == ["mine/other.py"]
@@ -653,6 +653,8 @@ def interrupt(*args: object) -> None:
          "Error: plug failed with KeyError: 'fin' (line 6 of plug.py); --debug shows where."),
         ("    class Config(Softmax.Config):\n        def within(self):\n            raise TypeError('dry')\n",
          "TypeError: dry (line 7 of plug.py). Add --debug to see where, which is the plug-in's own error."),
+        ("    def sizes(self):\n        from whalebench import one_line\n        one_line('xx', '1')\n",
+         "not supported between instances of 'int' and 'str'; --debug shows where."),
     ],
 )  # fmt: skip
 def test_a_plug_in_s_own_error_is_told_as_its_own(

@@ -218,6 +218,7 @@ def test_its_code_is_that_of_the_file_and_of_modules_beside_it(
     own.write_text(f"import beside_my_method\n{METHOD}")
     kind = find_method(name_of(str(own)))
     config = configure(kind, ())
+    assert kind.__module__ in modules_of(find_method("pseudo"), configure(find_method("pseudo"), ["of=mine"]))
     before = read_code(modules_of(kind, config))
     assert {own, own.parent / "beside_my_method.py"} <= set(before.files)
     (own.parent / "beside_my_method.py").write_text("MARGIN = 22\n")

@@ -64,7 +64,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert tops == {"whalebench", f"whalebench-{whalebench.__version__}.dist-info"}
     rooms = {name.split("/")[1] for name in names if name.startswith("whalebench/")}
-    assert rooms == {"__init__.py", "cli.py", "py.typed", "benchmarks", "methods", "reports", "splits"}
+    doors = {"__init__.py", "__main__.py", "api.py", "cli.py", "py.typed"}
+    assert rooms == doors | {"benchmarks", "methods", "reports", "splits"}
     assert not [name for name in names if name.endswith((".jpg", ".png", ".pyc"))]
     files = {f"whalebench/{file.relative_to(ROOT)}" for room in ("benchmarks", "methods", "reports", "splits")
              for file in (ROOT / room).rglob("*.py")}  # fmt: skip
