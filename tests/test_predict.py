@@ -433,6 +433,11 @@ def test_runs_that_cannot_be_asked_say_why(tmp_path: Path, place: Workspace, fre
         write_record(folder, record.model_copy(update=change))
         with pytest.raises(WhalebenchError, match=sentence):
             predict(folder.name, [fresh], workspace)
+    write_record(folder, record)
+    members = run_of(workspace, "arcface"), folder.name
+    made = ensemble(EnsembleRequest(members, "mean", then=("sizes",)), workspace)
+    with pytest.raises(WhalebenchError, match="--then sizes, which looks at more"):
+        predict(made.record.run, [fresh], workspace)
     with pytest.raises(WhalebenchError, match="There is no run"):
         predict("nobody", [fresh], workspace)
 

@@ -235,17 +235,11 @@ def fuse_new_photos(
     """The ensemble's scores (photos, identities) of new photos, given what its members say of them.
 
     Its rule is fitted again on the valid scores that the members keep, which gives the same, as is tried on
-    some of its test photos. Raises WhalebenchError for a rule that looks at more than scores and embeddings,
-    for steps, and where the members no longer give what it was made of.
+    some of its test photos. For ensembles that `refuse_more_than_scores` lets pass; raises WhalebenchError
+    where the members no longer give what it was made of.
     """
     record = read_record(folder)
     rule, config = str(record.config["rule"]), record.config
-    if config.get("then") or config.get("duplicates") or rule == "pairs":
-        what = f"--then {config['then'][0]}" if config.get("then") else f"--rule {rule}"  # type: ignore[index]
-        raise WhalebenchError(
-            f"{record.run} was made with {what}, which looks at more of a photo than scores and embeddings: "
-            f"ask an ensemble without it, or one of its members."
-        )
     runs = find_members(record.members, workspace)
     fold = load_fold(runs[0].record, workspace, progress)
     stored = read_arrays(folder / SCORES, ("test_scores",), "names")[0]["test_scores"]
@@ -275,6 +269,17 @@ def fuse_new_photos(
             f"`whalebench ensemble {' '.join(record.members)} --rule {rule}`."
         )
     return fused[len(tried) :]
+
+
+def refuse_more_than_scores(record: RunRecord) -> None:
+    """Raises WhalebenchError for an ensemble whose rule or steps look at more than scores and embeddings."""
+    steps, rule = record.config.get("then"), record.config["rule"]
+    if steps or rule == "pairs":
+        what = f"--then {', '.join(map(str, steps))}" if isinstance(steps, list) else f"--rule {rule}"
+        raise WhalebenchError(
+            f"{record.run} was made with {what}, which looks at more of a photo than scores and embeddings: "
+            f"ask an ensemble without it, or one of its members."
+        )
 
 
 def _with_new(member: Member, tried: NDArray[np.int64], new: NewScores) -> Member:

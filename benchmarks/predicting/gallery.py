@@ -34,7 +34,7 @@ from whalebench.benchmarks.core.files import (
 from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.photos import LabelledPhotos
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import read_arrays, write_arrays
+from whalebench.benchmarks.core.record import RunRecord, read_arrays, write_arrays
 from whalebench.benchmarks.core.workspace import Workspace, atomic_path, atomic_text
 from whalebench.benchmarks.predicting.photos import NewPhotos, decoded, read_new_photos
 from whalebench.benchmarks.registry import Benchmark
@@ -100,6 +100,14 @@ class NewGallery:
         """The name of the run."""
         return self.facts.run
 
+    def refuse_other(self, record: RunRecord) -> None:
+        """Raises WhalebenchError where the run is no longer the one whose gallery it extends."""
+        if self.facts.run_digest != record.digest:
+            raise WhalebenchError(
+                f"{record.run} was made again since photos joined its gallery as {self.facts.name}: add them "
+                f"again, by `whalebench gallery add {record.run}`."
+            )
+
     def join(self, method: Pipeline) -> None:
         """Has the photos in the galleries of the run's method, restored as it was after learning."""
         for name, gallery in method.galleries().items():
@@ -136,6 +144,8 @@ def add_to_gallery(
     """
     before = find_gallery(run, workspace)
     restored = restore_run(before.run if before else run, workspace, progress, photos=TRIED)
+    if before is not None:
+        before.refuse_other(restored.record)
     new = read_new_photos(paths, progress, in_boxes=restored.benchmark.catalog.has_given_boxes, headers=False)
     _refuse(new, restored, before)
     known = before.identities if before else restored.views.train.identities

@@ -7,7 +7,7 @@ what the run keeps of valid. No answer to a test photo is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -278,11 +278,8 @@ def predict(
     added = find_gallery(run, workspace)
     folder = records.find_run(added.run if added else run, workspace)
     record = records.read_record(folder)
-    if added and added.facts.run_digest != record.digest:
-        raise WhalebenchError(
-            f"{record.run} was made again since photos joined its gallery as {added.facts.name}: add them "
-            f"again, by `whalebench gallery add {record.run}`."
-        )
+    if added is not None:
+        added.refuse_other(record)
     benchmark = load_benchmark_of(record, workspace, progress)
     new = read_new_photos(paths, progress, in_boxes=benchmark.catalog.has_given_boxes)
     if by == "encounter" and not (new.table["encounter"] != "").any():
@@ -294,10 +291,7 @@ def predict(
         asking = _Asking(new, store, workspace, progress, None if device == "auto" else device, benchmark)
         asked = asking.ask(folder, record, added)
     judge = judge_of(record, folder, benchmark)
-    kept = np.array([row for row in range(len(new.table)) if row not in broken], np.int64)
-    if not len(kept):
-        raise WhalebenchError(f"None of the photos can be used: {new.table['path'][0]}, {broken[0]}.")
-    problems = [f"{new.table['path'][row]} is left out: {why}." for row, why in sorted(broken.items())]
+    kept, problems = _usable(new, broken)
     scores = asked.scores[kept]
     probabilities, chance = judge.chances(scores)
     return Predictions(
@@ -315,6 +309,15 @@ def predict(
         notes=[*new.notes, *asked.notes, *_notes(new, benchmark, record, added), *_of_judge(judge, by)],
         by=by,
     )
+
+
+def _usable(new: NewPhotos, broken: Mapping[int, str]) -> tuple[Rows, list[str]]:
+    """The rows of the photos that could be decoded, and a sentence for each of the others."""
+    paths = new.table["path"].tolist()
+    kept = np.array([row for row in range(len(paths)) if row not in broken], np.int64)
+    if not len(kept):
+        raise WhalebenchError(f"None of the photos can be used, the first ({paths[0]}) because {broken[0]}.")
+    return kept, [f"{paths[row]} is left out: {why}." for row, why in sorted(broken.items())]
 
 
 def _of_judge(judge: Judge, by: By) -> list[str]:
@@ -347,12 +350,13 @@ class _Asking:
         return self._ask_members(folder, record) if record.members else self._ask_method(folder, added)
 
     def _ask_members(self, folder: Path, record: RunRecord) -> _Asked:
-        from whalebench.benchmarks.ensembles.ensemble import NewScores, fuse_new_photos
+        from whalebench.benchmarks.ensembles import ensemble
 
+        ensemble.refuse_more_than_scores(record)
         folders = [records.find_run(name, self.workspace) for name in record.members]
         asked = [self.ask(each, records.read_record(each)) for each in folders]
-        said = [NewScores(each.scores, each.embeddings) for each in asked]
-        scores = fuse_new_photos(folder, said, self.workspace, self.progress)
+        said = [ensemble.NewScores(each.scores, each.embeddings) for each in asked]
+        scores = ensemble.fuse_new_photos(folder, said, self.workspace, self.progress)
         first = next((each for each in asked if each.gallery is not None), asked[0])
         return replace(first, record=record, folder=folder, scores=scores)
 

@@ -333,15 +333,7 @@ def restore_run(
     """
     folder = records.find_run(name, workspace)
     record = records.read_record(folder)
-    if record.unfit:
-        raise WhalebenchError(
-            f"The run {record.run} learned nothing, because {record.unfit}: choose another run."
-        )
-    if record.members:
-        raise WhalebenchError(
-            f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
-            f"of its members, {', '.join(record.members)}."
-        )
+    _refuse_without_method(record)
     if photos is not None:
         refuse_transductive(record)
     benchmark = benchmark or load_benchmark_of(record, workspace, progress)
@@ -371,6 +363,18 @@ def restore_run(
         scores = score_photos(method, test)
     _refuse_other_scores(record, folder, benchmark, scores, tried, place)
     return Restored(record, folder, benchmark, method, views, scores)
+
+
+def _refuse_without_method(record: RunRecord) -> None:
+    if record.unfit:
+        raise WhalebenchError(
+            f"The run {record.run} learned nothing, because {record.unfit}: choose another run."
+        )
+    if record.members:
+        raise WhalebenchError(
+            f"The run {record.run} is an ensemble of finished runs and looks at no photos itself: choose one "
+            f"of its members, {', '.join(record.members)}."
+        )
 
 
 def refuse_transductive(record: RunRecord) -> None:
