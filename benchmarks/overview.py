@@ -206,7 +206,9 @@ def fields_words(
     name: str, rows: Sequence[Row], first: Sequence[Row]
 ) -> tuple[str, Sequence[Row], list[str]]:
     """The heading of a method's fields, those that are shown, and a line on what others there are."""
-    title = f"Fields of `{find_method(name_of(name)).name}`: set them as --set field=value"
+    method = find_method(name_of(name))
+    about = one_line((method.Config.__doc__ or "").split("\n")[0])
+    title = f"{about or f'Fields of `{method.name}`.'} Set them as --set field=value."
     left = [row["field"] for row in rows if row not in first]
     if not left:
         return title, first, []

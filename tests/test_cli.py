@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -602,6 +602,15 @@ def test_what_presets_choose_is_shown_first(method: str) -> None:
     assert {row["field"] for row in rows} & set(presets.CHOSEN) <= first
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Also where the tests run in the background, where an interrupt is no signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_says_how_the_work_is_taken_up(
     shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

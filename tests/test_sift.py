@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.benchmarks.overview import fields_title
+from whalebench.benchmarks.overview import field_rows, fields_words
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.parts import keypoints
@@ -211,7 +211,7 @@ def test_it_is_an_oracle_where_the_method_within_is() -> None:
 
 
 def test_its_list_of_fields_says_that_those_on_training_have_no_effect() -> None:
-    assert "epochs and the like have no effect" in fields_title("sift")
+    assert "epochs and the like have no effect" in fields_words("sift", field_rows("sift"), [])[0]
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
