@@ -134,7 +134,7 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
         if column not in table.columns:
             raise WhalebenchError(f"The catalog {name} has no column {column!r}; add it to the table.")
     complete = complete_table(table)
-    image, times = max(Counter(complete["image"]).items(), key=lambda item: item[1], default=("", 0))
+    image, times = max(Counter(complete["image"].tolist()).items(), key=lambda item: item[1], default=("", 0))
     if times > 1:
         raise WhalebenchError(
             f"The catalog {name} holds the image {image!r} {times} times; keep one of them."
@@ -142,7 +142,7 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
     digest = table_digest(complete)
     base = folder.absolute() if folder else Path()
     for column in ("path", "mask"):
-        paths = [str(base / value) if value else "" for value in complete[column]]
+        paths = [str(base / value) if value else "" for value in complete[column].tolist()]
         complete[column] = pd.Series(paths, dtype="str")
     return Catalog(name, complete, digest)
 
@@ -276,7 +276,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     Texts that are absent become "", numbers NaN, sizes 0. Those of WHERE_GIVEN, MASK_DIGESTS and REGION stay
     absent when they are empty.
     """
-    images = [str(image) for image in table["image"]]
+    images = [str(image) for image in table["image"].tolist()]
     # Python's order of code points, so that no library's collation decides.
     rows = table.iloc[sorted(range(len(images)), key=images.__getitem__)].reset_index(drop=True)
     columns: dict[str, Any] = {column: _text(rows, column) for column in (*REQUIRED, *OPTIONAL_TEXT)}
@@ -327,7 +327,8 @@ def table_digest(table: pd.DataFrame) -> str:
 
 
 def _text(table: pd.DataFrame, column: str) -> "pd.Series[str]":
-    values = table[column].fillna("") if column in table else [""] * len(table)
+    # A list first: a column of texts is slow to go through one by one.
+    values = table[column].fillna("").tolist() if column in table else [""] * len(table)
     return pd.Series(list(map(str, values)), index=table.index, dtype="str")
 
 

@@ -97,7 +97,7 @@ def _duplicates(rows: Sequence[Row], kept: Mapping[int, PhotoFacts]) -> list[str
     notes = []
     if spare := sum(len(same) - 1 for same in by_digest.values()):
         notes.append(f"Photos with the very pixels of another: {spare}; they share a group in every split.")
-    several = [same for same in by_digest.values() if not told_apart(same)]
+    several = [same for same in by_digest.values() if len(same) > 1 and not told_apart(same)]
     torn = [same for same in several if len({row["identity"] for row in same} - {NOT_IDENTIFIED}) > 1]
     if torn:
         examples = " and ".join(f"{row['image']} of {row['identity'] or 'nobody'}" for row in torn[0][:3])
