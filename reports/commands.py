@@ -68,8 +68,8 @@ def report(
     page = (html, _board_page(board, workspace, html, photos, quiet=as_json)) if html else None
     written, problems = writers.write_reports(board, place.reports, page=page, csv_file=csv, svg=svg)
     console.show_problems(problems)
-    if html and opened:
-        typer.launch(str(html.resolve()))
+    if html and opened and typer.launch(str(html.resolve())):
+        console.show_problems([f"Nothing here opens {html}: open it with a browser."])
     if latex:
         return typer.echo(writers.to_latex(board))
     console.show(writers.to_rows(board), document.render(board, full=full, notes=notes), as_json)

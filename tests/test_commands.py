@@ -221,6 +221,18 @@ def test_a_run_is_shown_with_its_buckets_and_the_effort(place: Workspace, cli: C
     assert document["run"] in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_page_is_opened_and_where_nothing_opens_it_that_is_said(
+    place: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", lambda page: opened.append(page) or status)
+    answer = cli("report", "--open", "--photos", "none", "--workspace", place.root)
+    page = place.reports / "leaderboard.html"
+    assert answer.code == 0 and opened == [str(page.resolve())] and page.exists()
+    assert ("open it with a browser" in answer.err) == bool(status)
+
+
 def test_a_run_on_the_floor_says_so(place: Workspace, cli: Cli) -> None:
     folder = find_run("triplet", place)
     queries, metrics = read_predictions(folder), read_record(folder).metrics
