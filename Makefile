@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check format docs page bench golden faults kills clean
+.PHONY: demo test lint check format docs page bench numbers golden faults kills clean
 
 demo: $(BIN)/whalebench  ## draw flukes, train arcface on fold 0, print the leaderboard
 	$(BIN)/whalebench run arcface --fold 0
@@ -29,10 +29,12 @@ page: $(BIN)/whalebench  ## every method of the README on flukes, then their pag
 	$(BIN)/whalebench sweep softmax bbox aligned arcface triplet siamese ensemble --folds 0-4 --seeds 0-1
 	$(BIN)/whalebench report --benchmark flukes --html flukes.html --svg docs/leaderboard.svg
 
-bench: golden  ## how often intervals hold the truth; the numbers of the README (three hours of two cores)
+bench: .venv/dev  ## how fast beside what else there is: every ratio, measured in turn (half an hour, alone on the machine)
+	$(BIN)/python -m tests.bench
+
+numbers: golden page  ## the numbers of the README, and how often intervals hold the truth (three hours of two cores)
 	$(BIN)/python tests/simulation.py
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
-	$(BIN)/whalebench sweep softmax bbox aligned arcface triplet siamese ensemble --folds 0-4 --seeds 0-1
 
 golden: .venv/dev  ## does every method still give the bytes it gave? The first time they are noted
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden_runs.py workspace/golden.json
