@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import TextIO
 
 from tests.bench import __doc__ as about
 from tests.bench import __path__ as folder
@@ -27,11 +28,11 @@ def measured(names: Sequence[str]) -> Iterator[Ratio]:
     """What each subject comes to, said as it goes on stderr."""
     known = subjects()
     for name in names:
-        print(f"# {name}", file=sys.stderr, flush=True)
+        say(f"# {name}", sys.stderr)
         try:
             yield from import_module(known[name]).measure()
         except Skipped as why:
-            print(f"# {name} is skipped: {why}", file=sys.stderr, flush=True)
+            say(f"# {name} is skipped: {why}", sys.stderr)
 
 
 def line(each: Ratio) -> str:
@@ -39,6 +40,12 @@ def line(each: Ratio) -> str:
     sign, verdict = ("≥" if each.at_least else "≤"), ("holds" if each.holds else "MISSED")
     numbers = f"{each.ours:12,.4g} {each.theirs:12,.4g} {each.unit:10s} {each.ratio:8.2f}"
     return f"{each.what:60s} {numbers} {sign} {each.target:<6g} {verdict}"
+
+
+def say(text: str, stream: TextIO = sys.stdout) -> None:
+    """A line at once, however long the next takes."""
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def main() -> int:
@@ -52,12 +59,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the numbers here, too")
     asked = parser.parse_args()
     machine = hardware("cpu") | versions()
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
-    print(f"{'':60s} {'ours':>12s} {'theirs':>12s} {'':10s} {'ratio':>8s}", flush=True)
+    say("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    say(f"{'':60s} {'ours':>12s} {'theirs':>12s} {'':10s} {'ratio':>8s}")
     ratios = []
     for each in measured(asked.only or sorted(subjects())):
         ratios.append(each)
-        print(line(each), flush=True)
+        say(line(each))
     if asked.json:
         rows = [asdict(each) | {"ratio": each.ratio, "holds": each.holds} for each in ratios]
         asked.json.write_text(json.dumps({"machine": machine, "ratios": rows}, indent=2), encoding="utf-8")

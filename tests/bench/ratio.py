@@ -31,7 +31,7 @@ class Ratio:
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target
 
 
-class Skipped(Exception):  # noqa: N818  (nothing went wrong)
+class Skipped(Exception):
     """What a subject raises that cannot be measured here; its text says why."""
 
 
