@@ -65,10 +65,13 @@ from whalebench.methods.registry import (
 )
 
 if TYPE_CHECKING:  # a finished run is found without torch
+    import torch
+
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
     from whalebench.benchmarks.running.harness import RunHarness
     from whalebench.benchmarks.running.outcome import Submission
     from whalebench.methods.method import Method, MethodConfig
+    from whalebench.methods.parts.looks import LooksOnDisk
     from whalebench.methods.parts.pipeline import Pipeline
 
 UNFINISHED = "unfinished"
@@ -76,6 +79,9 @@ UNFINISHED = "unfinished"
 
 TRAININGS = "training-*"
 """The files there that a run goes on from."""
+
+EMBEDDED = "embedded"
+"""The folder there with what networks that never learn made of photos."""
 
 NOTES = "found"
 """The folder there with a note for each request that a finished run answers."""
@@ -143,8 +149,7 @@ def run(
             checkpoints.discard()  # what a process left that was stopped just before doing so
             _write_note(request, workspace, folder.name, code)
             return read_record(folder)
-        digests = benchmark.catalog.digest, benchmark.split.digest
-        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
+        reopen = _reopening(benchmark, workspace, progress)
         views = _views_for(config, benchmark, request.fold, reopen)
         if force:
             checkpoints.discard()
@@ -152,7 +157,8 @@ def run(
         with blamed(request.method):
             method = build_method(kind, config)
             missing, sizes = _missing_requirement(method, views), method.sizes()
-        harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
+        looks = _looks_on_disk(workspace, code, device)
+        harness = RunHarness(request.seed, device, views, progress, config, checkpoints, looks)
         if missing:
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
@@ -419,6 +425,21 @@ def _who(
     }
 
 
+def _reopening(benchmark: Benchmark, workspace: Workspace, progress: Progress) -> Callable[[], Benchmark]:
+    """What reads the same benchmark again; it holds nothing of it."""
+    digests = benchmark.catalog.digest, benchmark.split.digest
+    return partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
+
+
+def _looks_on_disk(workspace: Workspace, code: Code, device: torch.device) -> LooksOnDisk:
+    """What was made of photos by networks that never learn, with all that a bit of it may depend on."""
+    from whalebench.methods.parts.looks import LooksOnDisk
+
+    machine = {name: value for name, value in hardware(str(device)).items() if name != "accelerator_peak_mb"}
+    computed_by = {"code": code.digest, "libraries": versions(), "machine": machine}
+    return LooksOnDisk(workspace.cache / EMBEDDED, computed_by)
+
+
 def _unfit(missing: str, facts: dict[str, Any]) -> RunRecord:
     """The record of a method that the benchmark does not fit, because of what is missing there."""
     nothing: dict[str, Any] = dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
@@ -438,6 +459,8 @@ def _facts(
     tuned = {setting.partition("=")[0] for setting in request.tuning.get("settings", ())}
     by_hand = {name: value for name, value in set_by_hand(method.config).items() if name not in tuned}
     usage, counts = harness.usage.usage(by_hand, request.tuning_budget), opened.counts(views)
+    if spared := harness.usage.photos_spared:
+        counts |= {"looks_from_cache": spared}
     return {
         "track": track_words([usage], [counts["train_known_photos"]]),
         "usage": usage,
