@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,8 @@ MASK_DIGESTS = ("mask_content_digest", "mask_file_digest")
 """The same of masks; absent in catalogs by rule 1, where those of a mask's file may be there."""
 NOT_COUNTED = ("path", "file_digest", "mask_file_digest")
 """Columns that the digest of a catalog leaves out, since they say where and in which files the photos lie."""
+PLAIN_PATH = re.compile("[^/.][^/]*(/[^/.][^/]*)*")
+"""A relative path that pathlib leaves as it is: without empty parts, and none that begins with a point."""
 OF_FILES = ("image", "path", "file_digest", "mask", "mask_file_digest")
 """Columns that say which files there are."""
 RULE = 2
@@ -148,9 +151,15 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
 def _absolute(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The table with paths that are taken from the folder where they are relative."""
     for column in ("path", "mask"):
-        paths = [str(folder / value) if value else "" for value in table[column].tolist()]
-        table[column] = pd.Series(paths, dtype="str")
+        table[column] = pd.Series(absolute_paths(folder, table[column].tolist()), dtype="str")
     return table
+
+
+def absolute_paths(folder: Path, paths: Iterable[str]) -> list[str]:
+    """What `str(folder / path)` gives of each, "" of an empty one; most, as they are many, without a Path."""
+    before = str(folder / "x")[:-1]
+    plain = PLAIN_PATH.fullmatch if os.sep == "/" else lambda _: None
+    return [path and (before + path if plain(path) else str(folder / path)) for path in paths]
 
 
 def write_catalog(
