@@ -103,10 +103,8 @@ class Softmax(Method):
 
     def features(self, photos: Photos) -> NDArray[np.float32]:
         """Pooled features (photos, channels) as the classifier sees them."""
-        if self.looks.known(self.network, photos, "scored") is not None:
-            return self._look(photos)[1]
         look = partial(predict, self.network, photos, self.config, self.device)
-        return self.looks.of(self.network, photos, "seen", look)
+        return self.looks.of(self.network, photos, "", look)
 
     def components(self) -> Components:
         """Network and classifier."""
@@ -136,10 +134,12 @@ class Softmax(Method):
             features = self.network(pixels)
             return torch.cat([self.loss.log_probabilities(features), features], dim=1)
 
-        look = partial(predict, both, photos, self.config, self.device)
-        found = self.looks.of(self.network, photos, "scored", look)
-        scores, features = np.split(found, [len(self.loss.classifier.bias)], axis=1)
-        return np.ascontiguousarray(scores), features
+        found = predict(both, photos, self.config, self.device)
+        scores, features = (
+            np.ascontiguousarray(each) for each in np.split(found, [len(self.loss.classifier.bias)], axis=1)
+        )
+        # Features are remembered, for embeddings; scores have a column an identity, and are large.
+        return scores, self.looks.of(self.network, photos, "", lambda: features)
 
     def _log_probabilities(
         self, network: PooledBackbone, loss: SoftmaxLoss, photos: Photos

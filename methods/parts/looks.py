@@ -48,19 +48,12 @@ class Looks:
 
         While test is scored every look is taken, since looks are counted; outside a run all are.
         """
-        made = self.known(network, photos, how)
-        if made is None:
-            made = look()
-            if self._of is not None and photos.usage is not None and self._of == _state(network):
-                self._made[_asked(photos, how)] = photos, made
-        return made
-
-    def known(self, network: nn.Module, photos: Photos, how: Hashable) -> NDArray[np.float32] | None:
-        """What `of` would give without a look; None where it would take one."""
-        if photos.usage is None or photos.usage.scored or self._of != _state(network):
-            return None
-        _, made = self._made.get(_asked(photos, how), (None, None))
-        return made
+        if self._of is None or photos.usage is None or self._of != _state(network):
+            return look()
+        key = _asked(photos, how)
+        if photos.usage.scored or key not in self._made:
+            self._made[key] = photos, look()
+        return self._made[key][1]
 
 
 def _asked(photos: Photos, how: Hashable) -> tuple[Hashable, ...]:
