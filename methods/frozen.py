@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -85,6 +88,8 @@ class Frozen(GalleryMethod):
     )
     Config = FrozenConfig
     config: FrozenConfig
+    made: Callable[[Tensor], Tensor]
+    """What the network makes of pixels, or made of them in an earlier run."""
 
     def __init__(self, config: FrozenConfig) -> None:
         super().__init__(config, config.gallery)
@@ -95,15 +100,29 @@ class Frozen(GalleryMethod):
         harness.stage("network")
         self.device = harness.device
         self.network = ready(self.build_network(self.config), self.device)
+        self.made = harness.kept(self.network)
         self.fill_gallery(train.known(), harness)
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1; with gallery.flip the mean with the mirror image's."""
-        embeddings = normalise(predict(self.network, photos, self.config, self.device))
+        embeddings = normalise(self._look(photos, mirrored=False))
         if self.config.gallery.flip:
-            mirrored = predict(lambda p: self.network(p.flip(-1)), photos, self.config, self.device)
-            embeddings = embeddings + normalise(mirrored)
+            embeddings = embeddings + normalise(self._look(photos, mirrored=True))
         return normalise(embeddings)
+
+    def rebuild(self, identities: int, device: torch.device) -> None:
+        """The network as it was published; what it makes of new photos is not kept."""
+        super().rebuild(identities, device)
+        self.made = self.network
+
+    def _look(self, photos: Photos, *, mirrored: bool) -> NDArray[np.float32]:
+        """The network's output (photos, dimensions) for photos, or for their mirror images."""
+
+        def made(pixels: Tensor) -> Tensor:
+            return self.made(pixels.flip(-1) if mirrored else pixels)
+
+        look = partial(predict, made, photos, self.config, self.device)
+        return self.looks.of(self.network, photos, mirrored, look)
 
     def build_network(self, config: FrozenConfig) -> FrozenNetwork:
         """The network as it was published."""

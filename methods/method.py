@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from whalebench.benchmarks.core.checkpoint import Stateful
     from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
@@ -160,6 +160,12 @@ class Harness(Protocol):
         Then the parts are put back as they were after them. They are kept after the epochs from now on, with
         the random states of torch, numpy and Python; a training is known again by its turn among those of
         the run.
+        """
+
+    def kept(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The network, which never learns: what it makes of the same pixels is made once for all runs.
+
+        It is kept in the workspace's cache; what is taken from there counts as a look.
         """
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, Method, Search
+from whalebench.methods.parts.looks import Looks
 from whalebench.methods.parts.losses.margins import LabelSmoothing, SoftmaxLoss
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import Pooling, build_pooling
@@ -60,6 +62,10 @@ class Softmax(Method):
     Config = SoftmaxConfig
     config: SoftmaxConfig
 
+    def __init__(self, config: SoftmaxConfig) -> None:
+        super().__init__(config)
+        self.looks = Looks()
+
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Every size of the schedule."""
         return self.config.sizes()
@@ -76,10 +82,11 @@ class Softmax(Method):
         self.network, self.loss = train_network(
             network, loss, train.known().labelled(), config, harness, validate
         )
+        self.looks.begin(self.network)
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """Log probabilities (photos, identities)."""
-        return self._log_probabilities(self.network, self.loss, photos)
+        return self._look(photos)[0]
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Pooled features (photos, channels) at length 1."""
@@ -91,17 +98,13 @@ class Softmax(Method):
         if (kind.score, kind.embed, kind.features) != (Softmax.score, Softmax.embed, Softmax.features):
             return super().score_and_embed(photos)
 
-        def both(pixels: Tensor) -> Tensor:
-            features = self.network(pixels)
-            return torch.cat([self.loss.log_probabilities(features), features], dim=1)
-
-        found = predict(both, photos, self.config, self.device)
-        scores, features = np.split(found, [len(photos.identities)], axis=1)
-        return np.ascontiguousarray(scores), normalise(features)
+        scores, features = self._look(photos)
+        return scores, normalise(features)
 
     def features(self, photos: Photos) -> NDArray[np.float32]:
         """Pooled features (photos, channels) as the classifier sees them."""
-        return predict(self.network, photos, self.config, self.device)
+        look = partial(predict, self.network, photos, self.config, self.device)
+        return self.looks.of(self.network, photos, "", look)
 
     def components(self) -> Components:
         """Network and classifier."""
@@ -123,6 +126,20 @@ class Softmax(Method):
     def _classifier(self, network: PooledBackbone, classes: int) -> SoftmaxLoss:
         config, width = self.config, network.backbone.channels * math.prod(self.config.grid)
         return SoftmaxLoss(classes, width, dropout=config.dropout, label_smoothing=config.label_smoothing)
+
+    def _look(self, photos: Photos) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Log probabilities (photos, classes) and pooled features (photos, channels), by one look."""
+
+        def both(pixels: Tensor) -> Tensor:
+            features = self.network(pixels)
+            return torch.cat([self.loss.log_probabilities(features), features], dim=1)
+
+        found = predict(both, photos, self.config, self.device)
+        scores, features = (
+            np.ascontiguousarray(each) for each in np.split(found, [len(self.loss.classifier.bias)], axis=1)
+        )
+        # Features are remembered, for embeddings; scores have a column an identity, and are large.
+        return scores, self.looks.of(self.network, photos, "", lambda: features)
 
     def _log_probabilities(
         self, network: PooledBackbone, loss: SoftmaxLoss, photos: Photos

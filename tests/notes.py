@@ -52,6 +52,9 @@ class Notes:
         del parts
         return 0
 
+    def kept(self, network: torch.nn.Module) -> torch.nn.Module:
+        return network
+
     def valid_map_at_5(self, scores: Any) -> float:
         self.asked.append(scores)
         return float(scores.sum())

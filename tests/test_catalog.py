@@ -9,6 +9,7 @@ import pytest
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.catalog import (
+    absolute_paths,
     build_catalog,
     read_catalog,
     read_facts,
@@ -249,3 +250,24 @@ def exchange(folder: Path) -> None:
     columns = ["path", "file_digest"]
     table.loc[[0, 1], columns] = table.loc[[1, 0], columns].to_numpy()
     table.to_parquet(folder / "catalog.parquet", index=False)
+
+
+@pytest.mark.parametrize("folder", ["/a/b", "/", "."])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "p.jpg",
+        "x/p.jpg",
+        "x y/é.JPG",
+        "x//p.jpg",
+        "./p.jpg",
+        "x/./p.jpg",
+        "x/",
+        "../p.jpg",
+        "/p.jpg",
+        ".p",
+        ".",
+    ],
+)
+def test_paths_are_those_that_pathlib_gives(folder: str, path: str) -> None:
+    assert absolute_paths(Path(folder), [path, ""]) == [str(Path(folder) / path), ""]

@@ -123,6 +123,32 @@ def test_torch_is_not_imported(tmp_path: Path) -> None:
         assert "pandas" not in modules or "--help" not in arguments
 
 
+DETERMINISTIC = """
+import sys
+import torch
+from whalebench.benchmarks.core.machine import choose_device
+def settled():
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+def failed():
+    try:
+        torch.zeros(1).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+    except RuntimeError as error:
+        return str(error)
+choose_device("cpu")
+compiler = [name for name in sys.modules if name.startswith(("torch._inductor", "torch._dynamo"))]
+found = settled(), failed()
+torch.use_deterministic_algorithms(True)
+assert found == (settled(), failed()) and "deterministic" in found[1], found
+assert not compiler, compiler
+"""
+"""What torch's own switch does to its kernels, ours has done before, without torch's compiler."""
+
+
+def test_kernels_are_deterministic_as_by_torchs_own_switch_without_its_compiler(tmp_path: Path) -> None:
+    answer = python(DETERMINISTIC, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+
+
 def test_reading_real_runs_is_without_torch(shared_tiny: Workspace, cli: Cli, tmp_path: Path) -> None:
     done = cli(
         "run", "softmax", "--benchmark", "tiny", "--set", "backbone=test_resnet", "--set", "size=32",

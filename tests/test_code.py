@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from whalebench import WhalebenchError
 from whalebench.benchmarks.core import code, machine
 from whalebench.benchmarks.core.code import read_code, what_it_says
 from whalebench.benchmarks.core.record import RunRecord, read_runs
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.runner import RunRequest, code_of
 from whalebench.methods import registry
@@ -252,3 +254,26 @@ def test_a_note_that_cannot_be_read_is_none(
     runner._note_file(request, tiny).write_text(spoil)
     assert found(request, tiny, runner.SILENT) is None
     assert run(tiny) == first
+
+
+@pytest.mark.parametrize("spoil", ["catalog.parquet", "catalog.json", "split.csv", "split.json"])
+def test_a_note_is_of_the_benchmark_as_it_was(
+    tiny: Workspace, plugin: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, request = run(tiny), RunRequest("mean-colour", "tiny", device="cpu")
+    monkeypatch.setattr(runner, "load_benchmark", None)  # which takes longer, and is not asked
+    assert runner._noted(request, tiny, runner.SILENT) == first
+    with (tiny.benchmarks / "tiny" / spoil).open("ab") as file:
+        file.write(b" ")
+    assert runner._noted(request, tiny, runner.SILENT) is None
+
+
+def test_a_note_does_not_hide_that_a_photo_has_changed(tiny: Workspace, plugin: Path) -> None:
+    run(tiny)
+    photo = Path(load_benchmark("tiny", tiny).store.paths[0])
+    photo.write_bytes(photo.read_bytes() + b" ")
+    with pytest.raises(WhalebenchError, match="1 photo is changed"):
+        run(tiny)
+    photo.unlink()
+    with pytest.raises(WhalebenchError, match="1 photo is gone"):
+        run(tiny)

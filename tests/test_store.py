@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core import files
 from whalebench.benchmarks.core import store as store_module
-from whalebench.benchmarks.core.store import PhotoFacts, PhotoStore, decode, inspect_photos
+from whalebench.benchmarks.core.catalog import Region
+from whalebench.benchmarks.core.files import digest_file
+from whalebench.benchmarks.core.store import PhotoFacts, PhotoStore, Pixels, decode, inspect_photos
 
 Make = Callable[..., PhotoStore]
 
@@ -38,7 +41,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def arrays(store: PhotoStore) -> list[str]:
-    return sorted(file.name for file in store.cache.glob("**/*"))
+    return sorted(file.name for file in store.cache.glob("**/*") if file.suffix != ".json")
 
 
 def test_photos_are_decoded_once_and_mapped_afterwards(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +85,76 @@ def test_a_changed_mask_has_another_array(make: Make) -> None:
     assert not make().masks((20, 30))[0].any()
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are decoded from now on."""
+    names: list[str] = []
+
+    def noted(path: str, shape: tuple[int, ...], region: Region | None = None) -> Pixels:
+        names.append(Path(path).name)
+        return decode(path, shape, region)
+
+    monkeypatch.setattr(store_module, "decode", noted)
+    return names
+
+
+def grown(store: PhotoStore, rows: list[int]) -> PhotoStore:
+    """A store of these photos and masks of the first one, in this order."""
+    columns = (store.paths, store.digests, store.mask_paths)
+    paths, digests, masks = (tuple(column[row] for row in rows) for column in columns)
+    return replace(store, paths=paths, digests=digests, mask_paths=masks, _open={})
+
+
+def test_a_grown_catalog_decodes_only_what_is_new(make: Make, decoded: list[str]) -> None:
+    whole, size = make(), (20, 30)
+    grown(whole, [2, 0]).pixels(size)
+    grown(whole, [2, 0]).masks(size)
+    decoded.clear()
+    pixels, masks = whole.pixels(size), whole.masks(size)
+    assert decoded == ["1.png", ""]  # and a mask that is not there
+    for row, (path, mask) in enumerate(zip(whole.paths, whole.mask_paths, strict=True)):
+        assert np.array_equal(pixels[row], decode(path, (*size, 3)))
+        assert np.array_equal(masks[row], decode(mask, size))
+    whole.pixels((10, 15))  # of another size nothing is there
+    assert decoded[2:] == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("spoil", ["array", "key", "absent"])
+def test_nothing_is_taken_from_an_array_that_is_not_what_it_was(
+    make: Make, decoded: list[str], spoil: str
+) -> None:
+    few, size = grown(make(), [2, 0]), (20, 30)
+    few.pixels(size)
+    (array,), (key,) = few.cache.glob("*.npy"), few.cache.glob("*.json")
+    if spoil == "array":
+        spoilt(array)
+    elif spoil == "key":
+        key.write_text(key.read_text().replace(few.digests[0], make().digests[1]))
+    else:
+        array.unlink()
+    decoded.clear()
+    pixels = make().pixels(size)
+    assert sorted(decoded) == ["0.png", "1.png", "2.png"]
+    assert np.array_equal(pixels[1], decode(make().paths[1], (*size, 3)))
+
+
+def test_a_part_of_a_photo_is_another_than_the_whole(make: Make, decoded: list[str]) -> None:
+    whole, size = make(), (20, 30)
+    whole.pixels(size)
+    decoded.clear()
+    parts = replace(whole, regions=(None, (0, 0, 10, 10), None), _open={})
+    assert np.array_equal(parts.pixels(size)[1], decode(whole.paths[1], (*size, 3), (0, 0, 10, 10)))
+    assert decoded == ["1.png"]
+
+
+def test_masks_are_digested_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read = make(), []
+    monkeypatch.setattr(files, "digest_file", lambda path: read.append(path) or digest_file(path))
+    for size in ((20, 30), (10, 15), (5, 8)):
+        store.masks(size)
+    assert sorted(path.name for path in read) == ["mask0.png", "mask2.png"]
+
+
 def test_masks_are_white_on_the_animal_and_empty_where_there_is_none(make: Make) -> None:
     masks = make().masks((20, 30))
     assert masks.shape == (3, 20, 30)
@@ -111,7 +184,7 @@ def test_an_array_that_differs_from_its_digest_is_decoded_again_with_a_word(
     make: Make, kind: str, damage: Callable[[Path], None]
 ) -> None:
     first = np.array(getattr(make(), kind)((20, 30)))
-    (file,) = make().cache.iterdir()
+    (file,) = make().cache.glob("*.npy")
     whole, told = file.read_bytes(), list[str]()
     damage(file)
     again = getattr(replace(make(), tell=told.append), kind)((20, 30))
@@ -126,7 +199,7 @@ def test_an_array_that_differs_from_its_digest_is_decoded_again_with_a_word(
 def test_an_array_is_digested_in_blocks_and_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "BLOCK", 1000)
     make().pixels((20, 30))
-    (file,) = make().cache.iterdir()
+    (file,) = make().cache.glob("*.npy")
     content, asked = file.read_bytes(), list[Path]()
     before, digest = content[: -store_module.DIGEST_SIZE], content[-store_module.DIGEST_SIZE :]
     parts = [hashlib.sha256(before[start : start + 1000]).digest() for start in range(0, len(before), 1000)]

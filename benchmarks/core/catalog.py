@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,10 @@ MASK_DIGESTS = ("mask_content_digest", "mask_file_digest")
 """The same of masks; absent in catalogs by rule 1, where those of a mask's file may be there."""
 NOT_COUNTED = ("path", "file_digest", "mask_file_digest")
 """Columns that the digest of a catalog leaves out, since they say where and in which files the photos lie."""
+PLAIN_PATH = re.compile("[^/.][^/]*(/[^/.][^/]*)*")
+"""A relative path that pathlib leaves as it is: without empty parts, and none that begins with a point."""
+OF_FILES = ("image", "path", "file_digest", "mask", "mask_file_digest")
+"""Columns that say which files there are."""
 RULE = 2
 """The newest rule of digests. By rule 1, that of `flukes` and of older catalogs, it counts of a mask only
 whether there is one; by rule 2 what it shows, too."""
@@ -140,11 +145,21 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
             f"The catalog {name} holds the image {image!r} {times} times; keep one of them."
         )
     digest = table_digest(complete)
-    base = folder.absolute() if folder else Path()
+    return Catalog(name, _absolute(complete, folder.absolute() if folder else Path()), digest)
+
+
+def _absolute(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with paths that are taken from the folder where they are relative."""
     for column in ("path", "mask"):
-        paths = [str(base / value) if value else "" for value in complete[column].tolist()]
-        complete[column] = pd.Series(paths, dtype="str")
-    return Catalog(name, complete, digest)
+        table[column] = pd.Series(absolute_paths(folder, table[column].tolist()), dtype="str")
+    return table
+
+
+def absolute_paths(folder: Path, paths: Iterable[str]) -> list[str]:
+    """What `str(folder / path)` gives of each, "" of an empty one; most, as they are many, without a Path."""
+    before = str(folder / "x")[:-1]
+    plain = PLAIN_PATH.fullmatch if os.sep == "/" else lambda _: None
+    return [path and (before + path if plain(path) else str(folder / path)) for path in paths]
 
 
 def write_catalog(
@@ -356,6 +371,19 @@ def catalogued_files(table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 def mask_of(image: str) -> str:
     """What the mask of a photo is called among photos."""
     return f"mask of {image}"
+
+
+def verify_kept_photos(folder: Path) -> None:
+    """As `verify_photos`, of a catalog whose table is known to be the one that was verified before.
+
+    Of that only the columns are read that say where the files are.
+    """
+    import pyarrow.parquet
+
+    file = folder / "catalog.parquet"
+    there = set(pyarrow.parquet.read_schema(file).names)
+    table = pd.read_parquet(file, columns=[name for name in OF_FILES if name in there])
+    verify_photos(Catalog(folder.name, _absolute(table, folder.absolute()), ""), folder)
 
 
 def verify_photos(catalog: Catalog, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Photos read from their files: checked once before anything depends on them, decoded once for each size.
 
 The decoded photos of a size are one memory-mapped uint8 array, keyed by the content of the photos. Its file
-ends in a digest of all before it; one that differs from its digest is decoded again.
+ends in a digest of all before it; one that differs from its digest is decoded again. Beside it stands what it
+is keyed by, so that a photo that another array has already, as when a catalog grows, is taken from there.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count, repeat
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +31,11 @@ from PIL.ImageFile import ImageFile
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.catalog import Region, Stamp, take_stamp
 from whalebench.benchmarks.core.exif import date_taken
-from whalebench.benchmarks.core.files import digest_file, digest_text, file_state, regular_file
+from whalebench.benchmarks.core.files import digest_file, digest_once, digest_text, file_state, regular_file
 from whalebench.benchmarks.core.machine import refuse_full_disk
 from whalebench.benchmarks.core.masks import MaskRemark, read_mask
 from whalebench.benchmarks.core.pixels import Remark, as_seen, lacks_data, upright, upright_size
-from whalebench.benchmarks.core.workspace import atomic_path
+from whalebench.benchmarks.core.workspace import atomic_path, atomic_text
 
 MAX_PIXELS = 300_000_000
 """A photo with more pixels is taken for a decompression bomb."""
@@ -59,6 +62,8 @@ STORE_VERSION = 2
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+Content = tuple[str, Region | None]
+"""SHA-256 of the file of a photo or mask, "" for none, and the part of the file that it is."""
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Advance = Callable[[int, int], None]
@@ -132,8 +137,11 @@ class PhotoStore:
             # Renamed when the last photo is in, so an array that exists was written to its end.
             with atomic_path(file) as temporary:
                 paths = self.mask_paths if kind == "masks" else self.paths
-                _decode_all(temporary, paths, self._regions, shape, progress, workers, self.failed)
+                kept_rows = self._kept_rows(kind, shape)
+                _decode_all(temporary, paths, self._regions, shape, progress, workers, self.failed, kept_rows)
                 _append_digest(temporary)
+            if self.failed is None:  # else a photo may be black because its file could not be read
+                atomic_text(file.with_suffix(".json"), self._key(kind, shape))
         array: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
         self._open[kind, shape] = array
         return array
@@ -144,10 +152,32 @@ class PhotoStore:
 
     def _file(self, kind: str, shape: tuple[int, ...]) -> Path:
         """Where the array is, or will be."""
-        masks = [digest_file(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
-        parts = [self.regions] if any(self.regions) else []
-        key = digest_text(json.dumps([STORE_VERSION, kind, shape, self.digests, masks, *parts]))[:24]
+        key = digest_text(self._key(kind, shape))[:24]
         return self.cache / f"{kind}-{shape[0]}x{shape[1]}-{key}.npy"
+
+    def _key(self, kind: str, shape: tuple[int, ...]) -> str:
+        """All that the array is made of, as JSON."""
+        masks = [digest_once(Path(path)) if path else "" for path in self.mask_paths if kind == "masks"]
+        parts = [self.regions] if any(self.regions) else []
+        return json.dumps([STORE_VERSION, kind, shape, self.digests, masks, *parts])
+
+    def _kept_rows(self, kind: str, shape: tuple[int, ...]) -> dict[int, NDArray[np.uint8]]:
+        """By row what other arrays of that kind and shape have of its photo or mask."""
+        rows: dict[Content, list[int]] = defaultdict(list)
+        for row, content in enumerate(_contents(json.loads(self._key(kind, shape)))):
+            rows[content].append(row)
+        found: dict[int, NDArray[np.uint8]] = {}
+        for file in sorted(self.cache.glob(f"{kind}-{shape[0]}x{shape[1]}-*.json")):
+            there = _contents_of(file)
+            array = file.with_suffix(".npy")
+            if rows.keys().isdisjoint(there) or not array.exists():
+                continue
+            if not _is_as_written(array, *file_state(array)):
+                continue
+            pixels: NDArray[np.uint8] = np.load(array, mmap_mode="r", allow_pickle=False)
+            for place, content in enumerate(there):
+                found |= dict.fromkeys(rows.pop(content, ()), pixels[place])
+        return found
 
 
 @dataclass(frozen=True)
@@ -175,6 +205,25 @@ class StoreView:
         )
 
 
+def _contents(key: Sequence[Any]) -> list[Content]:
+    """By row of an array with that key, what it is made of: the digest of a file, and the part of it."""
+    _, kind, _, digests, masks, *parts = key
+    regions = parts[0] if parts else [None] * len(digests)
+    made_of = masks if kind == "masks" else digests
+    return [(digest, region and tuple(region)) for digest, region in zip(made_of, regions, strict=True)]
+
+
+def _contents_of(file: Path) -> list[Content]:
+    """The same of the array beside which the key stands; nothing where that is another array's."""
+    try:
+        text = regular_file(file).read_text(encoding="utf-8")
+        if digest_text(text)[:24] != file.stem.rpartition("-")[2]:
+            return []
+        return _contents(json.loads(text))
+    except (OSError, ValueError, WhalebenchError):
+        return []
+
+
 def _decode_all(
     file: Path,
     paths: Sequence[str],
@@ -183,8 +232,11 @@ def _decode_all(
     progress: Advance | None,
     workers: int,
     failed: Callable[[int, str], None] | None = None,
+    kept: Mapping[int, NDArray[np.uint8]] = MappingProxyType({}),
 ) -> None:
     def decoded(row: int, path: str, region: Region | None) -> NDArray[np.uint8]:
+        if row in kept:
+            return kept[row]
         try:
             return decode(path, shape, region)
         except WhalebenchError as error:

@@ -118,6 +118,11 @@ class PartUsage:
         if not self.derived:
             self.counter.annotated(kind, self.part, rows)
 
+    @property
+    def scored(self) -> bool:
+        """Whether each look at these photos counts now."""
+        return self.counter.scores(self.part)
+
     def of_derived(self) -> PartUsage:
         """For the same photos with annotations that were made of theirs."""
         return replace(self, derived=True)
@@ -133,6 +138,8 @@ class UsageCounter:
         self._before, self._present = Tally(), Tally()
         """Until the present training, and since it began."""
         self._test_photos = self._handed = self._passed = 0
+        self.photos_spared = 0
+        """Photos that a network did not look at, because what it makes of them was kept by an earlier run."""
         self._parameters: dict[int, int] = {}
         """Of networks that scored: parameter's id -> how many numbers it has."""
         self._hook: RemovableHandle | None = None
@@ -174,7 +181,7 @@ class UsageCounter:
         learned = self._phase == "learn" and gradients and part != "valid"
         if learned:
             self._present.handed[self.stage] += photos
-        elif self._phase == "score" and part == "test":
+        elif self.scores(part):
             self._handed += photos
         if learned or self._phase == "score":
             self._present.pixels.add(f"{size[0]}x{size[1]}")
@@ -183,6 +190,17 @@ class UsageCounter:
         """Annotations of a kind are read on photos of a part."""
         if self._phase and len(rows):
             self._present.annotated.setdefault((kind, part), set()).update(rows.tolist())
+
+    def scores(self, part: str) -> bool:
+        """Whether looks at photos of a part are counted now."""
+        return self._phase == "score" and part == "test"
+
+    def spared(self, network: nn.Module, photos: int) -> None:
+        """A network would have looked at so many photos, and what it makes of them was kept: it counts."""
+        self.photos_spared += photos
+        if self._phase:
+            self._meet(network)
+            self._passes(network, photos)
 
     def handed(self, kind: str, part: str, rows: NDArray[np.int64]) -> None:
         """What photos of a part come with counts as read, whether or not the method looks at it."""
@@ -232,8 +250,6 @@ class UsageCounter:
 
     def _enters(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         """A module is called; what is called within a network that photos pass through is part of it."""
-        import torch
-
         self._meet(module)
         photos = _photos_in(arguments)
         # What has no parameters, as an augmentation or a normalisation, is no network.
@@ -243,9 +259,14 @@ class UsageCounter:
         if self._hook is not None:
             self._hook.remove()
         self._hook = module.register_forward_hook(self._listen, always_call=True)
+        self._passes(module, photos)
+
+    def _passes(self, network: nn.Module, photos: int) -> None:
+        import torch
+
         if self._phase == "score":
             self._passed += photos
-            self._parameters |= {id(each): each.numel() for each in module.parameters()}
+            self._parameters |= {id(each): each.numel() for each in network.parameters()}
         elif torch.is_grad_enabled():
             self._present.passed[self.stage] += photos
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from math import isfinite
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
@@ -30,6 +31,7 @@ from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
 from whalebench.methods.guests import method_at_work, named
 from whalebench.methods.method import Cycle, Epoch, Located, MethodConfig
+from whalebench.methods.parts.looks import LooksOnDisk
 from whalebench.methods.parts.pipeline import Pipeline
 
 PLACES = {"boxes": (4,), "landmarks": (0, 2), "masks": (0, 0), "fallback": ()}
@@ -49,8 +51,9 @@ class RunHarness:
         progress: Progress,
         config: MethodConfig = PLAIN,
         unfinished: CheckpointStore | None = None,
+        looks: LooksOnDisk | None = None,
     ) -> None:
-        """Without `unfinished` nothing is kept of it while it learns."""
+        """Without `unfinished` nothing is kept of it while it learns, without `looks` no network's look."""
         self.seed, self.device = seed, device
         self.cycle: Cycle | None = None
         self._scopes: tuple[str, ...] = ()
@@ -68,7 +71,7 @@ class RunHarness:
         """Counts what the method is given."""
         self._views, self._progress, self._config = views, progress, config
         self._valid = answers_shown(views.valid)
-        self._unfinished = unfinished or CheckpointStore(None)
+        self._unfinished, self._looks = unfinished or CheckpointStore(None), looks
         self._epochs: list[dict[str, Any]] = []
         self._first = 0
         """Rows of the curve before the present training."""
@@ -168,6 +171,10 @@ class RunHarness:
         done = int(kept["epochs"][-1]["epoch"])
         self._progress.stage(f"{self._stage}, taken up after epoch {done}")
         return done
+
+    def kept(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The network, which is not asked again for what it made in an earlier run of the same pixels."""
+        return network if self._looks is None else self._looks.of(network, self.usage.spared)
 
     def stage(self, name: str) -> None:
         """Ends the phase before and begins the next."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whalebench import RunFailedError, WhalebenchError, __version__
 from whalebench.benchmarks.core import ledger
-from whalebench.benchmarks.core.catalog import take_stamp
+from whalebench.benchmarks.core.catalog import take_stamp, verify_kept_photos
 from whalebench.benchmarks.core.code import Code, read_code
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
@@ -44,13 +44,13 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
-from whalebench.benchmarks.presets import estimated_seconds, preset_settings
 from whalebench.benchmarks.registry import (
     Benchmark,
     load_benchmark,
     load_catalog,
     photos_name,
     reopen_benchmark,
+    split_stem,
 )
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
 from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
@@ -65,10 +65,13 @@ from whalebench.methods.registry import (
 )
 
 if TYPE_CHECKING:  # a finished run is found without torch
+    import torch
+
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
     from whalebench.benchmarks.running.harness import RunHarness
     from whalebench.benchmarks.running.outcome import Submission
     from whalebench.methods.method import Method, MethodConfig
+    from whalebench.methods.parts.looks import LooksOnDisk
     from whalebench.methods.parts.pipeline import Pipeline
 
 UNFINISHED = "unfinished"
@@ -76,6 +79,9 @@ UNFINISHED = "unfinished"
 
 TRAININGS = "training-*"
 """The files there that a run goes on from."""
+
+EMBEDDED = "embedded"
+"""The folder there with what networks that never learn made of photos."""
 
 NOTES = "found"
 """The folder there with a note for each request that a finished run answers."""
@@ -141,10 +147,9 @@ def run(
         if folder.exists() and not force:
             progress.stage("found")
             checkpoints.discard()  # what a process left that was stopped just before doing so
-            _write_note(request, workspace, folder.name, benchmark, code)
+            _write_note(request, workspace, folder.name, code)
             return read_record(folder)
-        digests = benchmark.catalog.digest, benchmark.split.digest
-        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
+        reopen = _reopening(benchmark, workspace, progress)
         views = _views_for(config, benchmark, request.fold, reopen)
         if force:
             checkpoints.discard()
@@ -152,7 +157,8 @@ def run(
         with blamed(request.method):
             method = build_method(kind, config)
             missing, sizes = _missing_requirement(method, views), method.sizes()
-        harness = RunHarness(request.seed, device, views, progress, config, checkpoints)
+        looks = _looks_on_disk(workspace, code, device)
+        harness = RunHarness(request.seed, device, views, progress, config, checkpoints, looks)
         if missing:
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
@@ -179,7 +185,7 @@ def run(
             kept=KEPT,
         )
         checkpoints.discard()
-        _write_note(request, workspace, folder.name, benchmark, code)
+        _write_note(request, workspace, folder.name, code)
         return read_record(folder)
 
 
@@ -193,6 +199,8 @@ def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SIL
     request = replace(request, method=name_of(request.method))
     if not request.preset:
         return request
+    from whalebench.benchmarks.presets import preset_settings
+
     catalog, method = load_catalog(request.benchmark, workspace, progress), find_method(request.method)
     device = choose_device(request.device).type
     settings = preset_settings(request.preset, method, catalog, device, request.settings)
@@ -210,6 +218,8 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
     Nothing is started, and no split made. `estimated_seconds` is None where no run here tells the speed.
     Raises WhalebenchError for a request that cannot be met, as far as that is known without the split.
     """
+    from whalebench.benchmarks.presets import estimated_seconds
+
     request = resolved(request, workspace, progress)
     config = configure(find_method(request.method), request.settings).model_dump(mode="json")
     catalog = load_catalog(request.benchmark, workspace, progress)
@@ -234,45 +244,46 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
 class _Note:
     """Which finished run answers a request: a note in the cache, so that it is found without torch.
 
-    It holds as long as all that the run's name is made of is as it was, the code byte for byte. Where it does
-    not, the name is made anew.
+    It holds as long as all that the run's name is made of is as it was, the code, catalog and split byte for
+    byte. Where it does not, the name is made anew.
     """
 
     run: str
-    catalog_digest: str
-    split_digest: str
     files: tuple[str, ...]
-    """Of its code."""
+    """Of its code, and of its benchmark, which was verified when the note was written."""
     content: str
     """Digest of their bytes."""
 
 
 def _noted(request: RunRequest, workspace: Workspace, progress: Progress) -> RunRecord | None:
-    """The record of the run that a note says answers the request; the benchmark is verified as always."""
+    """The record of the run that a note says answers the request; the photos are verified as always."""
     try:
         said = parse_json(_note_file(request, workspace).read_bytes())
         if differs_from_digest(said):
             return None
         note = _Note(**{name: value for name, value in said.items() if name != "digest"})
         is_other = _content(note.files) != note.content
-    except (OSError, ValueError, TypeError, AttributeError):  # no note, or one that cannot be read
-        return None
-    folder, begun = workspace.runs / note.run, workspace.cache / UNFINISHED / note.run
-    if is_other or not folder.exists() or begun.exists():
-        return None
-    benchmark = load_benchmark(request.benchmark, workspace, progress)
-    if (benchmark.catalog.digest, benchmark.split.digest) != (note.catalog_digest, note.split_digest):
-        return None
+        folder, begun = workspace.runs / note.run, workspace.cache / UNFINISHED / note.run
+        if is_other or not folder.exists() or begun.exists():
+            return None
+        progress.stage("verify")
+        verify_kept_photos(_catalog_of(request, workspace))
+    except (OSError, ValueError, TypeError, AttributeError, WhalebenchError):
+        return None  # no note, or one that cannot be read; what is wrong with photos is told who loads them
     progress.stage("found")
     return read_record(folder)
 
 
-def _write_note(
-    request: RunRequest, workspace: Workspace, run: str, benchmark: Benchmark, code: Code
-) -> None:
+def _catalog_of(request: RunRequest, workspace: Workspace) -> Path:
+    return workspace.benchmarks / photos_name(request.benchmark)
+
+
+def _write_note(request: RunRequest, workspace: Workspace, run: str, code: Code) -> None:
     """Writes down that the run answers the request."""
-    files = tuple(map(str, code.files))
-    note = _Note(run, benchmark.catalog.digest, benchmark.split.digest, files, _content(files))
+    split, folder = split_stem(request.benchmark, workspace), _catalog_of(request, workspace)
+    catalog = [folder / "catalog.json", folder / "catalog.parquet"]
+    files = tuple(map(str, (*code.files, *catalog, f"{split}.json", f"{split}.csv")))
+    note = _Note(run, files, _content(files))
     atomic_text(_note_file(request, workspace), json.dumps(with_digest(vars(note))))
 
 
@@ -414,6 +425,21 @@ def _who(
     }
 
 
+def _reopening(benchmark: Benchmark, workspace: Workspace, progress: Progress) -> Callable[[], Benchmark]:
+    """What reads the same benchmark again; it holds nothing of it."""
+    digests = benchmark.catalog.digest, benchmark.split.digest
+    return partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
+
+
+def _looks_on_disk(workspace: Workspace, code: Code, device: torch.device) -> LooksOnDisk:
+    """What was made of photos by networks that never learn, with all that a bit of it may depend on."""
+    from whalebench.methods.parts.looks import LooksOnDisk
+
+    machine = {name: value for name, value in hardware(str(device)).items() if name != "accelerator_peak_mb"}
+    computed_by = {"code": code.digest, "libraries": versions(), "machine": machine}
+    return LooksOnDisk(workspace.cache / EMBEDDED, computed_by)
+
+
 def _unfit(missing: str, facts: dict[str, Any]) -> RunRecord:
     """The record of a method that the benchmark does not fit, because of what is missing there."""
     nothing: dict[str, Any] = dict.fromkeys(("metrics", "valid_metrics"), dict.fromkeys(METRIC_KEYS))
@@ -433,6 +459,8 @@ def _facts(
     tuned = {setting.partition("=")[0] for setting in request.tuning.get("settings", ())}
     by_hand = {name: value for name, value in set_by_hand(method.config).items() if name not in tuned}
     usage, counts = harness.usage.usage(by_hand, request.tuning_budget), opened.counts(views)
+    if spared := harness.usage.photos_spared:
+        counts |= {"looks_from_cache": spared}
     return {
         "track": track_words([usage], [counts["train_known_photos"]]),
         "usage": usage,

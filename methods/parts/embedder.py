@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, Search
+from whalebench.methods.parts.looks import Looks
 from whalebench.methods.parts.networks.backbones import Backbone, Encoder, build_backbone, build_encoder
 from whalebench.methods.parts.networks.pooling import EachMap, Flatten, Flattening, Pooling, build_pooling
 from whalebench.methods.parts.pipeline import NetworkMethodConfig
@@ -135,7 +137,7 @@ class GalleryMethod(Method):
 
     def __init__(self, config: NetworkMethodConfig, gallery: GalleryConfig) -> None:
         super().__init__(config)
-        self.gallery = Gallery(gallery)
+        self.gallery, self.looks = Gallery(gallery), Looks()
 
     def sizes(self) -> tuple[Size, ...]:
         """Every size of the schedule, and that of a second look."""
@@ -181,6 +183,7 @@ class GalleryMethod(Method):
         """Embeds the labelled photos of known individuals as the gallery, a stage of its own."""
         harness.stage("gallery")
         harness.fitted("gallery", known)
+        self.looks.begin(self.network)
         self.embed_gallery(known)
 
     def embed_gallery(self, known: LabelledPhotos) -> NDArray[np.float32]:
@@ -228,7 +231,8 @@ class EmbeddingMethod(GalleryMethod):
             embeddings: Tensor = self.network(pixels.flip(axis) if mirrored else pixels)
             return embeddings
 
-        return predict(network, photos, self.config, self.device, size)
+        look = partial(predict, network, photos, self.config, self.device, size)
+        return self.looks.of(self.network, photos, (size, mirrored), look)
 
     def build_network(self, config: EmbedderConfig) -> Embedder:
         """The network before it has learned."""
