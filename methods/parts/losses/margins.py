@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whalebench.benchmarks.core.machine import refuse_small_memory
 from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import FieldValue, PartConfig, Search
 
@@ -266,6 +267,10 @@ class Heads(nn.Module):
 def build_heads(config: HeadConfig, known: LabelledPhotos, dimensions: int) -> Heads:
     """The heads over the identities of labelled photos and, if configured, over their species."""
     photos = np.bincount(known.labels, minlength=len(known.identities))
+    size = 4 * len(photos) * (1 + config.flip_identities) * config.subcentres * dimensions
+    remedy = "lower dimensions or subcentres, or take a machine with more"
+    # As drawn, in its final order, and once more as the average.
+    refuse_small_memory(3 * size, f"A head over {len(photos):,} individuals", remedy)
     identity = MarginLoss(config, photos, dimensions)
     if not config.species_weight:
         return Heads(identity)
