@@ -325,7 +325,9 @@ def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str)
 
 
 def _unreadable(url: str, error: Exception) -> WhalebenchError:
-    reason = one_line(without_secrets(str(error).partition("\n")[0], url), 80)
+    # A server says last, after FATAL, what a driver begins with the address of.
+    cause = str(error).partition("\n")[0].rpartition("FATAL: ")[2].strip()
+    reason = one_line(without_secrets(cause, url), 80)
     return WhalebenchError(
         f"storage {shown_url(url)} cannot be opened ({reason}): give sqlite:///FILE, journal:FILE or the URL "
         f"of a database whose driver is installed, or restore the file."
