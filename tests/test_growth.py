@@ -116,7 +116,9 @@ def test_a_run_whose_scores_have_no_room_is_refused_before_it_learns(
     tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: 10)
-    with pytest.raises(RunFailedError, match=r"^Scores of \d+ photos by \d+ .* split with fewer"):
+    with pytest.raises(
+        RunFailedError, match=r"^Scoring \d+ photos by \d+ individuals needs .* split with fewer"
+    ):
         runner.run(RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu"), tiny)
     assert not list(tiny.runs.glob("*"))
 

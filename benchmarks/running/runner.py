@@ -328,7 +328,7 @@ def _refuse_little_room(folder: Path, method: Pipeline, benchmark: Benchmark, vi
     take is asked for when they are there, before each training.
     """
     parts, identities = (len(views.valid), len(views.test)), len(views.train.identities)
-    what = f"Scores of {sum(parts):,} photos by {identities:,} individuals, with what they are made of,"
+    what = f"Scoring {sum(parts):,} photos by {identities:,} individuals"
     remedy = "split with fewer photos in valid and test, or take a machine with more"
     refuse_small_memory(4 * identities * (sum(parts) + 2 * max(parts)), what, remedy)
     photos = sum(benchmark.store.undecoded(size) for size in method.sizes())
