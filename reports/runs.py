@@ -27,7 +27,6 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
     BY_PHOTO,
     DIAGNOSIS,
-    KEPT,
     PREDICTIONS,
     RECORD,
     SCORES,
@@ -199,9 +198,9 @@ def _scored_again(folder: Path, record: RunRecord, said: pd.DataFrame) -> tuple[
     Truth, clusters and the precision of embeddings are taken from the predictions. Raises WhalebenchError
     where the scores are of other photos, or the record does not say what was chosen on valid.
     """
-    if kept_columns(folder, "test_scores") is not None:
+    if (kept := kept_columns(folder, "test_scores")) is not None:
         raise WhalebenchError(
-            f"{record.run} keeps the {KEPT} best scores of each test photo alone, by which its metrics "
+            f"{record.run} keeps the {kept.shape[1]} best scores of each test photo alone, by which its metrics "
             f"cannot be computed again: repeat it with --force where they are in doubt."
         )
     arrays, names = read_scores(folder, ("test_scores",))

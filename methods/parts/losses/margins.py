@@ -94,7 +94,8 @@ class MarginLoss(nn.Module):
         (Partial FC; An et al., 2022).
         """
         identities, margins = len(self.centres), self.get_buffer("margins")[labels][:, None]
-        twins, centres = (labels + identities // 2) % identities, self.centres
+        twins = (labels + identities // 2) % identities
+        centres: Tensor = self.centres
         if self.config.class_share < 1 and self.training:
             seen = self._draw(labels)
             centres, labels = centres[seen], torch.searchsorted(seen, labels)
@@ -131,7 +132,7 @@ class MarginLoss(nn.Module):
         # Drawn by the processor, so that every device learns from the same ones.
         order = torch.rand(identities, generator=generator).to(labels.device)
         order[labels] = 2.0
-        count = max(round(self.config.class_share * identities), len(labels.unique()))
+        count = max(round(self.config.class_share * identities), len(set(labels.tolist())))
         return order.topk(count).indices.sort().values
 
     def prototypes(self) -> Tensor:
