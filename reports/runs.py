@@ -200,8 +200,8 @@ def _scored_again(folder: Path, record: RunRecord, said: pd.DataFrame) -> tuple[
     """
     if (kept := kept_columns(folder, "test_scores")) is not None:
         raise WhalebenchError(
-            f"{record.run} keeps the {kept.shape[1]} best scores of each test photo alone, by which its metrics "
-            f"cannot be computed again: repeat it with --force where they are in doubt."
+            f"{record.run} keeps the {kept.shape[1]} best scores of each test photo alone, by which its "
+            f"metrics cannot be computed again: repeat it with --force where they are in doubt."
         )
     arrays, names = read_scores(folder, ("test_scores",))
     scores = arrays.get("test_scores", np.zeros((0, 0)))

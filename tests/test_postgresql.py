@@ -236,6 +236,6 @@ def test_without_its_driver_the_sentence_names_the_extra(
 ) -> None:
     monkeypatch.setattr(study, "find_spec", lambda _: None)
     with pytest.raises(
-        MissingError, match=r"postgresql.*://ann:\*\*\*@host/db needs .*whalebench\[postgresql\]"
+        MissingError, match=r"postgres.*://ann:\*\*\*@host/db needs .*whalebench\[postgresql\]"
     ):
         open_study(f"{scheme}://ann:secret@host/db", "study", {}, optuna.pruners.NopPruner())
