@@ -585,7 +585,7 @@ def tune(
     budget: Annotated[str | None, Option(help="Work as 2h or 90m, or photos learned from as 500k.")] = None,
     storage: Annotated[
         str | None,
-        Option(envvar=STORAGE, help="A database's URL, or journal:FILE; others see what is typed."),
+        Option(envvar=STORAGE, help="A database's URL, journal:FILE, or @FILE with a URL in it."),
     ] = None,
     study: Annotated[str | None, Option(help="Its name; by default made of all that is asked.")] = None,
     jobs: Annotated[int, Option(help="Trials at a time on this machine.")] = 1,
@@ -602,13 +602,14 @@ def tune(
     from whalebench.benchmarks.running.runner import RunRequest, resolved
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
+    from whalebench.benchmarks.tuning.study import read_storage
     from whalebench.reports import many_runs
     from whalebench.reports.drawings.posters import tuning
     from whalebench.reports.drawings.theme import standalone
 
     place = open_workspace(workspace)
     run = resolved(RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset), place)
-    request = tuner.TuneRequest(run, read_budget(trials, budget), storage, study, jobs)
+    request = tuner.TuneRequest(run, read_budget(trials, budget), read_storage(storage), study, jobs)
     if worker is not None:
         return tuner.Tuner(request, place).work(worker)
     with console.progress_shown(quiet=as_json) as progress:

@@ -114,7 +114,12 @@ class ArcFace(EmbeddingMethod):
 
     def score_features(self, features: NDArray[np.float32], viewpoints: Labels | None) -> NDArray[np.float32]:
         """Cosines (photos, identities): gallery and prototype, mixed as chosen on valid."""
-        return self._mix(*self._both(features, viewpoints), self.photo_weight)
+        by_prototype, by_photo = self._both(features, viewpoints)
+        # In place: of many individuals there is no room for more of them.
+        by_prototype *= 1 - self.photo_weight
+        by_photo *= np.float32(self.photo_weight)
+        by_prototype += by_photo
+        return by_prototype
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1.
@@ -164,7 +169,7 @@ class ArcFace(EmbeddingMethod):
             owners = np.repeat(np.arange(len(of_side)), self.config.subcentres)
             centres = of_side.reshape(len(owners), -1)
             scores.append(nearest_photo_scores(side, centres, owners, len(of_side)))
-        mean: NDArray[np.float32] = np.mean(scores, axis=0)
+        mean: NDArray[np.float32] = scores[0] if len(scores) == 1 else np.mean(scores, axis=0)
         return mean
 
     def _best_weight(self, valid: LabelledPhotos, harness: Harness) -> float:

@@ -32,12 +32,13 @@ from whalebench.benchmarks.core.record import (
     SCORES,
     RunRecord,
     find_runs,
+    kept_columns,
     plain,
-    read_arrays,
     read_diagnosis,
     read_matches,
     read_predictions,
     read_record,
+    read_scores,
     verified,
     verify_files,
     write_matches,
@@ -197,7 +198,12 @@ def _scored_again(folder: Path, record: RunRecord, said: pd.DataFrame) -> tuple[
     Truth, clusters and the precision of embeddings are taken from the predictions. Raises WhalebenchError
     where the scores are of other photos, or the record does not say what was chosen on valid.
     """
-    arrays, names = read_arrays(folder / SCORES, ("test_scores",), "names")
+    if (kept := kept_columns(folder, "test_scores")) is not None:
+        raise WhalebenchError(
+            f"{record.run} keeps the {kept.shape[1]} best scores of each test photo alone, by which its "
+            f"metrics cannot be computed again: repeat it with --force where they are in doubt."
+        )
+    arrays, names = read_scores(folder, ("test_scores",))
     scores = arrays.get("test_scores", np.zeros((0, 0)))
     if names.get("test") != said["image"].tolist() or scores.shape != (len(said), len(names["identities"])):
         raise WhalebenchError(f"{folder / SCORES} is of other photos than {PREDICTIONS}: repeat the run.")
@@ -216,7 +222,7 @@ def _scored_again(folder: Path, record: RunRecord, said: pd.DataFrame) -> tuple[
             clusters=said["cluster"].tolist(),
             identities=names["identities"],
             scores=scores,
-            probabilities=by.probabilities(scores),
+            probabilities=by,
             new_scores=-scores.max(axis=1),
             new_threshold=chosen["new_threshold"],
             new_rule=rule,

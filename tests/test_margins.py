@@ -256,3 +256,70 @@ def test_softmax_drops_features_in_training_only() -> None:
     assert loss(features, labels).item() != loss(features, labels).item()
     loss.eval()
     assert loss(features, labels).item() == loss(features, labels).item()
+
+
+def of_share(share: float, identities: int = 40, twins: bool = False) -> MarginLoss:
+    torch.manual_seed(0)
+    config = HeadConfig(class_share=share, flip_identities=twins)
+    return MarginLoss(config, np.ones(identities // (1 + twins), np.int64), DIMENSIONS).double()
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_a_share_that_holds_everybody_is_the_whole_head_to_the_bit(twins: bool) -> None:
+    embeddings, labels = torch.randn(7, DIMENSIONS).double(), torch.arange(7) * 5
+    values, gradients = [], []
+    for share in (1.0, 0.999):  # of 40: drawn, and all are
+        head = of_share(share, twins=twins)
+        value = head(embeddings, labels)
+        (gradient,) = torch.autograd.grad(value, [head.centres])
+        values.append(value)
+        gradients.append(gradient)
+    assert torch.equal(*values)
+    assert torch.equal(*gradients)
+
+
+def test_a_batch_is_told_apart_from_its_own_and_a_share_of_others() -> None:
+    head, labels = of_share(0.25), torch.tensor([3, 30, 3, 12])
+    drawn = [head._draw(labels) for _ in range(200)]
+    assert {len(seen) for seen in drawn} == {10}
+    assert all(torch.isin(labels, seen).all() and torch.equal(seen, seen.unique()) for seen in drawn)
+    others = torch.cat(drawn).bincount(minlength=40).double()
+    others[labels] = 0
+    expected = 200 * 7 / 37
+    assert (others[others > 0] - expected).abs().max() < 5 * expected**0.5
+    assert (others > 0).sum() == 37
+    assert len(head._draw(torch.arange(25))) == 25  # its own are never left out
+
+
+def test_the_loss_of_a_share_is_that_of_a_head_of_those_alone() -> None:
+    head, labels = of_share(0.3), torch.tensor([5, 17, 39])
+    embeddings = torch.randn(3, DIMENSIONS).double()
+    state = {name: value.clone() for name, value in head.state_dict().items()}
+    seen = head._draw(labels)
+    head.load_state_dict(state)
+    value = head(embeddings, labels)
+    few = of_share(1.0, len(seen))
+    few.centres.data = head.centres.data[seen]
+    assert torch.equal(value, few(embeddings, torch.searchsorted(seen, labels)))
+    (gradient,) = torch.autograd.grad(value, [head.centres])
+    assert sorted(gradient.flatten(1).abs().sum(dim=1).nonzero()[:, 0].tolist()) == seen.tolist()
+
+
+def test_who_is_drawn_goes_on_where_a_checkpoint_was_and_is_another_by_another_seed() -> None:
+    labels, head, other = torch.tensor([1]), of_share(0.25), of_share(0.25)
+    head._draw(labels)
+    state = {name: value.clone() for name, value in head.state_dict().items()}
+    after = [head._draw(labels) for _ in range(3)]
+    other.load_state_dict(state)
+    assert all(map(torch.equal, after, [other._draw(labels) for _ in range(3)]))
+    torch.manual_seed(1)
+    another = MarginLoss(HeadConfig(class_share=0.25), np.ones(40, np.int64), DIMENSIONS)
+    assert not torch.equal(another._draw(labels), of_share(0.25)._draw(labels))
+
+
+def test_a_share_is_for_training_alone_and_not_for_adacos() -> None:
+    embeddings, labels = torch.randn(3, DIMENSIONS).double(), torch.tensor([0, 1, 2])
+    whole, head = of_share(1.0).eval(), of_share(0.1).eval()
+    assert torch.equal(whole(embeddings, labels), head(embeddings, labels))
+    with pytest.raises(ValueError, match=r"scale=0 \(AdaCos\) is made of all .* class_share=0.1"):
+        HeadConfig(scale=0, class_share=0.1)

@@ -23,12 +23,14 @@ from torch import Tensor
 
 from whalebench import WhalebenchError, one_line
 from whalebench.benchmarks.core.files import differs_from_digest, regular_file, with_digest
-from whalebench.benchmarks.core.machine import refuse_full_disk
+from whalebench.benchmarks.core.machine import refuse_full_disk, refuse_small_memory
 from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.workspace import atomic_path, atomic_text, inherit_permissions
 
 STATE = "state"
 """What stands in the file's header: the description, and digests of it and of the tensors."""
+ADDED = 4
+"""How often training adds the size of the weights to memory."""
 MAX_SHARE = 0.05
 """Most of the time that may be spent on saving; the last epoch of a training is always saved."""
 GENERATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., None]]] = MappingProxyType(
@@ -75,6 +77,7 @@ class CheckpointStore:
         """
         self._training += 1
         self._parts, self._next_save, self.mismatch = dict(parts), 0.0, ""
+        self._refuse_small_memory()
         self._refuse_full_disk()
         path = self._path()
         if path is None or not path.exists():
@@ -137,6 +140,19 @@ class CheckpointStore:
         """Deletes all checkpoints of the run."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)  # another process may be about the same run
+
+    def _refuse_small_memory(self) -> None:
+        """Raises RunFailedError where there is no room for what the first steps add to the weights.
+
+        That is a gradient, two moments of the optimizer, and the weights of the best epoch.
+        """
+        weights = max((_count_bytes(part.state_dict()) for part in self._parts.values()), default=0)
+        remedy = "lower dimensions, choose a smaller backbone, or a machine with more"
+        free = None
+        if self.device.type == "cuda":
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free = torch.cuda.mem_get_info(self.device)[0] + unused
+        refuse_small_memory(ADDED * weights, "What training adds to the weights", remedy, free)
 
     def _refuse_full_disk(self) -> None:
         """Raises RunFailedError where a training that begins has no room for what is kept of it.

@@ -189,6 +189,16 @@ def refuse_full_disk(folder: Path, needed: int, what: str) -> None:
         )
 
 
+def refuse_small_memory(needed: int, what: str, remedy: str, free: int | None = None) -> None:
+    """Raises RunFailedError where fewer bytes of memory are free than something needs, unless nobody says.
+
+    Those that are free are this machine's, unless given, as for a GPU.
+    """
+    free = free_memory() if free is None else free
+    if free is not None and needed > free:
+        raise RunFailedError(f"{what} needs {_size(needed)} of memory, {_size(free)} are free: {remedy}.")
+
+
 def free_disk(folder: Path) -> int:
     """Bytes that are free on the disk that the folder is on, or would be."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

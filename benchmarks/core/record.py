@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
 from whalebench import WhalebenchError, did_you_mean, one_line
+from whalebench.benchmarks.core.arrays import blocks, top_columns
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_file,
@@ -60,6 +61,12 @@ MATCHES = "matches.parquet"
 """A row a test photo: the nearest photo of each candidate, and the window that the method saw."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
+BLOCK_CELLS = 4_000_000
+"""Scores that are gone through at a time."""
+MOST_CELLS, KEPT = 50_000_000, 100
+"""Scores of one part, photos times individuals, that are kept all, 200 MB; of more, so many best a photo."""
+KEPT_AS = ("columns", "best", "rest")
+"""What is kept of those: the columns of the best individuals, their scores, and the mean of the others'."""
 BY_PHOTO = (PREDICTIONS, MATCHES)
 """Tables with a row for each test photo."""
 VARIANTS = "variants.parquet"
@@ -432,8 +439,78 @@ def _refuse_rows(file: Path, rows: int, record: RunRecord) -> None:
 def write_scores(
     folder: Path, arrays: Mapping[str, NDArray[np.float32]], names: Mapping[str, Sequence[str]]
 ) -> None:
-    """Writes a run's scores and embeddings into its folder, the names of rows and columns in the header."""
-    write_arrays(folder / SCORES, arrays, "names", names)
+    """Writes a run's scores and embeddings into its folder, the names of rows and columns in the header.
+
+    Of very many scores the best of each photo, and the mean of the others.
+    """
+    kept: dict[str, NDArray[Any]] = {}
+    for name, values in arrays.items():
+        kept |= _best(name, values) if is_shortened(name, values) else {name: values}
+    write_arrays(folder / SCORES, kept, "names", names)
+
+
+def is_shortened(name: str, values: NDArray[Any]) -> bool:
+    """Whether an array of that name is of scores, and of more than are kept."""
+    return name.endswith("_scores") and bool(stored_bytes(*values.shape) < values.nbytes)
+
+
+def stored_bytes(photos: int, identities: int) -> int:
+    """What is kept of the scores of so many photos takes."""
+    if photos * identities <= MOST_CELLS or identities <= KEPT:
+        return 4 * photos * identities
+    return photos * (8 * KEPT + 4)
+
+
+def shortened_warnings(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    """A sentence for the record where not all of a run's scores are kept; else none."""
+    cells = max((values.size for name, values in arrays.items() if is_shortened(name, values)), default=0)
+    if not cells:
+        return []
+    return [
+        f"{cells:,} scores are more than the {MOST_CELLS:,} that are kept: of each photo the {KEPT} best "
+        f"are, and the mean of the others, which ensembles, encounters and submissions take them for."
+    ]
+
+
+def _best(name: str, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """What is kept of scores (photos, identities), see KEPT_AS."""
+    photos, identities = scores.shape
+    columns, best = np.empty((photos, KEPT), np.int32), np.empty((photos, KEPT), np.float32)
+    rest = np.empty(photos, np.float32)
+    for rows in blocks(photos, max(1, BLOCK_CELLS // identities)):
+        columns[rows] = top_columns(scores[rows], KEPT)
+        best[rows] = np.take_along_axis(scores[rows], columns[rows].astype(np.int64), 1)
+        others = scores[rows].sum(axis=1, dtype=np.float64) - best[rows].sum(axis=1, dtype=np.float64)
+        rest[rows] = np.minimum(others / (identities - KEPT), best[rows, -1])
+    return {f"{name}_{what}": values for what, values in zip(KEPT_AS, (columns, best, rest), strict=True)}
+
+
+def read_scores(
+    folder: Path, wanted: Sequence[str]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, list[str]]]:
+    """The wanted scores (photos, identities) of a run, as far as it has them, and the names of both.
+
+    Where the best of each photo are kept alone, the others have their mean. Raises WhalebenchError as
+    `read_arrays` does.
+    """
+    parts = [f"{name}_{what}" for name in wanted for what in KEPT_AS]
+    arrays, names = read_arrays(folder / SCORES, [*wanted, *parts], "names")
+    for name in wanted:
+        columns, best, rest = (arrays.pop(f"{name}_{what}", None) for what in KEPT_AS)
+        if columns is None or best is None or rest is None:
+            continue
+        try:
+            arrays[name] = np.repeat(np.asarray(rest, np.float32)[:, None], len(names["identities"]), axis=1)
+            np.put_along_axis(arrays[name], columns.astype(np.int64), best, axis=1)
+        except (IndexError, ValueError, KeyError) as error:
+            reason = one_line(error, 80)
+            raise WhalebenchError(f"{folder / SCORES} is damaged ({reason}): {REPEAT}.") from error
+    return arrays, names
+
+
+def kept_columns(folder: Path, name: str) -> NDArray[np.int32] | None:
+    """The columns (photos, KEPT) of the scores that are kept of each photo; None where all are."""
+    return read_arrays(folder / SCORES, (f"{name}_columns",), "names")[0].get(f"{name}_columns")
 
 
 def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], entry: str, header: Any) -> None:

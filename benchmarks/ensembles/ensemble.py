@@ -27,9 +27,9 @@ from whalebench.benchmarks.core.record import (
     VARIANTS,
     WEIGHTS,
     RunRecord,
-    read_arrays,
     read_predictions,
     read_record,
+    read_scores,
     write_arrays,
     write_predictions,
     write_record,
@@ -242,7 +242,7 @@ def fuse_new_photos(
     rule, config = str(record.config["rule"]), record.config
     runs = find_members(record.members, workspace)
     fold = load_fold(runs[0].record, workspace, progress)
-    stored = read_arrays(folder / SCORES, ("test_scores",), "names")[0]["test_scores"]
+    stored = read_scores(folder, ("test_scores",))[0]["test_scores"]
     tried = np.unique(np.linspace(0, len(stored) - 1, TRIED).astype(np.int64))
     members = [
         _with_new(member, tried, new)

@@ -22,7 +22,15 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of, normalise
 from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import SCORES, WEIGHTS, RunRecord, find_run, read_arrays, read_record
+from whalebench.benchmarks.core.record import (
+    SCORES,
+    WEIGHTS,
+    RunRecord,
+    find_run,
+    read_arrays,
+    read_record,
+    read_scores,
+)
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, Options
 from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
@@ -256,7 +264,7 @@ def read_members(runs: Sequence[MemberRun], fold: FoldData) -> Iterator[Member]:
     for run in runs:
         record, lineage = run.record, _read_lineage(run)
         _refuse_fitted(record, lineage, fold)
-        arrays, names = read_arrays(run.folder / SCORES, tuple(wanted), "names")
+        arrays, names = read_scores(run.folder, tuple(wanted))
         _refuse_in_fold(record.run, names.get("valid", []), _scoring_parts(lineage), fold)
         given = [names.get(part) for part in ("valid", "test", "identities")]
         shapes = [(len(images), len(fold.identities)) for images in wanted.values()]

@@ -289,7 +289,7 @@ def _evaluate(restored: Restored, indices: NDArray[np.int64], scores: Any) -> pd
         clusters=[answers.clusters[index] for index in indices],
         identities=restored.views.train.identities,
         scores=values,
-        probabilities=_calibration(restored).probabilities(values),
+        probabilities=_calibration(restored),
         new_scores=-values.max(axis=1),
         new_threshold=None if threshold is None else float(str(threshold)),
         new_rule=restored.method.config.new_rule,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.record import SCORES, RunRecord, read_arrays
+from whalebench.benchmarks.core.record import RunRecord, read_scores
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.running.calibration import NewChance, fit_new_chance
 from whalebench.methods.method import NewRule
@@ -158,7 +158,7 @@ class _Valid(NamedTuple):
 
 
 def _valid_of(record: RunRecord, folder: Path, benchmark: Benchmark) -> _Valid:
-    arrays, names = read_arrays(folder / SCORES, ("valid_scores",), "names")
+    arrays, names = read_scores(folder, ("valid_scores",))
     table = benchmark.catalog.table.set_index("image")
     rows = table.loc[names["valid"]]
     known = set(names["identities"])

@@ -90,7 +90,7 @@ def evaluate_scores(
             clusters=answers[part].clusters,
             identities=identities,
             scores=scores[part],
-            probabilities=by.probabilities(scores[part]),
+            probabilities=by,
             new_scores=-scores[part].max(axis=1),
             new_threshold=threshold,
             new_rule=config.new_rule,

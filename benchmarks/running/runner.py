@@ -31,6 +31,7 @@ from whalebench.benchmarks.core.machine import (
     hardware,
     peak_memory_mb,
     refuse_full_disk,
+    refuse_small_memory,
     versions,
 )
 from whalebench.benchmarks.core.progress import SILENT, Progress
@@ -39,6 +40,7 @@ from whalebench.benchmarks.core.record import (
     RunRecord,
     read_record,
     read_runs,
+    stored_bytes,
     write_record,
     write_run,
 )
@@ -165,7 +167,7 @@ def run(
             return read_record(folder)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
         _refuse_learned_test(benchmark, views)
-        _refuse_full_disk(folder, method, benchmark, views)
+        _refuse_little_room(folder, method, benchmark, views)
         harness.stage("decode")
         for size in sizes:
             benchmark.store.pixels(size, progress.advance, cores())
@@ -330,13 +332,18 @@ def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
         )
 
 
-def _refuse_full_disk(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
-    """Raises RunFailedError where there is no room for the photos to decode and for the scores to keep.
+def _refuse_little_room(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError where memory has no room for scores, or the disk none for them and the photos.
 
-    What networks take is asked for when they are there, before each training.
+    A method has two more of the larger part while it mixes scores; they are judged in blocks. What networks
+    take is asked for when they are there, before each training.
     """
+    parts, identities = (len(views.valid), len(views.test)), len(views.train.identities)
+    what = f"Scoring {sum(parts):,} photos by {identities:,} individuals"
+    remedy = "split with fewer photos in valid and test, or take a machine with more"
+    refuse_small_memory(4 * identities * (sum(parts) + 2 * max(parts)), what, remedy)
     photos = sum(benchmark.store.undecoded(size) for size in method.sizes())
-    scores = 4 * (len(views.valid) + len(views.test)) * len(views.train.identities)
+    scores = sum(stored_bytes(part, identities) for part in parts)
     refuse_full_disk(benchmark.store.cache, photos + scores, f"The run {folder.name}")
 
 

@@ -19,7 +19,7 @@ from whalebench import WhalebenchError, one_line, table_cell
 from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.outputs import check_output, write_output
 from whalebench.benchmarks.core.progress import SILENT, Progress
-from whalebench.benchmarks.core.record import SCORES, RunRecord, find_run, read_arrays, read_record
+from whalebench.benchmarks.core.record import SCORES, RunRecord, find_run, read_record, read_scores
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.options import Groups
 from whalebench.benchmarks.predicting.judge import Judge
@@ -116,7 +116,7 @@ def stored_answers(folder: Path) -> Answered:
     record = read_record(folder)
     if record.unfit:
         raise WhalebenchError(f"The run {record.run} has no answers, because {record.unfit}: name another.")
-    arrays, names = read_arrays(folder / SCORES, ("test_scores",), "names")
+    arrays, names = read_scores(folder, ("test_scores",))
     scores = arrays.get("test_scores", np.zeros((0, 0), np.float32))
     images, identities = tuple(names.get("test", ())), tuple(names.get("identities", ()))
     chosen_on_valid = calibration_of(record.chosen) and "new_threshold" in record.chosen

@@ -16,15 +16,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
-from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench import MissingError, RunFailedError, WhalebenchError, one_line
 from whalebench.benchmarks.core.files import digest_text, regular_file
-from whalebench.benchmarks.core.machine import place_of_processes, start_time
+from whalebench.benchmarks.core.machine import STORAGE, place_of_processes, start_time
+from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.workspace import NO_ROOM, file_lock
 from whalebench.benchmarks.tuning.space import Budget, Space, Spent
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import URL, Connection, Dialect, Engine
 
 FACTS = "facts"
 """The name of the study's attribute that says what it tunes."""
@@ -44,9 +46,15 @@ DIGEST = "digest"
 SETTINGS, REASON, SECONDS, PHOTOS = "settings", "reason", "seconds", "photos"
 """And what came of it: what to type after --set to repeat it, why it failed, what it cost."""
 DEFAULTS = "the defaults"
-SQLITE, JOURNAL = "sqlite:///", "journal:"
+SQLITE, JOURNAL, POSTGRESQL = "sqlite:///", "journal:", "postgresql"
+DRIVER = "postgresql+psycopg"
+"""The scheme that tells SQLAlchemy which driver to use."""
+SECRET_FIELDS = ("password", "sslpassword")
+"""Fields of a URL's query that hold a password."""
 TIMEOUT = 60
-"""Seconds that a worker waits for another one's write to a file."""
+"""Seconds that a worker waits for another one's write, and for a server that is restarted."""
+RETRY = 0.2
+"""Seconds from one knock at a server that is away to the next."""
 HEARTBEAT, LEASE_SECONDS = 30.0, 600.0
 """Seconds from one sign of life to the next, and without any until a worker elsewhere is given up."""
 TREES = 64
@@ -144,6 +152,8 @@ class StudyHandle:
     url: str = field(repr=False)
     lock: Path | None
     """Of a study in a file on this machine: by it workers exclude each other. None where they need not."""
+    server: Engine | None = field(default=None, repr=False)
+    """Of a study in PostgreSQL, where workers exclude each other, too."""
 
     @property
     def shown_url(self) -> str:
@@ -151,11 +161,13 @@ class StudyHandle:
         return shown_url(self.url)
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """A block that one worker at a time is in, where the study is in a file on this machine.
+        """A block that one worker at a time is in, where the study is in an SQLite file, or in PostgreSQL.
 
-        SQLite has no locked rows, so that two workers could take the same trial. The system lets go of the
-        lock of a worker that is killed. Databases and journals order their writes themselves.
+        Else two workers could take the same trial, or both queue the defaults. System and server let go of
+        the lock of a worker that is killed. Journals order their writes themselves.
         """
+        if self.server is not None:
+            return advisory_lock(self.server, self.study.study_name)
         return file_lock(self.lock) if self.lock else nullcontext()
 
     @contextmanager
@@ -238,12 +250,41 @@ class StudyHandle:
         """Abandons the trials whose worker is gone, to be done again."""
         for trial in self.summary().running:
             began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-            if is_stale(trial.user_attrs.get(LEASE), began, exclusive=self.lock is not None):
+            exclusive = self.lock is not None or self.server is not None
+            if is_stale(trial.user_attrs.get(LEASE), began, exclusive=exclusive):
                 self.abandon(trial, "its worker was stopped")
 
 
-def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -> StudyHandle:
+def read_storage(given: str | None) -> str | None:
+    """The storage that --storage names: a URL, or the one line of the FILE of @FILE.
+
+    Raises WhalebenchError for a password that was typed, and for a file that cannot be read.
+    """
+    if given is None:
+        return None
+    if given.startswith("@"):
+        try:
+            return regular_file(Path(given[1:])).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text"
+            raise WhalebenchError(
+                f"--storage {one_line(given, 100)} cannot be read ({reason}): give @FILE, with a URL in it."
+            ) from error
+    parsed = None if given == os.environ.get(STORAGE) else _parsed(given)
+    if parsed and (parsed.password or set(SECRET_FIELDS) & set(parsed.query)):
+        raise WhalebenchError(
+            f"--storage {shown_url(given)} holds a password, which everybody on this machine can read in the "
+            f"list of processes: put the URL into {STORAGE}, or into a file, and give --storage @FILE."
+        )
+    return given
+
+
+def open_study(
+    url: str, name: str, facts: dict[str, Any], pruner: BasePruner, progress: Progress = SILENT
+) -> StudyHandle:
     """The study of that name, made where it is not there yet; it maximises.
+
+    A server that is restarted later is waited for, and progress told so.
 
     Raises WhalebenchError for a storage that cannot be opened, and for a study of that name that tunes
     something else.
@@ -253,7 +294,7 @@ def open_study(url: str, name: str, facts: dict[str, Any], pruner: BasePruner) -
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        handle = _create(url, name, pruner)
+        handle = _create(url, name, pruner, progress)
         study = handle.study
         if FACTS not in study.user_attrs:
             if study.get_trials(deepcopy=False) or study.directions != [StudyDirection.MAXIMIZE]:
@@ -284,7 +325,9 @@ def trial_digest(trial: FrozenTrial, values: Sequence[float] | None, state: str)
 
 
 def _unreadable(url: str, error: Exception) -> WhalebenchError:
-    reason = one_line(without_secrets(str(error).partition("\n")[0], url), 80)
+    # A server says last, after FATAL, what a driver begins with the address of.
+    cause = str(error).partition("\n")[0].rpartition("FATAL: ")[2].strip()
+    reason = one_line(without_secrets(cause, url), 80)
     return WhalebenchError(
         f"storage {shown_url(url)} cannot be opened ({reason}): give sqlite:///FILE, journal:FILE or the URL "
         f"of a database whose driver is installed, or restore the file."
@@ -300,15 +343,16 @@ def _refuse_damaged(file: Path) -> None:
             raise ValueError(f"it is damaged: {found}")
 
 
-def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
+def _create(url: str, name: str, pruner: BasePruner, progress: Progress) -> StudyHandle:
     """The study, made by the first who asks for it."""
     import optuna
 
     lock = _lock_file(url)
-    with file_lock(lock) if lock else nullcontext():
+    with file_lock(lock) if lock else _tables_lock(url):
         if lock:
             _refuse_damaged(Path(url.removeprefix(SQLITE)))
         storage = _open_storage(url)
+        server = _server(storage, progress)
         study = optuna.create_study(
             storage=storage,
             sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: each trial gets its own
@@ -317,7 +361,52 @@ def _create(url: str, name: str, pruner: BasePruner) -> StudyHandle:
             direction="maximize",
             load_if_exists=True,
         )
-    return StudyHandle(study, storage, url, lock)
+    return StudyHandle(study, storage, url, lock, server)
+
+
+def _server(storage: BaseStorage, progress: Progress) -> Engine | None:
+    """The PostgreSQL that a storage is in, which from now on is waited for; None for others."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy import event
+
+    if not isinstance(storage, RDBStorage) or storage.engine.dialect.name != POSTGRESQL:
+        return None
+
+    @event.listens_for(storage.engine, "do_connect")
+    def connect(dialect: Dialect, _: object, words: list[Any], options: dict[str, Any]) -> object:
+        until, is_said = time.monotonic() + TIMEOUT, False
+        while True:
+            try:
+                return dialect.connect(*words, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() > until:
+                    raise
+            if not is_said:
+                progress.stage("Waiting for the server of the study, which does not answer")
+            is_said = True
+            time.sleep(RETRY)
+
+    return storage.engine
+
+
+@contextmanager
+def advisory_lock(server: Engine, name: str) -> Iterator[None]:
+    """A block of PostgreSQL's advisory lock of that name; it ends with the connection, however that ends."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    key = int(digest_text(f"whalebench {name}")[:15], 16)
+    connection: Connection = server.connect()
+    try:
+        # A machine that lost its power in this block keeps the others waiting for two minutes, not for hours.
+        for setting in (f"lock_timeout = '{3 * TIMEOUT}s'", f"tcp_keepalives_idle = {TIMEOUT}"):
+            connection.execute(text(f"SET LOCAL {setting}"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        yield
+    finally:
+        with suppress(SQLAlchemyError):  # the server may be away
+            connection.invalidate()
+            connection.close()
 
 
 def shown_url(url: str) -> str:
@@ -386,6 +475,7 @@ def _lock_file(url: str) -> Path | None:
 def _open_storage(url: str) -> BaseStorage:
     from optuna import storages
     from optuna.storages import journal
+    from sqlalchemy.pool import NullPool
 
     if url.startswith(JOURNAL):
         file = Path(url.removeprefix(JOURNAL))
@@ -404,8 +494,38 @@ def _open_storage(url: str) -> BaseStorage:
             f"and ? as %40 %3A %2F and %3F."
         )
     # Without Optuna's heartbeat: a trial's lease does its work.
-    in_file = {"connect_args": {"timeout": TIMEOUT}}
-    return storages.RDBStorage(url, in_file if url.startswith(SQLITE) else {"pool_pre_ping": True})
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith(SQLITE):
+        options = {"connect_args": {"timeout": TIMEOUT}}
+    elif _is_postgresql(url):
+        # None is idle when the server is restarted, and hundreds of workers do not use up those it has.
+        options = {"poolclass": NullPool}
+    return storages.RDBStorage(_with_driver(url), options)
+
+
+def _is_postgresql(url: str) -> bool:
+    return url.partition("://")[0] in (POSTGRESQL, "postgres", DRIVER)
+
+
+def _tables_lock(url: str) -> AbstractContextManager[None]:
+    """A block in which one worker at a time makes the tables of a PostgreSQL database."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    if not _is_postgresql(url) or _parsed(url) is None:
+        return nullcontext()
+    return advisory_lock(create_engine(_with_driver(url), poolclass=NullPool), "tables")
+
+
+def _with_driver(url: str) -> str:
+    """The URL with the driver that is meant where it names none; MissingError where that is not installed."""
+    if not _is_postgresql(url):
+        return url
+    if find_spec("psycopg") is None:
+        raise MissingError(
+            f"storage {shown_url(url)} needs a package that is not installed: install whalebench[postgresql]."
+        )
+    return f"{DRIVER}://{url.partition('://')[2]}"
 
 
 def new_lease() -> dict[str, Any]:

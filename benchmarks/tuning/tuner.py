@@ -109,7 +109,8 @@ class Tuner:
                 f"and a leading dot, and use {LETTERS} letters at most."
             )
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
-        self.handle = study.open_study(url, name, facts, build_pruner(getattr(config, "epochs", 0)))
+        pruner = build_pruner(getattr(config, "epochs", 0))
+        self.handle = study.open_study(url, name, facts, pruner, progress)
         self._request, self._workspace, self._progress = request, workspace, progress
 
     def work(self, number: int) -> None:

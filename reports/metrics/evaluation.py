@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.reports.metrics.calibration import candidate_sets
+from whalebench.reports.metrics.calibration import Calibration, candidate_sets
 from whalebench.reports.metrics.ranking import (
     CANDIDATES,
     NEW,
@@ -48,10 +48,14 @@ class _NameOrder:
         columns = columns_of(self.names)
         return np.asarray([columns.get(name, -1) for name in truth], dtype=np.int64)
 
+    def sorted(self, block: NDArray[Any]) -> Floats:
+        """Some rows in float64, columns in name order."""
+        return np.take(block, self._order, axis=1).astype(np.float64, copy=False)
+
     def blocks(self, matrix: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:
         """Blocks of rows in float64, columns in name order, with the rows that they are; at least one."""
         for rows in [*row_blocks(*matrix.shape)] or [slice(0, 0)]:
-            yield rows, np.take(matrix[rows], self._order, axis=1).astype(np.float64, copy=False)
+            yield rows, self.sorted(matrix[rows])
 
 
 def evaluate_queries(
@@ -61,7 +65,7 @@ def evaluate_queries(
     clusters: Sequence[str],
     identities: Sequence[str],
     scores: NDArray[Any],
-    probabilities: NDArray[Any],
+    probabilities: NDArray[Any] | Calibration,
     new_scores: NDArray[Any],
     new_threshold: float | None,
     new_rule: NewRule = "column",
@@ -71,23 +75,30 @@ def evaluate_queries(
     """One row a query: the five candidates with scores, the rank of the truth, and the value of each metric.
 
     `truth` is an identity or `NEW`; `scores` and `probabilities` are (queries, identities), higher is more
-    likely; `NEW` is a candidate where `new_rule` puts it by `new_threshold`, absent when that is None. Of
-    equal scores candidates are shown by identity name, `NEW` last; ranks and metrics are means over the
-    orders of the tied identities. Log loss is of known queries: the row divided by its sum, clipped to
-    [1e-15, 1 - 1e-15]. `clusters` say which queries go together when intervals are drawn.
+    likely; a calibration makes probabilities of a block of scores at a time. `NEW` is a candidate where
+    `new_rule` puts it by `new_threshold`, absent when that is None. Of equal scores candidates are shown by
+    identity name, `NEW` last; ranks and metrics are means over the orders of the tied identities. Log loss is
+    of known queries: the row divided by its sum, clipped to [1e-15, 1 - 1e-15]. `clusters` say which queries
+    go together when intervals are drawn.
     """
     _check_names(images, truth, clusters, identities)
     shape = (len(images), len(identities))
-    scores, probabilities = _matrix(scores, shape, "scores"), _matrix(probabilities, shape, "probabilities")
+    scores = _matrix(scores, shape, "scores")
+    if not isinstance(probabilities, Calibration):
+        probabilities = _matrix(probabilities, shape, "probabilities")
     new_scores = _column(new_scores, len(images), "new scores")
     if np.isnan(new_scores).any() or (new_threshold is not None and math.isnan(new_threshold)):
         raise WhalebenchError("A score or the threshold of *new* is NaN: check the method's scores for new.")
     order = _NameOrder(identities)
     true_columns = order.truth(truth)
     parts = []
-    for (rows, block), (_, likely) in zip(order.blocks(scores), order.blocks(probabilities), strict=True):
+    for rows, block in order.blocks(scores):
         _refuse(np.isnan(block.max(axis=1)), images[rows], NAN_SCORE)  # NaN is the largest
-        shares = _shares(likely, images[rows])
+        if isinstance(probabilities, Calibration):
+            likely = probabilities.probabilities(scores[rows])
+        else:
+            likely = probabilities[rows]
+        shares = _shares(order.sorted(likely), images[rows])
         ranked = _ranking_columns(block, true_columns[rows], new_threshold, new_rule)
         parts.append(ranked | _probability_columns(shares, true_columns[rows], set_threshold))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -154,14 +165,13 @@ def means_by_threshold(
     by one place at most, and a *new* one stands behind scores of which only the five best count.
     """
     scores = _matrix(scores, (len(truth), len(identities)), "scores")
-    if not np.isfinite(scores).all():
-        raise WhalebenchError("A score is not finite: check the method's numbers (loss, learning rate).")
     order = _NameOrder(identities)
-    true_columns = order.truth(truth)
-    parts = [
-        (*ties_of_truth(block, true_columns[rows]), np.take_along_axis(block, best_columns(block), axis=1))
-        for rows, block in order.blocks(scores)
-    ]
+    true_columns, parts = order.truth(truth), []
+    for rows, block in order.blocks(scores):
+        if not np.isfinite(block).all():
+            raise WhalebenchError("A score is not finite: check the method's numbers (loss, learning rate).")
+        best = np.take_along_axis(block, best_columns(block), axis=1)
+        parts.append((*ties_of_truth(block, true_columns[rows]), best))
     first, tied, best = (np.concatenate(column) for column in zip(*parts, strict=True))
     means = [_means(first, tied, best, threshold, new_rule) for threshold in new_thresholds]
     return {key: [row[key] for row in means] for key in means[0]} if means else {}

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whalebench.benchmarks.core.machine import refuse_small_memory
 from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 from whalebench.methods.method import FieldValue, PartConfig, Search
 
@@ -78,30 +79,61 @@ class MarginLoss(nn.Module):
             margins = margins_by_size(counts, config.margin_a, config.margin_b, config.margin_c).float()
         self.register_buffer("margins", margins)
         self.register_buffer("share", torch.ones(()))
+        if config.class_share < 1:
+            # State of the loss, and so of a checkpoint: the seed, and how often others were drawn by it.
+            self.register_buffer("drawn", torch.stack([torch.randint(2**31, ()), torch.tensor(0)]))
 
     def set_margin_factor(self, share: float) -> None:
         """Multiplies every margin by that share from now on: the warm-up."""
         self.get_buffer("share").fill_(share)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of embeddings (photos, dimensions), normalised inside, under labels (photos,)."""
-        cosines = self.cosines(embeddings)
+        """Mean loss of embeddings (photos, dimensions), normalised inside, under labels (photos,).
+
+        In training over the identities of these photos and a share of the others, where one is configured
+        (Partial FC; An et al., 2022).
+        """
+        identities, margins = len(self.centres), self.get_buffer("margins")[labels][:, None]
+        twins = (labels + identities // 2) % identities
+        centres: Tensor = self.centres
+        if self.config.class_share < 1 and self.training:
+            seen = self._draw(labels)
+            centres, labels = centres[seen], torch.searchsorted(seen, labels)
+            twins = torch.where(torch.isin(twins, seen), torch.searchsorted(seen, twins), -1)
+        cosines = self.cosines(embeddings, centres)
         if self.config.flip_identities:
             # The target's mirror image may look alike: nothing is learned of it.
-            twins = (labels + cosines.shape[1] // 2) % cosines.shape[1]
-            cosines = cosines.scatter(1, twins[:, None], 0.0)
+            cosines = torch.where(
+                twins[:, None] == torch.arange(cosines.shape[1], device=twins.device), 0.0, cosines
+            )
         if self.adaptive and self.training:
             self.get_buffer("scale").copy_(adacos(cosines.detach(), labels, self.get_buffer("scale")))
         target = cosines.gather(1, labels[:, None])
-        with_margin = self._with_margin(target, self.get_buffer("margins")[labels][:, None])
+        with_margin = self._with_margin(target, margins)
         logits = self.get_buffer("scale") * cosines.scatter(1, labels[:, None], with_margin)
         return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
-    def cosines(self, embeddings: Tensor) -> Tensor:
-        """Cosines (photos, identities) to the nearest centre of each identity (Deng et al., 2020)."""
-        normal = F.normalize(embeddings.to(self.centres.dtype), dim=1)
-        cosines: Tensor = normal @ F.normalize(self.centres, dim=2).flatten(0, 1).T
-        return cosines.reshape(-1, *self.centres.shape[:2]).amax(dim=2)
+    def cosines(self, embeddings: Tensor, centres: Tensor | None = None) -> Tensor:
+        """Cosines (photos, identities) to the nearest centre of each identity (Deng et al., 2020).
+
+        Of all identities, or of the centres (identities, subcentres, dimensions) that are given.
+        """
+        centres = self.centres if centres is None else centres
+        normal = F.normalize(embeddings.to(centres.dtype), dim=1)
+        cosines: Tensor = normal @ F.normalize(centres, dim=2).flatten(0, 1).T
+        return cosines.reshape(-1, *centres.shape[:2]).amax(dim=2)
+
+    def _draw(self, labels: Tensor) -> Tensor:
+        """Identities, rising: those of the labels, and as many others as make up the share."""
+        drawn, identities = self.get_buffer("drawn"), len(self.centres)
+        generator = torch.Generator()
+        generator.manual_seed(int(drawn.sum()))
+        drawn[1] += 1
+        # Drawn by the processor, so that every device learns from the same ones.
+        order = torch.rand(identities, generator=generator).to(labels.device)
+        order[labels] = 2.0
+        count = max(round(self.config.class_share * identities), len(set(labels.tolist())))
+        return order.topk(count).indices.sort().values
 
     def prototypes(self) -> Tensor:
         """The prototypes (identities, subcentres, dimensions), of length 1."""
@@ -174,6 +206,9 @@ class HeadConfig(PartConfig):
     """c of margin_by_size."""
     subcentres: Annotated[int, Field(ge=1)] = 1
     """Prototypes of each identity, of which the nearest counts: its sides, its ages, wrong labels."""
+    class_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the identities that a batch is told apart from, besides its own: drawn anew for every one,
+    against memory and time where there are 100,000 and more (Partial FC)."""
     flip_identities: bool = False
     """Learn each photo mirrored, too, as of another individual, from which its own need not differ; scores
     are the mean of both sides."""
@@ -186,6 +221,11 @@ class HeadConfig(PartConfig):
             raise ValueError(
                 f"margin_a={self.margin_a} and margin_c={self.margin_c} add up to the margin of an identity "
                 f"with one photo, which learns nothing from 1.57 on; lower them"
+            )
+        if self.scale == 0 and self.class_share < 1:
+            raise ValueError(
+                f"scale=0 (AdaCos) is made of all identities, and class_share={self.class_share:g} shows it "
+                f"some; set a scale, or class_share=1"
             )
         return self
 
@@ -228,12 +268,16 @@ class Heads(nn.Module):
 def build_heads(config: HeadConfig, known: LabelledPhotos, dimensions: int) -> Heads:
     """The heads over the identities of labelled photos and, if configured, over their species."""
     photos = np.bincount(known.labels, minlength=len(known.identities))
+    size = 4 * len(photos) * (1 + config.flip_identities) * config.subcentres * dimensions
+    remedy = "lower dimensions or subcentres, or take a machine with more"
+    # As drawn, in its final order, and once more as the average.
+    refuse_small_memory(3 * size, f"A head over {len(photos):,} individuals", remedy)
     identity = MarginLoss(config, photos, dimensions)
     if not config.species_weight:
         return Heads(identity)
     a, b, c = SPECIES_MARGIN
     by_size = config.model_copy(
-        update={"margin_a": a, "margin_b": b, "margin_c": c, "flip_identities": False}
+        update={"margin_a": a, "margin_b": b, "margin_c": c, "flip_identities": False, "class_share": 1.0}
     )
     species = MarginLoss(by_size, photos_by_species(known), dimensions)
     return Heads(identity, species, config.species_weight)
