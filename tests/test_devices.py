@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from whalebench import RunFailedError, WhalebenchError
-from whalebench.benchmarks.core.machine import MEMBER, cores
+from whalebench.benchmarks.core.machine import cores
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running import devices, runner, workers
@@ -136,3 +137,133 @@ def test_two_processes_learn_what_one_does(both: Path, tmp_path: Path, name: str
     for part in ("network", "loss"):
         assert np.linalg.norm(first[part] - alone[part]) <= NEAR * length, part
     assert np.allclose(first["state"], alone["state"], rtol=1e-3, atol=1e-3)
+
+
+SCRIPT = """
+import os, signal, sys, time
+rank = os.environ["WHALEBENCH_MEMBER"][0]
+{}
+time.sleep(60)
+"""
+"""A member that does something, and then goes on for long."""
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], int]:
+    """The exit code of a run on two devices, whose members do so."""
+    monkeypatch.setattr(devices, "share_devices", lambda device, count: (Share(1),) * count)
+    monkeypatch.setattr(devices, "PATIENCE", 1.0)
+
+    def start(what: str) -> int:
+        monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", SCRIPT.format(what)))
+        began = time.monotonic()
+        request = RunRequest("arcface", "tiny", devices=2)
+        try:
+            return devices.run_on_devices(request, Workspace(tmp_path), [])
+        finally:
+            assert time.monotonic() - began < 30  # nobody is waited for
+
+    return start
+
+
+def test_a_lost_process_is_said_and_ends_the_others(told: Callable[[str], int]) -> None:
+    with pytest.raises(RunFailedError) as killed:
+        told("rank == '1' and os.kill(os.getpid(), signal.SIGKILL)")
+    assert str(killed.value) == (
+        "Process 2 of the 2 of this run is lost (killed by signal 9: out of memory?). Asked for again it had "
+        "kept nothing yet, and begins anew."
+    )
+    with pytest.raises(RunFailedError, match=r"Process 1 of the 2 of this run is lost \(killed by signal 9"):
+        told("rank == '0' and os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(RunFailedError, match=r"Process 2 of the 2 .* is lost \(too many whales\). Asked"):
+        told("rank == '1' and sys.exit('Error: too many whales')")
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("rank == '0' and sys.exit(0)", 0),
+        ("rank == '0' and sys.exit(2)", 2),
+        ("rank == '1' and sys.exit('Error: the loss became nan'); time.sleep(0.3); sys.exit(1)", 1),
+        ("rank == '0' and os.kill(os.getppid(), signal.SIGINT)", 130),
+    ],
+    ids=["done", "wrong use", "both fail", "Ctrl-C"],
+)
+def test_the_first_process_has_the_last_word(told: Callable[[str], int], what: str, code: int) -> None:
+    assert told(what) == code
+
+
+def test_devices_that_are_not_here_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in (0, cores() + 1):
+        with pytest.raises(
+            WhalebenchError, match=f"--devices {count} cannot be with --device cpu: this machine"
+        ):
+            devices.share_devices("cpu", count)
+    monkeypatch.setattr(devices, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with pytest.raises(WhalebenchError, match=r"this machine has 2 GPU\(s\); give as many at most"):
+        devices.share_devices("cuda", 3)
+    with pytest.raises(WhalebenchError, match=r"--device cuda:1: this machine has 1 of it"):
+        devices.share_devices("cuda:1", 2)
+    assert [share.accelerator for share in devices.share_devices("cuda", 2)] == ["3", "5"]
+
+
+def test_one_device_leaves_names_notes_and_commands_as_they_were(tiny: Workspace) -> None:
+    one, two = (RunRequest("arcface", "tiny", devices=count) for count in (1, 2))
+    assert runner._note_file(one, tiny) != runner._note_file(two, tiny)
+    assert "--devices" not in workers.command_arguments("run", one, tiny)
+    assert "--devices 2" in " ".join(workers.command_arguments("run", two, tiny))
+    assert "--devices 2" in runner.plan_run(two, tiny)["command"]
+
+
+def test_the_command_starts_as_many(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
+    started: list[tuple[int, list[str]]] = []
+
+    def start(request: RunRequest, workspace: Workspace, flags: list[str]) -> int:
+        started.append((request.devices, flags))
+        return 7
+
+    monkeypatch.setattr(devices, "run_on_devices", start)
+    assert cli("run", "arcface", "--devices", 3, "--force").code == 7
+    assert started == [(3, ["--force"])]
+
+
+def kill_when_kept(workspace: Workspace) -> None:
+    """Kills the second process of a run as soon as something is kept that the run goes on from."""
+    while not list((workspace.cache / runner.UNFINISHED).glob(f"*/{runner.TRAININGS}")):
+        time.sleep(0.01)
+    children = Path(f"/proc/{os.getpid()}/task/{threading.main_thread().native_id}/children").read_text()
+    second = [pid for pid in children.split() if b"MEMBER=1/" in Path(f"/proc/{pid}/environ").read_bytes()]
+    os.kill(int(second[0]), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the process to kill as Linux has it")
+def test_a_killed_run_on_two_devices_goes_on_to_the_numbers_of_one(
+    tiny: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    fields = ("backbone=test_resnet", "size=32", "epochs=12", "batch_size=9", "learning_rate=0.0005")
+    request = RunRequest("arcface", "tiny", settings=fields, device="cpu")
+    killer = threading.Thread(target=kill_when_kept, args=(tiny,), daemon=True)
+    killer.start()
+    with pytest.raises(RunFailedError, match=r"Process 2 of .* it goes on from its last checkpoint\.$"):
+        devices.run_on_devices(replace(request, devices=2), tiny, [])
+    assert not any(tiny.runs.iterdir())
+    capfd.readouterr()
+    assert devices.run_on_devices(replace(request, devices=2), tiny, ["--progress", "--json"]) == 0
+    assert "taken up after epoch" in capfd.readouterr().err
+    together = read_record(next(tiny.runs.iterdir()))
+    assert together.hardware["devices"] == 2
+    assert not list((tiny.cache / runner.UNFINISHED).iterdir())
+    alone = runner.run(request, tiny)
+    assert "devices" not in alone.hardware
+    assert alone.run != together.run
+    assert together.usage == alone.usage
+    assert together.lineage == alone.lineage
+    for part in ("metrics", "valid_metrics"):
+        found, due = (
+            {key: value or 0.0 for key, value in getattr(each, part).items()} for each in (together, alone)
+        )
+        assert found == pytest.approx(due, rel=0.02)
+    assert json.loads((tiny.runs / together.run / "record.json").read_text())["counts"] == alone.counts

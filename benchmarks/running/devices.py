@@ -66,7 +66,9 @@ def share_devices(device: str, devices: int) -> tuple[Share, ...]:
             f"--devices {devices} cannot be with --device {device}: this machine has {here} {what}; give as "
             f"many at most."
         )
-    return share_machine(devices, chosen, device)
+    most = max(1, cores() // devices)  # this process may be kept to fewer cores than there are
+    shares = share_machine(devices, chosen, device)
+    return tuple(replace(share, threads=min(share.threads, most)) for share in shares)
 
 
 def _watch(members: Sequence[Worker], pool: WorkerPool, runs: str, workspace: Workspace) -> None:
@@ -88,6 +90,6 @@ def _watch(members: Sequence[Worker], pool: WorkerPool, runs: str, workspace: Wo
     lost = next(each for each in members if not each.is_running() and each.exit_code())
     kept = (workspace.cache / UNFINISHED).glob(f"{runs}/{TRAININGS}")
     raise RunFailedError(
-        f"Process {members.index(lost) + 1} of the {len(members)} of this run is lost: {lost.reason()}. "
+        f"Process {members.index(lost) + 1} of the {len(members)} of this run is lost ({lost.reason()}). "
         f"Asked for again it {goes_on(kept)}."
     )
