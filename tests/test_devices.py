@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,17 +18,22 @@ from torch import Tensor, nn
 
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.machine import cores
+from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.running import devices, runner, workers
+from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.benchmarks.running.workers import Share
+from whalebench.methods.method import Epoch
 from whalebench.methods.parts.losses.margins import HeadConfig, MarginLoss
 from whalebench.methods.parts.losses.metric_losses import MetricLossConfig, build_metric_loss
 from whalebench.methods.parts.pairs import ContrastivePairs
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.parts.training.devices import WORLD
 from whalebench.methods.parts.training.trainer import predict, train_network
+from whalebench.tests.conftest import draw_source
 from whalebench.tests.notes import Notes
 from whalebench.tests.test_training import photos
 
@@ -104,18 +106,59 @@ def as_member(folder: Path, rank: int, size: int) -> None:
     for name in LOSSES:
         np.savez(folder / f"{name}-{rank}.npz", **learned(folder, name))
     WORLD.leave()
+    run_stopped_and_again(folder, rank, size)
+
+
+FIELDS = ("backbone=test_resnet", "size=32", "epochs=6", "batch_size=9", "learning_rate=0.0005")
+REQUEST = RunRequest("arcface", "tiny", settings=FIELDS, device="cpu")
+
+
+class Stages(Silent):
+    """Writes down what a run says that it is at."""
+
+    def __init__(self) -> None:
+        self.named: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.named.append(name)
+
+
+def run_stopped_and_again(folder: Path, rank: int, size: int) -> None:
+    """A whole run as one of so many processes, all of which fail after three epochs, and once more."""
+    workspace, whole, told = Workspace.open(folder / "workspace"), RunHarness.epoch, Stages()
+
+    def go(meeting: str) -> None:
+        request, member = replace(REQUEST, devices=size), runner.Member(rank, size, folder / meeting)
+        if rank:
+            runner.assist(request, workspace, member)
+        else:
+            runner.run(request, workspace, told, member=member)
+
+    def stopped(self: RunHarness, epoch: Epoch) -> None:
+        whole(self, epoch)
+        if epoch.number == 3:
+            raise RunFailedError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunFailedError, match="stopped"):
+        patch.setattr(RunHarness, "epoch", stopped)
+        go("first")
+    WORLD.leave()
+    go("second")
+    if rank == 0:
+        (folder / "stages").write_text("\n".join(told.named))
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have left what they learned together."""
     folder = tmp_path_factory.mktemp("both")
+    import_csv(draw_source(folder / "source"), "tiny", Workspace.open(folder / "workspace"))
     spawn = multiprocessing.get_context("spawn")
     members = [spawn.Process(target=as_member, args=(folder, rank, 2), daemon=True) for rank in range(2)]
     for member in members:
         member.start()
     for member in members:
-        member.join(120)
+        member.join(240)
         assert member.exitcode == 0
     return folder
 
@@ -229,41 +272,24 @@ def test_the_command_starts_as_many(monkeypatch: pytest.MonkeyPatch, cli: Callab
     assert started == [(3, ["--force"])]
 
 
-def kill_when_kept(workspace: Workspace) -> None:
-    """Kills the second process of a run as soon as something is kept that the run goes on from."""
-    while not list((workspace.cache / runner.UNFINISHED).glob(f"*/{runner.TRAININGS}")):
-        time.sleep(0.01)
-    children = Path(f"/proc/{os.getpid()}/task/{threading.main_thread().native_id}/children").read_text()
-    second = [pid for pid in children.split() if b"MEMBER=1/" in Path(f"/proc/{pid}/environ").read_bytes()]
-    os.kill(int(second[0]), signal.SIGKILL)
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the process to kill as Linux has it")
-def test_a_killed_run_on_two_devices_goes_on_to_the_numbers_of_one(
-    tiny: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_was_stopped_goes_on_together_to_the_numbers_of_one(
+    both: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "cores", lambda: 2)
-    fields = ("backbone=test_resnet", "size=32", "epochs=12", "batch_size=9", "learning_rate=0.0005")
-    request = RunRequest("arcface", "tiny", settings=fields, device="cpu")
-    killer = threading.Thread(target=kill_when_kept, args=(tiny,), daemon=True)
-    killer.start()
-    with pytest.raises(RunFailedError, match=r"Process 2 of .* it goes on from its last checkpoint\.$"):
-        devices.run_on_devices(replace(request, devices=2), tiny, [])
-    assert not any(tiny.runs.iterdir())
-    capfd.readouterr()
-    assert devices.run_on_devices(replace(request, devices=2), tiny, ["--progress", "--json"]) == 0
-    assert "taken up after epoch" in capfd.readouterr().err
-    together = read_record(next(tiny.runs.iterdir()))
+    workspace = Workspace.open(both / "workspace")
+    assert "train, taken up after epoch" in (both / "stages").read_text()
+    assert not list((workspace.cache / runner.UNFINISHED).iterdir())
+    together = read_record(next(workspace.runs.iterdir()))
     assert together.hardware["devices"] == 2
-    assert not list((tiny.cache / runner.UNFINISHED).iterdir())
-    alone = runner.run(request, tiny)
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    found = replace(REQUEST, devices=2)
+    assert devices.run_on_devices(found, workspace, ["--json"]) == 0  # the command itself, in two processes
+    assert json.loads(capfd.readouterr().out)["run"] == together.run
+    alone = runner.run(REQUEST, workspace)
     assert "devices" not in alone.hardware
     assert alone.run != together.run
-    assert together.usage == alone.usage
-    assert together.lineage == alone.lineage
+    assert (together.usage, together.lineage, together.counts) == (alone.usage, alone.lineage, alone.counts)
     for part in ("metrics", "valid_metrics"):
-        found, due = (
+        those, due = (
             {key: value or 0.0 for key, value in getattr(each, part).items()} for each in (together, alone)
         )
-        assert found == pytest.approx(due, rel=0.02)
-    assert json.loads((tiny.runs / together.run / "record.json").read_text())["counts"] == alone.counts
+        assert those == pytest.approx(due, rel=0.02)

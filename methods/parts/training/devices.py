@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -44,12 +44,12 @@ class World:
         """How many processes, and which of them this is, from 0."""
         self.trainings = self.predictions = self.steps = 0
         """By all of them together: trainings and predictions that were begun, steps in the present epoch."""
-        self._store: dist.FileStore | None = None
+        self._store: Any = None
 
     def join(self, size: int, rank: int, meeting: Path, device: torch.device) -> None:
         """Returns when all of so many processes are here; they meet by a file that none of them has made."""
         self.size, self.rank = size, rank
-        self._store = dist.FileStore(str(meeting), size)
+        self._store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
         self._store.set_timeout(LONGEST)
         # Sums of what is on the processor, too, are taken: scores are.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -91,15 +91,12 @@ class World:
         The gradient of a process is that of its own rows times the number of processes, as each has the whole
         loss: the mean over processes (`average`) is then what one process would have.
         """
-        if self.size == 1:
-            return value
-        if isinstance(value, tuple | list):
-            gathered: Any = type(value)(self.gather(each, count) for each in value)
-            return gathered
-        if not isinstance(value, Tensor):
-            return value
-        together: Any = _Gathered.apply(value, count)  # type: ignore[no-untyped-call]
-        return together
+        together: Any = value
+        if self.size > 1 and isinstance(value, tuple | list):
+            together = type(value)(self.gather(each, count) for each in value)
+        elif self.size > 1 and isinstance(value, Tensor):
+            together = _Gathered.apply(value, count)
+        return cast("Tree", together)
 
     def average(self, parameters: Iterator[nn.Parameter]) -> None:
         """Sets the gradient of each parameter to its mean over the processes, the same bytes in each."""
@@ -110,7 +107,7 @@ class World:
         for kind in dict.fromkeys(each.dtype for each in gradients):
             these = [each for each in gradients if each.dtype == kind]
             flat = self.sum(torch.cat([each.flatten() for each in these])).div_(self.size)
-            for each, mean in zip(these, flat.split([each.numel() for each in these]), strict=True):
+            for each, mean in zip(these, torch.split(flat, [each.numel() for each in these]), strict=True):
                 each.copy_(mean.view_as(each))
 
     def as_one(self, count: int) -> AbstractContextManager[object]:
@@ -201,7 +198,7 @@ class _Gathered(torch.autograd.Function):
         return WORLD.rows(mine.contiguous(), [part.stop - part.start for part in parts])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient[ctx.part] * WORLD.size, None
 
 
@@ -238,7 +235,7 @@ class _AsOne(TorchFunctionMode):
         like = values.new_ones(()).expand(each * self.count, *values.shape[1:])
         if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
             like = like.contiguous(memory_format=torch.channels_last)
-        drawn = func(like.clone(), p=p, training=training)
+        drawn: Tensor = func(like.clone(), p=p, training=training)
         return values * drawn[each * self.part.start : each * self.part.stop]
 
 
@@ -259,7 +256,7 @@ def _batch_norm(
         variance, mean = torch.var_mean(values.float(), axes, correction=0)
         count = mean.new_full((1,), values.numel() / channels)
         every = WORLD.rows(torch.cat([mean, variance, count])[None], [1] * WORLD.size)
-        means, variances, counts = every.split([channels, channels, 1], dim=1)
+        means, variances, counts = torch.split(every, [channels, channels, 1], dim=1)
         total = counts.sum()
         # Deviations from the mean of all, not differences of squares, which lose digits.
         mean = (means * counts).sum(dim=0) / total
@@ -267,8 +264,7 @@ def _batch_norm(
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((variance * total / (total - 1)).to(running_var.dtype), momentum)
-    normalised: Any = _BatchNorm.apply(values, weight, bias, mean, variance, total, eps)  # type: ignore[no-untyped-call]
-    return normalised
+    return cast("Tensor", _BatchNorm.apply(values, weight, bias, mean, variance, total, eps))
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -289,7 +285,7 @@ class _BatchNorm(torch.autograd.Function):
         return torch.batch_norm(values, weight, bias, mean, variance, False, 0.0, eps, False)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, weight, mean, scale, total = ctx.saved_tensors
         axes, each = [0, *range(2, values.ndim)], (1, -1, *[1] * (values.ndim - 2))
         gradient = gradient.float()
