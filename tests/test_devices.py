@@ -109,7 +109,7 @@ def as_member(folder: Path, rank: int, size: int) -> None:
     run_stopped_and_again(folder, rank, size)
 
 
-FIELDS = ("backbone=test_resnet", "size=32", "epochs=6", "batch_size=9", "learning_rate=0.0005")
+FIELDS = ("backbone=test_resnet", "size=32", "epochs=3", "batch_size=13", "learning_rate=0.0005")
 REQUEST = RunRequest("arcface", "tiny", settings=FIELDS, device="cpu")
 
 
@@ -124,7 +124,7 @@ class Stages(Silent):
 
 
 def run_stopped_and_again(folder: Path, rank: int, size: int) -> None:
-    """A whole run as one of so many processes, all of which fail after three epochs, and once more."""
+    """A whole run as one of so many processes, all of which fail after an epoch, and once more."""
     workspace, whole, told = Workspace.open(folder / "workspace"), RunHarness.epoch, Stages()
 
     def go(meeting: str) -> None:
@@ -136,7 +136,7 @@ def run_stopped_and_again(folder: Path, rank: int, size: int) -> None:
 
     def stopped(self: RunHarness, epoch: Epoch) -> None:
         whole(self, epoch)
-        if epoch.number == 3:
+        if epoch.number == 1:
             raise RunFailedError("stopped")
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RunFailedError, match="stopped"):
