@@ -73,6 +73,9 @@ TimeLimitOption = Annotated[
     str | None, Option(help="End a run after so long, as 30m or 2h; its last checkpoint is kept.")
 ]
 DeviceOption = Annotated[str, Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DevicesOption = Annotated[
+    int, Option(help="Learn on so many GPUs of this machine together, or in so many processes on its cores.")
+]
 METHOD = "A method, `whalebench methods` lists them; or the file of one, as ./my_method.py."
 MethodArgument = Annotated[str, Argument(help=METHOD, autocompletion=completing.methods)]
 NameArgument = Annotated[
@@ -117,6 +120,7 @@ def run(
     settings: SettingsOption = None,
     preset: PresetOption = "",
     device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
     force: ForceOption = False,
     time_limit: TimeLimitOption = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Show what would be run, and start nothing.")] = False,
@@ -127,7 +131,8 @@ def run(
     """Learn on one fold, score its test photos, and keep the record."""
     from whalebench.benchmarks.running import runner
 
-    request = runner.RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset)
+    fields = tuple(settings or ())
+    request = runner.RunRequest(method, benchmark, fold, seed, fields, device, preset, devices=devices)
     place = open_workspace(workspace)
     if dry_run:
         from whalebench.reports.tables import plan_report
@@ -135,14 +140,20 @@ def run(
         with console.progress_shown(quiet=as_json) as progress:
             plan = runner.plan_run(request, place, progress)
         return console.show(plan, plan_report(plan), as_json)
-    if time_limit is not None:
+    member = runner.membership()
+    if time_limit is not None or (devices != 1 and member is None):
+        from whalebench.benchmarks.running import devices as several
         from whalebench.benchmarks.running import workers
 
         flags = {"--json": as_json, "--progress": tell, "--force": force, "--debug": "--debug" in sys.argv}
         given = [flag for flag, is_given in flags.items() if is_given]
-        raise typer.Exit(workers.run_limited(request, time_limit, place, given))
+        if time_limit is not None:
+            raise typer.Exit(workers.run_limited(request, time_limit, place, given))
+        raise typer.Exit(several.run_on_devices(request, place, given))
+    if member is not None and member.rank:
+        return runner.assist(request, place, member)
     with console.progress_shown(quiet=as_json and not tell) as progress:
-        record = runner.run(request, place, progress, force=force)
+        record = runner.run(request, place, progress, force=force, member=member)
     if as_json:
         from whalebench.reports.leaks import leak_warnings, read_told
 

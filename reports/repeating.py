@@ -20,6 +20,7 @@ def run_command(record: RunRecord) -> str:
         return _ensemble_command(record)
     words = ["whalebench", "run", _method(record), "--benchmark", record.benchmark]
     words += ["--fold", str(record.fold), "--seed", str(record.seed)]
+    words += ["--devices", str(record.hardware["devices"])] if "devices" in record.hardware else []
     return shlex.join([*words, *_settings(record)])
 
 

@@ -60,9 +60,17 @@ class CheckpointStore:
     threads, would not lead to the same numbers and are left alone.
     """
 
-    def __init__(self, folder: Path | None, device: torch.device = CPU, max_share: float = MAX_SHARE) -> None:
-        """Without a folder nothing is saved; the device is that of the trainings."""
+    def __init__(
+        self,
+        folder: Path | None,
+        device: torch.device = CPU,
+        max_share: float = MAX_SHARE,
+        *,
+        writes: bool = True,
+    ) -> None:
+        """Without a folder nothing is saved, nor where another process does it; device: of the trainings."""
         self.folder, self.device, self.max_share = folder, device, max_share
+        self.writes = writes
         self._training, self._next_save = 0, 0.0
         self._parts: dict[str, Stateful] = {}
         self.mismatch = ""
@@ -110,7 +118,7 @@ class CheckpointStore:
         """
         path, started = self._path(), time.monotonic()
         due = last or started >= self._next_save
-        if path is None or not due or math.isinf(self._next_save):
+        if path is None or not self.writes or not due or math.isinf(self._next_save):
             return ""
         states = {name: dict(part.state_dict()) for name, part in self._parts.items()}
         state = {"of": self._conditions(), "facts": facts, "random": self._random_states(), "parts": states}
@@ -128,7 +136,7 @@ class CheckpointStore:
 
         Returns its path, or None where there is no folder, or no room in it.
         """
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return None
         try:
             atomic_text(self.folder / name, text)
@@ -160,7 +168,7 @@ class CheckpointStore:
         That is its parts, with two moments that an optimizer adds to every weight, twice, since a checkpoint
         is written before the one before it goes; and the weights, which the run keeps.
         """
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             sizes = [_count_bytes(part.state_dict()) for part in self._parts.values()]
             weights = max(sizes, default=0)
             refuse_full_disk(self.folder, 2 * (sum(sizes) + 2 * weights) + weights, "What a training keeps")

@@ -37,6 +37,8 @@ CORES = "WHALEBENCH_CORES"
 """The environment variable that keeps a process to so many cores."""
 PARENT = "WHALEBENCH_PARENT"
 """The one that tells a worker which process started it."""
+MEMBER = "WHALEBENCH_MEMBER"
+"""The one that tells a process of a run on several devices which one it is, and where they meet."""
 STORAGE = "WHALEBENCH_STORAGE"
 """The one that holds the URL of a study's storage, and its password: others see the words of a command."""
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")

@@ -223,10 +223,27 @@ class Photos:
         reader = None if self.usage is None else partial(self._tell, rows)
         return Batch(pixels, labels, boxes.to(device), landmarks.to(device), masks, species, reader)
 
-    def batches(self, size: Size, batch_size: int, device: torch.device = CPU) -> Iterator[Batch]:
-        """All photos in order; pixels only, because photos are scored by these batches."""
+    def part_of_batch(
+        self, indices: NDArray[np.int64], part: slice, size: Size, device: torch.device = CPU
+    ) -> Batch:
+        """Those of a part of the photos at some places, where other processes have the rest of them.
+
+        Annotations that are read on it are read on all.
+        """
+        batch = self.batch(indices[part], size, device)
+        if batch.reader is None or part == slice(None):
+            return batch
+        read = self
+        while read.behind is not None:
+            read = read.behind
+        return replace(batch, reader=partial(read._tell, read.rows[indices]))
+
+    def batches(
+        self, size: Size, batch_size: int, device: torch.device = CPU, part: slice = slice(None)
+    ) -> Iterator[Batch]:
+        """All photos in order, or those of a part of the batches; pixels only, because they are scored by."""
         bare = self.bare()
-        for start in range(0, len(self), batch_size):
+        for start in range(0, len(self), batch_size)[part]:
             yield bare.batch(np.arange(start, min(start + batch_size, len(self))), size, device)
 
     def _tell(self, rows: NDArray[np.int64], name: str) -> None:

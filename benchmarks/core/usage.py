@@ -186,6 +186,18 @@ class UsageCounter:
         if learned or self._phase == "score":
             self._present.pixels.add(f"{size[0]}x{size[1]}")
 
+    def has_trained(self) -> bool:
+        """Whether photos have passed through a network with gradients on."""
+        return bool(self._before.passed or self._present.passed)
+
+    def looks(self) -> tuple[int, int]:
+        """Test photos that were read to score by, and that passed through networks."""
+        return self._handed, self._passed
+
+    def add_looks(self, looks: Sequence[int]) -> None:
+        """Adds looks that other processes of the run took, as `looks` gives them."""
+        self._handed, self._passed = self._handed + looks[0], self._passed + looks[1]
+
     def annotated(self, kind: str, part: str, rows: NDArray[np.int64]) -> None:
         """Annotations of a kind are read on photos of a part."""
         if self._phase and len(rows):

@@ -33,6 +33,7 @@ from whalebench.methods.guests import method_at_work, named
 from whalebench.methods.method import Cycle, Epoch, Located, MethodConfig
 from whalebench.methods.parts.looks import LooksOnDisk
 from whalebench.methods.parts.pipeline import Pipeline
+from whalebench.methods.parts.training.devices import WORLD
 
 PLACES = {"boxes": (4,), "landmarks": (0, 2), "masks": (0, 0), "fallback": ()}
 """By field of `Located`, the shape of what it says of a photo; 0 for any length."""
@@ -87,6 +88,7 @@ class RunHarness:
         views = self._views
         with self.usage.learning():
             method.learn(views.train, views.valid, self)
+        self._refuse_alone(not WORLD.trainings and (self.usage.has_trained() or not WORLD.predictions))
         if method.transductive:
             chosen_by = set(views.valid.digests)
             test = views.queries()["test"]
@@ -191,6 +193,8 @@ class RunHarness:
     def epoch(self, epoch: Epoch) -> None:
         """Judges the epoch on valid, adds it to the curve and tells whoever watches."""
         _check_epoch(epoch)
+        self._refuse_alone(not WORLD.steps)
+        WORLD.steps = 0
         score = np.nan if epoch.valid_scores is None else self.valid_map_at_5(epoch.valid_scores)
         speed = epoch.photos / max(epoch.seconds, 1e-9)
         row: dict[str, float | str] = {
@@ -212,6 +216,15 @@ class RunHarness:
         facts["usage"] = self.usage.state()
         if reason := self._unfinished.save(facts, last=epoch.number == epoch.of):
             self._progress.stage(f"{self._stage}, which could not go on after a stop: {reason}")
+
+    @staticmethod
+    def _refuse_alone(is_alone: bool) -> None:
+        """Raises RunFailedError where each of several processes would do everything for itself."""
+        if is_alone and WORLD.size > 1:
+            raise RunFailedError(
+                f"{method_at_work()} does nothing that {WORLD.size} devices could share, as it trains no "
+                f"network, or not by train_network: leave --devices out."
+            )
 
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid at its own best threshold of *new*, so to choose by and not to report."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +27,7 @@ from whalebench.benchmarks.core.files import (
     with_digest,
 )
 from whalebench.benchmarks.core.machine import (
+    MEMBER,
     accelerator_signs,
     choose_device,
     cores,
@@ -108,11 +111,31 @@ class RunRequest:
     """The preset whose fields are among the settings, or are to be; empty for none."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """How the settings were tuned, for the record; with its `budget` and the `settings` it chose."""
+    devices: int = 1
+    """How many processes learn together, each on a device of its own."""
 
     @property
     def tuning_budget(self) -> str:
         """What tuning might spend; empty where nothing was tuned."""
         return str(self.tuning["budget"]) if self.tuning else ""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Which of the processes of a run on several devices this one is."""
+
+    rank: int
+    """From 0: the first keeps the record."""
+    size: int
+    meeting: Path
+    """The file by which they meet."""
+
+
+def membership() -> Member | None:
+    """Which process of a run on several devices this one is, or None; what it starts is none of them."""
+    rank, _, rest = os.environ.pop(MEMBER, "").partition("/")
+    size, _, meeting = rest.partition("/")
+    return Member(int(rank), int(size), Path(meeting)) if rank else None
 
 
 def run(
@@ -121,11 +144,13 @@ def run(
     progress: Progress = SILENT,
     *,
     force: bool = False,
+    member: Member | None = None,
 ) -> RunRecord:
     """The record of the run; one that is finished already is read, not repeated, unless force.
 
     One that was stopped goes on from the last epochs that were kept, to the same numbers; force begins anew.
-    One that another process is at is waited for.
+    One that another process is at is waited for. The first member of a run on several devices calls it; the
+    others `assist`.
 
     Raises WhalebenchError for a request that cannot be met; then no run is left behind.
     """
@@ -173,7 +198,7 @@ def run(
             benchmark.store.pixels(size, progress.advance, cores())
         opening = ledger.Opening.of(who, forced=force)
         del benchmark  # the answers to test are nowhere in memory while the method is at work
-        submission = _learn(method, views, harness, checkpoints)
+        submission = _learn(method, views, harness, checkpoints, member)
         ledger.append(workspace, opening)
         benchmark = reopen()
         outcome = evaluate_parts(submission, views, open_fold(benchmark, request.fold), harness)
@@ -189,6 +214,45 @@ def run(
         checkpoints.discard()
         _write_note(request, workspace, folder.name, code)
         return read_record(folder)
+
+
+def assist(request: RunRequest, workspace: Workspace, member: Member) -> None:
+    """Learns and scores together with the first member of a run on several devices, and keeps nothing.
+
+    It reads what the first one has prepared, opens no answers, and writes nowhere.
+    """
+    from whalebench.benchmarks.core.checkpoint import CheckpointStore
+    from whalebench.benchmarks.running.harness import RunHarness
+    from whalebench.methods.parts.pipeline import build_method
+
+    device = choose_device(request.device)
+    with _together(member, device):
+        request = resolved(request, workspace)
+        kind = find_method(request.method)
+        config = configure(kind, request.settings)
+        benchmark = load_benchmark(request.benchmark, workspace)
+        name = run_name(request, config, benchmark, device.type, code_of(kind, config).digest)
+        kept = CheckpointStore(workspace.cache / UNFINISHED / name, device, writes=False)
+        digests = benchmark.catalog.digest, benchmark.split.digest
+        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, SILENT)
+        views = _views_for(config, benchmark, request.fold, reopen)
+        del benchmark
+        with blamed(request.method):
+            method = build_method(kind, config)
+        _learn(method, views, RunHarness(request.seed, device, views, SILENT, config, kept), kept)
+
+
+@contextmanager
+def _together(member: Member | None, device: torch.device) -> Iterator[None]:
+    """A block of several processes, which begins when all are there; where one fails, all are ended."""
+    if member is None:
+        yield
+        return
+    from whalebench.methods.parts.training.devices import WORLD
+
+    WORLD.join(member.size, member.rank, member.meeting, device)
+    yield
+    WORLD.leave()
 
 
 def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> RunRequest:
@@ -234,6 +298,7 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
         request.benchmark,
     ]
     words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
+    words += ["--devices", str(request.devices)] if request.devices > 1 else []
     return {
         **{name: getattr(request, name) for name in ("method", "benchmark", "fold", "seed", "device")},
         **{"preset": request.preset, "settings": list(request.settings), "config": config},
@@ -297,7 +362,8 @@ def _note_file(request: RunRequest, workspace: Workspace) -> Path:
     """The note's place: another one for whatever, besides code and benchmark, may lead to another run."""
     words = {word for setting in request.settings for word in re.split("[=,:]", setting)}
     files = {word: take_stamp(Path(word)) for word in sorted(words) if Path(word).is_file()}  # as weights are
-    everything = [__version__, asdict(request), declared_class(request.method), accelerator_signs(), files]
+    asked = {name: value for name, value in asdict(request).items() if (name, value) != ("devices", 1)}
+    everything = [__version__, asked, declared_class(request.method), accelerator_signs(), files]
     return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
 
 
@@ -347,11 +413,17 @@ def _refuse_little_room(folder: Path, method: Pipeline, benchmark: Benchmark, vi
     refuse_full_disk(benchmark.store.cache, photos + scores, f"The run {folder.name}")
 
 
-def _learn(method: Pipeline, views: Views, harness: RunHarness, checkpoints: CheckpointStore) -> Submission:
+def _learn(
+    method: Pipeline,
+    views: Views,
+    harness: RunHarness,
+    checkpoints: CheckpointStore,
+    member: Member | None = None,
+) -> Submission:
     """What the method hands in after it has learned; its curve is kept where that goes wrong."""
     harness.seed_everything()
     try:
-        with blamed(method.name):
+        with _together(member, harness.device), blamed(method.name):
             return _learn_and_ask(method, views, harness)
     except KeyboardInterrupt as pressed:
         trainings = checkpoints.folder.glob(TRAININGS) if checkpoints.folder else ()
@@ -406,6 +478,7 @@ def run_name(
         request.fold,
         request.seed,
         device,
+        *([request.devices] if request.devices > 1 else []),  # they round otherwise
     ]
     mark = digest_text(json.dumps(everything, sort_keys=True))[:8]
     return f"{request.method}-{benchmark.name}-fold{request.fold}-seed{request.seed}-{mark}"
@@ -476,7 +549,8 @@ def _facts(
         "pretraining": pretraining(method.config, photos_name(benchmark.name), benchmark.dataset),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": versions(),
-        "hardware": hardware(str(harness.device)),
+        "hardware": hardware(str(harness.device))
+        | ({"devices": request.devices} if request.devices > 1 else {}),
         "seconds": harness.seconds(),
         "photos_per_second": harness.photos_per_second(),
         "peak_memory_mb": peak_memory_mb(),

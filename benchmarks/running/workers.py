@@ -88,15 +88,19 @@ class Share:
 
     def environment(self) -> dict[str, str]:
         """This environment with what keeps a process to its share, and what makes it print plain lines."""
-        variables = dict(os.environ) | dict.fromkeys((*THREADS, CORES), str(self.threads))
+        variables = dict(os.environ) | self.variables()
         variables |= {
             "COLUMNS": "1000",
             "NO_COLOR": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONIOENCODING": "utf-8",
         }
-        variables |= {VISIBLE: self.accelerator} if self.accelerator else {}
         return {key: value for key, value in variables.items() if key not in COLOURED}
+
+    def variables(self) -> dict[str, str]:
+        """What of the environment keeps a process to its share."""
+        of_accelerator = {VISIBLE: self.accelerator} if self.accelerator else {}
+        return dict.fromkeys((*THREADS, CORES), str(self.threads)) | of_accelerator
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -168,6 +172,7 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
         *("--fold", str(request.fold), "--seed", str(request.seed)),
         *(f"--set={setting}" for setting in request.settings),
         *(("--preset", request.preset) if request.preset else ()),
+        *(("--devices", str(request.devices)) if request.devices != 1 else ()),
         *("--device", request.device, "--workspace", str(workspace.root)),
     ]
 

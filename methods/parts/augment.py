@@ -85,15 +85,21 @@ STRENGTHS: dict[Strength, Augmentation] = {
 """By the name that is typed; auto is resolved by who asks."""
 
 
-def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch:
+def augment(
+    batch: Batch,
+    by: Augmentation,
+    generator: torch.Generator,
+    among: int | None = None,
+    part: slice = slice(None),
+) -> Batch:
     """The batch with every photo changed by its own draw; labels stay, positions move with the pixels.
 
     The generator lives on the CPU whatever the batch's device, so that a seed means the same draw on every
-    machine.
+    machine. Where the batch is a part of so many photos among which it is learned from, it is drawn for all.
     """
     if by == Augmentation(outside=by.outside):
         return batch
-    draw = _Draw(len(batch.pixels), generator, batch.pixels.device)
+    draw = _Draw(among or len(batch.pixels), part, generator, batch.pixels.device)
     height, width = batch.pixels.shape[-2:]
     moved = warp(batch, _affine(by, draw, width / height), outside=by.outside)
     colour, mask = moved.pixels[:, :3], moved.pixels[:, 3:]
@@ -105,22 +111,23 @@ def augment(batch: Batch, by: Augmentation, generator: torch.Generator) -> Batch
 
 
 class _Draw:
-    """Uniform draws, one a photo, from a CPU generator."""
+    """Uniform draws, one a photo, from a CPU generator: for so many photos, of which a part is kept."""
 
-    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
-        self.count, self.generator, self.device = count, generator, device
+    def __init__(self, count: int, part: slice, generator: torch.Generator, device: torch.device) -> None:
+        self.count, self.part, self.generator, self.device = count, part, generator, device
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        drawn = torch.rand(self.count, *shape, generator=self.generator)
+        drawn = torch.rand(self.count, *shape, generator=self.generator)[self.part]
         return (low + (high - low) * drawn).to(self.device)
 
     def normal(self, shape: torch.Size) -> Tensor:
         """Standard normal draws, one a pixel; an accelerator draws so many itself, from a seed drawn here."""
+        shape = torch.Size((self.count, *shape[1:]))
         if self.device.type == "cpu":
-            return torch.randn(shape, generator=self.generator)
+            return torch.randn(shape, generator=self.generator)[self.part]
         seed = int(torch.randint(2**31, (), generator=self.generator))
         generator = torch.Generator(self.device).manual_seed(seed)
-        return torch.randn(shape, generator=generator, device=self.device)
+        return torch.randn(shape, generator=generator, device=self.device)[self.part]
 
     def within(self, amount: float, *shape: int) -> Tensor:
         return self.uniform(-amount, amount, *shape)

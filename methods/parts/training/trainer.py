@@ -25,6 +25,7 @@ from whalebench.methods.method import Epoch, Harness
 from whalebench.methods.parts.augment import augment
 from whalebench.methods.parts.training.averaging import CheckpointAverage, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
+from whalebench.methods.parts.training.devices import WORLD
 from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
 
 
@@ -135,17 +136,21 @@ def predict(
     size: Size | None = None,
 ) -> NDArray[np.float32]:
     """What module makes of all photos, in order, at the size given or configured, on the CPU."""
-    outputs = []
-    size = size or config.size_at(config.epochs)
-    together = max(config.batch_size, min(MOST, ROOM // (size[0] * size[1])))
-    with torch.inference_mode():
+    at = size or config.size_at(config.epochs)
+    together = max(config.batch_size, min(MOST, ROOM // (at[0] * at[1])))
+
+    def of_batches(part: slice) -> Tensor:
+        outputs = []
         # Photos are read, and cut out, at full precision: a window's corners need more than bf16 has.
-        for batch in photos.batches(size, together, device):
+        for batch in photos.batches(at, together, device, part):
             pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
             with autocast(config.precision, device):
                 made = module(pixels)
             outputs.append(made.float().cpu())
-    return torch.cat(outputs).numpy()
+        return torch.cat(outputs)
+
+    with torch.inference_mode():
+        return WORLD.predicted(photos, together, of_batches).numpy()
 
 
 def ready(module: Network, device: torch.device) -> Network:
@@ -272,6 +277,7 @@ class _Trainer:
         self.generator = KeptGenerator()
         self.generator.manual_seed(harness.seed)
         self.device = harness.device
+        WORLD.trainings += 1
 
     def parts(self) -> dict[str, Stateful]:
         """What is kept after an epoch, by name."""
@@ -298,25 +304,29 @@ class _Trainer:
         for step, indices in enumerate(self.order.epoch(self.generator), done):
             if before_step:
                 before_step(self.both[1], step / self.steps)
-            batch = train.batch(indices, config.size_at(number - 1), self.device)
+            together, part = len(indices), WORLD.part(len(indices))
+            batch = train.part_of_batch(indices, part, config.size_at(number - 1), self.device)
             rate = float(self.schedule.get_last_lr()[0])
-            changed = augment(batch, config.augmentation(), self.generator)
-            value = self._step(changed.pixels, target(changed))
+            changed = augment(batch, config.augmentation(), self.generator, together, part)
+            value = self._step(changed.pixels, target(changed), together)
             self.average.after_step(step + 1)
             values.append(value * len(indices))
             photos += len(indices)
         mean = _mean_loss(values, photos, number, rate)
         with autocast(config.precision, self.device):
             self.average.after_epoch(number, self._plain(train))
+        WORLD.refuse_different(self.both)
         return mean, rate, photos
 
-    def _step(self, pixels: Tensor, target: object) -> Tensor:
+    def _step(self, pixels: Tensor, target: object, together: int) -> Tensor:
+        """The loss of a step of so many photos, of which this process has the pixels of its part."""
         network, loss = self.both
-        with autocast(self.config.precision, self.device):
+        with autocast(self.config.precision, self.device), WORLD.as_one(together):
             output = network(pixels.contiguous(memory_format=torch.channels_last))
-        value: Tensor = loss(output, target)
+        value: Tensor = loss(WORLD.gather(output, together), WORLD.gather(target, together))
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
+        WORLD.average(self.both.parameters())
         nn.utils.clip_grad_norm_(self.both.parameters(), CLIP)
         self.optimizer.step()
         self.schedule.step()
