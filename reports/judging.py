@@ -82,7 +82,9 @@ class Judgements:
     def get(self, record: RunRecord, *, closely: bool) -> Judged | None:
         """What the run with these predictions came to; None where that is not known."""
         judged = self._kept.get(record.files.get(PREDICTIONS, ""))
-        return None if judged is None or (closely and judged.breakdown is None) else judged
+        if judged is None or (closely and judged.breakdown is None):
+            return None
+        return judged if closely else judged._replace(breakdown=None)
 
     def put(self, record: RunRecord, judged: Judged) -> Judged:
         """The same, which will be kept."""
