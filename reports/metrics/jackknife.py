@@ -211,9 +211,16 @@ def t_quantile(share: float, degrees: float) -> float:
 
 
 @cache
-def _t_quantile(share: float, degrees: float) -> float:
+def _angles() -> tuple[Floats, Floats]:
+    """Equally spaced angles between right ones, and the cosines in the middle between each two of them."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
-    density = np.cos((angle[1:] + angle[:-1]) / 2) ** (degrees - 1)
+    return angle, np.cos((angle[1:] + angle[:-1]) / 2)
+
+
+@cache
+def _t_quantile(share: float, degrees: float) -> float:
+    angle, cosine = _angles()
+    density = cosine ** (degrees - 1)
     below = np.concatenate([[0.0], np.cumsum(density)]) / density.sum()
     return float(np.sqrt(degrees) * np.tan(np.interp(share, below, angle)))
 
