@@ -72,9 +72,10 @@ def report(
         console.show_problems([f"Nothing here opens {html}: open it with a browser."])
     if latex:
         return typer.echo(writers.to_latex(board))
-    console.show(writers.to_rows(board), document.render(board, full=full, notes=notes), as_json)
     if as_json:
+        console.show(writers.to_rows(board), None, as_json)
         return console.show_problems(board.problems)
+    console.show(None, document.render(board, full=full, notes=notes), as_json)
     return console.show_written(*written)
 
 

@@ -37,9 +37,9 @@ from whalebench.reports.board import (
     Section,
     Table,
 )
+from whalebench.reports.judging import Judged, Judgements, judge
 from whalebench.reports.leaks import Told, leak_counts, leak_notes, leak_warnings, read_told, without_leaks
-from whalebench.reports.metrics import jackknife, ranking
-from whalebench.reports.metrics.breakdown import break_down
+from whalebench.reports.metrics import ranking
 from whalebench.reports.metrics.comparison import (
     Comparison,
     Grid,
@@ -50,14 +50,14 @@ from whalebench.reports.metrics.comparison import (
     seed_spread,
 )
 from whalebench.reports.metrics.jackknife import Difference
-from whalebench.reports.metrics.ranking import CANDIDATES, Floats, is_new, mean, new_is_candidate
+from whalebench.reports.metrics.ranking import CANDIDATES, Floats, Photos, is_new, mean, new_is_candidate
 from whalebench.reports.metrics.summary import summarize
 from whalebench.reports.tracks import contestants, tracks
 from whalebench.reports.wording import listed, spans
 
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "identified", "new_score", "average_precision_at_r", "set_size_95", "covered_95"}
-"""Columns of the predictions that a report needs; `cluster` is what is resampled: individual or encounter."""
+"""Columns of the predictions that metrics need; `cluster` is what is resampled: individual or encounter."""
 MEASURED = {"box_iou", "mask_iou", "landmark_error"}
 """Further columns that are drawn, of the runs that have them."""
 CLOSELY = {
@@ -68,6 +68,8 @@ CLOSELY = {
 """Further columns that a breakdown needs."""
 SAME = ["image", "truth", "cluster"]
 """What makes two runs tested on the same photos."""
+RANKED = {*SAME, "average_precision_at_5", "rank"}
+"""Columns that are left to be read of a run that was judged before."""
 
 
 def leaderboard(
@@ -164,12 +166,15 @@ def _table(
 ) -> Table:
     """The table of one benchmark on one split; where it is not `alone`, its title says which."""
     names, track_of, told = contestants(records), tracks(records), read_told(runs_folder, records[0])
-    by_fold: dict[int, list[Row]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: (record.method, record.seed, record.run)):
+    rows_of: dict[int, list[Row]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: (record.fold, record.method, record.seed, record.run)):
         track = _track(record, track_of[record.run])
         row = Row(record, names[record.run], track, looks=looks.get(_fold_of(record), 0))
-        by_fold[record.fold].append(read_row(runs_folder / record.run, row, closely=closely))
-    by_fold = {fold: on_the_same_photos(by_fold[fold]) for fold in sorted(by_fold)}
+        rows_of[record.fold].append(row)
+    by_fold = {
+        fold: on_the_same_photos(read_rows(runs_folder, part, closely=closely))
+        for fold, part in rows_of.items()
+    }
     floors_of = {fold: _fold_floors(part) for fold, part in by_fold.items()}
     rows = [row for fold, part in by_fold.items() for row in _with_floor(part, floors_of[fold])]
     standing, groups = _ranked(_contestants([_less_leaks(row, told) for row in rows]))
@@ -260,28 +265,41 @@ def _missing_folds(records: Sequence[RunRecord], names: Mapping[str, str]) -> li
     return notes
 
 
-def read_row(folder: Path, row: Row, *, closely: bool = False) -> Row:
+def read_rows(runs_folder: Path, rows: Sequence[Row], *, closely: bool = False) -> list[Row]:
+    """The rows of a fold, each with its per-query table and metrics, see `_read_row`.
+
+    Runs on the same photos have the names of these in common: they are most of what a table holds.
+    """
+    judgements = Judgements(runs_folder, (row.record for row in rows))
+    of_fold: list[Photos] = []
+    read = [_read_row(runs_folder, row, judgements, of_fold, closely=closely) for row in rows]
+    judgements.keep()
+    return read
+
+
+def _read_row(
+    runs_folder: Path, row: Row, judgements: Judgements, of_fold: list[Photos], *, closely: bool
+) -> Row:
     """The row with its per-query table and metrics, when that is whole and gives what the record says.
 
-    With `closely` it is broken down, too.
+    With `closely` it is broken down, too. `of_fold` are the photos of the rows before, and then of this one.
     """
     if row.record.unfit:
         return replace(row, metrics=_recorded(row.record))
+    folder, known = runs_folder / row.record.run, judgements.get(row.record, closely=closely)
+    columns = RANKED if known else COLUMNS | (CLOSELY if closely else set())
     try:
-        columns = COLUMNS | MEASURED | (CLOSELY if closely else set())
-        queries = read_predictions(folder, columns=columns, record=row.record)
-        metrics = _checked(queries, row.record)
+        queries = read_predictions(folder, columns=columns | MEASURED, record=row.record)
+        photos = _photos_of(queries, row.record, columns, of_fold)
+        judged = known or judgements.put(row.record, judge(queries, photos, closely=closely))
+        _refuse_other_metrics(judged, row.record)
     except WhalebenchError as error:
         return _distrusted(row, str(error))
-    ends = jackknife.intervals(queries)
-    for key in tuple(metrics):
-        metrics[f"{key}_low"], metrics[f"{key}_high"] = ends[key].low, ends[key].high
-    doubts = {key: found.warning for key, found in ends.items() if found.warning}
-    breakdown = break_down(queries) if closely else None
-    queries = queries[
-        [name for name in queries if name in COLUMNS | MEASURED]
-    ]  # five names a photo are large
-    row = replace(row, queries=queries, metrics=metrics, doubts=doubts, breakdown=breakdown)
+    numbers = queries[[name for name in queries if name in (RANKED | MEASURED) - {*SAME}]]
+    queries = numbers.assign(**{name: photos.queries[name] for name in SAME})
+    row = replace(
+        row, queries=queries, metrics=judged.metrics, doubts=judged.doubts, breakdown=judged.breakdown
+    )
     try:
         diagnosis = read_diagnosis(folder)
     except WhalebenchError as error:
@@ -292,21 +310,33 @@ def read_row(folder: Path, row: Row, *, closely: bool = False) -> Row:
     return replace(row, diagnosis=diagnosis.map_at_5, note=note)
 
 
-def _checked(queries: pd.DataFrame, record: RunRecord) -> dict[str, float]:
-    """Its metrics; raises WhalebenchError where the per-query table is not to be trusted."""
-    missing = sorted(COLUMNS - set(queries.columns))
+def _photos_of(
+    queries: pd.DataFrame, record: RunRecord, columns: Collection[str], of_fold: list[Photos]
+) -> Photos:
+    """Those of `of_fold` that are the table's, row by row; else the table's own, which join them.
+
+    Raises WhalebenchError where the table lacks one of the columns, or has no photo or one twice.
+    """
+    missing = sorted(COLUMNS & {*columns} - set(queries.columns))
+    same = (known for known in of_fold if all(known.queries[key].equals(queries[key]) for key in SAME))
+    if not missing and (photos := next(same, None)):
+        return photos
     if missing or not len(queries) or queries["image"].duplicated().any():
         what = f"lack {', '.join(missing)}" if missing else "are empty or hold a photo twice"
         raise WhalebenchError(f"The predictions of {record.run} {what}: repeat the run with --force.")
-    metrics = summarize(queries)
-    for key, value in metrics.items():
-        if key not in record.metrics:  # an older run
+    of_fold.append(Photos(queries[SAME]))
+    return of_fold[-1]
+
+
+def _refuse_other_metrics(judged: Judged, record: RunRecord) -> None:
+    """Raises WhalebenchError where the record says other metrics than its predictions give."""
+    for key, recorded in record.metrics.items():
+        if key not in judged.metrics:
             continue
-        recorded = record.metrics[key]
+        value = judged.metrics[key]
         if not (isnan(value) if recorded is None else isclose(recorded, value, abs_tol=1e-9)):
             differ = f"the record says {key} {recorded}, its predictions say {value}"
             raise WhalebenchError(f"{record.run}: {differ}: repeat the run with --force.")
-    return metrics
 
 
 def _distrusted(row: Row, problem: str) -> Row:

@@ -12,7 +12,7 @@ import pandas as pd
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.audits import Leaks, read_leaks
 from whalebench.benchmarks.core.record import RunRecord
-from whalebench.reports.metrics.jackknife import intervals
+from whalebench.reports.metrics.jackknife import column_deletions, interval_of
 from whalebench.reports.metrics.ranking import mean
 
 
@@ -91,5 +91,6 @@ def without_leaks(queries: pd.DataFrame, leaking: frozenset[str]) -> Mapping[str
         return {}
     if kept.empty:
         return {"map_at_5": nan, "low": nan, "high": nan, "photos": 0}
-    value, ends = mean(kept["average_precision_at_5"]), intervals(kept)["map_at_5"]
+    column = "average_precision_at_5"
+    value, ends = mean(kept[column]), interval_of("map_at_5", column_deletions(kept, column))
     return {"map_at_5": value, "low": ends.low, "high": ends.high, "photos": len(kept)}

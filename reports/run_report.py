@@ -21,8 +21,9 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.reports.details import BY, EFFORT, SIDES, abundance, candidates, side_cells
 from whalebench.reports.drawings.runs import OVERLAPS
+from whalebench.reports.judging import Judgements, judge
 from whalebench.reports.leaks import Told, leak_counts, leak_warnings, read_told, without_leaks
-from whalebench.reports.metrics.breakdown import Effort, break_down
+from whalebench.reports.metrics.breakdown import Effort
 from whalebench.reports.metrics.jackknife import (
     Deletions,
     Difference,
@@ -279,14 +280,15 @@ def run_document(folder: Path) -> Document:
     document["leak_warnings"] = [*leak_warnings(told, (record.fold,))]
     document |= {"metrics": dict(record.metrics), "effort_curve": {"candidates": [], "found": []}}
     if not record.unfit:
-        queries = read_predictions(folder)
-        drawn = intervals(queries)
-        for key, ends in drawn.items():
-            document["metrics"] |= {f"{key}_low": ends.low, f"{key}_high": ends.high}
-        document["doubts"] = {key: ends.warning for key, ends in drawn.items() if ends.warning}
+        queries, judgements = read_predictions(folder), Judgements(folder.parent, [record])
+        judged = judgements.get(record, closely=True)
+        judged = judged or judgements.put(record, judge(queries, closely=True))
+        judgements.keep()
+        ends = {key: value for key, value in judged.metrics.items() if key.endswith(("_low", "_high"))}
+        document |= {"metrics": document["metrics"] | ends, "doubts": judged.doubts}
         document["floors"] = _floors(record, queries)
         document["without_leaks"] = without_leaks(queries, told.of_fold(record.fold))
-        document |= break_down(queries).document()
+        document |= judged.breakdown.document() if judged.breakdown else {}
     return record.model_dump(mode="json") | dict(plain(document))
 
 

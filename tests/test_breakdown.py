@@ -145,7 +145,7 @@ def test_the_interval_of_the_effort_is_that_of_a_slow_twin():
     known = table[table["truth"] != "new"]
     ranks, clusters = identity_ranks(table), known["cluster"].to_numpy()
     names = sorted(set(clusters))
-    counts = np.concatenate([*_draws(len(names))])
+    counts = _draws(len(names)).astype(np.float64)
     assert len(counts) == 2001 and (counts.sum(axis=1) == len(names)).all() and (counts[0] == 1).all()
     drawn = []
     for row in counts[1:]:

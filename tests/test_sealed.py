@@ -83,9 +83,18 @@ def secret(kind: str, mark: str) -> str:
     return f"{kind}-{mark}"
 
 
+class IsText(dict[type, bool]):
+    """Whether things of a type are texts, asked once of each type."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = issubclass(kind, str | Path)
+        return self[kind]
+
+
 def found_in(start: list[Any], mark: str) -> set[str]:
     """Which secrets can be had from the objects: as texts in tables, arrays, mappings and sequences."""
     found: set[str] = set()
+    is_text = IsText()
     for thing in list(start):
         texts: list[Any] = []
         kind = type(thing)  # some things of torch warn when they are asked what they are
@@ -97,8 +106,8 @@ def found_in(start: list[Any], mark: str) -> set[str]:
             texts = [*thing.keys(), *thing.values()]
         elif issubclass(kind, list | tuple | set | frozenset):
             texts = list(thing)
-        texts = [str(text) for text in texts if issubclass(type(text), (str, Path))]
-        marked = [text for text in texts if mark in text]  # hardly ever any, and there are millions of texts
+        # Hardly ever any, and there are millions of texts.
+        marked = [str(text) for text in texts if is_text[type(text)] and mark in str(text)]
         found |= {name for name in SECRETS for text in marked if secret(name, mark) in text}
     return found
 

@@ -88,14 +88,16 @@ def plain(value: object) -> Any:
 
     Done when a record is built, so that a record and what is read back from its file are equal.
     """
+    if type(value) in (str, int, bool):  # most values, told at once
+        return value
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if hasattr(value, "tolist"):  # numpy's arrays and numbers
         return plain(value.tolist())
-    if isinstance(value, float):
-        return value if isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 

@@ -5,6 +5,7 @@ individual is among them or patience ends; a match that is missed makes a known 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from math import inf, nan
 from typing import Any, NamedTuple
 
@@ -12,15 +13,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.reports.metrics.jackknife import intervals
-from whalebench.reports.metrics.ranking import CANDIDATES, NEW, Floats, is_new, row_blocks
+from whalebench.reports.metrics.jackknife import column_deletions, interval_of
+from whalebench.reports.metrics.ranking import (
+    CANDIDATES,
+    NEW,
+    Floats,
+    Integers,
+    Photos,
+    is_new,
+    mean,
+    row_blocks,
+)
 from whalebench.reports.metrics.sides import Sides, sides
-from whalebench.reports.metrics.summary import summarize
 
 TRAIN_PHOTOS = {"1": (1, 1), "2–4": (2, 4), "5–9": (5, 9), "≥10": (10, inf)}
 """Buckets of known photos by photos of their individual in train: from, to."""
-METRICS = ("map_at_5", "top_1", "log_loss")
-"""What is said of each bucket."""
+METRICS = {"map_at_5": "average_precision_at_5", "top_1": "top_1", "log_loss": "log_loss"}
+"""What is said of each bucket: the metric, and the column that it is the mean of."""
 SEED, RESAMPLES = 2019, 2_000
 """Of the draws of individuals behind the interval of the effort: what a share of matches takes is no mean."""
 SHARES = (0.9, 0.95, 0.99)
@@ -40,12 +49,14 @@ class Bucket(NamedTuple):
     """Each of `METRICS` with `<key>_low` and `<key>_high`, NaN where undefined."""
 
 
-def buckets(queries: pd.DataFrame) -> list[Bucket]:
+def buckets(queries: pd.DataFrame, photos: Photos | None = None) -> list[Bucket]:
     """The buckets of a run that have photos: by photos in train, viewpoint, species, what train has seen.
 
     A photo of which a trait is not known is in no bucket of it; older runs, which know none, have no buckets.
+    `photos` are those of the table, where they are known from another run.
     """
-    return [_bucket(by, name, queries[inside]) for by, name, inside in _divisions(queries)]
+    columns, clusters = queries[[*METRICS.values()]], (photos or Photos(queries)).clusters
+    return [_bucket(by, name, columns[inside], clusters[inside]) for by, name, inside in _divisions(queries)]
 
 
 def _divisions(queries: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
@@ -62,11 +73,13 @@ def _divisions(queries: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.boo
         yield from ((by, name, photos) for name, photos in inside.items() if photos.any())
 
 
-def _bucket(by: str, name: str, queries: pd.DataFrame) -> Bucket:
-    values, ends, metrics = summarize(queries), intervals(queries), dict[str, float]()
-    for key in METRICS:
-        metrics |= {key: values[key], f"{key}_low": ends[key].low, f"{key}_high": ends[key].high}
-    return Bucket(by, name, len(queries), queries["cluster"].nunique(), metrics)
+def _bucket(by: str, name: str, queries: pd.DataFrame, clusters: Integers) -> Bucket:
+    names, codes = np.unique(clusters, return_inverse=True)
+    metrics = dict[str, float]()
+    for key, column in METRICS.items():
+        ends = interval_of(key, column_deletions(queries, column, codes))
+        metrics |= {key: mean(queries[column]), f"{key}_low": ends.low, f"{key}_high": ends.high}
+    return Bucket(by, name, len(queries), len(names), metrics)
 
 
 class Effort(NamedTuple):
@@ -94,24 +107,26 @@ def effort(queries: pd.DataFrame) -> list[Effort]:
         return []
     places, place = np.unique(ranks, return_inverse=True)
     codes, names = pd.factorize(clusters, sort=True)
-    photos = np.zeros((len(names), len(places)))
-    np.add.at(photos, (codes, place), 1)
+    cells = np.bincount(codes * len(places) + place, minlength=len(names) * len(places))
+    photos = cells.reshape(len(names), len(places)).astype(np.float64)
+    draws = _draws(len(names))
     needed: dict[float, list[Floats]] = {share: [] for share in SHARES}
-    for counts in _draws(len(names)):
-        found = np.cumsum(counts @ photos, axis=1)
+    for rows in row_blocks(len(draws), len(names)):
+        found = np.cumsum(draws[rows].astype(np.float64) @ photos, axis=1)
         for share, drawn in needed.items():
             enough = found >= share * found[:, -1:] - 1e-9  # a whole number but for rounding is whole
             drawn.append(places[enough.argmax(axis=1)])
     return [_effort(ranks, share, np.concatenate(drawn), len(names)) for share, drawn in needed.items()]
 
 
-def _draws(clusters: int) -> Iterator[Floats]:
-    """How often each cluster is drawn, blocks of rows of counts (draws, clusters); in the first row once."""
-    rng = np.random.default_rng(SEED)
-    yield np.ones((1, clusters))
+@lru_cache(maxsize=1)  # the same for all runs of a fold, and as large as all of these together
+def _draws(clusters: int) -> NDArray[np.uint16]:
+    """How often each cluster is drawn, (1 + draws, clusters); in the first row once."""
+    rng, shares = np.random.default_rng(SEED), np.full(clusters, 1 / clusters)
+    draws = np.ones((1 + RESAMPLES, clusters), np.uint16)
     for rows in row_blocks(RESAMPLES, clusters):
-        shares = np.full(clusters, 1 / clusters)
-        yield rng.multinomial(clusters, shares, size=rows.stop - rows.start).astype(np.float64)
+        draws[1:][rows] = rng.multinomial(clusters, shares, size=rows.stop - rows.start)
+    return draws
 
 
 def _effort(ranks: Floats, share: float, drawn: Floats, individuals: int) -> Effort:
@@ -184,6 +199,9 @@ class Breakdown(NamedTuple):
         return lists | {"effort_curve": self.curve}
 
 
-def break_down(queries: pd.DataFrame) -> Breakdown:
-    """The breakdown of a per-query table with all its columns."""
-    return Breakdown(buckets(queries), effort(queries), effort_curve(queries), sides(queries))
+def break_down(queries: pd.DataFrame, photos: Photos | None = None) -> Breakdown:
+    """The breakdown of a per-query table with all its columns.
+
+    `photos` are those of the table, where they are known from another run.
+    """
+    return Breakdown(buckets(queries, photos), effort(queries), effort_curve(queries), sides(queries))

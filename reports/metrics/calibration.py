@@ -96,10 +96,13 @@ def set_threshold(queries: pd.DataFrame) -> float | None:
     return None if math.isnan(threshold) else threshold
 
 
-def set_metrics(queries: pd.DataFrame) -> dict[str, float]:
-    """Of known photos, the share whose set holds the truth and the mean size of sets; NaN without sets."""
+def set_metrics(queries: pd.DataFrame, new: NDArray[np.bool_]) -> dict[str, float]:
+    """Of known photos, the share whose set holds the truth and the mean size of sets; NaN without sets.
+
+    `new` says of which photos the truth is *new*, (queries,).
+    """
     sizes = queries["set_size_95"].to_numpy(np.float64)
-    return {"coverage_95": mean(queries["covered_95"]), "set_size_95": mean(sizes[~is_new(queries)])}
+    return {"coverage_95": mean(queries["covered_95"]), "set_size_95": mean(sizes[~new])}
 
 
 def equal_mass_bins(confidence: Floats, bins: int = BINS) -> Integers:

@@ -25,7 +25,7 @@ from whalebench.reports.metrics.jackknife import (
     standard_error,
     t_quantile,
 )
-from whalebench.reports.metrics.ranking import Floats, Integers
+from whalebench.reports.metrics.ranking import Floats, Integers, row_blocks
 
 Grid = Mapping[int, Mapping[int, pd.DataFrame]]
 """Per-query tables of one contestant by fold and seed."""
@@ -390,7 +390,10 @@ class _Joint:
         seeds, own, degrees = np.array([one.seed_variance(pooled) for one in contestants]).T
         self.of_clusters, self.of_seeds = changes.T @ changes, np.maximum(0, seeds - own)
         rng = np.random.default_rng(SEED)
-        of_clusters = rng.normal(size=(DRAWS, len(changes))) @ changes
+        blocks = row_blocks(DRAWS, len(changes))  # all draws at once are 1.6 GB of 100,000 clusters
+        of_clusters = np.concatenate(
+            [rng.normal(size=(block.stop - block.start, len(changes))) @ changes for block in blocks]
+        )
         freedom = max(1.0, individuals - 1)
         of_clusters /= np.sqrt(np.maximum(_squares(rng, freedom, 1) / freedom, ROUNDING))
         # What is pooled is off by the same for all.

@@ -18,9 +18,9 @@ from whalebench import WhalebenchError
 from whalebench.reports.metrics.ranking import (
     Floats,
     Integers,
+    Photos,
     best_identity_correct,
     first_candidate_correct,
-    is_new,
     new_is_candidate,
     predicted_new,
 )
@@ -72,11 +72,14 @@ class Deletions(NamedTuple):
     """What each cluster weighs (clusters,) in each of the parts, known or new photos, that the metric has."""
 
 
-def intervals(queries: pd.DataFrame) -> dict[str, Interval]:
-    """The 95 % interval of every metric of one run by its key, over individuals, given this training."""
-    codes = _cluster_codes(queries)
-    found = {key: interval_of(key, deleted) for key, deleted in _deletions(queries, codes).items()}
-    detection = _Detection(queries, codes)
+def intervals(queries: pd.DataFrame, photos: Photos | None = None) -> dict[str, Interval]:
+    """The 95 % interval of every metric of one run by its key, over individuals, given this training.
+
+    `photos` are those of the table, where they are known from another run.
+    """
+    photos = photos or Photos(queries)
+    found = {key: interval_of(key, deleted) for key, deleted in deletions(queries, photos).items()}
+    detection = _Detection(queries, photos)
     return found | {key: detection.interval(share) for key, share in FALSE_ALARMS.items()}
 
 
@@ -113,26 +116,25 @@ def check_same_queries(first: pd.DataFrame, second: pd.DataFrame) -> None:
         )
 
 
-def deletions(queries: pd.DataFrame) -> dict[str, Deletions]:
-    """Every metric of `summarize` but detection rates, by its key."""
-    return _deletions(queries, _cluster_codes(queries))
+def column_deletions(queries: pd.DataFrame, column: str, codes: Integers | None = None) -> Deletions:
+    """The mean of a column of a per-query table, of the photos where it is defined.
 
-
-def column_deletions(queries: pd.DataFrame, column: str) -> Deletions:
-    """The mean of a column of a per-query table, of the photos where it is defined."""
+    `codes` say which cluster each photo is of, (photos,), from 0 without a gap, where that is known.
+    """
     values = queries[column].to_numpy(np.float64)
-    return _ratio(_cluster_codes(queries), values, np.ones(len(queries)))
+    return _ratio(Photos(queries).clusters if codes is None else codes, values, np.ones(len(queries)))
 
 
-def _deletions(queries: pd.DataFrame, codes: Integers) -> dict[str, Deletions]:
-    """The deletions of a table whose rows are of the clusters with these codes (photos,)."""
+def deletions(queries: pd.DataFrame, photos: Photos | None = None) -> dict[str, Deletions]:
+    """Every metric of `summarize` but detection rates, by its key."""
+    photos = photos or Photos(queries)
     ratios: dict[str, list[Deletions]] = {}
-    for key, values, weights in _parts(queries, codes):
-        ratios.setdefault(key, []).append(_ratio(codes, values, weights))
+    for key, values, weights in _parts(queries, photos):
+        ratios.setdefault(key, []).append(_ratio(photos.clusters, values, weights))
     found = {key: _mean(parts) for key, parts in ratios.items()}
     return found | {
         "baks_baus": _geometric_mean(found["baks"], found["baus"]),
-        "auroc_new": _auroc(queries, codes),
+        "auroc_new": _auroc(queries, photos),
     }
 
 
@@ -209,30 +211,32 @@ def t_quantile(share: float, degrees: float) -> float:
 
 
 @cache
-def _t_quantile(share: float, degrees: float) -> float:
+def _angles() -> tuple[Floats, Floats]:
+    """Equally spaced angles between right ones, and the cosines in the middle between each two of them."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, 20_001)
-    density = np.cos((angle[1:] + angle[:-1]) / 2) ** (degrees - 1)
+    return angle, np.cos((angle[1:] + angle[:-1]) / 2)
+
+
+@cache
+def _t_quantile(share: float, degrees: float) -> float:
+    angle, cosine = _angles()
+    density = cosine ** (degrees - 1)
     below = np.concatenate([[0.0], np.cumsum(density)]) / density.sum()
     return float(np.sqrt(degrees) * np.tan(np.interp(share, below, angle)))
 
 
-def _cluster_codes(queries: pd.DataFrame) -> Integers:
-    return pd.factorize(queries["cluster"], sort=True)[0].astype(np.int64)
-
-
-def _parts(table: pd.DataFrame, codes: Integers) -> Iterator[tuple[str, Floats, Floats]]:
+def _parts(table: pd.DataFrame, photos: Photos) -> Iterator[tuple[str, Floats, Floats]]:
     """Metrics of `summarize` as means: key, values, weights; one that comes twice is the mean of both."""
-    new, first = is_new(table), first_candidate_correct(table)
-    precision = table["average_precision_at_5"]
+    new, first = photos.new, first_candidate_correct(table)
+    precision = table["average_precision_at_5"].to_numpy()
     called_new = np.where(new_is_candidate(table), predicted_new(table), np.nan)
     equal = np.ones(len(table))
-    individuals = np.where(new, codes, len(table) + pd.factorize(table["truth"])[0])
-    each_individual = 1 / np.bincount(individuals)[individuals]
+    each_individual = 1 / np.bincount(photos.individuals)[photos.individuals]
     for key in ("top_1", "top_5", "log_loss"):
         yield key, table[key].to_numpy(), equal
     yield "coverage_95", table["covered_95"].to_numpy(), equal
     yield "set_size_95", np.where(new, np.nan, table["set_size_95"]), equal
-    yield "map_at_5", precision.to_numpy(), equal
+    yield "map_at_5", precision, equal
     yield "map_at_r", table["average_precision_at_r"].to_numpy(), equal
     yield "map_at_5_known", np.where(new, np.nan, precision), equal
     yield "map_at_5_new", np.where(new, precision, np.nan), equal
@@ -247,8 +251,10 @@ def _parts(table: pd.DataFrame, codes: Integers) -> Iterator[tuple[str, Floats, 
 def _ratio(codes: Integers, values: Floats, weights: Floats) -> Deletions:
     """The weighted mean of the values that are defined (photos,)."""
     defined, number = np.isfinite(values), int(codes.max()) + 1
-    total = np.bincount(codes[defined], weights[defined] * values[defined], number)
-    weight = np.bincount(codes[defined], weights[defined], number).astype(np.float64)
+    if not defined.all():
+        codes, values, weights = codes[defined], values[defined], weights[defined]
+    total = np.bincount(codes, weights * values, number)
+    weight = np.bincount(codes, weights, number).astype(np.float64)
     left = weight.sum() - weight
     without = np.divide(total.sum() - total, left, out=np.full(number, np.nan), where=left > 0)
     value = total.sum() / weight.sum() if weight.any() else np.nan
@@ -265,9 +271,9 @@ def _geometric_mean(first: Deletions, second: Deletions) -> Deletions:
     return Deletions(float(np.sqrt(first.value * second.value)), without, first.weights + second.weights)
 
 
-def _auroc(queries: pd.DataFrame, codes: Integers) -> Deletions:
+def _auroc(queries: pd.DataFrame, of: Photos) -> Deletions:
     """AUROC of *new*: each photo's wins over those of the other kind are summed by cluster."""
-    new, scores = is_new(queries), queries["new_score"].to_numpy(np.float64)
+    new, codes, scores = of.new, of.clusters, queries["new_score"].to_numpy(np.float64)
     clusters = int(codes.max()) + 1
     photos = [np.bincount(codes[kind], minlength=clusters).astype(np.float64) for kind in (new, ~new)]
     wins = np.zeros(clusters)
@@ -285,8 +291,9 @@ def _auroc(queries: pd.DataFrame, codes: Integers) -> Deletions:
 class _Detection:
     """Detection rates: the share of known photos that are right and above a threshold set by new ones."""
 
-    def __init__(self, queries: pd.DataFrame, codes: Integers) -> None:
-        new, best = is_new(queries), -queries["new_score"].to_numpy(np.float64)
+    def __init__(self, queries: pd.DataFrame, photos: Photos) -> None:
+        new, codes = photos.new, photos.clusters
+        best = -queries["new_score"].to_numpy(np.float64)
         self.codes, self.known = codes[~new], best[~new]
         self.correct = best_identity_correct(queries)[~new]
         self.new = np.sort(best[new])[::-1]

@@ -9,6 +9,7 @@ score ranks before it.
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -43,8 +44,9 @@ def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
     >>> balanced_mean([1.0, 1.0, 0.0, 0.0], ["a", "a", "a", "b"])
     0.3333333333333333
     """
-    named = groups if isinstance(groups, pd.Series) else pd.Series(list(groups))
-    numbers, codes = np.asarray(list(values), np.float64), pd.factorize(named)[0]
+    named = groups if isinstance(groups, np.ndarray | pd.Series) else pd.Series(list(groups))
+    numbers = np.asarray(values if isinstance(values, np.ndarray) else list(values), np.float64)
+    codes = pd.factorize(named)[0]
     defined = ~np.isnan(numbers)
     photos = np.bincount(codes[defined])
     # Zeros and ones, which these are but for ties, add up exactly in any order.
@@ -145,6 +147,32 @@ def expected_over_ties(first: Floats, tied: Floats, before: Integers | None) -> 
     }
 
 
+class Photos:
+    """Whom the photos of a per-query table show: what metrics ask of that, the same for all runs on them.
+
+    What is asked of many runs of a fold is so computed once. Arrays are (queries,).
+    """
+
+    def __init__(self, queries: pd.DataFrame) -> None:
+        self.queries = queries
+
+    @cached_property
+    def new(self) -> NDArray[np.bool_]:
+        """Whether the truth is *new*."""
+        return is_new(self.queries)
+
+    @cached_property
+    def clusters(self) -> Integers:
+        """Which photos stay together where some are left out, numbered in the order of names."""
+        return pd.factorize(self.queries["cluster"], sort=True)[0].astype(np.int64)
+
+    @cached_property
+    def individuals(self) -> Integers:
+        """Whom they show: the individual of a known photo, the cluster of a *new* one."""
+        truths = pd.factorize(self.queries["truth"])[0]
+        return np.where(self.new, self.clusters, len(truths) + truths).astype(np.int64)
+
+
 def is_new(queries: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether the truth is *new*, (queries,), of a per-query table."""
     new: NDArray[np.bool_] = (queries["truth"] == NEW).to_numpy()
@@ -167,12 +195,11 @@ def best_identity_correct(queries: pd.DataFrame) -> Floats:
 
     0 where the truth is *new*.
     """
+    if "identified" in queries and not queries["identified"].isna().any():
+        return queries["identified"].to_numpy(np.float64)
     # Older tables have ranks that went by name where scores are equal.
     correct = ~is_new(queries) & (queries["rank"].to_numpy() == 1 + predicted_new(queries))
-    identified: Floats = np.asarray(correct, np.float64)
-    if "identified" in queries and not queries["identified"].isna().any():
-        identified = queries["identified"].to_numpy(np.float64)
-    return identified
+    return np.asarray(correct, np.float64)
 
 
 def first_candidate_correct(queries: pd.DataFrame) -> Floats:

@@ -18,6 +18,7 @@ from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.reports.metrics.calibration import set_metrics
 from whalebench.reports.metrics.ranking import (
     Floats,
+    Photos,
     balanced_mean,
     best_identity_correct,
     first_candidate_correct,
@@ -34,9 +35,13 @@ MU = 0.5
 """How much known photos weigh in the normalised accuracy."""
 
 
-def summarize(queries: pd.DataFrame) -> dict[str, float]:
-    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known)."""
-    new = is_new(queries)
+def summarize(queries: pd.DataFrame, photos: Photos | None = None) -> dict[str, float]:
+    """Every metric of a per-query table by its key, NaN where it is undefined (none new, none known).
+
+    `photos` are those of the table, where they are known from another run.
+    """
+    photos = photos or Photos(queries)
+    new = photos.new
     precision, new_score = queries["average_precision_at_5"].to_numpy(), queries["new_score"].to_numpy()
     accuracy = accuracy_new(predicted_new(queries), new) if new_is_candidate(queries) else math.nan
     return (
@@ -51,24 +56,25 @@ def summarize(queries: pd.DataFrame) -> dict[str, float]:
             "map_at_5_known": mean(precision[~new]),
             "map_at_5_new": mean(precision[new]),
         }
-        | open_set_metrics(queries)
-        | set_metrics(queries)
+        | open_set_metrics(queries, photos)
+        | set_metrics(queries, new)
     )
 
 
-def open_set_metrics(queries: pd.DataFrame) -> dict[str, float]:
+def open_set_metrics(queries: pd.DataFrame, photos: Photos | None = None) -> dict[str, float]:
     """Metrics of known and *new* photos from a per-query table by their keys; NaN where a kind is missing.
 
     `baks` and `baus`, balanced accuracy on known and on unknown samples, are those of AnimalCLEF 2025 and
     wildlife-datasets: each individual weighs the same. *New* photos that name none count as one individual
     for each encounter.
     """
-    new = is_new(queries)
+    photos = photos or Photos(queries)
+    new = photos.new
     # The score of *new* is minus the best score of a photo.
     first, best = first_candidate_correct(queries), -queries["new_score"].to_numpy(np.float64)
     correct = best_identity_correct(queries)
-    on_known = balanced_mean(first[~new], queries.loc[~new, "truth"])
-    on_new = balanced_mean(first[new], queries.loc[new, "cluster"])
+    on_known = balanced_mean(first[~new], photos.individuals[~new])
+    on_new = balanced_mean(first[new], photos.individuals[new])
     return {
         "baks": on_known,
         "baus": on_new,

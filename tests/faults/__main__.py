@@ -98,7 +98,7 @@ PARTS: dict[str, tuple[Part, int, str]] = {
     "races": (_with_base(moments.races), 5, "two commands at once, of each pair"),
     "guests": (_with_base(guests.guests), 60, "deeds of a hostile plug-in"),
     "flips": (flipping, 150, "flipped bits of stored files, each as often as the next"),
-    "little": (a_little, 2, "a little of everything, as the tests have it"),
+    "little": (a_little, 1, "a little of everything, as the tests have it"),
 }
 """By name of a part what finds its faults, how many tries it makes unless told, and of what."""
 LITTLE = {"images": 1, "tables": 3, "plans": 2, "options": 4, "records": 4, "benchmarks": 1, "checkpoints": 1}

@@ -222,6 +222,7 @@ def _readers(
         yield name, lambda name=name: [tiny / name], check  # type: ignore[misc]
     yield "photos", files(source, "photos/w*.png"), check
     yield "masks", files(source, "masks/w*.png"), check
+    yield "cache/judged", files(place.cache / "judged", "*.json"), report
     yield "cache/photos", files(place.cache / "photos", f"*-{SIZE[0]}x{SIZE[1]}-*.npy"), _arrays(place)
     yield "cache/unfinished", files(place.cache / "unfinished", "*/*.safetensors"), _taken_up(place)
     notes = [file for file in (place.cache / "found").iterdir() if explained in file.read_text()]

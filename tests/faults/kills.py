@@ -28,8 +28,8 @@ UNTRAINED = ("ensemble", "frozen", "pseudo", "salt-4th", "sift")
 """Without epochs of their own: nothing is trained, or other methods are."""
 TAKEN_UP = "taken up"
 """What is said of a training that goes on from something kept."""
-NOTED = "workspace/cache/found/"
-"""Where is noted which run answers a request, once it was found."""
+NOTED = ("workspace/cache/found/", "workspace/cache/judged/")
+"""Where is noted which run answers a request, once it was found, and what runs came to."""
 PATIENCE = 15.0
 """Seconds after which nothing that a killed command began is at work any more."""
 SLOWEST = 600.0
@@ -128,7 +128,7 @@ def left(place: Place, names: set[str]) -> Iterator[str]:
     workspace nothing is ever cleared away.
     """
     others = sorted(set(place.state()) - names - {"workspace/temporary/"})
-    yield from (f"{path} is left" for path in others if not path.startswith(("home/", NOTED, ".new-")))
+    yield from (f"{path} is left" for path in others if not path.startswith(("home/", *NOTED, ".new-")))
 
 
 def hidden(path: str) -> bool:

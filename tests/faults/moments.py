@@ -261,7 +261,8 @@ def _ledger(place: Place, rng: random.Random) -> Iterator[str]:
 
 def _reports(place: Place, rng: random.Random) -> Iterator[str]:
     """Two reports at once leave one, whole."""
-    words = in_workspace(place, "report", "--html", place.root / "out.html")
+    # A page says the minute it was made in; the picture is written as it is, and says none.
+    words = in_workspace(place, "report", "--svg", place.root / "out.svg")
     call(place, *words)
     wanted = kept(place)
     for each in together(place, words, words, rng=rng):
