@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.parts.geometry import Outside, affine_matrices, warp

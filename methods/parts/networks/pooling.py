@@ -77,7 +77,7 @@ class GeM(nn.Module):
 
 
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
-    """base ** exponent of what is above 0; by one logarithm, where torch takes powers for the gradient, too."""
+    """base ** exponent of what is above 0; torch would take two more powers for the gradient."""
     return (exponent * base.log()).exp()
 
 
