@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength, augment
@@ -77,6 +78,34 @@ def test_blur_is_of_whole_batches() -> None:
     one = torch.rand(4, 3, HEIGHT, WIDTH, generator=seeded(1))
     blurred = augment(Batch(one), Augmentation(blur=1.0), seeded()).pixels
     assert blurred.diff(dim=-1).abs().mean() < one.diff(dim=-1).abs().mean() * 0.8
+
+
+def test_blur_is_a_mean_of_nine_of_the_photos_that_are_drawn_and_of_no_others() -> None:
+    pixels = make_batch(40).pixels
+    blurred = augment(Batch(pixels), Augmentation(blur=0.5), seeded()).pixels
+    plain = augment(Batch(pixels), Augmentation(blur=1e-9), seeded()).pixels
+    soft = F.avg_pool2d(plain, 3, stride=1, padding=1, count_include_pad=False)
+    moved = (blurred - plain).flatten(1)
+    share = (moved * (soft - plain).flatten(1)).sum(1) / (soft - plain).flatten(1).square().sum(1)
+    drawn = moved.abs().amax(1) > 1e-3
+    assert 10 < int(drawn.sum()) < 30
+    assert torch.equal(blurred[~drawn], plain[~drawn])
+    mixed = torch.lerp(plain, soft, share.reshape(-1, 1, 1, 1))
+    assert torch.allclose(blurred[drawn], mixed[drawn], atol=1e-5)
+
+
+def test_one_rectangle_of_one_colour_is_erased_and_nothing_of_other_photos() -> None:
+    pixels = make_batch(40).pixels
+    by = Augmentation(erase=0.5)
+    erased, plain = (augment(Batch(pixels), each, seeded()).pixels for each in (by, replace(by, erase=1e-9)))
+    changed = (erased != plain).any(dim=1)
+    assert 10 < int(changed.flatten(1).any(dim=1).sum()) < 30
+    for photo, where in zip(erased, changed, strict=True):
+        rows, columns = where.any(dim=1).nonzero()[:, 0], where.any(dim=0).nonzero()[:, 0]
+        if len(rows):
+            inside = photo[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].flatten(1)
+            assert torch.equal(inside, inside[:, :1].expand_as(inside))
+            assert len(rows) * len(columns) == int(where.sum()) <= 0.25 * HEIGHT * WIDTH
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch
 from whalebench.methods.parts.geometry import (
+    _sampled_at,
     affine_matrices,
     compose,
     crop_matrices,
@@ -136,6 +138,14 @@ def test_a_warp_that_moves_nothing_keeps_pixels_and_shares_of_another_size() -> 
     assert seen.landmarks is not None
     assert seen.boxes.tolist() == [[7.5, 20.0, 22.5, 60.0]]
     assert seen.landmarks.tolist() == [[[15.0, 20.0]]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(amounts)
+def test_photos_are_sampled_where_torch_samples_them(values: Amounts) -> None:
+    two = torch.cat([matrix(values), EYE])
+    by_torch = F.affine_grid(two, [2, 1, HEIGHT, WIDTH], align_corners=False)
+    assert torch.allclose(_sampled_at(two, (HEIGHT, WIDTH)), by_torch, atol=1e-12)
 
 
 def test_the_crop_of_a_box_is_the_box() -> None:

@@ -330,6 +330,35 @@ def test_gem_lies_between_mean_and_maximum() -> None:
     assert bool((pooled[-1] >= largest * 24 ** (-1 / 16)).all())
 
 
+def test_gem_and_its_slopes_are_those_of_powers() -> None:
+    features = torch.rand(3, 5, 4, 6) + 0.1
+    pool, exponent = GeM(exponent=2.5), torch.tensor(2.5, requires_grad=True)
+    ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
+    pooled, wanted = pool(ours), (theirs**exponent).mean(dim=(2, 3)) ** (1 / exponent)
+    assert torch.allclose(pooled, wanted, rtol=1e-5)
+    slopes = torch.autograd.grad(pooled.square().sum(), [ours, pool.exponent])
+    for slope, by_powers in zip(
+        slopes, torch.autograd.grad(wanted.square().sum(), [theirs, exponent]), strict=True
+    ):
+        assert torch.allclose(slope, by_powers, rtol=1e-4, atol=1e-6)
+
+
+def test_activations_keep_no_second_copy_of_what_they_are_given() -> None:
+    network = build_backbone("mobilenetv3_small_100", "none", (32, 32))
+    kept: list[torch.Tensor] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value)
+        return value
+
+    before: list[torch.Tensor] = []
+    activation = next(each for each in network.modules() if isinstance(each, nn.Hardswish))
+    activation.register_forward_pre_hook(lambda _, given: before.append(given[0]))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        network(torch.rand(2, 3, 32, 32))
+    assert any(each.data_ptr() == before[0].data_ptr() for each in kept)
+
+
 @pytest.mark.parametrize("exponent", [0.1, 3.0, 8.0, 16.0, 80.0])
 def test_gem_has_finite_slopes_where_nothing_fires_and_where_much_does(exponent: float) -> None:
     features = torch.tensor([0.0, 1e-3, 100.0])[:, None, None, None].expand(3, 2, 40, 60).clone()

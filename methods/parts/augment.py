@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.parts.geometry import Outside, affine_matrices, warp
@@ -116,9 +115,12 @@ class _Draw:
     def __init__(self, count: int, part: slice, generator: torch.Generator, device: torch.device) -> None:
         self.count, self.part, self.generator, self.device = count, part, generator, device
 
+    def drawn(self, *shape: int) -> Tensor:
+        """From 0 to 1, on the CPU."""
+        return torch.rand(self.count, *shape, generator=self.generator)[self.part]
+
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        drawn = torch.rand(self.count, *shape, generator=self.generator)[self.part]
-        return (low + (high - low) * drawn).to(self.device)
+        return (low + (high - low) * self.drawn(*shape)).to(self.device)
 
     def normal(self, shape: torch.Size) -> Tensor:
         """Standard normal draws, one a pixel; an accelerator draws so many itself, from a seed drawn here."""
@@ -134,6 +136,10 @@ class _Draw:
 
     def happens(self, share: float) -> Tensor:
         return self.uniform(0.0, 1.0) < share
+
+    def places(self, share: float) -> Tensor:
+        """Places in the batch of the photos that a share is drawn of; no accelerator is waited for."""
+        return (self.drawn() < share).nonzero()[:, 0].to(self.device)
 
 
 def _affine(by: Augmentation, draw: _Draw, aspect: float) -> Tensor:
@@ -162,17 +168,30 @@ def _recolour(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
     offset = offset + draw.within(by.brightness).reshape(each) + draw.within(by.channel_shift, 3, 1)
     pixels = torch.baddbmm(offset, matrix, pixels.flatten(2)).reshape(pixels.shape)
     if by.blur:
-        share = draw.uniform(0.0, 1.0) * draw.happens(by.blur)
-        soft = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
-        pixels = torch.lerp(pixels, soft, share.reshape(-1, 1, 1, 1))
+        share, blurred = draw.uniform(0.0, 1.0), draw.places(by.blur)
+        sharp = pixels.index_select(0, blurred)
+        soft = torch.lerp(sharp, _mean_of_nine(sharp), share[blurred].reshape(-1, 1, 1, 1))
+        pixels.index_copy_(0, blurred, soft)
     if by.noise:
         noise = draw.normal(pixels.shape)
-        pixels = torch.addcmul(pixels, noise, draw.uniform(0.0, by.noise).reshape(-1, 1, 1, 1))
+        pixels.addcmul_(noise, draw.uniform(0.0, by.noise).reshape(-1, 1, 1, 1))
     return pixels.clamp_(0, 1)
 
 
+def _mean_of_nine(pixels: Tensor) -> Tensor:
+    """Of each pixel and those round it that there are, which is the mean down and then across."""
+    for side in (-2, -1):
+        length = pixels.shape[side]
+        total, each = pixels.clone(), pixels.new_full((length,), 3.0)
+        total.narrow(side, 1, length - 1).add_(pixels.narrow(side, 0, length - 1))
+        total.narrow(side, 0, length - 1).add_(pixels.narrow(side, 1, length - 1))
+        each[[0, -1]] = 2.0
+        pixels = total.div_(each.reshape(-1, *[1] * (-1 - side)))
+    return pixels
+
+
 def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
-    """The photos, in some of them one rectangle filled with one colour."""
+    """The photos, in place, in some of them one rectangle filled with one colour."""
     if not by.erase:
         return pixels
     height, width = pixels.shape[-2:]
@@ -181,11 +200,13 @@ def _erase(pixels: Tensor, by: Augmentation, draw: _Draw) -> Tensor:
     middle = draw.uniform(0.0, 1.0, 2)
     down = (torch.arange(height, device=pixels.device) + 0.5) / height
     across = (torch.arange(width, device=pixels.device) + 0.5) / width
-    inside = ((down[None] - middle[:, :1]).abs() < tall[:, None] / 2)[:, :, None] & (
-        (across[None] - middle[:, 1:]).abs() < wide[:, None] / 2
-    )[:, None, :]
-    inside &= draw.happens(by.erase)[:, None, None]
-    return torch.where(inside[:, None], draw.uniform(0.0, 1.0, 3)[:, :, None, None], pixels)
+    rows = (down[None] - middle[:, :1]).abs() < tall[:, None] / 2
+    columns = (across[None] - middle[:, 1:]).abs() < wide[:, None] / 2
+    erased = draw.places(by.erase)
+    colour = draw.uniform(0.0, 1.0, 3)[erased, :, None, None]
+    inside = rows[erased, None, :, None] & columns[erased, None, None, :]
+    filled = torch.where(inside, colour, pixels.index_select(0, erased))
+    return pixels.index_copy_(0, erased, filled)
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,6 +144,10 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
             network = timm.create_model(name, **options)
         if download and foreign:
             load_file(network, network, hub_file(foreign.repository))
+        for module in network.modules():
+            if isinstance(module, nn.Hardswish | nn.SiLU):
+                # In place they copy what they are given, for the gradient: as much memory, and more time.
+                module.inplace = False
         return network
     except Exception as error:
         if not download:

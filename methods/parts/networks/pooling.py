@@ -70,10 +70,15 @@ class GeM(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(photos, channels x cells) from (photos, channels, height, width), in float32 whatever comes in."""
         exponent = self.exponent.clamp(*EXPONENTS)
-        powered = features.float().clamp(min=self.floor) ** exponent
+        powered = _power(features.float().clamp(min=self.floor), exponent)
         # A cell in which nothing fires is 0 from exponent 7 on, where a root has no finite gradient.
         mean = cell_means(powered, self.grid).clamp(min=torch.finfo(torch.float32).tiny)
-        return mean.flatten(1) ** (1.0 / exponent)
+        return _power(mean.flatten(1), 1.0 / exponent)
+
+
+def _power(base: Tensor, exponent: Tensor) -> Tensor:
+    """base ** exponent of what is above 0; torch would take two more powers for the gradient."""
+    return (exponent * base.log()).exp()
 
 
 class Flatten(nn.Module):
