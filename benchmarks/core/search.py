@@ -4,12 +4,12 @@ The components of normalised embeddings are rounded to multiples of 2^-26, a qua
 next to 1. On that grid every product, and every partial sum of products, has a place in float64, so that no
 order of summation changes a bit of a cosine, and equal photos tie.
 
-Float32 is twice as fast, and each component has a place in it as well: from 1/4 up its own steps are no finer
-than the grid's, and below that 24 bits reach. So a product of two embeddings is off by rounding alone, by at most
-n u / (1 - n u) times their lengths, with u = 2^-24 and n dimensions, in whatever order it is summed and with or
-without FMA (Higham, Accuracy and Stability of Numerical Algorithms, 2002, (3.5)). Hence nobody is among the k
-nearest whose product in float32 is more than twice that below the k-th largest; all others are compared again
-in float64.
+Float32 is twice as fast, and each component has a place in it, too: from 1/4 up its own steps are no finer
+than the grid's, and below that 24 bits reach. A product of two embeddings is off by rounding alone, by at
+most n u / (1 - n u) times their lengths, with u = 2^-24 and n dimensions, in whatever order it is summed and
+with or without FMA (Higham, Accuracy and Stability of Numerical Algorithms, 2002, (3.5)). So nobody is among
+the k nearest whose product in float32 is more than twice that below the k-th largest; all others are
+candidates, which are compared again in float64.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ PAIRS = 1024
 CROWD = 1024
 """Candidates beyond k above which a query is compared in float64 at once, where k are enough."""
 FEW = 64
-"""A query with more than a part of the gallery, this small, among its nearest is compared so from the start."""
+"""If more than one in so many of the gallery are among the k nearest, float64 compares from the start."""
 
 
 def check_finite(*embeddings: NDArray[np.float32]) -> None:
     """Raises RunFailedError for embeddings (photos, dimensions) with a value that is NaN or infinite."""
     for each in embeddings:
-        broken = sum(int((~np.isfinite(each[rows]).all(axis=1)).sum()) for rows in blocks(len(each), TOGETHER))
+        broken = sum(
+            int((~np.isfinite(each[rows]).all(axis=1)).sum()) for rows in blocks(len(each), TOGETHER)
+        )
         if broken:
             raise RunFailedError(
                 f"the embeddings of {broken} of {len(each)} photos are NaN or infinite, so nothing is near "
@@ -94,10 +96,11 @@ def nearest_by_count(
     block: int = BLOCK,
     gallery_block: int = GALLERY_BLOCK,
 ) -> Iterator[tuple[Rows, Rows, NDArray[np.float64]]]:
-    """Rows of queries, each once, with photos and cosines (rows, k) of their k nearest, as `top_k` ranks them.
+    """Rows of queries with photos and cosines (rows, k) of their k nearest, as `top_k` ranks them.
 
-    Of queries that come together k is the largest of their counts (queries,), each at most the number of
-    photos, and the counts are near to each other. Raises RunFailedError for NaN or infinite embeddings.
+    Each query with a count, of (queries,) none above the number of photos, comes once; of those that come
+    together, whose counts are near to each other, k is the largest. Raises RunFailedError for NaN or infinite
+    embeddings.
     """
     check_finite(query, gallery)
     block = min(block, 2**16)
@@ -156,10 +159,8 @@ class Nearest:
         self, rows: Rows | slice, products: NDArray[np.float64], first: int
     ) -> tuple[Rows, NDArray[np.float64]]:
         photos = np.broadcast_to(np.arange(first, first + products.shape[1]), products.shape)
-        photos, cosines = (
-            np.hstack([self.photos[rows], photos[rows]]),
-            np.hstack([self.cosines[rows], products[rows]]),
-        )
+        photos = np.hstack([self.photos[rows], photos[rows]])
+        cosines = np.hstack([self.cosines[rows], products[rows]])
         best = top_columns(cosines, self.k)
         return np.take_along_axis(photos, best, 1), np.take_along_axis(cosines, best, 1)
 
@@ -182,21 +183,27 @@ class Candidates:
 
     def add(self, products: NDArray[np.float32], first: int) -> None:
         """Takes products (queries, photos) with the gallery's photos from `first` on."""
-        usual, photos = len(self.query) * self.k, products.shape[1]
+        photos = products.shape[1]
+        if first == 0 and photos > self.k:
+            self._raise(_kth(products, self.k))
         cells = _places(products > self.floor[:, None])
-        if len(cells) > 2 * usual and photos > self.k:
-            self._raise(np.partition(products, -self.k, axis=1)[:, -self.k])
+        counts = np.bincount(cells // photos, minlength=len(self.query))
+        # Photos of one individual may come together, nearer than whatever came before.
+        if photos > self.k and len(many := np.flatnonzero(counts > 2 * self.k + CROWD // 8)):
+            kth = np.full(len(self.query), -2, np.float32)
+            kth[many] = _kth(products[many], self.k)
+            self._raise(kth)
             cells = _places(products > self.floor[:, None])
         rows, columns = np.divmod(cells, photos)
         clear = self._clear(rows)
         found = rows[clear].astype(np.uint16), columns[clear] + first, products.reshape(-1)[cells[clear]]
         self.found.append(found)
         self.size += len(found[0])
-        if self.size > 2 * max(self.settled, usual):
+        if self.size > 2 * max(self.settled, len(self.query) * self.k):
             self._settle()
 
     def ranked(self, gallery: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float64]]:
-        """Photos and cosines (queries but the crowded, k), the nearest first, of equally near ones the first."""
+        """Photos and cosines (queries but the crowded, k), as `top_k` ranks them."""
         self._settle()
         ((rows, photos, _),) = self.found
         cosines, query = np.empty(len(rows)), self.query.astype(np.float64)
@@ -216,7 +223,7 @@ class Candidates:
         if len(rows) and place.max() >= self.k - 1:
             side_by_side = np.full((len(self.query), place.max() + 1), -2, np.float32)
             side_by_side[rows, place] = products
-            self._raise(np.partition(side_by_side, -self.k, axis=1)[:, -self.k])
+            self._raise(_kth(side_by_side, self.k))
         kept = products > self.floor[rows]
         kept[kept] = self._clear(rows[kept])
         self.found = [(rows[kept], photos[kept], products[kept])]
@@ -234,6 +241,12 @@ class Candidates:
         self.crowded |= np.bincount(rows, minlength=len(self.query)) > self.k + CROWD
         self.floor[self.crowded] = np.inf
         return ~self.crowded[rows]
+
+
+def _kth(products: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """The k-th largest of each row."""
+    kth: NDArray[np.float32] = np.partition(products, -k, axis=1)[:, -k]
+    return kth
 
 
 def _places(mask: NDArray[np.bool_]) -> Rows:
