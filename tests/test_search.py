@@ -83,11 +83,9 @@ def test_embeddings_that_are_no_numbers_are_refused(value: float) -> None:
 
 def test_the_grid_of_float32_is_that_of_float64() -> None:
     rng = np.random.default_rng(5)
-    photos = rng.normal(size=(200, 7)).astype(np.float32) * np.float32(10.0) ** rng.integers(
-        -30, 18, (200, 1)
-    )
+    photos = (rng.normal(size=(200, 7)) * 10.0 ** rng.integers(-30, 18, (200, 1))).astype(np.float32)
     photos[:20, 1:] *= np.float32(1e-4)  # components on either side of where float32 is as fine as the grid
-    unit = photos / np.maximum(np.linalg.norm(photos, axis=1, keepdims=True), 1e-12).astype(np.float32)
+    unit = photos / np.maximum(np.linalg.norm(photos, axis=1, keepdims=True), np.float32(1e-12))
     assert on_grid(photos).dtype == np.float32
     assert np.array_equal(on_grid(photos), np.round(unit.astype(np.float64) * GRID) / GRID)
 
