@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
+from whalebench.benchmarks.core.search import cosines
 from whalebench.methods.method import Components, Harness, Search, Value, attribute
 from whalebench.methods.parts.augment import with_twins
 from whalebench.methods.parts.embedder import Embedder, EmbedderConfig, EmbeddingMethod
@@ -22,7 +23,7 @@ from whalebench.methods.parts.losses.margins import (
     photos_by_species,
 )
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.parts.retrieval import Labels, centres_of, cosines, mean_centre, nearest_photo_scores
+from whalebench.methods.parts.retrieval import Labels, centres_of, mean_centre, nearest_photo_scores
 from whalebench.methods.parts.training.samplers import Sampler
 from whalebench.methods.parts.training.trainer import predict, train_network
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
@@ -25,7 +25,7 @@ from whalebench import RunFailedError, WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.code import GROUP, OF_FILE, place_in_plug_in
 from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.guests import guest, named
-from whalebench.methods.method import Method, MethodConfig
+from whalebench.methods.method import Method, MethodConfig, PartConfig
 
 FACTS = ("name", "summary", "source")
 """What every method says of itself."""
@@ -296,10 +296,24 @@ def fields_of(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
 def _check_field(method: type[Method], key: str) -> None:
     fields = sorted(name for name, _ in fields_of(method.Config))
     if key not in fields:
+        part, _, field = key.rpartition(".")
+        if why := _former(method.Config, part).get(field):
+            raise WhalebenchError(f"'{method.name}' has no field '{key}' any more: {why}; leave it out.")
         inside = [name for name in fields if name.startswith(f"{key}.")]
         hint = f"write one of {', '.join(inside)}." if inside else ""
         hint = hint or did_you_mean(key, fields, f"there are {', '.join(fields)}.")
         raise WhalebenchError(f"'{method.name}' has no field '{key}': {hint}")
+
+
+def _former(config: type[BaseModel], part: str) -> Mapping[str, str]:
+    """The former fields of a part of the configuration, by its name with dots; of the whole by ""."""
+    for name in part.split(".") if part else ():
+        field = config.model_fields.get(name)
+        kind = field and field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return {}
+        config = kind
+    return config.former if issubclass(config, PartConfig) else {}
 
 
 def _entry_points() -> dict[str, tuple[EntryPoint, ...]]:

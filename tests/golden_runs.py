@@ -106,7 +106,7 @@ GROUPS = {
     run arcface TINY epochs=2 pooling=flatten gallery.rule=mean; run arcface TINY epochs=2 species_weight=0.3
     run arcface TINY epochs=2 stages=2 pooling=average gallery.rule=robust_centre dropout=0.2
     run arcface TINY epochs=2 gallery.rule=knn_max gallery.neighbours=5
-    run arcface TINY epochs=2 gallery.rule=knn_sum gallery.neighbours=5 gallery.search=faiss
+    run arcface TINY epochs=2 gallery.rule=knn_sum gallery.neighbours=5
     run arcface TINY epochs=4 schedule.cycles=2 schedule.joined=embeddings
     run arcface TINY epochs=4 schedule.cycles=2 flip_identities=true
     """,

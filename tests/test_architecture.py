@@ -43,7 +43,11 @@ ALLOWED = {
     "methods": ("whalebench.methods", "whalebench.benchmarks.core"),
     "splits": ("whalebench.splits", "whalebench.benchmarks.core"),
     "reports": ("whalebench.reports", "whalebench.benchmarks.core"),
-    "reports/metrics": ("whalebench.reports.metrics", "whalebench.benchmarks.core.arrays"),
+    "reports/metrics": (
+        "whalebench.reports.metrics",
+        "whalebench.benchmarks.core.arrays",
+        "whalebench.benchmarks.core.search",
+    ),
     "__init__": ("whalebench.api",),
 }
 """Room, or the ground floor of one -> what its files may import of this package, at once or later."""

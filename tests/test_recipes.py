@@ -23,6 +23,7 @@ from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import CPU
+from whalebench.benchmarks.core.search import cosines
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
@@ -33,7 +34,6 @@ from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_matrices, invert, transform_points
 from whalebench.methods.parts.networks.weights import pretraining
-from whalebench.methods.parts.retrieval import cosines
 from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
 from whalebench.methods.parts.training.trainer import BestEpoch
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes

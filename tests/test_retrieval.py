@@ -1,10 +1,7 @@
-"""The gallery's rules against their slow twins, exact search, and neighbours by faiss."""
+"""The gallery's rules against their slow twins."""
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import get_args
 
 import numpy as np
@@ -23,16 +20,13 @@ from whalebench.methods.arcface import ArcFace, ArcFaceConfig
 from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.retrieval import (
     FLOOR,
-    GRID,
     Gallery,
     GalleryConfig,
     Rule,
-    faiss_top_k,
     nearest_photo_scores,
-    on_grid,
     robust_centre,
-    top_k,
 )
+from whalebench.methods.registry import configure
 
 IDENTITIES, ABSENT = 8, 5
 Case = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
@@ -79,20 +73,6 @@ def slow_scores(
     return scores
 
 
-def slow_top_k(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], k: int
-) -> tuple[list[list[int]], list[list[float]]]:
-    """In whole numbers: the steps of the grid, multiplied and summed without any rounding."""
-    steps = [[[int(value * GRID) for value in row] for row in on_grid(side)] for side in (query, gallery)]
-    indices, nearest = [], []
-    for one in steps[0]:
-        products = [sum(a * b for a, b in zip(one, other, strict=True)) for other in steps[1]]
-        best = sorted(range(len(products)), key=lambda row: (-products[row], row))[:k]
-        indices.append(best)
-        nearest.append([min(max(products[row] / GRID**2, -1.0), 1.0) for row in best])
-    return indices, nearest
-
-
 @pytest.fixture
 def case() -> Case:
     """Photos about their individual's place, some astray; ABSENT has none, 6 has one."""
@@ -104,15 +84,6 @@ def case() -> Case:
     gallery = places[labels] + 0.7 * rng.normal(size=(len(labels), 6))
     gallery[::5] = 3 * rng.normal(size=gallery[::5].shape)
     return rng.normal(size=(9, 6)).astype(np.float32), gallery.astype(np.float32), labels.astype(np.int64)
-
-
-@pytest.fixture
-def ties() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A gallery of thirty photos, of which only five differ, and queries among them and elsewhere."""
-    rng = np.random.default_rng(1)
-    distinct = rng.normal(size=(5, 6)).astype(np.float32)
-    gallery = distinct[rng.integers(0, 5, 30)]
-    return np.concatenate([distinct[:2], rng.normal(size=(5, 6)).astype(np.float32)]), gallery
 
 
 def filled(case: Case, rule: Rule, **settings: object) -> Gallery:
@@ -140,42 +111,6 @@ def test_photos_of_unknown_individuals_are_passed_over() -> None:
     gallery = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     assert nearest_photo_scores(query, gallery, np.array([UNKNOWN, 0]), 1).tolist() == [[0.0]]
     assert nearest_photo_scores(query, gallery, np.array([UNKNOWN, UNKNOWN]), 2).tolist() == [[FLOOR, FLOOR]]
-
-
-@pytest.mark.parametrize("k", [1, 3, 12, 29, 30, 99])
-def test_the_nearest_are_those_of_brute_force_to_the_last_bit(
-    ties: tuple[NDArray[np.float32], NDArray[np.float32]], k: int
-) -> None:
-    query, gallery = ties
-    indices, nearest = slow_top_k(query, gallery, k)
-    for block in range(1, len(query) + 1):
-        for gallery_block in range(1, len(gallery) + 1, 1 if block == 3 else 7):
-            found, cosines = top_k(query, gallery, k, block=block, gallery_block=gallery_block)
-            assert found.tolist() == indices
-            assert cosines.tolist() == nearest
-
-
-def test_no_order_of_summation_changes_a_cosine() -> None:
-    """Long vectors, where float32 products differ with the block: the dimensions are summed in any order."""
-    rng = np.random.default_rng(2)
-    query, gallery = (rng.normal(size=(rows, 512)).astype(np.float32) for rows in (3, 200))
-    left, right = on_grid(query), on_grid(gallery)
-    orders = [rng.permutation(512) for _ in range(5)]
-    expected = left @ right.T
-    assert all(np.array_equal(left[:, order] @ right[:, order].T, expected) for order in orders)
-    found, cosines = top_k(query, gallery, 200)
-    assert np.array_equal(np.take_along_axis(expected, found, axis=1), cosines)
-    true = (query.astype(float) @ gallery.T.astype(float)) / np.outer(
-        np.linalg.norm(query.astype(float), axis=1), np.linalg.norm(gallery.astype(float), axis=1)
-    )
-    assert np.abs(expected - true).max() < 3e-7
-
-
-def test_an_empty_gallery_has_no_neighbours() -> None:
-    found, cosines = top_k(np.ones((2, 3), np.float32), np.zeros((0, 3), np.float32), 5)
-    assert found.shape == cosines.shape == (2, 0)
-    found, _ = top_k(np.zeros((0, 3), np.float32), np.ones((4, 3), np.float32), 2)
-    assert found.shape == (0, 2)
 
 
 @pytest.mark.parametrize("neighbours", [1, 10, 500])
@@ -220,8 +155,6 @@ def test_embeddings_that_are_no_numbers_are_refused(value: float) -> None:
     good, bad, labels = np.ones((3, 2), np.float32), np.ones((3, 2), np.float32), np.zeros(3, np.int64)
     bad[1, 0] = value
     for query, gallery in ((good, bad), (bad, good)):
-        with pytest.raises(RunFailedError, match=r"1 of 3 photos are NaN or infinite.*lower learning_rate"):
-            top_k(query, gallery, 1)
         with pytest.raises(RunFailedError, match="1 of 3"):
             nearest_photo_scores(query, gallery, labels, 1)
     for rule in get_args(Rule):
@@ -233,65 +166,17 @@ def test_embeddings_that_are_no_numbers_are_refused(value: float) -> None:
             refusing.scores(bad)
 
 
-def test_faiss_without_neighbours_is_refused() -> None:
-    with pytest.raises(ValidationError, match="rule=mean has none; set rule=knn_max"):
-        GalleryConfig(rule="mean", search="faiss")
-
-
-def test_faiss_that_is_missing_is_missed_before_anything_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whalebench.methods.parts.retrieval.find_spec", lambda name: None)
-    config = ArcFaceConfig(gallery=GalleryConfig(rule="knn_max", search="faiss"))
-    with pytest.raises(WhalebenchError, match=r"install whalebench\[faiss\], or set search=exact"):
-        ArcFace(config)
-
-
-class RoundedIndex:
-    """What faiss does as far as it is used, with rounder products; of equal photos the last comes first."""
-
-    def __init__(self, dimensions: int) -> None:
-        self.photos = np.zeros((0, dimensions), np.float32)
-
-    def add(self, photos: NDArray[np.float32]) -> None:
-        assert photos.dtype == np.float32
-        self.photos = np.concatenate([self.photos, photos])
-
-    def search(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        products = (query @ self.photos.T).astype(np.float16)
-        found = len(self.photos) - 1 - np.argsort(-products[:, ::-1], axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(products, found, axis=1).astype(np.float32), found
-
-
-@pytest.fixture(params=["real", "rounded"])
-def faiss(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package, skipped where it is not installed, and a stand-in that rounds even more."""
-    if request.param == "real":
-        pytest.importorskip("faiss", reason="faiss is an extra that is not installed")
-        return
-    stand_in = ModuleType("faiss")
-    stand_in.__spec__ = ModuleSpec("faiss", None)
-    stand_in.IndexFlatIP = RoundedIndex  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "faiss", stand_in)
-
-
-@pytest.mark.usefixtures("faiss")
-@pytest.mark.parametrize("k", [1, 20, 500])
-def test_faiss_finds_the_neighbours_that_exact_search_finds(k: int) -> None:
-    rng = np.random.default_rng(4)
-    query, gallery = (rng.normal(size=(rows, 16)).astype(np.float32) for rows in (7, 300))
-    gallery[100:106] = gallery[0]
-    query[0] = gallery[0]
-    expected, found = top_k(query, gallery, k), faiss_top_k(query, gallery, k)
-    assert np.array_equal(found[0], expected[0])
-    assert np.array_equal(found[1], expected[1])
-
-
-@pytest.mark.usefixtures("faiss")
-@pytest.mark.parametrize("rule", ["knn_max", "knn_sum"])
-def test_a_gallery_scores_the_same_by_faiss(rule: Rule, case: Case) -> None:
-    exact, approximate = (
-        filled(case, rule, neighbours=10, search=search).scores(case[0]) for search in ("exact", "faiss")
-    )
-    assert np.array_equal(exact, approximate)
+def test_a_record_of_the_time_of_faiss_is_read_and_its_field_is_none_any_more() -> None:
+    old = {"gallery": {"rule": "knn_max", "neighbours": 7, "search": "faiss"}}
+    assert ArcFaceConfig.model_validate(old).gallery == GalleryConfig(rule="knn_max", neighbours=7)
+    with pytest.raises(ValidationError, match="searches"):
+        GalleryConfig.model_validate({"searches": "faiss"})
+    for value in ("faiss", "exact"):
+        with pytest.raises(WhalebenchError, match=r"no field 'gallery\.search' any more: .* leave it out\.$"):
+            configure(ArcFace, [f"gallery.search={value}"])
+    for key in ("search", "photo_weight.search", "gallery.rule.search", "galleries.search"):
+        with pytest.raises(WhalebenchError, match=f"has no field '{key}': "):
+            configure(ArcFace, [f"{key}=faiss"])
 
 
 def test_flip_averages_the_embeddings_of_the_photo_and_its_mirror_image(shared_tiny: Workspace) -> None:

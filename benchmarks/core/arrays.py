@@ -34,7 +34,8 @@ def normalise(embeddings: NDArray[Any]) -> NDArray[np.float32]:
     >>> normalise(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    # What np.linalg.norm computes, without its copies.
+    length = np.sqrt(np.square(embeddings).sum(axis=1, keepdims=True))
     return np.asarray(embeddings / np.maximum(length, 1e-12), np.float32)
 
 

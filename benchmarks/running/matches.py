@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench.benchmarks.core.arrays import blocks, columns_of, rows_by_label
+from whalebench.benchmarks.core.search import BLOCK, top_k
 from whalebench.methods.parts.pipeline import SeenWindows
-from whalebench.methods.parts.retrieval import BLOCK, top_k
 from whalebench.reports.metrics.ranking import CANDIDATES
 
 

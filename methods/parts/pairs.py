@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.search import check_finite, cosines
 from whalebench.methods.parts.losses.metric_losses import MetricLossConfig, build_loss
-from whalebench.methods.parts.retrieval import check_finite, cosines, known_by_label, raise_to_best
+from whalebench.methods.parts.retrieval import known_by_label, raise_to_best
 from whalebench.methods.parts.training.samplers import Indices
 
 HIDDEN = 32

@@ -1,57 +1,26 @@
 """The gallery: embedded photos of known individuals, and the rule by which they score a query.
 
-Cosines are exact: the components of normalised embeddings are rounded to multiples of 2^-26, a quarter of
-float32's last bit next to 1, so that every product and every partial sum has a place in float64. No order of
-summation, no block and no number of threads can then change a bit of them, and equal photos tie. Faiss, an
-extra, finds the neighbours in galleries of millions of photos.
+Cosines are exact, and neighbours those of brute force (`benchmarks/core/search.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from whalebench import MissingError, RunFailedError
-from whalebench.benchmarks.core.arrays import blocks, normalise, rows_by_label, top_columns
+from whalebench.benchmarks.core.arrays import blocks, normalise, rows_by_label
 from whalebench.benchmarks.core.photos import UNKNOWN
+from whalebench.benchmarks.core.search import BLOCK, GALLERY_BLOCK, check_finite, cosines, on_grid, top_k
 from whalebench.methods.method import PartConfig
 
 FLOOR = -1.0
 """Score of an identity without a photo in the gallery: the lowest cosine there is."""
-GRID = 2.0**26
-"""Steps from 0 to 1; a sum of products of such steps needs 53 bits as long as it is below 2."""
-BLOCK, GALLERY_BLOCK = 512, 16384
-"""Queries and gallery photos that are compared at a time: 64 MiB of cosines, and a few copies of them."""
-SPARE = 16
-"""Neighbours searched beyond k: faiss rounds to float32, so nearly equal ones may change places."""
-
-
-def check_finite(*embeddings: NDArray[np.float32]) -> None:
-    """Raises RunFailedError for embeddings (photos, dimensions) with a value that is NaN or infinite."""
-    for each in embeddings:
-        broken = len(each) - int(np.isfinite(each).all(axis=1).sum())
-        if broken:
-            raise RunFailedError(
-                f"the embeddings of {broken} of {len(each)} photos are NaN or infinite, so nothing is near "
-                "them: lower learning_rate, or set precision=fp32."
-            )
-
-
-def on_grid(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Embeddings (photos, dimensions) at length 1, rounded to the grid on which their products are exact."""
-    return np.round(normalise(embeddings).astype(np.float64) * GRID) / GRID
-
-
-def cosines(query: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosines (queries, photos) in [-1, 1], exact on the grid."""
-    return np.clip(on_grid(query) @ on_grid(gallery).T, -1.0, 1.0)
 
 
 def nearest_photo_scores(
@@ -71,11 +40,12 @@ def nearest_photo_scores(
     check_finite(query, gallery)
     order = known_by_label(labels)
     scores = np.full((len(query), identities), FLOOR, np.float32)
-    for rows in blocks(len(query), block):
-        for columns in blocks(len(order), gallery_block):
-            part = order[columns]
-            raise_to_best(scores[rows], cosines(query[rows], gallery[part]), labels[part])
-    return scores
+    for columns in blocks(len(order), gallery_block):
+        part = order[columns]
+        photos = on_grid(gallery[part]).astype(np.float64).T
+        for rows in blocks(len(query), block):
+            raise_to_best(scores[rows], on_grid(query[rows]).astype(np.float64) @ photos, labels[part])
+    return np.clip(scores, -1.0, 1.0, out=scores)
 
 
 def known_by_label(labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -91,34 +61,6 @@ def raise_to_best(scores: NDArray[np.float32], values: NDArray[Any], labels: NDA
     """
     present, starts = np.unique(labels, return_index=True)
     scores[:, present] = np.maximum(scores[:, present], np.maximum.reduceat(values, starts, axis=1))
-
-
-def top_k(
-    query: NDArray[np.float32],
-    gallery: NDArray[np.float32],
-    k: int,
-    block: int = BLOCK,
-    gallery_block: int = GALLERY_BLOCK,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k nearest gallery photos of each query, as rows and cosines (queries, k), the nearest first.
-
-    Equally near photos come in the order of the gallery; k is cut to the number of its photos. Exact, and the
-    same whatever the blocks, which bound the memory.
-    """
-    check_finite(query, gallery)
-    k = min(k, len(gallery))
-    indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
-    for rows in blocks(len(query), block):
-        photos, values = indices[rows, :0], nearest[rows, :0]
-        for columns in blocks(len(gallery), gallery_block):
-            block_values = cosines(query[rows], gallery[columns])
-            block_photos = np.broadcast_to(np.arange(len(gallery))[columns], block_values.shape)
-            # The best so far stand first, and they come from earlier rows: columns break ties as rows do.
-            photos, values = np.hstack([photos, block_photos]), np.hstack([values, block_values])
-            best = top_columns(values, k)
-            photos, values = np.take_along_axis(photos, best, 1), np.take_along_axis(values, best, 1)
-        indices[rows], nearest[rows] = photos, values
-    return indices, nearest
 
 
 INLIER_COSINE = 0.5
@@ -174,40 +116,6 @@ def centres_of(
     return centres
 
 
-def require_faiss() -> None:
-    """Raises MissingError where faiss is not installed."""
-    if find_spec("faiss") is None:
-        raise MissingError(
-            "search=faiss needs a package that is not installed: install whalebench[faiss], or set "
-            "search=exact."
-        )
-
-
-def faiss_top_k(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The k nearest gallery photos of each query by faiss, as rows and cosines like `top_k`.
-
-    The index compares every photo, so nothing is approximate but the rounding, which SPARE makes up for
-    unless more photos than that are equally near.
-    """
-    require_faiss()
-    import faiss
-
-    check_finite(query, gallery)
-    k = min(k, len(gallery))
-    left, right = on_grid(query), on_grid(gallery).astype(np.float32)
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    index.add(right)
-    candidates = np.sort(index.search(left.astype(np.float32), min(k + SPARE, len(gallery)))[1], axis=1)
-    indices, nearest = np.zeros((len(query), k), np.int64), np.zeros((len(query), k))
-    for row, photos in enumerate(candidates):
-        near = np.clip(right[photos].astype(np.float64) @ left[row], -1.0, 1.0)
-        best = np.argsort(-near, kind="stable")[:k]
-        indices[row], nearest[row] = photos[best], near[best]
-    return indices, nearest
-
-
 Rule = Literal["nearest", "mean", "robust_centre", "knn_max", "knn_sum"]
 Labels = NDArray[np.int64]
 Rows = Labels | slice
@@ -226,14 +134,7 @@ class GalleryConfig(PartConfig):
     there are such; a run with same is told the viewpoints of test photos, and ranked apart."""
     flip: bool = False
     """Embed every photo, of gallery and queries alike, mirrored, too, and average both embeddings."""
-    search: Literal["exact", "faiss"] = "exact"
-    """What finds the neighbours; faiss, an extra package, is for millions of photos."""
-
-    @model_validator(mode="after")
-    def _search_for_neighbours(self) -> Self:
-        if self.search == "faiss" and not self.rule.startswith("knn"):
-            raise ValueError(f"search=faiss finds neighbours and rule={self.rule} has none; set rule=knn_max")
-        return self
+    former: ClassVar[dict[str, str]] = {"search": "neighbours are found by exact search, which needs no faiss"}
 
 
 class Gallery:
@@ -241,9 +142,6 @@ class Gallery:
 
     def __init__(self, config: GalleryConfig, identities: int = 0) -> None:
         """identities are how many a score has columns for, until it is filled."""
-        if config.search == "faiss":
-            # Missing packages are better missed before a network is trained than after.
-            require_faiss()
         self.config, self.identities = config, identities
 
     def fill(
@@ -330,8 +228,7 @@ class Gallery:
         self, query: NDArray[np.float32], gallery: NDArray[np.float32], labels: Labels
     ) -> NDArray[np.float32]:
         """The largest cosine, or the sum of cosines over the number of neighbours: one scale for all k."""
-        search = faiss_top_k if self.config.search == "faiss" else top_k
-        photos, near = search(query, gallery, self.config.neighbours)
+        photos, near = top_k(query, gallery, self.config.neighbours)
         rows, columns = np.arange(len(query))[:, None], labels[photos]
         scores = np.full((len(query), self.identities), FLOOR)
         if self.config.rule == "knn_max":

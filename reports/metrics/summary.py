@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.arrays import top_columns
+from whalebench.benchmarks.core.search import nearest_by_count
 from whalebench.reports.metrics.calibration import set_metrics
 from whalebench.reports.metrics.ranking import (
     Floats,
@@ -26,7 +26,6 @@ from whalebench.reports.metrics.ranking import (
     mean,
     new_is_candidate,
     predicted_new,
-    row_blocks,
 )
 
 FALSE_ALARMS = {"dir_at_far_1": 0.01, "dir_at_far_5": 0.05, "dir_at_far_10": 0.1}
@@ -173,14 +172,14 @@ def average_precision_at_r(
 
     R is the number of gallery photos of the query's individual; the precision at each right place among the
     nearest R, summed and divided by R ("A Metric Learning Reality Check", Musgrave et al. 2020). Of equally
-    near photos the earlier in the gallery is first. Embeddings (n, d) and (m, d), any length but finite;
-    labels are names or numbers, both of one kind.
+    near photos the earlier in the gallery is first, as `top_k` ranks them. Embeddings (n, d) and (m, d), any
+    length but finite; labels are names or numbers, both of one kind.
 
     >>> gallery = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0]])
     >>> average_precision_at_r(np.array([[1.0, 0.0]]), ["a"], gallery, ["a", "b", "a", "b"]).tolist()
     [0.5]
     """
-    query, gallery = _unit(embeddings_query, "query"), _unit(embeddings_gallery, "gallery")
+    query, gallery = _vectors(embeddings_query, "query"), _vectors(embeddings_gallery, "gallery")
     labels = np.concatenate([np.asarray(labels_query), np.asarray(labels_gallery)])
     codes = np.unique(labels, return_inverse=True)[1]
     codes_query, codes_gallery = codes[: len(labels_query)], codes[len(labels_query) :]
@@ -188,24 +187,18 @@ def average_precision_at_r(
         raise WhalebenchError("Embeddings and labels differ in number: hand over one label a row.")
     relevant = np.bincount(codes_gallery, minlength=len(codes) + 1)[codes_query]
     result = np.full(len(query), np.nan)
-    for block in row_blocks(len(query), len(gallery)):
-        similarities = query[block] @ gallery.T
-        for place in np.flatnonzero(relevant[block] > 0):
-            row = block.start + place
-            nearest = top_columns(similarities[place, None], int(relevant[row]))[0]
-            matches = codes_gallery[nearest] == codes_query[row]
+    for rows, nearest, _ in nearest_by_count(query, gallery, relevant):
+        for row, photos in zip(rows, nearest, strict=True):
+            matches = codes_gallery[photos[: relevant[row]]] == codes_query[row]
             precision = np.cumsum(matches) / np.arange(1, len(matches) + 1)
             result[row] = (precision * matches).sum() / len(matches)
     return result
 
 
-def _unit(embeddings: NDArray[np.floating], name: str) -> Floats:
-    """Rows of length one in float64; a row of zeros stays zero, as near to everything as to nothing."""
-    values = np.asarray(embeddings, dtype=np.float64)
+def _vectors(embeddings: NDArray[np.floating], name: str) -> NDArray[np.floating]:
+    values = np.asarray(embeddings)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise WhalebenchError(
             f"The {name} embeddings are not a finite (photos, numbers) array: check the network."
         )
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    unit: Floats = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
-    return unit
+    return values
