@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.copies import bring
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_file,
@@ -31,6 +32,7 @@ from whalebench.benchmarks.core.files import (
     regular_file,
     with_digest,
 )
+from whalebench.benchmarks.core.remote import fetched_path, is_url, url_of
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_path, atomic_text
 
 REQUIRED = ("image", "path", "identity")
@@ -128,7 +130,8 @@ class Catalog:
 def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) -> Catalog:
     """A catalog in memory from rows in any order; columns that are absent are filled as not known.
 
-    Relative paths are taken from `folder`. A column that is no catalog column is dropped.
+    Relative paths are taken from `folder`, which a workspace's folder of benchmarks holds; of a URL the path
+    is where its file stands once it is fetched. A column that is no catalog column is dropped.
     """
     for column in REQUIRED:
         if column not in table.columns:
@@ -142,7 +145,7 @@ def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) ->
     digest = table_digest(complete)
     base = folder.absolute() if folder else Path()
     for column in ("path", "mask"):
-        paths = [str(base / value) if value else "" for value in complete[column].tolist()]
+        paths = [_absolute(value, base) if value else "" for value in complete[column].tolist()]
         complete[column] = pd.Series(paths, dtype="str")
     return Catalog(name, complete, digest)
 
@@ -264,7 +267,14 @@ def read_catalog(folder: Path) -> Catalog:
     return replace(catalog, derived=facts.get("derived", {}))
 
 
+def _absolute(value: str, folder: Path) -> str:
+    return str(fetched_path(value, folder.parent.parent / "cache") if is_url(value) else folder / value)
+
+
 def _relative(value: str, folder: Path) -> str:
+    """How a catalog keeps a path: as a URL, seen from its folder, or as it is."""
+    if url := url_of(value):
+        return url
     if value and Path(value).is_relative_to(folder.absolute()):
         return Path(value).relative_to(folder.absolute()).as_posix()
     return value
@@ -361,14 +371,16 @@ def mask_of(image: str) -> str:
 def verify_photos(catalog: Catalog, folder: Path) -> None:
     """Refuses a catalog whose photos or masks are no longer the files that were catalogued, and names those.
 
-    Only files whose size or times differ from the stamps in `folder` are hashed; then the stamps are written
-    anew.
+    Those at a URL are fetched first, once. Only files whose size or times differ from the stamps in `folder`
+    are hashed; then the stamps are written anew.
     """
     known = _read_stamps(folder)
     current: dict[str, Stamp] = {}
     unsure: dict[str, str] = {}
+    files = tuple(catalogued_files(catalog.table))
+    bring(path for _, path, _ in files if not os.path.lexists(path))
     absent: list[str] = []
-    for name, path, digest in catalogued_files(catalog.table):
+    for name, path, digest in files:
         try:
             current[name] = take_stamp(path, digest)
         except OSError:

@@ -168,7 +168,7 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
         *("--fold", str(request.fold), "--seed", str(request.seed)),
         *(f"--set={setting}" for setting in request.settings),
         *(("--preset", request.preset) if request.preset else ()),
-        *("--device", request.device, "--workspace", str(workspace.root)),
+        *("--device", request.device, "--workspace", workspace.address),
     ]
 
 
