@@ -40,7 +40,6 @@ from whalebench.benchmarks.registry import load_benchmark, load_catalog, make_sp
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.tests.conftest import draw_source
 from whalebench.tests.synthetic_runs import put, queries_of, record
-from whalebench.tests.test_ledger import opening
 
 RANKS = np.array([1, 2, 1, 9])
 Machine = Callable[..., Workspace]
@@ -221,7 +220,8 @@ def test_what_is_removed_at_the_url_is_gone_on_every_machine(machine: Machine, u
 
 def test_no_line_of_the_ledger_is_lost_or_replaced(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = machine("one"), machine("two")
-    entry = opening(when="2026-11-23T12:00:00+00:00")
+    facts = {"method": "m", "settings": "s", "benchmark": "b", "catalog_digest": "c", "split_digest": "d"}
+    entry = ledger.Opening(**facts, fold=0, seed=0, run="r", when="2026-11-23T12:00:00+00:00")
     for workspace in (one, two, two):
         ledger.append(workspace, entry)
     for name in ("one", "two"):
