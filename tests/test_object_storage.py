@@ -37,6 +37,7 @@ from whalebench.benchmarks.core.workspace import ExistsError, Workspace, atomic_
 from whalebench.benchmarks.importing.importer import import_photos
 from whalebench.benchmarks.importing.layouts import LAYOUTS
 from whalebench.benchmarks.registry import load_benchmark, load_catalog, make_split
+from whalebench.reports import writers
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.tests.conftest import draw_source
 from whalebench.tests.synthetic_runs import put, queries_of, record
@@ -249,6 +250,21 @@ def test_requests_do_not_grow_with_runs_and_files_once_they_are_here(
     assert asked() == few == 5  # what is laid out, and four listings
 
 
+def test_whoever_may_not_write_is_told_so_before_hours_of_work(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(machine("one"), "a")
+    kind = type(fsspec.filesystem("memory"))
+    refused = PermissionError("Access Denied")
+    monkeypatch.setattr(kind, "pipe_file", lambda *_, **__: (_ for _ in ()).throw(refused))
+    two = machine("two", write=False)
+    assert len(read_runs(two.runs).records) == 1
+    with pytest.raises(WhalebenchError, match=r"does not let you in \(Access Denied\): give credentials"):
+        machine("two")
+    board, folder = leaderboard(two.runs), two.reports
+    assert any("were not written" in each for each in writers.write_reports(board, folder)[1])
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """The table of some photos, which are at a URL, too: file://... of the same path."""
@@ -342,7 +358,7 @@ def test_what_is_drawn_is_not_sent(machine: Machine, url: str, monkeypatch: pyte
     from whalebench.benchmarks import flukes
 
     draw = flukes.draw_flukes
-    monkeypatch.setattr(flukes, "draw_flukes", lambda *given, **how: draw(*given, **how, photos=30))
+    monkeypatch.setattr(flukes, "draw_flukes", lambda folder, **_: draw(folder, workers=1, photos=20))
     one = machine("one")
     load_catalog("flukes", one)
     atomic_text(one.benchmarks / "flukes" / "audit.json", "{}")

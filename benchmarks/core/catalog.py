@@ -375,19 +375,13 @@ def verify_photos(catalog: Catalog, folder: Path) -> None:
     are hashed; then the stamps are written anew.
     """
     known = _read_stamps(folder)
-    current: dict[str, Stamp] = {}
-    unsure: dict[str, str] = {}
     files = tuple(catalogued_files(catalog.table))
-    bring(path for _, path, _ in files if not os.path.lexists(path))
-    absent: list[str] = []
-    for name, path, digest in files:
-        try:
-            current[name] = take_stamp(path, digest)
-        except OSError:
-            absent.append(name)
-            continue
-        if known.get(name) != current[name]:
-            unsure[name] = path
+    current, absent = _take_stamps(files)
+    if absent:
+        bring(path for name, path, _ in files if name not in current)
+        fetched, absent = _take_stamps([file for file in files if file[0] not in current])
+        current |= fetched
+    unsure = {name: path for name, path, _ in files if name in current and known.get(name) != current[name]}
     with ThreadPoolExecutor() as pool:
         hashed = dict(zip(unsure, pool.map(_digest, unsure.values()), strict=True))
     changed = [name for name, digest in hashed.items() if digest != current[name][0]]
@@ -396,6 +390,17 @@ def verify_photos(catalog: Catalog, folder: Path) -> None:
     if unsure or len(known) != len(current):
         with suppress(WhalebenchError):  # where it cannot be written they are hashed the next time, too
             write_stamps(folder, current)
+
+
+def _take_stamps(files: Iterable[tuple[str, str, str]]) -> tuple[dict[str, Stamp], list[str]]:
+    """The stamps of files by name, and the names of those that are absent."""
+    stamps, absent = {}, []
+    for name, path, digest in files:
+        try:
+            stamps[name] = take_stamp(path, digest)
+        except OSError:
+            absent.append(name)
+    return stamps, absent
 
 
 def take_stamp(path: str | Path, digest: str = "") -> Stamp:

@@ -130,9 +130,10 @@ class Copy:
 
     def _check_layout(self, *, write: bool) -> None:
         system, place = place_at(self.url)
+        version = VERSION
         try:
             with reached(self.url):
-                version = system.cat_file(f"{place}/{LAYOUT}")
+                version = bytes(system.cat_file(f"{place}/{LAYOUT}"))
         except WhalebenchError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -141,13 +142,13 @@ class Copy:
                     f"There is no workspace at {self.url} ({one_line(error.__cause__, 80)}): check it, or "
                     f"begin one with `whalebench run` or `whalebench data import`."
                 ) from error
-            self._put(LAYOUT, VERSION)
-            return
         if version != VERSION:
             raise WhalebenchError(
                 f"The workspace at {self.url} is laid out as {one_line(version.decode('latin-1'), 20)}, this "
                 f"whalebench knows 1: install the version that made it."
             )
+        if write:
+            self._put(LAYOUT, VERSION)  # who may not is told so now, and not after hours of work
 
     def _listed(self) -> dict[str, str]:
         """What is to be here, by key, each with a mark that is another one when it is written anew.

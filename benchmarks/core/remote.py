@@ -124,7 +124,7 @@ def reached(url: str, kept: str = "then give the same command again") -> Iterato
     except WhalebenchError:
         raise
     except Exception as error:  # each provider has errors of its own
-        why = one_line(error, 80) or type(error).__name__
+        why = re.sub(r"//[^/@\s]*@", "//...@", one_line(error, 80)) or type(error).__name__
         if isinstance(error, FileNotFoundError):
             raise WhalebenchError(
                 f"{url} is not there ({why}): check its name, or make the bucket."
