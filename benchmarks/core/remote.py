@@ -178,7 +178,7 @@ def fetch(urls: Iterable[tuple[str, Path]], staging: Path, progress: Advance | N
     wanted = list(urls)
     staging.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        arrived = pool.map(lambda pair: _fetch(*pair, staging), wanted)
+        arrived = pool.map(lambda pair: _fetch(pair[0], pair[1], staging), wanted)
         for done, _ in enumerate(arrived, start=1):
             if progress:
                 progress(done, len(wanted))
