@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whalebench.benchmarks.core.workspace import Workspace
 
 Place = str | Path | None
-"""The folder of a workspace; None for the one that $WHALEBENCH_WORKSPACE names, else ./workspace."""
+"""The folder of a workspace or its URL; None for what $WHALEBENCH_WORKSPACE names, else ./workspace."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def leaderboard(benchmark: str | None = None, *, workspace: Place = None) -> pd.
 
 def _open(workspace: Place, *, write: bool = True) -> Workspace:
     place = os.environ.get(commands.PLACE) or commands.HERE if workspace is None else workspace
-    return commands.open_workspace(Path(place), write=write)
+    return commands.open_workspace(commands.workspace_folder(str(place)), write=write)
 
 
 def _progress(shown: bool) -> AbstractContextManager[Progress]:

@@ -330,7 +330,7 @@ class _WithLayouts(TyperCommand):
 @data.command("import", cls=_WithLayouts)
 def data_import(
     layout: Annotated[str, Argument(help="How the photos are kept; all layouts are shown below.")],
-    path: Annotated[Path, Argument(help="A table, a folder, a zip or a tar.")],
+    path: Annotated[str, Argument(help="A table, a folder, a zip or a tar, here or at a URL.")],
     name: Annotated[str, Option("--name", help="What to call the benchmark.")],
     columns: Annotated[
         list[str] | None,
@@ -358,6 +358,7 @@ def data_import(
     """Check photos and what is said of them, and make them a benchmark."""
     from whalebench.benchmarks import overview
     from whalebench.benchmarks.core.record import read_runs
+    from whalebench.benchmarks.core.remote import fetched_path, is_url
     from whalebench.benchmarks.importing.aliases import read_aliases
     from whalebench.benchmarks.importing.dates import read_rule
     from whalebench.benchmarks.importing.importer import import_photos
@@ -373,7 +374,8 @@ def data_import(
     said["encounters"] = None if encounters is None else read_rule(encounters)
     place = open_workspace(workspace)
     with console.progress_shown(quiet=as_json) as progress:
-        result = import_photos(chosen, path, name, place, options=options, progress=progress, **said)
+        source = fetched_path(path, place.cache) if is_url(path) else Path(path)
+        result = import_photos(chosen, source, name, place, options=options, progress=progress, **said)
     facts, notes = overview.catalog_facts(result.catalog), list(result.notes)
     quarantined = [photo._asdict() for photo in result.quarantined]
     following = next_command(result.catalog, read_runs(place.runs).records)

@@ -283,7 +283,8 @@ def _draw_flukes(workspace: Workspace, progress: Progress) -> None:
         if is_there():
             return
         progress.stage("draw")
-        with atomic_path(folder) as drawing:
+        with atomic_path(folder, shared=False) as drawing:  # drawn alike everywhere
             drawing.mkdir()
             rows = draw_flukes(drawing, workers=cores(), progress=progress.advance)
             write_catalog(rows, drawing, EMBEDDED, source)
+    Workspace.open(workspace.root)  # at a URL there may be splits and audits of it

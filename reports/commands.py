@@ -19,9 +19,24 @@ if TYPE_CHECKING:
 
 PLACE = "WHALEBENCH_WORKSPACE"
 """The environment variable that says which workspace is meant where nothing else does."""
+
+
+def workspace_folder(place: str) -> Path:
+    """The folder that --workspace means: of a URL that of its working copy here."""
+    from whalebench.benchmarks.core.copies import folder_of
+
+    return folder_of(place)
+
+
 WorkspaceOption = Annotated[
     Path,
-    Option("--workspace", envvar=PLACE, help="Folder of benchmarks, runs, reports, cache."),
+    Option(
+        "--workspace",
+        envvar=PLACE,
+        parser=workspace_folder,
+        metavar="PATH",
+        help="Folder of benchmarks, runs, reports, cache; or a URL, as s3://bucket/folder.",
+    ),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document and nothing else.")]
 OfBenchmarkOption = Annotated[

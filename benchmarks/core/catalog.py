@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from whalebench import WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.copies import bring
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_file,
@@ -32,6 +33,7 @@ from whalebench.benchmarks.core.files import (
     regular_file,
     with_digest,
 )
+from whalebench.benchmarks.core.remote import fetched_path, is_url, url_of
 from whalebench.benchmarks.core.workspace import ExistsError, atomic_path, atomic_text
 
 REQUIRED = ("image", "path", "identity")
@@ -133,7 +135,8 @@ class Catalog:
 def build_catalog(table: pd.DataFrame, name: str, folder: Path | None = None) -> Catalog:
     """A catalog in memory from rows in any order; columns that are absent are filled as not known.
 
-    Relative paths are taken from `folder`. A column that is no catalog column is dropped.
+    Relative paths are taken from `folder`, which a workspace's folder of benchmarks holds; of a URL the path
+    is where its file stands once it is fetched. A column that is no catalog column is dropped.
     """
     for column in REQUIRED:
         if column not in table.columns:
@@ -156,10 +159,17 @@ def _absolute(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def absolute_paths(folder: Path, paths: Iterable[str]) -> list[str]:
-    """What `str(folder / path)` gives of each, "" of an empty one; most, as they are many, without a Path."""
-    before = str(folder / "x")[:-1]
+    """What `str(folder / path)` gives of each, "" of an empty one; most, as they are many, without a Path.
+
+    Of a URL it is where its file stands once it is fetched.
+    """
+    before, cache = str(folder / "x")[:-1], folder.parent.parent / "cache"
     plain = PLAIN_PATH.fullmatch if os.sep == "/" else lambda _: None
-    return [path and (before + path if plain(path) else str(folder / path)) for path in paths]
+
+    def absolute(path: str) -> str:
+        return str(fetched_path(path, cache) if is_url(path) else folder / path)
+
+    return [path and (before + path if plain(path) else absolute(path)) for path in paths]
 
 
 def write_catalog(
@@ -187,7 +197,8 @@ def write_catalog(
         )
     inside = f"{folder.absolute()}/"  # texts: of a million photos paths take half a minute
     for column in ("path", "mask"):
-        stored[column] = pd.Series([path.removeprefix(inside) for path in stored[column]], dtype="str")
+        kept = [url_of(path) or path.removeprefix(inside) for path in stored[column]]
+        stored[column] = pd.Series(kept, dtype="str")
     file = folder / "catalog.json"
     is_new = not file.exists()
     if not is_new and read_facts(folder)["digest"] != catalog.digest:
@@ -384,21 +395,17 @@ def verify_kept_photos(folder: Path) -> None:
 def verify_photos(catalog: Catalog, folder: Path) -> None:
     """Refuses a catalog whose photos or masks are no longer the files that were catalogued, and names those.
 
-    Only files whose size or times differ from the stamps in `folder` are hashed; then the stamps are written
-    anew.
+    Those at a URL are fetched first, once. Only files whose size or times differ from the stamps in `folder`
+    are hashed; then the stamps are written anew.
     """
     known = _read_stamps(folder)
-    current: dict[str, Stamp] = {}
-    unsure: dict[str, str] = {}
-    absent: list[str] = []
-    for name, path, digest in catalogued_files(catalog.table):
-        try:
-            current[name] = take_stamp(path, digest)
-        except OSError:
-            absent.append(name)
-            continue
-        if known.get(name) != current[name]:
-            unsure[name] = path
+    files = tuple(catalogued_files(catalog.table))
+    current, absent = _take_stamps(files)
+    if absent:
+        bring(path for name, path, _ in files if name not in current)
+        fetched, absent = _take_stamps([file for file in files if file[0] not in current])
+        current |= fetched
+    unsure = {name: path for name, path, _ in files if name in current and known.get(name) != current[name]}
     with ThreadPoolExecutor() as pool:
         hashed = dict(zip(unsure, pool.map(_digest, unsure.values()), strict=True))
     changed = [name for name, digest in hashed.items() if digest != current[name][0]]
@@ -407,6 +414,17 @@ def verify_photos(catalog: Catalog, folder: Path) -> None:
     if unsure or len(known) != len(current):
         with suppress(WhalebenchError):  # where it cannot be written they are hashed the next time, too
             write_stamps(folder, current)
+
+
+def _take_stamps(files: Iterable[tuple[str, str, str]]) -> tuple[dict[str, Stamp], list[str]]:
+    """The stamps of files by name, and the names of those that are absent."""
+    stamps, absent = {}, []
+    for name, path, digest in files:
+        try:
+            stamps[name] = take_stamp(path, digest)
+        except OSError:
+            absent.append(name)
+    return stamps, absent
 
 
 def take_stamp(path: str | Path, digest: str = "") -> Stamp:

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shlex
 import sys
 from collections import Counter
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.copies import LEDGER as FOLDER
+from whalebench.benchmarks.core.copies import copy_of
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_text,
@@ -103,10 +106,15 @@ class Ledger(NamedTuple):
 
 
 def append(workspace: Workspace, entry: Opening) -> None:
-    """Adds the entry as one line, which is on the disk before this returns.
+    """Adds the entry as one line, which is on the disk before this returns, or at the workspace's URL.
 
-    Raises WhalebenchError where it cannot: what is not written down must not be looked at.
+    There it is a file of its own, so that no machine overwrites what another one has written down. Raises
+    WhalebenchError where it cannot: what is not written down must not be looked at.
     """
+    if copy := copy_of(workspace.root):
+        name = f"{re.sub(r'[^0-9T]', '', entry.when[:19])}-{secrets.token_hex(6)}.json"
+        copy.add_opening(name, entry.line().encode())
+        return
     file = workspace.root / LEDGER
     kept = "then give the same command again: no test labels are opened unless that is written down"
     with refuse_unwritable(file, kept), file_lock(workspace.cache / f"{LEDGER}.lock"):
@@ -126,13 +134,13 @@ def read_ledger(runs: Path) -> Ledger:
 
     A line that cannot be read, or differs from its digest, is a problem; older lines have none.
     """
-    file = runs.parent / LEDGER
-    if not file.exists():
-        return Ledger([], [])
+    file, folder = runs.parent / LEDGER, runs.parent / FOLDER
     try:
-        lines = regular_file(file).read_bytes().splitlines()
+        lines = regular_file(file).read_bytes().splitlines() if file.exists() else []
+        lines += [line for each in sorted(folder.glob("*.json")) for line in each.read_bytes().splitlines()]
     except OSError as error:
         raise WhalebenchError(f"{file} cannot be read ({error.strerror or error}); restore it.") from error
+    file = file if file.exists() else folder
     entries, broken = [], []
     for number, line in enumerate(lines, start=1):
         try:

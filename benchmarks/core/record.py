@@ -24,6 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, Validati
 
 from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.arrays import blocks, top_columns
+from whalebench.benchmarks.core.copies import copy_of
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
     digest_file,
@@ -326,12 +327,19 @@ def verified(file: Path, record: RunRecord | None = None) -> Path:
     """
     record = record or _record_of(file)
     if record and file.name in record.files:
+        _bring(file, record)
         try:
             _refuse_other(file, digest_once(regular_file(file)), record)
         except OSError as error:
             reason = error.strerror or error
             raise WhalebenchError(f"{file} cannot be read ({reason}): {REPEAT}, or restore it.") from error
     return file
+
+
+def _bring(file: Path, record: RunRecord) -> None:
+    """Fetches a file of a run that is not here yet, where its workspace is at a URL."""
+    if not file.exists() and (copy := copy_of(file.parent)):
+        copy.fetch_of_run(file, record.digest)
 
 
 def verify_files(folder: Path, record: RunRecord) -> None:
@@ -398,6 +406,8 @@ def _read_table(file: Path, record: RunRecord | None, columns: Collection[str] |
     import pyarrow as pa
     import pyarrow.parquet
 
+    if record:
+        _bring(file, record)
     try:
         content = regular_file(file).read_bytes()  # what is verified is what is parsed
         if record:

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench.benchmarks.core.copies import copy_of
 from whalebench.benchmarks.core.files import refuse_not_utf8
 from whalebench.benchmarks.core.machine import place_of_processes, start_time
 
@@ -78,18 +80,29 @@ class Workspace:
         """The four folders that make it a workspace."""
         return self.benchmarks, self.runs, self.reports, self.cache
 
+    @property
+    def address(self) -> str:
+        """What another process, on another machine as well, opens it by: its URL, or the path of its root."""
+        copy = copy_of(self.root)
+        return copy.url if copy else str(self.root)
+
     @classmethod
     def open(cls, root: Path, *, write: bool = True) -> Workspace:
         """The workspace at `root`, its folders made where absent; an unwritable one is refused.
 
-        Only to be read, with `write` false, it is taken as it is, and nothing is made, cleared or tried.
+        Only to be read, with `write` false, it is taken as it is, and nothing is made, cleared or tried. The
+        working copy of one at a URL holds afterwards what is there.
         """
         workspace = cls(Path(root).absolute())
         refuse_not_utf8([str(workspace.root)])
         if workspace.root.exists() and not workspace.root.is_dir():
             raise WhalebenchError(f"The workspace {workspace.root} is no folder: give another --workspace.")
-        if write:
+        copy = copy_of(workspace.root)
+        if write or copy:
             _make_writable(workspace)
+        if copy:
+            with file_lock(workspace.cache / CLAIMED / "copy"):
+                copy.pull(_here, write=write)
         return workspace
 
 
@@ -109,28 +122,42 @@ def _make_writable(workspace: Workspace) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path, *, exclusive: bool = False, kept: str = "then try again") -> Iterator[Path]:
+def atomic_path(
+    path: Path, *, exclusive: bool = False, kept: str = "then try again", shared: bool = True
+) -> Iterator[Path]:
     """A temporary path, moved onto `path` when the block succeeds and removed when it fails.
 
     The block may make a file there or a folder; a folder that stands at `path` is moved away before it is
     deleted, so that no half of it is ever seen. The suffix is kept, since some writers go by it. With
     `exclusive` nothing is replaced: raises ExistsError where something stands there in the end. What else
-    keeps it from being written, in the block too, is a sentence: see `refuse_unwritable`.
+    keeps it from being written, in the block too, is a sentence: see `refuse_unwritable`. What is `shared`
+    goes to the URL of a workspace that is at one, whole or not at all.
     """
     if any(map(UNSEEN.fullmatch, path.parent.parts)):  # whole or not at all with the folder that it is in
         yield path
         return
+    copy = copy_of(path.parent) if shared else None
+    if copy and not copy.shares(path):
+        copy = None
     with refuse_unwritable(path, kept):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path) as (temporary, old):
             yield temporary
             sync_to_disk(temporary)
+            if copy and not (exclusive and os.path.lexists(path)):
+                copy.intend(path, is_folder=temporary.is_dir(), exclusive=exclusive)
             try:
                 _put(temporary, path, old, exclusive=exclusive)
             except OSError as error:
                 if exclusive and os.path.lexists(path):
                     raise ExistsError(f"{path} is there already and is never replaced.") from error
                 raise
+    if copy and not copy.send(path, _here, exclusive=exclusive):
+        raise ExistsError(f"{path} is there already and is never replaced.")
+
+
+_here = partial(atomic_path, shared=False)
+"""The same of what stays in the working copy of a workspace at a URL."""
 
 
 def atomic_text(path: Path, text: str, *, exclusive: bool = False) -> None:

@@ -29,6 +29,7 @@ from whalebench.benchmarks.core.catalog import (
 )
 from whalebench.benchmarks.core.files import refuse_not_utf8
 from whalebench.benchmarks.core.progress import SILENT, Progress
+from whalebench.benchmarks.core.remote import url_of
 from whalebench.benchmarks.core.store import MAX_PIXELS, Advance, PhotoFacts, inspect_photos
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, benchmark_lock
 from whalebench.benchmarks.importing import boxes, tables
@@ -77,6 +78,8 @@ def import_photos(
 ) -> ImportResult:
     """The benchmark `name`, made from the files of a layout that stand in a folder, an archive or a table.
 
+    `place` is its path or, of one at a URL, where that stands once it is fetched (`fetched_path`).
+
     All problems of its rows are reported in one error. Photos that cannot be decoded are quarantined; absent
     ones are a problem unless `missing` says otherwise. Where boxes are `given` each photo with one is the
     part of its file within it. An archive's photos are copied into the benchmark's folder. dataset is the
@@ -87,7 +90,7 @@ def import_photos(
     choices = _Choices(_form(layout, options), missing, given, encounters, max_pixels)
     folder = workspace.benchmarks / name
     with ExitStack() as opened:
-        source = opened.enter_context(open_source(place, folder / COPIES))
+        source = opened.enter_context(open_source(place, folder / COPIES, workspace.cache))
         progress.stage("read the layout")
         laid = layout.read(source, options)
         source = opened.enter_context(with_masks(source, laid.outlines, folder / MASKS, progress))
@@ -106,7 +109,7 @@ def import_photos(
                 frame,
                 folder,
                 name,
-                str(place.absolute()),
+                url_of(place) or str(place.absolute()),
                 quarantined=len(quarantined),
                 dataset=dataset or laid.dataset,
                 derived=derived | read.derived if frame is read.frame else read_catalog(folder).derived,

@@ -1,4 +1,7 @@
-"""Sources: a folder, a file, a zip or a tar, whose files are read by their names and never written to."""
+"""Sources: a folder, a file, a zip or a tar, whose files are read by their names and never written to.
+
+One at a URL is named by the path at which it stands once it is fetched, see `core/remote.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from whalebench import WhalebenchError, one_line
+from whalebench.benchmarks.core.copies import bring
 from whalebench.benchmarks.core.files import regular_file
+from whalebench.benchmarks.core.remote import fetched_path, is_file_at, is_url, names_below, url_of
 from whalebench.benchmarks.core.workspace import atomic_path
 from whalebench.benchmarks.importing.archives import Advance, kind_of, name_forms, refuse_large
 
@@ -47,18 +52,23 @@ class Source(Protocol):
 
 
 @contextmanager
-def open_source(place: Path, copies: Path | None = None) -> Iterator[Source]:
+def open_source(place: Path, copies: Path | None = None, cache: Path | None = None) -> Iterator[Source]:
     """The source at a path, of whichever kind it is by its content.
 
     What is copied from an archive stands in the folder `copies` when the block succeeds, which is replaced;
-    without one it is gone then. Raises WhalebenchError for what cannot be read, and for an archive that
-    holds a name that leads out of it, a name twice or with controls, or far more bytes than photos unpack to.
+    without one it is gone then. Files that a table names by URLs are fetched into `cache`. Raises
+    WhalebenchError for what cannot be read, and for an archive that holds a name that leads out of it, a name
+    twice or with controls, or far more bytes than photos unpack to.
     """
-    if place.is_dir():
-        yield FolderSource(place)
+    url = url_of(place)
+    is_file = bool(url) and is_file_at(url)
+    if is_file:
+        bring([place])
+    if not is_file and (url or place.is_dir()):
+        yield FolderSource(place, cache)
         return
     if (archive := kind_of(place, _first_bytes(place))) is None:
-        yield FileSource(place)
+        yield FileSource(place, cache)
         return
     with whole_folder(copies) if copies else tempfile.TemporaryDirectory() as folder:
         source = archive(place, Path(folder), copies or Path(folder))
@@ -96,10 +106,13 @@ def whole_folder(copies: Path) -> Iterator[Path]:
 class FileSource:
     """One file, and those that it names from its folder."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, cache: Path | None = None) -> None:
+        """What URLs name is fetched into `cache`."""
         self.place = place
         self.folder = place.absolute().parent
         self.notes: list[str] = []
+        self._cache = cache
+        self._fetched: set[Path] = set()
 
     def names(self) -> tuple[str, ...]:
         """The file's own name: what else its folder holds may be anything."""
@@ -108,6 +121,7 @@ class FileSource:
     def read(self, name: str) -> bytes:
         """The bytes of a small file."""
         path = self.path(name)
+        self.fetch([name])
         try:
             refuse_large(self.place, name, regular_file(path).stat().st_size)
             return path.read_bytes()
@@ -116,7 +130,12 @@ class FileSource:
             raise WhalebenchError(f"{path} cannot be read ({why}); check path and permissions.") from error
 
     def path(self, name: str) -> Path:
-        """The path as it is written, or as another system would have written it where only that exists."""
+        """The path as it is written, or as another system would have written it where only that exists.
+
+        Of a URL where the file stands once it is fetched.
+        """
+        if self._cache and is_url(name):
+            return fetched_path(name, self._cache)
         path = str(self.folder / name)
         is_plain = name.isascii() and "\\" not in name  # other systems write it alike
         if is_plain or os.path.isfile(path):  # noqa: PTH113 (ten times quicker)
@@ -125,7 +144,11 @@ class FileSource:
         return Path(next((other for other in others if os.path.isfile(other)), path))  # noqa: PTH113
 
     def fetch(self, names: Iterable[str], progress: Advance | None = None) -> None:
-        """Does nothing: the files are at hand."""
+        """Fetches those that are at a URL, each once, also where one was fetched for another import."""
+        paths = map(self.path, filter(None, names))
+        wanted = [path for path in paths if path not in self._fetched and url_of(path)]
+        self._fetched.update(wanted)
+        bring(wanted, progress)
 
     def kept(self, path: str) -> str:
         """The path: nothing is moved."""
@@ -144,8 +167,8 @@ class FileSource:
 class FolderSource(FileSource):
     """The files below a folder, links to files and folders followed."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(place)
+    def __init__(self, place: Path, cache: Path | None = None) -> None:
+        super().__init__(place, cache)
         self.folder = place.absolute()
 
     def names(self) -> tuple[str, ...]:
@@ -154,7 +177,8 @@ class FolderSource(FileSource):
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._below("", set())))
+        url = url_of(self.folder)
+        return names_below(url) if url else tuple(sorted(self._below("", set())))
 
     def _below(self, name: str, seen: set[tuple[int, int]]) -> Iterator[str]:
         try:

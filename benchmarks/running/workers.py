@@ -173,7 +173,7 @@ def command_arguments(command: str, request: RunRequest, workspace: Workspace) -
         *(f"--set={setting}" for setting in request.settings),
         *(("--preset", request.preset) if request.preset else ()),
         *(("--devices", str(request.devices)) if request.devices != 1 else ()),
-        *("--device", request.device, "--workspace", str(workspace.root)),
+        *("--device", request.device, "--workspace", workspace.address),
     ]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whalebench import CONTROLS, RunFailedError, WhalebenchError, __version__, one_line
+from whalebench.benchmarks.core.copies import copy_of
 from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.core.machine import STORAGE, choose_device, cores
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress
@@ -108,6 +109,8 @@ class Tuner:
                 f"--study {one_line(name, 60)} cannot be a file's name: leave out slashes, controls "
                 f"and a leading dot, and use {LETTERS} letters at most."
             )
+        if not request.storage and copy_of(workspace.root):
+            progress.stage("keep the study on this machine alone; for several give --storage URL")
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         pruner = build_pruner(getattr(config, "epochs", 0))
         self.handle = study.open_study(url, name, facts, pruner, progress)
