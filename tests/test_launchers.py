@@ -79,13 +79,15 @@ def cluster() -> Iterator[Any]:
     """A Ray cluster on this machine, whose head runs nothing; its nodes are added by the tests."""
     reason = "Ray is not installed: pip install 'whalebench[ray]'"
     pytest.importorskip("ray", reason=reason)
-    quick = {"initial_delay": 0, "period": 500, "timeout": 500, "failure_threshold": 2}  # as to who is gone
-    names = {
-        f"RAY_health_check_{key}{'_ms' * (key != 'failure_threshold')}": str(value)
-        for key, value in quick.items()
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        # Who is gone is known soon; who is slow has the time that it has by default.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
     }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (names | {"RAY_USAGE_STATS_ENABLED": "0"}).items():
+        for name, value in variables.items():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 

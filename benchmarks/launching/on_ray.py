@@ -151,7 +151,7 @@ class RayTask(Task):
         self._thread.join(PATIENCE)
 
     def _kill(self) -> None:
-        if self._actor is not None:
+        if self._actor is not None and self._ray.is_initialized():  # else Ray would join a cluster again
             with suppress(Exception):  # gone with its node, or never there
                 self._ray.kill(self._actor)
 
@@ -162,7 +162,7 @@ class RayTask(Task):
             self.activity = f"{again}waiting for a node with {self._launcher.resources.words()}"
             try:
                 self._actor = self._launcher.actor()
-                return self._work()
+                return self._work()  # of which nothing is left when it has returned
             except self._ray.exceptions.RayActorError:
                 if self._ended.is_set():
                     return None
@@ -184,7 +184,7 @@ class RayTask(Task):
     def _ask(self, method: str, *arguments: object) -> Any:
         """What a method of the actor answers."""
         if self._ended.is_set():
-            self._kill()  # it may have been made in that moment
+            raise RunFailedError(self._ended_by)
         return self._ray.get(getattr(self._actor, method).remote(*arguments))
 
     _shared = True
