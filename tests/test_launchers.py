@@ -8,22 +8,23 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from whalebench import MissingError, WhalebenchError
+from whalebench import MissingError, RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.ledger import read_ledger
-from whalebench.benchmarks.core.machine import STORAGE
+from whalebench.benchmarks.core.machine import LIBRARIES, STORAGE
 from whalebench.benchmarks.core.progress import SweepState
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.launching import on_ray, on_slurm
 from whalebench.benchmarks.launching.choose import choose_launcher
 from whalebench.benchmarks.launching.launcher import Job, Resources, Task
+from whalebench.benchmarks.launching.node import Sight, installed
 from whalebench.benchmarks.launching.on_ray import RayLauncher
 from whalebench.benchmarks.running import runner, workers
 from whalebench.benchmarks.running.runner import RunRequest
@@ -75,8 +76,8 @@ class Waiting(Method):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine, whose head runs nothing; its nodes are added by the tests."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Ray cluster of one node on this machine, which has a folder of its own for temporary files."""
     reason = "Ray is not installed: pip install 'whalebench[ray]'"
     pytest.importorskip("ray", reason=reason)
     variables = {
@@ -89,10 +90,13 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("node")))
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
         made = Cluster(initialize_head=True, head_node_args=head)
+        made.temporary = Path(os.environ["TMPDIR"])
+        patch.delenv("TMPDIR")
         patch.setenv("RAY_ADDRESS", made.address)
         yield made
         made.shutdown()
@@ -102,11 +106,16 @@ STORE = 80 * 2**20
 """Bytes of a node's object store: about as few as Ray takes."""
 
 
-def waiting_runs(folder: Path, seeds: tuple[int, ...]) -> Plan:
-    file = folder / "waiting.py"
-    file.write_text(METHOD.format(here=str(folder)), encoding="utf-8")
-    name = runner.name_of(str(file))
-    return Plan((Contestant(name),), "tiny", (0,), seeds)
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the method."""
+    file = tmp_path_factory.mktemp("method") / "waiting.py"
+    file.write_text(METHOD.format(here=str(file.parent)), encoding="utf-8")
+    return file
+
+
+def waiting_runs(file: Path, *seeds: int) -> Plan:
+    return Plan((Contestant(runner.name_of(str(file))),), "tiny", (0,), seeds)
 
 
 def local_digests(plan: Plan, workspace: Workspace) -> dict[str, str]:
@@ -130,56 +139,53 @@ def copy_of(workspace: Workspace, root: Path) -> Workspace:
 
 
 def test_a_sweep_whose_node_is_killed_ends_with_the_records_of_a_local_one(
-    cluster: Any, tiny: Workspace, tmp_path: Path
+    cluster: Any, tiny: Workspace, waiting: Path, tmp_path: Path
 ) -> None:
-    plan = waiting_runs(tmp_path, (0, 1))
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
+    plan = waiting_runs(waiting, 0, 1)
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE)]
     launcher = choose_launcher("ray", None, "auto", cpus=1)
     cells = prepare(plan, launcher, tiny)
     said: set[str] = set()
 
     def kill(state: SweepState) -> None:
         said.update(cell.activity.split(":")[0] for cell in state.cells)
-        if len(nodes) == len(list(tmp_path.glob("seed*-*"))) == 2:
+        if nodes and len(begun()) == 2:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
-            (tmp_path / "go").touch()
+            (waiting.parent / "go").touch()
+
+    def begun() -> list[Path]:
+        return list(waiting.parent.glob("seed*-*"))
 
     sweep = Sweep(cells, launcher, tiny, kill)
     sweep.run()
     assert [(cell.status, cell.reason) for cell in cells] == [("finished", "")] * 2
     assert "its node was lost, it goes on from its last checkpoint" in said
-    assert len(list(tmp_path.glob("seed*-*"))) == 3
+    assert len(begun()) == 3
     alone = copy_of(tiny, tmp_path / "alone")
     assert digests(tiny, [cell.run for cell in cells]) == local_digests(plan, alone)
 
 
 def test_without_shared_storage_benchmark_and_runs_travel(
-    cluster: Any, tiny: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tiny: Workspace, waiting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def unseen(workspace: Workspace) -> Iterator[tuple[str, str]]:
         yield str(tmp_path / "nowhere"), "nothing"
 
     monkeypatch.setattr(on_ray, "_token", unseen)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "node"))  # of the node that is begun now
-    (tmp_path / "node").mkdir()
-    plan = waiting_runs(tmp_path, (0,))
-    (tmp_path / "go").touch()
-    node = cluster.add_node(num_cpus=1, resources={"own": 1}, object_store_memory=STORE)
-    monkeypatch.undo()
-    monkeypatch.setattr(on_ray, "_token", unseen)
+    plan = waiting_runs(waiting, 2)
+    (waiting.parent / "go").touch()
     launcher = choose_launcher("ray", 1, "auto", cpus=1)
     cells = prepare(plan, launcher, tiny)
     Sweep(cells, launcher, tiny, lambda state: None).run()
     assert [(cell.status, cell.reason) for cell in cells] == [("finished", "")]
     record = read_record(tiny.runs / cells[0].run)
-    assert record.method_file == str(tmp_path / "waiting.py")
+    assert record.method_file == str(waiting)
     assert [opening.run for opening in read_ledger(tiny.runs).entries] == [record.run]
-    (own,) = (tmp_path / "node").glob("whalebench-*/*/benchmarks/tiny")
+    (own,) = cluster.temporary.glob("whalebench-*/*/benchmarks/tiny")
     assert not list((own.parent.parent / "runs").iterdir())
     alone = copy_of(tiny, tmp_path / "alone")
     assert digests(tiny, [record.run]) == local_digests(plan, alone)
-    cluster.remove_node(node)
 
 
 # --- Slurm, played by scripts
@@ -284,8 +290,7 @@ def test_a_job_whose_node_fails_is_submitted_again_but_not_for_ever(queue: Path,
     with choose_launcher("slurm", 1, "auto", cpus=1) as launcher:
         task = launcher.launch(a_job(tmp_path, "--long"))
         for job in (101, 102, 103):
-            wait_for(lambda: task.is_running() and task.activity == "Training, epoch 1/2")
-            assert (queue / f"{job}.pid").exists()
+            wait_for(lambda job=job: task.is_running() and len(list(tmp_path.glob("told-*"))) == job - 100)
             (queue / f"{job}.state").write_text("NODE_FAIL", encoding="utf-8")
         assert outcome(task) == 1
     assert "job 103 ended as NODE_FAIL" in task.reason()
@@ -331,6 +336,21 @@ def test_wrong_use_is_a_sentence(
     for command in ("sweep", "tune"):
         answer = cli(command, "softmax", "--benchmark", "tiny", *words, "--workspace", tmp_path)
         assert (answer.code, said in answer.err) == (2, True), answer.err
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ({"torch": ""}, "node far lacks torch: pip install it there"),
+        ({"numpy": "1.0"}, "node far has numpy 1.0 and this machine "),
+        ({"rich": "1.0"}, ""),  # no number depends on it
+    ],
+)
+def test_a_node_by_which_numbers_would_differ_is_refused(versions: dict[str, str], said: str) -> None:
+    packages = ["rich", "none-of-these", *LIBRARIES]
+    sight = Sight("far", installed(packages) | versions, True)
+    with pytest.raises(RunFailedError, match=f"^{said}") if said else nullcontext():
+        on_ray._refuse_other(sight, packages)
 
 
 @pytest.mark.parametrize(("name", "module"), [("ray", "ray"), ("slurm", "submitit")])

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # nothing else is imported before it is known what this node lacks
     from whalebench.benchmarks.core.workspace import Workspace
@@ -28,7 +27,6 @@ class Sight(NamedTuple):
     host: str
     versions: dict[str, str]
     """By package; empty for one that is absent."""
-    python: str
     is_shared: bool
     """Whether the workspace is the same folder here."""
 
@@ -54,15 +52,16 @@ class Node:
         self._place: Workspace | None = None
         self._told, self._own = 0, False
         self._runs: frozenset[str] = frozenset()
-        self._tar: Path | None = None
+        self._tar: IO[bytes] | None = None
+        """What is sent, in a file without a name, which is gone with this process."""
 
     def look(self, packages: Sequence[str], token: tuple[str, str]) -> Sight:
         """What this node is; the token is a file of the workspace and what it says."""
         versions = installed(packages)
         with suppress(OSError):
             if Path(token[0]).read_text(encoding="utf-8") == token[1]:
-                return Sight(platform.node(), versions, platform.python_version(), True)
-        return Sight(platform.node(), versions, platform.python_version(), False)
+                return Sight(platform.node(), versions, True)
+        return Sight(platform.node(), versions, False)
 
     def open_shared(self, root: str) -> None:
         """Works in the workspace itself."""
@@ -85,8 +84,7 @@ class Node:
         """Takes the next piece of a tar."""
         if self._tar is None:
             self._tar = self._temporary()
-        with self._tar.open("ab") as file:
-            file.write(chunk)
+        self._tar.write(chunk)
 
     def keep_benchmark(self, name: str, digest: str) -> None:
         """Puts the benchmark that was received in its place."""
@@ -94,15 +92,12 @@ class Node:
         from whalebench.benchmarks.launching.shipping import unpack
 
         assert self._place is not None and self._tar is not None
-        try:
-            with (
-                suppress(ExistsError),  # another run was quicker
-                atomic_path(self._place.benchmarks / name, exclusive=True) as folder,
-            ):
-                unpack(self._tar, digest, folder)
-        finally:
-            self._tar.unlink()
-            self._tar = None
+        with (
+            suppress(ExistsError),  # another run was quicker
+            atomic_path(self._place.benchmarks / name, exclusive=True) as folder,
+        ):
+            unpack(self._tar, digest, folder)
+        self._tar = None
 
     def keep_method(self, path: str, text: bytes) -> str:
         """Where a method's file is here: under its own path, if the same is there, else in the cache."""
@@ -152,22 +147,20 @@ class Node:
     def send(self, offset: int, size: int) -> bytes:
         """So many bytes of the tar; fewer at its end."""
         assert self._tar is not None
-        with self._tar.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        self._tar.seek(offset)
+        return self._tar.read(size)
 
     def forget_run(self, run: str) -> None:
         """Removes the run that was fetched."""
         import shutil
 
-        assert self._place is not None and self._tar is not None
-        self._tar.unlink()
+        assert self._place is not None
         self._tar = None
         shutil.rmtree(self._place.runs / run, ignore_errors=True)
 
-    def _temporary(self) -> Path:
+    def _temporary(self) -> IO[bytes]:
         assert self._place is not None
-        return self._place.cache / f"sent-{secrets.token_hex(6)}.tar"
+        return tempfile.TemporaryFile(dir=self._place.cache)
 
     def _ledger(self) -> list[str]:
         """The lines of a ledger of this node's own; the shared one needs no telling."""

@@ -237,12 +237,10 @@ class RayTask(Task):
 
     def _send(self, folder: Path) -> None:
         """Sends a benchmark, piece by piece."""
-        with tempfile.TemporaryDirectory(dir=self._job.workspace.cache) as temporary:
-            tar = Path(temporary) / "benchmark.tar"
+        with tempfile.TemporaryFile(dir=self._job.workspace.cache) as tar:
             digest = pack_benchmark(folder, tar)
-            with tar.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    self._ask("receive", chunk)
+            while chunk := tar.read(CHUNK):
+                self._ask("receive", chunk)
             self._ask("keep_benchmark", folder.name, digest)
 
     def _fetch(self, run: str) -> None:
@@ -250,11 +248,9 @@ class RayTask(Task):
         if (digest := self._ask("pack_run", run)) is None:
             return
         workspace, file = self._job.workspace, file_of(self._job.request.method)
-        with tempfile.TemporaryDirectory(dir=workspace.cache) as temporary:
-            tar, offset = Path(temporary) / "run.tar", 0
-            with tar.open("wb") as received:
-                while chunk := self._ask("send", offset, CHUNK):
-                    offset += received.write(chunk)
+        with tempfile.TemporaryFile(dir=workspace.cache) as tar:
+            while chunk := self._ask("send", tar.tell(), CHUNK):
+                tar.write(chunk)
 
             def fill(into: Path) -> None:
                 unpack(tar, digest, into)

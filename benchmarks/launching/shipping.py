@@ -5,6 +5,7 @@ Benchmarks and runs travel as a tar whose digest is told beside it, and are put 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import whalebench
 from whalebench import RunFailedError, __version__
@@ -58,8 +60,8 @@ def benchmark_key(folder: Path) -> str:
     return digest_text(json.dumps([[file.name, digest_file(file)] for file in files]))[:16]
 
 
-def pack_benchmark(folder: Path, tar: Path) -> str:
-    """Writes the benchmark's catalog, splits, photos and masks into the tar, and says its digest.
+def pack_benchmark(folder: Path, tar: IO[bytes]) -> str:
+    """Writes the benchmark's catalog, splits, photos and masks into a tar, and says its digest.
 
     Wherever the photos lie here, there they are in the benchmark's folder; the catalog's digest is the same.
     """
@@ -67,7 +69,7 @@ def pack_benchmark(folder: Path, tar: Path) -> str:
 
     catalog, facts = read_catalog(folder), read_facts(folder)
     places: dict[str, str] = {"": ""}
-    with TemporaryDirectory() as temporary, tarfile.open(tar, "w") as packed:
+    with TemporaryDirectory() as temporary, tarfile.open(fileobj=tar, mode="w") as packed:
         base, table = Path(temporary), catalog.table.copy()
         for column in ("path", "mask"):
             for path in table[column]:
@@ -87,21 +89,29 @@ def pack_benchmark(folder: Path, tar: Path) -> str:
         for path, place in places.items():
             if path:
                 packed.add(Path(path).resolve(), Path(place).relative_to(base).as_posix())
-    return digest_file(tar)
+    return _digest(tar)
 
 
-def pack_folder(folder: Path, tar: Path) -> str:
-    """Writes the files of a folder into the tar, and says its digest."""
-    with tarfile.open(tar, "w") as packed:
+def pack_folder(folder: Path, tar: IO[bytes]) -> str:
+    """Writes the files of a folder into a tar, and says its digest."""
+    with tarfile.open(fileobj=tar, mode="w") as packed:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 packed.add(file, file.relative_to(folder).as_posix())
-    return digest_file(tar)
+    return _digest(tar)
 
 
-def unpack(tar: Path, digest: str, into: Path) -> None:
-    """Unpacks the tar into a new folder; RunFailedError where it is not the one that was packed."""
-    if digest_file(tar) != digest:
+def unpack(tar: IO[bytes], digest: str, into: Path) -> None:
+    """Unpacks a tar into a new folder; RunFailedError where it is not the one that was packed."""
+    if _digest(tar) != digest:
         raise RunFailedError(f"what was sent for {into.name} did not arrive as it was: try again.")
-    with tarfile.open(tar) as packed:
+    with tarfile.open(fileobj=tar) as packed:
         packed.extractall(into, filter="data")  # no links, nothing outside of it
+
+
+def _digest(tar: IO[bytes]) -> str:
+    """The SHA-256 of the file, which is at its beginning afterwards."""
+    tar.seek(0)
+    digest = hashlib.file_digest(tar, "sha256").hexdigest()  # type: ignore[arg-type]
+    tar.seek(0)
+    return digest
