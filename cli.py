@@ -566,7 +566,7 @@ def sweep(
         check_output(svg)
     limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
-    resources = {"cpus": cpus, "gpus": gpus, "memory": memory, "slurm": slurm or ()}
+    resources: dict[str, Any] = {"cpus": cpus, "gpus": gpus, "memory": memory, "slurm": slurm or ()}
     place = open_workspace(workspace)
     console.show_problems(planned.left_out)
     with console.progress_shown(quiet=as_json) as progress:
@@ -631,7 +631,7 @@ def tune(
     from whalebench.reports.drawings.theme import standalone
 
     place = open_workspace(workspace)
-    resources = {"cpus": cpus, "gpus": gpus, "memory": memory, "slurm": slurm or ()}
+    resources: dict[str, Any] = {"cpus": cpus, "gpus": gpus, "memory": memory, "slurm": slurm or ()}
     chosen = choose_launcher(launcher, jobs, device, **resources)
     run = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), chosen.device, preset)
     run = resolved(run, place, device_type=chosen.device_type)

@@ -365,6 +365,18 @@ def test_what_cannot_be_imported_names_its_extra(
         pass
 
 
+def test_a_cluster_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'whalebench[ray]'")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with (
+        pytest.raises(
+            RunFailedError, match=r"^no Ray cluster can be joined at 127\.0\.0\.1:1 .*RAY_ADDRESS\.$"
+        ),
+        choose_launcher("ray", 1, "auto"),
+    ):
+        pass
+
+
 def test_a_run_on_a_cluster_has_the_device_that_is_declared() -> None:
     made = [RayLauncher(1, "auto", Resources(gpus=gpus)) for gpus in (0, 1)]
     told = [(each.device, each.device_type) for each in made]

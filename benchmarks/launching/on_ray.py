@@ -8,10 +8,12 @@ another. Elsewhere the benchmark is sent, the finished run fetched, and a lost o
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -57,12 +59,16 @@ class RayLauncher(RemoteLauncher):
                 f"--launcher ray needs Ray, which cannot be imported ({one_line(error, 80)}): "
                 f"pip install 'whalebench[ray]'."
             ) from error
-        self.ray = ray
+        self.ray: Any = ray
         self._shipped = Path(tempfile.mkdtemp(prefix="whalebench-"))
         folders = [str(folder) for folder in copy_package(self._shipped)]
         try:
+            _refuse_silent(os.environ.get("RAY_ADDRESS", ""))
             ray.init(
-                "auto", runtime_env={"py_modules": folders}, log_to_driver=False, logging_level="CRITICAL"
+                "auto",
+                runtime_env={"py_modules": folders},
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
             )
         except Exception as error:  # of every kind: no cluster, another Ray, another Python
             self._close()
@@ -272,6 +278,13 @@ def _token(workspace: Workspace) -> Iterator[tuple[str, str]]:
         yield str(file), said
     finally:
         file.unlink(missing_ok=True)
+
+
+def _refuse_silent(address: str) -> None:
+    """Raises OSError for the address of a cluster where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _packages(job: Job) -> list[str]:
