@@ -126,7 +126,7 @@ class RayTask(Task):
         self._launcher, self._job, self._ray = launcher, job, launcher.ray
         self._actor: Any = None
         self._state: State | None = None
-        self._failure, self._missing = "", False
+        self._failure, self._missing, self._shared = "", False, True
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ray {job.runs}", daemon=True)
         self._thread.start()
@@ -168,7 +168,7 @@ class RayTask(Task):
             self.activity = f"{again}waiting for a node with {self._launcher.resources.words()}"
             try:
                 self._actor = self._launcher.actor()
-                return self._work()  # of which nothing is left when it has returned
+                return self._work()
             except self._ray.exceptions.RayActorError:
                 if self._ended.is_set():
                     return None
@@ -193,9 +193,8 @@ class RayTask(Task):
             raise RunFailedError(self._ended_by)
         return self._ray.get(getattr(self._actor, method).remote(*arguments))
 
-    _shared = True
-
     def _work(self) -> None:
+        """Has the node do the job, from what it is to what it leaves."""
         job = self._job
         packages = _packages(job)
         with _token(job.workspace) as token:
