@@ -91,6 +91,15 @@ STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, bala
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 NEW_PHOTOS = "Photos, folders, or tables with boxes, encounters, viewpoints; see docs/your-photos.md."
 By = Literal["photo", "encounter"]
+LauncherOption = Annotated[
+    Literal["local", "ray", "slurm"], Option(help="Where to work: docs/many-machines.md.")
+]
+CpusOption = Annotated[int | None, Option(help="Cores, and threads, of each run on a cluster; 2 by default.")]
+GpusOption = Annotated[int | None, Option(help="GPUs of each run on a cluster; none by default.")]
+MemoryOption = Annotated[str | None, Option(help="Memory of each run on a cluster, as 8GB.")]
+SlurmOption = Annotated[
+    list[str] | None, Option("--slurm", help="As partition=gpu, time=2h, account=A; repeat for more.")
+]
 COMPETES = "Who competes, by name or file; `all` is every installed method, recipes at scale=small."
 Missing = Literal["refuse", "quarantine"]
 Given = Literal["auto", "box", "none"]
@@ -543,6 +552,11 @@ def sweep(
     preset: Annotated[str | None, PresetOption.__metadata__[0]] = None,
     plan: Annotated[Path | None, Option(help="A TOML file of all this; options win.")] = None,
     jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores or a GPU.")] = None,
+    launcher: LauncherOption = "local",
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
+    slurm: SlurmOption = None,
     device: DeviceOption = "auto",
     time_limit: TimeLimitOption = None,
     retry: Annotated[bool, Option("--retry", help="Try again what has failed before.")] = False,
@@ -554,6 +568,7 @@ def sweep(
     """Run methods on folds and seeds; finished runs are found, and the same command goes on after Ctrl-C."""
     from whalebench.benchmarks.core.durations import read_duration
     from whalebench.benchmarks.core.outputs import check_output, write_output
+    from whalebench.benchmarks.launching.choose import choose_launcher
     from whalebench.benchmarks.sweeping.plan import make_plan
     from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
     from whalebench.reports import many_runs, writers
@@ -563,17 +578,19 @@ def sweep(
         check_output(svg)
     limit = None if time_limit is None else read_duration(time_limit, "--time-limit")
     planned = make_plan(methods or (), plan, settings=tuple(settings or ()), **wanted)
+    resources: dict[str, Any] = {"cpus": cpus, "gpus": gpus, "memory": memory, "slurm": slurm or ()}
     place = open_workspace(workspace)
     console.show_problems(planned.left_out)
     with console.progress_shown(quiet=as_json) as progress:
-        cells, shares = prepare(planned, device, jobs, place, progress)
+        chosen = choose_launcher(launcher, jobs, device, **resources)
+        cells = prepare(planned, chosen, place, progress)
     with console.watch_sweep(quiet=as_json) as show:
-        sweeping = Sweep(cells, shares, place, show, limit)
+        sweeping = Sweep(cells, chosen, place, show, limit)
         if not dry_run:
             sweeping.run(retry=retry)
     state = sweeping.state()
     if dry_run:
-        return console.show(sweeping.document(), many_runs.plan_report(state, len(shares)), as_json)
+        return console.show(sweeping.document(), many_runs.plan_report(state, chosen.jobs), as_json)
     board = many_runs.board_of(cells, place.runs)
     document = sweeping.document() | many_runs.board_json(board)
     console.show(document, many_runs.sweep_report(state, board, sweeping.seconds), as_json)
@@ -601,7 +618,12 @@ def tune(
         Option(envvar=STORAGE, help="A database's URL, journal:FILE, or @FILE with a URL in it."),
     ] = None,
     study: Annotated[str | None, Option(help="Its name; by default made of all that is asked.")] = None,
-    jobs: Annotated[int, Option(help="Trials at a time on this machine.")] = 1,
+    jobs: Annotated[int, Option(help="Trials at a time.")] = 1,
+    launcher: LauncherOption = "local",
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
+    slurm: SlurmOption = None,
     device: DeviceOption = "auto",
     worker: Annotated[int | None, Option(hidden=True)] = None,
     as_json: JsonOption = False,
@@ -612,6 +634,7 @@ def tune(
     A field that is set is not tuned.
     """
     from whalebench.benchmarks.core.workspace import atomic_text
+    from whalebench.benchmarks.launching.choose import choose_launcher
     from whalebench.benchmarks.running.runner import RunRequest, resolved
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
@@ -621,12 +644,16 @@ def tune(
     from whalebench.reports.drawings.theme import standalone
 
     place = open_workspace(workspace)
-    run = resolved(RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset), place)
-    request = tuner.TuneRequest(run, read_budget(trials, budget), read_storage(storage), study, jobs)
+    resources: dict[str, Any] = {"cpus": cpus, "gpus": gpus, "memory": memory, "slurm": slurm or ()}
+    chosen = choose_launcher(launcher, jobs, device, **resources)
+    run = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), chosen.device, preset)
+    run = resolved(run, place, device_type=chosen.device_type)
+    request = tuner.TuneRequest(run, read_budget(trials, budget), read_storage(storage), study)
     if worker is not None:
         return tuner.Tuner(request, place).work(worker)
+    alone = launcher == "local" and jobs == 1
     with console.progress_shown(quiet=as_json) as progress:
-        tuned = tuner.Tuner(request, place, progress).tune()
+        tuned = tuner.Tuner(request, place, progress, None if alone else chosen).tune()
     document = many_runs.with_scores(tuned.document(), place.runs)
     atomic_text(tuned.picture, standalone(tuning(document)))
     return console.show(document, many_runs.tuning_report(document), as_json)

@@ -23,8 +23,8 @@ from whalebench import api
 from whalebench.benchmarks.core.record import find_run, read_predictions, read_record, write_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.launching.launcher import Job
 from whalebench.benchmarks.running.runner import RunRequest
-from whalebench.benchmarks.running.workers import command_arguments
 from whalebench.tests.conftest import draw_source
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -186,5 +186,5 @@ def test_workers_in_other_processes_are_given_the_file(here: Path, cli: Cli) -> 
     (cell,) = json.loads(answer.out)["cells"]
     assert cell["run"].startswith("swept-my-whales-fold0-seed0-")
     for command in ("run", "tune"):
-        assert command_arguments(command, RunRequest("swept"), place)[:2] == [command, str(here / "swept.py")]
-        assert command_arguments(command, RunRequest("softmax"), place)[:2] == [command, "softmax"]
+        assert Job(command, RunRequest("swept"), place).arguments()[:2] == [command, str(here / "swept.py")]
+        assert Job(command, RunRequest("softmax"), place).arguments()[:2] == [command, "softmax"]

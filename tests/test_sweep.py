@@ -20,9 +20,10 @@ from rich.console import Console
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.progress import CellState, SweepState
 from whalebench.benchmarks.core.workspace import Workspace, run_lock
+from whalebench.benchmarks.launching.launcher import Job
 from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest
-from whalebench.benchmarks.running.workers import Share, Worker, WorkerPool, command_arguments
+from whalebench.benchmarks.running.workers import Share, Worker, WorkerPool, local_launcher
 from whalebench.benchmarks.sweeping.plan import Plan, contestants_of
 from whalebench.benchmarks.sweeping.sweep import Sweep, prepare
 from whalebench.reports.many_runs import sweep_report
@@ -85,7 +86,7 @@ def place(shared_tiny: Workspace) -> Iterator[Workspace]:
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, place: Workspace) -> Callable[[Roles], None]:
     """Says which roles the processes of a sweep play from now on; any other seed finishes."""
-    cells, _ = prepare(plan(0, 1, 2, 3), "cpu", 1, place)
+    cells = prepare(plan(0, 1, 2, 3), local_launcher(1, "cpu"), place)
     runs = {cell.seed: str(place.runs / cell.run) for cell in cells}
 
     def cast(roles: Roles) -> None:
@@ -104,14 +105,14 @@ def plan(*seeds: int) -> Plan:
 def sweep(
     place: Workspace, *seeds: int, show: Show = lambda state: None, jobs: int = 1, retry: bool = False
 ) -> Sweep:
-    cells, shares = prepare(plan(*seeds), "cpu", jobs, place)
-    sweeping = Sweep(cells, shares, place, show)
+    launcher = local_launcher(jobs, "cpu")
+    sweeping = Sweep(prepare(plan(*seeds), launcher, place), launcher, place, show)
     sweeping.run(retry=retry)
     return sweeping
 
 
 def start(pool: WorkerPool, place: Workspace) -> Worker:
-    return pool.start(command_arguments("run", RunRequest("softmax", "tiny", seed=1), place))
+    return pool.launch(Job("run", RunRequest("softmax", "tiny", seed=1), place))
 
 
 def process_of(cell: CellState) -> int | None:
@@ -195,7 +196,7 @@ def test_cells_that_someone_is_at_come_last(place: Workspace, play: Callable[[Ro
     def note(state: SweepState) -> None:
         order.extend(cell.run for cell in state.cells if cell.status == "running" and cell.run not in order)
 
-    cells, _ = prepare(plan(1, 2, 3), "cpu", 1, place)
+    cells = prepare(plan(1, 2, 3), local_launcher(1, "cpu"), place)
     with run_lock(place, cells[0].run, lambda: None):
         sweep(place, 1, 2, 3, show=note)
     assert order == [cells[1].run, cells[2].run, cells[0].run]
@@ -281,10 +282,11 @@ def test_a_process_is_on_the_cores_of_its_share_alone(
 def test_what_someone_else_finished_meanwhile_is_not_repeated(
     place: Workspace, play: Callable[[Roles], None]
 ) -> None:
-    cells, shares = prepare(plan(1, 2), "cpu", 1, place)
-    (cell,), _ = prepare(plan(0), "cpu", 1, place)
+    launcher = local_launcher(1, "cpu")
+    cells = prepare(plan(1, 2), launcher, place)
+    (cell,) = prepare(plan(0), local_launcher(1, "cpu"), place)
     finished = place.runs / cell.run
-    late = Sweep(cells, shares, place, lambda state: None)
+    late = Sweep(cells, launcher, place, lambda state: None)
     for cell in cells:
         shutil.copytree(finished, place.runs / cell.run)
     play({1: "fail", 2: "fail"})
@@ -295,7 +297,7 @@ def test_what_someone_else_finished_meanwhile_is_not_repeated(
 def test_a_run_that_is_damaged_is_failed_and_may_be_tried_again(
     place: Workspace, play: Callable[[Roles], None]
 ) -> None:
-    (cell,), _ = prepare(plan(1), "cpu", 1, place)
+    (cell,) = prepare(plan(1), local_launcher(1, "cpu"), place)
     folder = place.runs / cell.run
     folder.mkdir()
     (folder / "record.json").write_text("{", encoding="utf-8")
@@ -378,7 +380,7 @@ def test_the_exit_code_says_that_a_cell_failed(
     assert "softmax, fold 0 seed 1 failed: the loss is not a number" in answer.out
     assert "softmax, fold 0 seed 1: starts" in answer.err
     with pytest.raises(WhalebenchError, match="from one to 1,000 processes"):
-        prepare(plan(1), "cpu", 0, place)
+        local_launcher(0, "cpu")
 
 
 def test_cells_that_failed_for_one_reason_share_a_line() -> None:

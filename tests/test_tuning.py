@@ -32,9 +32,11 @@ from whalebench.benchmarks.core.code import Code
 from whalebench.benchmarks.core.machine import STORAGE, choose_device
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Silent
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.launching.launcher import Job
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner, workers
 from whalebench.benchmarks.running.folds import fold_views
+from whalebench.benchmarks.running.workers import local_launcher
 from whalebench.benchmarks.tuning import space, tuner
 from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_space
 from whalebench.benchmarks.tuning.study import LEASE, LOST, StudyHandle, TrialSummary, new_lease, open_study
@@ -529,10 +531,11 @@ def test_a_worker_is_asked_by_the_words_of_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
-    request = tuner.TuneRequest(run, Budget(trials=3, seconds=3600.0), jobs=2)
+    request = tuner.TuneRequest(run, Budget(trials=3, seconds=3600.0))
     where = STORAGES[0].format(tmp_path)
     monkeypatch.setenv(STORAGE, where)
-    assert cli(*request.arguments("named", shared_tiny), "--worker", "1").code == 0
+    job = Job("tune", run, shared_tiny, (*request.options("named"), "--worker", "1"))
+    assert cli(*job.arguments()).code == 0
     study = optuna.load_study(study_name="named", storage=where)
     assert [each.state for each in study.trials] == [TrialState.COMPLETE] * 3
 
@@ -576,11 +579,11 @@ def test_workers_are_told_the_storage_where_nobody_else_reads_it(
     seen, url = tmp_path / "seen", f"journal:{tmp_path}/SECRET.log"
     seen.mkdir()
     run = runner.RunRequest("softmax", "tiny", settings=tiny_settings, device="cpu")
-    request = tuner.TuneRequest(run, Budget(trials=2), url, jobs=2)
+    request = tuner.TuneRequest(run, Budget(trials=2), url)
     assert "SECRET" not in repr(request)
     monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", SHOWS_ITSELF, str(seen)))
     with pytest.raises(RunFailedError, match="the disk is full"):
-        tuner.Tuner(request, shared_tiny).tune()
+        tuner.Tuner(request, shared_tiny, launcher=local_launcher(2, "cpu")).tune()
     told = [file.read_text() for file in seen.iterdir()]
     assert len(told) == 2
     for each in told:
@@ -636,13 +639,13 @@ def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(
 ) -> None:
     settings = (*tiny_settings, "epochs=1")
     request = tuner.TuneRequest(
-        runner.RunRequest("softmax", "tiny", settings=settings, device="cpu"), Budget(trials=2), jobs=2
+        runner.RunRequest("softmax", "tiny", settings=settings, device="cpu"), Budget(trials=2)
     )
     fails = "import sys; sys.stderr.write('Error: the disk is full.\\n'); sys.exit({})"
     for code, kind in ((1, RunFailedError), (2, WhalebenchError)):
         monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", fails.format(code)))
         with pytest.raises(WhalebenchError, match=r"^the disk is full\.$") as caught:
-            tuner.Tuner(request, tiny).tune()
+            tuner.Tuner(request, tiny, launcher=local_launcher(2, "cpu")).tune()
         assert type(caught.value) is kind
     monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"))
     (database,) = (tiny.cache / "tuning").glob("*.db")
@@ -658,7 +661,7 @@ def test_workers_that_all_fail_say_why_and_are_stopped_by_a_signal(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(tuner.TuningInterrupted, match=f"0 trials of 2 trials are in study {database.stem}"):
-        tuner.Tuner(request, tiny, Interrupts()).tune()
+        tuner.Tuner(request, tiny, Interrupts(), local_launcher(2, "cpu")).tune()
 
 
 # --- what a study holds is what was written

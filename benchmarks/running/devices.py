@@ -15,15 +15,14 @@ from pathlib import Path
 from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.machine import MEMBER, choose_device, cores
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.launching.launcher import PATIENCE, Job
 from whalebench.benchmarks.running.runner import TRAININGS, UNFINISHED, RunRequest, goes_on
 from whalebench.benchmarks.running.workers import (
     INTERRUPTED,
-    PATIENCE,
     PAUSE,
     Share,
     Worker,
     WorkerPool,
-    command_arguments,
     share_machine,
 )
 from whalebench.methods.registry import name_of
@@ -36,7 +35,7 @@ def run_on_devices(request: RunRequest, workspace: Workspace, flags: Sequence[st
     """
     shares = share_devices(request.device, request.devices)
     request = replace(request, method=name_of(request.method))
-    words = [*command_arguments("run", request, workspace), *flags]
+    words = Job("run", request, workspace, tuple(flags)).arguments()
     with (
         tempfile.TemporaryDirectory(prefix="whalebench-") as folder,
         WorkerPool([None, *shares[1:]]) as pool,

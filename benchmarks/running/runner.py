@@ -255,11 +255,14 @@ def _together(member: Member | None, device: torch.device) -> Iterator[None]:
     WORLD.leave()
 
 
-def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> RunRequest:
+def resolved(
+    request: RunRequest, workspace: Workspace, progress: Progress = SILENT, device_type: str = ""
+) -> RunRequest:
     """The request with its method by name, and with the fields that its preset chooses among its settings.
 
-    The same again for the same. Raises WhalebenchError for a seed that cannot be, a file that is no method,
-    and a preset that does not suit method or machine.
+    `device_type` is that of the device where the run is for another machine. The same again for the same.
+    Raises WhalebenchError for a seed that cannot be, a file that is no method, and a preset that does not
+    suit method or machine.
     """
     check_seed(request.seed)
     request = replace(request, method=name_of(request.method))
@@ -268,7 +271,7 @@ def resolved(request: RunRequest, workspace: Workspace, progress: Progress = SIL
     from whalebench.benchmarks.presets import preset_settings
 
     catalog, method = load_catalog(request.benchmark, workspace, progress), find_method(request.method)
-    device = choose_device(request.device).type
+    device = device_type or choose_device(request.device).type
     settings = preset_settings(request.preset, method, catalog, device, request.settings)
     return replace(request, settings=settings)
 

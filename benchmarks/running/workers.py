@@ -1,33 +1,30 @@
-"""Worker processes of the command line, each on its own share of the machine, and the pool that ends them.
+"""The launcher of this machine: worker processes, each on its own share of it, and the pool that ends them.
 
 A sweep and a study with several workers start the commands that a person would type. The pool gives each
-process its cores and accelerator, reads on its stderr what it is doing and why it failed, and stops all of
-them, and what they have started, after Ctrl-C or an error. Where the pool's own process is killed, its
-watcher does: a process that waits for just that.
+process its cores and accelerator, and stops all of them, and what they have started, after Ctrl-C or an
+error. Where the pool's own process is killed, its watcher does: a process that waits for just that.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from whalebench import RunFailedError, WhalebenchError, one_line
+from whalebench import RunFailedError
 from whalebench.benchmarks.core.durations import duration_words, read_duration
-from whalebench.benchmarks.core.machine import CORES, PARENT
+from whalebench.benchmarks.core.machine import CORES, PARENT, choose_device
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.launching.launcher import PATIENCE, Job, Launcher, Task, check_jobs
 from whalebench.benchmarks.running.runner import TRAININGS, UNFINISHED, RunRequest, goes_on
-from whalebench.methods.registry import file_of, name_of
+from whalebench.methods.registry import name_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,13 +42,8 @@ COLOURED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PROGRAM = (sys.executable, "-m", "whalebench")
 """What starts the command line."""
-MOST_JOBS = 1000
 PAUSE = 0.1
 """Seconds from one look at the workers to the next."""
-PATIENCE = 3.0
-"""Seconds that workers get to save what they can, from SIGINT to SIGKILL."""
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What asks a pool to stop: Ctrl-C, the system, and a terminal that closes."""
 WATCHER = """
 import os, signal, sys, time
 groups = set()
@@ -70,10 +62,6 @@ for number, pause in ((signal.SIGINT, float(sys.argv[1])), (signal.SIGKILL, 0.0)
 The system closes it, whatever becomes of the process at the other end."""
 INTERRUPTED = 130
 """The exit code of a command after Ctrl-C."""
-LAST_LINES = 20
-"""How many lines of a worker's stderr are kept, in case it fails."""
-EPOCH = re.compile(r"epoch \d+/\d+")
-ERROR, MISSING = "Error: ", "Missing: "
 
 
 @dataclass(frozen=True)
@@ -116,17 +104,18 @@ class Share:
             os.sched_setaffinity(0, before)
 
 
-def check_jobs(jobs: int) -> None:
-    """Raises WhalebenchError for a number of workers that is none, or a slip of the keyboard."""
-    if not 1 <= jobs <= MOST_JOBS:
-        raise WhalebenchError(f"--jobs {jobs} cannot be: from one to {MOST_JOBS:,} processes can work.")
+def local_launcher(jobs: int | None, requested: str) -> WorkerPool:
+    """The launcher of this machine: so many workers at a time, on the device of the requested name.
+
+    Unless given, there is one for each accelerator, or for every two cores. Raises WhalebenchError for none,
+    and for a device that is not here.
+    """
+    device = choose_device(requested)
+    return WorkerPool(share_machine(jobs, device, requested), requested, device.type)
 
 
 def share_machine(jobs: int | None, device: torch.device, requested: str) -> tuple[Share, ...]:
-    """A share for each of so many workers, on the device that was chosen for the requested name.
-
-    Unless given, there is one for each accelerator, or for every two cores. Raises WhalebenchError for none.
-    """
+    """A share for each of so many workers, on the device that was chosen for the requested name."""
     if jobs is not None:
         check_jobs(jobs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -165,18 +154,6 @@ def _accelerators(device: torch.device, requested: str) -> list[str]:
     return visible[:count] if visible else [str(index) for index in range(count)]
 
 
-def command_arguments(command: str, request: RunRequest, workspace: Workspace) -> list[str]:
-    """The arguments of a command such as `run` that is given all that the request says."""
-    return [
-        *(command, str(file_of(request.method) or request.method), "--benchmark", request.benchmark),
-        *("--fold", str(request.fold), "--seed", str(request.seed)),
-        *(f"--set={setting}" for setting in request.settings),
-        *(("--preset", request.preset) if request.preset else ()),
-        *(("--devices", str(request.devices)) if request.devices != 1 else ()),
-        *("--device", request.device, "--workspace", workspace.address),
-    ]
-
-
 def over_limit(method: str, runs: str, limit: float, workspace: Workspace) -> str:
     """That a run was ended because its time was over, and what is kept; `runs` is a pattern of its name."""
     kept = (workspace.cache / UNFINISHED).glob(f"{runs}/{TRAININGS}")
@@ -186,8 +163,8 @@ def over_limit(method: str, runs: str, limit: float, workspace: Workspace) -> st
     )
 
 
-class Worker:
-    """A process of the command line, and what it starts; what it says on stderr is read as it goes.
+class Worker(Task):
+    """A process of the command line, and what it starts.
 
     Without a share it has the whole machine, and the terminal for itself.
     """
@@ -196,10 +173,7 @@ class Worker:
         self, arguments: Sequence[str], share: Share | None, secrets: Mapping[str, str] | None = None
     ) -> None:
         """The secrets are told it by its environment, which others cannot read as they can its arguments."""
-        self.activity = self._stage = "starting"
-        """What it is doing, for a person to read."""
-        self._started, self._ended_by = time.monotonic(), ""
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        super().__init__()
         environment = share.environment() if share else dict(os.environ)
         with share.pinned() if share else nullcontext():
             self._process = subprocess.Popen(  # noqa: S603  (a list of words, no shell)
@@ -235,27 +209,6 @@ class Worker:
             self._reader.join(timeout=5)  # what it said last is the reason
         return self._process.returncode
 
-    def seconds(self) -> float:
-        """How long it has been running, or ran."""
-        return time.monotonic() - self._started
-
-    def reason(self) -> str:
-        """Why it failed, in a sentence."""
-        if self._ended_by:
-            return self._ended_by
-        code = self._process.returncode
-        if code < 0:
-            hint = ": out of memory?" if -code == signal.SIGKILL else ""
-            return f"killed by signal {-code}{hint}"
-        if errors := [line for line in self._lines if line.startswith((ERROR, MISSING))]:
-            return errors[-1].partition(": ")[2]
-        last = f", its last words: {self._lines[-1]}" if self._lines else ""
-        return f"ended with exit code {code}, without a record or a reason{last}"
-
-    def is_missing(self) -> bool:
-        """Whether it failed because this machine lacks a package or a download."""
-        return any(line.startswith(MISSING) for line in self._lines)
-
     def send(self, number: int) -> None:
         """Sends the signal to the process and to those that it started."""
         with suppress(ProcessLookupError, PermissionError):
@@ -275,12 +228,8 @@ class Worker:
         if self._process.stderr is None:  # it is the terminal's
             return
         with self._process.stderr as lines:
-            # A method prints there, too: what is shown of it must not control the terminal.
-            for line in filter(None, (one_line(each, 300) for each in lines)):
-                self._lines.append(line)
-                epoch = EPOCH.match(line)  # is shown after the stage that it belongs to
-                self.activity = f"{self._stage}, {epoch[0]}" if epoch else line
-                self._stage = self._stage if epoch else line.split(":", maxsplit=1)[0]
+            for line in lines:
+                self.hear(line)
 
 
 def run_within(limit: float, arguments: Sequence[str], reason: Callable[[], str]) -> int:
@@ -308,32 +257,23 @@ def run_limited(request: RunRequest, limit: str, workspace: Workspace, flags: Se
     """The exit code of `whalebench run` in a process that is ended after the limit; see `run_within`."""
     seconds, name = read_duration(limit, "--time-limit"), name_of(request.method)
     request, runs = replace(request, method=name), f"{name}-{request.benchmark}-*"
-    words = [*command_arguments("run", request, workspace), *flags]
+    words = Job("run", request, workspace, tuple(flags)).arguments()
     return run_within(seconds, words, lambda: over_limit(request.method, runs, seconds, workspace))
 
 
-class WorkerPool:
-    """Workers, at most one on each share of the machine; none of them outlives the pool's `with` block.
+class WorkerPool(Launcher):
+    """Workers, at most one on each share of the machine; what they start does not outlive it either."""
 
-    Nor does what they have started. In the block signals to stop are only counted, so that none comes between
-    the start of a process and its entry here. One that the system was told to ignore (as by `nohup`) is still
-    ignored.
-    """
-
-    def __init__(self, shares: Sequence[Share | None]) -> None:
-        self.shares = shares
-        self.interrupts = 0
-        """How often this process was asked to stop."""
+    def __init__(
+        self, shares: Sequence[Share | None], device: str = "auto", device_type: str = "cpu"
+    ) -> None:
+        super().__init__(len(shares))
+        self.shares, self.device, self.device_type = shares, device, device_type
         self._workers: dict[int, Worker] = {}
         """The newest worker on each share, by the share's place."""
-        self._handlers: dict[int, Any] = {}
         self._watcher: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # no other may say what a signal does
-            for number in STOPS:
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._count)
+    def _open(self) -> None:
         self._watcher = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", "-c", WATCHER, str(PATIENCE)],
             stdin=subprocess.PIPE,
@@ -342,15 +282,10 @@ class WorkerPool:
             text=True,
             start_new_session=True,
         )
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.stop()
-        finally:
-            self._dismiss_watcher()
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+    def launch(self, job: Job) -> Worker:
+        """The job as a process on the first free share."""
+        return self.start(job.arguments(), job.secrets)
 
     def start(self, arguments: Sequence[str], secrets: Mapping[str, str] | None = None) -> Worker:
         """A new worker on the first free share; the secrets are variables of its environment alone."""
@@ -361,10 +296,6 @@ class WorkerPool:
         worker = self._workers[place] = Worker(arguments, self.shares[place], secrets)
         self._tell(f"+{worker.group}")
         return worker
-
-    def has_room(self) -> bool:
-        """Whether a share is free."""
-        return len(self.running()) < len(self.shares)
 
     def running(self) -> list[Worker]:
         """The workers that have not ended."""
@@ -389,7 +320,7 @@ class WorkerPool:
                 self._watcher.stdin.write(f"{line}\n")
                 self._watcher.stdin.flush()
 
-    def _dismiss_watcher(self) -> None:
+    def _close(self) -> None:
         for worker in self._workers.values():
             self._tell(f"-{worker.group}")
         if self._watcher is not None:
@@ -399,7 +330,3 @@ class WorkerPool:
     def _send(self, number: int) -> None:
         for worker in self.running():
             worker.send(number)
-
-    def _count(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.interrupts += 1

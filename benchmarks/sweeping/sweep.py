@@ -1,4 +1,4 @@
-"""A sweep: the cells of a plan, each a run in a process of its own, and what became of them.
+"""A sweep: the cells of a plan, each a run that a launcher starts, and what became of them.
 
 Everything is checked before the first cell starts. A failed run leaves nothing behind, so why it failed is
 kept in the workspace's cache until the run succeeds.
@@ -18,10 +18,10 @@ from typing import Any
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.files import differs_from_digest, parse_json, with_digest
-from whalebench.benchmarks.core.machine import choose_device
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
+from whalebench.benchmarks.launching.launcher import Job, Launcher, Task
 from whalebench.benchmarks.presets import suits
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import workers
@@ -91,17 +91,15 @@ class FailureLog:
 
 
 def prepare(
-    plan: Plan, device: str, jobs: int | None, workspace: Workspace, progress: Progress = SILENT
-) -> tuple[tuple[Cell, ...], tuple[workers.Share, ...]]:
-    """The cells of a plan, one seed of every fold before the next seed; and the shares of the machine.
+    plan: Plan, launcher: Launcher, workspace: Workspace, progress: Progress = SILENT
+) -> tuple[Cell, ...]:
+    """The cells of a plan, one seed of every fold before the next seed, for the device of the launcher.
 
-    Raises WhalebenchError for a device, method, setting, fold, seed or benchmark that is not there. The
+    Raises WhalebenchError for a method, setting, fold, seed or benchmark that is not there. The
     benchmark is drawn and split here, so that no two processes do it. A run that two contestants ask for is
     one cell.
     """
-    chosen = choose_device(device)
-    shares = workers.share_machine(jobs, chosen, device)
-    requests = _requests(plan, device, workspace, progress)
+    requests = _requests(plan, launcher, workspace, progress)
     configured = [(each, request, *_configured(request)) for each, request in requests.items()]
     for seed in plan.seeds:
         check_seed(seed)
@@ -112,17 +110,17 @@ def prepare(
     cells: dict[str, Cell] = {}
     for seed, fold, (contestant, asked, config, code) in product(plan.seeds, plan.folds, configured):
         request = replace(asked, fold=fold, seed=seed)
-        run = run_name(request, config, benchmark, chosen.type, code)
+        run = run_name(request, config, benchmark, launcher.device_type, code)
         special = [setting for setting in contestant.settings if setting not in common]
         name = " ".join([contestant.method, *special])
         cells.setdefault(run, Cell(name, fold, seed, run, request=request))
     for cell in cells.values():
         update_status(cell, workspace)
-    return tuple(cells.values()), shares
+    return tuple(cells.values())
 
 
 def _requests(
-    plan: Plan, device: str, workspace: Workspace, progress: Progress
+    plan: Plan, launcher: Launcher, workspace: Workspace, progress: Progress
 ) -> dict[Contestant, RunRequest]:
     """What each contestant asks for, by the plan's preset where that suits it.
 
@@ -133,9 +131,9 @@ def _requests(
     for each, is_suited in zip(plan.contestants, suited, strict=True):
         preset = plan.preset if is_suited or not any(suited) else ""
         request = RunRequest(
-            each.method, plan.benchmark, settings=each.settings, device=device, preset=preset
+            each.method, plan.benchmark, settings=each.settings, device=launcher.device, preset=preset
         )
-        asked[each] = resolved(request, workspace, progress)
+        asked[each] = resolved(request, workspace, progress, launcher.device_type)
     return asked
 
 
@@ -164,7 +162,7 @@ def update_status(cell: Cell, workspace: Workspace) -> None:
 
 
 class Sweep:
-    """Runs cells as processes, one on each share of the machine at a time.
+    """Runs cells by a launcher, as many at a time as it has room for.
 
     `show` is called several times a second with how the sweep stands.
     """
@@ -172,7 +170,7 @@ class Sweep:
     def __init__(
         self,
         cells: Sequence[Cell],
-        shares: Sequence[workers.Share],
+        launcher: Launcher,
         workspace: Workspace,
         show: Callable[[SweepState], None],
         limit: float | None = None,
@@ -180,14 +178,14 @@ class Sweep:
         """Each run may take so many seconds, if there is a limit."""
         self.cells, self.seconds, self.stopped = cells, 0.0, False
         self._workspace, self._show, self._limit = workspace, show, limit
-        self._failures, self._pool = FailureLog(workspace), workers.WorkerPool(shares)
-        self._running: dict[str, tuple[Cell, workers.Worker]] = {}
+        self._failures, self._launcher = FailureLog(workspace), launcher
+        self._running: dict[str, tuple[Cell, Task]] = {}
         """By the name of the run."""
 
     def run(self, *, retry: bool = False) -> None:
         """Runs each waiting cell, failed ones too with retry, until Ctrl-C, SIGTERM or SIGHUP.
 
-        Then `stopped` is true, and what its processes had finished is kept.
+        Then `stopped` is true, and what its runs had finished is kept.
         """
         started = time.monotonic()
         for cell in self.cells:
@@ -195,9 +193,9 @@ class Sweep:
                 self._failures.forget(cell.run)  # of a try before it was run by hand
             elif retry and cell.status in ("missing", "failed"):
                 cell.status, cell.reason, cell.ended_before = "waiting", "", False
-        with self._pool:
+        with self._launcher:
             try:
-                while self._step() and not self._pool.interrupts:
+                while self._step() and not self._launcher.interrupts:
                     time.sleep(workers.PAUSE)
             finally:  # on an error too, no process stays behind
                 self._end()
@@ -206,7 +204,7 @@ class Sweep:
 
     def state(self) -> SweepState:
         """How the sweep stands now."""
-        return SweepState(self.cells, seconds_left(self.cells, len(self._pool.shares)))
+        return SweepState(self.cells, seconds_left(self.cells, self._launcher.at_work()))
 
     def failed(self) -> list[Cell]:
         """The cells that have failed, in this sweep or before it."""
@@ -214,19 +212,19 @@ class Sweep:
 
     def document(self) -> dict[str, Any]:
         """The sweep as `sweep --json` prints it, without its leaderboard."""
-        facts = {"seconds": round(self.seconds, 1), "jobs": len(self._pool.shares), "stopped": self.stopped}
+        facts = {"seconds": round(self.seconds, 1), "jobs": self._launcher.jobs, "stopped": self.stopped}
         return facts | {"cells": [cell.document() for cell in self.cells]}
 
     def _step(self) -> bool:
         """Closes cells whose process has ended, starts waiting ones, and says whether any is running."""
-        for cell, worker in list(self._running.values()):
-            cell.activity, cell.seconds = worker.activity, worker.seconds()
-            if self._limit is not None and worker.is_running() and cell.seconds > self._limit:
-                worker.end(workers.over_limit(cell.request.method, cell.run, self._limit, self._workspace))
-            if not worker.is_running():
+        for cell, task in list(self._running.values()):
+            cell.activity, cell.seconds = task.activity, task.seconds()
+            if self._limit is not None and task.is_running() and cell.seconds > self._limit:
+                task.end(workers.over_limit(cell.request.method, cell.run, self._limit, self._workspace))
+            if not task.is_running():
                 del self._running[cell.run]
-                self._close(cell, worker)
-        while self._pool.has_room() and (following := self._next()):
+                self._close(cell, task)
+        while self._launcher.has_room() and (following := self._next()):
             self._start(following)
         self._show(self.state())
         return bool(self._running)
@@ -237,39 +235,39 @@ class Sweep:
         return min(waiting, key=lambda cell: is_run_locked(self._workspace, cell.run), default=None)
 
     def _start(self, cell: Cell) -> None:
-        """Starts a process for the cell, unless another one has finished it in the meantime."""
+        """Starts a run for the cell, unless another one has finished it in the meantime."""
         update_status(cell, self._workspace)
         if cell.is_done:
             return
-        arguments = workers.command_arguments("run", cell.request, self._workspace)
         # What is there now and is not whole stands in the way of a run.
-        force = ["--force"] if (self._workspace.runs / cell.run).exists() else []
-        worker = self._pool.start([*arguments, "--json", "--progress", *force])
-        self._running[cell.run] = cell, worker
+        force = ("--force",) if (self._workspace.runs / cell.run).exists() else ()
+        options = ("--json", "--progress", *force)
+        task = self._launcher.launch(Job("run", cell.request, self._workspace, options, (cell.run,)))
+        self._running[cell.run] = cell, task
         cell.status, cell.reason, cell.ended_before = "running", "", False
-        cell.seconds, cell.activity = 0.0, worker.activity
+        cell.seconds, cell.activity = 0.0, task.activity
 
-    def _close(self, cell: Cell, worker: workers.Worker) -> None:
-        """Sets what became of the cell whose process has ended, and keeps why it failed."""
-        code = worker.exit_code()
+    def _close(self, cell: Cell, task: Task) -> None:
+        """Sets what became of the cell whose task has ended, and keeps why it failed."""
+        code = task.exit_code()
         if code == 0:
             self._failures.forget(cell.run)
         update_status(cell, self._workspace)
-        cell.activity, cell.seconds, cell.ended_before = "", worker.seconds(), False
+        cell.activity, cell.seconds, cell.ended_before = "", task.seconds(), False
         if cell.is_done:  # whoever has finished it
             self._failures.forget(cell.run)
             return
-        cell.reason = (cell.reason if code == 0 else "") or worker.reason()
-        cell.status = "missing" if worker.is_missing() else "failed"
+        cell.reason = (cell.reason if code == 0 else "") or task.reason()
+        cell.status = "missing" if task.is_missing() else "failed"
         self._failures.write(cell, code)
 
     def _end(self) -> None:
         """Stops what is running; what came to its end by then is kept, the rest waits for the next time."""
-        self.stopped = bool(self._pool.interrupts)
-        self._pool.stop()
-        for cell, worker in self._running.values():
-            if worker.exit_code() == 0:
-                self._close(cell, worker)
+        self.stopped = bool(self._launcher.interrupts)
+        self._launcher.stop()
+        for cell, task in self._running.values():
+            if task.exit_code() == 0:
+                self._close(cell, task)
             else:
                 cell.status, cell.activity, cell.seconds = "waiting", "", None
         self._running.clear()

@@ -20,10 +20,11 @@ from whalebench.benchmarks.core.copies import copy_of
 from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.core.machine import STORAGE, choose_device, cores
 from whalebench.benchmarks.core.progress import SILENT, EpochSummary, Progress
-from whalebench.benchmarks.core.record import RunRecord
+from whalebench.benchmarks.core.record import RunRecord, read_record
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.launching.launcher import Job, Launcher, RemoteLauncher
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
-from whalebench.benchmarks.running import runner, workers
+from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import score_photos
@@ -65,17 +66,14 @@ class TuneRequest:
     """A database's URL, or journal:FILE; a file in the workspace unless given. It may hold a password."""
     study: str | None = None
     """Its name; made of the request unless given."""
-    jobs: int = 1
-    """Workers on this machine."""
 
-    def arguments(self, study: str, workspace: Workspace) -> list[str]:
-        """The arguments of one of several workers; the storage is none, as everybody sees arguments."""
-        budget = self.budget
-        arguments = workers.command_arguments("tune", self.run, workspace)
-        arguments += [] if budget.trials is None else ["--trials", str(budget.trials)]
-        arguments += [] if budget.seconds is None else ["--budget", f"{budget.seconds!r}s"]
-        arguments += [] if budget.photos is None else ["--budget", str(budget.photos)]
-        return [*arguments, "--study", study]
+    def options(self, study: str) -> tuple[str, ...]:
+        """What a worker is told beside the run; not the storage, as everybody sees arguments."""
+        budget, options = self.budget, ["--study", study]
+        options += [] if budget.trials is None else ["--trials", str(budget.trials)]
+        options += [] if budget.seconds is None else ["--budget", f"{budget.seconds!r}s"]
+        options += [] if budget.photos is None else ["--budget", str(budget.photos)]
+        return tuple(options)
 
 
 class TuningInterrupted(KeyboardInterrupt):
@@ -88,15 +86,23 @@ class Tuner:
     Raises WhalebenchError for a request that cannot be met.
     """
 
-    def __init__(self, request: TuneRequest, workspace: Workspace, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        request: TuneRequest,
+        workspace: Workspace,
+        progress: Progress = SILENT,
+        launcher: Launcher | None = None,
+    ) -> None:
+        """The launcher starts the workers, if the trials are not to be done by this process."""
         run = request.run
         method = find_method(run.method)
         config, space = configure(method, run.settings), search_space(method, run.settings)
         runner.check_seed(run.seed)
-        workers.check_jobs(request.jobs)
         benchmark = load_benchmark(run.benchmark, workspace, progress, propose=True)
         benchmark.split.parts(run.fold)
-        device = choose_device(run.device)
+        self._is_remote = isinstance(launcher, RemoteLauncher)
+        device = choose_device("auto" if self._is_remote else run.device)
+        self._device_type = launcher.device_type if launcher else device.type
         self.context = TrialContext(
             method, run.settings, space, request.budget, benchmark, run.fold, run.seed, device
         )
@@ -114,7 +120,13 @@ class Tuner:
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         pruner = build_pruner(getattr(config, "epochs", 0))
         self.handle = study.open_study(url, name, facts, pruner, progress)
+        if self._is_remote and self.handle.lock:
+            raise WhalebenchError(
+                f"study {name} is in a file for one machine ({self.handle.shown_url}): give --storage the "
+                f"URL of a database that the nodes reach, or journal:FILE on a disk that they share."
+            )
         self._request, self._workspace, self._progress = request, workspace, progress
+        self._launcher = launcher
 
     def work(self, number: int) -> None:
         """Works as one of several workers on the study until its budget is spent."""
@@ -128,10 +140,10 @@ class Tuner:
         """
         try:
             with self.handle.answering():
-                if self._request.jobs == 1:
+                if self._launcher is None:
                     run_trials(self.context, self.handle, self._progress)
                 else:
-                    self._run_workers()
+                    self._run_workers(self._launcher)
                 return self._finish()
         except KeyboardInterrupt as error:
             ended = len(self.handle.summary().ended)
@@ -154,39 +166,40 @@ class Tuner:
             "split": benchmark.split.digest,
             "fold": run.fold,
             "seed": run.seed,
-            "device": self.context.device.type,
+            "device": self._device_type,
             "space": self.context.space.words(),
         }
 
-    def _run_workers(self) -> None:
-        """Lets a process on each share of the machine work on the study until its budget is spent.
+    def _run_workers(self, launcher: Launcher) -> None:
+        """Lets as many workers as the launcher has room for do the study until its budget is spent.
 
         The others do what is left of one that is killed. Raises WhalebenchError or RunFailedError with the
         reason where all have failed, and KeyboardInterrupt, when all have ended, after Ctrl-C.
         """
-        request, handle, budget = self._request, self.handle, self.context.budget
+        handle, budget = self.handle, self.context.budget
         with handle.exclusive():
             handle.enqueue_defaults(self.context.space)
-        self._progress.stage(f"Trials by {request.jobs} workers")
-        arguments = request.arguments(handle.study.study_name, self._workspace)
-        shares = workers.share_machine(request.jobs, self.context.device, request.run.device)
-        with workers.WorkerPool(shares) as pool:
-            started = [
-                pool.start([*arguments, "--worker", str(number)], {STORAGE: handle.url})
-                for number in range(request.jobs)
-            ]
-            while pool.running() and not pool.interrupts:
+        self._progress.stage(f"Trials by {launcher.jobs} workers")
+        with launcher:
+            started = [launcher.launch(self._job("--worker", str(each))) for each in range(launcher.jobs)]
+            while launcher.running() and not launcher.interrupts:
                 spent = handle.summary().spent
                 if budget.trials is not None:
                     self._progress.advance(spent.trials, budget.trials)
                 else:
                     self._progress.advance(round(100 * budget.share(spent)), 100)
                 time.sleep(LOOK)
-        if pool.interrupts:
+        if launcher.interrupts:
             raise KeyboardInterrupt
-        codes = [worker.exit_code() for worker in started]
+        codes = [task.exit_code() for task in started]
         if all(codes):
             raise (WhalebenchError if BAD_INPUT in codes else RunFailedError)(started[0].reason())
+
+    def _job(self, *options: str, runs: tuple[str, ...] = ()) -> Job:
+        """The command of a worker on the study, whose storage it is told by its environment."""
+        options = (*self._request.options(self.handle.study.study_name), *options)
+        secrets = {STORAGE: self.handle.url}
+        return Job("tune", self._request.run, self._workspace, options, runs, secrets)
 
     def _finish(self) -> Tuned:
         """The runs of the best trial and of the defaults, and everything there is to say of the study."""
@@ -194,14 +207,40 @@ class Tuner:
         facts = tuning_facts(trials, self.context, self.handle)
         settings = (*request.settings, *trials.best().user_attrs[study.SETTINGS])
         best = replace(request, settings=settings, tuning=facts)
-        tuned = runner.run(best, self._workspace, self._progress)
-        default: RunRecord | str
-        try:
-            default = runner.run(request, self._workspace, self._progress)
-        except RunFailedError as error:  # no reason to lose what tuning came to
-            default = str(error)
+        if self._launcher and self._is_remote:
+            tuned, default = self._finish_there(self._launcher, best)
+        else:
+            tuned, default = self._run_here(best)
         picture = self._workspace.reports / f"{STUDIES}-{self.handle.study.study_name}.svg"
         return Tuned(self.context, self.handle, trials, default, tuned, facts, picture)
+
+    def _run_here(self, best: runner.RunRequest) -> tuple[RunRecord, RunRecord | str]:
+        """The records of the best trial and of the defaults, or why the latter has none."""
+        tuned = runner.run(best, self._workspace, self._progress)
+        try:
+            return tuned, runner.run(self._request.run, self._workspace, self._progress)
+        except RunFailedError as error:  # no reason to lose what tuning came to
+            return tuned, str(error)
+
+    def _finish_there(self, launcher: Launcher, best: runner.RunRequest) -> tuple[RunRecord, RunRecord | str]:
+        """The same, made by one more worker, as only nodes may have the device of the trials."""
+        names = tuple(self._name(each) for each in (best, self._request.run))
+        tuned, default = (self._workspace.runs / name for name in names)
+        self._progress.stage("Runs of the best trial and of the defaults")
+        with launcher:
+            task = launcher.launch(self._job("--json", runs=names))
+            while task.is_running() and not launcher.interrupts:
+                time.sleep(LOOK)
+        if launcher.interrupts:
+            raise KeyboardInterrupt
+        if not tuned.exists():
+            raise RunFailedError(task.reason())
+        return read_record(tuned), read_record(default) if default.exists() else "it failed on its node"
+
+    def _name(self, request: runner.RunRequest) -> str:
+        context, config = self.context, configure(self.context.method, request.settings)
+        code = runner.code_of(context.method, config).digest
+        return runner.run_name(request, config, context.benchmark, self._device_type, code)
 
 
 @dataclass(frozen=True)

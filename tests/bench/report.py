@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.ratio import Ratio
-
 from whalebench.tests.synthetic_runs import fill_workspace
 
 METHODS, SEEDS, FOLDS = 50, 2, 5
