@@ -95,7 +95,7 @@ def choose_device(name: str) -> torch.device:
     # As use_deterministic_algorithms, which would import torch's compiler, too: that takes seconds.
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     # With it torch fills tensors with NaN before they are computed: a sixth of a step, and nobody reads them.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     return device
 

@@ -135,7 +135,7 @@ LOOPS: dict[str, Callable[[Path], Iterator[None]]] = {
 
 
 def interpreter(name: str, cache: Path) -> Path:
-    """The Python of the environment that a peer needs: ours, and its packages over it; made when first needed.
+    """The Python of a peer: ours, with its packages over it in an environment that is made when first needed.
 
     Torch is thereby the same. Raises subprocess.CalledProcessError where the package cannot be had.
     """

@@ -69,7 +69,7 @@ def draw_photos(folder: Path, side: int) -> None:
         resized = [
             np.asarray(each.resize((side, side), Image.Resampling.BICUBIC), float) for each in pictures
         ]
-        weights = 2.0 ** np.arange(len(layers))
+        weights = 1.4 ** np.arange(len(layers))
         pixels = sum(weight * layer for weight, layer in zip(weights, resized, strict=True)) / weights.sum()
         file = folder / f"{number % INDIVIDUALS:02d}" / f"{number:04d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
