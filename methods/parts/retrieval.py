@@ -134,7 +134,9 @@ class GalleryConfig(PartConfig):
     there are such; a run with same is told the viewpoints of test photos, and ranked apart."""
     flip: bool = False
     """Embed every photo, of gallery and queries alike, mirrored, too, and average both embeddings."""
-    former: ClassVar[dict[str, str]] = {"search": "neighbours are found by exact search, which needs no faiss"}
+    former: ClassVar[dict[str, str]] = {
+        "search": "neighbours are found by exact search, which needs no faiss"
+    }
 
 
 class Gallery:
