@@ -137,7 +137,7 @@ def _meet(found: Sequence[Nearest | Candidates], gallery: NDArray[np.float32], g
         photos: NDArray[Any] = on_grid(gallery[columns])
         photos = photos.astype(found[0].query.dtype, copy=False).T
         for each in found:
-            each.add(each.query @ photos, columns.start)
+            each.add(np.matmul(each.query, photos), columns.start)
 
 
 class Nearest:
