@@ -54,7 +54,7 @@ def check_finite(*embeddings: NDArray[np.float32]) -> None:
 
 def on_grid(embeddings: NDArray[Any]) -> NDArray[np.float32]:
     """Embeddings (photos, dimensions) at length 1, rounded to the grid on which their products are exact."""
-    grid = np.empty(embeddings.shape, np.float32)
+    grid: NDArray[np.float32] = np.empty(embeddings.shape, np.float32)
     # In pieces that stay in a core's cache, as they are gone through six times.
     for rows in blocks(len(grid), max(1, CACHED // max(1, grid.shape[1]))):
         unit = normalise(np.ascontiguousarray(embeddings[rows]))
@@ -134,10 +134,10 @@ def _parts(rows: Rows, size: int) -> list[Rows]:
 def _meet(found: Sequence[Nearest | Candidates], gallery: NDArray[np.float32], gallery_block: int) -> None:
     """Shows the gallery to all of them, normalised block by block."""
     for columns in blocks(len(gallery), gallery_block):
-        photos = on_grid(gallery[columns])
+        photos: NDArray[Any] = on_grid(gallery[columns])
         photos = photos.astype(found[0].query.dtype, copy=False).T
         for each in found:
-            each.add(each.query @ photos, columns.start)
+            each.add(np.matmul(each.query, photos), columns.start)
 
 
 class Nearest:
@@ -149,7 +149,7 @@ class Nearest:
         self.photos, self.cosines = np.zeros((len(query), 0), np.int64), np.zeros((len(query), 0))
         """(queries, at most k), the nearest first, of equally near ones the first in the gallery."""
 
-    def add(self, products: NDArray[np.float64], first: int) -> None:
+    def add(self, products: NDArray[Any], first: int) -> None:
         """Takes products (queries, photos) with the gallery's photos from `first` on."""
         products = np.clip(products, -1.0, 1.0)
         if self.cosines.shape[1] < self.k:
@@ -184,7 +184,7 @@ class Candidates:
         """Rows of queries, photos and products, of candidates; rows of 16 bits are sorted quickly."""
         self.settled, self.size = 0, 0
 
-    def add(self, products: NDArray[np.float32], first: int) -> None:
+    def add(self, products: NDArray[Any], first: int) -> None:
         """Takes products (queries, photos) with the gallery's photos from `first` on."""
         photos = products.shape[1]
         if first == 0 and photos > self.k:
@@ -244,7 +244,8 @@ class Candidates:
         """Which candidates are of queries that are not crowded, as their rows say."""
         self.crowded |= np.bincount(rows, minlength=len(self.query)) > self.k + CROWD
         self.floor[self.crowded] = np.inf
-        return ~self.crowded[rows]
+        clear: NDArray[np.bool_] = ~self.crowded[rows]
+        return clear
 
 
 def _kth(products: NDArray[np.float32], k: int) -> NDArray[np.float32]:
