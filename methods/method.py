@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -267,6 +267,17 @@ def _of_component(name: str, weights: Mapping[str, Tensor], names: Iterable[str]
     return {key: value for key, value in weights.items() if not any(under(each, key) for each in others)}
 
 
+class Rung(NamedTuple):
+    """A step of a published system, and how it is taken here."""
+
+    step: str
+    """What its author did, in a few words."""
+    published: str
+    """What it scored then, and on what; empty where that is not known."""
+    settings: str
+    """What takes it here, as typed after `whalebench run`, or in words what is done instead."""
+
+
 class Method(Restorable, ABC):
     """An approach to identification. Subclasses name themselves, their configuration and their source."""
 
@@ -278,6 +289,8 @@ class Method(Restorable, ABC):
     """The paper or the system it comes from."""
     published: ClassVar[str] = ""
     """For a recipe, what the system it repeats was said to score, and on what."""
+    ladder: ClassVar[tuple[Rung, ...]] = ()
+    """For a recipe, the steps of the system it repeats, the first one first."""
     Config: ClassVar[type[MethodConfig]]
     transductive: bool = False
     """Whether a photo's score depends on other test photos; such runs have tables of their own."""
