@@ -41,6 +41,8 @@ class Choice:
 FieldValue = float | str | bool
 """What a field that is tuned may hold."""
 NewRule = Literal["column", "second"]
+NEW_FIELDS = ("new_rule", "new_share")
+"""The fields of every method that say how *new* is told."""
 
 
 class PartConfig(BaseModel):
@@ -72,6 +74,11 @@ class MethodConfig(PartConfig):
     where the best score is below the threshold, else second (26th place of Happywhale)."""
     new_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of *new* photos to expect: the threshold is chosen as if valid had it; unless given, as it is."""
+
+    bags: Annotated[int, Field(ge=1, le=50)] = 1
+    """Inner folds of train: as many networks, each taught without one and chosen by it, answer together."""
+    bags_joined: Literal["scores", "votes"] = "scores"
+    """How they do: by their mean scores, or by votes of 1 / rank."""
 
     def sees_annotations(self) -> bool:
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
@@ -146,6 +153,18 @@ class Harness(Protocol):
 
         So the trainings of a run are told apart. Cycles of one training learn from the same photos: the parts
         fitted in a cycle keep their names.
+        """
+
+    def inner_folds(self, count: int) -> Mapping[str, int]:
+        """By the id of each photo of train the inner fold, of so many, that it is in; -1 for one in none.
+
+        Whole encounters, and of each individual never all of them, are in one inner fold.
+        """
+
+    def held_back(self, photos: LabelledPhotos) -> AbstractContextManager[None]:
+        """While it lasts, these photos of train are valid: what is chosen is chosen by them.
+
+        Nothing may be fitted on them then; `fitted` refuses it.
         """
 
     def stage(self, name: str) -> None:

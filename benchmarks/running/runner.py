@@ -46,6 +46,7 @@ from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
 from whalebench.benchmarks.presets import estimated_seconds, preset_settings
 from whalebench.benchmarks.registry import (
+    AT,
     Benchmark,
     load_benchmark,
     load_catalog,
@@ -63,6 +64,7 @@ from whalebench.methods.registry import (
     modules_of,
     name_of,
 )
+from whalebench.splits.inner import keep_inner_folds, propose_inner_folds
 
 if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
@@ -143,8 +145,7 @@ def run(
             checkpoints.discard()  # what a process left that was stopped just before doing so
             _write_note(request, workspace, folder.name, benchmark, code)
             return read_record(folder)
-        digests = benchmark.catalog.digest, benchmark.split.digest
-        reopen = partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
+        reopen = _reopening(benchmark, workspace, progress)
         views = _views_for(config, benchmark, request.fold, reopen)
         if force:
             checkpoints.discard()
@@ -157,6 +158,7 @@ def run(
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
+        _keep_inner_folds(config, benchmark, request.fold, workspace)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
         _refuse_learned_test(benchmark, views)
         _refuse_full_disk(folder, method, benchmark, views)
@@ -288,12 +290,31 @@ def _note_file(request: RunRequest, workspace: Workspace) -> Path:
     return workspace.cache / NOTES / f"{digest_text(json.dumps(everything, sort_keys=True))[:24]}.json"
 
 
+def _reopening(benchmark: Benchmark, workspace: Workspace, progress: Progress) -> Callable[[], Benchmark]:
+    """What reads the benchmark from its files once more."""
+    digests = benchmark.catalog.digest, benchmark.split.digest
+    return partial(reopen_benchmark, benchmark.name, workspace, *digests, progress)
+
+
 def _views_for(
     config: MethodConfig, benchmark: Benchmark, fold: int, reopen: Callable[[], Benchmark]
 ) -> Views:
     """What a method so configured may see of the fold."""
     oracle, viewpoints = config.sees_annotations(), config.sees_viewpoints()
     return fold_views(benchmark, fold, oracle=oracle, viewpoints=viewpoints, reopen=reopen)
+
+
+def _keep_inner_folds(config: MethodConfig, benchmark: Benchmark, fold: int, workspace: Workspace) -> None:
+    """Inner folds that the method, or one within it, is bagged over stand beside the split from now on."""
+    for count in sorted(_bags(config)):
+        inner = propose_inner_folds(benchmark.split, benchmark.catalog, fold, count)
+        photos, _, split = benchmark.name.partition(AT)
+        keep_inner_folds(inner, workspace.benchmarks / photos / f"split{AT * bool(split)}{split}")
+
+
+def _bags(config: MethodConfig) -> set[int]:
+    """In how many inner folds train is cut for the method and those within."""
+    return ({config.bags} - {1}).union(*map(_bags, config.within()))
 
 
 def _missing_requirement(method: Pipeline, views: Views) -> str:
