@@ -18,7 +18,16 @@ from whalebench import WhalebenchError, __version__
 from whalebench.benchmarks.core.machine import STORAGE, is_orphan
 from whalebench.benchmarks.ensembles.options import Rule
 from whalebench.reports import commands, completing, console
-from whalebench.reports.commands import HERE, RUN, JsonOption, RunArgument, WorkspaceOption, open_workspace
+from whalebench.reports.commands import (
+    HERE,
+    RUN,
+    JsonOption,
+    PhotosOfPage,
+    PhotosOption,
+    RunArgument,
+    WorkspaceOption,
+    open_workspace,
+)
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.registry import Benchmark
@@ -266,7 +275,7 @@ def methods(
     markdown: Annotated[Path | None, Option(help="Write the page of all methods to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the methods, or the fields of one."""
+    """List the methods, or the fields of one; of a recipe also the steps of the system that it repeats."""
     from whalebench.benchmarks import overview
     from whalebench.reports.tables import fields_report, table_of
 
@@ -282,7 +291,8 @@ def methods(
         return console.show(rows, table_of(rows, "Methods"), as_json)
     rows = overview.field_rows(name, word or "")
     first = rows if everything or word else overview.first_fields(name, rows)
-    return console.show(rows, fields_report(*overview.fields_words(name, rows, first)), as_json)
+    ladder = [] if word else overview.ladder_rows(name)
+    return console.show(rows, fields_report(*overview.fields_words(name, rows, first), ladder), as_json)
 
 
 @app.command(rich_help_panel=VERIFY)
@@ -393,9 +403,15 @@ def data_import(
 
 
 @data.command("show")
-def data_show(name: NameArgument, as_json: JsonOption = False, workspace: WorkspaceOption = HERE) -> None:
-    """Show what a benchmark's catalog holds."""
-    _show_catalog(name, workspace, as_json)
+def data_show(
+    name: NameArgument,
+    html: Annotated[Path | None, Option(help="Also write a page of its photos, one file.")] = None,
+    photos: PhotosOption = "few",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Show what a benchmark's catalog holds: photos of individuals, sizes, colours, encounters over time."""
+    _show_catalog(name, workspace, as_json, html=html, photos=photos)
 
 
 @data.command("check")
@@ -799,18 +815,35 @@ def _digests(benchmark: "Benchmark") -> dict[str, str]:
     return {"catalog_digest": benchmark.catalog.digest, "split_digest": benchmark.split.digest}
 
 
-def _show_catalog(name: str, workspace: Path, as_json: bool, sheet: Path | None = None) -> None:
+def _show_catalog(
+    name: str,
+    workspace: Path,
+    as_json: bool,
+    sheet: Path | None = None,
+    html: Path | None = None,
+    photos: PhotosOfPage = "none",
+) -> None:
     from whalebench.benchmarks import overview, registry
+    from whalebench.benchmarks.core.outputs import check_output, write_output
     from whalebench.benchmarks.pictures import contact_sheet
     from whalebench.reports.tables import facts_table
 
+    if html:
+        check_output(html)
+    place = open_workspace(workspace, write=False)
     with console.progress_shown(quiet=as_json) as progress:
-        catalog = registry.load_catalog(name, open_workspace(workspace, write=False), progress)
-    facts = overview.catalog_facts(catalog)
+        catalog = registry.load_catalog(name, place, progress)
+        facts = overview.catalog_facts(catalog)
+        if html:
+            from whalebench.reports.page.exploring import catalog_page
+
+            write_output(html, catalog_page(catalog, facts, place, photos, progress))
     if sheet:
         contact_sheet(catalog.table, sheet, title=name)
         facts["contact sheet"] = str(sheet)
     console.show(facts, facts_table(facts), as_json)
+    if html and not as_json:
+        console.show_written(html)
 
 
 def _show_split(name: str, made: "Split", as_json: bool) -> None:

@@ -21,7 +21,7 @@ from whalebench.benchmarks.core.record import read_runs
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.presets import CHOSEN
 from whalebench.benchmarks.registry import benchmark_names
-from whalebench.methods.method import Choice, Search
+from whalebench.methods.method import Choice, Rung, Search
 from whalebench.methods.registry import (
     configure,
     declared_class,
@@ -163,6 +163,14 @@ def method_rows() -> list[Row]:
     return rows
 
 
+def ladder_rows(name: str) -> list[Row]:
+    """A row a step of the system that a recipe repeats: what it scored, and what takes it here."""
+    return [
+        {"step": one.step, "published": one.published, "here": one.settings}
+        for one in find_method(name_of(name)).ladder
+    ]
+
+
 def field_rows(name: str, word: str = "") -> list[Row]:
     """A row a field of the method: default, what may be given, where tuning looks, what it means, its group.
 
@@ -297,14 +305,23 @@ def methods_page() -> str:
         titles |= {config: f"{config.__name__.removesuffix('Config')} ({kind})" for config in configs}
     rows = [(_link(each.name), each.summary, each.source, each.published) for each in methods]
     blocks = [HEAD, _table(("method", "what it does", "paper or system", "published score"), rows)]
-    blocks += [_section(method.Config, titles, f"## `{method.name}`", method.summary) for method in methods]
+    blocks += [
+        _section(method.Config, titles, f"## `{method.name}`", method.summary, method.ladder)
+        for method in methods
+    ]
     for configs, head in ((shared, SHARED), (parts, PARTS)):
         blocks += [head, *(_section(config, titles, f"### {titles[config]}") for config in configs)]
     return "\n".join(blocks)
 
 
-def _section(config: Config, titles: Mapping[Config, str], heading: str, summary: str = "") -> str:
-    """Heading, summary, links to inherited fields, what a recipe sets, and the table of declared fields."""
+def _section(
+    config: Config,
+    titles: Mapping[Config, str],
+    heading: str,
+    summary: str = "",
+    ladder: Sequence[Rung] = (),
+) -> str:
+    """Heading, summary, inherited fields, what a recipe sets, its ladder, the table of declared fields."""
     summary = (summary or (inspect.getdoc(config) or "").split("\n")[0]).rstrip(".")
     blocks = [heading, f"{summary[:1].upper()}{summary[1:]}."]
     if parents := _declaring(config)[1:]:
@@ -314,6 +331,12 @@ def _section(config: Config, titles: Mapping[Config, str], heading: str, summary
         blocks.append(f"At `scale={scale}`: {settings or 'the defaults'}.")
     declared = [name for name in inspect.get_annotations(config) if name in config.model_fields]
     rows = [_field_cells(name, config.model_fields[name], titles) for name in declared]
+    if ladder:
+        cells = [
+            (rung.step, rung.published, f"`{rung.settings}`" if "=" in rung.settings else rung.settings)
+            for rung in ladder
+        ]
+        blocks.append(_table(("step of the system", "published", "here"), cells).rstrip())
     if rows:
         blocks.append(_table(("field", "default", "values", "meaning"), rows).rstrip())
     return "\n\n".join(blocks) + "\n"

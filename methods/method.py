@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +41,8 @@ class Choice:
 FieldValue = float | str | bool
 """What a field that is tuned may hold."""
 NewRule = Literal["column", "second"]
+NEW_FIELDS = ("new_rule", "new_share")
+"""The fields of every method that say how *new* is told."""
 
 
 class PartConfig(BaseModel):
@@ -82,6 +84,11 @@ class MethodConfig(PartConfig):
     where the best score is below the threshold, else second (26th place of Happywhale)."""
     new_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of *new* photos to expect: the threshold is chosen as if valid had it; unless given, as it is."""
+
+    bags: Annotated[int, Field(ge=1, le=50)] = 1
+    """Inner folds of train: as many networks, each taught without one and chosen by it, answer together."""
+    bags_joined: Literal["scores", "votes"] = "scores"
+    """How they do: by their mean scores, or by votes of 1 / rank."""
 
     def sees_annotations(self) -> bool:
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
@@ -156,6 +163,18 @@ class Harness(Protocol):
 
         So the trainings of a run are told apart. Cycles of one training learn from the same photos: the parts
         fitted in a cycle keep their names.
+        """
+
+    def inner_folds(self, count: int) -> Mapping[str, int]:
+        """By the id of each photo of train the inner fold, of so many, that it is in; -1 for one in none.
+
+        Whole encounters, and of each individual never all of them, are in one inner fold.
+        """
+
+    def held_back(self, photos: LabelledPhotos) -> AbstractContextManager[None]:
+        """While it lasts, these photos of train are valid: what is chosen is chosen by them.
+
+        Nothing may be fitted on them then; `fitted` refuses it.
         """
 
     def stage(self, name: str) -> None:
@@ -283,6 +302,17 @@ def _of_component(name: str, weights: Mapping[str, Tensor], names: Iterable[str]
     return {key: value for key, value in weights.items() if not any(under(each, key) for each in others)}
 
 
+class Rung(NamedTuple):
+    """A step of a published system, and how it is taken here."""
+
+    step: str
+    """What its author did, in a few words."""
+    published: str
+    """What it scored then, and on what; empty where that is not known."""
+    settings: str
+    """What takes it here, as typed after `whalebench run`, or in words what is done instead."""
+
+
 class Method(Restorable, ABC):
     """An approach to identification. Subclasses name themselves, their configuration and their source."""
 
@@ -294,6 +324,8 @@ class Method(Restorable, ABC):
     """The paper or the system it comes from."""
     published: ClassVar[str] = ""
     """For a recipe, what the system it repeats was said to score, and on what."""
+    ladder: ClassVar[tuple[Rung, ...]] = ()
+    """For a recipe, the steps of the system it repeats, the first one first."""
     Config: ClassVar[type[MethodConfig]]
     transductive: bool = False
     """Whether a photo's score depends on other test photos; such runs have tables of their own."""

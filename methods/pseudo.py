@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
-from whalebench.methods.method import Components, Harness, Method, MethodConfig, Value
+from whalebench.methods.method import NEW_FIELDS, Components, Harness, Method, MethodConfig, Value
 from whalebench.methods.parts.fusion import average_scores
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.parts.training.samplers import with_pseudo_labels
@@ -43,9 +43,7 @@ class PseudoConfig(MethodConfig):
             return given
         of = given.get("of", cls.model_fields["of"].default)
         inner = configure_inner(str(of), str(given.get("of_settings", "")))
-        inherited = {
-            name: str(value) for name in MethodConfig.model_fields if (value := getattr(inner, name))
-        }
+        inherited = {name: str(value) for name in NEW_FIELDS if (value := getattr(inner, name))}
         return inherited | dict(given)
 
     @model_validator(mode="after")
@@ -53,7 +51,7 @@ class PseudoConfig(MethodConfig):
         inner = self.inner()
         if isinstance(inner, PseudoConfig):
             raise ValueError("of=pseudo would guess the guesses; set another method, as of=arcface")
-        for name in MethodConfig.model_fields:
+        for name in NEW_FIELDS:
             value, within = getattr(self, name), getattr(inner, name)
             if value != within:
                 raise ValueError(

@@ -173,8 +173,16 @@ def facts_table(facts: dict[str, Any], title: str = "") -> Table:
     return table
 
 
-def fields_report(title: str, fields: Sequence[dict[str, Any]], left: Sequence[str]) -> Group:
-    """The fields of a method in their groups, a line or more each, then what they are that are left out."""
+def fields_report(
+    title: str,
+    fields: Sequence[dict[str, Any]],
+    left: Sequence[str],
+    ladder: Sequence[dict[str, Any]] = (),
+) -> Group:
+    """The fields of a method in their groups, a line or more each, then what they are that are left out.
+
+    `ladder` are the steps of the system that a recipe repeats.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in fields:
         groups.setdefault(row["group"], []).append(row)
@@ -189,7 +197,8 @@ def fields_report(title: str, fields: Sequence[dict[str, Any]], left: Sequence[s
         for cells in rows:
             grid.add_row(*map(Text, cells))
         blocks += [Text(f"\n{name}"), Padding(grid, (0, 0, 0, 2), expand=False)]
-    return Group(*blocks, *(Text(f"\n{line}") for line in left))
+    steps = [Text(), table_of(ladder, "The system that it repeats, step by step")] if ladder else []
+    return Group(*blocks, *(Text(f"\n{line}") for line in left), *steps)
 
 
 def _field_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -55,7 +55,7 @@ from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Groups, O
 from whalebench.benchmarks.ensembles.rules import fuse_members, given_weights
 from whalebench.benchmarks.running.evaluation import CALIBRATION, Evaluation, constant_answer, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW
-from whalebench.methods.method import MethodConfig
+from whalebench.methods.method import NEW_FIELDS, MethodConfig
 
 if TYPE_CHECKING:
     from whalebench.benchmarks.ensembles.steps import StepResults
@@ -124,9 +124,8 @@ class EnsembleSpec:
 
     def method_config(self) -> MethodConfig:
         """What the members say of *new*, where all say the same; else the defaults."""
-        fields = tuple(MethodConfig.model_fields)
         configs = [member.record.config for member in self.members]
-        given = [{key: config[key] for key in fields if key in config} for config in configs]
+        given = [{key: config[key] for key in NEW_FIELDS if key in config} for config in configs]
         return MethodConfig.model_validate(given[0] if all(one == given[0] for one in given) else {})
 
     def config(self) -> dict[str, Any]:

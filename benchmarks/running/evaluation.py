@@ -21,7 +21,7 @@ from whalebench import RunFailedError
 from whalebench.benchmarks.core.machine import end_with_parent
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.folds import NEW, Answers
-from whalebench.methods.method import MethodConfig
+from whalebench.methods.method import NEW_FIELDS, MethodConfig
 from whalebench.reports.metrics.calibration import (
     UNCALIBRATED,
     Calibration,
@@ -124,7 +124,7 @@ def metrics_afresh(
 ) -> dict[str, float]:
     """The metrics of `evaluate_scores` as a new process computes them, whatever was changed in this one."""
     # Of its configuration what all methods have: the class of its own would load the method there, too.
-    rules = {name: getattr(config, name) for name in MethodConfig.model_fields}
+    rules = {name: getattr(config, name) for name in NEW_FIELDS}
     return _process().submit(_metrics, tuple(identities), dict(scores), dict(answers), rules).result()
 
 

@@ -23,6 +23,7 @@ from whalebench.benchmarks.core.catalog import BOX, landmark_names
 from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
 from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
+from whalebench.splits.inner import propose_inner_folds
 from whalebench.splits.table import GALLERY
 
 if TYPE_CHECKING:  # photos are batches of tensors, and answers do without torch
@@ -71,6 +72,8 @@ class Views:
     """What the photos of train, valid and test tell when they are read."""
     gallery: Photos | None = None
     """What test is compared with, bare as test is, where that is not the train part: in a disjoint split."""
+    inner_folds: Callable[[int], Mapping[str, int]] = field(default=lambda _: {}, repr=False)
+    """Of so many inner folds that in which each photo of train is held back, by its id; -1 for none."""
 
     def queries(self) -> dict[str, Photos]:
         """The photos of valid and test as they are scored, those of train and gallery as they are embedded.
@@ -244,7 +247,14 @@ def fold_views(
         for part, places in content.places.items():
             has_one = content.table["viewpoint"].iloc[places] != ""
             usage.handed("viewpoint", _asked_for(part), places[has_one])
-    return Views(train, valid, test, oracle, viewpoints, usage, gallery if len(gallery) else None)
+
+    def inner_folds(count: int) -> Mapping[str, int]:
+        made = again()
+        inner = propose_inner_folds(made.split, made.catalog, fold, count).inner
+        return dict(zip(train.images, inner.values(), strict=True))
+
+    of_disjoint = gallery if len(gallery) else None
+    return Views(train, valid, test, oracle, viewpoints, usage, of_disjoint, inner_folds)
 
 
 def _asked_for(part: str) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.core.record import CURVE_COLUMNS
 from whalebench.benchmarks.running.calibration import choose_calibration
@@ -71,7 +71,9 @@ class RunHarness:
         self.usage = views.usage
         """Counts what the method is given."""
         self._views, self._progress, self._config = views, progress, config
-        self._valid = answers_shown(views.valid)
+        self._valid, self._valid_photos = answers_shown(views.valid), len(views.valid)
+        self._held: frozenset[str] = frozenset()
+        """Digests of the photos of train that are held back at present."""
         self._unfinished, self._looks = unfinished or CheckpointStore(None), looks
         self._epochs: list[dict[str, Any]] = []
         self._first = 0
@@ -110,6 +112,26 @@ class RunHarness:
         finally:
             self._scopes, self._part_scopes, self.cycle = before
 
+    def inner_folds(self, count: int) -> Mapping[str, int]:
+        """Where photos of train are held back; raises WhalebenchError where there are too few encounters."""
+        return self._views.inner_folds(count)
+
+    @contextmanager
+    def held_back(self, photos: LabelledPhotos) -> Iterator[None]:
+        """Has everything chosen by these photos of train, and nothing fitted on them."""
+        if strange := set(photos.digests) - set(self._views.train.digests):
+            raise RunFailedError(
+                f"{len(strange)} photo(s) to choose by are not of train, first {_first(photos, strange)}: "
+                f"hold back photos of train only."
+            )
+        before = self._valid, self._valid_photos, self._held
+        self._valid, self._valid_photos = answers_shown(photos), len(photos)
+        self._held = frozenset(photos.digests)
+        try:
+            yield
+        finally:
+            self._valid, self._valid_photos, self._held = before
+
     def fitted(self, artefact: str, photos: Photos) -> None:
         """Leakage guard: writes down the photos a part was fitted on, refuses any it may not learn from."""
         _refuse_unless(isinstance(artefact, str), "fitted", artefact, "the name of a part")
@@ -121,6 +143,11 @@ class RunHarness:
             raise RunFailedError(
                 f"{part} was fitted on {len(unexpected)} photo(s) outside train of this fold, first "
                 f"{_first(photos, unexpected)}: fit every part on train only{others}."
+            )
+        if held := self._held.intersection(photos.digests):
+            raise RunFailedError(
+                f"{part} was fitted on {len(held)} photo(s) of its own inner fold, first "
+                f"{_first(photos, held)}, by which it is chosen: fit it on the others only."
             )
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
@@ -229,7 +256,7 @@ class RunHarness:
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 on valid at its own best threshold of *new*, so to choose by and not to report."""
         answers, identities = self._valid, self._views.train.identities
-        _check_scores("valid_map_at_5", scores, (len(self._views.valid), len(identities)))
+        _check_scores("valid_map_at_5", scores, (self._valid_photos, len(identities)))
         return choose_new_threshold(scores, answers, identities, self._config)[1]
 
     def confidence(
@@ -237,7 +264,7 @@ class RunHarness:
     ) -> NDArray[np.float64]:
         """How probable each best candidate is, 0 where it is called *new*: both as test would be."""
         answers, identities = self._valid, self._views.train.identities
-        _check_scores("confidence", valid_scores, (len(self._views.valid), len(identities)))
+        _check_scores("confidence", valid_scores, (self._valid_photos, len(identities)))
         _check_scores("confidence", scores, (len(scores), len(identities)))
         calibration = choose_calibration(valid_scores, answers, identities)
         threshold = choose_new_threshold(valid_scores, answers, identities, self._config)[0]

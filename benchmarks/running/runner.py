@@ -50,6 +50,7 @@ from whalebench.benchmarks.core.record import (
 from whalebench.benchmarks.core.usage import track_words
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, run_lock
 from whalebench.benchmarks.registry import (
+    AT,
     Benchmark,
     load_benchmark,
     load_catalog,
@@ -68,6 +69,7 @@ from whalebench.methods.registry import (
     modules_of,
     name_of,
 )
+from whalebench.splits.inner import keep_inner_folds, propose_inner_folds
 
 if TYPE_CHECKING:  # a finished run is found without torch
     import torch
@@ -190,9 +192,9 @@ def run(
             record = _unfit(missing, who | _facts(request, method, benchmark, views, harness))
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
+        _keep_inner_folds(config, benchmark, request.fold, workspace)
         harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
-        _refuse_learned_test(benchmark, views)
-        _refuse_little_room(folder, method, benchmark, views)
+        _refuse_before_learning(folder, method, benchmark, views)
         harness.stage("decode")
         for size in sizes:
             benchmark.store.pixels(size, progress.advance, cores())
@@ -378,6 +380,19 @@ def _views_for(
     return fold_views(benchmark, fold, oracle=oracle, viewpoints=viewpoints, reopen=reopen)
 
 
+def _keep_inner_folds(config: MethodConfig, benchmark: Benchmark, fold: int, workspace: Workspace) -> None:
+    """Inner folds that the method, or one within it, is bagged over stand beside the split from now on."""
+    for count in sorted(_bags(config)):
+        inner = propose_inner_folds(benchmark.split, benchmark.catalog, fold, count)
+        photos, _, split = benchmark.name.partition(AT)
+        keep_inner_folds(inner, workspace.benchmarks / photos / f"split{AT * bool(split)}{split}")
+
+
+def _bags(config: MethodConfig) -> set[int]:
+    """In how many inner folds train is cut for the method and those within."""
+    return ({config.bags} - {1}).union(*map(_bags, config.within()))
+
+
 def _missing_requirement(method: Pipeline, views: Views) -> str:
     """What the fold lacks that the method cannot do without; empty where it fits.
 
@@ -389,6 +404,12 @@ def _missing_requirement(method: Pipeline, views: Views) -> str:
     if views.gallery is not None and not method.embeds:
         return f"individual of test in train, and {method.name} embeds no photos to compare with its gallery"
     return method.missing_requirement(views.train, views.test)
+
+
+def _refuse_before_learning(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
+    """Raises RunFailedError for what would make hours of training worth nothing."""
+    _refuse_learned_test(benchmark, views)
+    _refuse_little_room(folder, method, benchmark, views)
 
 
 def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:

@@ -219,10 +219,12 @@ BEST = "best_cycle"
 
 
 def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
-    """The method of that name or class as a run trains it, behind its crop and in its cycles."""
+    """The method of that name or class as a run trains it: behind its crop, in its cycles, in its bags."""
+    from whalebench.methods.parts.bagging import Bagged
+
     kind = find_method(method) if isinstance(method, str) else method
     with guest(kind.name):
-        return Pipeline(kind, config)
+        return Bagged(kind, config) if config.bags > 1 else Pipeline(kind, config)
 
 
 def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:

@@ -62,7 +62,7 @@ def board_page(
     looks = sum(sum(looks_of(table).values()) for table in board.tables)
     facts = (f"{len(board.rows)} runs", f"test labels were opened {times(looks)}")
     bare = tuple(topic._replace(sentences=()) for topic in topics)
-    return _page("Leaderboard", facts, tuple(said), (*bare, notes), workspace, galleries, album)
+    return page_of_topics("Leaderboard", facts, tuple(said), (*bare, notes), workspace, galleries, album)
 
 
 def run_page(
@@ -82,25 +82,26 @@ def run_page(
     album.make()
     record, opened = row.record, f"test labels of the fold were opened {times(row.looks)}"
     facts = (record.benchmark, f"fold {record.fold}", f"seed {record.seed}", opened)
-    return _page(f"{record.method}: one run", facts, (), topics, workspace, galleries, album)
+    return page_of_topics(f"{record.method}: one run", facts, (), topics, workspace, galleries, album)
 
 
-def _page(
+def page_of_topics(
     title: str,
-    facts: tuple[str, ...],
-    sentences: tuple[str, ...],
-    topics: tuple[Topic, ...],
+    facts: Sequence[str],
+    sentences: Sequence[str],
+    topics: Sequence[Topic],
     workspace: Workspace,
     galleries: Galleries,
     album: Album,
 ) -> str:
+    """The page of these subjects, with the pictures of an album that is made, and whose they are."""
     here = [f"{folder}{os.sep}" for folder in (workspace.root, Path.home())]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     credits = [f"Photos: {', '.join(galleries.credits)}."] if galleries.credits else []
     page = Page(
         title=title,
         facts=(made, f"whalebench {__version__}", f"workspace {workspace.root.name}", *facts),
-        sentences=sentences,
+        sentences=tuple(sentences),
         topics=tuple(_to_travel(topic, here) for topic in topics),
         pictures=album.pictures,
         credits=(*credits, *without_paths([*galleries.problems, *album.sentences], here)),

@@ -25,7 +25,7 @@ from whalebench.reports.page.doubts import (
     hardest_individuals,
     suspected_labels,
 )
-from whalebench.reports.page.galleries import Disagreement, Galleries, QuerySet
+from whalebench.reports.page.galleries import Disagreement, Galleries, Photo, QuerySet
 from whalebench.reports.page.views import TableView, table_view
 from whalebench.reports.repeating import run_command
 from whalebench.reports.tables import Grid
@@ -38,6 +38,15 @@ MOST_RUNS = 60
 MOST_FIELDS = 60
 """Fields in which contestants differ that are shown."""
 UNNAMED = re.compile(r"[^\w.-]+")
+
+
+class Sample(NamedTuple):
+    """Photos of some individuals that have about as many."""
+
+    name: str
+    title: str
+    individuals: tuple[tuple[str, int, tuple[Photo, ...]], ...]
+    """Name, number of photos, and some of them."""
 
 
 class Topic(NamedTuple):
@@ -61,6 +70,7 @@ class Topic(NamedTuple):
     doubts: Doubts | None = None
     doubts_csv: str = ""
     hard: tuple[HardIndividual, ...] = ()
+    samples: tuple[Sample, ...] = ()
     topics: tuple[Topic, ...] = ()
     named: bool = True
     """Whether the contents name it."""

@@ -1,0 +1,157 @@
+"""Bagging over inner folds: as many networks, each of which learns from all but one and is chosen by that.
+
+Test is answered by all of them together. Every photo of train has an answer of the one network that did not
+learn from it, so what is stacked upon them learns from thousands of photos instead of valid's few hundred.
+Of the systems that came third, 26th, second and fourth (Humpback 2019, Happywhale 2022, Right Whale 2015,
+Salt 2018) this is where the last points are from; Breiman 1996 has the name, Wolpert 1992 the stacking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whalebench import RunFailedError
+from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.method import Components, Harness, Located, Method, MethodConfig
+from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
+from whalebench.methods.parts.pipeline import Pipeline, SeenWindows
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """What was said of photos of train by the network that had not learned from them."""
+
+    rows: NDArray[np.int64]
+    """Their places in train, rising; those from which every network learned are not among them."""
+    scores: Scores
+    """(rows, identities)."""
+    embeddings: NDArray[np.float32] | None
+    """(rows, dimensions), of length 1; None of a method that has none."""
+
+
+class Bagged(Pipeline):
+    """Pipelines of one configuration, each of which has another inner fold of train for its valid."""
+
+    def __init__(self, kind: type[Method], config: MethodConfig) -> None:
+        alone = config.model_copy(update={"bags": 1})
+        super().__init__(kind, alone)
+        self.config = config
+        self.members = [Pipeline(kind, alone) for _ in range(config.bags)]
+        self.out_of_fold: OutOfFold | None = None
+        """Once it has learned; a restored one has none."""
+
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+        """Each member learns from train without its inner fold, by which it is chosen.
+
+        Then its gallery, if it has one, takes in its inner fold, too: that is known when test is asked for.
+        """
+        del valid  # the harness calibrates by it what all say together
+        held = harness.inner_folds(self.config.bags)
+        inner = np.array([held.get(image, -1) for image in train.images], np.int64)
+        answered = []
+        for number, member in enumerate(self.members):
+            kept, own = np.flatnonzero(inner != number), np.flatnonzero(inner == number)
+            own_photos = train.select(own)
+            with harness.scope(f"bag_{number + 1}"):
+                with harness.held_back(own_photos):
+                    member.learn(train.select(kept), own_photos, harness)
+                    scores, embeddings = member.score_and_embed(_asked(own_photos, self.config))
+                    harness.choose("valid_map_at_5", harness.valid_map_at_5(scores))
+                _take_in(member, own_photos, harness)
+            answered.append((own, scores, embeddings))
+        self.out_of_fold = _together(answered)
+
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """Refused: each member would guess anew what the others were taught by."""
+        raise RunFailedError(
+            f"{self.name} learns from test photos, which bags={self.config.bags} networks would do each by "
+            f"itself: set bags within it, as of_settings=bags={self.config.bags}."
+        )
+
+    def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
+        """What the photos lack that a member cannot do without; empty where it fits."""
+        return self.members[0].missing_requirement(train, queries)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """Those of a member."""
+        return self.members[0].sizes()
+
+    def score(self, photos: Photos) -> Scores:
+        """Scores (photos, identities) of all members: their mean, or their votes."""
+        return self._joined([member.score(photos) for member in self.members])
+
+    def embed(self, photos: Photos) -> NDArray[np.float32] | None:
+        """The members' embeddings side by side (photos, dimensions); None where they have none."""
+        return _beside([member.embed(photos) for member in self.members])
+
+    def score_and_embed(self, photos: Photos) -> tuple[Scores, NDArray[np.float32] | None]:
+        """What `score` and `embed` give, by one look of each member."""
+        scores, embeddings = zip(*(member.score_and_embed(photos) for member in self.members), strict=True)
+        return self._joined(list(scores)), _beside(list(embeddings))
+
+    def variants(self, photos: Photos) -> dict[str, Scores]:
+        """The scores of the first member alone: what bagging is worth."""
+        return {"one of the bags": self.members[0].score(photos)}
+
+    def extend(self, photos: LabelledPhotos) -> None:
+        """Every member's gallery takes in the photos; NotImplementedError where there is none."""
+        for member in self.members:
+            member.extend(photos)
+
+    def locate(self, photos: Photos) -> Located | None:
+        """Where the first member says the animals are."""
+        return self.members[0].locate(photos)
+
+    def windows(self, photos: Photos) -> SeenWindows | None:
+        """What the first member sees of the photos."""
+        return self.members[0].windows(photos)
+
+    def components(self) -> Components:
+        """Each member by its number from 0."""
+        return {str(place): member for place, member in enumerate(self.members)}
+
+    def rebuild(self, identities: int, device: object) -> None:
+        """Members set themselves up."""
+        del identities, device
+
+    def _joined(self, scores: list[Scores]) -> Scores:
+        rule: Callable[[list[Scores]], Scores] = (
+            voted if self.config.bags_joined == "votes" else average_scores
+        )
+        return rule(scores)
+
+
+def _asked(photos: LabelledPhotos, config: MethodConfig) -> Photos:
+    """The photos as valid is shown when it is asked for: bare, but to an oracle."""
+    return photos.unlabelled() if config.sees_annotations() else photos.bare()
+
+
+def _take_in(member: Pipeline, photos: LabelledPhotos, harness: Harness) -> None:
+    """The member's gallery takes in the photos of known individuals, where it has one."""
+    known = photos.known()
+    try:
+        member.extend(known)
+    except NotImplementedError:
+        return
+    harness.fitted("gallery_of_inner_fold", known)
+
+
+def _beside(embeddings: list[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    every = [each for each in embeddings if each is not None]
+    return side_by_side(every) if every else None
+
+
+def _together(answered: list[tuple[NDArray[np.int64], Scores, NDArray[np.float32] | None]]) -> OutOfFold:
+    """The answers of all inner folds in the order of train."""
+    rows = np.concatenate([own for own, _, _ in answered])
+    order = np.argsort(rows, kind="stable")
+    scores = np.concatenate([each for _, each, _ in answered])[order]
+    embeddings = [each for _, _, each in answered if each is not None]
+    joined = np.concatenate(embeddings)[order] if len(embeddings) == len(answered) else None
+    return OutOfFold(rows[order], scores, joined)
