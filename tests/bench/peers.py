@@ -132,6 +132,8 @@ LOOPS: dict[str, Callable[[Path], Iterator[None]]] = {
     "open-metric-learning": open_metric_learning,
 }
 """By the name of the package that is needed; the first one is here already."""
+EXTRAS = {"open-metric-learning": "[pipelines]"}
+"""Without it its data sets cannot be imported."""
 
 
 def interpreter(name: str, cache: Path) -> Path:
@@ -149,7 +151,8 @@ def interpreter(name: str, cache: Path) -> Path:
         ours = sysconfig.get_paths()["purelib"]
         theirs = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
         (Path(theirs) / "ours.pth").write_text(f"{ours}\n", "utf-8")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", name], check=True, capture_output=True)
+        asked = name + EXTRAS.get(name, "")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", asked], check=True, capture_output=True)
         done.touch()
     return python
 
