@@ -120,8 +120,10 @@ def open_metric_learning(folder: Path) -> Iterator[None]:
     """Its data set and its margin softmax; the loop is a plain one in its examples, too."""
     from oml.datasets import ImageLabeledDataset
     from oml.losses.arcface import ArcFaceLoss
+    from torchvision.transforms import Compose
 
-    photos = ImageLabeledDataset(table(folder).assign(split="train"), transform=heavy())
+    changed = Compose(heavy().transforms)  # it takes no other
+    photos = ImageLabeledDataset(table(folder).assign(split="train"), transform=changed)
     loss = ArcFaceLoss(DIMENSIONS, table(folder)["label"].nunique())
     return epochs(photos, loss, lambda batch: (batch["input_tensors"], batch["labels"]))
 
