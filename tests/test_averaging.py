@@ -61,6 +61,25 @@ def settings(**values: Any) -> TrainingConfig:
     return TrainingConfig(**{**given, **values})
 
 
+def test_the_running_average_is_that_of_timm() -> None:
+    from timm.utils.model_ema import ModelEmaV3
+
+    torch.manual_seed(0)
+    both = nn.ModuleList([Small(), Head()])
+    ours, theirs = RunningAverage(both, 0.9), ModelEmaV3(both, decay=0.9, use_warmup=True)
+    for step in range(1, 6):
+        both[0](torch.rand(4, 3, 16, 16)).sum().backward()
+        with torch.no_grad():
+            for parameter in both.parameters():
+                parameter.add_(torch.randn(parameter.shape))
+            both[0].neck.running_mean = torch.rand(4)  # another tensor in the place of the buffer
+        ours.after_step(step)
+        theirs.update(both, step=step)
+    for name, value in ours.kept.state_dict().items():
+        assert torch.equal(value, theirs.module.state_dict()[name]), name
+    assert int(ours.kept[0].neck.num_batches_tracked) == 5  # type: ignore[union-attr]
+
+
 def train(
     folder: Path, config: TrainingConfig
 ) -> tuple[Small, Head, list[dict[str, Tensor]], list[dict[str, Tensor]]]:

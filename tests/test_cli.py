@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import resource
@@ -313,16 +314,14 @@ def test_a_file_gets_plain_lines() -> None:
 def test_a_missing_library_makes_doctor_fail(
     shared_tiny: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from whalebench.benchmarks.core import machine
-
-    real = machine.version
+    real = importlib.metadata.version
 
     def version(name: str) -> str:
         if name == "timm":
             raise PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(machine, "version", version)
+    monkeypatch.setattr(importlib.metadata, "version", version)
     answer = cli("doctor", "--json", "--workspace", shared_tiny.root)
     assert answer.code == 1
     assert [row["what"] for row in json.loads(answer.out) if not row["ok"]] == ["timm"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from whalebench.benchmarks.core.progress import Silent
 from whalebench.benchmarks.core.record import read_record
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.launching.launcher import Job
 from whalebench.benchmarks.running import devices, runner, workers
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest
@@ -192,10 +194,13 @@ time.sleep(60)
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], int]:
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], int]]:
     """The exit code of a run on two devices, whose members do so."""
     monkeypatch.setattr(devices, "share_devices", lambda device, count: (Share(1),) * count)
     monkeypatch.setattr(devices, "PATIENCE", 1.0)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # of a job in the background it is ignored
 
     def start(what: str) -> int:
         monkeypatch.setattr(workers, "PROGRAM", (sys.executable, "-I", "-S", "-c", SCRIPT.format(what)))
@@ -206,7 +211,8 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], int
         finally:
             assert time.monotonic() - began < 30  # nobody is waited for
 
-    return start
+    yield start
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_lost_process_is_said_and_ends_the_others(told: Callable[[str], int]) -> None:
@@ -255,8 +261,8 @@ def test_devices_that_are_not_here_are_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_one_device_leaves_names_notes_and_commands_as_they_were(tiny: Workspace) -> None:
     one, two = (RunRequest("arcface", "tiny", devices=count) for count in (1, 2))
     assert runner._note_file(one, tiny) != runner._note_file(two, tiny)
-    assert "--devices" not in workers.command_arguments("run", one, tiny)
-    assert "--devices 2" in " ".join(workers.command_arguments("run", two, tiny))
+    assert "--devices" not in Job("run", one, tiny).arguments()
+    assert "--devices 2" in " ".join(Job("run", two, tiny).arguments())
     assert "--devices 2" in runner.plan_run(two, tiny)["command"]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -76,7 +77,7 @@ class Waiting(Method):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     """A Ray cluster of one node on this machine, which has a folder of its own for temporary files."""
     reason = "Ray is not installed: pip install 'whalebench[ray]'"
     pytest.importorskip("ray", reason=reason)
@@ -87,10 +88,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "3",
     }
-    with pytest.MonkeyPatch.context() as patch:
+    # Paths of sockets are short ones, and pytest's folders are not.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray") as short:
         for name, value in variables.items():
             patch.setenv(name, value)
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("node")))
+        patch.setenv("TMPDIR", short)
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}

@@ -154,7 +154,7 @@ def test_a_server_that_is_restarted_is_waited_for_and_the_study_goes_on(
     monkeypatch.setattr(Quick, "on_trial", restarts)
     handle = opened(server, "restarted", Notes())
     found = run_trials(context, handle, SILENT)
-    assert "Waiting for the server of the study, which does not answer" in Notes.stages
+    assert "wait for the server" in Notes.stages
     assert len(found.ended) == len(handle.study.trials) == 6
     assert {trial.state for trial in found.ended} == {TrialState.COMPLETE}
 

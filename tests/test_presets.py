@@ -22,6 +22,7 @@ from whalebench.benchmarks.presets import (
     suits,
 )
 from whalebench.benchmarks.running.runner import RunRequest, plan_run, resolved, run
+from whalebench.benchmarks.running.workers import local_launcher
 from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.benchmarks.sweeping.sweep import prepare
 from whalebench.methods.parts.networks import at_hand
@@ -257,13 +258,13 @@ def test_a_dry_run_shows_the_fields_and_starts_nothing(tiny: Any, cli: Any) -> N
 
 def test_a_sweep_hands_the_preset_on_to_methods_that_it_suits(tiny: Any, tmp_path: Any) -> None:
     plan = make_plan(["arcface", "pseudo"], benchmark="tiny", preset="small", settings=())
-    cells, _ = prepare(plan, "cpu", 1, tiny)
+    cells = prepare(plan, local_launcher(1, "cpu"), tiny)
     assert [cell.contestant for cell in cells] == ["arcface", "pseudo"]
     arcface, pseudo = (cell.request for cell in cells)
     assert arcface.preset == "small" and "size=80x96" in arcface.settings
     assert (pseudo.preset, pseudo.settings) == ("", ())
     with pytest.raises(WhalebenchError, match="no field to choose for 'pseudo'"):
-        prepare(make_plan(["pseudo"], benchmark="tiny", preset="small"), "cpu", 1, tiny)
+        prepare(make_plan(["pseudo"], benchmark="tiny", preset="small"), local_launcher(1, "cpu"), tiny)
     (tmp_path / "plan.toml").write_text('preset = "small"\n[[methods]]\nname = "arcface"\n')
     assert make_plan((), tmp_path / "plan.toml").preset == "small"
     assert make_plan((), tmp_path / "plan.toml", preset="gpu").preset == "gpu"

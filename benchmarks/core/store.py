@@ -214,12 +214,13 @@ def _contents(key: Sequence[Any]) -> list[Content]:
 
 
 def _contents_of(file: Path) -> list[Content]:
-    """The same of the array beside which the key stands; nothing where that is another array's."""
+    """The same of the array beside which the key stands; nothing of one that was decoded otherwise."""
     try:
         text = regular_file(file).read_text(encoding="utf-8")
         if digest_text(text)[:24] != file.stem.rpartition("-")[2]:
             return []
-        return _contents(json.loads(text))
+        key = json.loads(text)
+        return _contents(key) if key[0] == STORE_VERSION else []
     except (OSError, ValueError, WhalebenchError):
         return []
 

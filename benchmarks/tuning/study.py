@@ -382,7 +382,7 @@ def _server(storage: BaseStorage, progress: Progress) -> Engine | None:
                 if time.monotonic() > until:
                     raise
             if not is_said:
-                progress.stage("Waiting for the server of the study, which does not answer")
+                progress.stage("wait for the server")
             is_said = True
             time.sleep(RETRY)
 

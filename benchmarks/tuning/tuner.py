@@ -116,7 +116,7 @@ class Tuner:
                 f"and a leading dot, and use {LETTERS} letters at most."
             )
         if not request.storage and copy_of(workspace.root):
-            progress.stage("keep the study on this machine alone; for several give --storage URL")
+            progress.stage("study of one machine")
         url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         pruner = build_pruner(getattr(config, "epochs", 0))
         self.handle = study.open_study(url, name, facts, pruner, progress)
@@ -226,7 +226,7 @@ class Tuner:
         """The same, made by one more worker, as only nodes may have the device of the trials."""
         names = tuple(self._name(each) for each in (best, self._request.run))
         tuned, default = (self._workspace.runs / name for name in names)
-        self._progress.stage("Runs of the best trial and of the defaults")
+        self._progress.stage("run the best")
         with launcher:
             task = launcher.launch(self._job("--json", runs=names))
             while task.is_running() and not launcher.interrupts:

@@ -120,8 +120,10 @@ def open_metric_learning(folder: Path) -> Iterator[None]:
     """Its data set and its margin softmax; the loop is a plain one in its examples, too."""
     from oml.datasets import ImageLabeledDataset
     from oml.losses.arcface import ArcFaceLoss
+    from torchvision.transforms import Compose
 
-    photos = ImageLabeledDataset(table(folder).assign(split="train"), transform=heavy())
+    changed = Compose(heavy().transforms)  # it takes no other
+    photos = ImageLabeledDataset(table(folder).assign(split="train"), transform=changed)
     loss = ArcFaceLoss(DIMENSIONS, table(folder)["label"].nunique())
     return epochs(photos, loss, lambda batch: (batch["input_tensors"], batch["labels"]))
 
@@ -132,6 +134,8 @@ LOOPS: dict[str, Callable[[Path], Iterator[None]]] = {
     "open-metric-learning": open_metric_learning,
 }
 """By the name of the package that is needed; the first one is here already."""
+EXTRAS = {"open-metric-learning": "[pipelines]"}
+"""Without it its data sets cannot be imported."""
 
 
 def interpreter(name: str, cache: Path) -> Path:
@@ -149,7 +153,8 @@ def interpreter(name: str, cache: Path) -> Path:
         ours = sysconfig.get_paths()["purelib"]
         theirs = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
         (Path(theirs) / "ours.pth").write_text(f"{ours}\n", "utf-8")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", name], check=True, capture_output=True)
+        asked = name + EXTRAS.get(name, "")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", asked], check=True, capture_output=True)
         done.touch()
     return python
 

@@ -95,7 +95,7 @@ def of_map_at_r(photos: int, queries: int, rounds: int = 1) -> list[Ratio]:
     often = rng.lognormal(0.0, 1.0, photos // 10)
     labels = rng.choice(len(often), photos + queries, p=often / often.sum())
     places = rng.standard_normal((len(often), DIMENSIONS), np.float32)
-    every = normalise(places[labels] + 3 * rng.standard_normal((len(labels), DIMENSIONS), np.float32))
+    every = normalise(places[labels] + 2 * rng.standard_normal((len(labels), DIMENSIONS), np.float32))
     query, gallery, of_query, of_gallery = (
         every[:queries],
         every[queries:],

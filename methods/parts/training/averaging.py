@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 Average = Literal["ema", "checkpoints"]
@@ -46,11 +47,27 @@ class RunningAverage(LastWeights):
 
         self.average = ModelEmaV3(both, decay=decay, use_warmup=True)
         self.kept = self.average.module
+        self._averaged, self._weights = list(self.kept.parameters()), list(both.parameters())
+        self._buffers = [
+            (ours, theirs, name)
+            for ours, theirs in zip(self.kept.modules(), both.modules(), strict=True)
+            for name, value in theirs._buffers.items()
+            if value is not None and name not in theirs._non_persistent_buffers_set
+        ]
+        """Where the buffers are: a module may put another tensor in the place of one."""
 
+    @torch.no_grad()
     def after_step(self, steps: int) -> None:
-        """Moves the average towards the weights."""
+        """Moves the average towards the weights, as ModelEmaV3 does, which gathers all of them anew."""
+        buffers = [(ours.get_buffer(name), theirs.get_buffer(name)) for ours, theirs, name in self._buffers]
+        moved = [pair for pair in buffers if pair[0].is_floating_point()]
+        averaged = [*self._averaged, *(ours for ours, _ in moved)]
+        weights = [*self._weights, *(theirs for _, theirs in moved)]
         # The count makes the average follow quickly at first and forget where it started.
-        self.average.update(self.both, step=steps)
+        torch._foreach_lerp_(averaged, weights, weight=1.0 - self.average.get_decay(steps))
+        for ours, theirs in buffers:
+            if not ours.is_floating_point():
+                ours.copy_(theirs)
 
     def state_dict(self) -> dict[str, Any]:
         """The average so far."""

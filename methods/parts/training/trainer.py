@@ -327,7 +327,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         WORLD.average(self.both.parameters())
-        nn.utils.clip_grad_norm_(self.both.parameters(), CLIP)
+        _clip([each.grad for each in self.both.parameters() if each.grad is not None])
         self.optimizer.step()
         self.schedule.step()
         return value.detach()
@@ -340,6 +340,12 @@ class _Trainer:
             ):  # as in training: photos are cut out exactly
                 batch = train.batch(indices, self.config.size_at(self.config.epochs), self.device)
             yield batch.pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _clip(gradients: list[Tensor]) -> None:
+    """Shortens all gradients together to CLIP: torch's clip_grad_norm_ for those of one device and type."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (CLIP / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _mean_loss(values: list[Tensor], photos: int, epoch: int, rate: float) -> float:
