@@ -23,13 +23,16 @@ from whalebench.benchmarks.tuning.finding import (
     RangeTest,
     RangeTests,
     find_rates,
+    growing_rates,
     has_diverged,
     smoothed,
 )
 from whalebench.methods.softmax import Softmax
 from whalebench.reports import many_runs
 
-RATES = tuple(np.geomspace(1e-7, 1, STEPS).tolist())
+RATES = growing_rates()
+FEW = 8
+"""Steps of a range test that only has to come to its end."""
 
 
 def tried(losses: list[float]) -> RangeTest:
@@ -102,8 +105,17 @@ def test_a_search_ends_where_there_is_no_loss() -> None:
     assert tests.begin("network", config) is None  # of a further cycle
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
+    monkeypatch.setattr(finding, "STEPS", FEW)
+    return growing_rates()
+
+
 def test_each_training_is_tried_and_the_weights_are_as_before(
-    tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tiny: Workspace,
+    tiny_settings: tuple[str, ...],
+    few_steps: tuple[float, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A finder and the network behind it, at rates that grow; what learned them starts the method again."""
     before, after, rates = [], [], []
@@ -135,7 +147,7 @@ def test_each_training_is_tried_and_the_weights_are_as_before(
         ("localizer", "localizer.learning_rate"), ("network", "learning_rate"),
     ]  # fmt: skip
     assert network.configured == 0.004
-    assert all(test.rates == RATES[: len(test.losses)] and len(test.losses) > 20 for test in made.tests)
+    assert all(test.rates == few_steps[: len(test.losses)] and len(test.losses) > 5 for test in made.tests)
     assert rates[: len(localizer.rates)] == pytest.approx(localizer.rates)
     of_network = rates[len(localizer.rates) :][: len(network.rates)]
     assert of_network == pytest.approx([2 * rate for rate in network.rates])  # groups keep their factors
@@ -144,7 +156,11 @@ def test_each_training_is_tried_and_the_weights_are_as_before(
 
 
 def test_nothing_is_recorded_and_no_photo_of_test_is_there(
-    tiny: Workspace, tiny_settings: tuple[str, ...], cli: Callable[..., Any], tmp_path: Path
+    tiny: Workspace,
+    tiny_settings: tuple[str, ...],
+    few_steps: tuple[float, ...],
+    cli: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     command = ("lr-find", "softmax", "--benchmark", "tiny", "--workspace", tiny.root)
     command += tuple(f"--set={setting}" for setting in tiny_settings)
@@ -152,6 +168,7 @@ def test_nothing_is_recorded_and_no_photo_of_test_is_there(
     document = json.loads(told.out)
     (training,) = document["trainings"]
     assert training["part"] == "network"
+    assert training["rates"] == list(few_steps[: len(training["rates"])])
     assert len(training["rates"]) == len(training["losses"]) == len(training["smoothed"])
     assert document["picture"] == str(tiny.reports / "lr-find-softmax-tiny-fold0-seed0.svg")
     assert json.loads(cli(*command, "--json").out) == document
@@ -159,7 +176,7 @@ def test_nothing_is_recorded_and_no_photo_of_test_is_there(
     assert "loss by learning rate" in "".join(drawn.itertext())
     assert not list(tiny.runs.glob("*"))
     assert not list(tiny.cache.glob("unfinished/*"))
-    assert not ledger.read_ledger(tiny.runs).openings
+    assert not ledger.read_ledger(tiny.runs).entries
     shown = cli(*command, "--svg", tmp_path / "rates.svg")
     assert shown.code == 0
     assert "falls fastest at" in shown.out
@@ -174,8 +191,9 @@ def test_a_method_that_trains_nothing_is_told_so(tiny: Workspace) -> None:
 
 
 def test_test_is_empty_for_the_method(
-    tiny: Workspace, tiny_settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tiny: Workspace, tiny_settings: tuple[str, ...], few_steps: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    del few_steps
     seen = []
     learn = Softmax.learn
 

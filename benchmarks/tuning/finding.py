@@ -35,8 +35,8 @@ DIVERGED = 4.0
 """A range test ends where the smoothed loss is so many times its least."""
 SMOOTHING = 0.9
 """Weight of the steps before in the mean loss; with fastai's 0.98 that of 100 steps would lag by decades."""
-SKIPPED = STEPS // 10
-"""Steps at the beginning that suggest nothing, as the mean loss of few steps is none; fastai's tenth."""
+SKIPPED = 10
+"""Steps at the beginning that suggest nothing, as the mean loss of few steps is none."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ def rounded(rate: float | None) -> float | None:
     return None if rate is None else float(f"{rate:.2g}")
 
 
+def growing_rates() -> tuple[float, ...]:
+    """The learning rate of each step."""
+    return tuple(np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
+
+
 @dataclass
 class RangeTests:
     """The range tests of a method's trainings, each of which is tried once: a `RateSearch` of the trainer."""
@@ -113,7 +118,7 @@ class RangeTests:
     config: MethodConfig
     harness: RunHarness
     progress: Progress
-    rates: tuple[float, ...] = tuple(np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
+    rates: tuple[float, ...] = field(default_factory=growing_rates)
     tests: dict[str, RangeTest] = field(default_factory=dict)
 
     def begin(self, artefact: str, config: PartConfig) -> Callable[[float], bool] | None:

@@ -1,7 +1,8 @@
 """How every network is trained and asked: one loop, one optimizer, averaged weights; and `predict`.
 
-AdamW with a linear warm-up and a cosine to zero. What changes during a training is named, so that one that
-was stopped goes on as if it had not been, and so that a cycle goes on where the one before ended.
+AdamW with a linear warm-up and a cosine to zero, which may begin anew. What changes during a training is
+named, so that one that was stopped goes on as if it had not been, and so that a cycle goes on where the one
+before ended.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo
 def build_optimizer(
     both: nn.ModuleList, config: TrainingConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then a cosine."""
+    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then cosines."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
@@ -53,11 +54,15 @@ def build_optimizer(
     )
     optimizer.register_load_state_dict_post_hook(restore_layout)
     rising = max(1, round(config.warm_up * steps))
+    restart = round(config.restart_epochs() * steps / config.epochs) if config.epochs else steps
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+        begins = min(step, steps - 1) // restart * restart if restart else 0
+        # The first cosine follows the rise; the last one is as long as there are steps left.
+        begins, ends = max(rising, begins), min(steps, begins + restart if restart else steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begins) / max(1, ends - begins))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
