@@ -675,6 +675,38 @@ def tune(
     return console.show(document, many_runs.tuning_report(document), as_json)
 
 
+@app.command("lr-find", rich_help_panel=MEASURE)
+def lr_find(
+    method: MethodArgument,
+    benchmark: BenchmarkOption = "flukes",
+    fold: FoldOption = 0,
+    seed: SeedOption = 0,
+    settings: SettingsOption = None,
+    preset: PresetOption = "",
+    device: DeviceOption = "auto",
+    svg: Annotated[Path | None, Option(help="Where to draw it instead of the workspace's reports.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Try growing learning rates on train, and say at which the loss falls fastest; nothing is recorded."""
+    from whalebench.benchmarks.core.outputs import check_output
+    from whalebench.benchmarks.core.workspace import atomic_text
+    from whalebench.benchmarks.running.runner import RunRequest
+    from whalebench.benchmarks.tuning.finding import find_rates
+    from whalebench.reports import many_runs
+    from whalebench.reports.drawings.posters import rates
+    from whalebench.reports.drawings.theme import standalone
+
+    if svg:
+        check_output(svg)
+    request = RunRequest(method, benchmark, fold, seed, tuple(settings or ()), device, preset)
+    with console.progress_shown(quiet=as_json) as progress:
+        found = find_rates(request, open_workspace(workspace), progress, svg)
+    document = found.document()
+    atomic_text(found.picture, standalone(rates(document)))
+    console.show(document, many_runs.rates_report(document), as_json)
+
+
 @app.command(rich_help_panel=MEASURE)
 def ensemble(
     runs: Annotated[

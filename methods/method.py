@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -150,6 +150,16 @@ class Cycle(Protocol):
         """Keeps the parts as they are after the last epoch, from which the next cycle goes on."""
 
 
+class RateSearch(Protocol):
+    """A range test (Smith 2017): each training is tried at growing learning rates instead of being done."""
+
+    rates: Sequence[float]
+    """One a step, at the peak of the schedule; groups of weights keep their factors."""
+
+    def begin(self, artefact: str, config: PartConfig) -> Callable[[float], bool] | None:
+        """What takes the loss of each step and says whether to go on; None where the training is left out."""
+
+
 class Harness(Protocol):
     """What the runner gives a learning method, and how the method reports back."""
 
@@ -157,6 +167,8 @@ class Harness(Protocol):
     device: torch.device
     cycle: Cycle | None
     """The cycle at work, where there are several; `train_network` begins and ends its trainings by it."""
+    rate_search: RateSearch | None
+    """What looks for learning rates, in `whalebench lr-find`; then `train_network` trains nothing."""
 
     def scope(self, name: str, cycle: Cycle | None = None) -> AbstractContextManager[None]:
         """While it lasts, stages, choices, warnings and parts are written down as `name.stage`.

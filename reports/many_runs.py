@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from math import nan
+from math import floor, log10, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from whalebench.reports.document import render
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics.jackknife import Difference, intervals, paired_difference
 from whalebench.reports.tables import facts_table, table_of, warning_lines
-from whalebench.reports.wording import METRICS, between, duration, number, with_interval
+from whalebench.reports.wording import METRICS, UNDEFINED, between, duration, number, with_interval
 from whalebench.reports.writers import to_rows
 
 
@@ -174,3 +174,60 @@ def verdict(document: Document) -> str:
         better = "better" if lead.value > 0 else "worse"
         return f"Tuned is {better} on test than the defaults by {shown}, on the same photos."
     return f"On test the two cannot be told apart: tuned leads the defaults by {shown}, on the same photos."
+
+
+# --- learning rates found
+
+
+def rates_report(document: Document) -> Group:
+    """What `rich` prints of range tests: the mean loss by decade, and at which rates it falls."""
+    trainings = document["trainings"]
+    title = "{method} on {benchmark}, fold {fold}, seed {seed}: range test".format_map(document)
+    decades = sorted({floor(log10(rate)) for one in trainings for rate in one["rates"]})
+    rows = [
+        {"learning_rate": f"1e{decade}"} | {one["part"]: number(_loss_at(one, decade)) for one in trainings}
+        for decade in decades
+    ]
+    found = [
+        {
+            "training": one["part"],
+            "falls_fastest_at": _rate(one["steepest"]),
+            "a_tenth_of_the_least": _rate(one["tenth_of_least"]),
+            "as_it_is_set": _rate(one["configured"]),
+        }
+        for one in trainings
+    ]
+    picture = Text(f"picture: {document['picture']}", style="dim")
+    return Group(table_of(rows, title), table_of(found), Text(rates_sentence(document)), picture)
+
+
+def rates_sentence(document: Document) -> str:
+    """What the range tests suggest, and the command that takes it."""
+    rates = {one["part"]: one for one in document["trainings"]}
+    falling = [
+        f"{part} learns fastest at {_rate(one['steepest'])}, a tenth of where its loss is least is "
+        f"{_rate(one['tenth_of_least'])}"
+        for part, one in rates.items()
+        if one["steepest"] is not None
+    ]
+    flat = [part for part, one in rates.items() if one["steepest"] is None]
+    said = [f"{'; '.join(falling)}."] if falling else []
+    said += (
+        [f"The loss of {', '.join(flat)} falls at no rate: learn from more photos a step."] if flat else []
+    )
+    said += [f"Take it: {document['command']}"] if document["command"] else []
+    return " ".join(said)
+
+
+def _loss_at(training: Mapping[str, Any], decade: int) -> float | None:
+    """The mean loss at the first rate of the decade, None where the test had ended."""
+    at = [
+        loss
+        for rate, loss in zip(training["rates"], training["smoothed"], strict=True)
+        if floor(log10(rate)) == decade
+    ]
+    return at[0] if at else None
+
+
+def _rate(rate: float | None) -> str:
+    return UNDEFINED if rate is None else f"{rate:.2g}"

@@ -11,7 +11,7 @@ import torch
 
 from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Photos
-from whalebench.methods.method import Cycle, Epoch
+from whalebench.methods.method import Cycle, Epoch, RateSearch
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Notes:
     """Part -> their images."""
 
     cycle: Cycle | None = None
+    rate_search: RateSearch | None = None
     scopes: tuple[str, ...] = ()
     part_scopes: tuple[str, ...] = ()
 

@@ -176,7 +176,7 @@ def test_version_and_help(cli: Cli) -> None:
     shown = cli("--help")
     assert shown.code == 0
     panels = {
-        "Measure": ("run", "sweep", "tune", "ensemble"),
+        "Measure": ("run", "sweep", "tune", "lr-find", "ensemble"),
         "Read what came of it": ("report", "runs", "show", "compare", "explain"),
         "Verify and pass on": ("rescore", "bundle", "check", "doctor", "submit"),
         "Ask it of new photos": ("predict", "cluster", "gallery"),

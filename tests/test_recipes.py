@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_matrices, invert, transform_points
 from whalebench.methods.parts.networks.weights import pretraining
+from whalebench.methods.parts.training import trainer
 from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
 from whalebench.methods.parts.training.trainer import BestEpoch
 from whalebench.methods.playground_resnet18 import PlaygroundResnet18, frequent_classes
@@ -301,6 +303,103 @@ def test_frequent_individuals_come_first_and_the_network_then_rests(
     assert not all(torch.equal(thawed[name], first[name]) for name in network)
     assert not torch.equal(weights["loss.classifier.weight"], first["loss.classifier.weight"])
     assert set(was.harness.lineage["network"]) == set(was.views.train.digests)
+
+
+def test_the_first_stage_is_judged_on_valid_photos_of_its_individuals(
+    learned: dict[type[Method], Learned], ground: ToyBenchmarks
+) -> None:
+    """Among these alone, as the network was after it: with no epochs of the second, that is what is left."""
+    trial = on_trial(PlaygroundResnet18, ground, "epochs=0")
+    was = trial.learn(trial.views)
+    frequent = frequent_classes(was.views.train, 3)
+    classes = frequent.class_of[was.views.valid.labels]
+    assert was.harness.chosen["first_valid_photos"] == (classes >= 0).sum() > 2
+    (method,) = was.method.cycles
+    chosen = learned[PlaygroundResnet18].harness.chosen
+    assert chosen["first_valid_top_1"] == was.harness.chosen["first_valid_top_1"]
+    assert isinstance(method, PlaygroundResnet18)
+    told: dict[str, float | None] = {}
+    notes: Any = SimpleNamespace(choose=told.__setitem__)
+
+    def sure(network: Any, loss: Any, photos: Any) -> NDArray[np.float32]:
+        """Right but for the first photo."""
+        own = frequent.class_of[photos.labels]
+        own[0] = (own[0] + 1) % frequent.count
+        return np.eye(frequent.count, dtype=np.float32)[own]
+
+    method._log_probabilities = sure  # type: ignore[method-assign]
+    method._judge_first(frequent, was.views.valid, notes)
+    count = told["first_valid_photos"]
+    assert count is not None
+    assert told["first_valid_top_1"] == pytest.approx(1 - 1 / count)
+
+
+def test_a_balanced_stage_has_as_many_photos_of_each(ground: ToyBenchmarks) -> None:
+    train = on_trial(PlaygroundResnet18, ground).views.train
+    every = frequent_classes(train, 2)
+    drawn, again, other = (frequent_classes(train, 2, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert set(np.bincount(drawn.labels)) == {2}
+    assert drawn.count == every.count > 1
+    assert len(drawn.photos) < len(every.photos)
+    assert drawn.photos.images == again.photos.images != other.photos.images
+    assert set(drawn.photos.images) < set(every.photos.images)
+    assert len(frequent_classes(train, 999, np.random.default_rng(0)).photos) == 0
+
+
+def test_layers_of_the_first_stage_have_rates_of_their_own(
+    ground: ToyBenchmarks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("layer_rates=0.1,0.2,0.5,2", "head_rate=5", "learning_rate=0.01", "frozen=false")
+    built = list[list[dict[str, Any]]]()
+    build = trainer.build_optimizer
+
+    def watched(*given: Any) -> Any:
+        optimizer, schedule = build(*given)
+        built.append([dict(group) for group in optimizer.param_groups])
+        return optimizer, schedule
+
+    monkeypatch.setattr(trainer, "build_optimizer", watched)
+    trial = on_trial(PlaygroundResnet18, ground, *settings)
+    was = trial.learn(trial.views)
+    (method,) = was.method.cycles
+    assert isinstance(method, PlaygroundResnet18)
+    first, second = built
+    assert {round(group["initial_lr"], 6) for group in first} == {0.001, 0.002, 0.005, 0.02, 0.05}
+    assert {round(group["initial_lr"], 6) for group in second} == {0.01, 0.05}
+    named = dict(method.network.named_parameters())
+    rates = {name: method.config.rate_of(name) for name in named}
+    assert {rate for name, rate in rates.items() if "layer3" in name} == {0.5}
+    assert {rate for name, rate in rates.items() if ".conv1.0" in name} == {0.1}  # the stem
+    with pytest.raises(WhalebenchError, match=r"cannot be set so|cannot take layer_rates"):
+        configure(PlaygroundResnet18, ["layer_rates=0.1,0.2"])
+    other = on_trial(PlaygroundResnet18, ground, "layer_rates=1,1,1,1", "backbone=test_vit")
+    with pytest.raises(WhalebenchError, match=r"layer_rates are for 4 layers, and backbone=test_vit names"):
+        other.learn(other.views)
+
+
+def test_the_cosine_of_the_first_stage_begins_anew() -> None:
+    config = configure(
+        PlaygroundResnet18, ["scale=small", "first_epochs=25", "first_restart=10", "warm_up=0"]
+    )
+    assert isinstance(config, PlaygroundResnet18.Config)
+    stages = (config.first_stage(), config.second_stage())
+    assert [stage.restart_epochs() for stage in stages] == [10, 0]
+    lines = []
+    for stage in stages:
+        both = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+        optimizer, schedule = trainer.build_optimizer(both, stage, 4 * stage.epochs)
+        rates = []
+        for _ in range(4 * stage.epochs):
+            rates.append(schedule.get_last_lr()[0] / stage.learning_rate / stage.head_rate)
+            optimizer.step()
+            schedule.step()
+        lines.append(np.array(rates))
+    first, second = lines
+    assert np.flatnonzero(np.diff(first) > 0).tolist() == [39, 79]
+    assert np.allclose(first[[40, 80]], 1)
+    assert (first[[39, 79]] < 0.01).all()
+    assert first[99] < 0.03  # a shorter one, to its end
+    assert (np.diff(second) <= 0).all()
 
 
 def test_the_best_epoch_on_valid_is_what_scores(

@@ -30,7 +30,7 @@ from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
 from whalebench.methods.guests import method_at_work, named
-from whalebench.methods.method import Cycle, Epoch, Located, MethodConfig
+from whalebench.methods.method import Cycle, Epoch, Located, MethodConfig, RateSearch
 from whalebench.methods.parts.looks import LooksOnDisk
 from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.parts.training.devices import WORLD
@@ -57,6 +57,7 @@ class RunHarness:
         """Without `unfinished` nothing is kept of it while it learns, without `looks` no network's look."""
         self.seed, self.device = seed, device
         self.cycle: Cycle | None = None
+        self.rate_search: RateSearch | None = None
         self._scopes: tuple[str, ...] = ()
         """The names that stand before those of stages, choices and warnings."""
         self._part_scopes: tuple[str, ...] = ()
@@ -132,11 +133,15 @@ class RunHarness:
         finally:
             self._valid, self._valid_photos, self._held = before
 
+    def part(self, artefact: str) -> str:
+        """The artefact by its name in the run: after the scopes it is made in."""
+        return ".".join((*self._part_scopes, artefact))
+
     def fitted(self, artefact: str, photos: Photos) -> None:
         """Leakage guard: writes down the photos a part was fitted on, refuses any it may not learn from."""
         _refuse_unless(isinstance(artefact, str), "fitted", artefact, "the name of a part")
         _refuse_unless(isinstance(photos, Photos), "fitted", photos, "photos of train")
-        part = ".".join((*self._part_scopes, artefact))
+        part = self.part(artefact)
         unexpected = set(photos.digests) - set(self._views.train.digests) - self._adaptation_photos
         if unexpected:
             others = ", or on the test photos that adapt() is handed" if self._adaptation_photos else ""

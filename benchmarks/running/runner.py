@@ -283,6 +283,20 @@ def goes_on(kept: Iterable[Path]) -> str:
     return "goes on from its last checkpoint" if any(kept) else "had kept nothing yet, and begins anew"
 
 
+def command_of(request: RunRequest) -> str:
+    """The command that asks for the run, as typed."""
+    words = [
+        "whalebench",
+        "run",
+        str(file_of(request.method) or request.method),
+        "--benchmark",
+        request.benchmark,
+    ]
+    words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
+    words += ["--devices", str(request.devices)] if request.devices > 1 else []
+    return shlex.join([*words, *(f"--set={setting}" for setting in request.settings)])
+
+
 def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SILENT) -> dict[str, Any]:
     """What a run would be, as JSON says it: its settings, preset resolved, and the command that gives them.
 
@@ -295,19 +309,10 @@ def plan_run(request: RunRequest, workspace: Workspace, progress: Progress = SIL
     config = configure(find_method(request.method), request.settings).model_dump(mode="json")
     catalog = load_catalog(request.benchmark, workspace, progress)
     records = read_runs(workspace.runs).records
-    words = [
-        "whalebench",
-        "run",
-        str(file_of(request.method) or request.method),
-        "--benchmark",
-        request.benchmark,
-    ]
-    words += ["--fold", str(request.fold), "--seed", str(request.seed), "--device", request.device]
-    words += ["--devices", str(request.devices)] if request.devices > 1 else []
     return {
         **{name: getattr(request, name) for name in ("method", "benchmark", "fold", "seed", "device")},
         **{"preset": request.preset, "settings": list(request.settings), "config": config},
-        "command": shlex.join([*words, *(f"--set={setting}" for setting in request.settings)]),
+        "command": command_of(request),
         "estimated_seconds": estimated_seconds(records, request.method, config, catalog),
     }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from math import isnan
+from math import ceil, floor, isnan, log10
 from typing import Any
 
 from whalebench import visible
@@ -94,6 +94,62 @@ def _importance(page: Sheet, bars: Mapping[str, float], top: float) -> None:
         wide = (WIDTH - BAR_LEFT - 52) * share
         page.line((BAR_LEFT, BAR_LEFT + wide), (y, y), color=MARK, linewidth=10)
         page.text(WIDTH - EDGE, y + 4, f"{100 * share:.0f} %", anchor="right", colour=FAINT, size=SMALL)
+
+
+# --- learning rates found
+
+RATES = 130
+"""Height of the losses of one training."""
+
+
+def rates(document: Mapping[str, Any]) -> Picture:
+    """Range tests: for each training its mean loss over the learning rate, and the rates that say something.
+
+    The document is that of `lr-find --json`. Dots are the losses of single steps. What grows beyond where it
+    began is cut off.
+    """
+    trainings = document["trainings"]
+    with sheet(WIDTH, (RATES + 56) * len(trainings)) as page:
+        facts = [_range_test(page, one, (RATES + 56) * at) for at, one in enumerate(trainings)]
+        title = "{method} on {benchmark}, fold {fold}, seed {seed}: loss by learning rate".format_map(
+            document
+        )
+        return page.picture(title, listed(facts))
+
+
+def _range_test(page: Sheet, training: Mapping[str, Any], top: float) -> str:
+    """The losses of a training, its name and its rates above; the latter in words."""
+    powers, losses, means = (
+        [log10(one) for one in training["rates"]],
+        training["losses"],
+        training["smoothed"],
+    )
+    low, high = min(means, default=0.0), max(means[: len(means) // 2 + 1], default=1.0)
+    room = (high - low or 1.0) / 4
+    decades = range(floor(min(powers, default=0)), ceil(max(powers, default=0)) + 1)
+    ticks = {float(decade): f"1e{decade}" for decade in decades}
+    limits = (decades[0] - 0.1, max(decades[-1], decades[0] + 1) + 0.1)
+    box = (LEFT, top + 36, WIDTH - LEFT - EDGE, RATES)
+    axes = page.axes(box, limits, (low - room, high + room), ticks, {low: f"{low:.3g}", high: f"{high:.3g}"})
+    axes.plot(powers, losses, "o", color=FAINT, markersize=2)
+    axes.plot(powers, means, color=MARK, linewidth=2)
+    said = []
+    for key, words, colour in RATE_WORDS:
+        if training[key] is not None:
+            said.append(f"{words} {training[key]:.2g}")
+            (line,) = axes.plot([log10(training[key])] * 2, axes.get_ylim(), color=colour, dashes=(4, 2))
+            page.hint(line, said[-1])
+    page.text(EDGE, top + 12, training["part"], WIDTH - 2 * EDGE)
+    page.text(EDGE, top + 28, ", ".join(said), WIDTH - 2 * EDGE, colour=FAINT, size=SMALL)
+    return f"{brief(training['part'])}: {', '.join(said)}"
+
+
+RATE_WORDS = (
+    ("steepest", "falls fastest at", MARK),
+    ("tenth_of_least", "a tenth of the least", SECOND),
+    ("configured", "set", FAINT),
+)
+"""The rates that a picture marks, what they are, and their colours."""
 
 
 # --- the main table

@@ -99,6 +99,10 @@ class TrainingConfig(PartConfig):
         """The first epoch, from 1, of those of which the best on valid is kept; None keeps the last one."""
         return None
 
+    def restart_epochs(self) -> int:
+        """Epochs after which the cosine of the learning rate begins anew; 0 for a single one."""
+        return 0
+
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
         return self.small_size if epoch < self.small_epochs else self.size

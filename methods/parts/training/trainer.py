@@ -1,7 +1,8 @@
 """How every network is trained and asked: one loop, one optimizer, averaged weights; and `predict`.
 
-AdamW with a linear warm-up and a cosine to zero. What changes during a training is named, so that one that
-was stopped goes on as if it had not been, and so that a cycle goes on where the one before ended.
+AdamW with a linear warm-up and a cosine to zero, which may begin anew. What changes during a training is
+named, so that one that was stopped goes on as if it had not been, and so that a cycle goes on where the one
+before ended.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import count
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from whalebench import RunFailedError
 from whalebench.benchmarks.core.checkpoint import Stateful
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
-from whalebench.methods.method import Epoch, Harness
+from whalebench.methods.method import Epoch, Harness, RateSearch
 from whalebench.methods.parts.augment import augment
 from whalebench.methods.parts.training.averaging import CheckpointAverage, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
@@ -32,7 +34,7 @@ from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo
 def build_optimizer(
     both: nn.ModuleList, config: TrainingConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then a cosine."""
+    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then cosines."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
@@ -52,11 +54,15 @@ def build_optimizer(
     )
     optimizer.register_load_state_dict_post_hook(restore_layout)
     rising = max(1, round(config.warm_up * steps))
+    restart = round(config.restart_epochs() * steps / config.epochs) if config.epochs else steps
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+        begins = min(step, steps - 1) // restart * restart if restart else 0
+        # The first cosine follows the rise; the last one is as long as there are steps left.
+        begins, ends = max(rising, begins), min(steps, begins + restart if restart else steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begins) / max(1, ends - begins))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
@@ -243,6 +249,11 @@ def train_network(
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     snapshot = BestEpoch(config.first_kept())
     harness.fitted(artefact, train)
+    if harness.rate_search is not None:
+        trainer.try_rates(harness.rate_search, artefact, train, before_step, target)
+        if harness.cycle:
+            harness.cycle.end(trainer.parts())
+        return cast(Network, trainer.both[0].eval()), cast(Loss, trainer.both[1].eval())
     parts = trainer.parts() | {"snapshot": snapshot} | dict(also or {})
     done, cycle = harness.resume(parts), harness.cycle
     if cycle:
@@ -298,25 +309,60 @@ class _Trainer:
         target: Callable[[Batch], object],
     ) -> tuple[float, float, int]:
         """The mean loss over photos, the last learning rate and the photos of that epoch, from 1."""
-        config, done = self.config, (number - 1) * self.order.steps
+        done = (number - 1) * self.order.steps
         self.both.train()
         values, photos = [], 0
         for step, indices in enumerate(self.order.epoch(self.generator), done):
             if before_step:
                 before_step(self.both[1], step / self.steps)
-            together, part = len(indices), WORLD.part(len(indices))
-            batch = train.part_of_batch(indices, part, config.size_at(number - 1), self.device)
             rate = float(self.schedule.get_last_lr()[0])
-            changed = augment(batch, config.augmentation(), self.generator, together, part)
-            value = self._step(changed.pixels, target(changed), together)
+            value = self._learn(indices, number, train, target)
             self.average.after_step(step + 1)
             values.append(value * len(indices))
             photos += len(indices)
         mean = _mean_loss(values, photos, number, rate)
-        with autocast(config.precision, self.device):
+        with autocast(self.config.precision, self.device):
             self.average.after_epoch(number, self._plain(train))
         WORLD.refuse_different(self.both)
         return mean, rate, photos
+
+    def try_rates(
+        self,
+        search: RateSearch,
+        artefact: str,
+        train: Photos,
+        before_step: Callable[[Any, float], None] | None,
+        target: Callable[[Batch], object],
+    ) -> None:
+        """Learns a step at each rate of the search, until it has seen enough; the weights are as before.
+
+        The loss is what it is when a training begins, so that nothing grows but the rate.
+        """
+        goes_on = search.begin(artefact, self.config) if self.steps else None
+        if goes_on is None:
+            return
+        before = copy.deepcopy(self.both.state_dict())
+        peak, rates = self.config.learning_rate, search.rates
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: rates[min(step, len(rates) - 1)] / peak
+        )
+        if before_step:
+            before_step(self.both[1], 0.0)
+        self.both.train()
+        epochs = ((number, indices) for number in count(1) for indices in self.order.epoch(self.generator))
+        for _, (number, indices) in zip(rates, epochs, strict=False):
+            if not goes_on(float(self._learn(indices, number, train, target))):
+                break
+        self.both.load_state_dict(before)
+
+    def _learn(
+        self, indices: NDArray[np.int64], number: int, train: Photos, target: Callable[[Batch], object]
+    ) -> Tensor:
+        """The loss of a step on these photos, changed as configured, in the epoch of that number."""
+        config, together, part = self.config, len(indices), WORLD.part(len(indices))
+        batch = train.part_of_batch(indices, part, config.size_at(number - 1), self.device)
+        changed = augment(batch, config.augmentation(), self.generator, together, part)
+        return self._step(changed.pixels, target(changed), together)
 
     def _step(self, pixels: Tensor, target: object, together: int) -> Tensor:
         """The loss of a step of so many photos, of which this process has the pixels of its part."""
