@@ -38,8 +38,8 @@ class EnsembleConfig(MethodConfig):
             raise ValueError("an ensemble has two members or more; join them by +, as softmax+arcface")
         if Ensembled.name in names:
             raise ValueError("an ensemble is no member of another; name its members instead")
-        self.within()
-        if together := [name for name in names if find_method(name).transductive]:
+        kinds = zip(names, self.within(), strict=True)
+        if together := [name for name, config in kinds if build_method(name, config).transductive]:
             raise ValueError(
                 f"{together[0]} learns from test photos, which members are not shown; combine its finished "
                 f"run with `whalebench ensemble`"

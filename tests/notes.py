@@ -31,6 +31,7 @@ class Notes:
     """Part -> their images."""
 
     cycle: Cycle | None = None
+    unlabelled: Photos | None = None
     scopes: tuple[str, ...] = ()
     part_scopes: tuple[str, ...] = ()
 
