@@ -267,17 +267,21 @@ def test_the_loss_is_vicregs() -> None:
     assert value == pytest.approx(25 * alike + 25 * apart + different, rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["softmax", "triplet"])
-def test_watching_changes_nothing(method: str, shared_tiny: Workspace) -> None:
-    plain, watched = (
-        learned(shared_tiny, "epochs=2", "backbone=narrow_resnet10", *more, method=method)
-        for more in ((), ("watch_train=true",))
-    )
+FINDER = ("localizer.epochs=1", "localizer.size=32")
+
+
+@pytest.mark.parametrize("finder", [(), FINDER], ids=["triplet", "bbox"])
+def test_watching_changes_nothing(finder: tuple[str, ...], shared_tiny: Workspace) -> None:
+    watch = ("watch_train=true", *(["localizer.watch_train=true"] if finder else []))
+    settings = ("epochs=2", "backbone=narrow_resnet10", *finder)
+    method = "bbox" if finder else "triplet"
+    plain, watched = (learned(shared_tiny, *settings, *more, method=method) for more in ((), watch))
     old, new = (load_file(shared_tiny.runs / each.run / WEIGHTS) for each in (plain, watched))
     assert all(torch.equal(old[name], new[name]) for name in old)
     assert plain.usage.photos_by_stage == watched.usage.photos_by_stage  # type: ignore[union-attr]
     before, after = (pd.read_csv(shared_tiny.runs / each.run / CURVE) for each in (plain, watched))
     assert "train_loss" not in before
+    assert len(after) == 2 + bool(finder)
     assert np.isfinite(after[["train_loss", "valid_loss"]].to_numpy()).all()
 
 

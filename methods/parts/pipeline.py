@@ -208,7 +208,7 @@ class UntrainedConfig(NetworkMethodConfig):
         return self
 
     @model_validator(mode="after")
-    def _nothing_to_start(self) -> Self:
+    def _one_start(self) -> Self:  # in place of the question which start it is
         for name in ("start_from", "pretrain", "watch_train"):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}={value} is for a network that is trained, and {self.no_schedule}")
