@@ -101,6 +101,7 @@ class ArcFace(EmbeddingMethod):
             before_step,
             target=lambda b: (b.labels, b.species),
             sampler=sampler,
+            valid=valid.known().labelled(),
         )
         self.head = trained.identity
         self.fill_gallery(known, harness)

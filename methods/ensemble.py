@@ -38,8 +38,11 @@ class EnsembleConfig(MethodConfig):
             raise ValueError("an ensemble has two members or more; join them by +, as softmax+arcface")
         if Ensembled.name in names:
             raise ValueError("an ensemble is no member of another; name its members instead")
-        self.within()
-        if together := [name for name in names if find_method(name).transductive]:
+        pretrained = [getattr(config, "pretrain", "none") == "test" for config in self.within()]
+        learning = [find_method(name).transductive for name in names]
+        if together := [
+            name for name, *either in zip(names, learning, pretrained, strict=True) if any(either)
+        ]:
             raise ValueError(
                 f"{together[0]} learns from test photos, which members are not shown; combine its finished "
                 f"run with `whalebench ensemble`"

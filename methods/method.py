@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -124,6 +125,8 @@ class Epoch:
     """Spent on learning, without validation."""
     valid_scores: NDArray[np.float32] | None = None
     """(valid photos, identities) as after this epoch, or None where the epoch was not validated."""
+    watched: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """`train_loss` and `valid_loss` after this epoch, in evaluation mode, where the training is watched."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,15 @@ class Harness(Protocol):
 
     seed: int
     device: torch.device
+    at_stage: str
+    """The name of the phase of the work, as it was announced."""
     cycle: Cycle | None
     """The cycle at work, where there are several; `train_network` begins and ends its trainings by it."""
     rate_search: RateSearch | None
     """What looks for learning rates, in `whalebench lr-find`; then `train_network` trains nothing."""
+    unlabelled: Photos | None
+    """The photos that a backbone may learn from without labels, as the method is shown them; None unless it
+    is configured to."""
 
     def scope(self, name: str, cycle: Cycle | None = None) -> AbstractContextManager[None]:
         """While it lasts, stages, choices, warnings and parts are written down as `name.stage`.

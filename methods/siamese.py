@@ -134,6 +134,7 @@ class Siamese(EmbeddingMethod):
             sampler=sampler,
             validate_every=config.score_every,
             also={"likeness": similarity},
+            valid=valid.known().labelled(),
         )
         self.fill_gallery(known, harness)
 

@@ -80,7 +80,7 @@ class Softmax(Method):
             return self._log_probabilities(network, loss, valid)
 
         self.network, self.loss = train_network(
-            network, loss, train.known().labelled(), config, harness, validate
+            network, loss, train.known().labelled(), config, harness, validate, valid=valid.known().labelled()
         )
         self.looks.begin(self.network)
 

@@ -86,6 +86,7 @@ class Triplet(EmbeddingMethod):
             before_step,
             sampler=sampler,
             validate_every=config.validate_every,
+            valid=valid.known().labelled(),
         )
         # Weights are averaged, but an average of memories would be none.
         self.loss.take_memory(loss)

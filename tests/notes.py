@@ -32,6 +32,7 @@ class Notes:
 
     cycle: Cycle | None = None
     rate_search: RateSearch | None = None
+    unlabelled: Photos | None = None
     scopes: tuple[str, ...] = ()
     part_scopes: tuple[str, ...] = ()
 

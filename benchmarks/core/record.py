@@ -56,6 +56,8 @@ BY_SIDE = ("precision_same_side", "precision_other_side", "precision_side_guess"
 does: average precision at 5, NaN where train does not show the individual from both."""
 LATER = ("identified", "probability", "confidence", "set_size_95", "covered_95", *TRAITS, *BY_SIDE)
 """Columns that older runs lack."""
+WATCHED_COLUMNS = ("train_loss", "valid_loss")
+"""Of a curve whose run was asked to watch: losses in evaluation mode, of a sample of train and of valid."""
 CURVE_COLUMNS = ("stage", "epoch", "loss", "learning_rate", "valid_map_at_5", "photos", "photos_per_second")
 """Of the curve, with `seconds` in newer runs."""
 MATCHES = "matches.parquet"

@@ -25,7 +25,7 @@ from whalebench import RunFailedError, one_line
 from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
-from whalebench.benchmarks.core.record import CURVE_COLUMNS
+from whalebench.benchmarks.core.record import CURVE_COLUMNS, WATCHED_COLUMNS
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
@@ -56,8 +56,10 @@ class RunHarness:
     ) -> None:
         """Without `unfinished` nothing is kept of it while it learns, without `looks` no network's look."""
         self.seed, self.device = seed, device
+        self.at_stage = ""
         self.cycle: Cycle | None = None
         self.rate_search: RateSearch | None = None
+        self.unlabelled: Photos | None = None
         self._scopes: tuple[str, ...] = ()
         """The names that stand before those of stages, choices and warnings."""
         self._part_scopes: tuple[str, ...] = ()
@@ -91,7 +93,6 @@ class RunHarness:
         views = self._views
         with self.usage.learning():
             method.learn(views.train, views.valid, self)
-        self._refuse_alone(not WORLD.trainings and (self.usage.has_trained() or not WORLD.predictions))
         if method.transductive:
             chosen_by = set(views.valid.digests)
             test = views.queries()["test"]
@@ -99,6 +100,7 @@ class RunHarness:
             self._adaptation_photos = frozenset(photos.digests)
             with self.usage.learning():
                 method.adapt(photos, self)
+        self._refuse_alone(not WORLD.trainings and (self.usage.has_trained() or not WORLD.predictions))
 
     @contextmanager
     def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
@@ -155,6 +157,27 @@ class RunHarness:
                 f"{_first(photos, held)}, by which it is chosen: fit it on the others only."
             )
         self.lineage[part] = tuple(sorted(set(photos.digests)))
+
+    def started(
+        self, run: str, learned_from: set[str], chosen_by: set[str], content: Mapping[str, str]
+    ) -> None:
+        """Leakage guard: writes down what the run that a network starts from has learned from.
+
+        Both are content digests; content says what is behind each digest that a method sees. Raises
+        RunFailedError for photos outside train, and for a choice made by photos outside train and valid.
+        """
+        train, valid = (
+            {content[each]: each for each in view.digests} for view in (self._views.train, self._views.valid)
+        )
+        outside = learned_from - set(train), chosen_by - set(train) - set(valid)
+        if any(outside):
+            what = "learned from" if outside[0] else "was chosen by"
+            raise RunFailedError(
+                f"{run} {what} {len(outside[0] or outside[1])} photo(s) outside train of this fold, which it "
+                f"may be tested on: start from a run of the same fold of the same split."
+            )
+        before = self.lineage.get("start", ())
+        self.lineage["start"] = tuple(sorted({*before, *(train[each] for each in learned_from)}))
 
     def calibrated(self, part: str, photos: Photos) -> None:
         """Leakage guard: writes down the photos something is chosen on, refuses any of train or test."""
@@ -213,6 +236,7 @@ class RunHarness:
     def stage(self, name: str) -> None:
         """Ends the phase before and begins the next."""
         _refuse_unless(isinstance(name, str) and (name + " ").isprintable(), "stage", name, "a name")
+        self.at_stage = name
         name = ".".join((*self._scopes, name)) if name else ""
         now = time.perf_counter()
         if self._stage:
@@ -238,6 +262,7 @@ class RunHarness:
             "photos": epoch.photos,
             "photos_per_second": round(speed, 1),
             "seconds": round(epoch.seconds, 3),
+            **epoch.watched,
         }
         self._epochs.append(row)
         self.usage.told(epoch.photos)
@@ -294,7 +319,8 @@ class RunHarness:
 
     def curve(self) -> pd.DataFrame:
         """One row an epoch."""
-        return pd.DataFrame(self._epochs, columns=[*CURVE_COLUMNS, "seconds"])
+        watched = [name for name in WATCHED_COLUMNS if any(name in row for row in self._epochs)]
+        return pd.DataFrame(self._epochs, columns=[*CURVE_COLUMNS, "seconds", *watched])
 
     def photos_per_second(self) -> float | None:
         """Training photos a second in the last stage that trained, or None where none did."""
@@ -317,7 +343,7 @@ def _refuse_unless(is_due: bool, call: str, given: object, due: str) -> None:
 def _check_epoch(epoch: Epoch) -> None:
     """Raises RunFailedError, naming the field, for an epoch whose numbers are none."""
     _refuse_unless(isinstance(epoch, Epoch), "epoch", epoch, "an Epoch")
-    for name in (each.name for each in fields(Epoch) if each.name != "valid_scores"):
+    for name in (each.name for each in fields(Epoch) if each.name not in ("valid_scores", "watched")):
         value = getattr(epoch, name)
         kind = Integral if name in WHOLE else Real
         is_number = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)

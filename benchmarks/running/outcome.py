@@ -346,7 +346,7 @@ def restore_run(
         )
     viewpoints = method.config.sees_viewpoints()
     views = fold_views(benchmark, record.fold, oracle=record.oracle, viewpoints=viewpoints)
-    weights, lineage = _read_weights(folder)
+    weights, lineage = read_weights(folder)
     content = contents(benchmark, record.fold)
     _refuse_seen_test(record, lineage, {content[each] for each in views.test.digests})
     place = choose_device(device) if device else _device(record)
@@ -445,7 +445,7 @@ def _method_name(record: RunRecord, folder: Path) -> str:
     return name
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
+def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
     """What was learned by name, and by part the digests of the photos it was fitted on; both verified."""
     from safetensors import SafetensorError, safe_open
 

@@ -40,10 +40,13 @@ from whalebench.benchmarks.core.machine import (
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
     METRIC_KEYS,
+    WEIGHTS,
     RunRecord,
+    find_run,
     read_record,
     read_runs,
     stored_bytes,
+    verified,
     write_record,
     write_run,
 )
@@ -59,7 +62,7 @@ from whalebench.benchmarks.registry import (
     split_stem,
 )
 from whalebench.benchmarks.running.evaluation import CALIBRATION, constant_answer, new_share_warnings
-from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, open_fold
+from whalebench.benchmarks.running.folds import OpenFold, Views, contents, fold_views, open_fold
 from whalebench.methods.guests import blamed
 from whalebench.methods.registry import (
     configure,
@@ -80,6 +83,9 @@ if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.methods.method import Method, MethodConfig
     from whalebench.methods.parts.looks import LooksOnDisk
     from whalebench.methods.parts.pipeline import Pipeline
+
+START = "start_from"
+"""The field of a method that names a finished run."""
 
 UNFINISHED = "unfinished"
 """The folder in the workspace's cache with one folder for each run that was begun and is not written."""
@@ -193,8 +199,8 @@ def run(
             write_run(folder, lambda into: write_record(into, record), force=force)
             return read_record(folder)
         _keep_inner_folds(config, benchmark, request.fold, workspace)
-        harness.refuse_shared(CALIBRATION, views.valid)  # before hours of training, not after
-        _refuse_before_learning(folder, method, benchmark, views)
+        _admit_starts(config, harness, benchmark, request.fold)
+        _refuse_before_learning(folder, method, benchmark, views, harness)
         harness.stage("decode")
         for size in sizes:
             benchmark.store.pixels(size, progress.advance, cores())
@@ -267,7 +273,8 @@ def resolved(
     suit method or machine.
     """
     check_seed(request.seed)
-    request = replace(request, method=name_of(request.method))
+    settings = tuple(_with_weights(setting, workspace) for setting in request.settings)
+    request = replace(request, method=name_of(request.method), settings=settings)
     if not request.preset:
         return request
     from whalebench.benchmarks.presets import preset_settings
@@ -276,6 +283,14 @@ def resolved(
     device = device_type or choose_device(request.device).type
     settings = preset_settings(request.preset, method, catalog, device, request.settings)
     return replace(request, settings=settings)
+
+
+def _with_weights(setting: str, workspace: Workspace) -> str:
+    """The setting; of one that starts from a run by name, with the path of what that learned, verified."""
+    name, _, run = setting.partition("=")
+    if name != START or not run or Path(run).name == WEIGHTS:
+        return setting
+    return f"{name}={verified(find_run(run, workspace) / WEIGHTS)}"
 
 
 def goes_on(kept: Iterable[Path]) -> str:
@@ -411,10 +426,37 @@ def _missing_requirement(method: Pipeline, views: Views) -> str:
     return method.missing_requirement(views.train, views.test)
 
 
-def _refuse_before_learning(folder: Path, method: Pipeline, benchmark: Benchmark, views: Views) -> None:
+def _refuse_before_learning(
+    folder: Path, method: Pipeline, benchmark: Benchmark, views: Views, harness: RunHarness
+) -> None:
     """Raises RunFailedError for what would make hours of training worth nothing."""
+    harness.refuse_shared(CALIBRATION, views.valid)
     _refuse_learned_test(benchmark, views)
     _refuse_little_room(folder, method, benchmark, views)
+
+
+def _admit_starts(config: MethodConfig, harness: RunHarness, benchmark: Benchmark, fold: int) -> None:
+    """What the runs learned from that it starts from is part of its lineage, and is of train.
+
+    Raises RunFailedError for a run that learned from other photos, or was chosen by photos of test.
+    """
+    from whalebench.benchmarks.running.outcome import read_weights
+    from whalebench.methods.parts.networks.weights import starting_runs
+
+    for start in map(Path, starting_runs(config)):
+        lineage = read_weights(start.parent)[1]
+        chosen_by = set(lineage.pop(CALIBRATION, ()))
+        learned_from = {digest for digests in lineage.values() for digest in digests}
+        harness.started(start.parent.name, learned_from, chosen_by, contents(benchmark, fold))
+
+
+def _pretraining(config: MethodConfig, benchmark: Benchmark) -> dict[str, Any]:
+    """What is known of published weights that it starts from, or that a run does which it starts from."""
+    from whalebench.methods.parts.networks.weights import pretraining, starting_runs
+
+    own = pretraining(config, photos_name(benchmark.name), benchmark.dataset)
+    starts = [read_record(Path(start).parent) for start in starting_runs(config)]
+    return {name: known for start in starts for name, known in start.pretraining.items()} | own
 
 
 def _refuse_learned_test(benchmark: Benchmark, views: Views) -> None:
@@ -560,7 +602,6 @@ def _facts(
     request: RunRequest, method: Pipeline, benchmark: Benchmark, views: Views, harness: RunHarness
 ) -> dict[str, Any]:
     """Everything a record says besides which run it is and how good."""
-    from whalebench.methods.parts.networks.weights import pretraining
     from whalebench.methods.parts.recipe import set_by_hand
 
     opened = open_fold(benchmark, request.fold)
@@ -575,7 +616,7 @@ def _facts(
         "usage": usage,
         "oracle": views.oracle,
         "transductive": method.transductive,
-        "pretraining": pretraining(method.config, photos_name(benchmark.name), benchmark.dataset),
+        "pretraining": _pretraining(method.config, benchmark),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": versions(),
         "hardware": hardware(str(harness.device))

@@ -38,6 +38,7 @@ from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
 from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.starting import StartConfig, beside
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
 from whalebench.methods.registry import find_method
 
@@ -52,10 +53,10 @@ FINDERS: dict[str, tuple[str, Callable[[Any], Finder]]] = {
 """By crop: the field with the finder's configuration, and the finder."""
 
 
-class NetworkMethodConfig(TrainingConfig, MethodConfig):
+class NetworkMethodConfig(StartConfig, MethodConfig):
     """Fields of every method that trains a network to tell individuals apart."""
 
-    after_first_cycle: ClassVar[dict[str, Any]] = {"warm_up": 0.0}
+    after_first_cycle: ClassVar[dict[str, Any]] = {"warm_up": 0.0, "start_from": "", "pretrain": "none"}
     """What grows at the beginning of a training, or is done once: its fields in all cycles but the first."""
 
     crop: CropName = "none"
@@ -85,6 +86,23 @@ class NetworkMethodConfig(TrainingConfig, MethodConfig):
         if (self.crop == "window") != (self.window is not None):
             raise ValueError(
                 "crop=window and window=x0,y0,x1,y1 need each other; set both, as window=0.2,0.3,0.9,0.7"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        start = f"start_from={self.start_from}"
+        if self.start_from and self.pretrained != "none":
+            raise ValueError(f"{start} and pretrained={self.pretrained} are two starts; leave one out")
+        if self.start_from and "+" in self.backbone:
+            raise ValueError(f"{start} is of one network, and backbone={self.backbone} are several; give one")
+        if self.start_from and self.bags > 1:
+            raise ValueError(
+                f"{start} has learned from photos that each of bags={self.bags} is chosen by; leave one out"
+            )
+        if self.pretrain == "test" and self.bags > 1:
+            raise ValueError(
+                f"pretrain=test would have bags={self.bags} learn from test photos; set pretrain=train"
             )
         return self
 
@@ -189,6 +207,13 @@ class UntrainedConfig(NetworkMethodConfig):
             raise ValueError(f"schedule is that of a network that is trained, and {self.no_schedule}")
         return self
 
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:  # in place of the question which start it is
+        for name in ("start_from", "pretrain", "watch_train"):
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}={value} is for a network that is trained, and {self.no_schedule}")
+        return self
+
     def tunable(self) -> dict[str, FieldValue]:
         """The fields worth tuning, of networks those of the finder alone, where there is one."""
         unused = TrainingConfig.model_fields
@@ -260,6 +285,8 @@ class Pipeline(Restorable):
         """Of the cycles' mean embeddings, where these are what is joined."""
         self.best = 0
         """The place of the cycle that is best on valid."""
+        self.waiting: tuple[LabelledPhotos, LabelledPhotos] | None = None
+        """Train and valid as the method is shown them, until test photos are there to learn from first."""
         if not isinstance(config, NetworkMethodConfig):
             self.cycles, self.joined = [kind(config)], "scores"
             return
@@ -274,7 +301,11 @@ class Pipeline(Restorable):
     @property
     def transductive(self) -> bool:
         """Whether a photo's score depends on other test photos."""
-        return self.cycles[0].transductive
+        return self.cycles[0].transductive or self._pretrains_on() == "test"
+
+    def _pretrains_on(self) -> str:
+        """The part whose photos its network learns from first, without labels; none where it does not."""
+        return self.config.pretrain if isinstance(self.config, NetworkMethodConfig) else "none"
 
     @property
     def embeds(self) -> bool:
@@ -308,16 +339,20 @@ class Pipeline(Restorable):
         """The crop learns from train, then the method from what it is shown; both choose on valid."""
         if self.crop:
             train, valid = self.crop.learn(train, valid, harness)
-        if len(self.cycles) == 1:
-            self.cycles[0].learn(train, valid, harness)
+        if self._pretrains_on() == "test":
+            self.waiting = train, valid
         else:
-            self._learn_in_cycles(train, valid, harness)
+            self._learn_beside((), train, valid, harness)
 
     @hosted
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
-        """The method goes on to learn from the bare test photos, as it is shown them."""
+        """The method learns, or goes on to learn, from the bare test photos, as it is shown them."""
+        shown = self._shown(unlabelled)
+        if self.waiting is not None:
+            self._learn_beside((shown,), *self.waiting, harness)
+            self.waiting = None
         for method in self.cycles:
-            method.adapt(self._shown(unlabelled), harness)
+            method.adapt(shown, harness)
 
     @hosted
     def score(self, photos: Photos) -> NDArray[np.float32]:
@@ -421,6 +456,19 @@ class Pipeline(Restorable):
     def _shown(self, photos: Photos) -> Photos:
         """The photos as the method sees them."""
         return self.crop.see(photos) if self.crop else photos
+
+    def _learn_beside(
+        self, others: tuple[Photos, ...], train: LabelledPhotos, valid: LabelledPhotos, harness: Harness
+    ) -> None:
+        """The method learns, at first perhaps without labels from train and others."""
+        before = harness.unlabelled
+        if self._pretrains_on() != "none":
+            harness.unlabelled = beside(train, *others)
+        if len(self.cycles) == 1:
+            self.cycles[0].learn(train, valid, harness)
+        else:
+            self._learn_in_cycles(train, valid, harness)
+        harness.unlabelled = before
 
     def _learn_in_cycles(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         ended: Ended = {}

@@ -205,6 +205,10 @@ GAP, ABREAST = 10, 3
 """Pixels between stages, and how many stand side by side."""
 
 
+WATCHED = {"train_loss": ("train as evaluated", SECOND), "valid_loss": ("valid", INK)}
+"""Losses in evaluation mode, where a run was asked for them: in words, and their colour."""
+
+
 class Stage(NamedTuple):
     """Epochs in a row that bear one name, and where they are drawn."""
 
@@ -215,7 +219,7 @@ class Stage(NamedTuple):
 
     def points(self, column: str) -> tuple[list[float], list[float]]:
         """Places on the sheet of the epochs at which the column has a number, and the numbers."""
-        values = self.rows[column].to_numpy(np.float64)
+        values = self.rows.get(column, pd.Series(dtype=np.float64)).to_numpy(np.float64)
         across = np.linspace(0, 1, len(values)) if len(values) > 1 else np.array([HALF])
         defined = np.isfinite(values)
         return (self.left + self.width * across[defined]).tolist(), values[defined].tolist()
@@ -229,7 +233,13 @@ class Stage(NamedTuple):
         """From which loss it came to which, over how many epochs."""
         _, losses = self.points("loss")
         ends = f", loss {losses[0]:.3g} to {losses[-1]:.3g}" if losses else ""
-        return f"{brief(self.name)}: {self.epochs}{ends}"
+        watched = [f", {words} {each[0]:.3g} to {each[-1]:.3g}" for words, _, _, each in self.watched()]
+        return f"{brief(self.name)}: {self.epochs}{ends}{''.join(watched)}"
+
+    def watched(self) -> list[tuple[str, str, list[float], list[float]]]:
+        """Of each loss in evaluation mode that there is: in words, its colour, places and numbers."""
+        found = [(words, colour, *self.points(name)) for name, (words, colour) in WATCHED.items()]
+        return [each for each in found if each[3]]
 
 
 def _abreast(stages: Sequence[Stage]) -> list[list[Stage]]:
@@ -261,6 +271,10 @@ def learning(curve: pd.DataFrame, name: str) -> Picture | None:
     top = 10 + loss_row * len(losses)
     with sheet(WIDTH, top + (14 + valid_row * len(valid) if judged else 0)) as page:
         page.text(EDGE, 12, "loss", colour=FAINT, size=SMALL)
+        shown = {words: colour for stage in stages for words, colour, _, _ in stage.watched()}
+        if shown:
+            every = {"in training": MARK, **shown}
+            page.shapes(EDGE + 60, 9, [("o", words) for words in every], [*every.values()])
         for place, row in enumerate(losses):
             _losses(page, row, 10 + loss_row * place)
         facts = [stage.said() for stage in stages]
@@ -284,10 +298,12 @@ def _losses(page: Sheet, row: Sequence[Stage], top: float) -> None:
         if losses:
             said = f"{losses[0]:.3g} → {losses[-1]:.3g}"
             page.text(stage.left, top + 28, said, stage.width, colour=FAINT, size=SMALL)
-            low, spread = min(losses), max(losses) - min(losses)
-            heights = [(loss - low) / spread if spread else HALF for loss in losses]
-            (drawn,) = axes.plot(x, heights, color=MARK, **_dots("o", losses))
-            page.hint(drawn, stage.said())
+            curves = [("", MARK, x, losses), *stage.watched()]
+            low, high = (end(value for *_, values in curves for value in values) for end in (min, max))
+            for _, colour, places, values in curves:
+                heights = [(value - low) / (high - low) if high > low else HALF for value in values]
+                (drawn,) = axes.plot(places, heights, color=colour, **_dots("o", values))
+                page.hint(drawn, stage.said())
 
 
 def _dots(marker: str, values: Sequence[float]) -> dict[str, Any]:

@@ -101,6 +101,8 @@ class Cropping:
         if not self.oracle:
             harness.stage(self.finder.artefact)
             if self.finder.looks:
+                if self.finder.config.watch_train:
+                    self.finder.watched = valid.select(np.flatnonzero(self.finder.annotated(valid)))
                 self.finder.learn(annotated, harness)
         harness.stage("crop")
         chosen_by = self.see(valid if self.oracle else valid.bare())

@@ -168,6 +168,8 @@ class Finder(ABC):
         self.config = config
         self.network: nn.Module = nn.Identity()
         self.device = CPU
+        self.watched: Photos | None = None
+        """Annotated photos of valid on which its loss is watched, where that is asked for."""
         self.constants: dict[str, Tensor] = {}
         """What `prepare` took from train, kept with the weights."""
 
@@ -212,6 +214,7 @@ class Finder(ABC):
             self.before_step,
             target=self.target,
             artefact=self.artefact,
+            valid=self.watched,
         )
 
     @abstractmethod

@@ -8,9 +8,11 @@ have batch normalisation and a very leaky ReLU, and a stride of 2 instead of poo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
+from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,6 +60,36 @@ class Trunk(nn.Module):
         features: Tensor = self.stages(self.stem(pixels))
         return features
 
+    def deepen(self, missing: Collection[str]) -> set[str]:
+        """Has each layer and block whose weights are missing pass on what it is given; their names.
+
+        It stands behind one that has its weights (Net2DeeperNet, Chen et al. 2016).
+        """
+        left = set(missing)
+        for chain in self._chains():
+            for (begin, before), (own, unit) in pairwise(chain):
+                names = {name for name in self.state_dict() if name.startswith(own)}
+                if names <= left and not any(name.startswith(begin) for name in left):
+                    _pass_on(before, unit)
+                    left -= names
+        return set(missing) - left
+
+    def _chains(self) -> list[Chain]:
+        """What stands one behind the other: layers within a block, then the layers or blocks of a stage."""
+        within, stages = [], []
+        for place, stage in enumerate(self.stages):
+            if isinstance(stage, nn.MaxPool2d):
+                continue
+            begin, blocks = f"stages.{place}.", list(stage)  # type: ignore[arg-type]
+            if not isinstance(blocks[0], ResidualBlock):
+                stages.append(_layers(begin, blocks))
+                continue
+            stages.append([((f"{begin}{at}.",), [block]) for at, block in enumerate(blocks)])
+            within += [
+                _layers(f"{begin}{at}.residual.", list(block.residual)) for at, block in enumerate(blocks)
+            ]
+        return [*within, *stages]
+
 
 class ResidualBlock(nn.Module):
     """3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where channels or size change.
@@ -86,6 +118,57 @@ class ResidualBlock(nn.Module):
         return both
 
 
+LIFT = 16.0
+"""By how much features are raised in front of a block that passes them on, which lowers them again.
+
+A leaky ReLU changes what is negative every time; raised, hardly anything is: a batch normalisation gives
+nothing as low as that, and float32 keeps six digits of the sum. bf16 keeps two.
+"""
+
+
+Chain = list[tuple[tuple[str, ...], list[nn.Module]]]
+"""By what the names of their weights begin with: blocks, or convolutions, each with its normalisation."""
+
+
+def _layers(begin: str, modules: list[nn.Module]) -> Chain:
+    """The convolutions among modules, each with the normalisation behind it."""
+    places = range(0, len(modules), 3)
+    return [((f"{begin}{at}.", f"{begin}{at + 1}."), modules[at : at + 2]) for at in places]
+
+
+@torch.no_grad()
+def _pass_on(before: list[nn.Module], block: list[nn.Module]) -> None:
+    """Has a block give what it is given by the block before, which is raised by LIFT."""
+    raised = _last_norm(before[-1])
+    raised.bias += LIFT
+    first = block[0]
+    if isinstance(first, ResidualBlock):
+        kernel, last = first.residual[0].weight, first.residual[-1]
+        # Beyond the border are zeros, and no raised features: only the middle of the kernel is at work.
+        kernel *= nn.init.dirac_(torch.empty_like(kernel)).amax(dim=(0, 1)).to(kernel)
+        late = isinstance(first.norm, nn.BatchNorm2d)
+        last.weight.zero_()
+        last.bias.fill_(0.0 if late else -LIFT)
+        if not late:
+            return
+    else:
+        nn.init.dirac_(first.weight)  # type: ignore[arg-type]
+    norm = _last_norm(block[-1])
+    # What arrives has the mean and the deviation that the normalisation before gives it, in training, too.
+    norm.running_mean.copy_(raised.bias)  # type: ignore[union-attr]
+    norm.running_var.copy_(raised.weight**2)  # type: ignore[union-attr]
+    norm.weight.copy_((raised.weight**2 + norm.eps).sqrt())
+    norm.bias.copy_(raised.bias - LIFT)
+
+
+def _last_norm(layer: nn.Module) -> nn.BatchNorm2d:
+    """The batch normalisation that a layer's output has passed last."""
+    if isinstance(layer, ResidualBlock):
+        layer = layer.norm if isinstance(layer.norm, nn.BatchNorm2d) else layer.residual[-1]
+    assert isinstance(layer, nn.BatchNorm2d)
+    return layer
+
+
 FIVE = (48, 64, 80, 96, 128)
 """Widths of the five stages that most of the networks have."""
 
@@ -100,6 +183,8 @@ RIGHT_WHALE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     # 1 + 2 x (3 + 3 + 3) = 19. No file is left of the author's first ResNet, "similar to the CIFAR-10 network
     # with n = 3": three stages, of which the widths are taken from the next larger one.
     "lau_resnet19": partial(Trunk, counts=(3, 3, 3), widths=FIVE[:3]),
+    # Not the author's, who wished for Net2Net: the thin one deepened, to `start_from` a run of that.
+    "lau_vgg25_thin": partial(PLAIN, counts=(3, 3, 6, 6, 6), widths=FIVE),
     # cropped_dec21_3: 1 + 2 x (3 + 3 + 3 + 3 + 3) = 31.
     "lau_resnet31": partial(Trunk, counts=(3, 3, 3, 3, 3), widths=FIVE),
     # cropped_jan02 has the blocks 3-3-3-4-5. 37 = 1 + 2 x 18 is what its author says, but the blocks of its

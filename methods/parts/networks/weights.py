@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,55 @@ def with_zeros(weight: Tensor, like: Tensor) -> Tensor:
     return wider.flatten(1, 2)
 
 
+def grow(network: nn.Module, learned: Mapping[str, Tensor], generator: torch.Generator) -> bool:
+    """Has the network, which is as wide and as deep or more so, do what one of learned weights does.
+
+    Whether blocks were added, which a `deepen` of a part of it sets. Raises ValueError, with what is in the
+    way, for weights of another kind of network.
+    """
+    state = network.state_dict()
+    if strange := [name for name in learned if name not in state]:
+        raise ValueError(f"'{strange[0]}' is no part of this network")
+    matrices = {name for name, value in network.named_parameters() if value.ndim > 1}
+    known = {
+        name: widened(value, state[name], generator if name in matrices else None)
+        for name, value in learned.items()
+    }
+    network.load_state_dict(known, strict=False)
+    missing = {name for name in state if name not in known}
+    for path, part in network.named_modules():
+        if callable(deepen := getattr(part, "deepen", None)):
+            begin = f"{path}." if path else ""
+            of_part = {name[len(begin) :] for name in missing if name.startswith(begin)}
+            missing -= {f"{begin}{name}" for name in deepen(of_part)}
+    if missing:
+        raise ValueError(f"'{min(missing)}' is missing and cannot be added without changing what comes out")
+    return len(known) < len(state)
+
+
+def widened(value: Tensor, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The weight for more channels, each a copy of an old one (Net2WiderNet, Chen et al. 2016).
+
+    A matrix's columns, or a kernel's, are shared out among the copies of what they are applied to, in shares
+    that the generator draws, so that copies do not stay the same. Raises ValueError for fewer channels, for
+    other kernels, and without a generator for what is more than a vector.
+    """
+    shape = value.shape
+    if shape == like.shape:
+        return value
+    grows = len(shape) == like.ndim and all(a <= b for a, b in zip(shape, like.shape, strict=True))
+    if not grows or shape[2:] != like.shape[2:] or (len(shape) > 1 and generator is None):
+        raise ValueError(f"weights {tuple(shape)} do not grow to {tuple(like.shape)}")
+    value = value[torch.arange(len(like)) % len(value)]
+    if len(shape) == 1 or shape[1] == like.shape[1]:
+        return value
+    copies = torch.arange(like.shape[1]) % shape[1]
+    drawn = torch.rand(like.shape[:2], generator=generator) + 0.5
+    whole = torch.zeros(len(like), shape[1]).index_add_(1, copies, drawn)
+    shares = (drawn / whole[:, copies]).to(value)
+    return value[:, copies] * shares.reshape(*shares.shape, *[1] * (len(shape) - 2))
+
+
 def digest_weights(network: nn.Module) -> str:
     """SHA-256 of a network's parameters and buffers, in their order."""
     digest = hashlib.sha256()
@@ -240,7 +289,8 @@ def weight_files(config: BaseModel) -> dict[str, str]:
 
     A file of that name may hold other weights tomorrow, and the run is another one then.
     """
-    files = [Path(start) for start, _ in _starts(config) if os.path.isfile(start)]  # noqa: PTH113
+    starts = [*(start for start, _ in _starts(config)), *starting_runs(config)]
+    files = [Path(start) for start in starts if os.path.isfile(start)]  # noqa: PTH113
     return {str(file): digest_file(file) for file in files}
 
 
@@ -262,6 +312,15 @@ def _starts(config: BaseModel) -> Iterator[tuple[str, str]]:
     for part in (*parts, *within):
         if isinstance(part, BaseModel):
             yield from _starts(part)
+
+
+def starting_runs(config: BaseModel) -> list[str]:
+    """The weights of runs that the configuration and its parts start from, by path, each once."""
+    parts = [getattr(config, name) for name in type(config).model_fields]
+    within = config.within() if isinstance(config, MethodConfig) else ()
+    each = [starting_runs(part) for part in (*parts, *within) if isinstance(part, BaseModel)]
+    own = str(getattr(config, "start_from", ""))
+    return list(dict.fromkeys(filter(None, [own, *(path for paths in each for path in paths)])))
 
 
 def _of_timm(name: str) -> Checkpoint | None:

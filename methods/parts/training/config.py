@@ -73,6 +73,8 @@ class TrainingConfig(PartConfig):
     augment: Strength = "auto"
     """How much each photo is changed at every step: steady is heavy, but hardly moved; turned is heavy in any
     direction; auto: steady behind a crop, which has just put the animal in its place, else heavy."""
+    watch_train: bool = False
+    """Whether the curve has the loss in evaluation mode after each epoch, of photos of train and of valid."""
     precision: Precision = "auto"
     """Of the network: bf16 on GPUs and fp32 elsewhere, or as said."""
 

@@ -29,6 +29,7 @@ from whalebench.methods.parts.training.averaging import CheckpointAverage, LastW
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
 from whalebench.methods.parts.training.devices import WORLD
 from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
+from whalebench.methods.parts.training.starting import StartConfig, begin
 
 
 def build_optimizer(
@@ -182,6 +183,9 @@ OPTIMIZER, GROUPS = "optimizer", "param_groups"
 OF_ONE_TRAINING = ("average", "schedule", "snapshot")
 """Parts that begin anew in every cycle; so do the groups of the optimizer, in which the learning rate is."""
 
+WATCHED = 256
+"""Photos of a part, evenly taken, on which the loss is watched."""
+
 CLIP = 10.0
 """Longest gradient of one step."""
 
@@ -232,6 +236,7 @@ def train_network(
     sampler: Sampler | None = None,
     validate_every: int = 1,
     also: Mapping[str, Stateful] | None = None,
+    valid: Photos | None = None,
 ) -> tuple[Network, Loss]:
     """Trains network and loss, a head with weights of its own; both averaged as configured, to be evaluated.
 
@@ -242,9 +247,12 @@ def train_network(
     the loss by the share of training that is done. The photos go to the harness as the lineage of the
     artefact; the sampler says which are seen together, every photo once an epoch unless given; those with
     guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
-    validate changes between epochs, besides the sampler, is named by `also`. Raises RunFailedError when the
-    loss is no longer finite.
+    validate changes between epochs, besides the sampler, is named by `also`; valid are photos on which the
+    loss is watched, too, where the configuration asks for that. Raises RunFailedError when the loss is no
+    longer finite.
     """
+    if isinstance(config, StartConfig):
+        begin(network, loss, train, config, harness, train_network)
     order = pseudo_label_sampler(sampler or Shuffled(len(train), config.batch_size), train)
     trainer = _Trainer(nn.ModuleList([network, loss]), order, config, harness)
     snapshot = BestEpoch(config.first_kept())
@@ -267,7 +275,8 @@ def train_network(
         scores = validate(cast(Network, kept[0]), cast(Loss, kept[1])) if watched else None
         if scores is not None and snapshot.takes(number):
             snapshot.offer(number, harness.valid_map_at_5(scores), kept)
-        harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores))
+        losses = trainer.watched({"train_loss": train, "valid_loss": valid}, target)
+        harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores, losses))
     if cycle and config.epochs:
         cycle.end(parts)
     kept = trainer.average.kept.eval()
@@ -363,6 +372,28 @@ class _Trainer:
         batch = train.part_of_batch(indices, part, config.size_at(number - 1), self.device)
         changed = augment(batch, config.augmentation(), self.generator, together, part)
         return self._step(changed.pixels, target(changed), together)
+
+    def watched(
+        self, parts: Mapping[str, Photos | None], target: Callable[[Batch], object]
+    ) -> dict[str, float]:
+        """The loss of a sample of each part in evaluation mode; nothing unless it is asked for."""
+        if not self.config.watch_train:
+            return {}
+        devices = [self.device] if self.device.type == "cuda" else []
+        # What a loss draws must not change what the next epoch draws.
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            return {name: self._mean_of_sample(photos, target) for name, photos in parts.items() if photos}
+
+    def _mean_of_sample(self, photos: Photos, target: Callable[[Batch], object]) -> float:
+        network, loss = self.average.kept.eval()
+        sample = np.unique(np.linspace(0, len(photos) - 1, WATCHED).astype(np.int64))
+        losses = []
+        for places in np.array_split(sample, math.ceil(len(sample) / self.config.batch_size)):
+            batch = photos.batch(places, self.config.size_at(self.config.epochs), self.device)
+            with autocast(self.config.precision, self.device):
+                output = network(batch.pixels.contiguous(memory_format=torch.channels_last))
+            losses.append(float(loss(output, target(batch))) * len(places))
+        return sum(losses) / len(sample)
 
     def _step(self, pixels: Tensor, target: object, together: int) -> Tensor:
         """The loss of a step of so many photos, of which this process has the pixels of its part."""
