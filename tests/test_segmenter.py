@@ -20,18 +20,16 @@ from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.benchmarks.running.location import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located
-from whalebench.methods.parts.crops.segmenter import (
+from whalebench.methods.parts.crops.mask_network import (
     LEVELS,
     MaskLoss,
     MaskNetwork,
-    Segmenter,
-    SegmenterConfig,
     SpatialAndChannelExcitation,
     dice_loss,
     jaccard_steps,
     lovasz_hinge,
-    mask_boxes,
 )
+from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig, mask_boxes
 from whalebench.methods.parts.networks.backbones import build_encoder
 from whalebench.methods.parts.pipeline import Pipeline, build_method
 from whalebench.methods.registry import configure

@@ -101,7 +101,7 @@ class Cropping:
         if not self.oracle:
             harness.stage(self.finder.artefact)
             if self.finder.looks:
-                self.finder.learn(annotated, harness)
+                self.finder.learn(annotated, harness, valid)
         harness.stage("crop")
         chosen_by = self.see(valid if self.oracle else valid.bare())
         learned_from = self.see_annotated(train)

@@ -1,7 +1,8 @@
 """How every network is trained and asked: one loop, one optimizer, averaged weights; and `predict`.
 
-AdamW with a linear warm-up and a cosine to zero. What changes during a training is named, so that one that
-was stopped goes on as if it had not been, and so that a cycle goes on where the one before ended.
+AdamW, or SGD, with a linear warm-up and a cosine to zero, or a floor. What changes during a training is
+named, so that one that was stopped goes on as if it had not been, and so that a cycle goes on where the one
+before ended.
 """
 
 from __future__ import annotations
@@ -32,31 +33,33 @@ from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo
 def build_optimizer(
     both: nn.ModuleList, config: TrainingConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then a cosine."""
+    """The optimizer, each parameter at its rate, and its schedule of so many steps: a rise, then a cosine."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
         groups.setdefault((config.rate_of(name), parameter.ndim > 1), []).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.learning_rate * rate,
-                "weight_decay": config.weight_decay if decayed else 0.0,
-            }
-            for (rate, decayed), parameters in groups.items()
-        ],
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        fused=next(both.parameters()).device.type in ("cpu", "cuda"),
-    )
+    apart = [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * rate,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (rate, decayed), parameters in groups.items()
+    ]
+    fused = next(both.parameters()).device.type in ("cpu", "cuda")
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(apart, momentum=0.9, fused=fused)
+    else:
+        optimizer = torch.optim.AdamW(apart, betas=(0.9, 0.999), eps=1e-8, fused=fused)
     optimizer.register_load_state_dict_post_hook(restore_layout)
     rising = max(1, round(config.warm_up * steps))
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+        return config.floor + (1 - config.floor) * cosine
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
