@@ -29,7 +29,7 @@ from whalebench.methods.parts.training.trainer import CarryOver, Ended, predict,
 
 BLOCK = 256
 """Annotated masks read at a time."""
-GRID = np.linspace(-0.5, 0.5, 81, dtype=np.float32)
+GRID = np.linspace(-0.5, 0.5, 81).round(4)
 """Thresholds of logits that are tried, those of the fourth place of TGS salt."""
 THRESHOLDS = "thresholds"
 """The name of the chosen ones beside the weights of the networks that vote."""
