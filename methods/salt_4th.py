@@ -2,9 +2,9 @@
 
 A U-Net finds the animal's mask and cuts it out, the background removed: one of every inner fold and cycle,
 and all of them vote on every pixel. A classifier of what is left is trained in cycles, the learning rate
-starting anew in each; of each cycle the best epoch of its tail is kept, and the cycles vote. Then all of it is
-taught twice more, each time with half of the test photos that it was sure of, and each model answers for the
-other half (`pseudo`).
+starting anew in each; of each cycle the best epoch of its tail is kept, and the cycles vote. Then all of it
+is taught twice more, each time with half of the test photos that it was sure of, and each model answers for
+the other half (`pseudo`).
 
 What is done differently, and why: the salt was the answer there, and here it is what is looked at, so
 majorities of pixels find the animal and votes of 1 / rank name it. The segmenter's schedule is the published
@@ -64,24 +64,26 @@ class Salt4th(Pseudo):
         "mean precision of masks 0.887 public, 0.895 private (TGS Salt), which says nothing of individuals"
     )
     ladder = (
-        Rung("one network", "", "`mask`, or in of_settings segmenter.cycles=1,segmenter.bags=1"),
-        Rung("seven cycles of it vote", "", "segmenter.cycles=7,segmenter.bags=1"),
-        Rung("of ten folds each", PRECISION.format("0.868 to 0.873", "0.888 to 0.891"), "the default"),
-        Rung("of six networks", PRECISION.format("0.874", "0.892"), f"segmenter.backbone={ENCODERS}"),
+        Rung("one network", "", "mask --set segmenter.backbone=resnet34 --set segmenter.pretrained=timm"),
+        Rung("seven cycles of it vote", "", "… --set segmenter.cycles=7"),
+        Rung(
+            "of ten folds each", PRECISION.format("0.868-0.873", "0.888-0.891"), "… --set segmenter.bags=10"
+        ),
+        Rung("of six networks", PRECISION.format("0.874", "0.892"), f"… --set segmenter.backbone={ENCODERS}"),
         Rung(
             "handcraft rules of the mosaic",
             PRECISION.format("0.884", "0.893"),
-            "segmenter.tidy=true: one part without holes; no tiles here",
+            "… --set segmenter.tidy=true, one part without holes: there are no tiles here",
         ),
         Rung(
             "distillation in two halves, one network",
             PRECISION.format("0.880", "0.895"),
-            "the default, by individuals instead of masks",
+            "salt-4th, by individuals: no mask of a test photo is learned from",
         ),
         Rung(
-            "distillation with three networks, and rules",
+            "with three networks, and rules",
             PRECISION.format("0.887", "0.895"),
-            "backbone=resnet34, segmenter.backbone of three joined by +, segmenter.tidy=true",
+            "salt-4th, three backbones joined by + in of_settings, segmenter.tidy=true",
         ),
     )
     Config = Salt4thConfig
