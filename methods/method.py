@@ -91,6 +91,10 @@ class MethodConfig(PartConfig):
     bags_joined: Literal["scores", "votes"] = "scores"
     """How they do: by their mean scores, or by votes of 1 / rank."""
 
+    def inner_folds(self) -> frozenset[int]:
+        """In how many inner folds it has train cut, each time that it does; those within left out."""
+        return frozenset({self.bags} - {1})
+
     def sees_annotations(self) -> bool:
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
         return False

@@ -46,6 +46,10 @@ DETECTED = (
 MEASURED = (
     "How well the animals were found: on annotated test photos; IoU is the mean overlap with box or mask."
 )
+PRECISION = (
+    "Mask precision: of the IoU thresholds 0.5, 0.55 ... 0.95 the share that a photo's mask exceeds, the "
+    "mean over photos; the measure of the TGS Salt challenge."
+)
 LANDMARKS = (
     "Landmark error: how far found landmarks are from annotated ones, as a share of the largest distance "
     "between two annotated ones; the median photo, and at p90 what nine of ten stay below."
@@ -245,6 +249,7 @@ TITLES |= {"set_size_95": "set size", "coverage_95": "coverage"}
 LOCATION = {
     "box_iou_mean": "box IoU",
     "mask_iou_mean": "mask IoU",
+    "mask_precision_mean": "mask precision",
     "landmark_error_median": "landmark error",
     "landmark_error_p90": "error p90",
     "landmark_pixels_median": "median pixels",
@@ -297,7 +302,7 @@ def located(section: Section) -> Iterator[Grid]:
     rows = [(row, row.location) for row in section.rows if row.location]
     keys = [key for key in LOCATION if any(key in numbers for _, numbers in rows)]
     if keys:
-        legend = {"landmark_error_median": LANDMARKS, "fallback": FALLBACK}
+        legend = {"mask_precision_mean": PRECISION, "landmark_error_median": LANDMARKS, "fallback": FALLBACK}
         legends = [legend[key] for key in keys if key in legend]
         yield _small("How well the animals were found", section, rows, LOCATION, keys, MEASURED, *legends)
 

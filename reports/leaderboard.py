@@ -58,7 +58,7 @@ from whalebench.reports.wording import listed, spans
 COLUMNS = {"image", "truth", "cluster", "candidate_1", "rank", "average_precision_at_5", "top_1", "top_5"}
 COLUMNS |= {"log_loss", "identified", "new_score", "average_precision_at_r", "set_size_95", "covered_95"}
 """Columns of the predictions that metrics need; `cluster` is what is resampled: individual or encounter."""
-MEASURED = {"box_iou", "mask_iou", "landmark_error"}
+MEASURED = {"box_iou", "mask_iou", "mask_precision", "landmark_error"}
 """Further columns that are drawn, of the runs that have them."""
 CLOSELY = {
     *TRAITS,

@@ -150,6 +150,19 @@ def test_a_photo_in_its_own_inner_train_part_is_refused(benchmark: Benchmark) ->
         learned(benchmark, Peeking)
 
 
+def test_what_is_held_back_from_a_part_is_held_back_from_all_in_it(benchmark: Benchmark) -> None:
+    views = fold_views(benchmark, 0)
+    harness, train = RunHarness(0, CPU, views, SILENT), views.train
+    outer, inner, left = (train.select(np.array([place])) for place in range(3))
+    with harness.held_back(outer):
+        with harness.held_back(inner):
+            harness.fitted("part", left)
+            for photos in (outer, inner):
+                with pytest.raises(RunFailedError, match="of its own inner fold"):
+                    harness.fitted("part", photos)
+        harness.fitted("part", inner)
+
+
 def test_choosing_by_photos_outside_train_is_refused(benchmark: Benchmark) -> None:
     views = fold_views(benchmark, 0)
     with (

@@ -47,7 +47,7 @@ from whalebench.methods.right_whale_2nd import (
     RightWhale2nd,
     choose_regression,
 )
-from whalebench.methods.salt_4th import Salt4th
+from whalebench.methods.salt_4th import ENCODERS, Salt4th
 from whalebench.methods.softmax import Softmax
 
 SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "epochs=1", "batch_size=8")
@@ -614,6 +614,14 @@ def test_the_scales_of_salt_4th() -> None:
         assert type(config).model_validate_json(config.model_dump_json()) == config
     assert full.inner().schedule.shares(full.inner().epochs) == [52, 52, 52, 51, 51, 51, 51]
     assert (full.inner().backbone, full.inner().pretrained) == ("resnet34", "timm")
+    masks = full.inner().segmenter
+    assert (masks.networks(), masks.shares(), masks.optimizer) == (70, [52] * 3 + [51] * 4, "sgd")
+    assert masks.learning_rate * masks.floor == pytest.approx(0.001)
+    assert round(masks.lovasz_from * masks.epochs) == 10 and small.inner().segmenter.networks() == 1
+    six = salt_config(f"of_settings=segmenter.backbone={ENCODERS},segmenter.bags=10,segmenter.cycles=7")
+    assert six.inner().segmenter.networks() == 420 and full.inner_folds() == set()
+    assert full.inner().inner_folds() == {10}
+    assert [rung.published for rung in Salt4th.ladder][-1] == "mean precision 0.887 public, 0.895 private"
     assert small.inner().pretrained == small.inner().segmenter.pretrained == "none"
     assert salt_config("scale=small", "confidence=0.9").inner() == small.inner()
 

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from whalebench import WhalebenchError
+from whalebench.benchmarks.core.masks import mask_iou, mask_precision
 from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
+from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.location import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located
-from whalebench.methods.parts.crops.segmenter import (
+from whalebench.methods.parts.crops.mask_network import (
     LEVELS,
     MaskLoss,
     MaskNetwork,
-    Segmenter,
-    SegmenterConfig,
     SpatialAndChannelExcitation,
     dice_loss,
     jaccard_steps,
     lovasz_hinge,
+)
+from whalebench.methods.parts.crops.segmenter import (
+    Segmenter,
+    SegmenterConfig,
+    best_threshold,
     mask_boxes,
+    tidied,
 )
 from whalebench.methods.parts.networks.backbones import build_encoder
 from whalebench.methods.parts.pipeline import Pipeline, build_method
@@ -249,6 +259,9 @@ def test_it_finds_masks_and_boxes_in_photos_never_seen(
     annotated = open_fold(benchmark, 0).annotated["test"]
     judged = evaluate_location(located, annotated)
     assert judged["mask_iou"].mean() > 0.7
+    exceeded = [[iou > step / 20 for step in range(10, 20)] for iou in judged["mask_iou"].dropna()]
+    assert judged["mask_precision"].dropna().tolist() == [sum(each) / 10 for each in exceeded]
+    assert judged["mask_precision"].isna().equals(judged["mask_iou"].isna())
     truth = learned.read(annotated).boxes
     assert truth is not None
     assert np.nanmean(box_iou(located.boxes, truth)) > 0.7
@@ -384,3 +397,158 @@ def test_where_nothing_is_found_the_whole_photo_is_seen(views: Views) -> None:
 def test_a_benchmark_without_masks_does_not_fit(shared_tiny: Workspace) -> None:
     tiny = fold_views(load_benchmark("tiny", shared_tiny, propose=True), 0)
     assert built(()).missing_requirement(tiny.train, tiny.test) == "masks"
+
+
+VOTING = SegmenterConfig(
+    size=SIZE,
+    epochs=4,
+    batch_size=8,
+    augment="light",
+    backbone="narrow_resnet10+test_resnet",
+    cycles=2,
+    bags=2,
+    lovasz_from=0.25,
+)
+
+
+@pytest.fixture(scope="module")
+def voting(views: Views) -> tuple[Segmenter, RunHarness]:
+    """Two encoders, two inner folds and two cycles each."""
+    torch.manual_seed(0)
+    segmenter, harness = Segmenter(VOTING), RunHarness(0, torch.device("cpu"), views, SILENT)
+    masked = np.flatnonzero(segmenter.annotated(views.train))
+    segmenter.learn(views.train.select(masked), harness, views.valid)
+    return segmenter, harness
+
+
+def test_every_encoder_inner_fold_and_cycle_leaves_a_network_and_a_threshold(
+    voting: tuple[Segmenter, RunHarness], views: Views
+) -> None:
+    segmenter, harness = voting
+    assert VOTING.networks() == 8 and len(list(segmenter.network.children())) == 8
+    names = [f"network_{n}.bag_{b}" for n, b in product((1, 2), repeat=2)]
+    thresholds = [harness.chosen[f"{name}.cycle_{c}.segmenter_threshold"] for name in names for c in (1, 2)]
+    assert segmenter.constants["thresholds"].tolist() == pytest.approx(thresholds)
+    digests = dict(zip(views.train.images, views.train.digests, strict=True))
+    for name in names:
+        held = {digests[image] for image, bag in views.inner_folds(2).items() if bag == int(name[-1]) - 1}
+        learned = set(harness.lineage[f"{name}.segmenter"])
+        assert learned and held and not held & learned
+
+
+def test_the_masks_are_votes_and_a_tie_is_animal(voting: tuple[Segmenter, RunHarness], views: Views) -> None:
+    segmenter, _ = voting
+    photos = views.test.bare()
+    masks = segmenter.locate(photos).masks
+    assert masks is not None
+    thresholds = segmenter.constants["thresholds"].tolist()
+    seen = photos.batch(range(len(photos)), SIZE).pixels
+    with torch.inference_mode():
+        each = [network(seen)[0][:, 0].numpy() for network in segmenter.network.children()]
+    votes = sum((one >= threshold).astype(int) for one, threshold in zip(each, thresholds, strict=True))
+    assert {0, 4, 8} <= set(np.unique(votes).tolist())
+    assert np.array_equal(masks, (votes / 8).astype(np.float32))
+    assert np.array_equal(masks >= 0.5, votes >= 4)
+    again = Segmenter(VOTING)
+    again.load_state_dict(segmenter.state_dict())
+    assert np.array_equal(again.locate(photos).masks, masks)  # type: ignore[arg-type]
+
+
+def test_the_warm_up_is_a_share_of_all_cycles(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    warm, forward = [], MaskLoss.forward
+
+    def noted(loss: MaskLoss, outputs: Sequence[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+        warm.append(loss.warming_up)
+        return forward(loss, outputs, masks)
+
+    monkeypatch.setattr(MaskLoss, "forward", noted)
+    changed = {"epochs": 3, "cycles": 2, "lovasz_from": 0.5, "batch_size": 16}
+    segmenter, notes = Segmenter(QUICK.model_copy(update=changed)), Notes()
+    masked = np.flatnonzero(segmenter.annotated(views.train))[:16]
+    segmenter.learn(views.train.select(masked), notes)
+    assert warm == [True, True, False]  # of two epochs and one
+    assert notes.stages == ["cycle_1.segmenter", "cycle_2.segmenter"]
+    assert notes.chosen["cycle_2.segmenter_threshold"] == 0  # nothing to choose it by
+    assert [epoch.number for epoch in notes.epochs] == [1, 2, 1]
+
+
+def test_a_cycle_goes_on_where_the_one_before_ended(views: Views) -> None:
+    changed = {"epochs": 2, "cycles": 2, "learning_rate": 1e-12, "ema": 0.0}  # it stays where it begins
+    segmenter = Segmenter(QUICK.model_copy(update=changed))
+    masked = np.flatnonzero(segmenter.annotated(views.train))[:16]
+    segmenter.learn(views.train.select(masked), Notes())
+    first, second = (dict(network.named_parameters()) for network in segmenter.network.children())
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def slow_precision(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """The competition's measure of one photo by its words."""
+    if not found.any() and not truth.any():
+        return 1.0
+    shared = sum(bool(one and other) for one, other in zip(found.flat, truth.flat, strict=True))
+    united = sum(bool(one or other) for one, other in zip(found.flat, truth.flat, strict=True))
+    return sum(Fraction(shared, united) > Fraction(step, 100) for step in range(50, 100, 5)) / 10
+
+
+def test_mean_precision_is_that_of_its_slow_twin_up_to_the_last_threshold() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((400, 4, 5), bool)
+    truth.reshape(400, 20)[:, :] = np.arange(20) < rng.integers(0, 21, (400, 1))
+    found = truth ^ (rng.random(truth.shape) < rng.choice([0, 0.05, 0.3], (400, 1, 1)))
+    expected = [slow_precision(*both) for both in zip(found, truth, strict=True)]
+    assert mask_precision(found, truth).tolist() == expected
+    assert {0.0, 0.1, 0.9, 1.0} <= set(expected)
+    # An IoU of exactly 0.55, 11 of 20 pixels, exceeds 0.5 alone; where nothing is, nothing is right.
+    whole = np.ones((1, 4, 5), bool)
+    part, nothing = whole & (np.arange(20).reshape(4, 5) < 11), ~whole
+    assert mask_iou(part, whole).tolist() == [0.55] and mask_precision(part, whole).tolist() == [0.1]
+    assert mask_precision(nothing, nothing).tolist() == [1.0] and np.isnan(mask_iou(nothing, nothing)).all()
+    assert mask_precision(part, nothing).tolist() == mask_precision(nothing, whole).tolist() == [0.0]
+
+
+def test_the_threshold_is_the_best_on_the_grid_and_of_equal_ones_the_nearest_to_none() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.random((6, 5, 7)) < 0.4
+    logits = (np.where(truth, 0.6, 0.0) + rng.normal(0, 0.2, truth.shape)).astype(np.float32)
+    grid = [round(-0.5 + 0.0125 * step, 4) for step in range(81)]
+    worth = [
+        sum(slow_precision(one >= step, other) for one, other in zip(logits, truth, strict=True))
+        for step in grid
+    ]
+    best = min((step for step, each in zip(grid, worth, strict=True) if each == max(worth)), key=abs)
+    assert best_threshold(logits, truth) == best != 0
+    assert best_threshold(np.where(truth, 9, -9).astype(np.float32), truth) == 0
+
+
+def test_a_tidy_mask_is_one_part_without_holes() -> None:
+    mask = np.zeros((5, 9), np.float32)
+    mask[:, :5], mask[2, 2], mask[1, 7], mask[0, 8] = 0.8, 0.1, 0.9, 0.3
+    expected = mask.copy()
+    expected[2, 2], expected[1, 7] = 1, 0
+    assert np.array_equal(tidied(mask), expected)
+    assert np.array_equal(tidied(np.full((2, 2), 0.2, np.float32)), np.full((2, 2), 0.2, np.float32))
+
+
+def test_mirrored_looks_both_ways(learned: Segmenter, views: Views) -> None:
+    both = Segmenter(QUICK.model_copy(update={"mirrored": True, "tidy": True}))
+    both.load_state_dict(learned.state_dict())
+    shown = pixels()
+    with torch.inference_mode():
+        assert torch.allclose(both._masks(shown.flip(-1)).flip(-1), both._masks(shown), atol=1e-6)
+        assert not torch.allclose(learned._masks(shown.flip(-1)).flip(-1), learned._masks(shown), atol=1e-3)
+    masks = both.locate(views.test.bare()).masks
+    assert masks is not None
+    assert all(np.array_equal(tidied(mask), mask) for mask in masks)
+
+
+def test_inner_folds_of_the_segmenter_are_kept_with_those_of_the_method() -> None:
+    settings = ["bags=3", "segmenter.bags=4"]
+    assert configure(Mask, settings).inner_folds() == {3, 4}
+    assert configure(Mask, [*settings, "oracle=true"]).inner_folds() == {3}
+    assert configure(Mask, [*settings, "crop=none"]).inner_folds() == {3}
+    assert configure(Mask, []).inner_folds() == set()
+
+
+def test_more_cycles_than_epochs_are_refused() -> None:
+    with pytest.raises(WhalebenchError, match=r"epochs=3 do not give each of cycles=4 the 1 it needs"):
+        configure(Mask, ["segmenter.epochs=3", "segmenter.cycles=4"])

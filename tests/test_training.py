@@ -17,7 +17,7 @@ from whalebench.benchmarks.core.photos import CPU, Batch, Photos
 from whalebench.benchmarks.core.store import PhotoStore, Size
 from whalebench.methods.parts.networks.weights import weight_files
 from whalebench.methods.parts.training.config import TrainingConfig
-from whalebench.methods.parts.training.trainer import predict, train_network
+from whalebench.methods.parts.training.trainer import build_optimizer, predict, train_network
 from whalebench.tests.notes import Notes
 
 SCORES = np.zeros((1, 2), np.float32)
@@ -163,6 +163,23 @@ def test_groups_get_their_rates_and_only_matrices_decay(
     assert found[True, (3, 4)] == (0.05, 0.2)
     assert found[False, (3,)] == (0.05, 0.0)
     assert {values[1] for (matrix, _), values in found.items() if not matrix} == {0.0}
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_the_cosine_of_either_optimizer_ends_at_its_floor(optimizer: Any, kind: type) -> None:
+    config = TrainingConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=2e-4, warm_up=0, floor=0.1)
+    made, schedule = build_optimizer(nn.ModuleList([nn.Linear(2, 3)]), config, 11)
+    assert type(made) is kind
+    assert {group["weight_decay"] for group in made.param_groups} == {2e-4, 0.0}
+    assert optimizer == "adamw" or {group["momentum"] for group in made.param_groups} == {0.9}
+    rates = []
+    for _ in range(12):
+        rates.append(schedule.get_last_lr()[0])
+        made.step()
+        schedule.step()
+    assert rates[:2] == [0.01, 0.01] and rates[-1] == pytest.approx(0.001)
+    assert rates[6] == pytest.approx((0.01 + 0.001) / 2)  # half way
+    assert all(one >= other for one, other in pairwise(rates))
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a mask means, whichever program wrote it: 255 on the animal and 0 elsewhere."""
+"""What a mask means, whichever program wrote it, 255 on the animal and 0 elsewhere; how well two agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from whalebench.benchmarks.core.pixels import alpha_of, upright
 
-__all__ = ["MaskRemark", "read_mask"]
+__all__ = ["MaskRemark", "mask_iou", "mask_precision", "read_mask"]
 
 MaskRemark = Literal[
     "values", "scaled", "colours", "palette", "alpha", "empty", "full", "inside out", "unclear"
@@ -26,6 +26,41 @@ AGREE = 0.5
 """Intersection over union from which the masks in colours and in opacity of one picture are the same."""
 SMALL = 16
 """Side of the small picture in which a mask's border and centre are looked at."""
+
+
+TWENTIETHS = np.arange(10, 20)
+"""The thresholds 0.5, 0.55 ... 0.95 of intersection over union, in twentieths, which are exact."""
+
+
+def mask_iou(found: Values, truth: Values) -> NDArray[np.float64]:
+    """Intersection over union (photos,) of masks (photos, height, width), True on the animal.
+
+    NaN where both are empty.
+
+    >>> mask_iou(np.array([[[True, True, False]]]), np.array([[[False, True, True]]])).round(3)
+    array([0.333])
+    """
+    shared, united = _shared_and_united(found, truth)
+    return np.asarray(shared / np.where(united, united, np.nan), np.float64)
+
+
+def mask_precision(found: Values, truth: Values) -> NDArray[np.float64]:
+    """The share (photos,) of the thresholds 0.5, 0.55 ... 0.95 that the masks' IoU exceeds.
+
+    Its mean over photos is the mean precision of the TGS Salt challenge of 2018: an empty mask is right where
+    there is nothing, and anything else is wrong there. Masks (photos, height, width) are True on the animal.
+
+    >>> mask_precision(np.array([[[True, True, False]]]), np.array([[[True, True, True]]]))  # IoU 0.667
+    array([0.4])
+    """
+    shared, united = _shared_and_united(found, truth)
+    exceeded = 20 * shared[:, None] > TWENTIETHS * united[:, None]
+    return np.where(united > 0, exceeded.mean(axis=1), 1.0)
+
+
+def _shared_and_united(found: Values, truth: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many pixels (photos,) are animal in both masks, and in one at least."""
+    return (found & truth).sum(axis=(1, 2)), (found | truth).sum(axis=(1, 2))
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class RunHarness:
             )
         before = self._valid, self._valid_photos, self._held
         self._valid, self._valid_photos = answers_shown(photos), len(photos)
-        self._held = frozenset(photos.digests)
+        self._held = self._held.union(photos.digests)  # what is held back from a part is so from all in it
         try:
             yield
         finally:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.masks import mask_iou, mask_precision
 from whalebench.benchmarks.core.photos import Photos
 from whalebench.methods.method import Located
 
@@ -24,7 +25,7 @@ LOOK = "the annotations may be wrong (look at some), or the finder learned too l
 
 
 def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
-    """One row a photo: box_iou, landmark_error, landmark_pixels, mask_iou, fallback, as far as they exist.
+    """One row a photo: box_iou, landmark_error, landmark_pixels, mask_iou, mask_precision, fallback if known.
 
     landmark_pixels is the mean distance between found and annotated landmarks in pixels of the photo as it
     was taken; landmark_error the same over the largest distance between two annotated landmarks of that
@@ -40,16 +41,16 @@ def evaluate_location(located: Located, annotated: Photos) -> pd.DataFrame:
         pixels = np.linalg.norm(located.landmarks * scale - truth, axis=2).mean(axis=1)
         columns |= {"landmark_error": pixels / _extent(truth), "landmark_pixels": pixels}
     if located.masks is not None:
-        columns["mask_iou"] = _mask_ious(located.masks, annotated)
+        columns |= _mask_overlaps(located.masks, annotated)
     if located.fallback is not None:
         columns["fallback"] = located.fallback
     return pd.DataFrame(columns)
 
 
 def location_summary(table: pd.DataFrame) -> dict[str, float | int]:
-    """Means of the IoUs, median and 90th percentile of the landmark error, and how many photos fell back."""
+    """Means of IoUs and mask precision, median and p90 of the landmark error, and how many fell back."""
     numbers: dict[str, float | int] = {"photos": len(table)}
-    for name in ("box_iou", "mask_iou"):
+    for name in ("box_iou", "mask_iou", "mask_precision"):
         if name in table:
             numbers[f"{name}_mean"] = float(table[name].mean())
     for name in ("landmark_error", "landmark_pixels"):
@@ -85,16 +86,16 @@ def _extent(landmarks: Floats) -> Floats:
     return np.where(largest > 0, largest, np.nan)
 
 
-def _mask_ious(masks: NDArray[np.float32], annotated: Photos) -> Floats:
+def _mask_overlaps(masks: NDArray[np.float32], annotated: Photos) -> dict[str, NDArray[np.generic]]:
+    """By column the IoU and the precision (photos,) of masks, NaN where none is annotated."""
     assert annotated.annotations is not None
-    result = np.full(len(masks), np.nan)
+    ious, precisions = np.full((2, len(masks)), np.nan)
     for place in np.flatnonzero(annotated.annotations.has_mask[annotated.rows]).tolist():
         truth = annotated.batch([place], (masks.shape[1], masks.shape[2])).masks
         assert truth is not None
-        one, other = masks[place] >= 0.5, truth[0, 0].numpy() >= 0.5
-        union = (one | other).sum()
-        result[place] = (one & other).sum() / union if union else np.nan
-    return result
+        found, animal = masks[[place]] >= 0.5, truth[:, 0].numpy() >= 0.5
+        ious[place], precisions[place] = mask_iou(found, animal)[0], mask_precision(found, animal)[0]
+    return {"mask_iou": ious, "mask_precision": precisions}
 
 
 def location_warnings(found: Mapping[str, Mapping[str, float]]) -> list[str]:

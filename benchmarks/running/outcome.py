@@ -48,7 +48,7 @@ from whalebench.reports.metrics.summary import average_precision_at_r
 from whalebench.splits.table import GALLERY
 
 Floats = NDArray[np.float64]
-COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "fallback")
+COLUMNS = ("box_iou", "landmark_error", "landmark_pixels", "mask_iou", "mask_precision", "fallback")
 """Of the per-query table, where a method locates and the photos are annotated."""
 NUMBERS = ("metrics", "valid_metrics", "variants", "cmc", "calibration", "new_curve", "location", "grouping")
 """Fields of the outcome that are fields of the record, too."""

@@ -401,16 +401,16 @@ def _views_for(
 
 
 def _keep_inner_folds(config: MethodConfig, benchmark: Benchmark, fold: int, workspace: Workspace) -> None:
-    """Inner folds that the method, or one within it, is bagged over stand beside the split from now on."""
-    for count in sorted(_bags(config)):
+    """Inner folds that the method, a part or one within is bagged over stand beside the split from now on."""
+    for count in sorted(_inner_folds(config)):
         inner = propose_inner_folds(benchmark.split, benchmark.catalog, fold, count)
         photos, _, split = benchmark.name.partition(AT)
         keep_inner_folds(inner, workspace.benchmarks / photos / f"split{AT * bool(split)}{split}")
 
 
-def _bags(config: MethodConfig) -> set[int]:
+def _inner_folds(config: MethodConfig) -> frozenset[int]:
     """In how many inner folds train is cut for the method and those within."""
-    return ({config.bags} - {1}).union(*map(_bags, config.within()))
+    return config.inner_folds().union(*map(_inner_folds, config.within()))
 
 
 def _missing_requirement(method: Pipeline, views: Views) -> str:

@@ -136,6 +136,11 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
         """Whether it is an oracle."""
         return self.oracle
 
+    def inner_folds(self) -> frozenset[int]:
+        """Its bags, and those of the segmenter where one learns."""
+        of_masks = {self.segmenter.bags} if self.crop == "mask" and not self.oracle else set()
+        return super().inner_folds().union(of_masks - {1})
+
     def source(self) -> Size:
         """Height and width at which photos are kept to cut crops out of them."""
         return self.crop_source or (2 * self.size[0], 2 * self.size[1])
@@ -150,13 +155,12 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
 
     def in_cycle(self, number: int) -> Self:
         """The configuration of one of the schedule's cycles, counted from 0."""
-        shares = self.schedule.shares(self.epochs)
-        small = max(0, min(self.small_epochs - sum(shares[:number]), shares[number]))
-        changed = {"epochs": shares[number], "small_epochs": small, "schedule": self.schedule.of_one_cycle()}
+        changed: dict[str, Any] = {"schedule": self.schedule.of_one_cycle()}
         for name, value in self.after_first_cycle.items() if number else ():
             part = getattr(self, name)
             changed[name] = part.model_copy(update=value) if isinstance(part, PartConfig) else value
-        return self.model_copy(update=changed)
+        shares = self.schedule.shares(self.epochs)
+        return self.in_share(shares, number).model_copy(update=changed)
 
     def of_each_network(self) -> list[Self]:
         """The configuration of each network where backbone joins several by +; they see one crop together."""

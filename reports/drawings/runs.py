@@ -156,7 +156,7 @@ def reliability(calibration: Mapping[str, Any], name: str) -> Picture | None:
         return page.picture(f"{brief(name)}: how many answers are right, by confidence", said)
 
 
-OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU"}
+OVERLAPS = {"box_iou": "box IoU", "mask_iou": "mask IoU", "mask_precision": "mask precision"}
 """Per-query measures that go from 0 to 1 and have a mean, and their names."""
 MEASURES = OVERLAPS | {"landmark_error": "landmark error"}
 """All per-query measures that a histogram is drawn of; the others have a median and no upper end."""

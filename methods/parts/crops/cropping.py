@@ -103,7 +103,7 @@ class Cropping:
             if self.finder.looks:
                 if self.finder.config.watch_train:
                     self.finder.watched = valid.select(np.flatnonzero(self.finder.annotated(valid)))
-                self.finder.learn(annotated, harness)
+                self.finder.learn(annotated, harness, valid)
         harness.stage("crop")
         chosen_by = self.see(valid if self.oracle else valid.bare())
         learned_from = self.see_annotated(train)

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whalebench.benchmarks.core.photos import CPU, Batch, Photos, Size
+from whalebench.benchmarks.core.photos import CPU, Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.geometry import Outside, crop_matrices, warp
 from whalebench.methods.parts.networks.backbones import build_backbone
@@ -201,8 +201,9 @@ class Finder(ABC):
         """May change the loss by the share of the training that is done."""
         del loss, done
 
-    def learn(self, train: Photos, harness: Harness) -> None:
-        """Trains a new network on photos that are all annotated; it is not validated."""
+    def learn(self, train: LabelledPhotos, harness: Harness, valid: LabelledPhotos | None = None) -> None:
+        """Trains a new network on photos that are all annotated; by valid nothing is chosen."""
+        del valid
         self.device = harness.device
         self.network, _ = train_network(
             self.build(),

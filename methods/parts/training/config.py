@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,6 +14,7 @@ from whalebench.methods.parts.networks.own import NARROW_RESNET
 from whalebench.methods.parts.training.averaging import Average
 
 Precision = Literal["auto", "fp32", "bf16"]
+Optimizer = Literal["adamw", "sgd"]
 
 
 def _read_size(value: object) -> object:
@@ -56,13 +58,17 @@ class TrainingConfig(PartConfig):
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Photos in one step."""
     learning_rate: Annotated[float, Field(gt=0), Search(1e-4, 1e-2, log=True)] = 4e-3
-    """Of AdamW at its peak, after warm-up."""
+    """Of the optimizer at its peak, after warm-up."""
     head_rate: Annotated[float, Field(gt=0), Search(0.5, 20.0, log=True)] = 1.0
     """Factor on the learning rate of everything that is not the backbone."""
     weight_decay: Annotated[float, Field(ge=0), Search(1e-4, 0.3, log=True)] = 0.05
-    """Of AdamW, on weight matrices only."""
+    """Of the optimizer, on weight matrices only."""
+    optimizer: Optimizer = "adamw"
+    """adamw, or sgd with momentum 0.9, which wants other rates: learning_rate=0.01,weight_decay=2e-4."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the learning rate at which its cosine ends."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the running average of the weights that is used afterwards; 0 uses the last weights."""
     average: Average = "ema"
@@ -108,6 +114,11 @@ class TrainingConfig(PartConfig):
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
         return self.small_size if epoch < self.small_epochs else self.size
+
+    def in_share(self, shares: Sequence[int], number: int) -> Self:
+        """The configuration of one of the parts that share the epochs out, counted from 0."""
+        small = max(0, min(self.small_epochs - sum(shares[:number]), shares[number]))
+        return self.model_copy(update={"epochs": shares[number], "small_epochs": small})
 
     def rate_of(self, parameter: str) -> float:
         """Factor on the learning rate of the parameter of that name."""

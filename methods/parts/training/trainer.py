@@ -1,8 +1,8 @@
 """How every network is trained and asked: one loop, one optimizer, averaged weights; and `predict`.
 
-AdamW with a linear warm-up and a cosine to zero, which may begin anew. What changes during a training is
-named, so that one that was stopped goes on as if it had not been, and so that a cycle goes on where the one
-before ended.
+AdamW, or SGD, with a linear warm-up and a cosine to zero, or a floor, which may begin anew. What changes
+during a training is named, so that one that was stopped goes on as if it had not been, and so that a cycle
+goes on where the one before ended.
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ from whalebench.methods.parts.training.starting import StartConfig, begin
 def build_optimizer(
     both: nn.ModuleList, config: TrainingConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, each parameter at its rate, and its schedule of so many steps: a rise, then cosines."""
+    """The optimizer, each parameter at its rate, and its schedule of so many steps: a rise, then cosines."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in both.named_parameters():
         # Biases, normalisation and pooling exponents are not decayed: it would pull them to zero for nothing.
         groups.setdefault((config.rate_of(name), parameter.ndim > 1), []).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.learning_rate * rate,
-                "weight_decay": config.weight_decay if decayed else 0.0,
-            }
-            for (rate, decayed), parameters in groups.items()
-        ],
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        fused=next(both.parameters()).device.type in ("cpu", "cuda"),
-    )
+    apart = [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * rate,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (rate, decayed), parameters in groups.items()
+    ]
+    fused = next(both.parameters()).device.type in ("cpu", "cuda")
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(apart, momentum=0.9, fused=fused)
+    else:
+        optimizer = torch.optim.AdamW(apart, betas=(0.9, 0.999), eps=1e-8, fused=fused)
     optimizer.register_load_state_dict_post_hook(restore_layout)
     rising = max(1, round(config.warm_up * steps))
     restart = round(config.restart_epochs() * steps / config.epochs) if config.epochs else steps
@@ -63,7 +64,8 @@ def build_optimizer(
         begins = min(step, steps - 1) // restart * restart if restart else 0
         # The first cosine follows the rise; the last one is as long as there are steps left.
         begins, ends = max(rising, begins), min(steps, begins + restart if restart else steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begins) / max(1, ends - begins))))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begins) / max(1, ends - begins))))
+        return config.floor + (1 - config.floor) * cosine
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
