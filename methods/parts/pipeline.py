@@ -37,7 +37,7 @@ from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
 from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
-from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.config import BestBy, PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
 from whalebench.methods.registry import find_method
 
@@ -129,6 +129,10 @@ class NetworkMethodConfig(TrainingConfig, MethodConfig):
     def first_kept(self) -> int | None:
         """As the schedule says."""
         return self.schedule.first_kept(self.epochs)
+
+    def best_by(self) -> BestBy:
+        """As the schedule says."""
+        return self.schedule.best_by
 
     def in_cycle(self, number: int) -> Self:
         """The configuration of one of the schedule's cycles, counted from 0."""
@@ -224,7 +228,7 @@ def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
 
     kind = find_method(method) if isinstance(method, str) else method
     with guest(kind.name):
-        return Bagged(kind, config) if config.bags > 1 else Pipeline(kind, config)
+        return (kind.bagged or Bagged)(kind, config) if config.bags > 1 else Pipeline(kind, config)
 
 
 def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:

@@ -32,12 +32,14 @@ class LocalizerConfig(PositionConfig):
     """A box narrower or lower than this share of the photo makes no sense: the whole photo is used."""
 
     def augmentation(self) -> Augmentation:
-        """The augmentation in training: as configured, but mirrored instead of turned, sheared or erased.
+        """The augmentation in training: as configured, but mirrored; not turned, sheared, shuffled or erased.
 
         The upright box round a turned box is larger than the animal: turning would teach boxes too large.
         Mirroring keeps a box exact: left to right always, upside down where photos may be `turned`.
         """
-        by = replace(super().augmentation(), rotation=0.0, shear=0.0, erase=0.0, outside="zeros")
+        by = replace(
+            super().augmentation(), rotation=0.0, shear=0.0, erase=0.0, grid_shuffle=0.0, outside="zeros"
+        )
         if self.augment == "none":
             return by
         return replace(by, hflip=0.5, vflip=0.5 if self.augment == "turned" else 0.0)

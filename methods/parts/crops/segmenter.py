@@ -200,8 +200,8 @@ class SegmenterConfig(TrainingConfig):
     """Whether the mask is shown to the network as a fourth channel (first of Humpback 2019)."""
 
     def augmentation(self) -> Augmentation:
-        """The augmentation in training: as configured, mirrored left to right, and nothing erased."""
-        by = replace(super().augmentation(), erase=0.0, outside="zeros")
+        """The augmentation in training: as configured, mirrored left to right, nothing erased or shuffled."""
+        by = replace(super().augmentation(), erase=0.0, grid_shuffle=0.0, outside="zeros")
         return by if self.augment == "none" else replace(by, hflip=0.5)
 
 
