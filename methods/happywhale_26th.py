@@ -13,8 +13,9 @@ they got the crop of the photo before them. Embeddings are at length 1 before th
 counts more by its length alone; batch normalisation follows the linear layer. Fewer candidates are not filled
 up with frequent individuals: every individual has a score. The epoch of the least log loss on valid is kept,
 of scores without the margin at the best temperature, where the author's loss had the margin; it is of the
-running average of the weights. The back fin beside the body was a data set of its own there and no part of
-the nine; here it is another import (`--column box=train_backfin.csv`), whose runs are no runs of this one.
+running average of the weights. The back fins were a data set of their own there; here a run with `crop=part`
+looks at them, where the import found both boxes, and `whalebench ensemble BODY FIN --rule knn` puts both
+looks side by side.
 
 At scale=full the author's 32 photos of 768 px in a batch take some 80 GiB of a GPU with its largest network;
 `--set batch_size=8` makes do with a quarter. `whalebench sweep --plan happywhale-ladder` runs the author's
@@ -99,11 +100,7 @@ class Happywhale26th(Ensemble):
             MAP_AT_5.format("0.858"),
             "bags=5 best=9, the default of scale=full",
         ),
-        Rung(
-            "back fins as a data set of their own",
-            "",
-            "data import happywhale --column box=train_backfin.csv",
-        ),
+        Rung("back fins as a second data set", "", "crop=part; then whalebench ensemble BODY FIN --rule knn"),
     )
     Config = Happywhale26thConfig
     config: Happywhale26thConfig
