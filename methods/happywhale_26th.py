@@ -46,7 +46,7 @@ THREE = "tf_efficientnet_b6.ns_jft_in1k+tf_efficientnetv2_l.in21k+eca_nfnet_l2.r
 """The networks of the author's last ensemble, by timm's names for their weights."""
 COMMON = "crop=box grid=1 new_rule=second new_share=0.15 "
 MAP_AT_5 = "MAP@5 {} public (Happywhale)"
-PLAN = "sweep --plan happywhale-ladder: {}"
+B0 = "backbone=tf_efficientnet_b0.ns_jft_in1k size=512 augment=heavy bags=1"
 
 
 class Happywhale26thConfig(ArcFaceRecipeConfig):
@@ -86,21 +86,18 @@ class Happywhale26th(Ensemble):
         Rung(
             "EfficientNet-B0, 512 px, ArcFace, nearest photos",
             MAP_AT_5.format("0.729"),
-            PLAN.format(
-                "backbone=tf_efficientnet_b0.ns_jft_in1k size=512 augment=heavy new_rule=column bags=1"
-            ),
+            f"{B0} new_rule=column",
         ),
-        Rung("*new* first or second", MAP_AT_5.format("0.742"), PLAN.format("new_rule=second")),
-        Rung("768 px, augmentation", MAP_AT_5.format("0.770"), PLAN.format("size=768 augment=shuffled")),
-        Rung("EfficientNet-B6", MAP_AT_5.format("0.832"), PLAN.format("its backbone")),
-        Rung("EfficientNetV2-L", MAP_AT_5.format("0.843"), PLAN.format("its backbone")),
-        Rung("NFNet-L2", MAP_AT_5.format("0.854"), PLAN.format("its backbone")),
+        Rung("*new* first or second", MAP_AT_5.format("0.742"), B0),
         Rung(
-            "five folds of the three, the best nine",
-            MAP_AT_5.format("0.858"),
-            "bags=5 best=9, the default of scale=full",
+            "768 px, augmentation", MAP_AT_5.format("0.770"), "backbone=tf_efficientnet_b0.ns_jft_in1k bags=1"
         ),
-        Rung("back fins as a second data set", "", "crop=part; then whalebench ensemble BODY FIN --rule knn"),
+        Rung("EfficientNet-B6", MAP_AT_5.format("0.832"), "backbone=tf_efficientnet_b6.ns_jft_in1k bags=1"),
+        Rung("EfficientNetV2-L", MAP_AT_5.format("0.843"), "backbone=tf_efficientnetv2_l.in21k bags=1"),
+        Rung("NFNet-L2", MAP_AT_5.format("0.854"), "backbone=eca_nfnet_l2.ra3_in1k bags=1"),
+        Rung("five folds of the three, the best nine", MAP_AT_5.format("0.858"), "bags=5 best=9"),
+        Rung("all of these as one sweep", "", "whalebench sweep --plan happywhale-ladder"),
+        Rung("back fins as a second data set", "", "crop=part; whalebench ensemble BODY FIN --rule knn"),
     )
     Config = Happywhale26thConfig
     config: Happywhale26thConfig
