@@ -566,7 +566,9 @@ def sweep(
     ] = None,
     settings: SettingsOption = None,
     preset: Annotated[str | None, PresetOption.__metadata__[0]] = None,
-    plan: Annotated[Path | None, Option(help="A TOML file of all this; options win.")] = None,
+    plan: Annotated[
+        Path | None, Option(help="A TOML file of all this, or happywhale-ladder; options win.")
+    ] = None,
     jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores or a GPU.")] = None,
     launcher: LauncherOption = "local",
     cpus: CpusOption = None,

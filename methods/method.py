@@ -224,6 +224,12 @@ class Harness(Protocol):
     def valid_map_at_5(self, scores: NDArray[np.float32]) -> float:
         """MAP@5 of scores (valid photos, identities) at the best threshold of *new* there: to choose by."""
 
+    def valid_log_loss(self, scores: NDArray[np.float32]) -> float:
+        """The log loss of scores (valid photos, identities) of known photos at the best temperature there.
+
+        NaN where no valid photo is known.
+        """
+
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> NDArray[np.float64]:
@@ -351,6 +357,8 @@ class Method(Restorable, ABC):
     ladder: ClassVar[tuple[Rung, ...]] = ()
     """For a recipe, the steps of the system it repeats, the first one first."""
     Config: ClassVar[type[MethodConfig]]
+    bagged: ClassVar[Any] = None
+    """Its bags as a class derived from `parts.bagging.Bagged`, where they answer by a rule of its own."""
     transductive: bool = False
     """Whether a photo's score depends on other test photos; such runs have tables of their own."""
 

@@ -69,6 +69,9 @@ class Notes:
         self.asked.append(scores)
         return float(scores.sum())
 
+    def valid_log_loss(self, scores: Any) -> float:
+        return -self.valid_map_at_5(scores)
+
     def confidence(self, valid_scores: Any, scores: Any) -> Any:
         self.asked.append(valid_scores)
         return torch.from_numpy(scores).double().softmax(dim=1).amax(dim=1).numpy()

@@ -127,3 +127,19 @@ def test_the_command_takes_aliases(table: Path, workspace: Workspace, cli: Calla
     assert read_catalog(workspace.benchmarks / "mine").table["identity"].tolist()[0] == "Ada"
     wrong = cli("data", "import", "csv", table, "--name", "two", "--aliases", table, *place)
     assert wrong.code == 2 and "has no column 'alias'" in wrong.err
+
+
+def test_groups_of_names_are_aliases_of_the_groups_name(table: Path, workspace: Workspace) -> None:
+    """As Humpback 2019's list has them; a group that is one name by now binds no split any more."""
+    rows = table.read_text().splitlines()
+    groups = ("duplicates", "pair", "", "pair", "other", "", "other")
+    table.write_text("\n".join(f"{row},{group}" for row, group in zip(rows, groups, strict=True)) + "\n")
+    assert set(import_csv(table, "before", workspace).catalog.table["duplicates"]) == {"", "pair", "other"}
+    file = aliases(table, "group_0,A-12 Ada", header="Id,SubId")
+    result = imported(table, workspace, file)
+    assert names(result) == ["group_0", "A12", "group_0", "Ben", "group_0", "Ben"]
+    assert "duplicates" not in result.catalog.table.columns
+    again = import_csv(
+        table, "half", workspace, aliases=read_aliases(aliases(table, "g,A12", header="Id,SubId"))
+    )
+    assert again.catalog.table["duplicates"].tolist() == ["pair", "", "pair", "", "", ""]

@@ -66,12 +66,38 @@ def test_every_photo_of_a_batch_gets_its_own_draw(amount: str) -> None:
     one = torch.rand(1, 3, HEIGHT, WIDTH, generator=seeded(1)).expand(8, -1, -1, -1)
     degrees = amount in ("rotation", "shear")
     either = amount in ("grey", "hflip", "vflip")
-    share = either or amount == "erase"
+    some = amount in ("erase", "grid_shuffle")
+    share = either or some
     by = Augmentation(**{amount: 10.0 if degrees else 0.5 if share else 0.2})
     changed = augment(Batch(one), by, seeded(2)).pixels
     kinds = {tuple(photo.flatten().mul(1e4).round().tolist()) for photo in changed}
-    assert len(kinds) == (2 if either else 8) if amount != "erase" else 2 < len(kinds) < 8
+    assert len(kinds) == (2 if either else 8) if not some else 2 < len(kinds) < 8
     assert torch.equal(one[0], one[7])
+
+
+def test_quarters_change_places_in_a_share_of_the_photos_and_keep_their_pixels() -> None:
+    photos = torch.rand(60, 3, 9, 12, generator=seeded(1))
+    changed = augment(Batch(photos), Augmentation(grid_shuffle=0.5), seeded(2)).pixels
+    corners = [(slice(*rows), slice(*columns)) for rows in ((0, 4), (5, 9)) for columns in ((0, 6), (6, 12))]
+    orders = []
+    for before, after in zip(photos, changed, strict=True):
+        were, are = (
+            [photo[:, y, x].round(decimals=4).tolist() for y, x in corners] for photo in (before, after)
+        )
+        orders.append(tuple(were.index(quarter) for quarter in are))
+        assert torch.allclose(before[:, 4], after[:, 4], atol=1e-5)  # the odd row in the middle
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert 15 < orders.count((0, 1, 2, 3)) < 45
+    assert len(set(orders)) > 10
+
+
+def test_without_a_shuffle_nothing_is_drawn_for_it() -> None:
+    batch, generator, other = make_batch(), seeded(3), seeded(3)
+    augment(batch, STRENGTHS["heavy"], generator)
+    augment(batch, STRENGTHS["shuffled"], other)
+    assert not torch.equal(generator.get_state(), other.get_state())
+    fields_of = vars(STRENGTHS["shuffled"]) | {"grid_shuffle": 0.0}
+    assert Augmentation(**fields_of) == STRENGTHS["heavy"]
 
 
 def test_blur_is_of_whole_batches() -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.running import calibration as calibrating
-from whalebench.benchmarks.running.calibration import best_epsilon, choose_calibration
+from whalebench.benchmarks.running.calibration import best_epsilon, choose_calibration, least_log_loss
 from whalebench.benchmarks.running.evaluation import Evaluation, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.methods.method import MethodConfig
@@ -272,3 +273,19 @@ def test_sets_of_test_are_by_valid_and_valid_has_none_of_its_own() -> None:
     few = judged(some(12, 15), some(13))
     assert few.chosen["set_threshold_95"] is None
     assert np.isnan(few.metrics["coverage_95"])
+
+
+def test_the_least_log_loss_is_that_at_the_best_temperature() -> None:
+    generator = np.random.default_rng(0)
+    truth = [IDENTITIES[place] for place in generator.integers(len(IDENTITIES), size=300)]
+    column = np.array([IDENTITIES.index(who) for who in truth])
+    logits = generator.normal(size=(300, len(IDENTITIES)))
+    logits[np.arange(300), column] += 1.5
+    expected = -np.log(softmax(logits, axis=1)[np.arange(300), column]).mean()
+    found = [
+        least_log_loss((logits * scale).astype(np.float32), answers(truth), IDENTITIES) for scale in (1, 9)
+    ]
+    assert found == pytest.approx([expected, expected], abs=0.03)
+    worse = least_log_loss(-logits.astype(np.float32), answers(truth), IDENTITIES)
+    assert worse > found[0] + 0.3
+    assert np.isnan(least_log_loss(logits[:1].astype(np.float32), answers([NEW]), IDENTITIES))

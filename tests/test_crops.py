@@ -19,8 +19,8 @@ from whalebench.methods.method import Harness, Located, Method, MethodConfig
 from whalebench.methods.parts.crops.aligner import FLUKE, RIGHT_WHALE, Aligner, AlignerConfig, build_reference
 from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow
 from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, annotated_values, whole_where
-from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, LocalizerConfig
-from whalebench.methods.parts.geometry import crop_matrices, transform_points
+from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, LocalizerConfig, PartLocalizer
+from whalebench.methods.parts.geometry import crop_matrices, normalised_boxes, transform_points
 from whalebench.methods.parts.pipeline import CropName, Pipeline, build_method
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.softmax import SoftmaxConfig
@@ -139,6 +139,27 @@ def test_a_localizers_window_has_its_margin_and_falls_back(photos: Photos) -> No
     corners = transform_points(torch.tensor([[[-1.0, -0.75], [1.0, 0.25]]]).double(), windows.matrices[:1])
     assert torch.allclose(corners, torch.tensor([[[-1.0, -1.0], [1.0, 1.0]]]).double())
     assert torch.equal(windows.matrices[1:], torch.eye(2, 3).double().repeat(2, 1, 1))
+
+
+def test_a_part_is_the_box_round_all_landmarks(photos: Photos) -> None:
+    """Landmarks are two corners of the box here, so that both finders read and learn the same."""
+    part, whole = PartLocalizer(LocalizerConfig()), Localizer(LocalizerConfig())
+    assert part.annotated(photos).tolist() == [True] * 5 + [False]
+    for found, given in zip(part.read(photos).boxes, whole.read(photos).boxes, strict=True):  # type: ignore[arg-type]
+        assert np.array_equal(found, given, equal_nan=True)
+    batch = photos.batch(np.arange(5), (HEIGHT, WIDTH))
+    assert torch.allclose(part.target(batch), normalised_boxes(batch), atol=1e-6)
+    moved = replace(batch, landmarks=vars(batch)["landmarks"].flip(1) + 3.0)
+    assert torch.allclose(part.target(moved), normalised_boxes(batch) + torch.tensor([6 / 90, 6 / 60] * 2))
+    given = photos.annotations
+    assert given is not None
+    one = replace(photos, annotations=replace(given, landmarks=given.landmarks[:, :1]))
+    assert part.missing(one) == "landmarks"
+    assert not part.missing(photos)
+    crop = Cropping(part, (HEIGHT, WIDTH), oracle=True)
+    assert crop.locate(photos) is None  # nobody annotated whether the part is where it was found
+    windows = crop.windows(photos)
+    assert np.array_equal(windows, Cropping(whole, (HEIGHT, WIDTH), oracle=True).windows(photos))
 
 
 def test_generalised_iou_agrees_with_its_definition() -> None:

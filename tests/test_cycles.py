@@ -79,6 +79,7 @@ def test_the_tail_is_the_last_share_of_a_cycle() -> None:
         ("frozen", "schedule.cycles=2", "epochs=0 cannot be shared out"),
         ("frozen", "schedule.tail=0.5", "schedule is that of a network that is trained"),
         ("sift", "schedule.cycles=2", "schedule is that of a network that is trained, and key points"),
+        ("softmax", "schedule.best_by=log_loss", "chooses among epochs, and the last one is kept"),
         ("softmax", "schedule.joined=votes", "joins several cycles and there is one"),
         ("softmax", "schedule.cycles=2 schedule.joined=embeddings", "needs a gallery to compare them with"),
         ("siamese", "schedule.cycles=2 schedule.joined=embeddings form=pair_head", "needs a gallery"),
@@ -140,6 +141,30 @@ class Scripted(Notes):
     def valid_map_at_5(self, scores: Any) -> float:
         super().valid_map_at_5(scores)
         return self.worth.get(len(self.asked), 0.0)
+
+
+class ScriptedLosses(Notes):
+    """Says what each epoch's loss is, and that each epoch's MAP@5 is better than the one before."""
+
+    def valid_map_at_5(self, scores: Any) -> float:
+        self.asked.append(scores)
+        return float(len(self.asked))
+
+    def valid_log_loss(self, scores: Any) -> float:
+        self.asked.append(scores)
+        return (3.0, 1.0, 2.0)[len(self.asked) - 1]
+
+
+@pytest.mark.parametrize(("by", "best"), [("log_loss", 2), ("map_at_5", 3)])
+def test_the_epoch_of_the_least_loss_is_kept_where_it_is_asked_for(
+    by: str, best: int, ground: ToyBenchmarks
+) -> None:
+    trial = on_trial(ground, "softmax", "epochs=3", "schedule.tail=1", f"schedule.best_by={by}")
+    notes = ScriptedLosses()
+    trial.build().learn(trial.views.train, trial.views.valid, notes)
+    assert notes.chosen["network_epoch"] == best
+    cycles = ScheduleConfig(cycles=2, best_by="log_loss")
+    assert cycles.of_one_cycle().best_by == "log_loss"
 
 
 def test_the_learning_rate_starts_anew_and_rises_once(ground: ToyBenchmarks) -> None:

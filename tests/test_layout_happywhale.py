@@ -60,7 +60,19 @@ def test_the_other_boxes_and_crops_are_said(tmp_path: Path) -> None:
         "Boxes are those of fullbody_train.csv; --column box=FILE takes those of train2.csv, "
         "train_backfin.csv.",
         "fullbody_train.csv has no box of 4 photos.",
+        "Back fins are those of train_backfin.csv, by the landmarks fin_upper_left and fin_lower_right: "
+        "crop=part looks at them.",
     )
+
+
+def test_fins_beside_bodies_are_two_landmarks(tmp_path: Path) -> None:
+    corners = ("fin_upper_left_x", "fin_upper_left_y", "fin_lower_right_x", "fin_lower_right_y")
+    first, second, *_ = read_files(LAYOUT, tmp_path, FILES).table.rows
+    assert [first[corner] for corner in corners] == ["5", "6", "9", "10"]
+    assert not any(second[corner] for corner in corners)
+    fins_alone = read_files(LAYOUT, tmp_path, FILES, {"box": "train_backfin.csv"})
+    cropped = read_files(LAYOUT, tmp_path, FILES, {"path": "backfin"})
+    assert not {*corners} & {*fins_alone.table.columns, *cropped.table.columns}
 
 
 def test_crops_of_another_folder_have_no_boxes_of_whole_photos(tmp_path: Path) -> None:

@@ -24,17 +24,21 @@ from whalebench.benchmarks.conformance.suite import smallest_settings
 from whalebench.benchmarks.conformance.trial import Learned, ToyBenchmarks, Trial, draw_toy_benchmarks
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import CPU
+from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.search import cosines
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.registry import load_benchmark
+from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
-from whalebench.methods.happywhale_26th import Happywhale26th
+from whalebench.methods.happywhale_26th import BestOfBags, Happywhale26th, keep_best
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
 from whalebench.methods.method import Epoch, Method, MethodConfig
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_matrices, invert, transform_points
 from whalebench.methods.parts.networks.weights import pretraining
+from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.training import trainer
 from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
 from whalebench.methods.parts.training.trainer import BestEpoch
@@ -159,13 +163,15 @@ def test_the_scales_are_what_was_published() -> None:
     assert isinstance(humpback, Humpback3rd.Config)
     assert isinstance(happywhale, Happywhale26th.Config)
     assert isinstance(playground, PlaygroundResnet18.Config)
-    (member,) = humpback.members()
+    member, *others = humpback.members()
+    assert others == [member, member]
     assert (member.backbone, member.size, member.scale, member.margin) == ("densenet121", (320, 320), 65, 0.5)
     assert (member.pooling, member.flip_identities, member.dimensions) == ("flatten", True, 512)
     assert (member.average, member.checkpoints, member.gallery.rule) == ("checkpoints", 10, "robust_centre")
     assert [each.backbone.partition(".")[0] for each in happywhale.members()] == [
         "tf_efficientnet_b6", "tf_efficientnetv2_l", "eca_nfnet_l2",
     ]  # fmt: skip
+    assert (happywhale.bags, happywhale.best, happywhale.dimensions) == (5, 9, 512)
     assert (happywhale.new_rule, happywhale.new_share, happywhale.gallery.neighbours) == ("second", 0.15, 850)
     assert (playground.backbone, playground.pretrained, playground.first_photos) == ("resnet18", "timm", 11)
     for config in (humpback, happywhale, playground):
@@ -195,6 +201,75 @@ def test_weights_of_joined_networks_are_all_named() -> None:
     assert {name.partition(".")[0] for name in found} == {
         "tf_efficientnet_b6", "tf_efficientnetv2_l", "eca_nfnet_l2", "resnet34",
     }  # fmt: skip
+
+
+def test_several_networks_have_the_mean_of_their_cosines(ground: ToyBenchmarks) -> None:
+    trial = on_trial(Humpback3rd, ground, "backbone=test_resnet+test_resnet", "versions=1")
+    method: Any = trial.learn(trial.views).method
+    photos = trial.views.queries()["test"]
+    one, other = (member.score(method.crop.see(photos)) for member in method.cycles[0].members)
+    assert not np.allclose(one, other, atol=1e-4)
+    assert np.allclose(method.score(photos), (one + other) / 2, atol=1e-6)
+    assert np.array_equal(method.variants(photos)["one of the networks"], one)
+
+
+@pytest.fixture(scope="module")
+def in_bags(shared_tiny: Workspace) -> tuple[BestOfBags, RunHarness, Views]:
+    views = fold_views(load_benchmark("tiny", shared_tiny, propose=True), 0)
+    config = configure(Happywhale26th, (*RECIPES[Happywhale26th], "bags=2", "best=3"))
+    harness, method = RunHarness(0, CPU, views, SILENT, config), build_method(Happywhale26th, config)
+    harness.fit(method)
+    assert isinstance(method, BestOfBags)
+    return method, harness, views
+
+
+def test_the_best_networks_of_all_bags_answer_side_by_side(in_bags: Any) -> None:
+    method, harness, views = in_bags
+    worths = [value for name, value in harness.chosen.items() if "network_" in name and "valid" in name]
+    recipes = [recipe for bag in method.members for recipe in bag.cycles]
+    assert len(worths) == 4
+    kept = [recipe.worths[place] for recipe in recipes for place in recipe.kept]
+    assert sorted(kept) == sorted(worths)[1:]
+    assert harness.chosen["networks_kept"] == 3
+    photos, known = views.queries()["test"], views.train.known()
+    each = []
+    for bag, recipe in zip(method.members, recipes, strict=True):
+        for network in recipe.members:
+            assert np.array_equal(network.gallery.labels, known.labels)
+            each.append(cosines(network.embed(bag.crop.see(photos)), network.gallery.embeddings))
+    assert method.embed(photos).shape == (len(photos), 3 * 8)
+    mean = np.mean(each, axis=0)
+    best = [mean[:, known.labels == who].max(axis=1) for who in range(len(known.identities))]
+    scores = method.score(photos)
+    assert np.allclose(scores, np.stack(best, axis=1), atol=1e-5)
+    assert np.array_equal(method.score_and_embed(photos)[0], scores)
+    again = build_method(Happywhale26th, method.config)
+    again.restore(method.weights(), views.train.identities, CPU)
+    assert np.array_equal(again.score(photos), scores)
+
+
+def test_galleries_of_all_bags_have_their_photos_in_one_order(in_bags: Any) -> None:
+    """What a bag did not learn from stands at the end of its gallery first, and is seen as it is found."""
+    method, _, views = in_bags
+    inner, known = views.inner_folds(2), views.train.known()
+    for number, bag in enumerate(method.members):
+        own = [place for place, image in enumerate(known.images) if inner[image] == number]
+        assert 0 < len(own) < len(known)
+        for recipe in bag.cycles:
+            for network in recipe.members:
+                seen = network.embed(bag.crop.see(known.select(own).bare()))
+                assert np.allclose(network.gallery.embeddings[own], seen, atol=1e-4)
+
+
+def test_of_equally_good_networks_the_first_are_kept(in_bags: Any) -> None:
+    config = configure(Happywhale26th, RECIPES[Happywhale26th])
+    recipes = [Happywhale26th(config) for _ in range(2)]  # type: ignore[arg-type]
+    for recipe, worths in zip(recipes, ((0.2, 0.5), (0.5, 0.5)), strict=True):
+        recipe.worths = dict(enumerate(worths))
+    assert keep_best(recipes, 2) == 2
+    assert [recipe.kept for recipe in recipes] == [(1,), (0,)]
+    assert keep_best(recipes, 1) == 1
+    assert [len(recipe.members) for recipe in recipes] == [1, 0]
 
 
 def test_half_of_the_photos_are_learned_upright(learned: dict[type[Method], Learned]) -> None:

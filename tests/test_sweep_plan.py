@@ -6,6 +6,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,14 @@ from rich.console import Console
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.progress import CellState, SweepState
 from whalebench.benchmarks.running.workers import divide
-from whalebench.benchmarks.sweeping.plan import Contestant, Plan, contestants_of, make_plan, whole_numbers
+from whalebench.benchmarks.sweeping.plan import (
+    PLANS,
+    Contestant,
+    Plan,
+    contestants_of,
+    make_plan,
+    whole_numbers,
+)
 from whalebench.benchmarks.sweeping.sweep import seconds_left
 from whalebench.methods.registry import configure, find_method, method_names
 from whalebench.reports.console import progress_line, watch_sweep
@@ -86,6 +94,25 @@ def test_what_is_typed_beside_a_file_wins(tmp_path: Path) -> None:
     found = make_plan((), file, benchmark="tiny", folds="1", seeds="5-6", settings=("epochs=1",))
     assert (found.benchmark, found.folds, found.seeds) == ("tiny", (1,), (5, 6))
     assert all(one.settings[-1] == "epochs=1" for one in found.contestants)
+
+
+def test_a_plan_of_ours_is_found_by_its_name_and_one_of_the_users_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for plan in PLANS.glob("*.toml"):
+        found = make_plan((), Path(plan.stem), settings=("epochs=1",))
+        for one in found.contestants:
+            configure(find_method(one.method), one.settings)
+    ladder = make_plan((), Path("happywhale-ladder"))
+    configs: list[Any] = [configure(find_method(one.method), one.settings) for one in ladder.contestants]
+    assert [(c.size[0], c.new_rule, c.bags, c.best) for c in configs[:3]] == [
+        (512, "column", 1, 9), (512, "second", 1, 9), (768, "second", 1, 9)
+    ]  # fmt: skip
+    assert [len(config.members()) for config in configs] == [1, 1, 1, 1, 1, 1, 3]
+    assert (ladder.benchmark, configs[-1].bags) == ("happywhale", 5)
+    (tmp_path / "happywhale-ladder").write_text(PAPER, encoding="utf-8")
+    assert make_plan((), Path("happywhale-ladder")).benchmark == "whales"
 
 
 def test_a_plan_of_methods_has_defaults() -> None:

@@ -72,6 +72,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert files <= set(names)
 
 
+def test_the_plans_are_inside(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name.rsplit("/", 1)[1] for name in archive.namelist() if "/benchmarks/plans/" in name}
+    assert inside == {file.name for file in (ROOT / "benchmarks" / "plans").iterdir()} != set()
+
+
 def test_the_committed_split_is_inside(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name.rsplit("/", 1)[1] for name in archive.namelist() if "/splits/committed/" in name}

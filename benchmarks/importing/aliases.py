@@ -14,6 +14,10 @@ from whalebench.benchmarks.importing.tables import Row, TextTable, read_table
 
 COLUMNS = ("alias", "identity")
 SPECIES = "species"
+GROUP = ("Id", "SubId")
+"""A group's name and, with spaces between them, the names that become it, as in Humpback 2019."""
+DUPLICATES = "duplicates"
+"""The column with groups of names that are one animal."""
 
 
 class Alias(NamedTuple):
@@ -56,7 +60,7 @@ class Aliases:
             "digest": digest_file(self.file),
             "names": [[*entry, used[entry]] for entry in self.entries if used[entry]],
         }
-        return replace(table, rows=tuple(rows)), self._notes(used), facts
+        return replace(table, rows=tuple(_without_settled(rows))), self._notes(used), facts
 
     def _notes(self, used: Counter[Alias]) -> list[str]:
         notes = [f"{self.file.name}: {note}" for note in self.notes]
@@ -77,13 +81,23 @@ class Aliases:
         return notes
 
 
+def _without_settled(rows: Sequence[Row]) -> list[Row]:
+    """The rows without the groups of duplicates that have one name by now: no split need keep it together."""
+    named: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        named[row.get(DUPLICATES, "")].add(row.get("identity", ""))
+    settled = {group for group, names in named.items() if group and len(names) == 1}
+    return [row | {DUPLICATES: ""} if row.get(DUPLICATES) in settled else row for row in rows]
+
+
 def read_aliases(file: Path) -> Aliases:
     """The aliases of a table with the columns alias, identity and, where names are per species, species.
 
-    An empty species is all of them. Raises WhalebenchError for a table without these columns, an empty cell,
-    an alias of two animals, and an alias of an alias.
+    Or with Id and SubId, a group of names in each row, as published for humpbacks. An empty species is all.
+    Raises WhalebenchError for a table without these columns, an empty cell, an alias of two animals, and an
+    alias of an alias.
     """
-    table = read_table(file, (*COLUMNS, SPECIES))
+    table = _an_alias_a_row(read_table(file, (*COLUMNS, SPECIES, *GROUP)))
     for column in COLUMNS:
         if column not in table.columns:
             raise WhalebenchError(
@@ -101,6 +115,19 @@ def read_aliases(file: Path) -> Aliases:
     for entry, place in places.items():
         _refuse_doubt(entry, by_alias, f"{file}, {place}")
     return Aliases(file, tuple(places), table.notes)
+
+
+def _an_alias_a_row(table: TextTable) -> TextTable:
+    """The table, or where it has a group in each row, one with an alias in each."""
+    if not set(GROUP) <= set(table.columns) or set(COLUMNS) <= set(table.columns):
+        return table
+    placed = [
+        ({"alias": name, "identity": row["Id"]}, place)
+        for row, place in zip(table.rows, table.places, strict=True)
+        for name in row["SubId"].split()
+    ]
+    rows, places = zip(*placed, strict=True) if placed else ((), ())
+    return replace(table, columns=COLUMNS, rows=rows, places=places)
 
 
 def _alias(row: Row, where: str) -> Alias:

@@ -62,6 +62,17 @@ def choose_calibration(
     return min((UNCALIBRATED, replace(UNCALIBRATED, epsilon=epsilon), *fitted), key=cost)
 
 
+def least_log_loss(scores: NDArray[np.float32], answers: Answers, identities: Sequence[str]) -> float:
+    """The log loss of the known photos by the temperature at which it is least; NaN where none is known."""
+    column = columns_of(identities)
+    rows = np.array([row for row, truth in enumerate(answers.truth) if truth != NEW], np.int64)
+    if not len(rows):
+        return float("nan")
+    known = _KnownPhotos(scores, rows, np.array([column[answers.truth[row]] for row in rows]))
+    temperature = choose_calibration(scores, answers, identities).temperature
+    return _log_loss(known.target_probabilities(temperature), 0.0, len(identities))
+
+
 @dataclass(frozen=True)
 class _KnownPhotos:
     """The known photos among those scored, and one more that stands for a wrong answer."""

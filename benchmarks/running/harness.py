@@ -26,7 +26,7 @@ from whalebench.benchmarks.core.checkpoint import CheckpointStore, Stateful
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.benchmarks.core.progress import EpochSummary, Progress
 from whalebench.benchmarks.core.record import CURVE_COLUMNS, WATCHED_COLUMNS
-from whalebench.benchmarks.running.calibration import choose_calibration
+from whalebench.benchmarks.running.calibration import choose_calibration, least_log_loss
 from whalebench.benchmarks.running.evaluation import PLAIN, choose_new_threshold
 from whalebench.benchmarks.running.folds import Views, answers_shown
 from whalebench.methods.guests import method_at_work, named
@@ -288,6 +288,12 @@ class RunHarness:
         answers, identities = self._valid, self._views.train.identities
         _check_scores("valid_map_at_5", scores, (self._valid_photos, len(identities)))
         return choose_new_threshold(scores, answers, identities, self._config)[1]
+
+    def valid_log_loss(self, scores: NDArray[np.float32]) -> float:
+        """The log loss on valid at its own best temperature, so to choose by and not to report."""
+        identities = self._views.train.identities
+        _check_scores("valid_log_loss", scores, (self._valid_photos, len(identities)))
+        return least_log_loss(scores, self._valid, identities)
 
     def confidence(
         self, valid_scores: NDArray[np.float32], scores: NDArray[np.float32]

@@ -19,6 +19,8 @@ from whalebench.benchmarks.core.files import regular_file
 from whalebench.methods.parts.recipe import RecipeConfig
 from whalebench.methods.registry import find_method, method_names, name_of, unloadable
 
+PLANS = Path(__file__).parent.parent / "plans"
+"""Plans that come with the program: the steps of published systems, each by the name of its file."""
 ALL = "all"
 """Stands for every installed method, recipes at the scale of a laptop."""
 MAX_NUMBERS = 10_000
@@ -69,7 +71,7 @@ def make_plan(
 
     Raises WhalebenchError for methods beside a file, for neither, and for a file that is no plan.
     """
-    methods = tuple(methods)
+    methods, file = tuple(methods), file and _at_hand(file)
     if methods and file:
         raise WhalebenchError(
             f"Methods ({', '.join(methods)}) and the plan {file} cannot both be: the plan names its own; "
@@ -150,6 +152,12 @@ def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | 
     if typed is not None:
         return whole_numbers(typed, f"--{key}")
     return _numbers(facts.get(key, 0), f"{file}: {key}")
+
+
+def _at_hand(file: Path) -> Path:
+    """The file, or the plan that comes with the program where a bare name is one of theirs and no file."""
+    ours = {plan.stem: plan for plan in PLANS.glob("*.toml")}
+    return file if file.exists() else ours.get(str(file), file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -33,20 +33,21 @@ from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength
 from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
 from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, WindowSides
 from whalebench.methods.parts.crops.finder import Finder
-from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig
+from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig, PartLocalizer
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
 from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
-from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.config import BestBy, PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.starting import StartConfig, beside
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
 from whalebench.methods.registry import find_method
 
 P = ParamSpec("P")
 R = TypeVar("R")
-CropName = Literal["none", "box", "mask", "aligned", "window"]
+CropName = Literal["none", "box", "mask", "aligned", "part", "window"]
 FINDERS: dict[str, tuple[str, Callable[[Any], Finder]]] = {
     "box": ("localizer", Localizer),
+    "part": ("localizer", PartLocalizer),
     "aligned": ("aligner", Aligner),
     "mask": ("segmenter", Segmenter),
 }
@@ -60,8 +61,8 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
     """What grows at the beginning of a training, or is done once: its fields in all cycles but the first."""
 
     crop: CropName = "none"
-    """What the network sees: the whole photo, the animal's box, its mask's box, the aligned animal, or the
-    same `window` of every photo."""
+    """What the network sees: the whole photo, the animal's box, its mask's box, the aligned animal, the
+    `part` of it round its landmarks, or the same `window` of every photo."""
     window: WindowSides | None = None
     """x0,y0,x1,y1 as shares of width and height, for crop=window: where photos are aligned already."""
     crop_source: PhotoSize | None = None
@@ -69,7 +70,7 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
     oracle: bool = False
     """Crop by the annotations of test photos instead of finding the animal; ranked apart."""
     localizer: LocalizerConfig = LocalizerConfig()
-    """Finds the box, for crop=box."""
+    """Finds the box, for crop=box and part."""
     aligner: AlignerConfig = AlignerConfig()
     """Finds the landmarks, for crop=aligned."""
     segmenter: SegmenterConfig = SegmenterConfig()
@@ -81,7 +82,8 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
     def _something_to_crop_by(self) -> Self:
         if self.oracle and self.crop in ("none", "window"):
             raise ValueError(
-                f"oracle=true has nothing to crop by with crop={self.crop}; set crop=box, mask or aligned"
+                f"oracle=true has nothing to crop by with crop={self.crop}; set crop=box, mask, part or "
+                f"aligned"
             )
         if (self.crop == "window") != (self.window is not None):
             raise ValueError(
@@ -129,7 +131,8 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
 
     def tunable(self) -> dict[str, FieldValue]:
         """The fields worth tuning, without those of finders that are not used."""
-        unused = {field for crop, (field, _) in FINDERS.items() if self.oracle or crop != self.crop}
+        used = None if self.oracle or self.crop not in FINDERS else FINDERS[self.crop][0]
+        unused = {field for field, _ in FINDERS.values()} - {used}
         return {name: start for name, start in super().tunable().items() if name.split(".")[0] not in unused}
 
     def sees_annotations(self) -> bool:
@@ -152,6 +155,10 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
     def first_kept(self) -> int | None:
         """As the schedule says."""
         return self.schedule.first_kept(self.epochs)
+
+    def best_by(self) -> BestBy:
+        """As the schedule says."""
+        return self.schedule.best_by
 
     def in_cycle(self, number: int) -> Self:
         """The configuration of one of the schedule's cycles, counted from 0."""
@@ -253,7 +260,7 @@ def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
 
     kind = find_method(method) if isinstance(method, str) else method
     with guest(kind.name):
-        return Bagged(kind, config) if config.bags > 1 else Pipeline(kind, config)
+        return (kind.bagged or Bagged)(kind, config) if config.bags > 1 else Pipeline(kind, config)
 
 
 def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:

@@ -1,5 +1,7 @@
 """Whales and dolphins of 26 species, as Happywhale published them in 2022, whole or cropped."""
 
+import posixpath
+from collections.abc import Callable
 from functools import cache
 
 from whalebench.benchmarks.importing.layouts import annotated, published
@@ -25,6 +27,9 @@ BOXES = (
     "backfin_train.csv",
 )
 """Boxes found by networks: of whole bodies first, then of back fins."""
+FINS = BOXES[-3:]
+FIN = {"fin_upper_left": ("x0", "y0"), "fin_lower_right": ("x1", "y1")}
+"""The landmarks that are the corners of a back fin's box, where the animal has a box, too."""
 
 
 def read(source: Source, options: LayoutOptions) -> LaidOut:
@@ -39,9 +44,30 @@ def read(source: Source, options: LayoutOptions) -> LaidOut:
     box = annotated.read_boxes(source, boxes, sizes) if boxes else {}
     if boxes and (without := len(set(labels.images) - set(box))):
         of_boxes.append(f"{boxes} has no box of {without:,} photos.")
-    marks, of_sizes = annotated.fitting(published.merged(labels, box), sizes())
-    notes = [*published.count_notes(labels, COUNTS), *notes, *of_boxes, *of_sizes]
+    fins, of_fins = _fins(source, boxes, sizes)
+    marks, of_sizes = annotated.fitting(published.merged(labels, box, fins), sizes())
+    notes = [*published.count_notes(labels, COUNTS), *notes, *of_boxes, *of_fins, *of_sizes]
     return LaidOut(published.lay_out(labels, photos, marks), tuple(notes), "HappyWhale")
+
+
+def _fins(
+    source: Source, boxes: str, sizes: Callable[[], annotated.Sizes]
+) -> tuple[published.Cells, list[str]]:
+    """Two corners of each back fin as landmarks, where bodies have boxes and a table of fins lies beside."""
+    name = next(filter(None, (published.find(source, file) for file in FINS)), "")
+    if not name or not boxes or posixpath.basename(boxes) in FINS:
+        return {}, []
+    found = annotated.read_boxes(source, name, sizes)
+    corners = {
+        image: {
+            column: value
+            for landmark, (x, y) in FIN.items()
+            for column, value in ((f"{landmark}_x", box[x]), (f"{landmark}_y", box[y]))
+        }
+        for image, box in found.items()
+    }
+    note = f"Back fins are those of {name}, by the landmarks {' and '.join(FIN)}: crop=part looks at them."
+    return corners, [note]
 
 
 LAYOUT = Layout(

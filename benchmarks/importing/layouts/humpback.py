@@ -89,8 +89,8 @@ def _duplicates(source: Source, labels: Labels) -> tuple[Cells, list[str]]:
     groups = {image: {"duplicates": group_of[who]} for image, who in shown if who in group_of}
     note = (
         f"{name} says of {len(rows)} groups of names ({len(group_of)} names, {len(groups)} photos) that each "
-        f"is one whale. The names stay, as published; no split parts the photos of a group, and `ensemble "
-        f"--duplicates` takes the file."
+        f"is one whale. The names stay, as published, and no split parts the photos of a group; `--aliases "
+        f"{name}` makes each one whale, `ensemble --duplicates` leaves them."
     )
     return groups, [note]
 

@@ -177,8 +177,8 @@ class AlignerConfig(PositionConfig):
     """Where less than this share of the window is inside the photo, the whole photo is used."""
 
     def augmentation(self) -> Augmentation:
-        """The augmentation in training: as configured, but nothing is erased, and black where photos end."""
-        return replace(super().augmentation(), erase=0.0, outside="zeros")
+        """The augmentation in training: as configured, nothing erased or shuffled, black where photos end."""
+        return replace(super().augmentation(), erase=0.0, grid_shuffle=0.0, outside="zeros")
 
 
 class Aligner(Finder):

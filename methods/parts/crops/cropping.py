@@ -125,7 +125,7 @@ class Cropping:
 
     def locate(self, photos: Photos) -> Located | None:
         """Where the finder says the animals are, and where the whole photo had to do; None if it does not."""
-        return self._cropped(photos)[1] if self.finder.looks else None
+        return self._cropped(photos)[1] if self.finder.looks and self.finder.judged else None
 
     def windows(self, photos: Photos) -> NDArray[np.float64]:
         """The window of each photo: matrices (photos, 2, 3) from its unit square to shares of the photo."""

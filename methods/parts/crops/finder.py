@@ -161,6 +161,8 @@ class Finder(ABC):
     margin: float = 0.0
     smallest: float = 0.0
     """By what share of itself a box is widened on each side, and of which share of the photo it is none."""
+    judged: ClassVar[bool] = True
+    """Whether what it finds is held against what is annotated of the animal."""
     looks: ClassVar[bool] = True
     """Whether it looks at photos to say where the animal is, so that it can be held against annotations."""
 

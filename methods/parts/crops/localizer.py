@@ -1,4 +1,4 @@
-"""The localizer: a network that finds the animal's box."""
+"""The localizer: a network that finds the animal's box, or that of a part of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from whalebench.benchmarks.core.photos import Batch, Photos
 from whalebench.methods.method import Located
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.finder import Finder, PositionConfig, PositionNetwork, annotated_values
-from whalebench.methods.parts.geometry import normalised_boxes
+from whalebench.methods.parts.geometry import normalised_boxes, normalised_landmarks
 from whalebench.methods.parts.training.trainer import predict
 
 BoxLoss = Literal["smooth_l1", "giou"]
@@ -32,12 +32,14 @@ class LocalizerConfig(PositionConfig):
     """A box narrower or lower than this share of the photo makes no sense: the whole photo is used."""
 
     def augmentation(self) -> Augmentation:
-        """The augmentation in training: as configured, but mirrored instead of turned, sheared or erased.
+        """The augmentation in training: as configured, but mirrored; not turned, sheared, shuffled or erased.
 
         The upright box round a turned box is larger than the animal: turning would teach boxes too large.
         Mirroring keeps a box exact: left to right always, upside down where photos may be `turned`.
         """
-        by = replace(super().augmentation(), rotation=0.0, shear=0.0, erase=0.0, outside="zeros")
+        by = replace(
+            super().augmentation(), rotation=0.0, shear=0.0, erase=0.0, grid_shuffle=0.0, outside="zeros"
+        )
         if self.augment == "none":
             return by
         return replace(by, hflip=0.5, vflip=0.5 if self.augment == "turned" else 0.0)
@@ -74,6 +76,34 @@ class Localizer(Finder):
         """Boxes as shares of the photo, cut at its border."""
         corners = torch.from_numpy(predict(self.network, photos, self.config, self.device))
         return Located(boxes=((_boxes_between(corners) + 1) / 2).clamp(0, 1).numpy())
+
+
+class PartLocalizer(Localizer):
+    """Finds the box round all landmarks: a part of the animal, as the back fin of which corners are known."""
+
+    needs = "landmarks"
+    judged = False  # the annotated box is that of the whole animal
+
+    def annotated(self, photos: Photos) -> NDArray[np.bool_]:
+        """Whether each photo has a box round two landmarks or more."""
+        return np.asarray(np.isfinite(_round_landmarks(photos)).all(axis=1))
+
+    def target(self, batch: Batch) -> Tensor:
+        """The boxes round the landmarks, as the photos were changed."""
+        assert batch.landmarks is not None
+        return _boxes_between(normalised_landmarks(batch))
+
+    def read(self, photos: Photos) -> Located:
+        """The boxes round the annotated landmarks; NaN where one is missing."""
+        return Located(boxes=_round_landmarks(photos))
+
+
+def _round_landmarks(photos: Photos) -> NDArray[np.float32]:
+    """Boxes (photos, 4) in shares of the photo; NaN where there are not two, or one is missing."""
+    points = annotated_values(photos, "landmarks")
+    if points.shape[1] < 2:
+        return np.full((len(points), 4), np.nan, np.float32)
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
 
 
 class BoxRegression(nn.Module):

@@ -91,8 +91,8 @@ class SegmenterConfig(TrainingConfig):
         return len(self.encoders()) * self.bags * self.cycles
 
     def augmentation(self) -> Augmentation:
-        """The augmentation in training: as configured, mirrored left to right, and nothing erased."""
-        by = replace(super().augmentation(), erase=0.0, outside="zeros")
+        """The augmentation in training: as configured, mirrored left to right, nothing erased or shuffled."""
+        by = replace(super().augmentation(), erase=0.0, grid_shuffle=0.0, outside="zeros")
         return by if self.augment == "none" else replace(by, hflip=0.5)
 
 

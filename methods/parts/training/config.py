@@ -13,6 +13,7 @@ from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength
 from whalebench.methods.parts.networks.own import NARROW_RESNET
 from whalebench.methods.parts.training.averaging import Average
 
+BestBy = Literal["map_at_5", "log_loss"]
 Precision = Literal["auto", "fp32", "bf16"]
 Optimizer = Literal["adamw", "sgd"]
 
@@ -78,7 +79,8 @@ class TrainingConfig(PartConfig):
     """How many of the last epochs average=checkpoints takes."""
     augment: Strength = "auto"
     """How much each photo is changed at every step: steady is heavy, but hardly moved; turned is heavy in any
-    direction; auto: steady behind a crop, which has just put the animal in its place, else heavy."""
+    direction; shuffled is heavy, with quarters that change places; auto: steady behind a crop, which has just
+    put the animal in its place, else heavy."""
     watch_train: bool = False
     """Whether the curve has the loss in evaluation mode after each epoch, of photos of train and of valid."""
     precision: Precision = "auto"
@@ -110,6 +112,10 @@ class TrainingConfig(PartConfig):
     def restart_epochs(self) -> int:
         """Epochs after which the cosine of the learning rate begins anew; 0 for a single one."""
         return 0
+
+    def best_by(self) -> BestBy:
+        """By what on valid the best epoch is the best, where one is kept."""
+        return "map_at_5"
 
     def size_at(self, epoch: int) -> tuple[int, int]:
         """Height and width of the photos in an epoch counted from 0."""
@@ -144,6 +150,9 @@ class ScheduleConfig(PartConfig):
     tail: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of a cycle, its last, in which the best epoch on valid is kept; unless given, 0.6 of each of
     several cycles, and of a single one its last epoch."""
+    best_by: BestBy = "map_at_5"
+    """By what the best epoch is the best: the highest MAP@5, or the lowest log loss of known photos at the
+    temperature where it is lowest (26th place of Happywhale, by the loss itself)."""
     joined: Joined = "scores"
     """What of the cycles is put together: the mean of their scores; that of their embeddings, compared by the
     gallery; or votes, 1 / rank among each one's first 20, equal votes by the mean score."""
@@ -152,6 +161,10 @@ class ScheduleConfig(PartConfig):
     def _several_to_join(self) -> Self:
         if self.cycles == 1 and self.joined != "scores":
             raise ValueError(f"joined={self.joined} joins several cycles and there is one; set cycles=7")
+        if self.cycles == 1 and self.tail is None and self.best_by != "map_at_5":
+            raise ValueError(
+                f"best_by={self.best_by} chooses among epochs, and the last one is kept; set tail=1"
+            )
         return self
 
     def shares(self, epochs: int) -> list[int]:
@@ -168,4 +181,4 @@ class ScheduleConfig(PartConfig):
 
     def of_one_cycle(self) -> ScheduleConfig:
         """The schedule of each of several cycles, taken by itself."""
-        return ScheduleConfig(tail=TAIL if self.tail is None else self.tail)
+        return ScheduleConfig(tail=TAIL if self.tail is None else self.tail, best_by=self.best_by)

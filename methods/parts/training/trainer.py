@@ -276,7 +276,9 @@ def train_network(
         watched = number % validate_every == 0 or number == config.epochs
         scores = validate(cast(Network, kept[0]), cast(Loss, kept[1])) if watched else None
         if scores is not None and snapshot.takes(number):
-            snapshot.offer(number, harness.valid_map_at_5(scores), kept)
+            by_loss = config.best_by() == "log_loss"
+            worth = -harness.valid_log_loss(scores) if by_loss else harness.valid_map_at_5(scores)
+            snapshot.offer(number, worth, kept)
         losses = trainer.watched({"train_loss": train, "valid_loss": valid}, target)
         harness.epoch(Epoch(number, config.epochs, mean, rate, photos, seconds, scores, losses))
     if cycle and config.epochs:
