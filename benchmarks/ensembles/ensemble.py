@@ -138,7 +138,7 @@ class EnsembleSpec:
             "rule": request.rule,
             "weights": None if self.shares is None else self.shares.tolist(),
             "members": [label(member) for member in self.members],
-            **self.method_config().model_dump(mode="json"),
+            **self.method_config().model_dump(mode="json", include=set(NEW_FIELDS)),
         } | request.options.settings()
         if request.then:
             config["then"] = list(request.then)
