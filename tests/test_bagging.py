@@ -16,6 +16,9 @@ from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.catalog import Catalog, build_catalog
 from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles.embeddings import read_embeddings
+from whalebench.benchmarks.ensembles.members import find_members, load_fold, read_members
+from whalebench.benchmarks.ensembles.out_of_fold import read_out_of_fold
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
@@ -225,6 +228,12 @@ def test_a_bagged_run_is_kept_restored_and_repeated(
     assert (shared_tiny.benchmarks / "tiny" / "split.inner-fold0-bags2.json").is_file()
     restored = restore_run(shared_tiny.runs / record.run, shared_tiny)
     assert isinstance(restored.method, Bagged) and len(restored.method.members) == 2
+    runs = find_members((record.run,), shared_tiny, alone=True)
+    fold = load_fold(record, shared_tiny)
+    (member,) = read_members(runs, fold)
+    kept, embedded = read_out_of_fold(member, fold), read_embeddings(member, fold)
+    assert kept is not None and kept.embeddings is not None and set(kept.bags) == {0, 1}
+    assert embedded["gallery"].shape == (len(fold.gallery), 2 * kept.embeddings.shape[1])
 
 
 def test_what_learns_from_test_is_bagged_within_only(benchmark: Benchmark) -> None:

@@ -42,6 +42,7 @@ METHODS = {
     "a finder first": ("aligned", "aligner.epochs=2"),
     "a transformer": ("stn", "start=landmarks"),
     "two networks": ("right-whale-2nd", "epochs=2"),
+    "two bags": ("arcface", "bags=2"),
 }
 
 

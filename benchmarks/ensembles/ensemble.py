@@ -38,6 +38,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.usage import add_up, track_words
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles.embeddings import read_features
 from whalebench.benchmarks.ensembles.members import (
     SHARED,
     FoldData,
@@ -48,7 +49,6 @@ from whalebench.benchmarks.ensembles.members import (
     find_members,
     lineage_facts,
     load_fold,
-    read_features,
     read_members,
 )
 from whalebench.benchmarks.ensembles.options import NO_OPTIONS, RULES, Groups, Options
@@ -64,7 +64,7 @@ METHOD = "ensemble"
 TRIED = 8
 """Test photos on which an ensemble that is asked again must score as it did."""
 STACKER = "stacker"
-"""The part of the lineage that was fitted on valid: a stacker, or weights."""
+"""The part of the lineage that was fitted on valid, or on train out of fold: a stacker, or weights."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class EnsembleSpec:
             "rule": request.rule,
             "weights": None if self.shares is None else self.shares.tolist(),
             "members": [label(member) for member in self.members],
-            **self.method_config().model_dump(mode="json"),
+            **self.method_config().model_dump(mode="json", include=set(NEW_FIELDS)),
         } | request.options.settings()
         if request.then:
             config["then"] = list(request.then)
@@ -316,7 +316,7 @@ class _Outcome:
             "environment": versions(),
             "hardware": hardware("cpu"),
             "peak_memory_mb": peak_memory_mb(),
-            "counts": records[0].counts,
+            "counts": records[0].counts | self._learned_from(),
             "chosen": self.fused.chosen | self.evaluation.chosen,
             "calibration": self.evaluation.calibration | losses,
             "lineage": lineage_facts(self.lineage),
@@ -326,11 +326,21 @@ class _Outcome:
         }
         return facts if self.steps is None else self.steps.facts(facts)
 
+    def _learned_from(self) -> dict[str, int]:
+        """How many photos of train a stacker learned from; nothing where it was valid, or none."""
+        return {"stacker_train_photos": len(self.fused.learned_from)} if self.fused.learned_from else {}
+
     def _warnings(self, records: Sequence[RunRecord]) -> list[str]:
         """What a reader of the scores should know: of the members, and of what was learned where."""
         of_members = [warning for record in records for warning in record.warnings]
         warnings = list(dict.fromkeys([*self.fold.benchmark.warnings, *of_members]))
-        if self.fused.learned:
+        if self.fused.learned_from:
+            warnings.append(
+                f"The ensemble learned from {len(self.fused.learned_from):,} train photos, each as "
+                f"answered by networks that had not learned from it; the {len(self.fold.valid.images)} "
+                f"valid photos chose its setting."
+            )
+        elif self.fused.learned:
             warnings.append(
                 f"The ensemble learned from the {len(self.fold.valid.images)} valid photos, by which its "
                 f"members had chosen their settings, too; its scores of valid are by what was learned "
@@ -366,7 +376,7 @@ def _fuse(
     request = spec.request
     task = FusionTask(members, fold, spec.seed, spec.shares, request.options, progress)
     fused = fuse_members(request.rule, task)
-    lineage = _lineage_of(members, fold, learned=bool(fused.learned))
+    lineage = _lineage_of(members, fold, fused)
     del members, task  # their scores are as large as those that are evaluated now
     progress.stage("judge")
     before_test()
@@ -392,11 +402,15 @@ def _run_steps(spec: EnsembleSpec, fold: FoldData, fused: FusionResult) -> StepR
     return run_steps(request.then, scores, inputs, fold, spec.method_config())
 
 
-def _lineage_of(members: Sequence[Member], fold: FoldData, *, learned: bool) -> dict[str, list[str]]:
+def _lineage_of(members: Sequence[Member], fold: FoldData, fused: FusionResult) -> dict[str, list[str]]:
     valid = sorted(set(fold.valid_digests))
+    of_train = sorted(set(fold.train["content_digest"].loc[list(fused.learned_from)]))
     of_members = {
         f"{number}.{part}": list(digests)
         for number, member in enumerate(members)
         for part, digests in member.lineage.items()
     }
-    return {CALIBRATION: valid} | of_members | ({STACKER: valid} if learned else {})
+    learned = {STACKER: of_train or valid} if fused.learned else {}
+    if of_train and "weights" in fused.learned:  # those of the mean that a classifier is mixed with
+        learned["weights"] = valid
+    return {CALIBRATION: valid} | of_members | learned

@@ -1,8 +1,10 @@
 """Stackers on features: classifiers over individuals, on features of valid photos (Right Whale, 2nd).
 
 They learn from the valid photos alone: no member has learned from them, so their features are as out-of-fold
-as those of test. Those of train photos are in-fold, and a classifier knows them by heart. Most individuals
-have few valid photos or none, so what a classifier says is mixed with the mean of the members.
+as those of test. Those of train photos are in-fold, and a classifier knows them by heart; unless the members
+are bagged: then each bag has a classifier of its own, in the space of its networks, which learns from the
+train photos that these had not learned from. Most individuals have few such photos or none, so what a
+classifier says is mixed with the mean of the members.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.machine import free_memory
-from whalebench.benchmarks.ensembles.members import FOLDS, FusionResult, FusionTask, Member, read_features
+from whalebench.benchmarks.ensembles.embeddings import read_features
+from whalebench.benchmarks.ensembles.members import FOLDS, FusionResult, FusionTask, Member
+from whalebench.benchmarks.ensembles.out_of_fold import TrainAnswers, answers_of_train
 from whalebench.benchmarks.ensembles.stacking import Logistic, Trees
 from whalebench.methods.parts import fusion
 from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_probabilities
@@ -131,9 +136,13 @@ def stack_features(task: FusionTask, mean: FusionResult, kind: type[Classifier])
 
     Its setting and its share are chosen by the log loss of valid photos that it has not learned from; photos
     of one encounter are kept apart, not those of an individual, whom nobody could name then. Then it learns
-    from all of valid, and scores test.
+    from all of valid, and scores test. Where members answered train out of fold it learns from that, and
+    valid chooses.
     """
     valid, test = features_of(task.members)
+    train = answers_of_train(task)
+    if train is not None and all(each is not None for each in train.embeddings):
+        return _stack_bags(task, mean, kind, train)
     fold, seed, components = task.fold, task.seed, task.options.pca
     labels, splits = fold.valid_labels, fold.cross_validation(seed, fold.valid_groups)
     learned_from = [*[fit[labels[fit] >= 0] for fit, _ in splits], np.flatnonzero(labels >= 0)]
@@ -166,6 +175,112 @@ def stack_features(task: FusionTask, mean: FusionResult, kind: type[Classifier])
             "classifier_out_of_fold_log_loss": losses[choice, SHARES[-1]],
         },
         learned=mean.learned | whole.classifier.arrays(choice) | {"columns": whole.columns},
+    )
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """The classifiers of all bags, each with what it learned from, and the features it is asked about."""
+
+    fitted: Sequence[FittedClassifier]
+    train: Sequence[tuple[Rows, Floats]]
+    """By bag, rows of the train photos it learned from and their features (rows, features)."""
+    valid: Sequence[Floats]
+    test: Sequence[Floats]
+
+    @classmethod
+    def of(cls, task: FusionTask, kind: type[Classifier], train: TrainAnswers) -> Self:
+        """Those that have learned, each from the known photos of its inner fold."""
+        bags, components = task.members[0].bags, task.options.pca
+        given = [normalise(each) for each in train.embeddings if each is not None]
+        own = np.hstack(given).astype(np.float64)
+        rows = [np.flatnonzero((train.bags == bag) & (train.labels >= 0)) for bag in range(bags)]
+        shown = [train.labels[each] for each in rows]
+        if (fewest := min(len(np.unique(labels)) for labels in shown)) < 2:
+            raise WhalebenchError(
+                f"One of the {bags} inner folds shows {fewest} known individual(s), so that its classifier "
+                f"has nothing to tell apart: use --rule mean, or fewer bags."
+            )
+        said = f"The inner folds show up to {max(len(np.unique(labels)) for labels in shown)} individuals"
+        _check_sizes(kind, said, shown, bags, own.shape[1], components)
+        fitted = [FittedClassifier.of(kind(task.seed, components), own[r], train.labels[r]) for r in rows]
+        valid, test = (_by_bag(task.members, part, own.shape[1]) for part in ("valid", "test"))
+        return cls(fitted, [(each, own[each]) for each in rows], valid, test)
+
+    def target_logs(self, base: Scores, targets: Labels, choice: float) -> Floats:
+        """(valid photos, 2) as of one classifier; of several the mean of their probabilities."""
+        asked = zip(self.fitted, self.valid, strict=True)
+        each = np.stack([one.target_logs(base, features, targets, choice) for one, features in asked])
+        return np.asarray(np.logaddexp.reduce(each, axis=0) - np.log(len(each)))
+
+    def train_logs(self, train: TrainAnswers, base: Scores, choice: float) -> Floats:
+        """(train photos, 2) the same of what each learned from."""
+        asked = zip(self.fitted, self.train, strict=True)
+        logs = [one.target_logs(base[rows], own, train.labels[rows], choice) for one, (rows, own) in asked]
+        return np.concatenate(logs)
+
+    def mix(self, base: Scores, every: Sequence[Floats], choice: float, share: float) -> Scores:
+        """Scores (photos, identities): the mean of the probabilities of each one's mix."""
+        mixed = None
+        for one, features in zip(self.fitted, every, strict=True):
+            logs = one.mix(base, features, choice, share)
+            mixed = logs if mixed is None else np.logaddexp(mixed, logs)
+        assert mixed is not None
+        return np.asarray(mixed - np.log(len(self.fitted)), np.float32)
+
+
+def _by_bag(members: Sequence[Member], part: str, width: int) -> list[Floats]:
+    """By bag, features (photos, width) of valid or test: those of that bag of every member, at length 1.
+
+    Raises WhalebenchError where the members' embeddings are not those of their bags side by side.
+    """
+    blocks = []
+    for member in members:
+        features = read_features(member, part)
+        assert features is not None
+        if features.shape[1] % member.bags:
+            raise WhalebenchError(
+                f"The {features.shape[1]} features of {member.name} are not those of {member.bags} networks "
+                f"side by side: repeat the run with --force."
+            )
+        each = np.split(features, member.bags, axis=1)
+        blocks.append([normalise(one).astype(np.float64) for one in each])
+    found = [np.hstack(each) for each in zip(*blocks, strict=True)]
+    if found[0].shape[1] != width:
+        raise WhalebenchError(
+            f"The members keep {width} features of train and {found[0].shape[1]} of {part} by network: "
+            f"repeat their runs with --force."
+        )
+    return found
+
+
+def _stack_bags(
+    task: FusionTask, mean: FusionResult, kind: type[Classifier], train: TrainAnswers
+) -> FusionResult:
+    """As `stack_features`, learned from train out of fold; valid chooses, and is never learned from."""
+    bags, labels = _Bags.of(task, kind, train), task.fold.valid_labels
+    known, targets = labels >= 0, np.maximum(labels, 0)
+    losses: dict[tuple[float, float], float] = {}
+    for choice in kind.choices:
+        logs = bags.target_logs(mean.valid, targets, choice)[known]
+        losses |= {(choice, share): mix_log_loss(logs, share) for share in SHARES}
+    choice, share = min(losses, key=lambda one: (losses[one], one[1], losses[one[0], SHARES[-1]]))
+    of_train = fusion.mean_scores(train.scores, train.temperatures, task.equal_weights())
+    trained = bags.train_logs(train, of_train, choice)
+    learned = [{**one.classifier.arrays(choice), "columns": one.columns} for one in bags.fitted]
+    return FusionResult(
+        valid=bags.mix(mean.valid, bags.valid, choice, share),
+        test=bags.mix(mean.test, bags.test, choice, share),
+        chosen=mean.chosen | {kind.setting: choice, "share": share},
+        train_log_loss=mix_log_loss(trained, share),
+        out_of_fold_log_loss=losses[choice, share],
+        alone={
+            "classifier_train_log_loss": mix_log_loss(trained, SHARES[-1]),
+            "classifier_out_of_fold_log_loss": losses[choice, SHARES[-1]],
+        },
+        learned=mean.learned
+        | {f"{bag}.{name}": values for bag, each in enumerate(learned) for name, values in each.items()},
+        learned_from=train.images,
     )
 
 
@@ -214,20 +329,33 @@ def _check(
             f"{shown}, too few, or none of them in two encounters, so that nothing can be tried on photos "
             f"set aside: use --rule mean, or a split with a larger valid part."
         )
-    photos = min(len(rows) for rows in learned_from)
+    _check_sizes(kind, shown, [labels[rows] for rows in learned_from], FOLDS + 1, features, components)
+
+
+def _check_sizes(
+    kind: type[Classifier],
+    shown: str,
+    learned_from: Sequence[Labels],
+    times: int,
+    features: int,
+    components: int | None,
+) -> None:
+    """Raises WhalebenchError where so many classifiers that learn from photos of whom take too much."""
+    photos, most = min(map(len, learned_from)), max(map(len, learned_from))
+    individuals = max(len(np.unique(labels)) for labels in learned_from)
     if components is not None and components > min(features, photos):
         raise WhalebenchError(
             f"--pca {components} components cannot be had of {features} features and {photos} photos: give "
             f"{min(features, photos)} or fewer."
         )
-    trees = individuals * int(max(kind.choices)) * (FOLDS + 1)
+    trees = individuals * int(max(kind.choices)) * times
     if issubclass(kind, TreeFeatures) and trees > kind.most_trees:
         raise WhalebenchError(
             f"{shown}: with one for each of them in every round {trees:,} trees would be grown, more than "
             f"{kind.most_trees:,}; use --rule logistic-features, or mean."
         )
     width = components or features
-    needed, free = (FOLDS + 1) * kind.size(len(whole), width, individuals), free_memory()
+    needed, free = times * kind.size(most, width, individuals), free_memory()
     if free is not None and needed > free:
         raise WhalebenchError(
             f"{shown}: to learn them from {width:,} features takes about {needed / 2**30:.1f} GiB, and "

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.arrays import columns_of, normalise
+from whalebench.benchmarks.core.arrays import columns_of
 from whalebench.benchmarks.core.files import digest_text
 from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.record import (
-    SCORES,
     WEIGHTS,
     RunRecord,
     find_run,
@@ -37,15 +36,14 @@ from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import CALIBRATION
 from whalebench.benchmarks.running.folds import Answers, answers_of
-from whalebench.methods.parts.fusion import Embeddings, Floats, Labels, Scores
+from whalebench.methods.parts.fusion import Embeddings, Floats, Labels, Rows, Scores
 from whalebench.reports.metrics.calibration import calibration_of
+from whalebench.splits.inner import propose_inner_folds
 
 FOLDS = 5
 """In how many parts valid is cut for cross-validation, or fewer where it has fewer clusters."""
 CAPTURE = ["encounter", "width", "height"]
 """Columns of the catalog that steps see: they say nothing of who is shown."""
-GALLERY = "gallery"
-"""The array of a run's weights that holds its gallery, and the part of its lineage that says whose it is."""
 SHARED = ("benchmark", "catalog_digest", "split_digest", "twin_of", "fold")
 """What the records of two members must agree in."""
 
@@ -70,6 +68,8 @@ class FoldData:
     benchmark: Benchmark
     photos: dict[str, pd.DataFrame]
     """By `gallery`, `valid` and `test`: encounter, width and height of the photos, nobody's name."""
+    train: pd.DataFrame
+    """Identity, content_digest and group of each photo of train, by its image."""
 
     @property
     def answers(self) -> dict[str, Answers]:
@@ -79,14 +79,15 @@ class FoldData:
     @cached_property
     def valid_labels(self) -> Labels:
         """(valid photos,) the column of each one's individual, -1 where it is new."""
-        return self._columns(self.valid.truth)
+        return self.columns(self.valid.truth)
 
     @cached_property
     def gallery_labels(self) -> Labels:
         """(known photos of train,) the column of each one's individual."""
-        return self._columns(self.gallery)
+        return self.columns(self.gallery)
 
-    def _columns(self, names: Sequence[str]) -> Labels:
+    def columns(self, names: Sequence[str]) -> Labels:
+        """(names,) the column of each individual, -1 of one who is not known."""
         column = columns_of(self.identities)
         return np.array([column.get(name, -1) for name in names], np.int64)
 
@@ -138,6 +139,7 @@ def load_fold(record: RunRecord, workspace: Workspace, progress: Progress = SILE
         gallery_digests=tuple(known["content_digest"]),
         benchmark=benchmark,
         photos={"gallery": known[CAPTURE], "valid": valid[CAPTURE], "test": test[CAPTURE]},
+        train=train[["identity", "content_digest"]].assign(group=[groups[image] for image in parts.train]),
     )
 
 
@@ -168,6 +170,17 @@ class Member:
     def name(self) -> str:
         """The name of the run."""
         return self.run.record.run
+
+    @property
+    def bags(self) -> int:
+        """Over how many inner folds it was bagged; 1 for one that was not."""
+        return int(self.run.record.config.get("bags", 1))  # type: ignore[arg-type]
+
+    def inner_folds(self, fold: FoldData) -> Rows:
+        """(photos of train,) in which inner fold of a bagged member each is, -1 for none."""
+        made, number = fold.benchmark, self.run.record.fold
+        inner = propose_inner_folds(made.split, made.catalog, number, self.bags).inner
+        return np.array([inner[image] for image in fold.train.index], np.int64)
 
 
 @dataclass(frozen=True)
@@ -213,13 +226,15 @@ class FusionResult:
     chosen: dict[str, JsonValue] = field(default_factory=dict)
     """What was chosen on valid, by name."""
     train_log_loss: float | None = None
-    """Of what was learned, on the valid photos it was learned from, also where it was not kept; else None."""
+    """Of what was learned, on the photos it was learned from, also where it was not kept; else None."""
     out_of_fold_log_loss: float | None = None
-    """Of the same photos by what was learned without them."""
+    """Of valid photos by what was learned without them."""
     alone: dict[str, float] = field(default_factory=dict)
     """The same two of what was learned alone, by name, where the scores mix it with something else."""
     learned: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """Arrays to be stored as the run's weights; empty where nothing was learned from valid."""
+    """Arrays to be stored as the run's weights; empty where nothing was learned."""
+    learned_from: tuple[str, ...] = ()
+    """Photos of train that it was learned from, which the members answered out of fold; else it was valid."""
 
 
 def find_members(names: Sequence[str], workspace: Workspace, *, alone: bool = False) -> list[MemberRun]:
@@ -347,39 +362,3 @@ def _refuse_in_fold(
             f"0, which says nothing of photos it has not seen. Only valid photos are out-of-fold: repeat the "
             f"run with --force, or leave it out."
         )
-
-
-def read_embeddings(member: Member, fold: FoldData) -> dict[str, Embeddings]:
-    """The member's embeddings (photos, dimensions) at length 1 by `gallery`, `valid` and `test`.
-
-    Those of the gallery are as `FoldData.gallery_images` has them. Empty where the member keeps none of one
-    part. Raises WhalebenchError for a gallery that is not one embedding a known train photo.
-    """
-    arrays, _ = read_arrays(member.run.folder / WEIGHTS, (GALLERY, "labels"), "lineage")
-    valid, test = (read_features(member, part) for part in ("valid", "test"))
-    if set(arrays) != {GALLERY, "labels"} or valid is None or test is None:
-        return {}
-    filled = set(member.lineage.get(GALLERY, ()))
-    if not np.array_equal(arrays["labels"], fold.gallery_labels) or filled != set(fold.gallery_digests):
-        raise WhalebenchError(
-            f"The gallery of {member.name} is not, or does not say that it is, one embedding a known train "
-            f"photo, so it cannot be put beside another: leave that run out, or use --rule mean."
-        )
-    every = {GALLERY: arrays[GALLERY], "valid": valid, "test": test}
-    alike = len({each.shape[1:] for each in every.values()}) == 1
-    return {part: normalise(each) for part, each in every.items()} if alike else {}
-
-
-def read_features(member: Member, part: str) -> Embeddings | None:
-    """Embeddings (photos, dimensions) of valid or test, as the member gave them; None where it gave none."""
-    name = f"{part}_embeddings"
-    features = member.features if part == "test" else None
-    if features is None:
-        features = read_arrays(member.run.folder / SCORES, (name,), "names")[0].get(name)
-    photos = len(member.valid if part == "valid" else member.test)
-    if features is not None and len(features) != photos:
-        raise WhalebenchError(
-            f"{member.name} keeps {len(features)} embeddings of {photos} {part} photos: repeat the run "
-            f"with --force."
-        )
-    return features

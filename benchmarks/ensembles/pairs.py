@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.machine import free_memory
-from whalebench.benchmarks.ensembles.members import FusionTask, read_embeddings
+from whalebench.benchmarks.ensembles.embeddings import in_own_space, read_embeddings
+from whalebench.benchmarks.ensembles.members import FusionTask
 from whalebench.benchmarks.ensembles.options import HOURS
+from whalebench.benchmarks.ensembles.out_of_fold import TrainAnswers
 from whalebench.benchmarks.ensembles.stacking import (
     COPIES,
     LENGTH,
     MEMBER_FEATURES,
-    PARTS,
     Candidates,
     Part,
     Shortlist,
@@ -50,6 +51,8 @@ class Pairs(Candidates):
         self.fold = fold = task.fold
         embedded = {member.name: read_embeddings(member, fold) for member in task.members}
         self.embedded = {name: each for name, each in embedded.items() if each}
+        if self.train is not None:
+            self._place_train(self.train)
         self.counts = np.bincount(fold.gallery_labels, minlength=len(fold.identities))
         self.local = None
         if task.options.local_matches:
@@ -57,12 +60,21 @@ class Pairs(Candidates):
 
             self.local = LocalMatches(fold, task.options.hours or HOURS, progress=task.progress)
 
+    def _place_train(self, train: TrainAnswers) -> None:
+        """Members' embeddings of train beside those of the other parts, where they have both."""
+        fold, members = self.fold, self.task.members
+        self.inner = members[0].inner_folds(fold)[fold.train["identity"].to_numpy() != ""]
+        for member, own in zip(members, train.embeddings, strict=True):
+            others = self.embedded.pop(member.name, None)
+            if own is not None and others is not None:
+                self.embedded[member.name] = others | {"train": in_own_space(own, train.bags, member.bags)}
+
     def check(self) -> None:
         """Raises WhalebenchError for what would take more memory, or longer, than there is."""
         super().check()
         width = len(MEMBER_FEATURES) * len(self.task.members) + len(self.embedded) + 1 + len(DIFFERENCES) + 1
-        pairs = [len(self.scores(part)[0]) * self.most_pairs(NEAREST) for part in PARTS]
-        photos = [len(self.scores(part)[0]) * self.most_pairs(len(self.fold.gallery)) for part in PARTS]
+        pairs = [len(self.scores(part)[0]) * self.most_pairs(NEAREST) for part in self.parts]
+        photos = [len(self.scores(part)[0]) * self.most_pairs(len(self.fold.gallery)) for part in self.parts]
         needed = max(pairs) * width * 8 * COPIES + max(photos) * SCRATCH
         free = free_memory()
         if free is not None and needed > free:
@@ -72,12 +84,15 @@ class Pairs(Candidates):
                 f"combine fewer runs, or use --rule lightgbm."
             )
         if self.local is not None:
-            self.local.check(sum(pairs), max(len(self.scores(part)[0]) for part in PARTS))
+            self.local.check(sum(pairs), max(len(self.scores(part)[0]) for part in self.parts))
 
     def gather(self, part: Part) -> Shortlist:
         """The candidates of the part's photos, each with its nearest photos; one row a pair."""
         alone = super().gather(part)
         candidate, gallery = self._photos_of(alone.columns)
+        if train := self.out_of_fold(part):  # who answered knew no photo of the query's inner fold
+            known = self.inner[gallery] != train.bags[alone.photos[candidate]]
+            candidate, gallery = candidate[known], gallery[known]
         cosines = self._cosines(part, alone.photos[candidate], gallery)
         similarity = cosines.mean(axis=1) if self.embedded else np.zeros(len(gallery))
         kept = nearest(candidate, gallery, similarity)
@@ -113,15 +128,25 @@ class Pairs(Candidates):
     def _pair_features(self, part: Part, rows: Rows, gallery: Rows) -> tuple[list[Floats], list[str]]:
         """What no member says of pairs, and its names: count, differences, and local matches if asked for."""
         fold = self.fold
-        images, table = fold.answers[part].images, fold.benchmark.catalog.table
+        train, table = self.out_of_fold(part), fold.benchmark.catalog.table
+        images = train.images if train else fold.answers[part].images
         queries, known = (capture_metadata(table, each) for each in (images, fold.gallery_images))
-        count = self.counts[fold.gallery_labels[gallery], None].astype(np.float64)
+        count = self._known_photos(train, rows, fold.gallery_labels[gallery])[:, None].astype(np.float64)
         features = [count, capture_differences(queries, known, rows, gallery)]
         names = ["photos in the gallery", *DIFFERENCES]
         if self.local is not None:
             features.append(self.local.count(images, rows, gallery)[:, None])
             names.append("local matches")
         return features, names
+
+    def _known_photos(self, train: TrainAnswers | None, rows: Rows, labels: Labels) -> Rows:
+        """(pairs,) photos of each individual in the gallery of who answered the query."""
+        if train is None:
+            return self.counts[labels]
+        held = self.inner >= 0
+        own = np.zeros((self.inner.max() + 1, len(self.counts)), np.int64)
+        np.add.at(own, (self.inner[held], self.fold.gallery_labels[held]), 1)
+        return self.counts[labels] - own[train.bags[rows], labels]
 
 
 def nearest(candidate: Rows, gallery: Rows, similarity: Floats) -> Rows:

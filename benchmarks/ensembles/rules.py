@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask, read_embeddings
+from whalebench.benchmarks.ensembles.embeddings import read_embeddings
+from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
 from whalebench.methods.parts import fusion
 from whalebench.methods.parts.fusion import Floats, Labels, Rows, ScoreFusion, Scores, log_probabilities
 from whalebench.reports.metrics.evaluation import means_by_threshold

@@ -1,4 +1,7 @@
-"""Stackers: from the valid photos, which no member has learned from, they learn which candidate is right.
+"""Stackers: from photos that no member has learned from they learn which candidate is right.
+
+These are photos of train where all members are bagged, as each was answered by a network that had not learned
+from it; else those of valid.
 
 A photo's candidates are those that any member ranks high. Of each the members say how likely it is, and a
 learner, logistic regression or boosted trees, says whether it is the right one.
@@ -18,13 +21,13 @@ from numpy.typing import NDArray
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import top_columns
 from whalebench.benchmarks.core.machine import cores, free_memory
-from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
+from whalebench.benchmarks.ensembles.members import FusionResult, FusionTask
+from whalebench.benchmarks.ensembles.out_of_fold import TrainAnswers, answers_of_train
 from whalebench.methods.parts import fusion
 from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_probabilities
 
 Matches = NDArray[np.bool_]
-Part = Literal["valid", "test"]
-PARTS: tuple[Part, ...] = ("valid", "test")
+Part = Literal["valid", "test", "train"]
 ROWS = 50_000
 """Candidates that keep a thread busy."""
 LENGTH = 20
@@ -208,19 +211,32 @@ class Shortlist:
 
 
 class Candidates:
-    """The candidates of valid and of test with what the members say of them: what a stacker goes by."""
+    """The candidates of valid, test and train with what the members say of them: what a stacker goes by."""
 
     def __init__(self, task: FusionTask) -> None:
         self.task = task
+        self.train = answers_of_train(task)
+        """None where members say nothing of train that could be learned from."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of which there are candidates."""
+        return ("valid", "test", "train") if self.train else ("valid", "test")
 
     def scores(self, part: Part) -> list[Scores]:
         """Scores (photos, identities) by member."""
+        if train := self.out_of_fold(part):
+            return train.scores
         return self.task.valid if part == "valid" else self.task.test
+
+    def out_of_fold(self, part: Part) -> TrainAnswers | None:
+        """What was said of train where it is that part; else None."""
+        return self.train if part == "train" else None
 
     def check(self) -> None:
         """Raises WhalebenchError for what would take more memory, or longer, than there is."""
         members = len(self.task.members)
-        for photos, identities in (self.scores(part)[0].shape for part in PARTS):
+        for photos, identities in (self.scores(part)[0].shape for part in self.parts):
             rows, width = photos * min(identities, LENGTH * members), len(MEMBER_FEATURES) * members
             needed, free = rows * width * 8 * COPIES, free_memory()
             if free is not None and needed > free:
@@ -233,7 +249,8 @@ class Candidates:
     def gather(self, part: Part) -> Shortlist:
         """The candidates of the part's photos."""
         names = [member.name for member in self.task.members]
-        return shortlist(self.scores(part), self.task.temperatures, names)
+        train = self.out_of_fold(part)
+        return shortlist(self.scores(part), (train or self.task).temperatures, names)
 
 
 def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str]) -> Shortlist:
@@ -299,13 +316,16 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
 
     Its setting is chosen by the log loss of photos it has not learned from, individuals kept apart; of valid
     it gives scores by those that were learned without them, too. Then it learns from all of valid, and scores
-    test.
+    test. Where members answered train out of fold it learns from that, and valid chooses the setting.
     """
     candidates.check()
+    if candidates.train is not None:
+        return _stack_on_train(candidates, candidates.train, kind)
     task = candidates.task
     fold, seed, temperatures = task.fold, task.seed, task.temperatures
+    labels = fold.valid_labels
     splits, valid = fold.cross_validation(seed), candidates.gather("valid")
-    features, is_match = valid.features, valid.is_match(fold.valid_labels)
+    features, is_match = valid.features, valid.is_match(labels)
     if not splits or not all(is_match[valid.of(fit)].any() for fit, _ in splits):
         raise WhalebenchError(
             f"The {len(fold.valid.images)} valid photos show too few known individuals, found among the "
@@ -317,11 +337,11 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
         learner.fit(features[fitted], is_match[fitted])
         for choice, logits in aside.items():
             logits[tried] = learner.logits(features[tried], choice)
-    losses = {choice: candidate_log_loss(valid, logits, fold) for choice, logits in aside.items()}
+    losses = {choice: candidate_log_loss(valid, logits, labels) for choice, logits in aside.items()}
     chosen = min(kind.choices, key=lambda choice: losses[choice])  # of equal ones the simplest
     learner = kind(seed)
     learner.fit(features, is_match)
-    trained = candidate_log_loss(valid, learner.logits(features, chosen), fold)
+    trained = candidate_log_loss(valid, learner.logits(features, chosen), labels)
     test = candidates.gather("test")
     return FusionResult(
         valid=full_scores(valid, aside[chosen], task.valid, temperatures),
@@ -333,14 +353,43 @@ def stack(candidates: Candidates, kind: type[Learner]) -> FusionResult:
     )
 
 
-def candidate_log_loss(gathered: Shortlist, logits: Floats, fold: FoldData) -> float:
-    """Mean log loss of the known valid photos whose individual is a candidate, normalised over candidates.
+def _stack_on_train(candidates: Candidates, train: TrainAnswers, kind: type[Learner]) -> FusionResult:
+    """As `stack`, learned from what the members said of train out of fold; valid is never learned from."""
+    task, seed = candidates.task, candidates.task.seed
+    labels, temperatures = task.fold.valid_labels, task.temperatures
+    gathered, valid = candidates.gather("train"), candidates.gather("valid")
+    is_match = gathered.is_match(train.labels)
+    if not (is_match.any() and valid.is_match(labels).any()):
+        raise WhalebenchError(
+            f"The {len(train.images)} photos of train, or those of valid, show no known individual found "
+            f"among the candidates, for a stacker to learn from and be tried on: use --rule mean or vote."
+        )
+    learner = kind(seed)
+    learner.fit(gathered.features, is_match)
+    tried = {choice: learner.logits(valid.features, choice) for choice in kind.choices}
+    losses = {choice: candidate_log_loss(valid, logits, labels) for choice, logits in tried.items()}
+    chosen = min(kind.choices, key=lambda choice: losses[choice])
+    trained = learner.logits(gathered.features, chosen)
+    test = candidates.gather("test")
+    return FusionResult(
+        valid=full_scores(valid, tried[chosen], task.valid, temperatures),
+        test=full_scores(test, learner.logits(test.features, chosen), task.test, temperatures),
+        chosen={kind.setting: chosen},
+        train_log_loss=candidate_log_loss(gathered, trained, train.labels),
+        out_of_fold_log_loss=losses[chosen],
+        learned=learner.arrays(chosen) | {"features": as_bytes("\n".join(valid.names))},
+        learned_from=train.images,
+    )
 
-    Each candidate counts once, by the highest of its logits (rows,).
+
+def candidate_log_loss(gathered: Shortlist, logits: Floats, labels: Labels) -> float:
+    """Mean log loss of the known photos whose individual is a candidate, normalised over candidates.
+
+    Each candidate counts once, by the highest of its logits (rows,); labels (photos,) are the right columns.
     """
     photos, best = gathered.photos[gathered.firsts], gathered.best(logits)
     starts = np.flatnonzero(np.diff(photos, prepend=-1))
     highest = np.maximum.reduceat(best, starts)
     total = np.log(np.add.reduceat(np.exp(best - highest[photos]), starts)) + highest
-    is_match = gathered.is_match(fold.valid_labels)[gathered.firsts]
+    is_match = gathered.is_match(labels)[gathered.firsts]
     return float((total[photos[is_match]] - best[is_match]).mean())

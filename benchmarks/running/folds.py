@@ -104,6 +104,8 @@ class OpenFold:
     """The ids of the same photos."""
     gallery: tuple[str, ...] = ()
     """The individual of each photo of such a gallery."""
+    train_images: tuple[str, ...] = ()
+    """The ids of the photos of train."""
 
     def lineage(self, shown: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """By part, sorted, the content digests behind those that a method saw."""
@@ -310,6 +312,7 @@ def open_fold(benchmark: Benchmark, fold: int) -> OpenFold:
         tuple(compared["viewpoint"]),
         tuple(compared["image"]),
         gallery,
+        tuple(parts["train"]["image"]),
     )
 
 

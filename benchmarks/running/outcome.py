@@ -40,6 +40,7 @@ from whalebench.benchmarks.running.location import evaluate_location, location_s
 from whalebench.benchmarks.running.matches import Compared, match_photos
 from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
+from whalebench.methods.parts.fusion import OutOfFold
 from whalebench.methods.parts.pipeline import Pipeline, SeenWindows, build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import find_method, name_of
@@ -69,8 +70,8 @@ class Outcome(Evaluation):
     """How well the animals were found, by part; empty for a method that does not look for them."""
     grouping: dict[str, Any]
     """How well test is grouped without names, see `evaluate_grouping`; empty without embeddings."""
-    arrays: dict[str, NDArray[np.float32]]
-    """Scores and embeddings by name, one row a photo."""
+    arrays: dict[str, NDArray[Any]]
+    """Scores and embeddings by name, one row a photo, and of train which bag gave them."""
     names: dict[str, tuple[str, ...]]
     """What the rows and columns of the arrays are."""
     weights: Mapping[str, torch.Tensor]
@@ -100,6 +101,8 @@ class Submission:
     weights: Mapping[str, torch.Tensor]
     windows: SeenWindows | None
     """Through which the test photos are seen; None where they are seen whole."""
+    out_of_fold: OutOfFold | None = None
+    """What a bagged method said of train; None of another one."""
 
 
 def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
@@ -133,6 +136,7 @@ def ask(method: Pipeline, views: Views, harness: RunHarness) -> Submission:
         },
         weights=checked_weights(method.name, method.weights()),
         windows=method.windows(shown["test"]),
+        out_of_fold=method.out_of_fold,
     )
 
 
@@ -187,7 +191,9 @@ def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harne
         more.append(_by_side(embeddings, views, opened))
     evaluation = replace(evaluation, queries=pd.concat([evaluation.queries, *more], axis=1))
     found = {part: location_summary(table) for part, table in location.items()}
-    arrays = {f"{part}_scores": values for part, values in scores.items()}
+    arrays: dict[str, NDArray[Any]] = {f"{part}_scores": values for part, values in scores.items()}
+    of_train, names_of_train = _kept_of_train(submission.out_of_fold, opened)
+    arrays |= of_train
     for warning in (*location_warnings(found), *records.shortened_warnings(arrays)):
         harness.warn(warning)
     return Outcome(
@@ -197,11 +203,23 @@ def evaluate_parts(submission: Submission, views: Views, opened: OpenFold, harne
         grouping=evaluate_grouping(embeddings, answers),
         arrays=arrays
         | {f"{part}_embeddings": values for part, values in embeddings.items() if part in SCORED},
-        names={"identities": identities} | {part: answers[part].images for part in SCORED},
+        names={"identities": identities} | {part: answers[part].images for part in SCORED} | names_of_train,
         weights=submission.weights,
         lineage=opened.lineage(harness.lineage),
         matches=match_photos(evaluation.queries, _compared(embeddings, views, opened), submission.windows),
     )
+
+
+def _kept_of_train(
+    found: OutOfFold | None, opened: OpenFold
+) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[str, ...]]]:
+    """The arrays of what was said of train out of fold, and the names of its photos; else nothing."""
+    if found is None:
+        return {}, {}
+    arrays: dict[str, NDArray[Any]] = {"train_scores": found.scores, "train_bags": found.bags}
+    if found.embeddings is not None:
+        arrays["train_embeddings"] = found.embeddings
+    return arrays, {"train": tuple(opened.train_images[row] for row in found.rows)}
 
 
 def score_photos(

@@ -475,7 +475,9 @@ def _refuse_little_room(folder: Path, method: Pipeline, benchmark: Benchmark, vi
     A method has two more of the larger part while it mixes scores; they are judged in blocks. What networks
     take is asked for when they are there, before each training.
     """
-    parts, identities = (len(views.valid), len(views.test)), len(views.train.identities)
+    parts, identities = [len(views.valid), len(views.test)], len(views.train.identities)
+    if method.config.bags > 1:
+        parts.append(len(views.train))  # whose out-of-fold scores are kept
     what = f"Scoring {sum(parts):,} photos by {identities:,} individuals"
     remedy = "split with fewer photos in valid and test, or take a machine with more"
     refuse_small_memory(4 * identities * (sum(parts) + 2 * max(parts)), what, remedy)

@@ -9,7 +9,6 @@ Salt 2018) this is where the last points are from; Breiman 1996 has the name, Wo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +16,10 @@ from numpy.typing import NDArray
 from whalebench import RunFailedError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Located, Method, MethodConfig
-from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
+from whalebench.methods.parts.fusion import BAG, INNER_GALLERY, OutOfFold, average_scores, side_by_side, voted
 from whalebench.methods.parts.pipeline import Pipeline, SeenWindows
 
 Scores = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class OutOfFold:
-    """What was said of photos of train by the network that had not learned from them."""
-
-    rows: NDArray[np.int64]
-    """Their places in train, rising; those from which every network learned are not among them."""
-    scores: Scores
-    """(rows, identities)."""
-    embeddings: NDArray[np.float32] | None
-    """(rows, dimensions), of length 1; None of a method that has none."""
 
 
 class Bagged(Pipeline):
@@ -43,8 +30,6 @@ class Bagged(Pipeline):
         super().__init__(kind, alone)
         self.config = config
         self.members = [Pipeline(kind, alone) for _ in range(config.bags)]
-        self.out_of_fold: OutOfFold | None = None
-        """Once it has learned; a restored one has none."""
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Each member learns from train without its inner fold, by which it is chosen.
@@ -58,7 +43,7 @@ class Bagged(Pipeline):
         for number, member in enumerate(self.members):
             kept, own = np.flatnonzero(inner != number), np.flatnonzero(inner == number)
             own_photos = train.select(own)
-            with harness.scope(f"bag_{number + 1}"):
+            with harness.scope(BAG.format(number + 1)):
                 with harness.held_back(own_photos):
                     member.learn(train.select(kept), own_photos, harness)
                     scores, embeddings = member.score_and_embed(_asked(own_photos, self.config))
@@ -139,7 +124,7 @@ def _take_in(member: Pipeline, photos: LabelledPhotos, harness: Harness) -> None
         member.extend(known)
     except NotImplementedError:
         return
-    harness.fitted("gallery_of_inner_fold", known)
+    harness.fitted(INNER_GALLERY, known)
 
 
 def _beside(embeddings: list[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
@@ -154,4 +139,5 @@ def _together(answered: list[tuple[NDArray[np.int64], Scores, NDArray[np.float32
     scores = np.concatenate([each for _, each, _ in answered])[order]
     embeddings = [each for _, _, each in answered if each is not None]
     joined = np.concatenate(embeddings)[order] if len(embeddings) == len(answered) else None
-    return OutOfFold(rows[order], scores, joined)
+    bags = np.concatenate([np.full(len(own), bag) for bag, (own, _, _) in enumerate(answered)])
+    return OutOfFold(rows[order], bags[order], scores, joined)

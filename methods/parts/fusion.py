@@ -42,6 +42,23 @@ ROUNDS = 2_000
 """Of expectation-maximisation, which stops earlier where the weights stand still."""
 LOWEST_COSINE = -1.0
 """The score of an individual without a photo in the gallery."""
+BAG, INNER_GALLERY = "bag_{}", "gallery_of_inner_fold"
+"""What stands before the names of the parts of a bag, by its number from 1; and that of its parts which took
+in the bag's own inner fold after the bag had answered it."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """What was said of photos of train by the network that had not learned from them."""
+
+    rows: Rows
+    """Their places in train, rising; those from which every network learned are not among them."""
+    bags: Rows
+    """(rows,) which of the networks said it, from 0."""
+    scores: Scores
+    """(rows, identities)."""
+    embeddings: Embeddings | None
+    """(rows, dimensions), of length 1; None of a method that has none."""
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

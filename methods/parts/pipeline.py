@@ -35,7 +35,7 @@ from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, Windo
 from whalebench.methods.parts.crops.finder import Finder
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig, PartLocalizer
 from whalebench.methods.parts.crops.segmenter import Segmenter, SegmenterConfig
-from whalebench.methods.parts.fusion import average_scores, side_by_side, voted
+from whalebench.methods.parts.fusion import OutOfFold, average_scores, side_by_side, voted
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import BestBy, PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.starting import StartConfig, beside
@@ -298,6 +298,8 @@ class Pipeline(Restorable):
         """The place of the cycle that is best on valid."""
         self.waiting: tuple[LabelledPhotos, LabelledPhotos] | None = None
         """Train and valid as the method is shown them, until test photos are there to learn from first."""
+        self.out_of_fold: OutOfFold | None = None
+        """Of a bagged one that has just learned."""
         if not isinstance(config, NetworkMethodConfig):
             self.cycles, self.joined = [kind(config)], "scores"
             return
