@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,26 @@ def bagged_run(workspace: Workspace, name: str, seed: int, quality: float = 0.9)
     return folder
 
 
-@pytest.fixture
-def place(shared_tiny: Workspace, tmp_path: Path) -> Workspace:
-    workspace = split_tiny(tmp_path, shared_tiny)
+@pytest.fixture(scope="module")
+def finished(shared_tiny: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with two bagged runs."""
+    workspace = split_tiny(tmp_path_factory.mktemp("bagged"), shared_tiny)
     for seed, name in enumerate(("one", "two")):
         bagged_run(workspace, name, seed)
     return workspace
 
 
+@pytest.fixture
+def place(finished: Workspace, tmp_path: Path) -> Workspace:
+    """The same, to be changed."""
+    shutil.copytree(finished.root, tmp_path / "workspace", symlinks=True)
+    return Workspace.open(tmp_path / "workspace")
+
+
 @pytest.mark.parametrize("rule", STACKERS)
-def test_a_stacker_learns_from_train_and_says_so(place: Workspace, rule: str) -> None:
-    record = combine(place, "one", "two", rule=rule).record
-    fold, members = members_of(place, "one", "two")
+def test_a_stacker_learns_from_train_and_says_so(finished: Workspace, rule: str) -> None:
+    record = combine(finished, "one", "two", rule=rule).record
+    fold, members = members_of(finished, "one", "two")
     train = answers_of_train(FusionTask(members, fold))
     assert train is not None and len(train.images) > 5
     assert not set(fold.train["group"].loc[list(train.images)]) & set(fold.valid_groups)
@@ -148,8 +157,8 @@ def test_in_its_own_space_a_photo_has_the_cosines_of_its_network() -> None:
     assert np.allclose(cosines, wanted, atol=1e-6)
 
 
-def test_galleries_of_all_bags_stand_in_the_order_of_train(place: Workspace) -> None:
-    fold, (member, _) = members_of(place, "one", "two")
+def test_galleries_of_all_bags_stand_in_the_order_of_train(finished: Workspace) -> None:
+    fold, (member, _) = members_of(finished, "one", "two")
     found, read = read_embeddings(member, fold), read_out_of_fold(member, fold)
     assert read is not None and found["gallery"].shape == (len(fold.gallery), BAGS * WIDTH)
-    assert combine(place, "one", "two", rule="knn").record.metrics["top_1"] > 0.3  # type: ignore[operator]
+    assert combine(finished, "one", "two", rule="knn").record.metrics["top_1"] > 0.3  # type: ignore[operator]
