@@ -220,7 +220,8 @@ class ArcFaceRecipeConfig(RecipeConfig, EmbedderConfig):
         """The fields of `arcface`, the networks' names still joined by +; only the gallery scores."""
         fields = {name: getattr(self, name) for name in EmbedderConfig.model_fields}
         head = {name: getattr(self.head, name) for name in MarginHeadConfig.model_fields}
-        return ArcFaceConfig.model_validate(fields | head | {"photo_weight": 1.0})
+        alone = {"photo_weight": 1.0, "bags": 1, "bags_joined": "scores"}  # it is the recipe that is bagged
+        return ArcFaceConfig.model_validate(fields | head | alone)
 
     def members(self) -> list[ArcFaceConfig]:
         """The configuration of each network, by `arcface`."""

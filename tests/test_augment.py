@@ -81,11 +81,11 @@ def test_quarters_change_places_in_a_share_of_the_photos_and_keep_their_pixels()
     corners = [(slice(*rows), slice(*columns)) for rows in ((0, 4), (5, 9)) for columns in ((0, 6), (6, 12))]
     orders = []
     for before, after in zip(photos, changed, strict=True):
-        were, are = (
-            [photo[:, y, x].round(decimals=4).tolist() for y, x in corners] for photo in (before, after)
-        )
-        orders.append(tuple(were.index(quarter) for quarter in are))
-        assert torch.allclose(before[:, 4], after[:, 4], atol=1e-5)  # the odd row in the middle
+        were, are = (torch.stack([photo[:, y, x] for y, x in corners]) for photo in (before, after))
+        differences = (are[:, None] - were[None]).abs().amax(dim=(2, 3, 4))
+        orders.append(tuple(differences.argmin(dim=1).tolist()))
+        assert differences.amin(dim=1).max() < 1e-4
+        assert torch.allclose(before[:, 4], after[:, 4], atol=1e-4)  # the odd row in the middle
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
     assert 15 < orders.count((0, 1, 2, 3)) < 45
     assert len(set(orders)) > 10
