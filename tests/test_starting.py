@@ -98,6 +98,15 @@ def test_added_blocks_do_so_in_training_as_well() -> None:
         torch.testing.assert_close(features(new, pixels), features(old, pixels), atol=0.05, rtol=0.05)
 
 
+def test_an_added_block_does_not_see_the_border_of_what_is_raised() -> None:
+    old, new = lived_in(thin((1,), (6,))), thin((2,), (6,))
+    grown(old, new)
+    kernel = new.get_submodule("stages.0.1.residual.0").weight
+    assert isinstance(kernel, Tensor)
+    assert kernel[:, :, 1, 1].all()
+    assert torch.count_nonzero(kernel) == kernel[:, :, 1, 1].numel()
+
+
 def test_copies_do_not_stay_the_same() -> None:
     old, new = lived_in(thin((1, 1), (4, 4), **PLAIN)), thin((1, 1), (8, 4), **PLAIN)
     grown(old, new)
