@@ -214,9 +214,9 @@ class RightWhale2nd(Ensemble):
         Rung("pairs instead of classes (7.1, did not converge)", "", "siamese --set crop=aligned"),
         Rung("aligner and classifier in one (7.2, a wish)", "", "stn --set start=landmarks"),
         Rung(
-            "Net2Net, wider or deeper (7.3, a wish)",
+            "Net2Net, from a run of lau_vgg19_thin (7.3, a wish)",
             "",
-            "aligned --set backbone=lau_vgg19 --set start_from=RUN (of lau_vgg19_thin)",
+            "aligned --set backbone=lau_vgg19 --set start_from=RUN",
         ),
         Rung("pre-training on test photos (7.4, a wish)", "", "aligned --set pretrain=test"),
     )

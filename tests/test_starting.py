@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,15 +19,19 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
+from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.methods.frozen import FrozenConfig
 from whalebench.methods.parts.networks.backbones import OWN
 from whalebench.methods.parts.networks.own import NarrowResNet, Trunk
 from whalebench.methods.parts.networks.weights import grow, widened
 from whalebench.methods.parts.training.starting import TwoViews, Vicreg, beside, pretrain
 from whalebench.methods.parts.training.trainer import train_network
+from whalebench.methods.registry import configure, find_method, method_names
+from whalebench.methods.right_whale_2nd import RightWhale2nd, RightWhale2ndConfig
 from whalebench.methods.softmax import Softmax, SoftmaxConfig
 from whalebench.reports.drawings.runs import learning
 
+ROOT = Path(__file__).parent.parent
 PIXELS = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
@@ -90,6 +96,15 @@ def test_added_blocks_do_so_in_training_as_well() -> None:
         grown(old, new)
         old.train(), new.train()
         torch.testing.assert_close(features(new, pixels), features(old, pixels), atol=0.05, rtol=0.05)
+
+
+def test_an_added_block_does_not_see_the_border_of_what_is_raised() -> None:
+    old, new = lived_in(thin((1,), (6,))), thin((2,), (6,))
+    grown(old, new)
+    kernel = new.get_submodule("stages.0.1.residual.0").weight
+    assert isinstance(kernel, Tensor)
+    assert kernel[:, :, 1, 1].all()
+    assert torch.count_nonzero(kernel) == kernel[:, :, 1, 1].numel()
 
 
 def test_copies_do_not_stay_the_same() -> None:
@@ -303,3 +318,18 @@ def test_the_picture_has_all_three_losses() -> None:
     assert full is not None
     assert "evaluated" not in plain.svg
     assert "train as evaluated 2 to 0.25, valid 3 to 2.75" in full.text
+
+
+def test_every_step_of_the_ladder_can_be_typed() -> None:
+    typed = [rung.settings.split() for rung in RightWhale2nd.ladder]
+    commands = [words for words in typed if words[0] in method_names()]
+    assert len(typed) - len(commands) == 1, "the sweep"
+    for method, *rest in commands:
+        assert set(rest[::2]) <= {"--set"}
+        configure(find_method(method), rest[1::2])
+    plan = make_plan([], ROOT / "benchmarks" / "plans" / "right-whale-networks.toml")
+    planned = [configure(find_method(one.method), one.settings) for one in plan.contestants]
+    full = RightWhale2ndConfig()
+    for member, config in zip(full.of_each_network(), planned, strict=True):
+        for name in ("backbone", "size", "epochs", "learning_rate", "dropout", "grid", "aligner"):
+            assert getattr(config, name) == getattr(member, name), name

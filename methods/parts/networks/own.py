@@ -78,9 +78,9 @@ class Trunk(nn.Module):
         """What stands one behind the other: layers within a block, then the layers or blocks of a stage."""
         within, stages = [], []
         for place, stage in enumerate(self.stages):
-            if isinstance(stage, nn.MaxPool2d):
-                continue
-            begin, blocks = f"stages.{place}.", list(stage)  # type: ignore[arg-type]
+            if not isinstance(stage, nn.Sequential):
+                continue  # the pooling
+            begin, blocks = f"stages.{place}.", list(stage)
             if not isinstance(blocks[0], ResidualBlock):
                 stages.append(_layers(begin, blocks))
                 continue
@@ -140,12 +140,15 @@ def _layers(begin: str, modules: list[nn.Module]) -> Chain:
 def _pass_on(before: list[nn.Module], block: list[nn.Module]) -> None:
     """Has a block give what it is given by the block before, which is raised by LIFT."""
     raised = _last_norm(before[-1])
-    raised.bias += LIFT
+    raised.bias.add_(LIFT)
     first = block[0]
     if isinstance(first, ResidualBlock):
-        kernel, last = first.residual[0].weight, first.residual[-1]
+        convolution, last = first.residual[0], first.residual[-1]
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(last, nn.BatchNorm2d)
         # Beyond the border are zeros, and no raised features: only the middle of the kernel is at work.
-        kernel *= nn.init.dirac_(torch.empty_like(kernel)).amax(dim=(0, 1)).to(kernel)
+        middle = nn.init.dirac_(torch.empty_like(convolution.weight)).amax(dim=(0, 1))
+        convolution.weight.mul_(middle)
         late = isinstance(first.norm, nn.BatchNorm2d)
         last.weight.zero_()
         last.bias.fill_(0.0 if late else -LIFT)
