@@ -127,7 +127,7 @@ class Segmenter(Finder):
         encoder = build_encoder(backbone, config.pretrained, *config.sizes())
         return MaskNetwork(encoder, config.width, config.dropout)
 
-    def loss(self) -> nn.Module:
+    def loss(self) -> MaskLoss:
         """That of masks."""
         return MaskLoss()
 
