@@ -60,7 +60,7 @@ def test_the_steepest_rate_lies_in_the_descent_and_before_the_least() -> None:
     found = tried([valley(rate) for rate in RATES])
     assert found.steepest is not None
     assert found.least is not None
-    assert 5e-4 < found.steepest < 3e-3
+    assert 3e-4 < found.steepest < 1.5e-3
     assert found.steepest < found.least < 0.05
     assert found.row()["tenth_of_least"] == float(f"{found.least / 10:.2g}")
 
