@@ -160,8 +160,9 @@ class Cycle(Protocol):
 class RateSearch(Protocol):
     """A range test (Smith 2017): each training is tried at growing learning rates instead of being done."""
 
-    rates: Sequence[float]
-    """One a step, at the peak of the schedule; groups of weights keep their factors."""
+    @property
+    def rates(self) -> Sequence[float]:
+        """One a step, at the peak of the schedule; groups of weights keep their factors."""
 
     def begin(self, artefact: str, config: PartConfig) -> Callable[[float], bool] | None:
         """What takes the loss of each step and says whether to go on; None where the training is left out."""

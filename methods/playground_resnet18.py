@@ -208,6 +208,8 @@ class PlaygroundResnet18(Softmax):
     source = "mirko-m, Humpback Whale Identification Challenge 2018 (playground)"
     published = "validation top-1 0.911 of 56 individuals with 11 photos; of all individuals none (Humpback)"
     ladder = (
+        Rung("a look at the photos: most whales have one", "", "whalebench data show NAME --html FILE"),
+        Rung("the learning rate looked for, 1e-4 to 2e-3", "", "whalebench lr-find playground-resnet18"),
         Rung(
             "a new classifier of the 56 on a frozen network, 20 epochs", "", "both at once, see the next step"
         ),

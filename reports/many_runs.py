@@ -183,7 +183,7 @@ def rates_report(document: Document) -> Group:
     """What `rich` prints of range tests: the mean loss by decade, and at which rates it falls."""
     trainings = document["trainings"]
     title = "{method} on {benchmark}, fold {fold}, seed {seed}: range test".format_map(document)
-    decades = sorted({floor(log10(rate)) for one in trainings for rate in one["rates"]})
+    decades = sorted({floor(log10(rate)) for one in trainings for rate in one["mean_rates"]})
     rows = [
         {"learning_rate": f"1e{decade}"} | {one["part"]: number(_loss_at(one, decade)) for one in trainings}
         for decade in decades
@@ -223,7 +223,7 @@ def _loss_at(training: Mapping[str, Any], decade: int) -> float | None:
     """The mean loss at the first rate of the decade, None where the test had ended."""
     at = [
         loss
-        for rate, loss in zip(training["rates"], training["smoothed"], strict=True)
+        for rate, loss in zip(training["mean_rates"], training["mean_losses"], strict=True)
         if floor(log10(rate)) == decade
     ]
     return at[0] if at else None

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 from whalebench import CONTROLS, visible
 from whalebench.reports.drawings import contestants, runs
 from whalebench.reports.drawings.contestants import DEEPEST, Mark, Point, cmc, cost, seed_grid, standings
-from whalebench.reports.drawings.posters import board, tuning
+from whalebench.reports.drawings.posters import board, rates, tuning
 from whalebench.reports.drawings.runs import (
     SQUARE,
     Reviewed,
@@ -110,6 +111,7 @@ def every(names: list[str]) -> Iterator[tuple[str, Picture | None]]:
     yield "learning", learning(curve((first, [3, 2], [NAN, NAN]), (second, [3, 1], [0.2, 0.4])), third)
     yield "shortcuts", shortcuts([(name, altered) for name in names])
     yield "tuning", tuning(study(names))
+    yield "rates", rates(range_tests(names))
     yield "board", board(first, HEADER, rows, scored, [f"A: {third}", second])
 
 
@@ -461,6 +463,37 @@ def test_a_study_has_a_mark_a_trial_and_a_bar_a_field() -> None:
     assert "the best scores 0.600 on valid, the defaults 0.500." in picture.text
     nothing = tuning(study(["x", "y", "z"]) | {"trials": [], "importance": {}})
     assert "0 trials; no trial is complete." in nothing.text
+
+
+def range_tests(names: list[str]) -> dict[str, Any]:
+    """A document of `lr-find`: each training falls from 5 to 3 at 1e-3, and grows to 50 at 1e-1."""
+    training = {
+        "rates": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
+        "losses": [5.0, 5.0, 3.0, 4.0, 50.0],
+        "mean_rates": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
+        "mean_losses": [5.0, 5.0, 3.0, 4.0, 50.0],
+    } | {"steepest": 1e-3, "tenth_of_least": None, "configured": 1e-2}
+    run = {"method": names[0], "benchmark": "flukes", "fold": 0, "seed": 0}
+    return run | {"trainings": [training | {"part": name} for name in names]}
+
+
+def test_a_range_test_has_a_line_at_each_rate_that_says_something() -> None:
+    picture = rates(range_tests(["network"]))
+    root, groups = read(picture), hinted(read(picture))
+    at = {text.text: float(text.get("x", "")) for text in root.iter("text") if text.text}
+    lines = {hint: points(group.find("path")) for hint, group in groups.items()}
+    assert lines.keys() == {"fastest at 0.001", "set 0.01"}
+    assert (
+        lines["fastest at 0.001"][0][0]
+        == lines["fastest at 0.001"][1][0]
+        == pytest.approx(at["1e-3"], abs=0.05)
+    )
+    assert lines["set 0.01"][0][0] == pytest.approx(at["1e-2"], abs=0.05)
+    assert picture.text == "network: fastest at 0.001, set 0.01."
+    empty = {"rates": [], "losses": [], "mean_rates": [], "mean_losses": [], "steepest": None}
+    nothing = range_tests(["a"])
+    nothing["trainings"][0] |= empty
+    assert rates(nothing).text == "a: set 0.01."
 
 
 def test_a_board_has_its_table_as_text_and_its_intervals_drawn() -> None:

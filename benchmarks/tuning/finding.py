@@ -34,7 +34,7 @@ LOWEST, HIGHEST, STEPS = 1e-7, 1.0, 100
 DIVERGED = 4.0
 """A range test ends where the smoothed loss is so many times its least."""
 SMOOTHING = 0.9
-"""Weight of the steps before in the mean loss; with fastai's 0.98 that of 100 steps would lag by decades."""
+"""Weight of the steps before in the mean loss; with fastai's 0.98 it would be of half of all steps."""
 SKIPPED = 10
 """Steps at the beginning that suggest nothing, as the mean loss of few steps is none."""
 
@@ -59,19 +59,29 @@ class RangeTest:
         return smoothed(self.losses)
 
     @property
+    def mean_rates(self) -> NDArray[np.float64]:
+        """The geometric mean (steps,) of the rates that each mean loss is of: it lags by as much."""
+        return np.exp(smoothed(np.log(self.rates)))
+
+    @property
+    def _place(self) -> int | None:
+        """The step at which the mean loss is least, None where it does not fall."""
+        place = int(np.argmin(self.smoothed)) if self.losses else 0
+        return place if place > SKIPPED else None
+
+    @property
     def least(self) -> float | None:
         """The rate at which the mean loss is least, or None where it does not fall."""
-        place = int(np.argmin(self.smoothed)) if self.losses else 0
-        return self.rates[place] if place > SKIPPED else None
+        return None if self._place is None else float(self.mean_rates[self._place])
 
     @property
     def steepest(self) -> float | None:
         """The rate at which the mean loss falls fastest over the logarithm of the rate, or None likewise."""
-        if self.least is None:
+        if self._place is None:
             return None
-        until = self.rates.index(self.least) + 1
-        slopes = np.gradient(self.smoothed[:until], np.log(self.rates[:until]))
-        return self.rates[SKIPPED + int(np.argmin(slopes[SKIPPED:]))]
+        rates, means = (each[: self._place + 1] for each in (self.mean_rates, self.smoothed))
+        slopes = np.gradient(means, np.log(rates))
+        return float(rates[SKIPPED + int(np.argmin(slopes[SKIPPED:]))])
 
     def row(self) -> dict[str, Any]:
         """Everything, as JSON says it."""
@@ -84,7 +94,8 @@ class RangeTest:
             "tenth_of_least": rounded(None if self.least is None else self.least / 10),
             "rates": list(self.rates),
             "losses": list(self.losses),
-            "smoothed": self.smoothed.tolist(),
+            "mean_rates": self.mean_rates.tolist(),
+            "mean_losses": self.smoothed.tolist(),
         }
 
 

@@ -119,11 +119,8 @@ def rates(document: Mapping[str, Any]) -> Picture:
 
 def _range_test(page: Sheet, training: Mapping[str, Any], top: float) -> str:
     """The losses of a training, its name and its rates above; the latter in words."""
-    powers, losses, means = (
-        [log10(one) for one in training["rates"]],
-        training["losses"],
-        training["smoothed"],
-    )
+    powers, at = ([log10(one) for one in training[key]] for key in ("rates", "mean_rates"))
+    means = training["mean_losses"]
     low, high = min(means, default=0.0), max(means[: len(means) // 2 + 1], default=1.0)
     room = (high - low or 1.0) / 4
     decades = range(floor(min(powers, default=0)), ceil(max(powers, default=0)) + 1)
@@ -131,8 +128,8 @@ def _range_test(page: Sheet, training: Mapping[str, Any], top: float) -> str:
     limits = (decades[0] - 0.1, max(decades[-1], decades[0] + 1) + 0.1)
     box = (LEFT, top + 36, WIDTH - LEFT - EDGE, RATES)
     axes = page.axes(box, limits, (low - room, high + room), ticks, {low: f"{low:.3g}", high: f"{high:.3g}"})
-    axes.plot(powers, losses, "o", color=FAINT, markersize=2)
-    axes.plot(powers, means, color=MARK, linewidth=2)
+    axes.plot(powers, training["losses"], "o", color=FAINT, markersize=2)
+    axes.plot(at, means, color=MARK, linewidth=2)
     said = []
     for key, words, colour in RATE_WORDS:
         if training[key] is not None:
@@ -145,8 +142,8 @@ def _range_test(page: Sheet, training: Mapping[str, Any], top: float) -> str:
 
 
 RATE_WORDS = (
-    ("steepest", "falls fastest at", MARK),
-    ("tenth_of_least", "a tenth of the least", SECOND),
+    ("steepest", "fastest at", MARK),
+    ("tenth_of_least", "least / 10", SECOND),
     ("configured", "set", FAINT),
 )
 """The rates that a picture marks, what they are, and their colours."""
