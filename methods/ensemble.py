@@ -32,7 +32,7 @@ class EnsembleConfig(MethodConfig):
     """Fields of `ensemble`."""
 
     members: str = "arcface+aligned"
-    """Methods that learn one after the other, joined by +; aligned needs landmarks, bbox boxes, others none."""
+    """Methods that learn one after the other, joined by +; aligned needs landmarks in train."""
     member_settings: str = ""
     """Fields of the members, as epochs=15,arcface:dimensions=128; of each that has it, or of the named."""
     rule: Literal["mean", "product", "vote", "knn"] = "mean"

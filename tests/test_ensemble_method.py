@@ -78,7 +78,11 @@ def test_settings_go_to_the_members_that_have_them() -> None:
         ({"members": "softmax+arcfase"}, WhalebenchError, "did you mean 'arcface'"),
         ({"member_settings": "epoch=3"}, WhalebenchError, "epoch=3 is of no member"),
         ({"member_settings": "triplet:epochs=3"}, WhalebenchError, "is of no member"),
-        ({"member_settings": "softmax:dimensions=3"}, WhalebenchError, "has no field 'dimensions'"),
+        (
+            {"members": "softmax+arcface", "member_settings": "softmax:dimensions=3"},
+            WhalebenchError,
+            "has no field 'dimensions'",
+        ),
         ({"member_settings": "epochs=x"}, WhalebenchError, "cannot take epochs='x'"),
         ({"rule": "median"}, ValueError, "'mean', 'product', 'vote' or 'knn'"),
     ],

@@ -166,7 +166,7 @@ def test_a_short_name_brings_size_and_what_it_was_trained_on(short: str, name: s
     assert config.size == (size, size)
     assert FrozenConfig(backbone=short, size=64).size == (64, 64)
     facts = pretraining(config, "happy-whale-and-dolphin")
-    assert list(facts)[0] == name
+    assert next(iter(facts)) == name
     assert len(facts) == len(short.split("+"))
     assert facts[name]["seen"] == ("" if short == "dinov3-s" else "HappyWhale")
 

@@ -96,8 +96,6 @@ def build_backbone(
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if name not in OWN:
         mean, std = colours.pretrained_cfg["mean"], colours.pretrained_cfg["std"]
-    if (known := find_checkpoint(name)) and known.mean_and_std is not None:
-        mean = std = (known.mean_and_std,) * COLOURS
     if pretrained == LITE0:
         colours.load_state_dict(lite0_weights(name, colours))
         mean = std = (0.5, 0.5, 0.5)

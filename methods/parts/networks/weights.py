@@ -184,16 +184,12 @@ class Checkpoint:
     """A shorter name, of the one that is meant where nothing more is said."""
     side: int = 0
     """Height and width in pixels that it was trained with; 0 where any will do."""
-    mean_and_std: float | None = None
-    """Mean and standard deviation of every colour that it was trained with; None for those of timm."""
 
 
 def _mega(size: str, architecture: str, short: str = "") -> Checkpoint:
     name, side = f"MegaDescriptor-{size}", int(size.rpartition("-")[2])
     data, hub = (*MEGADESCRIPTOR_DATA, "ImageNet"), f"BVRA/{name}"
-    # A file on its own says neither size nor normalisation; both are those of the models' cards.
-    about = {"short": short, "side": side, "mean_and_std": 0.5}
-    return Checkpoint(name, "CC-BY-NC-4.0", data, True, architecture, hub, **about)  # type: ignore[arg-type]
+    return Checkpoint(name, "CC-BY-NC-4.0", data, True, architecture, hub, short=short, side=side)
 
 
 def _miew(version: str, short: str = "") -> Checkpoint:
@@ -203,14 +199,11 @@ def _miew(version: str, short: str = "") -> Checkpoint:
     return Checkpoint(name, "", data, False, "efficientnetv2_rw_m", hub, "miewid", short, 440)
 
 
-def _dino(short: str, network: str, version: int) -> Checkpoint:
-    # What is in these sets from the web nobody has listed.
-    data, side = ("LVD-1689M", 256) if version == 3 else ("LVD-142M", 518)
-    licence, name = (
-        ("dinov3-license" if version == 3 else "apache-2.0"),
-        f"{network}.{data.lower().replace('-', '')}",
-    )
-    return Checkpoint(name, licence, (data,), False, network, f"timm/{name}", short=short, side=side)
+def _dino(short: str, network: str) -> Checkpoint:
+    # What is in this set from the web nobody has listed.
+    name = f"{network}.lvd1689m"
+    hub = f"timm/{name}"
+    return Checkpoint(name, "dinov3-license", ("LVD-1689M",), False, network, hub, short=short, side=256)
 
 
 KNOWN = (
@@ -221,9 +214,9 @@ KNOWN = (
     _mega("L-384", "swin_large_patch4_window12_384", "megadescriptor-l"),
     _miew("msv2"),
     _miew("msv3", "miewid"),
-    _dino("dinov3-s", "vit_small_patch16_dinov3", 3),
-    _dino("dinov3-b", "vit_base_patch16_dinov3", 3),
-    _dino("dinov3-l", "vit_large_patch16_dinov3", 3),
+    _dino("dinov3-s", "vit_small_patch16_dinov3"),
+    _dino("dinov3-b", "vit_base_patch16_dinov3"),
+    _dino("dinov3-l", "vit_large_patch16_dinov3"),
     Checkpoint("efficientnet-lite0", "Apache-2.0", ("ImageNet-1k",)),
 )
 """Weights with a name of their own; timm's are read from timm, by their tags."""
@@ -244,8 +237,8 @@ def each_network(backbone: str, pretrained: str) -> list[tuple[str, str]]:
     starts = pretrained.split("+") if len(names) > 1 else [pretrained]
     if len(starts) not in (1, len(names)):
         raise WhalebenchError(
-            f"pretrained={pretrained} are {len(starts)} starts of {len(names)} networks: give one for all, or "
-            f"one for each, joined by +."
+            f"pretrained={pretrained} are {len(starts)} starts of {len(names)} networks: give one for all, "
+            f"or one for each, joined by +."
         )
     return list(zip(names, starts * (len(names) // len(starts)), strict=True))
 
