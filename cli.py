@@ -712,8 +712,12 @@ def lr_find(
 @app.command(rich_help_panel=MEASURE)
 def ensemble(
     runs: Annotated[
-        list[str], Argument(help=f"{RUN} Two or more; one with --then.", autocompletion=completing.runs)
-    ],
+        list[str] | None,
+        Argument(
+            help=f"{RUN} Two or more; one with --then; unless given, all of the newest one's fold and seed.",
+            autocompletion=completing.runs,
+        ),
+    ] = None,
     rule: Annotated[Rule, Option(help="The fusion rule: see docs/ensembles.md.")] = "mean",
     weights: Annotated[str | None, Option(help="One a run, as 0.5,0.5; else fitted, or equal.")] = None,
     pca: Annotated[int | None, Option(help="Principal components, for rules on features.")] = None,
@@ -727,14 +731,17 @@ def ensemble(
 ) -> None:
     """Combine finished runs of one fold, from their stored scores, and keep what comes of it as a run."""
     from whalebench.benchmarks.ensembles import ensemble as ensembles
+    from whalebench.benchmarks.ensembles.members import finished_runs
     from whalebench.benchmarks.ensembles.options import Options, read_groups
     from whalebench.reports.run_report import ensemble_document, ensemble_report
 
     groups = read_groups(duplicates) if duplicates else ()
     options = Options(pca, local_matches, hours)
-    request = ensembles.EnsembleRequest(tuple(runs), rule, weights, options, tuple(then or ()), groups)
+    place = open_workspace(workspace)
+    members = tuple(runs or finished_runs(place))
+    request = ensembles.EnsembleRequest(members, rule, weights, options, tuple(then or ()), groups)
     with console.progress_shown(quiet=as_json) as progress:
-        made = ensembles.ensemble(request, open_workspace(workspace), progress, force=force)
+        made = ensembles.ensemble(request, place, progress, force=force)
     document = ensemble_document(made.record, made.folder, made.members)
     console.show(document, ensemble_report(document, str(made.folder)), as_json)
 

@@ -14,7 +14,15 @@ from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, MethodConfig, attribute
 from whalebench.methods.parts import fusion
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.fusion import SCORE_RULES, Embeddings, ScoreFusion, Scores, Shares
+from whalebench.methods.parts.fusion import (
+    SCORE_RULES,
+    Embeddings,
+    Floats,
+    Labels,
+    ScoreFusion,
+    Scores,
+    Shares,
+)
 from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
@@ -23,8 +31,8 @@ from whalebench.methods.registry import configure, fields_of, find_method
 class EnsembleConfig(MethodConfig):
     """Fields of `ensemble`."""
 
-    members: str = "softmax+arcface"
-    """Methods that learn one after the other, joined by +."""
+    members: str = "arcface+aligned"
+    """Methods that learn one after the other, joined by +; aligned needs landmarks in train."""
     member_settings: str = ""
     """Fields of the members, as epochs=15,arcface:dimensions=128; of each that has it, or of the named."""
     rule: Literal["mean", "product", "vote", "knn"] = "mean"
@@ -35,7 +43,7 @@ class EnsembleConfig(MethodConfig):
     def _several_members(self) -> Self:
         names = self.names()
         if len(names) < 2 or "" in names:
-            raise ValueError("an ensemble has two members or more; join them by +, as softmax+arcface")
+            raise ValueError("an ensemble has two members or more; join them by +, as arcface+aligned")
         if Ensembled.name in names:
             raise ValueError("an ensemble is no member of another; name its members instead")
         pretrained = [getattr(config, "pretrain", "none") == "test" for config in self.within()]
@@ -82,7 +90,7 @@ class Ensembled(Ensemble):
     """Its members' scores or embeddings fused, in shares chosen by MAP@5 on valid."""
 
     name = "ensemble"
-    summary = "several methods in one run: mean or product of probabilities, vote, or embeddings side by side"
+    summary = "several methods in one run, or the best alone, as valid says; needs landmarks, or members=..."
     source = (
         "Dietterich 2000; Guo et al. 2017 for the temperatures; Humpback 2019 and Happywhale 2022 solutions"
     )
@@ -112,7 +120,7 @@ class Ensembled(Ensemble):
         # Valid is scored as test is: an oracle among the members needs its annotations.
         shown = valid.unlabelled() if self.config.sees_annotations() else valid.bare()
         if self.config.rule == "knn":
-            self._learn_gallery(train.known(), shown, harness)
+            self._learn_gallery(train.known(), shown, valid.labels, harness)
             return
         each = [member.score(shown) for member in self.members]
         self.temperatures = tuple(fusion.fit_temperature(scores, valid.labels) for scores in each)
@@ -123,7 +131,7 @@ class Ensembled(Ensemble):
             self.energy_mean = tuple(pool.energy_mean.tolist())
             self.energy_spread = tuple(pool.energy_spread.tolist())
         choices = fusion.share_choices(len(each))
-        self._choose({shares: self._fused(each, shares) for shares in choices}, harness)
+        self._choose({shares: self._fused(each, shares) for shares in choices}, valid.labels, harness)
 
     def score(self, photos: Photos) -> Scores:
         """Scores (photos, identities) by the rule."""
@@ -164,14 +172,23 @@ class Ensembled(Ensemble):
         energies = np.array(self.energy_mean), np.array(self.energy_spread)
         return ScoreFusion(SCORE_RULES[self.config.rule], self.temperatures, *energies).fuse(each, weights)
 
-    def _choose(self, choices: Mapping[Shares, Scores], harness: Harness) -> None:
-        """Takes the shares with the best MAP@5 on valid, of equally good ones those nearest to equal."""
+    def _choose(self, choices: Mapping[Shares, Scores], labels: Labels, harness: Harness) -> None:
+        """The best member by MAP@5 on valid, or a mixture that is better there by more than chance.
+
+        That is by more than the standard error of what the mixture gains on each photo, as a rule of one
+        standard error has it (Breiman et al. 1984): so few photos choose among many mixtures by luck.
+        """
         results = {shares: harness.valid_map_at_5(scores) for shares, scores in choices.items()}
         self.shares = max(results, key=results.__getitem__)
+        alone = max((shares for shares in results if max(shares) == 1), key=results.__getitem__)
+        gained = _reciprocal_ranks(choices[self.shares], labels) - _reciprocal_ranks(choices[alone], labels)
+        error = gained.std() / np.sqrt(max(1, len(gained)))
+        if len(gained) and results[self.shares] - results[alone] <= error:
+            self.shares = alone
         for place, (name, share) in enumerate(zip(self.config.names(), self.shares, strict=True)):
             harness.choose(f"share_{place}_{name}", share)
 
-    def _learn_gallery(self, known: LabelledPhotos, valid: Photos, harness: Harness) -> None:
+    def _learn_gallery(self, known: LabelledPhotos, valid: Photos, labels: Labels, harness: Harness) -> None:
         harness.fitted("gallery", known)
         train, queries = self._embeddings(known), self._embeddings(valid)
         choices = fusion.share_choices(len(train))
@@ -181,7 +198,7 @@ class Ensembled(Ensemble):
             self.gallery.fill(joined, known.labels, len(known.identities), known.viewpoints)
             return self.gallery.scores(fusion.side_by_side(queries, shares), valid.viewpoints)
 
-        self._choose({shares: by_gallery(shares) for shares in choices}, harness)
+        self._choose({shares: by_gallery(shares) for shares in choices}, labels, harness)
         by_gallery(self.shares)
 
     def _embeddings(self, photos: Photos) -> list[Embeddings]:
@@ -192,3 +209,10 @@ class Ensembled(Ensemble):
                 raise RunFailedError(f"rule=knn needs embeddings and {member.name} has none: use rule=mean.")
             every.append(embeddings)
         return every
+
+
+def _reciprocal_ranks(scores: Scores, labels: Labels) -> Floats:
+    """1 / rank (known photos,) of each one's individual where it is among the first five, else 0."""
+    known = np.flatnonzero(labels >= 0)
+    ahead = (scores[known] > scores[known, labels[known], None]).sum(axis=1)
+    return np.where(ahead < 5, 1 / (1.0 + ahead), 0.0)

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
-from whalebench.methods.method import Harness
+from whalebench.methods.method import Components, Harness, attribute
 from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
-from whalebench.methods.parts.networks.weights import find_checkpoint, hub_file, miewid_neck
+from whalebench.methods.parts.networks.weights import each_network, find_checkpoint, hub_file, miewid_neck
 from whalebench.methods.parts.pipeline import UntrainedConfig
-from whalebench.methods.parts.retrieval import GalleryConfig
+from whalebench.methods.parts.retrieval import GalleryConfig, Labels
 from whalebench.methods.parts.training.config import PhotoSize
 from whalebench.methods.parts.training.trainer import predict, ready
+
+PENALTIES = (1e-3, 1e-4, 1e-5)
+"""On the squared weights of a head, of which valid chooses; of equally good ones the first, the strongest."""
+ITERATIONS = 100
+"""Of L-BFGS, which stops earlier where the loss stands still."""
 
 
 class FrozenConfig(UntrainedConfig):
@@ -32,20 +38,37 @@ class FrozenConfig(UntrainedConfig):
     no_schedule: ClassVar = "this one is not; leave it out"
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"
-    """Any timm network by name, one of the hub (hf-hub:BVRA/MegaDescriptor-T-224), or by its name alone:
-    MegaDescriptor-T-224, -S-224, -B-224, -L-224, -L-384, miewid-msv2, miewid-msv3."""
+    """Any timm network by name, one of the hub (hf-hub:BVRA/MegaDescriptor-T-224), or by a short name:
+    dinov3-s, -b, -l, megadescriptor-t, -s, -b, -l, miewid; several joined by +, side by side."""
     pretrained: str = "timm"
     """Weights: timm (downloaded from timm's or the checkpoint's hub), efficientnet-lite0, a safetensors file,
-    or none: random ones, the floor."""
+    or none: random ones, the floor; of several networks one for all, or one for each, joined by +."""
     size: PhotoSize = (224, 224)
-    """Height x width in pixels, best as the checkpoint was trained; some want multiples of 14 or 32."""
+    """Height x width in pixels; some want multiples of 14 or 32. Unless given, that of a short name's
+    training, of several the largest."""
     epochs: Annotated[int, Field(ge=0, le=0)] = 0
     """None: nothing is trained."""
     pooling: Literal["auto", "average", "gem"] = "auto"
     """auto: as the checkpoint was trained, by class token, average or what it brought along; or of all
     places the average or the generalised mean."""
+    head: Literal["none", "logistic"] = "none"
+    """none: the gallery scores; logistic: a logistic regression on the embeddings of train, in seconds."""
     gallery: GalleryConfig = GalleryConfig()
     """How embedded train photos score a query."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_the_checkpoint(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "size" in values or "backbone" not in values:
+            return values
+        known = [find_checkpoint(name) for name in str(values["backbone"]).split("+")]
+        sides = [each.side for each in known if each is not None and each.side]
+        return values | {"size": max(sides)} if sides else values
+
+    def networks(self) -> list[FrozenConfig]:
+        """The configuration of each network where backbone joins several."""
+        pairs = each_network(self.backbone, self.pretrained)
+        return [self.model_copy(update={"backbone": name, "pretrained": start}) for name, start in pairs]
 
     def sees_viewpoints(self) -> bool:
         """Whether its gallery is that of the query's side."""
@@ -78,11 +101,46 @@ class FrozenNetwork(nn.Module):
         return pooled
 
 
+class SideBySide(nn.Module):
+    """Several published networks, which see the same pixels."""
+
+    def __init__(self, configs: list[FrozenConfig]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([FrozenNetwork(config) for config in configs])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Their embeddings (photos, dimensions of all), each at length 1, side by side."""
+        return torch.cat([normalize(network(pixels).float()) for network in self.networks], dim=1)
+
+
+def fit_head(embeddings: NDArray[np.float32], labels: Labels, identities: int, penalty: float) -> Tensor:
+    """Weights (dimensions, identities) of a logistic regression, by L-BFGS from 0: the same every time.
+
+    From embeddings (photos, dimensions) of length 1 and labels (photos,); the loss is the mean log loss and
+    half the penalty times the squared weights. There are no intercepts: who is met often is no likelier.
+    """
+    seen, target = torch.from_numpy(np.array(embeddings)), torch.from_numpy(np.array(labels))
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        weights = torch.zeros(seen.shape[1], identities, requires_grad=True)
+        solver = torch.optim.LBFGS([weights], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            value = cross_entropy(seen @ weights, target) + penalty / 2 * weights.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        solver.step(loss)  # type: ignore[no-untyped-call]
+    return weights.detach()
+
+
 class Frozen(GalleryMethod):
-    """Embeds with a published network and scores by a gallery of the train photos."""
+    """Embeds with a published network and scores by a gallery of the train photos, or a head on them."""
 
     name = "frozen"
-    summary = "a published network without training, and the gallery's rule; what training is measured by"
+    summary = (
+        "published networks without training, and a gallery or a head; needs weights: hub, package or file"
+    )
     source = (
         "Oquab et al. 2024 (DINOv2); Čermák et al. 2024 (MegaDescriptor); Otarashvili et al. 2024 (MiewID)"
     )
@@ -93,15 +151,36 @@ class Frozen(GalleryMethod):
 
     def __init__(self, config: FrozenConfig) -> None:
         super().__init__(config, config.gallery)
+        self.head, self.penalty = torch.zeros(0, 0), PENALTIES[0]
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
-        """Embeds the photos of known individuals as the gallery; nothing is trained."""
-        del valid
+        """Embeds the photos of known individuals as the gallery; nothing is trained but a head, if any."""
         harness.stage("network")
         self.device = harness.device
         self.network = ready(self.build_network(self.config), self.device)
         self.made = harness.kept(self.network)
         self.fill_gallery(train.known(), harness)
+        if self.config.head != "none":
+            self._learn_head(train.known(), valid, harness)
+
+    def score_features(self, features: NDArray[np.float32], viewpoints: Labels | None) -> NDArray[np.float32]:
+        """Scores (photos, identities) by the gallery's rule, or the head's."""
+        if self.config.head == "none":
+            return super().score_features(features, viewpoints)
+        return np.asarray(features @ self.head.numpy(), np.float32)
+
+    def extend(self, photos: LabelledPhotos) -> None:
+        """Embeds the photos and takes them into the gallery; a head is fitted anew on all of it."""
+        super().extend(photos)
+        if self.config.head != "none":
+            self._fit_head(self.penalty)
+
+    def components(self) -> Components:
+        """Network and gallery, and the head where there is one."""
+        if self.config.head == "none":
+            return super().components()
+        head = {name: attribute(self, name) for name in ("head", "penalty")}
+        return {**super().components(), **head}
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1; with gallery.flip the mean with the mirror image's."""
@@ -124,6 +203,22 @@ class Frozen(GalleryMethod):
         look = partial(predict, made, photos, self.config, self.device)
         return self.looks.of(self.network, photos, mirrored, look)
 
-    def build_network(self, config: FrozenConfig) -> FrozenNetwork:
-        """The network as it was published."""
-        return FrozenNetwork(config)
+    def _learn_head(self, known: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+        harness.stage("head")
+        harness.fitted("head", known)
+        queries, results = self.embed(valid.bare()), {}
+        for penalty in PENALTIES:
+            self._fit_head(penalty)
+            results[penalty] = harness.valid_map_at_5(self.score_features(queries, None))
+        best = max(results, key=results.__getitem__)
+        self._fit_head(best)
+        harness.choose("penalty", best)
+
+    def _fit_head(self, penalty: float) -> None:
+        gallery, self.penalty = self.gallery, penalty
+        self.head = fit_head(gallery.embeddings, gallery.labels, gallery.identities, penalty)
+
+    def build_network(self, config: FrozenConfig) -> FrozenNetwork | SideBySide:
+        """The network as it was published; of several all side by side."""
+        networks = config.networks()
+        return FrozenNetwork(networks[0]) if len(networks) == 1 else SideBySide(networks)

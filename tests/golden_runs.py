@@ -143,13 +143,14 @@ GROUPS = {
     run sift size=64 keypoints=60 by=arcface shortlist=3 by_settings=WITHIN
     """,
     "joined": """
-    run ensemble member_settings=WITHIN; run ensemble rule=vote member_settings=WITHIN,arcface:dimensions=16
+    run ensemble members=softmax+arcface member_settings=WITHIN
+    run ensemble members=softmax+arcface rule=vote member_settings=WITHIN,arcface:dimensions=16
     run ensemble rule=knn members=arcface+triplet member_settings=WITHIN,dimensions=16
     run ensemble members=softmax+softmax+bbox member_settings=WITHIN,localizer.epochs=1,localizer.size=32
     run pseudo confidence=0.01 of_settings=WITHIN; run pseudo confidence=0.999 of_settings=WITHIN
     run pseudo of=arcface confidence=0.01 share=0.3 of_settings=WITHIN,new_rule=second
     run pseudo confidence=0.01 of_settings=WITHIN,schedule.cycles=2
-    run pseudo of=ensemble confidence=0.01 of_settings=member_settings=epochs=1
+    run pseudo of=ensemble confidence=0.01 of_settings=members=softmax+arcface,member_settings=epochs=1
     """,
     "recipes": """
     run right-whale-2nd scale=small TINY epochs=2 ALIGNED

@@ -29,7 +29,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import ensemble as ensembles
 from whalebench.benchmarks.ensembles import stacking
 from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
-from whalebench.benchmarks.ensembles.members import load_fold
+from whalebench.benchmarks.ensembles.members import finished_runs, load_fold
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.evaluation import constant_answer
 from whalebench.benchmarks.running.outcome import restore_run
@@ -85,6 +85,18 @@ def test_every_rule_leaves_a_whole_run(place: Workspace, rule: str) -> None:
     for loss in ("train_log_loss", "out_of_fold_log_loss"):
         assert (loss in record.calibration) == (rule != "vote")
     assert any("valid photos" in warning for warning in record.warnings) == (rule != "vote")
+
+
+def test_unless_runs_are_named_all_of_the_newest_ones_fold_and_seed_are_members(place: Workspace) -> None:
+    assert {read_record(place.runs / name).method for name in finished_runs(place)} == {
+        "arcface", "softmax", "noise"
+    }  # fmt: skip
+    oracle, other, *_ = finished_runs(place)
+    change_record(place.runs / oracle, oracle=True)
+    assert oracle not in finished_runs(place)
+    change_record(place.runs / other, transductive=True)
+    with pytest.raises(WhalebenchError, match="1 finished run"):
+        finished_runs(place)
 
 
 def test_two_good_members_are_better_than_either(place: Workspace) -> None:

@@ -18,7 +18,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.runner import RunRequest, run
-from whalebench.methods.ensemble import EnsembleConfig, Ensembled
+from whalebench.methods.ensemble import EnsembleConfig, Ensembled, _reciprocal_ranks
 from whalebench.methods.parts.fusion import (
     SCORE_RULES,
     ScoreFusion,
@@ -40,7 +40,7 @@ class Likes(Notes):
 
     def valid_map_at_5(self, scores: Any) -> float:
         self.asked.append(scores)
-        return 0.0 if self.liked is None else -float(np.abs(scores - self.liked).max())
+        return 0.0 if self.liked is None else -100 * float(np.abs(scores - self.liked).max())
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,10 @@ def views(shared_tiny: Workspace) -> Views:
 
 
 def learn(views: Views, notes: Notes | None = None, **settings: Any) -> tuple[Ensembled, Notes]:
-    method, notes = Ensembled(EnsembleConfig(**{"member_settings": SMALL} | settings)), notes or Notes()
+    method, notes = (
+        Ensembled(EnsembleConfig(**{"members": "softmax+arcface", "member_settings": SMALL} | settings)),
+        notes or Notes(),
+    )
     torch.manual_seed(0)
     method.learn(views.train, views.valid, notes)
     return method, notes
@@ -75,7 +78,11 @@ def test_settings_go_to_the_members_that_have_them() -> None:
         ({"members": "softmax+arcfase"}, WhalebenchError, "did you mean 'arcface'"),
         ({"member_settings": "epoch=3"}, WhalebenchError, "epoch=3 is of no member"),
         ({"member_settings": "triplet:epochs=3"}, WhalebenchError, "is of no member"),
-        ({"member_settings": "softmax:dimensions=3"}, WhalebenchError, "has no field 'dimensions'"),
+        (
+            {"members": "softmax+arcface", "member_settings": "softmax:dimensions=3"},
+            WhalebenchError,
+            "has no field 'dimensions'",
+        ),
         ({"member_settings": "epochs=x"}, WhalebenchError, "cannot take epochs='x'"),
         ({"rule": "median"}, ValueError, "'mean', 'product', 'vote' or 'knn'"),
     ],
@@ -87,7 +94,7 @@ def test_what_cannot_be_is_a_sentence(settings: dict[str, Any], kind: type[Excep
 
 def test_an_oracle_or_seen_checkpoint_among_the_members_is_one_of_the_whole() -> None:
     assert not EnsembleConfig().sees_annotations()
-    assert EnsembleConfig(member_settings="softmax:crop=box,softmax:oracle=true").sees_annotations()
+    assert EnsembleConfig(member_settings="arcface:crop=box,arcface:oracle=true").sees_annotations()
     config = EnsembleConfig(members="softmax+frozen", member_settings="frozen:backbone=miewid-msv2")
     assert list(pretraining(config, "flukes")) == ["miewid-msv2"]
 
@@ -99,8 +106,9 @@ def test_the_mean_is_that_of_the_command(views: Views) -> None:
     valid, test = ([member.score(each) for member in method.members] for each in photos)
     assert views.valid.labels is not None
     assert method.temperatures == tuple(fit_temperature(one, views.valid.labels) for one in valid)
-    # Nothing is better than anything, so they stay equal; asked about: 11 mixes of arcface, 5 shares.
-    assert (method.shares, len(notes.asked)) == ((0.5, 0.5), 11 + 5)
+    # Nothing is better than anything, so the simplest stays, one alone; asked: 11 mixes of arcface, 5 shares.
+    assert (method.shares, len(notes.asked)) == ((0.0, 1.0), 11 + 5)
+    method.shares = (0.5, 0.5)
     fusion = ScoreFusion.of_valid(mean_scores, valid, method.temperatures)
     for each, scores in zip(photos, (valid, test), strict=True):
         np.testing.assert_array_equal(method.score(each), fusion.fuse(scores, np.array([0.5, 0.5])))
@@ -168,7 +176,8 @@ def test_members_without_embeddings_have_no_gallery(views: Views) -> None:
 def test_what_a_member_lacks_the_whole_lacks(views: Views) -> None:
     method = Ensembled(EnsembleConfig(members="softmax+arcface", member_settings="species_weight=0.5"))
     assert method.missing_requirement(views.train, views.test) == "species"
-    assert Ensembled(EnsembleConfig()).missing_requirement(views.train, views.test) == ""
+    both = EnsembleConfig(members="softmax+arcface")
+    assert Ensembled(both).missing_requirement(views.train, views.test) == ""
 
 
 def test_members_work_behind_crops_and_twice(tiny: Workspace) -> None:
@@ -199,3 +208,36 @@ def test_an_oracle_beside_members_that_see_no_annotations(rule: str, tiny: Works
 def test_a_member_that_learns_from_test_photos_is_refused() -> None:
     with pytest.raises(ValueError, match="pseudo learns from test photos"):
         EnsembleConfig(members="softmax+pseudo")
+
+
+class Choosing(Notes):
+    """Likes scores by the MAP@5 of known photos, as the harness does where none are new."""
+
+    labels: NDArray[np.int64]
+
+    def valid_map_at_5(self, scores: Any) -> float:
+        return float(_reciprocal_ranks(scores, self.labels).mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_member_that_is_noise_gets_no_share_and_two_good_ones_are_mixed(seed: int) -> None:
+    """On valid the choice is never below the best member, nor a mixture that is better by luck alone."""
+    rng = np.random.default_rng(seed)
+    labels, notes = rng.integers(0, 20, 400), Choosing()
+    notes.labels = labels
+    truth = np.eye(20)[labels]
+
+    def shares_of(*noise: float) -> tuple[float, ...]:
+        each = [(truth + sigma * rng.normal(size=truth.shape)).astype(np.float32) for sigma in noise]
+        method = Ensembled(EnsembleConfig(members="softmax+softmax"))
+        mixed = {
+            shares: np.tensordot(shares, np.stack(each), 1).astype(np.float32) for shares in share_choices(2)
+        }
+        method._choose(mixed, labels, notes)
+        best = max(notes.valid_map_at_5(one) for one in each)
+        assert notes.valid_map_at_5(mixed[method.shares]) >= best
+        return method.shares
+
+    assert shares_of(0.5, 50.0) == (1.0, 0.0)
+    assert shares_of(50.0, 0.5) == (0.0, 1.0)
+    assert min(shares_of(0.7, 0.7)) > 0

@@ -18,7 +18,7 @@ from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.folds import Views, fold_views
-from whalebench.methods.frozen import Frozen, FrozenConfig
+from whalebench.methods.frozen import Frozen, FrozenConfig, fit_head
 from whalebench.methods.parts.networks import backbones
 from whalebench.methods.parts.networks import weights as checkpoints
 from whalebench.methods.parts.networks.backbones import build_backbone
@@ -107,6 +107,68 @@ def test_lite0_comes_from_its_package(views: Views) -> None:
     assert found["efficientnet-lite0"] == {
         "licence": "Apache-2.0", "data": ["ImageNet-1k"], "complete": True, "seen": ""
     }  # fmt: skip
+
+
+def test_networks_stand_side_by_side_each_at_length_one_from_its_own_file(
+    views: Views, tmp_path: Path
+) -> None:
+    files, wanted = [], []
+    pixels = views.test.batch(np.arange(len(views.test)), (32, 32)).pixels
+    for number, backbone in enumerate(("test_resnet", "test_convnext")):
+        torch.manual_seed(number)
+        network = timm.create_model(backbone, num_classes=0).eval()
+        files.append(str(tmp_path / f"{backbone}.safetensors"))
+        save_file(network.state_dict(), files[-1])
+        mean, std = (torch.tensor(network.pretrained_cfg[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+        with torch.inference_mode():
+            wanted.append(normalise(network((pixels - mean) / std).numpy()))
+    both = {"backbone": "test_resnet+test_convnext", "size": "32x32"}
+    method, _ = learn(views, **both, pretrained="+".join(files))
+    assert np.allclose(method.embed(views.test), normalise(np.hstack(wanted)), atol=1e-5)
+    assert list(checkpoints.weight_files(method.config)) == files
+    with pytest.raises(WhalebenchError, match="3 starts of 2 networks"):
+        learn(views, **both, pretrained="a+b+c")
+
+
+def test_a_head_is_learned_chosen_and_restored(views: Views) -> None:
+    settings = {"backbone": "test_resnet", "pretrained": "none", "size": "32x32", "head": "logistic"}
+    method, notes = learn(views, **settings)
+    assert notes.chosen["penalty"] in (1e-3, 1e-4, 1e-5)
+    assert set(notes.lineage) == {"gallery", "head"}
+    scores, known = method.score(views.test), views.train.known()
+    assert (method.score(known).argmax(axis=1) == known.labels).mean() > 0.9  # it has learned its photos
+    weights = load(save({name: value.contiguous().clone() for name, value in method.weights().items()}))
+    again = Frozen(FrozenConfig(**settings))
+    again.restore(weights, views.train.identities, torch.device("cpu"))
+    assert np.array_equal(again.score(views.test), scores)
+
+
+def test_a_head_separates_what_can_be_separated() -> None:
+    rng = np.random.default_rng(0)
+    centres, labels = normalise(rng.normal(size=(5, 8)).astype(np.float32)), np.arange(40) % 5
+    seen = normalise((centres[labels] + 0.1 * rng.normal(size=(40, 8))).astype(np.float32))
+    weights = [fit_head(seen, labels, 5, penalty).numpy() for penalty in (1e-3, 1e-5)]
+    assert all(((seen @ each).argmax(axis=1) == labels).all() for each in weights)
+    assert np.abs(weights[0]).sum() < np.abs(weights[1]).sum()
+
+
+@pytest.mark.parametrize(
+    ("short", "name", "size"),
+    [
+        ("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 256),
+        ("megadescriptor-l", "MegaDescriptor-L-384", 384),
+        ("miewid", "miewid-msv3", 440),
+        ("megadescriptor-t+dinov3-s", "MegaDescriptor-T-224", 256),
+    ],
+)
+def test_a_short_name_brings_size_and_what_it_was_trained_on(short: str, name: str, size: int) -> None:
+    config = FrozenConfig(backbone=short)
+    assert config.size == (size, size)
+    assert FrozenConfig(backbone=short, size=64).size == (64, 64)
+    facts = pretraining(config, "happy-whale-and-dolphin")
+    assert next(iter(facts)) == name
+    assert len(facts) == len(short.split("+"))
+    assert facts[name]["seen"] == ("" if short == "dinov3-s" else "HappyWhale")
 
 
 def test_training_is_refused() -> None:

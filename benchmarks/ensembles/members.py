@@ -28,6 +28,7 @@ from whalebench.benchmarks.core.record import (
     find_run,
     read_arrays,
     read_record,
+    read_runs,
     read_scores,
 )
 from whalebench.benchmarks.core.workspace import Workspace
@@ -235,6 +236,32 @@ class FusionResult:
     """Arrays to be stored as the run's weights; empty where nothing was learned."""
     learned_from: tuple[str, ...] = ()
     """Photos of train that it was learned from, which the members answered out of fold; else it was valid."""
+
+
+def finished_runs(workspace: Workspace) -> tuple[str, ...]:
+    """The names of the finished runs of the newest one's fold and seed, of each method with settings once.
+
+    Ensembles are none of them, nor are runs that see annotations of test photos, or other test photos: these
+    would make the ensemble one of that kind. Raises WhalebenchError where there are fewer than two.
+    """
+    single = [
+        record
+        for record in read_runs(workspace.runs).records
+        if not (record.unfit or record.oracle or record.transductive or record.members)
+        and record.method != "ensemble"
+    ]
+    newest = max(single, key=lambda record: (record.created, record.run), default=None)
+    same = (*SHARED, "seed")
+    runs = [each for each in single if all(getattr(each, key) == getattr(newest, key) for key in same)]
+    runs.sort(key=lambda record: (record.created, record.run))
+    # What was run again by newer code is the same method: its newest run stands for it.
+    names = {(each.method, digest_text(str(each.config))): each.run for each in runs}
+    if len(names) < 2:
+        raise WhalebenchError(
+            f"{len(names)} finished run(s) of one fold and seed are no ensemble: `whalebench run ensemble` "
+            f"trains its members, or run another method first."
+        )
+    return tuple(sorted(names.values()))
 
 
 def find_members(names: Sequence[str], workspace: Workspace, *, alone: bool = False) -> list[MemberRun]:

@@ -229,30 +229,43 @@ class Checkpoint:
     """On the hub."""
     layout: Literal["timm", "miewid"] = "timm"
     """How the weights are laid out: as timm's, or as MiewID's with a pooling and a normalisation behind."""
+    short: str = ""
+    """A shorter name, of the one that is meant where nothing more is said."""
+    side: int = 0
+    """Height and width in pixels that it was trained with; 0 where any will do."""
 
 
-def _mega(size: str, architecture: str) -> Checkpoint:
-    name = f"MegaDescriptor-{size}"
-    return Checkpoint(
-        name, "CC-BY-NC-4.0", (*MEGADESCRIPTOR_DATA, "ImageNet"), True, architecture, f"BVRA/{name}"
-    )
+def _mega(size: str, architecture: str, short: str = "") -> Checkpoint:
+    name, side = f"MegaDescriptor-{size}", int(size.rpartition("-")[2])
+    data, hub = (*MEGADESCRIPTOR_DATA, "ImageNet"), f"BVRA/{name}"
+    return Checkpoint(name, "CC-BY-NC-4.0", data, True, architecture, hub, short=short, side=side)
 
 
-def _miew(version: str) -> Checkpoint:
+def _miew(version: str, short: str = "") -> Checkpoint:
     # The card names Wildbook's platforms, Happywhale's competition and "publicly available datasets".
     name, data = f"miewid-{version}", ("Wildbook", "HappyWhale", "ImageNet-1k")
     hub = f"conservationxlabs/{name}"
-    return Checkpoint(name, "", data, False, "efficientnetv2_rw_m", hub, "miewid")
+    return Checkpoint(name, "", data, False, "efficientnetv2_rw_m", hub, "miewid", short, 440)
+
+
+def _dino(short: str, network: str) -> Checkpoint:
+    # What is in this set from the web nobody has listed.
+    name = f"{network}.lvd1689m"
+    hub = f"timm/{name}"
+    return Checkpoint(name, "dinov3-license", ("LVD-1689M",), False, network, hub, short=short, side=256)
 
 
 KNOWN = (
-    _mega("T-224", "swin_tiny_patch4_window7_224"),
-    _mega("S-224", "swin_small_patch4_window7_224"),
-    _mega("B-224", "swin_base_patch4_window7_224"),
+    _mega("T-224", "swin_tiny_patch4_window7_224", "megadescriptor-t"),
+    _mega("S-224", "swin_small_patch4_window7_224", "megadescriptor-s"),
+    _mega("B-224", "swin_base_patch4_window7_224", "megadescriptor-b"),
     _mega("L-224", "swin_large_patch4_window7_224"),
-    _mega("L-384", "swin_large_patch4_window12_384"),
+    _mega("L-384", "swin_large_patch4_window12_384", "megadescriptor-l"),
     _miew("msv2"),
-    _miew("msv3"),
+    _miew("msv3", "miewid"),
+    _dino("dinov3-s", "vit_small_patch16_dinov3"),
+    _dino("dinov3-b", "vit_base_patch16_dinov3"),
+    _dino("dinov3-l", "vit_large_patch16_dinov3"),
     Checkpoint("efficientnet-lite0", "Apache-2.0", ("ImageNet-1k",)),
 )
 """Weights with a name of their own; timm's are read from timm, by their tags."""
@@ -261,7 +274,22 @@ KNOWN = (
 def find_checkpoint(name: str) -> Checkpoint | None:
     """The known checkpoint of that name, with or without `hf-hub:` and its owner; None for all others."""
     short = name.removeprefix(HUB).rpartition("/")[2].lower()
-    return next((known for known in KNOWN if known.name.lower() == short), None)
+    return next((known for known in KNOWN if short in (known.name.lower(), known.short or None)), None)
+
+
+def each_network(backbone: str, pretrained: str) -> list[tuple[str, str]]:
+    """The name and the start of each network where backbone joins several by +, and pretrained may as well.
+
+    Raises WhalebenchError for neither one start for all nor one for each.
+    """
+    names = backbone.split("+")
+    starts = pretrained.split("+") if len(names) > 1 else [pretrained]
+    if len(starts) not in (1, len(names)):
+        raise WhalebenchError(
+            f"pretrained={pretrained} are {len(starts)} starts of {len(names)} networks: give one for all, "
+            f"or one for each, joined by +."
+        )
+    return list(zip(names, starts * (len(names) // len(starts)), strict=True))
 
 
 def pretraining(config: MethodConfig, benchmark: str, dataset: str = "") -> dict[str, Any]:
@@ -298,7 +326,7 @@ def _named(start: str, backbone: str) -> list[str]:
     """The names of what a network starts from: those of published weights, or a file by its stem."""
     # A file on a network known by its checkpoint's name holds that checkpoint: what else would fit it?
     if start == "timm" or find_checkpoint(backbone):
-        return backbone.split("+")  # recipes of several networks join their names
+        return [backbone]
     return [Path(start).stem if Path(start).suffix else start]
 
 
@@ -306,7 +334,8 @@ def _starts(config: BaseModel) -> Iterator[tuple[str, str]]:
     """What each network of the configuration and its parts starts from, if not from scratch, and its name."""
     start = str(getattr(config, "pretrained", "none"))
     if start != "none":
-        yield start, str(getattr(config, "backbone", ""))
+        pairs = each_network(str(getattr(config, "backbone", "")), start)
+        yield from ((own, name) for name, own in pairs if own != "none")
     parts = [getattr(config, name) for name in type(config).model_fields]
     within = config.within() if isinstance(config, MethodConfig) else ()
     for part in (*parts, *within):
