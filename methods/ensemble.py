@@ -13,6 +13,7 @@ from whalebench import RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
 from whalebench.methods.method import Components, Harness, MethodConfig, attribute
 from whalebench.methods.parts import fusion
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.fusion import (
     SCORE_RULES,
@@ -23,7 +24,6 @@ from whalebench.methods.parts.fusion import (
     Scores,
     Shares,
 )
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, fields_of, find_method
 

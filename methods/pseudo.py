@@ -14,8 +14,9 @@ from torch import Tensor
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import NEW_FIELDS, Components, Harness, Method, MethodConfig, Value
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.fusion import average_scores
-from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.parts.training.samplers import with_pseudo_labels
 from whalebench.methods.registry import configure_inner
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.method import Components, Harness, Method, MethodConfig
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.keypoints import (
     MatchingConfig,
     PairGallery,
@@ -21,7 +22,7 @@ from whalebench.methods.parts.keypoints import (
     rerank,
     shortlist_mask,
 )
-from whalebench.methods.parts.pipeline import NetworkMethodConfig, UntrainedConfig, build_method
+from whalebench.methods.parts.pipeline import NetworkMethodConfig, UntrainedConfig
 from whalebench.methods.registry import configure_inner
 
 

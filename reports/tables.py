@@ -197,8 +197,9 @@ def fields_report(
         for cells in rows:
             grid.add_row(*map(Text, cells))
         blocks += [Text(f"\n{name}"), Padding(grid, (0, 0, 0, 2), expand=False)]
-    steps = [Text(), table_of(ladder, "The system that it repeats, step by step")] if ladder else []
-    return Group(*blocks, *(Text(f"\n{line}") for line in left), *steps)
+    blocks += [Text(f"\n{line}") for line in left]
+    blocks += [Text(), table_of(ladder, "The system that it repeats, step by step")] if ladder else []
+    return Group(*blocks)
 
 
 def _field_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:

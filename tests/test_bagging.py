@@ -24,8 +24,8 @@ from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.method import Method, MethodConfig
-from whalebench.methods.parts.bagging import Bagged
-from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.bagging import Bagged, build_method
+from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.registry import configure, find_method
 from whalebench.splits.inner import check_inner_folds, keep_inner_folds, propose_inner_folds
 from whalebench.splits.protocols import propose_split

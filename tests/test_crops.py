@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from whalebench.benchmarks.core.photos import Annotations, Photos
 from whalebench.benchmarks.core.store import PhotoStore, Size
 from whalebench.methods.method import Harness, Located, Method, MethodConfig
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.aligner import FLUKE, RIGHT_WHALE, Aligner, AlignerConfig, build_reference
 from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow
 from whalebench.methods.parts.crops.finder import Crop, Finder, Windows, annotated_values, whole_where
 from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, LocalizerConfig, PartLocalizer
 from whalebench.methods.parts.geometry import crop_matrices, normalised_boxes, transform_points
-from whalebench.methods.parts.pipeline import CropName, Pipeline, build_method
+from whalebench.methods.parts.pipeline import CropName, Pipeline
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.tests.notes import Notes

@@ -21,8 +21,8 @@ from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.method import Harness, Restorable
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.fusion import voted
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.parts.training.config import ScheduleConfig
 from whalebench.methods.parts.training.trainer import CarryOver, KeptGenerator

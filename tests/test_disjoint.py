@@ -21,7 +21,7 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import ask, evaluate_parts, restore_run
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.method import Method
-from whalebench.methods.parts.pipeline import build_method
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.registry import configure, find_method
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.rules import check_split

@@ -23,9 +23,9 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import Submission, ask
 from whalebench.methods.frozen import FrozenNetwork
 from whalebench.methods.parts import looks
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.looks import Looks, LooksOnDisk
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import PooledBackbone
 

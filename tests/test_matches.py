@@ -35,10 +35,11 @@ from whalebench.benchmarks.running.matches import Compared, match_photos, neares
 from whalebench.benchmarks.running.outcome import ask, evaluate_parts
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.method import Located
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.aligner import Reference
 from whalebench.methods.parts.crops.cropping import Cropping
 from whalebench.methods.parts.crops.finder import Finder, Windows, whole_where, windows_around
-from whalebench.methods.parts.pipeline import SeenWindows, build_method
+from whalebench.methods.parts.pipeline import SeenWindows
 from whalebench.methods.parts.training.config import TrainingConfig
 from whalebench.methods.registry import configure, find_method
 from whalebench.reports.runs import rescore_runs, write_bundle

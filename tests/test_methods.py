@@ -20,11 +20,11 @@ from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.arcface import ArcFace, ArcFaceConfig
 from whalebench.methods.method import Components, Method, Restorable, attribute
 from whalebench.methods.parts.augment import with_twins
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.embedder import Embedder
 from whalebench.methods.parts.losses.margins import Heads
 from whalebench.methods.parts.networks.backbones import Encoder
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.triplet import Triplet
 from whalebench.tests.notes import Notes

@@ -34,11 +34,11 @@ from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.happywhale_26th import BestOfBags, Happywhale26th, keep_best
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
 from whalebench.methods.method import Epoch, Method, MethodConfig
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_matrices, invert, transform_points
 from whalebench.methods.parts.networks.weights import pretraining
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.parts.training import trainer
 from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
 from whalebench.methods.parts.training.trainer import BestEpoch

@@ -26,6 +26,7 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.location import box_iou, evaluate_location
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.mask_network import (
     LEVELS,
     MaskLoss,
@@ -43,7 +44,7 @@ from whalebench.methods.parts.crops.segmenter import (
     tidied,
 )
 from whalebench.methods.parts.networks.backbones import build_encoder
-from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.registry import configure
 from whalebench.tests.notes import Notes
 

@@ -31,7 +31,7 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.arcface import ArcFaceConfig
 from whalebench.methods.ensemble import EnsembleConfig
 from whalebench.methods.method import MethodConfig
-from whalebench.methods.parts.pipeline import build_method
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig, Rule
 from whalebench.methods.registry import configure, find_method
 from whalebench.methods.siamese import Siamese, SiameseConfig

@@ -18,6 +18,7 @@ from whalebench.benchmarks.overview import field_rows, fields_words
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.parts import keypoints
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.keypoints import (
     Keypoints,
     LightGlue,
@@ -28,7 +29,6 @@ from whalebench.methods.parts.keypoints import (
     root_sift,
     shortlist_mask,
 )
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.sift import Sift, SiftConfig
 from whalebench.tests.notes import Notes
 

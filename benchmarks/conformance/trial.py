@@ -30,7 +30,8 @@ from whalebench.benchmarks.running.folds import OpenFold, Views, fold_views, ope
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.guests import watch_guests
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.methods.parts.pipeline import Pipeline, build_method
+from whalebench.methods.parts.bagging import build_method
+from whalebench.methods.parts.pipeline import Pipeline
 
 PHOTOS = {
     **{name: {"train": 4, "valid": 1, "test": 2} for name in ("ada", "bea", "cid", "dot")},

@@ -40,8 +40,9 @@ from whalebench.benchmarks.running.location import evaluate_location, location_s
 from whalebench.benchmarks.running.matches import Compared, match_photos
 from whalebench.methods.guests import blamed, guest
 from whalebench.methods.method import Located, MethodConfig
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.fusion import OutOfFold
-from whalebench.methods.parts.pipeline import Pipeline, SeenWindows, build_method
+from whalebench.methods.parts.pipeline import Pipeline, SeenWindows
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import find_method, name_of
 from whalebench.reports.metrics.sides import SideView, precision_by_side

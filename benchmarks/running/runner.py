@@ -168,7 +168,7 @@ def run(
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
     from whalebench.benchmarks.running.harness import RunHarness
     from whalebench.benchmarks.running.outcome import evaluate_parts, write_outcome
-    from whalebench.methods.parts.pipeline import build_method
+    from whalebench.methods.parts.bagging import build_method
 
     kind = find_method(request.method)
     config = configure(kind, request.settings)
@@ -231,7 +231,7 @@ def assist(request: RunRequest, workspace: Workspace, member: Member) -> None:
     """
     from whalebench.benchmarks.core.checkpoint import CheckpointStore
     from whalebench.benchmarks.running.harness import RunHarness
-    from whalebench.methods.parts.pipeline import build_method
+    from whalebench.methods.parts.bagging import build_method
 
     device = choose_device(request.device)
     with _together(member, device):

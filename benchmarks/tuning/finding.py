@@ -26,7 +26,7 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, command_of, resolved
 from whalebench.methods.guests import blamed
 from whalebench.methods.method import MethodConfig, PartConfig
-from whalebench.methods.parts.pipeline import build_method
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.registry import configure, find_method
 
 LOWEST, HIGHEST, STEPS = 1e-7, 1.0, 100

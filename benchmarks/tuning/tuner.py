@@ -32,8 +32,8 @@ from whalebench.benchmarks.tuning import study
 from whalebench.benchmarks.tuning.space import Budget, Space, build_pruner, build_sampler, search_space
 from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
 from whalebench.methods.guests import blamed, named
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.networks.weights import weight_files
-from whalebench.methods.parts.pipeline import build_method
 from whalebench.methods.registry import configure, find_method
 
 if TYPE_CHECKING:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
+from whalebench.methods.guests import guest
 from whalebench.methods.method import Components, Harness, Located, Method, MethodConfig
 from whalebench.methods.parts.fusion import BAG, INNER_GALLERY, OutOfFold, average_scores, side_by_side, voted
 from whalebench.methods.parts.pipeline import Pipeline, SeenWindows
+from whalebench.methods.registry import find_method
 
 Scores = NDArray[np.float32]
 
@@ -141,3 +143,10 @@ def _together(answered: list[tuple[NDArray[np.int64], Scores, NDArray[np.float32
     joined = np.concatenate(embeddings)[order] if len(embeddings) == len(answered) else None
     bags = np.concatenate([np.full(len(own), bag) for bag, (own, _, _) in enumerate(answered)])
     return OutOfFold(rows[order], bags[order], scores, joined)
+
+
+def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
+    """The method of that name or class as a run trains it: behind its crop, in its cycles, in its bags."""
+    kind = find_method(method) if isinstance(method, str) else method
+    with guest(kind.name):
+        return (kind.bagged or Bagged)(kind, config) if config.bags > 1 else Pipeline(kind, config)

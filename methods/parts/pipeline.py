@@ -40,7 +40,6 @@ from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.parts.training.config import BestBy, PhotoSize, ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.starting import StartConfig, beside
 from whalebench.methods.parts.training.trainer import CarryOver, Ended
-from whalebench.methods.registry import find_method
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -252,15 +251,6 @@ def _galleries(part: Restorable) -> dict[str, Gallery]:
 
 BEST = "best_cycle"
 """The name of the best cycle's place among the weights, and of its number in the record."""
-
-
-def build_method(method: str | type[Method], config: MethodConfig) -> Pipeline:
-    """The method of that name or class as a run trains it: behind its crop, in its cycles, in its bags."""
-    from whalebench.methods.parts.bagging import Bagged
-
-    kind = find_method(method) if isinstance(method, str) else method
-    with guest(kind.name):
-        return (kind.bagged or Bagged)(kind, config) if config.bags > 1 else Pipeline(kind, config)
 
 
 def hosted(verb: Callable[Concatenate[Pipeline, P], R]) -> Callable[Concatenate[Pipeline, P], R]:

@@ -158,7 +158,8 @@ class _Explored:
             except Exception:  # a decoder fed with broken bytes may raise anything; `data check` says which
                 return None
             photo.thumbnail((64, 64), reducing_gap=2.0)
-            return np.asarray(photo, np.float64).mean(axis=(0, 1)) / 255
+            red_green_blue: NDArray[np.float64] = np.asarray(photo, np.float64).mean(axis=(0, 1)) / 255
+            return red_green_blue
 
         self.progress.stage("colours")
         with pixel_limit(MAX_PIXELS), ThreadPoolExecutor(cores()) as pool:
