@@ -175,7 +175,8 @@ class Member:
     @property
     def bags(self) -> int:
         """Over how many inner folds it was bagged; 1 for one that was not."""
-        return int(self.run.record.config.get("bags", 1))  # type: ignore[arg-type]
+        bags = self.run.record.config.get("bags", 1)
+        return bags if isinstance(bags, int) else 1
 
     def inner_folds(self, fold: FoldData) -> Rows:
         """(photos of train,) in which inner fold of a bagged member each is, -1 for none."""
