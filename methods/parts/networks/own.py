@@ -86,7 +86,9 @@ class Trunk(nn.Module):
                 continue
             stages.append([((f"{begin}{at}.",), [block]) for at, block in enumerate(blocks)])
             within += [
-                _layers(f"{begin}{at}.residual.", list(block.residual)) for at, block in enumerate(blocks)
+                _layers(f"{begin}{at}.residual.", list(block.residual))
+                for at, block in enumerate(blocks)
+                if isinstance(block, ResidualBlock)
             ]
         return [*within, *stages]
 
