@@ -154,7 +154,7 @@ class RunHarness:
         if held := self._held.intersection(photos.digests):
             raise RunFailedError(
                 f"{part} was fitted on {len(held)} photo(s) of its own inner fold, first "
-                f"{_first(photos, held)}, by which it is chosen: fit it on the others only."
+                f"{_first(photos, set(held))}, by which it is chosen: fit it on the others only."
             )
         self.lineage[part] = tuple(sorted(set(photos.digests)))
 
