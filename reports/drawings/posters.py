@@ -128,8 +128,10 @@ def _range_test(page: Sheet, training: Mapping[str, Any], top: float) -> str:
     limits = (decades[0] - 0.1, max(decades[-1], decades[0] + 1) + 0.1)
     box = (LEFT, top + 36, WIDTH - LEFT - EDGE, RATES)
     axes = page.axes(box, limits, (low - room, high + room), ticks, {low: f"{low:.3g}", high: f"{high:.3g}"})
-    axes.plot(powers, training["losses"], "o", color=FAINT, markersize=2)
-    axes.plot(at, means, color=MARK, linewidth=2)
+    losses = zip(powers, training["losses"], strict=True)
+    shown = [(power, loss) for power, loss in losses if low - room <= loss <= high + room]
+    axes.plot([power for power, _ in shown], [loss for _, loss in shown], "o", color=FAINT, markersize=2)
+    axes.plot(at, [min(mean, high + room) for mean in means], color=MARK, linewidth=2)
     said = []
     for key, words, colour in RATE_WORDS:
         if training[key] is not None:
