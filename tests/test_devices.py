@@ -266,7 +266,9 @@ def test_one_device_leaves_names_notes_and_commands_as_they_were(tiny: Workspace
     assert "--devices 2" in runner.plan_run(two, tiny)["command"]
 
 
-def test_the_command_starts_as_many(monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]) -> None:
+def test_the_command_starts_as_many(
+    monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any], tmp_path: Path
+) -> None:
     started: list[tuple[int, list[str]]] = []
 
     def start(request: RunRequest, workspace: Workspace, flags: list[str]) -> int:
@@ -274,7 +276,7 @@ def test_the_command_starts_as_many(monkeypatch: pytest.MonkeyPatch, cli: Callab
         return 7
 
     monkeypatch.setattr(devices, "run_on_devices", start)
-    assert cli("run", "arcface", "--devices", 3, "--force").code == 7
+    assert cli("run", "arcface", "--devices", 3, "--force", "--workspace", tmp_path).code == 7
     assert started == [(3, ["--force"])]
 
 
