@@ -74,6 +74,7 @@ STAGES = {
     "keypoints": "Detecting key points",
     "first individuals": "Training on the individuals with most photos",
     "train": "Training",
+    "head": "Learning a head on what is embedded",
     "gallery": "Embedding the gallery",
     "join": "Fusing the members on valid photos",
     "pseudo-labels": "Guessing the labels of test photos",
