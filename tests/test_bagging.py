@@ -224,7 +224,7 @@ def test_a_bagged_run_is_kept_restored_and_repeated(
     assert given is not None and once is not None
     assert given.parameters == 2 * once.parameters and given.looks == 2 * once.looks
     assert {stage.partition(".")[0] for stage in given.photos_by_stage} == {"bag_1", "bag_2"}
-    assert given.photos_seen == sum(given.photos_by_stage.values()) > once.photos_seen
+    assert given.photos_seen == sum(given.photos_by_stage.values()) >= once.photos_seen
     assert any(name.startswith("bag_2.") for name in record.lineage)
     assert {"bag_1.gallery_of_inner_fold", "bag_2.gallery_of_inner_fold"} <= set(record.lineage)
     assert (shared_tiny.benchmarks / "tiny" / "split.inner-fold0-bags2.json").is_file()

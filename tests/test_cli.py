@@ -267,7 +267,7 @@ def test_fields_of_a_method_are_explained(cli: Cli) -> None:
     assert rows["margin"]["default"] == 0.3
     assert rows["margin"]["search"] == "0.05 to 0.6"
     assert rows["scale"]["search"].endswith("(log)")
-    assert rows["augment"]["type"] == "auto | none | light | steady | heavy | turned"
+    assert rows["augment"]["type"] == "auto | none | light | steady | heavy | turned | shuffled"
     assert all(row["meaning"] for row in rows.values())
 
 
@@ -614,7 +614,8 @@ def test_the_fields_of_a_method_are_a_readable_list(cli: Cli) -> None:
     some = cli("methods", "arcface", "restart").out
     assert "schedule.cycles" in some and "margin" not in some
     assert [row["field"] for row in json.loads(cli("methods", "arcface", "restart", "--json").out)] == [
-        "schedule.cycles"
+        "segmenter.cycles",
+        "schedule.cycles",
     ]
     assert "did you mean 'margin'" in sentence(cli("methods", "arcface", "margiin"))
     assert "--all needs the name of a method" in sentence(cli("methods", "--all"))

@@ -150,7 +150,7 @@ def test_a_method_of_others_is_made_of_theirs_too() -> None:
     assert {"pseudo", "ensemble", "triplet", "siamese"} <= modules
     assert "arcface" not in modules
     defaults = {name.rpartition(".")[2] for name in modules_of(kind, configure(kind, ["of=ensemble"]))}
-    assert {"ensemble", "softmax", "arcface"} <= defaults
+    assert {"ensemble", "aligned", "arcface"} <= defaults
     plain = configure(find_method("triplet"), [])
     assert code_of(find_method("triplet"), plain).digest != code_of(kind, config).digest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,7 +313,7 @@ class Guess(Finder):
     def build(self) -> nn.Module:
         return nn.Linear(1, 1)
 
-    def learn(self, train: Photos, harness: Harness) -> None:
+    def learn(self, train: Photos, harness: Harness, valid: Any = None) -> None:
         self.network = self.build()
         harness.fitted(self.artefact, train)
 

@@ -525,7 +525,6 @@ def test_the_command_takes_steps_and_says_what_is_wrong_with_them(place: Workspa
         assert word in shown
     for arguments, said in (
         (("arcface",), "or one with a step, --then reciprocal"),
-        (("--then", "balance"), "Missing argument"),
         (("arcface", "--then", "balanse"), "did you mean 'balance'?"),
         (("arcface", "--then", "balance", "--then", "balance"), "balance is given twice"),
         (("arcface", "--then", "duplicates"), "give both, or leave both out"),

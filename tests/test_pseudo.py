@@ -28,7 +28,7 @@ from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
-from whalebench.methods.parts import pipeline
+from whalebench.methods.parts import bagging
 from whalebench.methods.parts.pairs import PairSampler
 from whalebench.methods.parts.training.samplers import (
     PKSampler,
@@ -113,7 +113,7 @@ KINDS: dict[str, type[Method]] = {kind.name: kind for kind in (Nearest, Together
 def _methods() -> Iterator[None]:
     found = registry.find_method
     with pytest.MonkeyPatch.context() as patch:
-        for module in (runner, outcome, registry, pipeline):
+        for module in (runner, outcome, registry, bagging):
             patch.setattr(module, "find_method", lambda name: KINDS.get(name) or found(name))
         yield
 

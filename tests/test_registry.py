@@ -124,7 +124,7 @@ def test_an_unknown_method_is_answered_with_a_close_one() -> None:
         ("size=large", r"'arcface' cannot take size='large'"),
         ("size=96x", r"'arcface' cannot take size='96x'"),
         ("size=1x2x3", r"'arcface' cannot take size='1x2x3'"),
-        ("augment=wild", r"cannot take augment='wild': input should be 'auto', 'none', .* or 'turned'"),
+        ("augment=wild", r"cannot take augment='wild': input should be 'auto', 'none', .* or 'shuffled'"),
         ("batch_size=1", r"cannot take batch_size='1'"),
     ],
 )

@@ -229,7 +229,7 @@ def test_test_photos_make_it_transductive(shared_tiny: Workspace) -> None:
         learned(shared_tiny, f"start_from={record.run}")
     with pytest.raises(WhalebenchError, match="test photos"):
         run(
-            RunRequest("ensemble", benchmark="tiny", settings=("member_settings=softmax:pretrain=test",)),
+            RunRequest("ensemble", benchmark="tiny", settings=("member_settings=arcface:pretrain=test",)),
             shared_tiny,
         )
 

@@ -403,7 +403,7 @@ def test_fields_with_a_range_that_stand_off_their_defaults_are_set_by_hand() -> 
     assert by_hand("softmax", "localizer.learning_rate=0.01") == {}  # has no effect
     assert by_hand("playground-resnet18", "scale=small") == by_hand("playground-resnet18") == {}
     assert by_hand("playground-resnet18", "scale=small", "head_rate=3") == {"head_rate": 3}
-    assert by_hand("ensemble", "member_settings=softmax:dropout=0.4") == {"0.dropout": 0.4}
+    assert by_hand("ensemble", "member_settings=arcface:learning_rate=0.001") == {"0.learning_rate": 0.001}
 
 
 # Tracks

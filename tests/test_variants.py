@@ -95,6 +95,11 @@ def test_cycles_are_in_the_record(tiny: Workspace, tiny_settings: tuple[str, ...
     assert record.usage.looks == 2
     assert list(record.variants) == ["best cycle", "last cycle"]
     assert record.chosen["best_cycle"] in (1, 2)
-    assert record.config["schedule"] == {"cycles": 2, "joined": "scores", "tail": None}
+    assert record.config["schedule"] == {
+        "cycles": 2,
+        "joined": "scores",
+        "tail": None,
+        "best_by": "map_at_5",
+    }
     assert {"cycle_1.train", "cycle_2.train"} < record.seconds.keys()
     assert "best cycle" in found.text

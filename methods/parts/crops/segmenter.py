@@ -260,7 +260,7 @@ def best_threshold(logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> flo
     logits and truth are (photos, height, width).
 
     >>> best_threshold(np.array([[[0.3, 0.2, 0.1, -1.0]]], np.float32), np.array([[[1, 1, 0, 0]]]) > 0)
-    0.125
+    0.1125
     """
     worth = [mask_precision(logits >= threshold, truth).mean() for threshold in GRID]
     best = GRID[np.flatnonzero(worth == np.max(worth))]
