@@ -126,7 +126,7 @@ def exchanged(folder: Path, what: str) -> None:
 def test_rows_exchanged_between_bags_are_refused(place: Workspace, what: str, why: str) -> None:
     exchanged(place.runs / "two", what)
     with pytest.raises(WhalebenchError, match=f"two.*{why}"):
-        combine(place, "one", "two", rule="logistic")
+        combine(place, "one", "two", rule="logistic", force=True)
 
 
 def test_a_network_that_learned_from_its_inner_fold_is_refused(place: Workspace) -> None:
@@ -134,7 +134,7 @@ def test_a_network_that_learned_from_its_inner_fold_is_refused(place: Workspace)
     everything = sorted(set(fold.train["content_digest"]))
     change_lineage(place.runs / "two", member.lineage | {"bag_1.finder": everything})
     with pytest.raises(WhalebenchError, match="its network 1 says"):
-        combine(place, "one", "two", rule="logistic")
+        combine(place, "one", "two", rule="logistic", force=True)
 
 
 def test_what_all_networks_share_must_not_have_learned_from_train(place: Workspace) -> None:
@@ -142,7 +142,7 @@ def test_what_all_networks_share_must_not_have_learned_from_train(place: Workspa
     shared = member.lineage | {"finder": sorted(set(fold.train["content_digest"]))}
     change_lineage(place.runs / "two", shared)
     with pytest.raises(WhalebenchError, match="knows by heart"):
-        combine(place, "one", "two", rule="logistic")
+        combine(place, "one", "two", rule="logistic", force=True)
 
 
 def test_in_its_own_space_a_photo_has_the_cosines_of_its_network() -> None:

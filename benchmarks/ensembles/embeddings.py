@@ -46,9 +46,9 @@ def _read_gallery(
     arrays, _ = read_arrays(member.run.folder / WEIGHTS, (gallery, labels), "lineage")
     if set(arrays) != {gallery, labels}:
         return None
-    parts: tuple[str, ...] = (GALLERY,)
+    parts = [GALLERY]
     if bag is not None:
-        parts = tuple(f"{BAG.format(bag + 1)}.{part}" for part in (GALLERY, INNER_GALLERY))
+        parts = [f"{BAG.format(bag + 1)}.{part}" for part in (GALLERY, INNER_GALLERY)]
     filled = {digest for part in parts for digest in member.lineage.get(part, ())}
     if not np.array_equal(arrays[labels], fold.gallery_labels[order]) or filled != set(fold.gallery_digests):
         raise WhalebenchError(

@@ -151,7 +151,7 @@ class RunHarness:
                 f"{part} was fitted on {len(unexpected)} photo(s) outside train of this fold, first "
                 f"{_first(photos, unexpected)}: fit every part on train only{others}."
             )
-        if held := self._held.intersection(photos.digests):
+        if held := set(photos.digests) & self._held:
             raise RunFailedError(
                 f"{part} was fitted on {len(held)} photo(s) of its own inner fold, first "
                 f"{_first(photos, set(held))}, by which it is chosen: fit it on the others only."
