@@ -90,7 +90,9 @@ class Ensembled(Ensemble):
     """Its members' scores or embeddings fused, in shares chosen by MAP@5 on valid."""
 
     name = "ensemble"
-    summary = "several methods in one run, or the best alone, as valid says; needs landmarks, or members=..."
+    summary = (
+        "several methods in one run, or the best alone, as valid says; needs landmarks, or other members"
+    )
     source = (
         "Dietterich 2000; Guo et al. 2017 for the temperatures; Humpback 2019 and Happywhale 2022 solutions"
     )
