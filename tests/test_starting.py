@@ -170,9 +170,8 @@ def test_a_run_starts_from_another(shared_tiny: Workspace, start: RunRecord) -> 
 
 def test_the_start_is_known_by_how_its_name_begins(shared_tiny: Workspace, start: RunRecord) -> None:
     arc = learned(shared_tiny, "dimensions=8", method="arcface")
-    again = learned(
-        shared_tiny, "dimensions=8", "epochs=0", "photo_weight=0", "start_from=arcface", method="arcface"
-    )
+    begins = f"start_from={arc.run[:-1]}"
+    again = learned(shared_tiny, "dimensions=8", "epochs=0", "photo_weight=0", begins, method="arcface")
     old, new = (load_file(shared_tiny.runs / each.run / WEIGHTS) for each in (arc, again))
     torch.testing.assert_close(new["prototypes"], old["prototypes"])
     assert torch.equal(new["network.linear.weight"], old["network.linear.weight"])
