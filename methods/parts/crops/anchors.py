@@ -54,7 +54,7 @@ def encode(points: Tensor, anchors: Tensor) -> Tensor:
     box's centre in sides of the anchor, the logarithms of its sides over the anchor's, and the way to each
     landmark in sides of the anchor.
     """
-    centres, sides = anchors.split(2, dim=-1)
+    centres, sides = anchors[..., :2], anchors[..., 2:]
     low, high = points[..., :2, :].unbind(-2)
     moved, grown = ((low + high) / 2 - centres) / sides, ((high - low) / sides).log()
     landmarks = (points[..., 2:, :] - centres[..., None, :]) / sides[..., None, :]
@@ -63,9 +63,9 @@ def encode(points: Tensor, anchors: Tensor) -> Tensor:
 
 def decode(answers: Tensor, anchors: Tensor) -> Tensor:
     """The points (..., points, 2) that anchors (..., 4) answer with (..., 2 x points); see `encode`."""
-    centres, sides = anchors.split(2, dim=-1)
+    centres, sides = anchors[..., :2], anchors[..., 2:]
     centre, half = centres + answers[..., :2] * sides, answers[..., 2:4].exp() * sides / 2
-    ways = answers[..., 4:].unflatten(-1, (-1, 2))
+    ways = answers[..., 4:].reshape(*answers.shape[:-1], -1, 2)
     landmarks = centres[..., None, :] + ways * sides[..., None, :]
     return torch.cat([torch.stack([centre - half, centre + half], dim=-2), landmarks], dim=-2)
 
@@ -94,7 +94,7 @@ def annotated_points(batch: Batch) -> Tensor:
     low, high = landmarks.amin(dim=1), landmarks.amax(dim=1)
     middle, half = (low + high) / 2, (high - low) / 2 * landmarks.new_tensor(ROOM)
     around = torch.stack([middle - half, middle + half], dim=1).clamp(-1, 1)
-    boxes = normalised_boxes(batch).unflatten(1, (2, 2))
+    boxes = normalised_boxes(batch).reshape(-1, 2, 2)
     boxes = torch.where(boxes.isnan(), around, boxes)
     left = (boxes[:, 1] > boxes[:, 0]).all(dim=1)
     return torch.cat([boxes.where(left[:, None, None], torch.nan), landmarks], dim=1)
@@ -124,8 +124,9 @@ class AnchorNetwork(nn.Module):
 
 def by_anchor(answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (photos, anchors) and answers (photos, anchors, values) of a network, and the anchors."""
+    height, width = answers.shape[-2:]
     each = answers.flatten(2).mT
-    return each[..., 0], each[..., 1:], anchor_boxes(*answers.shape[-2:], answers.device)
+    return each[..., 0], each[..., 1:], anchor_boxes(height, width, answers.device)
 
 
 class AnchorLoss(nn.Module):
