@@ -132,6 +132,7 @@ GROUPS = {
     run arcface TINY epochs=1 crop=window window=0.1,0.2,0.9,0.8; run triplet TINY epochs=1 crop=mask MASK
     run arcface TINY epochs=2 crop=box BOX schedule.cycles=2; run stn TINY epochs=2 WINDOW
     run siamese TINY epochs=1 crop=aligned ALIGNED aligner.augment=turned aligner.shears=2 aligner.inside=0
+    run aligned TINY epochs=1 ALIGNED aligner.head=anchors aligner.inside=0
     run stn TINY epochs=2 start=landmarks WINDOW; run stn TINY epochs=2 start=boxes schedule.cycles=2 WINDOW
     """,
     "untrained": """

@@ -58,7 +58,14 @@ SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "e
 ONE = ("scale=small", "backbone=test_resnet", "size=32", "epochs=1", "batch_size=8")
 FINDER = ("epochs=1", "size=32", "batch_size=8", "backbone=test_resnet")
 RECIPES: dict[type[Method], tuple[str, ...]] = {
-    Humpback3rd: (*ONE, "checkpoints=1", "dimensions=8", "versions=2", *(f"aligner.{one}" for one in FINDER)),
+    Humpback3rd: (
+        *ONE,
+        "checkpoints=1",
+        "dimensions=8",
+        "versions=2",
+        "aligner.head=anchors",
+        *(f"aligner.{one}" for one in FINDER),
+    ),
     Happywhale26th: (*SETTINGS, "dimensions=8", *(f"localizer.{one}" for one in FINDER)),
     PlaygroundResnet18: (*ONE, "epochs=2", "first_photos=3", "first_epochs=1", "at_least=4"),
 }
@@ -168,6 +175,13 @@ def test_the_scales_are_what_was_published() -> None:
     assert (member.backbone, member.size, member.scale, member.margin) == ("densenet121", (320, 320), 65, 0.5)
     assert (member.pooling, member.flip_identities, member.dimensions) == ("flatten", True, 512)
     assert (member.average, member.checkpoints, member.gallery.rule) == ("checkpoints", 10, "robust_centre")
+    detector = humpback.aligner
+    assert (detector.head, detector.backbone, detector.size) == ("anchors", "densenet121", (288, 288))
+    assert (detector.epochs, detector.batch_size, detector.checkpoints) == (3500, 16, 10)
+    assert detector.learning_rate == detector.weight_decay == 0.0005
+    assert configure(Humpback3rd, ["scale=small"]).aligner.head == "votes"  # type: ignore[attr-defined]
+    rungs = [configure(Humpback3rd, rung.settings.split()) for rung in Humpback3rd.ladder[:2]]
+    assert [rung.aligner.head for rung in rungs] == ["anchors", "votes"]  # type: ignore[attr-defined]
     assert [each.backbone.partition(".")[0] for each in happywhale.members()] == [
         "tf_efficientnet_b6", "tf_efficientnetv2_l", "eca_nfnet_l2",
     ]  # fmt: skip

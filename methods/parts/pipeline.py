@@ -30,7 +30,8 @@ from whalebench.methods.method import (
     attribute,
 )
 from whalebench.methods.parts.augment import STRENGTHS, Augmentation, Strength
-from whalebench.methods.parts.crops.aligner import Aligner, AlignerConfig
+from whalebench.methods.parts.crops.aligner import AlignerConfig
+from whalebench.methods.parts.crops.anchors import build_aligner
 from whalebench.methods.parts.crops.cropping import Cropping, FixedWindow, WindowSides
 from whalebench.methods.parts.crops.finder import Finder
 from whalebench.methods.parts.crops.localizer import Localizer, LocalizerConfig, PartLocalizer
@@ -47,7 +48,7 @@ CropName = Literal["none", "box", "mask", "aligned", "part", "window"]
 FINDERS: dict[str, tuple[str, Callable[[Any], Finder]]] = {
     "box": ("localizer", Localizer),
     "part": ("localizer", PartLocalizer),
-    "aligned": ("aligner", Aligner),
+    "aligned": ("aligner", build_aligner),
     "mask": ("segmenter", Segmenter),
 }
 """By crop: the field with the finder's configuration, and the finder."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from whalebench import WhalebenchError
@@ -33,6 +33,7 @@ from whalebench.methods.parts.crops.finder import (
 from whalebench.methods.parts.training.trainer import predict
 
 Fit = Literal["auto", "similarity", "affine"]
+Head = Literal["votes", "anchors"]
 Places = dict[str, tuple[float, float]]
 
 RIGHT_WHALE: Places = {"bonnet": (0.8, 0.5), "blowhead": (0.3, 0.5)}
@@ -159,6 +160,9 @@ Views = Annotated[int, Field(ge=1, le=36)]
 class AlignerConfig(PositionConfig):
     """Fields of the aligner."""
 
+    head: Head = "votes"
+    """How its network answers: all cells vote for each landmark; or anchors, boxes of nine shapes at each
+    cell of which the best one answers, with a box and all landmarks (Humpback, 3rd place)."""
     turns: Views = 3
     """Views by turning the photo within the range of `augment`, when landmarks are found."""
     zooms: Views = 3
@@ -175,6 +179,12 @@ class AlignerConfig(PositionConfig):
     """similarity, affine (least squares), or auto: an affine map for three landmarks and more."""
     inside: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Where less than this share of the window is inside the photo, the whole photo is used."""
+
+    @model_validator(mode="after")
+    def _votes_that_are_counted(self) -> Self:
+        if self.head == "anchors" and self.width != type(self).model_fields["width"].default:
+            raise ValueError(f"width={self.width} is of votes, which head=anchors does without; leave it out")
+        return self
 
     def augmentation(self) -> Augmentation:
         """The augmentation in training: as configured, nothing erased or shuffled, black where photos end."""
@@ -221,6 +231,11 @@ class Aligner(Finder):
         """The annotated landmarks."""
         return geometry.normalised_landmarks(batch)
 
+    def points(self, pixels: Tensor) -> Tensor:
+        """Landmarks (photos, landmarks, 2) in normalised coordinates, of pixels (photos, 3, h, w)."""
+        points: Tensor = self.network(pixels)
+        return points
+
     def locate(self, photos: Photos) -> Located:
         """Landmarks as shares of the photo, the mean of what is found in every view."""
         each = torch.stack([self._landmarks_in(photos, view) for view in self.views()])
@@ -257,7 +272,7 @@ class Aligner(Finder):
         """Landmarks (photos, landmarks, 2) found in one view, in normalised coordinates of whole photos."""
         matrices = view.expand(len(photos), 2, 3)
         seen = photos.bare().through(Crop(matrices, self.config.size, outside="zeros"))
-        answers = predict(self.network, seen, self.config, self.device)
+        answers = predict(self.points, seen, self.config, self.device)
         return geometry.transform_points(torch.from_numpy(answers).double(), geometry.invert(matrices))
 
     def _reference(self) -> Reference:

@@ -56,11 +56,16 @@ class PositionNetwork(nn.Module):
         votes = self.votes(self.neck(self.backbone(pixels))).float()
         height, width = votes.shape[-2:]
         weights, offsets = votes.unflatten(1, (2, self.points, 2)).flatten(-2).unbind(1)
-        across = (torch.arange(width, device=pixels.device) + 0.5) / width * 2 - 1
-        down = (torch.arange(height, device=pixels.device) + 0.5) / height * 2 - 1
-        cells = torch.stack([across.repeat(height), down.repeat_interleave(width)])
+        cells = cell_centres(height, width, pixels.device)
         points: Tensor = (weights.softmax(dim=-1) * (cells + offsets)).sum(dim=-1)
         return points
+
+
+def cell_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """The centres (2, cells) of the cells of a map, x and y in normalised coordinates, row by row."""
+    across = (torch.arange(width, device=device) + 0.5) / width * 2 - 1
+    down = (torch.arange(height, device=device) + 0.5) / height * 2 - 1
+    return torch.stack([across.repeat(height), down.repeat_interleave(width)])
 
 
 def convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
