@@ -30,16 +30,15 @@ from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts import bagging
 from whalebench.methods.parts.pairs import PairSampler
-from whalebench.methods.parts.training.samplers import (
-    PKSampler,
+from whalebench.methods.parts.training.pseudo_labels import (
     PseudoLabelledPhotos,
     PseudoLabelSampler,
-    Sampler,
-    Shuffled,
     pseudo_label_sampler,
+    two_halves,
     with_pseudo_labels,
 )
-from whalebench.methods.pseudo import Pseudo, PseudoConfig, two_halves
+from whalebench.methods.parts.training.samplers import PKSampler, Sampler, Shuffled
+from whalebench.methods.pseudo import Pseudo, PseudoConfig
 from whalebench.methods.registry import configure
 
 SIZE = (10, 12)

@@ -297,7 +297,7 @@ def is_restored(trial: Trial) -> str:
 def answers_new_photos(trial: Trial) -> str:
     """Test photos asked as new ones, which are in no fold, get the scores of the run to the last bit."""
     learned, again = trial.after_learning(), _restored(trial)
-    if again.transductive:
+    if not again.scores_alone:
         raise NotApplicable("It scores photos with the help of others, so `whalebench predict` refuses it.")
     views, asked = learned.views, _as_new(trial)
     scores, embeddings = again.score_and_embed(asked)
