@@ -458,8 +458,8 @@ def _notes(new: NewPhotos, benchmark: Benchmark, record: RunRecord, added: NewGa
             notes.append(f"{len(seen)} photo(s) are {part} photos of {record.run}, first {seen[0]}, {what}.")
     if record.transductive:
         notes.append(
-            f"{record.run} has learned from the bare test photos that its score is of: others may be answered "
-            f"less well."
+            f"{record.run} has learned from the bare test photos that its score is of: others may be "
+            f"answered less well."
         )
     whole = len(table) if REGION[0] not in table else int(table[REGION[0]].isna().sum())
     if benchmark.catalog.has_given_boxes and whole:

@@ -179,7 +179,7 @@ class _Fold:
         return {digest: f"photo-{place:07d}" for place, digest in enumerate(digests)}
 
     def digests_of(self, table: pd.DataFrame) -> tuple[str, ...]:
-        """What stands for each photo of a table in no fold: as here where the file is here, too, else anew."""
+        """What stands for each photo of a table in no fold: as here where the file is here, else anew."""
         files, there = (
             list(zip(each["file_digest"], regions_of(each), strict=True)) for each in (table, self.table)
         )

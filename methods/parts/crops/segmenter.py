@@ -37,9 +37,9 @@ GRID = np.linspace(-0.5, 0.5, 81).round(4)
 THRESHOLDS = "thresholds"
 """The name of the chosen ones beside the weights of the networks that vote."""
 STUDENTS = ("students_a", "students_b")
-"""The names of the two sets of students in the record, and of the photos that taught each beside its weights."""
+"""The names of the two sets of students in the record, and beside their weights of what taught each."""
 SHARE = 0.5
-"""The probability that a photo in a step of a student is one of test, that of the fourth place of TGS Salt."""
+"""The probability that a photo in a student's step is one of test, that of the fourth place of TGS Salt."""
 
 
 class SegmenterConfig(TrainingConfig):
@@ -56,8 +56,8 @@ class SegmenterConfig(TrainingConfig):
     """Inner folds of train: as many networks, each taught without one, by which its threshold is chosen, vote
     on every pixel."""
     students: str = ""
-    """Backbones, joined by +, that are taught anew by train and by the masks found on bare test photos, in two
-    halves: those taught by one half answer the other, all of them any other photo. Transductive."""
+    """Backbones, joined by +, that are taught anew by train and by the masks found on bare test photos, in
+    two halves: those taught by one half answer the other, all of them any other photo. Transductive."""
     width: Annotated[int, Field(ge=1)] = 16
     """Channels of every level of the decoder."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -231,7 +231,7 @@ class Segmenter(Finder):
         return learned
 
     def _learn_in_cycles(
-        self, backbone: str, train: LabelledPhotos, own: LabelledPhotos | None, harness: Harness
+        self, backbone: str, train: Photos, own: LabelledPhotos | None, harness: Harness
     ) -> list[tuple[nn.Module, float]]:
         """The network that each cycle leaves, and its threshold."""
         config, before = self.config, 0
