@@ -571,7 +571,7 @@ def test_more_cycles_than_epochs_are_refused() -> None:
 # Students, taught by the masks that are found on bare test photos
 
 TAUGHT = (
-    "segmenter.epochs=2",
+    "segmenter.size=32",
     "segmenter.augment=light",
     "segmenter.backbone=test_resnet",
     "segmenter.bags=2",
@@ -663,7 +663,7 @@ def test_the_votes_of_students_are_those_of_their_thresholds(
     masks = segmenter.locate(views.test.bare()).masks
     assert masks is not None
     thresholds = segmenter.constants["thresholds"].tolist()
-    seen = views.test.batch(range(len(views.test)), SIZE).pixels
+    seen = views.test.batch(range(len(views.test)), (32, 32)).pixels
     with torch.inference_mode():
         each = [network(seen)[0][:, 0].numpy() for network in segmenter.network.children()]
     votes = np.stack([one >= threshold for one, threshold in zip(each, thresholds, strict=True)])
