@@ -29,7 +29,8 @@ from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.location import box_iou, evaluate_location
 from whalebench.benchmarks.running.runner import RunRequest, run
-from whalebench.benchmarks.tuning.space import refuse_test_photos
+from whalebench.benchmarks.tuning.finding import find_rates
+from whalebench.benchmarks.tuning.tuner import TrialRun
 from whalebench.methods.mask import Mask
 from whalebench.methods.method import Located, tensor_text
 from whalebench.methods.parts.bagging import build_method
@@ -796,16 +797,30 @@ def test_such_a_run_is_transductive_and_answers_photos_that_come_later(
             "mask learns from test photos, which members are not shown",
         ),
         (
-            lambda: refuse_test_photos(
-                configure(find_method("pseudo"), ["of=mask", "of_settings=segmenter.students=test_resnet"])
-            ),
-            "segmenter.students=test_resnet learns from test photos",
+            lambda: configure(find_method("arcface"), ["pretrain=test", "bags=2"]),
+            "pretrain=test would have each of bags=2 learn",
         ),
     ],
 )
 def test_where_students_would_learn_unseen_is_refused(ask: Callable[[], object], words: str) -> None:
     with pytest.raises(WhalebenchError, match=words):
         ask()
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("mask", "segmenter.students=test_resnet"),
+        ("pseudo", "of_settings=pretrain=test"),
+        ("pseudo", "of_settings=crop=mask,segmenter.students=test_resnet"),
+    ],
+)
+def test_what_learns_from_test_photos_is_not_tuned(method: str, setting: str, place: Workspace) -> None:
+    with pytest.raises(WhalebenchError, match="learns from test photos, and none is looked at"):
+        find_rates(RunRequest(method, "masked", settings=(setting,), device="cpu"), place)
+    context: Any = None
+    with pytest.raises(WhalebenchError, match="learns from test photos, and none is looked at"):
+        TrialRun(context, configure(find_method(method), [setting]), SILENT)
 
 
 def test_a_student_that_cannot_be_is_told_before_anything_learns(views: Views) -> None:
