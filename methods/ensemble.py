@@ -46,15 +46,12 @@ class EnsembleConfig(MethodConfig):
             raise ValueError("an ensemble has two members or more; join them by +, as arcface+aligned")
         if Ensembled.name in names:
             raise ValueError("an ensemble is no member of another; name its members instead")
-        pretrained = [getattr(config, "pretrain", "none") == "test" for config in self.within()]
-        learning = [find_method(name).transductive for name in names]
-        if together := [
-            name for name, *either in zip(names, learning, pretrained, strict=True) if any(either)
-        ]:
-            raise ValueError(
-                f"{together[0]} learns from test photos, which members are not shown; combine its finished "
-                f"run with `whalebench ensemble`"
-            )
+        for name, member in zip(names, self.within(), strict=True):
+            if find_method(name).transductive or member.adapts_by():
+                raise ValueError(
+                    f"{name} learns from test photos, which members are not shown; combine its finished run "
+                    f"with `whalebench ensemble`"
+                )
         return self
 
     def names(self) -> list[str]:

@@ -103,6 +103,13 @@ class MethodConfig(PartConfig):
         """Whether it asks for the viewpoints of all photos, those it scores, too: its track says so."""
         return any(member.sees_viewpoints() for member in self.within())
 
+    def adapts_by(self) -> str:
+        """The setting by which it learns from bare test photos, as pretrain=test: its run is transductive.
+
+        Empty where there is none; a method that learns from them however it is set says so itself.
+        """
+        return next(filter(None, (member.adapts_by() for member in self.within())), "")
+
     def inner(self) -> MethodConfig | None:
         """The configuration of the method within, for one that wraps another."""
         return None
@@ -280,6 +287,18 @@ def attribute(owner: object, name: str, dtype: torch.dtype | None = None) -> Val
     return Value(lambda: torch.as_tensor(getattr(owner, name), dtype=dtype), put)
 
 
+def text_tensor(lines: Sequence[str]) -> Tensor:
+    """Lines of text, none of which is empty, as bytes: weights are tensors."""
+    import torch
+
+    return torch.tensor(list("\n".join(lines).encode()), dtype=torch.uint8)
+
+
+def tensor_text(stored: Tensor) -> tuple[str, ...]:
+    """The lines that `text_tensor` was given."""
+    return tuple(filter(None, bytes(stored.tolist()).decode().split("\n")))
+
+
 Components: TypeAlias = "Mapping[str, Stateful | Restorable]"
 
 
@@ -362,6 +381,8 @@ class Method(Restorable, ABC):
     """Its bags as a class derived from `parts.bagging.Bagged`, where they answer by a rule of its own."""
     transductive: bool = False
     """Whether a photo's score depends on other test photos; such runs have tables of their own."""
+    scores_alone: bool = False
+    """Whether, though transductive, it depends on those learned from and not on those it is scored with."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes the hook of methods written for version 0.1, `unfit`, for the one it is called today."""

@@ -13,11 +13,20 @@ from torch import Tensor
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
-from whalebench.methods.method import NEW_FIELDS, Components, Harness, Method, MethodConfig, Value
+from whalebench.methods.method import (
+    NEW_FIELDS,
+    Components,
+    Harness,
+    Method,
+    MethodConfig,
+    Value,
+    tensor_text,
+    text_tensor,
+)
 from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.fusion import average_scores
 from whalebench.methods.parts.pipeline import Pipeline
-from whalebench.methods.parts.training.samplers import with_pseudo_labels
+from whalebench.methods.parts.training.pseudo_labels import two_halves, with_pseudo_labels
 from whalebench.methods.registry import configure_inner
 
 HALVES = ("half_a", "half_b")
@@ -82,12 +91,12 @@ class Pseudo(Method):
     )
     Config = PseudoConfig
     config: PseudoConfig
-    transductive = True
+    transductive = scores_alone = True
 
     def __init__(self, config: PseudoConfig) -> None:
         super().__init__(config)
         self.first = self._fresh()
-        if self.first.transductive:
+        if not self.first.scores_alone:
             raise WhalebenchError(
                 f"of={config.of} scores photos with the help of others, which two halves would keep apart: "
                 f"set another method, as of=arcface."
@@ -114,6 +123,7 @@ class Pseudo(Method):
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
         """Has a new model learn from train and each half of the photos with a confident pseudo-label."""
+        self._adapted(self.first, unlabelled, harness)
         harness.stage("pseudo-labels")
         guessed = self._guesses(unlabelled, harness)
         halves = dict(zip(HALVES, two_halves(guessed, harness.seed), strict=True))
@@ -133,6 +143,7 @@ class Pseudo(Method):
             view = with_pseudo_labels(self.train, half, self.config.share)
             with harness.scope(name):
                 model.learn(view, self.valid, harness)
+                self._adapted(model, unlabelled, harness)
             self.models[name], self.learned[name] = model, half.digests
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
@@ -166,15 +177,18 @@ class Pseudo(Method):
         super().restore(weights, identities, device)
 
     def _learned_photos(self, half: str) -> Value:
-        """The digests of the photos that one half learned from, as bytes because weights are tensors."""
-
-        def get() -> Tensor:
-            return torch.tensor(list("\n".join(self.learned[half]).encode()), dtype=torch.uint8)
+        """The digests of the photos that one half learned from."""
 
         def put(stored: Tensor) -> None:
-            self.learned[half] = tuple(bytes(stored.tolist()).decode().split("\n"))
+            self.learned[half] = tensor_text(stored)
 
-        return Value(get, put)
+        return Value(lambda: text_tensor(self.learned[half]), put)
+
+    @staticmethod
+    def _adapted(model: Pipeline, unlabelled: Photos, harness: Harness) -> None:
+        """Has a model learn from bare test photos that does so by itself, as one whose masks are taught."""
+        if model.transductive:
+            model.adapt(unlabelled, harness)
 
     def _fresh(self) -> Pipeline:
         """The method before it has learned."""
@@ -188,17 +202,3 @@ class Pseudo(Method):
         sure = harness.confidence(self.first.score(valid), scores) > self.config.confidence
         labels = scores.argmax(axis=1).astype(np.int64)
         return LabelledPhotos(**vars(unlabelled) | {"labels": labels}).select(np.flatnonzero(sure))
-
-
-def two_halves(guessed: LabelledPhotos, seed: int) -> tuple[LabelledPhotos, LabelledPhotos]:
-    """Labelled photos in two random halves by the seed, those of each individual in equal parts.
-
-    Equal photos stay together. As nothing more is known of bare photos, an encounter may be split.
-    """
-    digests, first, which = np.unique(guessed.digests, return_index=True, return_inverse=True)
-    shuffled = np.random.default_rng(seed).permutation(len(digests))
-    order = shuffled[np.argsort(guessed.labels[first][shuffled], kind="stable")]
-    half = np.zeros(len(digests), np.int64)
-    half[order[1::2]] = 1
-    one, other = (guessed.select(np.flatnonzero(half[which] == side)) for side in (0, 1))
-    return one, other

@@ -126,6 +126,7 @@ GROUPS = {
     run bbox TINY epochs=2 BOX localizer.loss=giou localizer.augment=turned crop_source=48
     run mask TINY epochs=2 MASK; run mask TINY epochs=1 oracle=true; run bbox TINY epochs=1 oracle=true
     run mask TINY epochs=1 MASK segmenter.background=blurred segmenter.lovasz_from=0
+    run mask TINY epochs=1 MASK segmenter.students=test_resnet segmenter.cycles=2
     run mask TINY epochs=1 MASK segmenter.background=removed segmenter.channel=true
     run aligned TINY epochs=2 ALIGNED; run aligned TINY epochs=1 oracle=true aligner.inside=0.9
     run aligned TINY epochs=1 ALIGNED aligner.fit=similarity aligner.aspect=1.5 aligner.inside=0

@@ -384,6 +384,7 @@ def test_an_oracle_reads_annotations_and_trains_no_finder(photos: Photos) -> Non
 
 def test_a_transductive_method_adapts_to_the_windows_that_are_found(photos: Photos) -> None:
     method, shown = cropped(oracle=False), []
+    method.cycles[0].transductive = True
     method.cycles[0].adapt = lambda unlabelled, harness: shown.append(unlabelled)  # type: ignore[method-assign]
     method.learn(photos, photos, Notes())
     method.adapt(photos.bare(), Notes())

@@ -21,6 +21,7 @@ from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.record import SCORES, RunRecord, read_arrays
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.explain import explain
+from whalebench.benchmarks.predicting.predict import predict
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import outcome, runner
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
@@ -30,16 +31,15 @@ from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts import bagging
 from whalebench.methods.parts.pairs import PairSampler
-from whalebench.methods.parts.training.samplers import (
-    PKSampler,
+from whalebench.methods.parts.training.pseudo_labels import (
     PseudoLabelledPhotos,
     PseudoLabelSampler,
-    Sampler,
-    Shuffled,
     pseudo_label_sampler,
+    two_halves,
     with_pseudo_labels,
 )
-from whalebench.methods.pseudo import Pseudo, PseudoConfig, two_halves
+from whalebench.methods.parts.training.samplers import PKSampler, Sampler, Shuffled
+from whalebench.methods.pseudo import Pseudo, PseudoConfig
 from whalebench.methods.registry import configure
 
 SIZE = (10, 12)
@@ -402,6 +402,19 @@ def test_a_finished_run_is_restored_and_knows_who_must_not_score_what(
     assert back.method.variants(back.views.test) == {}
     with pytest.raises(WhalebenchError, match="pseudo scores photos with the help of the others"):
         explain(finished.run, shared_tiny)
+
+
+def test_of_a_test_photo_that_comes_again_the_model_is_asked_that_did_not_learn_it(
+    shared_tiny: Workspace, finished: RunRecord
+) -> None:
+    benchmark = load_benchmark("tiny", shared_tiny)
+    table, test = benchmark.catalog.table.set_index("image"), benchmark.split.parts(0).test
+    files = [Path(table.loc[image, "path"]) for image in test]
+    made = predict(finished.run, files, shared_tiny)
+    rows = {photo: row for row, photo in enumerate(made.photos["photo"])}
+    scores = made.scores[[rows[file.as_posix()] for file in files]]
+    assert np.array_equal(scores, scores_of(shared_tiny, finished)["test_scores"])
+    assert any("has learned from the bare test photos" in note for note in made.notes)
 
 
 def test_the_scores_without_pseudo_labels_are_at_hand(views: Views) -> None:

@@ -51,7 +51,7 @@ from whalebench.methods.right_whale_2nd import (
     RightWhale2nd,
     choose_regression,
 )
-from whalebench.methods.salt_4th import ENCODERS, Salt4th
+from whalebench.methods.salt_4th import DISTILLED, ENCODERS, Salt4th
 from whalebench.methods.softmax import Softmax
 
 SETTINGS = ("scale=small", "backbone=test_resnet+narrow_resnet10", "size=32", "epochs=1", "batch_size=8")
@@ -710,6 +710,11 @@ def test_the_scales_of_salt_4th() -> None:
     six = salt_config(f"of_settings=segmenter.backbone={ENCODERS},segmenter.bags=10,segmenter.cycles=7")
     assert six.inner().segmenter.networks() == 420 and full.inner_folds() == set()
     assert full.inner().inner_folds() == {10}
+    assert full.inner().adapts_by() == f"segmenter.students={DISTILLED}" and not small.inner().adapts_by()
+    assert len(masks.students_encoders()) == 3
+    for rung in Salt4th.ladder:
+        if rung.settings.startswith("… --set "):
+            configure(find_method("mask"), [rung.settings.split()[2].rstrip(",")])
     assert [rung.published for rung in Salt4th.ladder][-1] == "mean precision 0.887 public, 0.895 private"
     assert small.inner().pretrained == small.inner().segmenter.pretrained == "none"
     assert salt_config("scale=small", "confidence=0.9").inner() == small.inner()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +18,21 @@ from PIL import Image
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.masks import mask_iou, mask_precision
-from whalebench.benchmarks.core.photos import Photos
+from whalebench.benchmarks.core.photos import Batch, Photos
 from whalebench.benchmarks.core.progress import SILENT
+from whalebench.benchmarks.core.record import read_scores
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
+from whalebench.benchmarks.predicting.predict import predict
 from whalebench.benchmarks.registry import Benchmark, load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.location import box_iou, evaluate_location
+from whalebench.benchmarks.running.runner import RunRequest, run
+from whalebench.benchmarks.tuning.finding import find_rates
+from whalebench.benchmarks.tuning.tuner import TrialRun
 from whalebench.methods.mask import Mask
-from whalebench.methods.method import Located
+from whalebench.methods.method import Located, tensor_text
 from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.mask_network import (
     LEVELS,
@@ -45,7 +52,9 @@ from whalebench.methods.parts.crops.segmenter import (
 )
 from whalebench.methods.parts.networks.backbones import build_encoder
 from whalebench.methods.parts.pipeline import Pipeline
-from whalebench.methods.registry import configure
+from whalebench.methods.parts.training.pseudo_labels import PseudoMasks, pseudo_label_sampler
+from whalebench.methods.parts.training.samplers import Shuffled
+from whalebench.methods.registry import configure, find_method
 from whalebench.tests.notes import Notes
 
 HEIGHT, WIDTH, INDIVIDUALS, ENCOUNTERS, UNMASKED = 48, 64, 5, 7, 7
@@ -172,11 +181,16 @@ def draw(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("masked")
     workspace = Workspace.open(folder / "workspace")
     import_csv(draw(folder), "masked", workspace)
-    return load_benchmark("masked", workspace, propose=True)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def benchmark(place: Workspace) -> Benchmark:
+    return load_benchmark("masked", place, propose=True)
 
 
 @pytest.fixture(scope="module")
@@ -553,3 +567,286 @@ def test_inner_folds_of_the_segmenter_are_kept_with_those_of_the_method() -> Non
 def test_more_cycles_than_epochs_are_refused() -> None:
     with pytest.raises(WhalebenchError, match=r"epochs=3 do not give each of cycles=4 the 1 it needs"):
         configure(Mask, ["segmenter.epochs=3", "segmenter.cycles=4"])
+
+
+# Students, taught by the masks that are found on bare test photos
+
+TAUGHT = (
+    "segmenter.size=32",
+    "segmenter.augment=light",
+    "segmenter.backbone=test_resnet",
+    "segmenter.bags=2",
+    "segmenter.students=test_resnet+narrow_resnet10",
+)
+SURE = (
+    *("epochs=3", "batch_size=8", "learning_rate=0.01", "ema=0", "augment=light"),
+    *("backbone=test_resnet", "students=test_resnet"),
+)
+"""Few steps that are enough for a mask."""
+
+
+def fitted(views: Views, *settings: str) -> tuple[Pipeline, RunHarness]:
+    method = built(settings)
+    harness = RunHarness(0, torch.device("cpu"), views, SILENT, method.config)
+    harness.seed_everything()
+    harness.fit(method)
+    return method, harness
+
+
+def segmenter_of(method: Pipeline) -> Segmenter:
+    assert method.crop is not None and isinstance(method.crop.finder, Segmenter)
+    return method.crop.finder
+
+
+def halves_of(segmenter: Segmenter) -> list[set[str]]:
+    return [set(tensor_text(segmenter.constants[name])) for name in ("students_a", "students_b")]
+
+
+@pytest.fixture(scope="module")
+def taught(views: Views) -> tuple[Pipeline, RunHarness]:
+    """One encoder and two inner folds that teach two encoders, in each half and inner fold."""
+    return fitted(views, *TAUGHT)
+
+
+def test_each_half_of_test_teaches_every_student_of_its_set_and_no_other(
+    taught: tuple[Pipeline, RunHarness], views: Views, masked: list[bool]
+) -> None:
+    method, harness = taught
+    one, other = halves_of(segmenter_of(method))
+    test, train = set(views.test.digests), set(views.train.select(np.flatnonzero(masked)).digests)
+    assert one and other and not one & other and one | other <= test
+    assert harness.chosen["pseudo_masks"] == len(one | other)
+    folds = dict(zip(views.train.images, views.train.digests, strict=True))
+    for half, name in ((one, "students_a"), (other, "students_b")):
+        for place, bag in product((1, 2), repeat=2):
+            learned = set(harness.lineage[f"{name}.network_{place}.bag_{bag}.segmenter"])
+            held = {folds[image] for image, own in views.inner_folds(2).items() if own == bag - 1}
+            assert learned == (train - held) | half and held & train
+            assert f"{name}.network_{place}.bag_{bag}.segmenter_threshold" in harness.chosen
+    parts = [f"{name}.network_{p}.bag_{b}.segmenter" for name in ("students_a", "students_b")
+             for p, b in product((1, 2), repeat=2)]  # fmt: skip
+    assert set(harness.adapted_to()) == set(parts)  # neither those that taught nor who is told apart
+    assert not set(views.valid.digests) & set().union(*harness.lineage.values())
+    assert method.transductive and method.scores_alone
+
+
+class Says(torch.nn.Module):
+    """A network of one opinion."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, shown: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.full((len(shown), 1, *shown.shape[2:]), self.logit)]
+
+
+def test_no_photo_is_answered_by_what_it_has_taught(
+    taught: tuple[Pipeline, RunHarness], views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = segmenter_of(taught[0])
+    said = torch.nn.ModuleList([Says(9.0)] * 4 + [Says(-9.0)] * 4)  # students_a: all is animal
+    monkeypatch.setattr(segmenter, "network", said)
+    one, other = halves_of(segmenter)
+    by_half = dict.fromkeys(one, 0.0) | dict.fromkeys(other, 1.0)
+    copies = replace(views.test, images=tuple(f"copy-{image}" for image in views.test.images))
+    for photos in (views.test, copies, views.valid, views.train, views.test.select([3])):
+        masks = segmenter.locate(photos.bare()).masks
+        assert masks is not None
+        expected = [by_half.get(digest, 0.5) for digest in photos.digests]
+        assert masks.min(axis=(1, 2)).tolist() == masks.max(axis=(1, 2)).tolist() == expected
+
+
+def test_the_votes_of_students_are_those_of_their_thresholds(
+    taught: tuple[Pipeline, RunHarness], views: Views
+) -> None:
+    segmenter = segmenter_of(taught[0])
+    masks = segmenter.locate(views.test.bare()).masks
+    assert masks is not None
+    thresholds = segmenter.constants["thresholds"].tolist()
+    seen = views.test.batch(range(len(views.test)), (32, 32)).pixels
+    with torch.inference_mode():
+        each = [network(seen)[0][:, 0].numpy() for network in segmenter.network.children()]
+    votes = np.stack([one >= threshold for one, threshold in zip(each, thresholds, strict=True)])
+    one, other = halves_of(segmenter)
+    for row, digest in enumerate(views.test.digests):
+        among = slice(4, 8) if digest in one else slice(0, 4) if digest in other else slice(0, 8)
+        assert np.array_equal(masks[row], votes[among, row].mean(axis=0, dtype=np.float32))
+
+
+def test_the_same_again_and_from_its_weights(taught: tuple[Pipeline, RunHarness], views: Views) -> None:
+    method, _ = taught
+    weights, again = method.weights(), fitted(views, *TAUGHT)[0]
+    assert all(torch.equal(value, weights[name]) for name, value in again.weights().items())
+    back = built(TAUGHT)
+    back.restore(weights, views.train.identities, torch.device("cpu"))
+    for photos in views.queries().values():
+        assert np.array_equal(back.score(photos), method.score(photos))
+    assert halves_of(segmenter_of(back)) == halves_of(segmenter_of(method))
+
+
+def test_students_see_the_masks_that_were_found_and_never_those_of_test(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where test photos come with their masks, as in an oracle's run."""
+    views, shown, steps = fold_views(benchmark, 0, oracle=True), [], []
+    own = Segmenter(QUICK).read(views.test).masks
+    assert own is not None
+    of_test = {mask.tobytes() for mask in own}
+    adapt, target = Segmenter.adapt, Segmenter.target
+
+    def adapted(segmenter: Segmenter, unlabelled: Photos, *others: Any) -> None:
+        shown.append(unlabelled)
+        monkeypatch.setattr(Segmenter, "locate", lambda self, photos: found(photos))
+        adapt(segmenter, unlabelled, *others)
+
+    def found(photos: Photos) -> Located:
+        """The left quarter, whatever is seen."""
+        masks = np.zeros((len(photos), *SIZE), np.float32)
+        masks[:, :, : WIDTH // 4] = 1
+        return Located(boxes=mask_boxes(masks), masks=masks)
+
+    def noted(segmenter: Segmenter, batch: Batch) -> torch.Tensor:
+        steps.append(target(segmenter, batch))
+        return steps[-1]
+
+    monkeypatch.setattr(Segmenter, "adapt", adapted)
+    monkeypatch.setattr(Segmenter, "target", noted)
+    fitted(views, "segmenter.students=test_resnet", "segmenter.augment=none", "segmenter.epochs=2")
+    (unlabelled,) = shown
+    assert unlabelled.annotations is None and unlabelled.labels is None and unlabelled.species is None
+    quarter = torch.zeros(1, *SIZE)
+    quarter[..., : WIDTH // 4] = 1
+    drawn = [bool(torch.equal(mask, quarter)) for step in steps for mask in step]
+    assert not any(mask[0].numpy().tobytes() in of_test for step in steps for mask in step)
+    assert 0 < sum(drawn) < len(drawn)
+
+
+def test_a_photo_in_a_step_of_a_student_is_one_of_test_at_the_share(views: Views) -> None:
+    test = views.test.bare()
+    masks = np.random.default_rng(0).random((len(test), *SIZE)) < 0.5
+    halves = PseudoMasks(test, masks, 0.5).halves(3)
+    assert sorted(image for half in halves for image in half.photos.images) == sorted(test.images)
+    places = {image: place for place, image in enumerate(test.images)}
+    masked = views.train.select(np.flatnonzero(Segmenter(QUICK).annotated(views.train)))
+    for half in halves:
+        both = half.beside(masked)
+        seen = both.batch(range(len(both)), SIZE)
+        assert seen.masks is not None
+        kept = masked.batch(range(len(masked)), SIZE)
+        assert kept.masks is not None and torch.equal(seen.masks[: len(masked)], kept.masks)
+        expected = masks[[places[image] for image in half.photos.images]]
+        assert np.array_equal(seen.masks[len(masked) :, 0].numpy(), expected.astype(np.float32))
+        part = both.select([len(masked), 0, len(masked)])
+        turned = part.batch([2, 1], SIZE).masks
+        assert turned is not None and torch.equal(turned[:, 0], seen.masks[[len(masked), 0], 0])
+        order = pseudo_label_sampler(Shuffled(len(both), 8), both)
+        steps = [step for _ in range(60) for step in order.epoch(torch.Generator().manual_seed(_))]
+        drawn = np.concatenate(steps)
+        assert (drawn >= len(masked)).mean() == pytest.approx(0.5, abs=0.04)
+        assert set(drawn.tolist()) == set(range(len(both)))
+
+
+def test_where_no_mask_is_found_those_that_learned_from_train_answer(
+    views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("segmenter.students=test_resnet", "segmenter.epochs=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "_masks", lambda self, pixels, among=None: 0 * pixels[:, 0])
+        method, harness = fitted(views, *settings)
+    assert harness.chosen["pseudo_masks"] == 0
+    assert harness.warnings == ["No mask was found on any test photo, so segmenter.students were not taught."]
+    assert harness.adapted_to() == {}
+    back = built(settings)
+    back.restore(method.weights(), views.train.identities, torch.device("cpu"))
+    assert np.array_equal(back.score(views.test), method.score(views.test))
+
+
+def test_such_a_run_is_transductive_and_answers_photos_that_come_later(
+    place: Workspace, tmp_path: Path
+) -> None:
+    network = ("size=32", "epochs=1", "batch_size=8", "backbone=test_resnet")
+    settings = (*network, *(f"segmenter.{each}" for each in SURE), "segmenter.size=48x64")
+    record = run(RunRequest("mask", "masked", settings=settings, device="cpu"), place)
+    assert record.transductive and not record.oracle
+    assert record.lineage["segmenter"]["photos"] < record.lineage["students_a.segmenter"]["photos"]
+    assert record.usage is not None and set(record.usage.annotations["mask"]) == {"train", "valid"}
+    assert record.location["test"]["photos"] == record.counts["test_photos"]
+    table = load_benchmark("masked", place).catalog.table.set_index("image")
+    of_test = load_benchmark("masked", place).split.parts(0).test
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)).save(tmp_path / "a.png")
+    again = [Path(table.loc[image, "path"]) for image in of_test]
+    made = predict(record.run, [*again, tmp_path / "a.png"], place)
+    kept = read_scores(place.runs / record.run, ("test_scores",))[0]["test_scores"]
+    rows = {Path(photo): row for row, photo in enumerate(made.photos["photo"])}
+    assert np.array_equal(made.scores[[rows[file] for file in again]], kept)  # by those they did not teach
+    assert len(made.scores) == len(of_test) + 1
+    assert any("has learned from the bare test photos" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: configure(Mask, ["segmenter.students=test_resnet", "bags=2"]), "have each of bags=2 learn"),
+        (
+            lambda: configure(
+                find_method("ensemble"),
+                ["members=arcface+mask", "member_settings=mask:segmenter.students=test_resnet"],
+            ),
+            "mask learns from test photos, which members are not shown",
+        ),
+        (
+            lambda: configure(find_method("arcface"), ["pretrain=test", "bags=2"]),
+            "pretrain=test would have each of bags=2 learn",
+        ),
+    ],
+)
+def test_where_students_would_learn_unseen_is_refused(ask: Callable[[], object], words: str) -> None:
+    with pytest.raises(WhalebenchError, match=words):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("mask", "segmenter.students=test_resnet"),
+        ("pseudo", "of_settings=pretrain=test"),
+        ("pseudo", "of_settings=crop=mask,segmenter.students=test_resnet"),
+    ],
+)
+def test_what_learns_from_test_photos_is_not_tuned(method: str, setting: str, place: Workspace) -> None:
+    with pytest.raises(WhalebenchError, match="learns from test photos, and none is looked at"):
+        find_rates(RunRequest(method, "masked", settings=(setting,), device="cpu"), place)
+    context: Any = None
+    with pytest.raises(WhalebenchError, match="learns from test photos, and none is looked at"):
+        TrialRun(context, configure(find_method(method), [setting]), SILENT)
+
+
+def test_a_student_that_cannot_be_is_told_before_anything_learns(views: Views) -> None:
+    method, notes = built(("segmenter.students=test_resnet+resnet81",)), Notes()
+    with pytest.raises(WhalebenchError, match="did you mean resnet18"):
+        method.learn(views.train, views.valid, notes)
+    assert notes.epochs == []
+
+
+def test_students_that_nobody_would_teach_make_nothing_transductive() -> None:
+    for other in ("oracle=true", "crop=none"):
+        assert not built(("segmenter.students=test_resnet", other)).transductive
+
+
+def test_individuals_may_be_guessed_behind_students(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunHarness, "confidence", lambda self, valid, scores: np.ones(len(scores)))
+    within = ["size=32", "epochs=1", "batch_size=8", "backbone=test_resnet", "segmenter.size=32"]
+    within += [f"segmenter.{each}" for each in SURE]
+    pseudo = configure(find_method("pseudo"), ["of=mask", f"of_settings={','.join(within)}"])
+    method, harness = (
+        build_method("pseudo", pseudo),
+        RunHarness(0, torch.device("cpu"), views, SILENT, pseudo),
+    )
+    harness.seed_everything()
+    harness.fit(method)
+    adapted = set(harness.adapted_to())
+    of_masks = {f"{half}students_{side}.segmenter" for half in ("", "half_a.", "half_b.") for side in "ab"}
+    assert of_masks <= adapted and adapted - of_masks == {"half_a.network", "half_b.network"}
+    assert np.isfinite(method.score(views.test)).all()

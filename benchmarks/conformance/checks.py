@@ -164,7 +164,7 @@ def embeddings_have_their_shape(trial: Trial) -> str:
         raise NotApplicable("It has no embeddings.")
     _refuse_shape(embeddings, (len(photos), embeddings.shape[-1]), "embed()")
     alone = method.embed(photos.select([0]))
-    if not method.transductive and (alone is None or relative_distance(embeddings[:1], alone) > TOLERANCE):
+    if method.scores_alone and (alone is None or relative_distance(embeddings[:1], alone) > TOLERANCE):
         raise CheckFailed("A photo embedded alone has another embedding than among others.")
     return f"embed() gives float32 {embeddings.shape} for {len(photos)} photos, all finite."
 
@@ -172,7 +172,7 @@ def embeddings_have_their_shape(trial: Trial) -> str:
 def scores_each_photo_by_itself(trial: Trial) -> str:
     """A photo's scores do not depend on the photos beside it, on their order, or on chance."""
     method, photos = trial.after_learning().method, trial.after_learning().views.queries()["test"]
-    if method.transductive:
+    if not method.scores_alone:
         raise NotApplicable("It says that a photo's scores depend on the others (transductive).")
     whole = method.score(photos)
     backwards = np.arange(len(photos))[::-1]
@@ -297,7 +297,7 @@ def is_restored(trial: Trial) -> str:
 def answers_new_photos(trial: Trial) -> str:
     """Test photos asked as new ones, which are in no fold, get the scores of the run to the last bit."""
     learned, again = trial.after_learning(), _restored(trial)
-    if again.transductive:
+    if not again.scores_alone:
         raise NotApplicable("It scores photos with the help of others, so `whalebench predict` refuses it.")
     views, asked = learned.views, _as_new(trial)
     scores, embeddings = again.score_and_embed(asked)

@@ -34,7 +34,7 @@ from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.folds import show_new_photos
 from whalebench.benchmarks.running.harness import checked_embeddings
 from whalebench.benchmarks.running.matches import Compared, nearest_photos, window_columns
-from whalebench.benchmarks.running.outcome import Restored, refuse_transductive, restore_run, score_photos
+from whalebench.benchmarks.running.outcome import Restored, restore_run, score_photos
 from whalebench.methods.guests import blamed
 from whalebench.methods.parts.pipeline import SeenWindows
 from whalebench.reports.metrics.ranking import CANDIDATES, NEW
@@ -340,7 +340,6 @@ class _Asking:
 
     def ask(self, folder: Path, record: RunRecord, added: NewGallery | None = None) -> _Asked:
         """What the run says of the photos; an ensemble's members are asked first."""
-        refuse_transductive(record)
         digests = self.benchmark.catalog.digest, self.benchmark.split.digest
         if (record.catalog_digest, record.split_digest) != digests:
             raise WhalebenchError(
@@ -457,6 +456,11 @@ def _notes(new: NewPhotos, benchmark: Benchmark, record: RunRecord, added: NewGa
         ]
         if seen:
             notes.append(f"{len(seen)} photo(s) are {part} photos of {record.run}, first {seen[0]}, {what}.")
+    if record.transductive:
+        notes.append(
+            f"{record.run} has learned from the bare test photos that its score is of: others may be "
+            f"answered less well."
+        )
     whole = len(table) if REGION[0] not in table else int(table[REGION[0]].isna().sum())
     if benchmark.catalog.has_given_boxes and whole:
         notes.append(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of
-from whalebench.benchmarks.core.catalog import BOX, landmark_names
+from whalebench.benchmarks.core.catalog import BOX, landmark_names, regions_of
 from whalebench.benchmarks.core.store import PhotoStore, Rows, StoreView
 from whalebench.benchmarks.core.usage import PartUsage, UsageCounter
 from whalebench.benchmarks.registry import Benchmark
@@ -178,6 +178,16 @@ class _Fold:
         digests = sorted(set(self.table["content_digest"]))
         return {digest: f"photo-{place:07d}" for place, digest in enumerate(digests)}
 
+    def digests_of(self, table: pd.DataFrame) -> tuple[str, ...]:
+        """What stands for each photo of a table in no fold: as here where the file is here, else anew."""
+        files, there = (
+            list(zip(each["file_digest"], regions_of(each), strict=True)) for each in (table, self.table)
+        )
+        shown = {file: f"{NEW}-{place:07d}" for place, file in enumerate(dict.fromkeys(files))}
+        known = (self.shown_digests[digest] for digest in self.table["content_digest"])
+        shown |= zip(there, known, strict=True)
+        return tuple(shown[file] for file in files)
+
     def photos(
         self,
         part: str,
@@ -275,7 +285,8 @@ def show_new_photos(
 ) -> Photos:
     """Photos of a complete table that are in no fold, shown as those of test are to what learned on the fold.
 
-    `store` has the rows of the table. Individuals, landmarks and the places of viewpoints are the fold's.
+    `store` has the rows of the table. Individuals, landmarks and the places of viewpoints are the fold's, and
+    so is the digest of a file that the fold has, too: who must not answer it knows it again.
     """
     content, rows = _Fold.of(benchmark, fold), np.arange(len(table))
     points = (f"{name}_{axis}" for name in landmark_names(content.table.columns) for axis in "xy")
@@ -284,6 +295,7 @@ def show_new_photos(
     new = replace(content, table=table, rows=rows, places={NEW: rows})
     view = StoreView.of(rows, lambda: store if oracle else store.without_masks_of(rows))
     photos = new.photos(NEW, view, _annotations(table), viewpoints=viewpoints)
+    photos = replace(photos, digests=content.digests_of(table))
     return photos.unlabelled() if oracle else photos.bare()
 
 

@@ -354,10 +354,10 @@ def restore_run(
     folder = records.find_run(name, workspace)
     record = records.read_record(folder)
     _refuse_without_method(record)
-    if photos is not None:
-        refuse_transductive(record)
     benchmark = benchmark or load_benchmark_of(record, workspace, progress)
     method = _method(record, folder)
+    if photos is not None:
+        _refuse_together(record, method)
     if benchmark.split.gallery(record.fold):
         raise WhalebenchError(
             f"The run {record.run} was scored by a gallery of individuals that it never learned, which is "
@@ -397,9 +397,9 @@ def _refuse_without_method(record: RunRecord) -> None:
         )
 
 
-def refuse_transductive(record: RunRecord) -> None:
-    """Raises WhalebenchError for a run whose scores are of its test photos and of no others."""
-    if record.transductive:
+def _refuse_together(record: RunRecord, method: Pipeline) -> None:
+    """Raises WhalebenchError for a run that scores photos by those beside them, and has no others."""
+    if record.transductive and not (method.transductive and method.scores_alone):
         raise WhalebenchError(
             f"{record.run} scores photos with the help of those that it is tested on, so it says nothing of "
             f"others: choose a run that is not transductive."

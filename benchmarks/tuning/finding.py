@@ -24,6 +24,7 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, command_of, resolved
+from whalebench.benchmarks.tuning.space import refuse_test_photos
 from whalebench.methods.guests import blamed
 from whalebench.methods.method import MethodConfig, PartConfig
 from whalebench.methods.parts.bagging import build_method
@@ -208,6 +209,7 @@ def find_rates(
     kind = find_method(request.method)
     # Bags are trainings of one kind, of which one is enough.
     config = configure(kind, request.settings).model_copy(update={"bags": 1})
+    refuse_test_photos(config)
     benchmark = load_benchmark(request.benchmark, workspace, progress, propose=True)
     benchmark.split.parts(request.fold)
     oracle, viewpoints = config.sees_annotations(), config.sees_viewpoints()

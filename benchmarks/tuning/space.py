@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.durations import UNITS, duration_words
-from whalebench.methods.method import Choice, FieldValue, Method, Search
+from whalebench.methods.method import Choice, FieldValue, Method, MethodConfig, Search
 from whalebench.methods.registry import configure, fields_of
 
 if TYPE_CHECKING:
@@ -72,6 +72,14 @@ def search_space(method: type[Method], settings: Sequence[str]) -> Space:
             f"'{method.name}' has nothing to tune: {reason}; see `whalebench methods {method.name}`."
         )
     return Space(distributions, {name: tunable[name] for name in distributions})
+
+
+def refuse_test_photos(config: MethodConfig) -> None:
+    """Raises WhalebenchError for a configuration that learns from test photos, of which tuning sees none."""
+    if setting := config.adapts_by():
+        raise WhalebenchError(
+            f"{setting} learns from test photos, and none is looked at to choose settings: leave it out."
+        )
 
 
 def _distribution(field: FieldInfo, start: FieldValue) -> BaseDistribution | None:

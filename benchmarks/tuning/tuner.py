@@ -29,7 +29,14 @@ from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.outcome import score_photos
 from whalebench.benchmarks.tuning import study
-from whalebench.benchmarks.tuning.space import Budget, Space, build_pruner, build_sampler, search_space
+from whalebench.benchmarks.tuning.space import (
+    Budget,
+    Space,
+    build_pruner,
+    build_sampler,
+    refuse_test_photos,
+    search_space,
+)
 from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
 from whalebench.methods.guests import blamed, named
 from whalebench.methods.parts.bagging import build_method
@@ -442,7 +449,8 @@ class TrialRun:
     """One configuration that learns on train and is scored on valid, as test would be."""
 
     def __init__(self, context: TrialContext, config: MethodConfig, progress: Progress) -> None:
-        """Raises WhalebenchError where the method does not fit, or valid holds nothing to choose by."""
+        """Raises WhalebenchError where the method does not fit, or there is nothing to choose by."""
+        refuse_test_photos(config)
         self.benchmark, self.progress = context.benchmark, progress
         self.method = build_method(context.method, config)
         oracle, viewpoints = config.sees_annotations(), config.sees_viewpoints()

@@ -102,9 +102,14 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
             raise ValueError(
                 f"{start} has learned from photos that each of bags={self.bags} is chosen by; leave one out"
             )
-        if self.pretrain == "test" and self.bags > 1:
+        return self
+
+    @model_validator(mode="after")
+    def _test_photos_once(self) -> Self:
+        if self.bags > 1 and (setting := self.adapts_by()):
             raise ValueError(
-                f"pretrain=test would have bags={self.bags} learn from test photos; set pretrain=train"
+                f"{setting} would have each of bags={self.bags} learn from test photos by itself; leave one "
+                f"out"
             )
         return self
 
@@ -143,6 +148,14 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
         """Its bags, and those of the segmenter where one learns."""
         of_masks = {self.segmenter.bags} if self.crop == "mask" and not self.oracle else set()
         return super().inner_folds().union(of_masks - {1})
+
+    def adapts_by(self) -> str:
+        """Its own pre-training on test photos, and the students of a segmenter that learns."""
+        if self.pretrain == "test":
+            return "pretrain=test"
+        if self.crop == "mask" and self.segmenter.students and not self.oracle:
+            return f"segmenter.students={self.segmenter.students}"
+        return ""
 
     def source(self) -> Size:
         """Height and width at which photos are kept to cut crops out of them."""
@@ -288,7 +301,7 @@ class Pipeline(Restorable):
         self.best = 0
         """The place of the cycle that is best on valid."""
         self.waiting: tuple[LabelledPhotos, LabelledPhotos] | None = None
-        """Train and valid as the method is shown them, until test photos are there to learn from first."""
+        """Train and valid, until test photos are there to learn from first."""
         self.out_of_fold: OutOfFold | None = None
         """Of a bagged one that has just learned."""
         if not isinstance(config, NetworkMethodConfig):
@@ -305,7 +318,12 @@ class Pipeline(Restorable):
     @property
     def transductive(self) -> bool:
         """Whether a photo's score depends on other test photos."""
-        return self.cycles[0].transductive or self._pretrains_on() == "test"
+        return self.cycles[0].transductive or bool(self.config.adapts_by())
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether it depends on no photo that it is scored with."""
+        return self.cycles[0].scores_alone or not self.cycles[0].transductive
 
     def _pretrains_on(self) -> str:
         """The part whose photos its network learns from first, without labels; none where it does not."""
@@ -342,21 +360,25 @@ class Pipeline(Restorable):
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """The crop learns from train, then the method from what it is shown; both choose on valid."""
         if self.crop:
-            train, valid = self.crop.learn(train, valid, harness)
-        if self._pretrains_on() == "test":
+            self.crop.learn(train, valid, harness)
+        if isinstance(self.config, NetworkMethodConfig) and self.config.adapts_by():
             self.waiting = train, valid
         else:
             self._learn_beside((), train, valid, harness)
 
     @hosted
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
-        """The method learns, or goes on to learn, from the bare test photos, as it is shown them."""
-        shown = self._shown(unlabelled)
+        """The crop, then the method, learn or go on to learn from the bare test photos."""
         if self.waiting is not None:
-            self._learn_beside((shown,), *self.waiting, harness)
+            train, valid = self.waiting
+            if self.crop:
+                self.crop.adapt(unlabelled, train, valid, harness)
+            others = (self._shown(unlabelled),) if self._pretrains_on() == "test" else ()
+            self._learn_beside(others, train, valid, harness)
             self.waiting = None
-        for method in self.cycles:
-            method.adapt(shown, harness)
+        if self.cycles[0].transductive:
+            for method in self.cycles:
+                method.adapt(self._shown(unlabelled), harness)
 
     @hosted
     def score(self, photos: Photos) -> NDArray[np.float32]:
@@ -464,7 +486,9 @@ class Pipeline(Restorable):
     def _learn_beside(
         self, others: tuple[Photos, ...], train: LabelledPhotos, valid: LabelledPhotos, harness: Harness
     ) -> None:
-        """The method learns, at first perhaps without labels from train and others."""
+        """The method learns from what it is shown, at first perhaps without labels from that and others."""
+        if self.crop:
+            train, valid = self.crop.show(train, valid, harness)
         before = harness.unlabelled
         if self._pretrains_on() != "none":
             harness.unlabelled = beside(train, *others)

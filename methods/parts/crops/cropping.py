@@ -91,19 +91,31 @@ class Cropping:
         looks = not self.oracle or self.finder.needs == "masks"
         return (self.read_at, *(self.finder.sizes() if looks else ()))
 
-    def learn(
+    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+        """The finder learns from annotated photos of train."""
+        self.forget()
+        annotated = self._annotated_of(train)
+        self.finder.prepare(annotated)
+        if self.oracle:
+            return
+        harness.stage(self.finder.artefact)
+        if self.finder.looks:
+            if self.finder.config.watch_train:
+                self.finder.watched = self._annotated_of(valid)
+            self.finder.learn(annotated, harness, valid)
+
+    def adapt(
+        self, unlabelled: Photos, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness
+    ) -> None:
+        """The finder goes on to learn from bare test photos, where it is configured to."""
+        self.forget()
+        if not self.oracle:
+            self.finder.adapt(unlabelled.bare(), self._annotated_of(train), harness, valid)
+
+    def show(
         self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness
     ) -> tuple[LabelledPhotos, LabelledPhotos]:
-        """Train and valid as the method sees them, once the finder has learned from annotated photos."""
-        self.forget()
-        annotated = train.select(np.flatnonzero(self.finder.annotated(train)))
-        self.finder.prepare(annotated)
-        if not self.oracle:
-            harness.stage(self.finder.artefact)
-            if self.finder.looks:
-                if self.finder.config.watch_train:
-                    self.finder.watched = valid.select(np.flatnonzero(self.finder.annotated(valid)))
-                self.finder.learn(annotated, harness, valid)
+        """Train and valid as the method sees them, once the finder has learned."""
         harness.stage("crop")
         chosen_by = self.see(valid if self.oracle else valid.bare())
         learned_from = self.see_annotated(train)
@@ -145,6 +157,9 @@ class Cropping:
                 masks[windows.fallback] = 255
         crop = Crop(windows.matrices, self.read_at, masks, self.finder.background, self.finder.mask_channel)
         return photos.through(crop), replace(located, fallback=windows.fallback)
+
+    def _annotated_of(self, photos: LabelledPhotos) -> LabelledPhotos:
+        return photos.select(np.flatnonzero(self.finder.annotated(photos)))
 
     def _cropped(self, photos: Photos) -> tuple[Photos, Located]:
         key = (photos.images, photos.lens, photos.annotations is None)

@@ -225,6 +225,12 @@ class Finder(ABC):
             valid=self.watched,
         )
 
+    def adapt(
+        self, unlabelled: Photos, train: LabelledPhotos, harness: Harness, valid: LabelledPhotos
+    ) -> None:
+        """Learns from bare test photos beside those of train that are annotated; by default it does not."""
+        del unlabelled, train, harness, valid
+
     @abstractmethod
     def locate(self, photos: Photos) -> Located:
         """What it finds in photos, looking at their pixels alone."""

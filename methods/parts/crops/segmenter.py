@@ -1,13 +1,15 @@
 """The segmenter: a U-Net that finds the animal's mask, and the box that the mask fills.
 
 It learns by cross-entropy and Dice at first, then by the Lovász hinge: intersection over union as a loss. Of
-several encoders, inner folds and cycles each leaves a network, and these vote on every pixel.
+several encoders, inner folds and cycles each leaves a network, and these vote on every pixel. Their masks of
+bare test photos may teach others, the students, in two halves, so that none answers what it was taught.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Self
 
 import numpy as np
@@ -19,12 +21,13 @@ from torch import Tensor, nn
 from whalebench.benchmarks.core.arrays import blocks
 from whalebench.benchmarks.core.masks import mask_precision
 from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos
-from whalebench.methods.method import Harness, Located
+from whalebench.methods.method import Harness, Located, tensor_text, text_tensor
 from whalebench.methods.parts.augment import Augmentation
 from whalebench.methods.parts.crops.finder import Background, Finder
 from whalebench.methods.parts.crops.mask_network import MaskLoss, MaskNetwork
 from whalebench.methods.parts.networks.backbones import build_encoder
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
+from whalebench.methods.parts.training.pseudo_labels import PseudoMasks
 from whalebench.methods.parts.training.trainer import CarryOver, Ended, predict, train_network
 
 BLOCK = 256
@@ -33,6 +36,10 @@ GRID = np.linspace(-0.5, 0.5, 81).round(4)
 """Thresholds of logits that are tried, those of the fourth place of TGS salt."""
 THRESHOLDS = "thresholds"
 """The name of the chosen ones beside the weights of the networks that vote."""
+STUDENTS = ("students_a", "students_b")
+"""The names of the two sets of students in the record, and beside their weights of what taught each."""
+SHARE = 0.5
+"""The probability that a photo in a student's step is one of test, that of the fourth place of TGS Salt."""
 
 
 class SegmenterConfig(TrainingConfig):
@@ -48,6 +55,9 @@ class SegmenterConfig(TrainingConfig):
     bags: Annotated[int, Field(ge=1, le=50)] = 1
     """Inner folds of train: as many networks, each taught without one, by which its threshold is chosen, vote
     on every pixel."""
+    students: str = ""
+    """Backbones, joined by +, that are taught anew by train and by the masks found on bare test photos, in
+    two halves: those taught by one half answer the other, all of them any other photo. Transductive."""
     width: Annotated[int, Field(ge=1)] = 16
     """Channels of every level of the decoder."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -86,8 +96,12 @@ class SegmenterConfig(TrainingConfig):
         """The backbones that + joins."""
         return self.backbone.split("+")
 
+    def students_encoders(self) -> list[str]:
+        """Those of the students of one half, none where there are none."""
+        return self.students.split("+") if self.students else []
+
     def networks(self) -> int:
-        """How many networks vote."""
+        """How many networks vote, and teach the students."""
         return len(self.encoders()) * self.bags * self.cycles
 
     def augmentation(self) -> Augmentation:
@@ -117,10 +131,12 @@ class Segmenter(Finder):
     def build(self) -> nn.Module:
         """The network, untrained but for the weights its encoder starts from; of those that vote a list."""
         config = self.config
-        if config.networks() == 1:
-            return self._network(config.backbone)
+        taught = STUDENTS[0] in self.constants
+        names = 2 * config.students_encoders() if taught else config.encoders()
         each = config.bags * config.cycles
-        return nn.ModuleList(self._network(name) for name in config.encoders() for _ in range(each))
+        if len(names) * each == 1:
+            return self._network(config.backbone)
+        return nn.ModuleList(self._network(name) for name in names for _ in range(each))
 
     def _network(self, backbone: str) -> MaskNetwork:
         config = self.config
@@ -145,18 +161,64 @@ class Segmenter(Finder):
 
         It is chosen by the network's own inner fold, and where there are none by valid.
         """
-        config = self.config
-        if config.networks() == 1:
+        self.constants = {}
+        for name in self.config.students_encoders():
+            self._network(name)  # a name that cannot be is better told now than when the others have learned
+        if self.config.networks() == 1:
             super().learn(train, harness)
             return
         self.device = harness.device
+        self._keep(self._learn_each(self.config.encoders(), train, harness, valid))
+
+    def adapt(
+        self, unlabelled: Photos, train: LabelledPhotos, harness: Harness, valid: LabelledPhotos
+    ) -> None:
+        """Trains the students, each with train and the masks found on one half of the bare test photos.
+
+        Photos on which nothing is found are in neither half.
+        """
+        if not (self.config.students and len(unlabelled)):
+            return
+        harness.stage("pseudo-masks")
+        located = self.locate(unlabelled)
+        assert located.boxes is not None
+        assert located.masks is not None
+        found = np.flatnonzero(np.isfinite(located.boxes).all(axis=1))
+        harness.choose("pseudo_masks", len(found))
+        if not len(found):
+            harness.warn("No mask was found on any test photo, so segmenter.students were not taught.")
+            return
+        guessed = PseudoMasks(unlabelled.select(found), located.masks[found] >= 0.5, SHARE)
+        learned, taught_by = [], {}
+        for name, half in zip(STUDENTS, guessed.halves(harness.seed), strict=True):
+            with harness.scope(name):
+                learned += self._learn_each(self.config.students_encoders(), train, harness, valid, half)
+            taught_by[name] = text_tensor(half.photos.digests)
+        self._keep(learned)
+        self.constants |= taught_by
+
+    def _keep(self, learned: list[tuple[nn.Module, float]]) -> None:
+        """Has these networks vote, each by its threshold."""
+        self.network = nn.ModuleList(network for network, _ in learned).eval()
+        self.constants[THRESHOLDS] = torch.tensor([threshold for _, threshold in learned])
+
+    def _learn_each(
+        self,
+        encoders: list[str],
+        train: LabelledPhotos,
+        harness: Harness,
+        valid: LabelledPhotos | None,
+        guessed: PseudoMasks | None = None,
+    ) -> list[tuple[nn.Module, float]]:
+        """The networks that each encoder, inner fold and cycle leaves, with their thresholds."""
+        config = self.config
         held = harness.inner_folds(config.bags) if config.bags > 1 else {}
         inner = np.array([held.get(image, -1) for image in train.images], np.int64)
         learned: list[tuple[nn.Module, float]] = []
-        for place, name in enumerate(config.encoders(), 1):
+        for place, name in enumerate(encoders, 1):
             for bag in range(config.bags):
                 with ExitStack() as scopes:
-                    if len(config.encoders()) > 1:
+                    if len(encoders) > 1:
                         scopes.enter_context(harness.scope(f"network_{place}"))
                     kept, own = train, valid
                     if config.bags > 1:
@@ -164,12 +226,12 @@ class Segmenter(Finder):
                         kept = train.select(np.flatnonzero(inner != bag))
                         own = train.select(np.flatnonzero(inner == bag))
                         scopes.enter_context(harness.held_back(own))
-                    learned += self._learn_in_cycles(name, kept, own, harness)
-        self.network = nn.ModuleList(network for network, _ in learned).eval()
-        self.constants[THRESHOLDS] = torch.tensor([threshold for _, threshold in learned])
+                    taught_by = kept if guessed is None else guessed.beside(kept)
+                    learned += self._learn_in_cycles(name, taught_by, own, harness)
+        return learned
 
     def _learn_in_cycles(
-        self, backbone: str, train: LabelledPhotos, own: LabelledPhotos | None, harness: Harness
+        self, backbone: str, train: Photos, own: LabelledPhotos | None, harness: Harness
     ) -> list[tuple[nn.Module, float]]:
         """The network that each cycle leaves, and its threshold."""
         config, before = self.config, 0
@@ -224,7 +286,7 @@ class Segmenter(Finder):
 
         Masks are probabilities of one network, and of several the share of their votes: half is animal.
         """
-        masks = predict(self._masks, photos, self.config, self.device)
+        masks = self._looked(photos)
         if self.config.tidy:
             masks = np.stack([tidied(mask) for mask in masks]) if len(masks) else masks
         return Located(boxes=mask_boxes(masks), masks=masks)
@@ -239,11 +301,27 @@ class Segmenter(Finder):
                 masks[rows] = self.target(photos.batch(rows, self.config.size))[:, 0].numpy()
         return Located(boxes=mask_boxes(masks), masks=masks)
 
-    def _masks(self, pixels: Tensor) -> Tensor:
+    def _looked(self, photos: Photos) -> NDArray[np.float32]:
+        """The masks (photos, height, width) of all networks, but of students that a photo has taught."""
+        if STUDENTS[0] not in self.constants:
+            return predict(self._masks, photos, self.config, self.device)
+        count = len(self.constants[THRESHOLDS]) // len(STUDENTS)
+        masks = np.zeros((len(photos), *self.config.size), np.float32)
+        sets = np.zeros(len(photos), np.float32)
+        for number, name in enumerate(STUDENTS):
+            taught_by = set(tensor_text(self.constants[name]))
+            others = [place for place, digest in enumerate(photos.digests) if digest not in taught_by]
+            if others:
+                votes = partial(self._masks, among=slice(number * count, (number + 1) * count))
+                masks[others] += predict(votes, photos.select(others), self.config, self.device)
+                sets[others] += 1
+        return masks / sets[:, None, None]
+
+    def _masks(self, pixels: Tensor, among: slice = slice(None)) -> Tensor:
         if not isinstance(self.network, nn.ModuleList):
             return self._logits(self.network, pixels).sigmoid()
         thresholds = self.constants[THRESHOLDS].tolist()
-        each = zip(self.network, thresholds, strict=True)
+        each = zip(list(self.network)[among], thresholds[among], strict=True)
         votes = [(self._logits(network, pixels).float() >= threshold).float() for network, threshold in each]
         return torch.stack(votes).mean(dim=0)
 

@@ -1,16 +1,14 @@
 """Samplers: which photos are learned from together, step by step.
 
-Photos come shuffled, as K of each of P identities, in one of several views, again where their individual is
-rare, or pseudo-labelled among those of train.
+Photos come shuffled, as K of each of P identities, in one of several views, or again where their individual
+is rare; pseudo-labelled ones are put among them by `pseudo_labels`.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +16,6 @@ from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import blocks, rows_by_label
-from whalebench.benchmarks.core.checkpoint import Stateful
-from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
 
 Indices = NDArray[np.int64]
 """Of photos among the training photos."""
@@ -187,117 +183,3 @@ class OversamplingSampler(Shuffled):
             for photos, missing in zip(self.by_individual, self.missing, strict=True)
         ]
         return np.concatenate([*self.by_individual, *again])
-
-
-@dataclass(frozen=True)
-class PseudoLabelledPhotos(LabelledPhotos):
-    """Train photos followed by photos with pseudo-labels, each once: a gallery of them holds no photo twice.
-
-    `PseudoLabelSampler` decides how often each is learned from.
-    """
-
-    pseudo: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
-    """(photos,) whether the label is a pseudo-label."""
-    share: float = 0.5
-    """The probability that a photo that is learned from is one of them."""
-
-    def select(self, indices: NDArray[np.int64] | Sequence[int]) -> Self:
-        """The photos at these indices, in that order, pseudo-labelled ones still marked."""
-        chosen = np.asarray(indices, np.int64)
-        return replace(super().select(chosen), pseudo=self.pseudo[chosen])
-
-
-def with_pseudo_labels(train: LabelledPhotos, pseudo: LabelledPhotos, share: float) -> PseudoLabelledPhotos:
-    """Train photos followed by pseudo-labelled ones, neither of them behind a lens.
-
-    The latter have no annotations, but in an oracle's run, and no species.
-    """
-    assert train.lens is None
-    assert pseudo.lens is None
-    unnamed = np.full(len(pseudo), UNKNOWN)
-    return PseudoLabelledPhotos(
-        images=train.images + pseudo.images,
-        digests=train.digests + pseudo.digests,
-        identities=train.identities,
-        store=train.store,
-        rows=np.concatenate([train.rows, pseudo.rows]),
-        shapes=np.concatenate([train.shapes, pseudo.shapes]),
-        labels=np.concatenate([train.labels, pseudo.labels]),
-        annotations=train.annotations,
-        species=None if train.species is None else np.concatenate([train.species, unnamed]),
-        viewpoints=_joined(train.viewpoints, pseudo.viewpoints),
-        usage=train.usage,
-        pseudo=np.repeat([False, True], [len(train), len(pseudo)]),
-        share=share,
-    )
-
-
-def _joined(first: NDArray[np.int64] | None, second: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-    return None if first is None or second is None else np.concatenate([first, second])
-
-
-def pseudo_label_sampler(order: Sampler, photos: Photos) -> Sampler:
-    """The sampler that mixes in pseudo-labelled photos, or the given one where there are none."""
-    if isinstance(photos, PseudoLabelledPhotos) and 0 < photos.pseudo.sum() < len(photos):
-        return PseudoLabelSampler(order, photos)
-    return order
-
-
-class PseudoLabelSampler:
-    """The steps of another sampler, each photo of which is pseudo-labelled with the configured probability.
-
-    An epoch is, to half a step, as long as for the train photos alone. In a step a photo that is alone of its
-    individual is replaced by any pseudo-labelled one. Several photos of one individual came to be compared:
-    they are replaced by pseudo-labelled ones of that individual, each by itself, or, where there are none,
-    all at once by those of another.
-    """
-
-    def __init__(self, order: Sampler, photos: PseudoLabelledPhotos) -> None:
-        self.order, self.share = order, photos.share
-        self.pseudo, self.labels = photos.pseudo, photos.labels
-        self.steps = max(1, round(order.steps * float(1 - photos.pseudo.mean())))
-        self._pseudo_labelled = np.flatnonzero(photos.pseudo)
-        self._photos_of = {
-            (label, kind): rows[photos_of_label]
-            for kind, rows in ((False, np.flatnonzero(~self.pseudo)), (True, self._pseudo_labelled))
-            for label, photos_of_label in rows_by_label(self.labels[rows]).items()
-        }
-        """(individual, whether pseudo-labelled) -> its photos of that kind."""
-
-    def epoch(self, generator: torch.Generator) -> list[Indices]:
-        """The photos of each step."""
-        steps = self.order.epoch(generator)[: self.steps]
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        return [self._replaced(photos, rng) for photos in steps]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the other sampler."""
-        return self.order.state_dict() if isinstance(self.order, Stateful) else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        if isinstance(self.order, Stateful):
-            self.order.load_state_dict(state)
-
-    def _replaced(self, photos: Indices, rng: np.random.Generator) -> Indices:
-        """The photos of one step, some of them replaced by others."""
-        labels = self.labels[photos]
-        # Photos of new individuals have one label, but nothing else in common.
-        individuals = np.where(labels == UNKNOWN, -1 - np.arange(len(photos)), labels)
-        replaced = photos.copy()
-        for individual in np.unique(individuals):
-            group = np.flatnonzero(individuals == individual)
-            one_by_one = len(group) > 1 and (int(individual), True) in self._photos_of
-            pseudo = rng.random(len(group)) < self.share
-            if not one_by_one:
-                pseudo[:] = pseudo[0]
-            for kind in (False, True):
-                at = group[(pseudo == kind) & (self.pseudo[photos[group]] != kind)]
-                if len(at):
-                    label = individual
-                    if kind and not one_by_one:
-                        label = self.labels[rng.choice(self._pseudo_labelled)]
-                    candidates = self._photos_of.get((int(label), kind), photos[at])
-                    # Each once, if there are enough.
-                    replaced[at] = rng.choice(candidates, len(at), replace=len(at) > len(candidates))
-        return replaced

@@ -28,7 +28,8 @@ from whalebench.methods.parts.augment import augment
 from whalebench.methods.parts.training.averaging import CheckpointAverage, LastWeights, RunningAverage
 from whalebench.methods.parts.training.config import Precision, TrainingConfig
 from whalebench.methods.parts.training.devices import WORLD
-from whalebench.methods.parts.training.samplers import Sampler, Shuffled, pseudo_label_sampler
+from whalebench.methods.parts.training.pseudo_labels import pseudo_label_sampler
+from whalebench.methods.parts.training.samplers import Sampler, Shuffled
 from whalebench.methods.parts.training.starting import StartConfig, begin
 
 
