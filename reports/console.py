@@ -78,6 +78,7 @@ STAGES = {
     "gallery": "Embedding the gallery",
     "join": "Fusing the members on valid photos",
     "pseudo-labels": "Guessing the labels of test photos",
+    "pseudo-masks": "Guessing the masks of test photos",
     "final": "Learning from the networks' features",
     "score": "Scoring test photos",
     "read": "Reading the scores of the runs",

@@ -101,7 +101,7 @@ def test_a_plan_of_ours_is_found_by_its_name_and_one_of_the_users_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for plan in PLANS.glob("*.toml"):
-        found = make_plan((), Path(plan.stem), settings=("epochs=1",))
+        found = make_plan((), Path(plan.stem), settings=("epochs=4",))
         for one in found.contestants:
             configure(find_method(one.method), one.settings)
     ladder = make_plan((), Path("happywhale-ladder"))
