@@ -40,7 +40,8 @@ SMALLEST_VALUES = {
     "epochs": "1",
     "batch_size": "8",
     "dimensions": "16",
-    "member_settings": "pretrained=none,backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=16",
+    "member_settings": "pretrained=none,backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=16,"
+    "aligner.backbone=test_resnet,aligner.size=32,aligner.epochs=1,aligner.batch_size=8",
     "confidence": "0.01",  # so that some test photos are learned from, of which hardly anything is known yet
 }
 """By the name of a field, or of a part's field after the dot: what it is set to where that can be."""
