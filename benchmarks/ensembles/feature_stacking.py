@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +29,8 @@ from whalebench.methods.parts.fusion import Floats, Labels, Rows, Scores, log_pr
 
 SHARES = tuple(step / 10 for step in range(11))
 """How much the classifier may count among the individuals it knows; the rest is the mean's."""
+Losses = dict[tuple[float, float], float]
+"""By setting of the classifier and its share, the log loss of valid."""
 
 
 class LogisticFeatures(Logistic):
@@ -150,31 +152,45 @@ def stack_features(task: FusionTask, mean: FusionResult, kind: type[Classifier])
     *aside, whole = (
         FittedClassifier.of(kind(seed, components), valid[rows], labels[rows]) for rows in learned_from
     )
-    losses: dict[tuple[float, float], float] = {}
+    losses: Losses = {}
     for choice in kind.choices:
         logs = np.zeros((len(labels), 2))
         for fitted, (_, rest) in zip(aside, splits, strict=True):
             targets = np.maximum(labels[rest], 0)
             logs[rest] = fitted.target_logs(mean.valid[rest], valid[rest], targets, choice)
         losses |= {(choice, share): mix_log_loss(logs[labels >= 0], share) for share in SHARES}
-    # Of equal ones the least share; of those, what is best alone.
-    choice, share = min(losses, key=lambda one: (losses[one], one[1], losses[one[0], SHARES[-1]]))
+    choice, share = _least(losses)
     scores = np.empty_like(mean.valid)
     for fitted, (_, rest) in zip(aside, splits, strict=True):
         scores[rest] = fitted.mix(mean.valid[rest], valid[rest], choice, share)
     rows = learned_from[-1]
     trained = whole.target_logs(mean.valid[rows], valid[rows], labels[rows], choice)
-    return FusionResult(
+    made = FusionResult(
         valid=scores,
         test=whole.mix(mean.test, test, choice, share),
         chosen=mean.chosen | {kind.setting: choice, "share": share},
+        learned=mean.learned | whole.classifier.arrays(choice) | {"columns": whole.columns},
+    )
+    return _with_losses(made, trained, losses, choice, share)
+
+
+def _least(losses: Losses) -> tuple[float, float]:
+    """The setting and the share of least loss; of equal ones the least share, of those what is best alone."""
+    return min(losses, key=lambda one: (losses[one], one[1], losses[one[0], SHARES[-1]]))
+
+
+def _with_losses(
+    made: FusionResult, trained: Floats, losses: Losses, choice: float, share: float
+) -> FusionResult:
+    """The result with its losses, mixed and alone: of what was learned from (photos, 2), and of valid."""
+    return replace(
+        made,
         train_log_loss=mix_log_loss(trained, share),
         out_of_fold_log_loss=losses[choice, share],
         alone={
             "classifier_train_log_loss": mix_log_loss(trained, SHARES[-1]),
             "classifier_out_of_fold_log_loss": losses[choice, SHARES[-1]],
         },
-        learned=mean.learned | whole.classifier.arrays(choice) | {"columns": whole.columns},
     )
 
 
@@ -260,28 +276,23 @@ def _stack_bags(
     """As `stack_features`, learned from train out of fold; valid chooses, and is never learned from."""
     bags, labels = _Bags.of(task, kind, train), task.fold.valid_labels
     known, targets = labels >= 0, np.maximum(labels, 0)
-    losses: dict[tuple[float, float], float] = {}
+    losses: Losses = {}
     for choice in kind.choices:
         logs = bags.target_logs(mean.valid, targets, choice)[known]
         losses |= {(choice, share): mix_log_loss(logs, share) for share in SHARES}
-    choice, share = min(losses, key=lambda one: (losses[one], one[1], losses[one[0], SHARES[-1]]))
+    choice, share = _least(losses)
     of_train = fusion.mean_scores(train.scores, train.temperatures, task.equal_weights())
     trained = bags.train_logs(train, of_train, choice)
     learned = [{**one.classifier.arrays(choice), "columns": one.columns} for one in bags.fitted]
-    return FusionResult(
+    made = FusionResult(
         valid=bags.mix(mean.valid, bags.valid, choice, share),
         test=bags.mix(mean.test, bags.test, choice, share),
         chosen=mean.chosen | {kind.setting: choice, "share": share},
-        train_log_loss=mix_log_loss(trained, share),
-        out_of_fold_log_loss=losses[choice, share],
-        alone={
-            "classifier_train_log_loss": mix_log_loss(trained, SHARES[-1]),
-            "classifier_out_of_fold_log_loss": losses[choice, SHARES[-1]],
-        },
         learned=mean.learned
         | {f"{bag}.{name}": values for bag, each in enumerate(learned) for name, values in each.items()},
         learned_from=train.images,
     )
+    return _with_losses(made, trained, losses, choice, share)
 
 
 def features_of(members: Sequence[Member]) -> tuple[Floats, Floats]:
