@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Argument, Option
 
+from whalebench import WhalebenchError
 from whalebench.reports import completing, console
 
 if TYPE_CHECKING:
@@ -162,15 +163,33 @@ def compare(
     second: Annotated[
         str, Argument(help="What it is compared with, the same.", autocompletion=completing.runs)
     ],
-    photos: Annotated[int, Option(help="How many photos on which they disagree most are shown.")] = 10,
+    more: Annotated[
+        list[str] | None,
+        Argument(help="More make a ladder: each beside the one before.", autocompletion=completing.runs),
+    ] = None,
+    photos: Annotated[
+        int | None, Option(help="How many photos on which two disagree most are shown; 10 unless said.")
+    ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
-    """Say which of two is better, by how much, how sure that is, and on which photos they disagree most."""
-    from whalebench.reports.comparing import compare_runs, comparison_report
+    """Say which of two is better, by how much, how sure that is, and on which photos they disagree most.
 
-    document = compare_runs(first, second, open_workspace(workspace, write=False), photos)
-    console.show(document, comparison_report(document), as_json)
+    Of three or more, in the order of a ladder, say what each gains over the one before it.
+    """
+    from whalebench.reports.comparing import compare_runs, compare_steps, comparison_report, steps_report
+
+    place = open_workspace(workspace, write=False)
+    if not more:
+        document = compare_runs(first, second, place, 10 if photos is None else photos)
+        console.show(document, comparison_report(document), as_json)
+        return
+    if photos is not None:
+        raise WhalebenchError(
+            f"--photos {photos} is for two, and {2 + len(more)} are named: leave it out, or name two."
+        )
+    document = compare_steps([first, second, *more], place)
+    console.show(document, steps_report(document), as_json)
 
 
 def rescore(

@@ -1,4 +1,4 @@
-"""Two runs, or two contestants, side by side: which is better, how sure that is, and where they disagree."""
+"""Runs, or contestants, side by side: which of two is better, and what each step of a ladder gains."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -103,6 +105,56 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
     return dict(plain(document))
 
 
+def compare_steps(names: Sequence[str], workspace: Workspace) -> Document:
+    """What each of several runs or contestants gains over the one before it, over the folds that all have.
+
+    Names, and what is refused, are those of `compare_runs`. Each step is judged for itself, so that of twenty
+    steps that change nothing one may be told to do so.
+    """
+    sides = [_side(name, workspace) for name in names]
+    folds = sorted(set.intersection(*(set(_shared_folds(*pair)) for pair in pairwise(sides))))
+    if not folds:
+        raise WhalebenchError(f"{_where(sides)}, so no fold is that of all: run what is missing.")
+    pooled = _pooled(sides[0].first, workspace)
+    steps: list[Document] = []
+    for before, side in pairwise(sides):
+        comparison = compare({each.name: each.grid(folds) for each in (before, side)}, folds, pooled=pooled)
+        if not steps:
+            steps.append(_rung(before, comparison, folds))
+        steps.append(_rung(side, comparison, folds) | _gain(comparison, before, side, folds))
+    document = {
+        "benchmark": sides[0].first.benchmark,
+        "folds": folds,
+        "steps": steps,
+        "seed_spread": comparison.spread.spread if comparison.spread else None,
+        "unranked": comparison.unranked,
+    }
+    return dict(plain(document))
+
+
+def _rung(side: Side, comparison: Comparison, folds: Sequence[int]) -> Document:
+    """What is said of a side, and its means of top-1 and log loss over seeds, then over folds."""
+    means = {}
+    for key in ("top_1", "log_loss"):
+        of_folds = [[run.metrics[key] for (of, _), run in side.runs.items() if of == fold] for fold in folds]
+        means[key] = mean(mean(values) for values in of_folds)
+    return _document(side, comparison, folds) | means
+
+
+def _gain(comparison: Comparison, before: Side, side: Side, folds: Sequence[int]) -> Document:
+    """`gain` over the side before with `gain_low` and `gain_high`, and how sure it is to be one."""
+    said = _said(comparison, before, side, folds)
+    ends = said["lead"], said["lead_low"], said["lead_high"]
+    if comparison.standings[0].contestant != side.name:
+        ends = -ends[0], -ends[2], -ends[1]
+    standing = next(each for each in comparison.standings if each.contestant == side.name)
+    return {
+        **dict(zip(("gain", "gain_low", "gain_high"), ends, strict=True)),
+        "told_apart": said["told_apart"],
+        "probability": standing.probability_best,
+    }
+
+
 def _side(name: str, workspace: Workspace) -> Side:
     """The run or the contestant of that name, with its tables."""
     called = _contestants(workspace)
@@ -149,13 +201,16 @@ def _shared_folds(one: Side, other: Side) -> list[int]:
         raise WhalebenchError(f"{one.name} cannot be compared with itself: name two runs.")
     folds = sorted(one.folds & other.folds)
     if not folds:
-        where = [f"{side.name} has fold {', '.join(map(str, sorted(side.folds)))}" for side in (one, other)]
-        raise WhalebenchError(f"{' and '.join(where)}: run one of them on a fold of the other.")
+        raise WhalebenchError(f"{_where((one, other))}: run one of them on a fold of the other.")
     for fold in folds:
         tables = [table for side in (one, other) for table in side.grid([fold])[fold].values()]
         for table in tables[1:]:
             check_same_queries(tables[0], table)
     return folds
+
+
+def _where(sides: Sequence[Side]) -> str:
+    return " and ".join(f"{side.name} has fold {', '.join(map(str, sorted(side.folds)))}" for side in sides)
 
 
 def _pooled(record: RunRecord, workspace: Workspace) -> SeedSpread | None:
@@ -304,6 +359,35 @@ def comparison_report(document: Document) -> Group:
     where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
     blocks.append(Text(f"{where}. In brackets 95 % intervals{luck if seed else ''}.", style="dim"))
     return Group(*blocks)
+
+
+def steps_report(document: Document) -> Group:
+    """What `rich` prints of a ladder: a line for each of its rungs."""
+    first, *others = document["steps"]
+    rows = [_rung_row(first, "", "")]
+    for step in others:
+        told = "not told apart" if not step["told_apart"] else "better" if step["gain"] > 0 else "worse"
+        gained = between(step["gain"], step["gain_low"], step["gain_high"], digits=3)
+        rows.append(_rung_row(step, gained, told))
+    seed = document["seed_spread"]
+    luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
+    where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
+    said = f"{where}. Each step beside the one before, for itself. In brackets 95 % intervals"
+    unranked = [Text(document["unranked"], style="yellow")] if document["unranked"] else []
+    table = FittedTable(rows, ("runs", "log loss", "top-1"), folded="step")
+    return Group(table, *unranked, Text(f"{said}{luck if seed else ''}.", style="dim"))
+
+
+def _rung_row(step: Document, gained: str, told: str) -> dict[str, Any]:
+    return {
+        "step": step["name"],
+        "MAP@5": with_interval(step, "map_at_5"),
+        "gained": gained,
+        "": told,
+        "top-1": number(step["top_1"]),
+        "log loss": number(step["log_loss"]),
+        "runs": len(step["runs"]),
+    }
 
 
 def _rank(rank: float | None) -> str:

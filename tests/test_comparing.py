@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.record import RunRecord, write_predictions, write_record, write_run
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.reports.comparing import compare_runs
+from whalebench.reports.comparing import compare_runs, compare_steps
 from whalebench.reports.metrics.comparison import compare, seed_spread
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.jackknife import paired_difference
@@ -219,6 +220,58 @@ def test_photos_without_a_rank_are_compared_too(place):
     }
 
 
+def test_each_step_of_a_ladder_is_what_the_two_alone_say(place, cli):
+    skills = {"low": 1.0, "high": 4.0, "middle": 2.0, "same": 2.0}
+    tables = {name: several(place, name, skill) for name, skill in skills.items()}
+    said = compare_steps(list(skills), place)
+    assert [step["name"] for step in said["steps"]] == list(skills) and said["folds"] == [0, 1]
+    assert "gain" not in said["steps"][0]
+    for before, step in pairwise(said["steps"]):
+        alone = compare_runs(before["name"], step["name"], place)
+        up = alone["better"] == step["name"]
+        ends = [step["gain_low"], step["gain_high"]] if up else [-step["gain_high"], -step["gain_low"]]
+        leads = [alone[key] for key in ("lead", "lead_low", "lead_high")]
+        assert [abs(step["gain"]), *ends] == pytest.approx(leads) and (step["gain"] > 0) == up
+        sure = alone["probability"] if up else 1 - alone["probability"]
+        assert (step["told_apart"], step["probability"]) == (alone["told_apart"], pytest.approx(sure))
+        assert {key: step[key] for key in alone["second"]} == alone["second"]
+    assert [(step["told_apart"], step["gain"] > 0) for step in said["steps"][1:3]] == [
+        (True, True),
+        (True, False),
+    ]
+    high = [[table["top_1"].mean() for table in seeds.values()] for seeds in tables["high"].values()]
+    assert said["steps"][1]["top_1"] == pytest.approx(np.mean(high))
+    answer = cli("compare", *skills, "--workspace", place.root)
+    lines = {line.split()[0]: line for line in answer.out.splitlines() if line.split()}
+    assert "better" in lines["high"] and "worse" in lines["middle"] and "not told apart" in lines["same"]
+    document = json.loads(cli("compare", *skills, "--json", "--workspace", place.root).out)
+    assert document == said
+
+
+def test_a_ladder_of_one_seed_each_is_over_individuals_alone(place):
+    first = put(place, "one-0", "one", 1.0)
+    second = put(place, "two-0", "two", 5.0)
+    put(place, "three-0", "three", 1.0)
+    said = compare_steps(["one", "two", "three"], place)
+    assert "with one seed" in said["unranked"] and not any(step["told_apart"] for step in said["steps"][1:])
+    difference = paired_difference(second, first)
+    assert [said["steps"][1][key] for key in ("gain", "gain_low", "gain_high")] == pytest.approx(
+        list(difference)
+    )
+    assert said["steps"][2]["gain_high"] < 0
+
+
+def test_a_ladder_has_the_folds_of_all(place):
+    several(place, "one", 1.0, folds=(0, 1), seeds=(0,))
+    several(place, "two", 2.0, folds=(0, 1, 2), seeds=(0,))
+    several(place, "three", 3.0, folds=(1, 2), seeds=(0,))
+    several(place, "four", 3.0, folds=(2,), seeds=(0,))
+    assert compare_steps(["one", "two", "three"], place)["folds"] == [1]
+    words = "one has fold 0, 1 and two has fold 0, 1, 2 and .*fold 2, so no fold is that of all"
+    with pytest.raises(WhalebenchError, match=words):
+        compare_steps(["one", "two", "three", "four"], place)
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -245,6 +298,8 @@ def test_wrong_use_is_told(place, cli):
         (("one", "one"), "one cannot be compared with itself"),
         (("one", "onne"), "There is no run 'onne'"),
         (("one", "one", "--photos", "-1"), "--photos -1 cannot be: give 0 or more"),
+        (("one", "one", "one", "--photos", "3"), "--photos 3 is for two, and 3 are named: leave it out"),
+        (("one", "one", "one"), "one cannot be compared with itself"),
     ):
         answer = cli("compare", *arguments, "--workspace", place.root)
         assert (answer.code, answer.out) == (2, "")

@@ -130,6 +130,7 @@ sweep METHOD --dry-run --time-limit NASTY --benchmark tiny
 tune softmax --budget NASTY NOWHERE; tune softmax --storage NASTY --trials 1 NOWHERE
 tune softmax --trials NASTY NOWHERE; tune softmax --study NASTY --trials 1 NOWHERE; show NASTY
 methods NASTY; benchmarks NASTY; rescore NASTY; data show NASTY; data check NASTY; compare RUN NASTY
+compare RUN OTHER NASTY
 split make NASTY; split show NASTY; split verify NASTY; report --benchmark NASTY
 report --workspace HARMLESS; split make again --folds NASTY; split make again --seed NASTY
 split make again --protocol NASTY; split make again --singles NASTY; split make again --valid-share NASTY
