@@ -134,11 +134,21 @@ def compare_steps(names: Sequence[str], workspace: Workspace) -> Document:
 
 def _rung(side: Side, comparison: Comparison, folds: Sequence[int]) -> Document:
     """What is said of a side, and its means of top-1 and log loss over seeds, then over folds."""
-    means = {}
-    for key in ("top_1", "log_loss"):
-        of_folds = [[run.metrics[key] for (of, _), run in side.runs.items() if of == fold] for fold in folds]
-        means[key] = mean(mean(values) for values in of_folds)
-    return _document(side, comparison, folds) | means
+    return _document(side, comparison, folds) | {
+        key: _mean([[run.metrics[key] for (of, _), run in side.runs.items() if of == fold] for fold in folds])
+        for key in ("top_1", "log_loss")
+    }
+
+
+def _mean(of_folds: Iterable[Sequence[float | None]]) -> float | None:
+    """The mean of the means; None where one of the values is undefined."""
+    means = []
+    for values in of_folds:
+        defined = [value for value in values if value is not None]
+        if len(defined) < len(values):
+            return None
+        means.append(mean(defined))
+    return mean(means)
 
 
 def _gain(comparison: Comparison, before: Side, side: Side, folds: Sequence[int]) -> Document:
@@ -354,11 +364,7 @@ def comparison_report(document: Document) -> Group:
     if photos:
         blocks.append(Text("Photos on which they disagree most"))
         blocks.append(FittedTable(photos, ("fold", "second: says", "first: says", "truth")))
-    seed = document["seed_spread"]
-    luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
-    where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
-    blocks.append(Text(f"{where}. In brackets 95 % intervals{luck if seed else ''}.", style="dim"))
-    return Group(*blocks)
+    return Group(*blocks, _footer(document))
 
 
 def steps_report(document: Document) -> Group:
@@ -369,13 +375,9 @@ def steps_report(document: Document) -> Group:
         told = "not told apart" if not step["told_apart"] else "better" if step["gain"] > 0 else "worse"
         gained = between(step["gain"], step["gain_low"], step["gain_high"], digits=3)
         rows.append(_rung_row(step, gained, told))
-    seed = document["seed_spread"]
-    luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
-    where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
-    said = f"{where}. Each step beside the one before, for itself. In brackets 95 % intervals"
     unranked = [Text(document["unranked"], style="yellow")] if document["unranked"] else []
     table = FittedTable(rows, ("runs", "log loss", "top-1"), folded="step")
-    return Group(table, *unranked, Text(f"{said}{luck if seed else ''}.", style="dim"))
+    return Group(table, *unranked, _footer(document, "Each step beside the one before, for itself. "))
 
 
 def _rung_row(step: Document, gained: str, told: str) -> dict[str, Any]:
@@ -388,6 +390,14 @@ def _rung_row(step: Document, gained: str, told: str) -> dict[str, Any]:
         "log loss": number(step["log_loss"]),
         "runs": len(step["runs"]),
     }
+
+
+def _footer(document: Document, how: str = "") -> Text:
+    """The folds, how they were compared, and what intervals are of."""
+    seed = document["seed_spread"]
+    luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
+    where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
+    return Text(f"{where}. {how}In brackets 95 % intervals{luck if seed else ''}.", style="dim")
 
 
 def _rank(rank: float | None) -> str:
