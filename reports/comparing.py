@@ -83,11 +83,6 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
     comparison = compare(grids, folds, pooled=_pooled(one.first, workspace))
     better = comparison.standings[0]
     said = _said(comparison, one, other, folds)
-    differing = differences(one.first, other.first)
-    if one.first.method == other.first.method and one.first.code_digest != other.first.code_digest:
-        codes = [side.first.code_digest[:8] or "not recorded" for side in sides]
-        differing.append(("code", codes[0], codes[1]))
-    rows = [dict(zip(("what", "first", "second"), row, strict=True)) for row in differing]
     document = {
         "benchmark": one.first.benchmark,
         "folds": folds,
@@ -98,7 +93,7 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
         **said,
         "seed_spread": comparison.spread.spread if comparison.spread else None,
         "unranked": comparison.unranked,
-        "differences": rows,
+        "differences": _differing(one.first, other.first),
         "photos": _disagreements(one, other, folds)[:photos],
     }
     document |= {"verdict": _verdict(document)}
@@ -108,8 +103,8 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
 def compare_steps(names: Sequence[str], workspace: Workspace) -> Document:
     """What each of several runs or contestants gains over the one before it, over the folds that all have.
 
-    Names, and what is refused, are those of `compare_runs`. Each step is judged for itself, so that of twenty
-    steps that change nothing one may be told to do so.
+    Names, and what is refused, are those of `compare_runs`. A step has in what the two were not given the
+    same. Each is judged for itself, so that of twenty steps that change nothing one may be told to do so.
     """
     sides = [_side(name, workspace) for name in names]
     folds = sorted(set.intersection(*(set(_shared_folds(*pair)) for pair in pairwise(sides))))
@@ -162,7 +157,16 @@ def _gain(comparison: Comparison, before: Side, side: Side, folds: Sequence[int]
         **dict(zip(("gain", "gain_low", "gain_high"), ends, strict=True)),
         "told_apart": said["told_apart"],
         "probability": standing.probability_best,
+        "differences": _differing(before.first, side.first),
     }
+
+
+def _differing(first: RunRecord, second: RunRecord) -> list[dict[str, str]]:
+    """`what` two runs differ in, with what it is of the `first` and of the `second`."""
+    rows = differences(first, second)
+    if first.method == second.method and first.code_digest != second.code_digest:
+        rows.append(("code", *(run.code_digest[:8] or "not recorded" for run in (first, second))))
+    return [dict(zip(("what", "first", "second"), row, strict=True)) for row in rows]
 
 
 def _side(name: str, workspace: Workspace) -> Side:
@@ -376,7 +380,7 @@ def steps_report(document: Document) -> Group:
         gained = between(step["gain"], step["gain_low"], step["gain_high"], digits=3)
         rows.append(_rung_row(step, gained, told))
     unranked = [Text(document["unranked"], style="yellow")] if document["unranked"] else []
-    table = FittedTable(rows, ("runs", "log loss", "top-1"), folded="step")
+    table = FittedTable(rows, ("not equal in", "runs", "log loss", "top-1"), folded="step")
     return Group(table, *unranked, _footer(document, "Each step beside the one before, for itself. "))
 
 
@@ -389,6 +393,7 @@ def _rung_row(step: Document, gained: str, told: str) -> dict[str, Any]:
         "top-1": number(step["top_1"]),
         "log loss": number(step["log_loss"]),
         "runs": len(step["runs"]),
+        "not equal in": ", ".join(row["what"] for row in step.get("differences", ())),
     }
 
 

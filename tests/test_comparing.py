@@ -234,6 +234,7 @@ def test_each_step_of_a_ladder_is_what_the_two_alone_say(place, cli):
         assert [abs(step["gain"]), *ends] == pytest.approx(leads) and (step["gain"] > 0) == up
         sure = alone["probability"] if up else 1 - alone["probability"]
         assert (step["told_apart"], step["probability"]) == (alone["told_apart"], pytest.approx(sure))
+        assert step["differences"] == alone["differences"] == []
         assert {key: step[key] for key in alone["second"]} == alone["second"]
     assert [(step["told_apart"], step["gain"] > 0) for step in said["steps"][1:3]] == [
         (True, True),
@@ -241,11 +242,27 @@ def test_each_step_of_a_ladder_is_what_the_two_alone_say(place, cli):
     ]
     high = [[table["top_1"].mean() for table in seeds.values()] for seeds in tables["high"].values()]
     assert said["steps"][1]["top_1"] == pytest.approx(np.mean(high))
+    losses = [[summarize(table)["log_loss"] for table in seeds.values()] for seeds in tables["high"].values()]
+    assert said["steps"][1]["log_loss"] == pytest.approx(np.mean(losses))
     answer = cli("compare", *skills, "--workspace", place.root)
     lines = {line.split()[0]: line for line in answer.out.splitlines() if line.split()}
     assert "better" in lines["high"] and "worse" in lines["middle"] and "not told apart" in lines["same"]
     document = json.loads(cli("compare", *skills, "--json", "--workspace", place.root).out)
     assert document == said
+
+
+def test_a_step_says_in_what_the_two_were_not_given_the_same(place, cli):
+    put(place, "one-0", "one", 1.0, code_digest="a")
+    put(place, "one-1", "one", 2.0, code_digest="b", transductive=True)
+    put(place, "two-0", "two", 5.0, code_digest="b")
+    said = compare_steps(["one-0", "one-1", "two"], place)
+    assert [[row["what"] for row in step["differences"]] for step in said["steps"][1:]] == [
+        [row["what"] for row in compare_runs(first, second, place)["differences"]]
+        for first, second in (("one-0", "one-1"), ("one-1", "two"))
+    ]
+    assert [row["what"] for row in said["steps"][1]["differences"]] == ["other test photos", "code"]
+    printed = cli("compare", "one-0", "one-1", "two", "--workspace", place.root).out
+    assert "not equal in" in printed and "other test photos, code" in printed
 
 
 def test_a_ladder_of_one_seed_each_is_over_individuals_alone(place):
