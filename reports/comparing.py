@@ -165,7 +165,8 @@ def _differing(first: RunRecord, second: RunRecord) -> list[dict[str, str]]:
     """`what` two runs differ in, with what it is of the `first` and of the `second`."""
     rows = differences(first, second)
     if first.method == second.method and first.code_digest != second.code_digest:
-        rows.append(("code", *(run.code_digest[:8] or "not recorded" for run in (first, second))))
+        codes = [run.code_digest[:8] or "not recorded" for run in (first, second)]
+        rows.append(("code", codes[0], codes[1]))
     return [dict(zip(("what", "first", "second"), row, strict=True)) for row in rows]
 
 

@@ -251,7 +251,7 @@ def test_each_step_of_a_ladder_is_what_the_two_alone_say(place, cli):
     assert document == said
 
 
-def test_a_step_says_in_what_the_two_were_not_given_the_same(place, cli):
+def test_a_step_says_in_what_the_two_were_not_given_the_same(place, cli, monkeypatch):
     put(place, "one-0", "one", 1.0, code_digest="a")
     put(place, "one-1", "one", 2.0, code_digest="b", transductive=True)
     put(place, "two-0", "two", 5.0, code_digest="b")
@@ -261,6 +261,7 @@ def test_a_step_says_in_what_the_two_were_not_given_the_same(place, cli):
         for first, second in (("one-0", "one-1"), ("one-1", "two"))
     ]
     assert [row["what"] for row in said["steps"][1]["differences"]] == ["other test photos", "code"]
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow window leaves the column out
     printed = cli("compare", "one-0", "one-1", "two", "--workspace", place.root).out
     assert "not equal in" in printed and "other test photos, code" in printed
 
