@@ -9,11 +9,12 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.record import RunRecord, write_predictions, write_record, write_run
 from whalebench.benchmarks.core.workspace import Workspace
-from whalebench.reports.comparing import compare_runs, compare_steps
+from whalebench.reports.comparing import compare_runs, compare_steps, steps_report
 from whalebench.reports.metrics.comparison import compare, seed_spread
 from whalebench.reports.metrics.evaluation import evaluate_queries
 from whalebench.reports.metrics.jackknife import paired_difference
@@ -251,7 +252,7 @@ def test_each_step_of_a_ladder_is_what_the_two_alone_say(place, cli):
     assert document == said
 
 
-def test_a_step_says_in_what_the_two_were_not_given_the_same(place, cli, monkeypatch):
+def test_a_step_says_in_what_the_two_were_not_given_the_same(place, capsys):
     put(place, "one-0", "one", 1.0, code_digest="a")
     put(place, "one-1", "one", 2.0, code_digest="b", transductive=True)
     put(place, "two-0", "two", 5.0, code_digest="b")
@@ -261,8 +262,8 @@ def test_a_step_says_in_what_the_two_were_not_given_the_same(place, cli, monkeyp
         for first, second in (("one-0", "one-1"), ("one-1", "two"))
     ]
     assert [row["what"] for row in said["steps"][1]["differences"]] == ["other test photos", "code"]
-    monkeypatch.setenv("COLUMNS", "200")  # a narrow window leaves the column out
-    printed = cli("compare", "one-0", "one-1", "two", "--workspace", place.root).out
+    Console(width=200).print(steps_report(said))
+    printed = capsys.readouterr().out
     assert "not equal in" in printed and "other test photos, code" in printed
 
 
