@@ -157,15 +157,20 @@ def _run_page(folder: Path, photos: PhotosOfPage, *, quiet: bool) -> str:
 
 
 def compare(
-    first: Annotated[
-        str, Argument(help=f"{RUN} Several runs of one method: all of them.", autocompletion=completing.runs)
-    ],
-    second: Annotated[
-        str, Argument(help="What it is compared with, the same.", autocompletion=completing.runs)
-    ],
-    more: Annotated[
+    runs: Annotated[
         list[str] | None,
-        Argument(help="More make a ladder: each beside the one before.", autocompletion=completing.runs),
+        Argument(
+            help=f"{RUN} Several runs of one method: all of them. Two, or more for a ladder.",
+            autocompletion=completing.runs,
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        Option(help="A sweep's plan, as right-whale-sea: the ladder of its methods, as they stand."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        Option(help="A ladder by map_at_5, the default, top_1, mask_precision, mask_iou or box_iou."),
     ] = None,
     photos: Annotated[
         int | None, Option(help="How many photos on which two disagree most are shown; 10 unless said.")
@@ -177,18 +182,43 @@ def compare(
 
     Of three or more, in the order of a ladder, say what each gains over the one before it.
     """
-    from whalebench.reports.comparing import compare_runs, compare_steps, comparison_report, steps_report
+    from whalebench.reports.comparing import (
+        compare_found,
+        compare_runs,
+        compare_steps,
+        comparison_report,
+        steps_report,
+    )  # fmt: skip
 
-    place = open_workspace(workspace, write=False)
-    if not more:
-        document = compare_runs(first, second, place, 10 if photos is None else photos)
+    named, place = runs or [], open_workspace(workspace, write=False)
+    if bool(named) == bool(plan) or len(named) == 1:
+        raise WhalebenchError(
+            "Compare what? Name two runs, or more for a ladder, or give --plan PLAN instead."
+        )
+    if len(named) == 2 and by is None:
+        document = compare_runs(named[0], named[1], place, 10 if photos is None else photos)
         console.show(document, comparison_report(document), as_json)
         return
     if photos is not None:
+        what = f"the plan {plan}" if plan else f"{len(named)} runs" if by is None else f"--by {by}"
         raise WhalebenchError(
-            f"--photos {photos} is for two, and {2 + len(more)} are named: leave it out, or name two."
+            f"--photos {photos} is for two by MAP@5, not for {what}: leave it out, or name two."
         )
-    document = compare_steps([first, second, *more], place)
+    by = by or "map_at_5"
+    if not plan:
+        document = compare_steps(named, place, by)
+    else:
+        from whalebench.benchmarks.sweeping.plan import make_plan
+        from whalebench.benchmarks.sweeping.sweep import finished_runs
+
+        planned = make_plan([], plan)
+        document = compare_found(finished_runs(planned, place), place, by)
+        wanted = len(planned.contestants) * len(planned.folds) * len(planned.seeds)
+        there = sum(len(step["runs"]) for step in document["steps"])
+        if there < wanted:
+            console.show_problems(
+                [f"{wanted - there} of {wanted} runs are not there: whalebench sweep --plan {plan}"]
+            )
     console.show(document, steps_report(document), as_json)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 from rich.console import Group
 from rich.text import Text
 
-from whalebench import WhalebenchError
+from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.record import (
     RunRecord,
     find_runs,
@@ -25,7 +26,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.reports.metrics.comparison import Comparison, Grid, SeedSpread, compare, seed_spread
-from whalebench.reports.metrics.jackknife import check_same_queries, paired_difference
+from whalebench.reports.metrics.jackknife import check_same_queries, column_deletions, difference
 from whalebench.reports.tables import FittedTable, table_of
 from whalebench.reports.tracks import contestants, differences
 from whalebench.reports.wording import UNDEFINED, between, listed, number, probability, spans, with_interval
@@ -35,6 +36,14 @@ Runs = dict[tuple[int, int], RunRecord]
 """The runs of one contestant by fold and seed."""
 ALIKE = ("method", "config", "benchmark", "catalog_digest", "split_digest", "code_digest", "tuning")
 """In what the runs of one contestant are equal."""
+BY = {
+    "map_at_5": ("average_precision_at_5", "MAP@5"),
+    "top_1": ("top_1", "top-1"),
+    "mask_precision": ("mask_precision", "mask precision"),
+    "mask_iou": ("mask_iou", "mask IoU"),
+    "box_iou": ("box_iou", "box IoU"),
+}
+"""By what a ladder can be judged, with its column in the per-query tables and its name; all from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -100,25 +109,51 @@ def compare_runs(first: str, second: str, workspace: Workspace, photos: int = 10
     return dict(plain(document))
 
 
-def compare_steps(names: Sequence[str], workspace: Workspace) -> Document:
+def compare_steps(names: Sequence[str], workspace: Workspace, by: str = "map_at_5") -> Document:
     """What each of several runs or contestants gains over the one before it, over the folds that all have.
 
-    Names, and what is refused, are those of `compare_runs`. A step has in what the two were not given the
-    same. Each is judged for itself, so that of twenty steps that change nothing one may be told to do so.
+    Names, and what is refused, are those of `compare_runs`; so is a score `by` which they cannot be judged. A
+    step has in what the two were not given the same. Each is judged for itself, so that of twenty steps that
+    change nothing one may be told to do so.
     """
-    sides = [_side(name, workspace) for name in names]
+    return _steps([_side(name, workspace) for name in names], workspace, by)
+
+
+def compare_found(
+    found: Mapping[str, Sequence[RunRecord]], workspace: Workspace, by: str = "map_at_5"
+) -> Document:
+    """The same of the runs that were found of each step, of several codes or splits the newest's."""
+    sides = []
+    for name, records in found.items():
+        newest = contestant_key(max(records, key=lambda record: record.created))
+        folders = [workspace.runs / each.run for each in records if contestant_key(each) == newest]
+        sides.append(_side_of(name, {folder: read_record(folder) for folder in folders}))
+    return _steps(sides, workspace, by)
+
+
+def _steps(sides: Sequence[Side], workspace: Workspace, by: str) -> Document:
+    if len(sides) < 2:
+        raise WhalebenchError(f"{sides[0].name} alone is no ladder: name two runs or more.")
+    if by not in BY:
+        raise WhalebenchError(
+            f"--by '{one_line(by, 60)}' cannot be: {did_you_mean(by, BY, f'there are {listed(BY, 9)}.')}"
+        )
     folds = sorted(set.intersection(*(set(_shared_folds(*pair)) for pair in pairwise(sides))))
     if not folds:
         raise WhalebenchError(f"{_where(sides)}, so no fold is that of all: run what is missing.")
-    pooled = _pooled(sides[0].first, workspace)
+    for side in sides:
+        _check_measured(side, by)
+    pooled = _pooled(sides[0].first, workspace, by)
     steps: list[Document] = []
     for before, side in pairwise(sides):
-        comparison = compare({each.name: each.grid(folds) for each in (before, side)}, folds, pooled=pooled)
+        grids = {each.name: each.grid(folds) for each in (before, side)}
+        comparison = compare(grids, folds, BY[by][0], pooled)
         if not steps:
-            steps.append(_rung(before, comparison, folds))
-        steps.append(_rung(side, comparison, folds) | _gain(comparison, before, side, folds))
+            steps.append(_rung(before, comparison, folds, by))
+        steps.append(_rung(side, comparison, folds, by) | _gain(comparison, before, side, folds, by))
     document = {
         "benchmark": sides[0].first.benchmark,
+        "by": by,
         "folds": folds,
         "steps": steps,
         "seed_spread": comparison.spread.spread if comparison.spread else None,
@@ -127,12 +162,24 @@ def compare_steps(names: Sequence[str], workspace: Workspace) -> Document:
     return dict(plain(document))
 
 
-def _rung(side: Side, comparison: Comparison, folds: Sequence[int]) -> Document:
+def _check_measured(side: Side, by: str) -> None:
+    """Raises WhalebenchError where a run of the side has no such score of any photo."""
+    column, called = BY[by]
+    for place, table in side.tables.items():
+        if column not in table or not table[column].notna().any():
+            raise WhalebenchError(
+                f"{side.runs[place].run} has no {called}, as it finds nothing of that kind or no test photo "
+                f"is annotated so: compare by another score."
+            )
+
+
+def _rung(side: Side, comparison: Comparison, folds: Sequence[int], by: str) -> Document:
     """What is said of a side, and its means of top-1 and log loss over seeds, then over folds."""
-    return _document(side, comparison, folds) | {
+    means = {
         key: _mean([[run.metrics[key] for (of, _), run in side.runs.items() if of == fold] for fold in folds])
         for key in ("top_1", "log_loss")
     }
+    return means | _document(side, comparison, folds, by)
 
 
 def _mean(of_folds: Iterable[Sequence[float | None]]) -> float | None:
@@ -146,9 +193,9 @@ def _mean(of_folds: Iterable[Sequence[float | None]]) -> float | None:
     return mean(means)
 
 
-def _gain(comparison: Comparison, before: Side, side: Side, folds: Sequence[int]) -> Document:
+def _gain(comparison: Comparison, before: Side, side: Side, folds: Sequence[int], by: str) -> Document:
     """`gain` over the side before with `gain_low` and `gain_high`, and how sure it is to be one."""
-    said = _said(comparison, before, side, folds)
+    said = _said(comparison, before, side, folds, by)
     ends = said["lead"], said["lead_low"], said["lead_high"]
     if comparison.standings[0].contestant != side.name:
         ends = -ends[0], -ends[2], -ends[1]
@@ -184,6 +231,12 @@ def _side(name: str, workspace: Workspace) -> Side:
             f"'{name}' fits {len(folders)} runs that differ in more than fold and seed: name one of "
             f"{quoted}, or a single run."
         )
+    side = _side_of(name, records)
+    return side if len(side.runs) > 1 else replace(side, name=side.first.run)
+
+
+def _side_of(name: str, records: Mapping[Path, RunRecord]) -> Side:
+    """The side that these runs, by their folders, are of."""
     runs: Runs = {}
     tables = {}
     for folder, record in sorted(records.items(), key=lambda item: item[1].created):  # the newer one counts
@@ -191,8 +244,7 @@ def _side(name: str, workspace: Workspace) -> Side:
             raise WhalebenchError(f"The run {record.run} has no scores, because {record.unfit}.")
         runs[record.fold, record.seed] = record
         tables[record.fold, record.seed] = read_predictions(folder).sort_values("image", ignore_index=True)
-    label = next(iter(runs.values())).run if len(runs) == 1 else name
-    return Side(label, runs, tables)
+    return Side(name, runs, tables)
 
 
 def _contestants(workspace: Workspace) -> dict[str, str]:
@@ -228,7 +280,7 @@ def _where(sides: Sequence[Side]) -> str:
     return " and ".join(f"{side.name} has fold {', '.join(map(str, sorted(side.folds)))}" for side in sides)
 
 
-def _pooled(record: RunRecord, workspace: Workspace) -> SeedSpread | None:
+def _pooled(record: RunRecord, workspace: Workspace, by: str = "map_at_5") -> SeedSpread | None:
     """What a seed changes, by the contestants of this split that have several seeds of a fold."""
     fields = ("benchmark", "catalog_digest", "split_digest")
     grids: dict[str, dict[int, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
@@ -244,23 +296,26 @@ def _pooled(record: RunRecord, workspace: Workspace) -> SeedSpread | None:
             }
             for key, grid in grids.items()
             if any(len(seeds) > 1 for seeds in grid.values())
-        }
+        },
+        BY[by][0],
     )
 
 
-def _document(side: Side, comparison: Comparison, folds: Sequence[int]) -> Document:
+def _document(side: Side, comparison: Comparison, folds: Sequence[int], by: str = "map_at_5") -> Document:
     standing = next(each for each in comparison.standings if each.contestant == side.name)
     return {
         "name": side.name,
         "runs": [run.run for (fold, _), run in side.runs.items() if fold in folds],
-        "map_at_5": standing.value,
-        "map_at_5_low": standing.low,
-        "map_at_5_high": standing.high,
+        by: standing.value,
+        f"{by}_low": standing.low,
+        f"{by}_high": standing.high,
         "seeds": list(standing.seeds),
     }
 
 
-def _said(comparison: Comparison, one: Side, other: Side, folds: Sequence[int]) -> Document:
+def _said(
+    comparison: Comparison, one: Side, other: Side, folds: Sequence[int], by: str = "map_at_5"
+) -> Document:
     """`lead` of the better one with `lead_low` and `lead_high`, and whether they are `told_apart`.
 
     Without any estimate of what a seed changes the interval is over individuals alone, and tells nothing.
@@ -274,8 +329,11 @@ def _said(comparison: Comparison, one: Side, other: Side, folds: Sequence[int]) 
         side.name: pd.concat([next(iter(seeds.values())) for seeds in side.grid(folds).values()])
         for side in (one, other)
     }
-    _, low, high = paired_difference(tables[first], tables[second])
-    return {"lead": lead.value, "lead_low": low, "lead_high": high, "told_apart": False}
+    check_same_queries(tables[first], tables[second])
+    column = BY[by][0]
+    _, low, high = difference(*(column_deletions(tables[name], column) for name in (first, second)))
+    ends = {"lead_low": max(-1.0, low), "lead_high": min(1.0, high)}
+    return {"lead": lead.value, **ends, "told_apart": False}
 
 
 def _verdict(document: Document) -> str:
@@ -374,25 +432,25 @@ def comparison_report(document: Document) -> Group:
 
 def steps_report(document: Document) -> Group:
     """What `rich` prints of a ladder: a line for each of its rungs."""
-    first, *others = document["steps"]
-    rows = [_rung_row(first, "", "")]
+    by, (first, *others) = document["by"], document["steps"]
+    rows = [_rung_row(first, by)]
     for step in others:
         told = "not told apart" if not step["told_apart"] else "better" if step["gain"] > 0 else "worse"
         gained = between(step["gain"], step["gain_low"], step["gain_high"], digits=3)
-        rows.append(_rung_row(step, gained, told))
+        rows.append(_rung_row(step, by, gained, told))
     unranked = [Text(document["unranked"], style="yellow")] if document["unranked"] else []
     table = FittedTable(rows, ("not equal in", "runs", "log loss", "top-1"), folded="step")
     return Group(table, *unranked, _footer(document, "Each step beside the one before, for itself. "))
 
 
-def _rung_row(step: Document, gained: str, told: str) -> dict[str, Any]:
+def _rung_row(step: Document, by: str, gained: str = "", told: str = "") -> dict[str, Any]:
+    means = {"top-1": number(step["top_1"]), "log loss": number(step["log_loss"])}
     return {
         "step": step["name"],
-        "MAP@5": with_interval(step, "map_at_5"),
+        BY[by][1]: with_interval(step, by),
         "gained": gained,
         "": told,
-        "top-1": number(step["top_1"]),
-        "log loss": number(step["log_loss"]),
+        **{name: mean for name, mean in means.items() if name != BY[by][1]},
         "runs": len(step["runs"]),
         "not equal in": ", ".join(row["what"] for row in step.get("differences", ())),
     }
@@ -401,7 +459,8 @@ def _rung_row(step: Document, gained: str, told: str) -> dict[str, Any]:
 def _footer(document: Document, how: str = "") -> Text:
     """The folds, how they were compared, and what intervals are of."""
     seed = document["seed_spread"]
-    luck = f"; between seeds of a fold of this benchmark MAP@5 has a standard deviation of {number(seed)}"
+    score = BY[document.get("by", "map_at_5")][1]
+    luck = f"; between seeds of a fold of this benchmark {score} has a standard deviation of {number(seed)}"
     where = f"{'Fold' if len(document['folds']) == 1 else 'Folds'} {spans(document['folds'])}"
     return Text(f"{where}. {how}In brackets 95 % intervals{luck if seed else ''}.", style="dim")
 

@@ -12,12 +12,19 @@ import pytest
 from rich.console import Console
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.record import RunRecord, write_predictions, write_record, write_run
+from whalebench.benchmarks.core.record import (
+    RunRecord,
+    read_predictions,
+    write_predictions,
+    write_record,
+    write_run,
+)
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.methods.registry import configure, find_method
 from whalebench.reports.comparing import compare_runs, compare_steps, steps_report
 from whalebench.reports.metrics.comparison import compare, seed_spread
 from whalebench.reports.metrics.evaluation import evaluate_queries
-from whalebench.reports.metrics.jackknife import paired_difference
+from whalebench.reports.metrics.jackknife import column_deletions, difference, paired_difference
 from whalebench.reports.metrics.summary import summarize
 from whalebench.tests.ensembling import change_predictions
 
@@ -280,6 +287,102 @@ def test_a_ladder_of_one_seed_each_is_over_individuals_alone(place):
     assert said["steps"][2]["gain_high"] < 0
 
 
+def test_a_ladder_can_be_judged_by_masks_and_says_where_there_are_none(place, capsys):
+    def masks(name, method, share, **change):
+        table = put(place, name, method, 1.0, **change)
+        precision = np.where(np.arange(len(table)) < 100, np.arange(len(table)) % 10 < share, np.nan)
+        table = table.assign(mask_precision=precision)
+        change_predictions(place.runs / name, table)
+        return table
+
+    few = masks("few-0", "few", 2)
+    many = masks("many-0", "many", 9)
+    put(place, "none-0", "none", 5.0)
+    said = compare_steps(["few", "many"], place, "mask_precision")
+    assert [step["mask_precision"] for step in said["steps"]] == pytest.approx([0.2, 0.9])
+    step = said["steps"][1]
+    gap = difference(*(column_deletions(table, "mask_precision") for table in (many, few)))
+    ends = [step[key] for key in ("gain", "gain_low", "gain_high")]
+    assert ends == pytest.approx(list(gap)) and "map_at_5" not in step
+    Console(width=200).print(steps_report(said))
+    assert "mask precision" in capsys.readouterr().out
+    # With a second seed another training counts, too, and it does not by what is told of names.
+    masks("few-1", "few", 3, seed=1)
+    masks("many-1", "many", 8, seed=1)
+    said = compare_steps(["few", "many"], place, "mask_precision")
+    grids = {one: {0: {seed: table_of(place, f"{one}-{seed}") for seed in (0, 1)}} for one in ("few", "many")}
+    spread = seed_spread(grids, "mask_precision")
+    assert said["seed_spread"] == pytest.approx(spread.spread) and said["steps"][1]["told_apart"]
+    lead = compare(grids, [0], "mask_precision", spread).leads["many", "few"]
+    assert said["steps"][1]["gain_low"] == pytest.approx(lead.low)
+    with pytest.raises(
+        WhalebenchError, match="none-0 has no mask precision, as it finds nothing of that kind"
+    ):
+        compare_steps(["few", "none"], place, "mask_precision")
+    with pytest.raises(WhalebenchError, match="--by 'mask' cannot be: did you mean 'mask_"):
+        compare_steps(["few", "many"], place, "mask")
+
+
+def test_the_ladder_of_a_plan_has_its_finished_runs(place, cli, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'folds = "0-1"\nseeds = "0-1"\nsettings = { epochs = 3 }\n[[methods]]\nname = "softmax"\n'
+        '[[methods]]\nname = "softmax"\nsettings = { dropout = 0.4 }\n[[methods]]\nname = "arcface"\n'
+    )
+    kinds = {"softmax": (), "softmax dropout=0.4": ("dropout=0.4",), "arcface": ()}
+
+    def config(name, *settings):
+        kind = find_method(name.split()[0])
+        return configure(kind, ["epochs=3", *kinds[name], *settings]).model_dump(mode="json")
+
+    def fill(name, skill, **change):
+        for fold, seed in ((0, 0), (0, 1), (1, 0)):
+            facts = {"config": config(name), "fold": fold, "seed": seed} | change
+            put(place, f"{name}-{fold}-{seed}{''.join(change)}", name.split()[0], skill, **facts)
+
+    for name, skill in zip(kinds, (1.0, 3.0, 5.0), strict=True):
+        fill(name, skill)
+    # What is not of the plan, and what older code came to, stay out.
+    put(place, "other", "softmax", 9.0, config=config("softmax", "epochs=9"))
+    put(place, "later", "softmax", 9.0, config=config("softmax"), seed=7)
+    put(place, "lost", "softmax", 9.0, config=config("softmax"), fold=1, seed=1, unfit="no", metrics={})
+    old = {"code_digest": "old", "created": "2026-01-01T00:00:00+00:00"}
+    put(place, "older", "softmax", 9.0, config=config("softmax"), fold=1, seed=1, **old)
+    answer = cli("compare", "--plan", plan, "--json", "--workspace", place.root)
+    document = json.loads(answer.out)
+    assert [step["name"] for step in document["steps"]] == list(kinds) and document["folds"] == [0, 1]
+    assert [len(step["runs"]) for step in document["steps"]] == [3, 3, 3]
+    assert f"3 of 12 runs are not there: whalebench sweep --plan {plan}" in answer.err.replace("\n", " ")
+    assert [step["gain"] > 0 for step in document["steps"][1:]] == [True, True]
+    names = [[f"{name}-{fold}-{seed}" for fold, seed in ((0, 0), (0, 1), (1, 0))] for name in kinds]
+    assert [sorted(step["runs"]) for step in document["steps"]] == names
+    assert document["steps"][1]["map_at_5"] == pytest.approx(
+        np.mean([np.mean([read(place, f"softmax dropout=0.4-0-{seed}") for seed in (0, 1)]),
+                 read(place, "softmax dropout=0.4-1-0")])
+    )  # fmt: skip
+    text = plan.read_text()
+    for change, words in (
+        (
+            text + '[[methods]]\nname = "triplet"\n',
+            "No run of triplet on flukes is finished: sweep the plan first",
+        ),
+        ('preset = "laptop"\n' + text, "A plan with the preset laptop cannot be compared as a ladder"),
+        ('[[methods]]\nname = "softmax"\nsettings = { epochs = 3 }\n', "softmax alone is no ladder"),
+    ):
+        plan.write_text(change)
+        answer = cli("compare", "--plan", plan, "--workspace", place.root)
+        assert (answer.code, answer.out) == (2, "")
+        assert words in answer.err.replace("\n", " ")
+
+
+def read(place, name):
+    return read_predictions(place.runs / name)["average_precision_at_5"].mean()
+
+
+def table_of(place, name):
+    return read_predictions(place.runs / name).sort_values("image", ignore_index=True)
+
+
 def test_a_ladder_has_the_folds_of_all(place):
     several(place, "one", 1.0, folds=(0, 1), seeds=(0,))
     several(place, "two", 2.0, folds=(0, 1, 2), seeds=(0,))
@@ -317,7 +420,18 @@ def test_wrong_use_is_told(place, cli):
         (("one", "one"), "one cannot be compared with itself"),
         (("one", "onne"), "There is no run 'onne'"),
         (("one", "one", "--photos", "-1"), "--photos -1 cannot be: give 0 or more"),
-        (("one", "one", "one", "--photos", "3"), "--photos 3 is for two, and 3 are named: leave it out"),
+        (
+            ("one", "one", "one", "--photos", "3"),
+            "--photos 3 is for two by MAP@5, not for 3 runs: leave it out",
+        ),
+        (
+            ("one", "two", "--by", "top_1", "--photos", "3"),
+            "--photos 3 is for two by MAP@5, not for --by top_1",
+        ),
+        ((), "Compare what? Name two runs, or more for a ladder"),
+        (("one",), "Compare what? Name two runs, or more for a ladder"),
+        (("one", "two", "--plan", "salt-small"), "Compare what? Name two runs"),
+        (("--plan", "salt-smal"), "salt-smal"),
         (("one", "one", "one"), "one cannot be compared with itself"),
     ):
         answer = cli("compare", *arguments, "--workspace", place.root)

@@ -251,7 +251,7 @@ def test_the_plan_that_the_page_shows_is_one(tmp_path: Path) -> None:
 
 
 def test_the_ladder_of_salt_is_one_plan_of_rungs_that_can_be_run() -> None:
-    plan = make_plan([], Path(__file__).parents[1] / "benchmarks" / "plans" / "salt-ladder.toml")
+    plan = make_plan([], Path(__file__).parents[1] / "benchmarks" / "plans" / "salt-small.toml")
     rungs = [configure(find_method(one.method), one.settings) for one in plan.contestants]
     assert [rung.segmenter.networks() for rung in rungs] == [1, 1, 3, 9, 18, 18, 18]  # type: ignore[attr-defined]
     taught = [len(rung.segmenter.students_encoders()) for rung in rungs]  # type: ignore[attr-defined]

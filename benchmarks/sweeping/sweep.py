@@ -19,7 +19,7 @@ from typing import Any
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.files import differs_from_digest, parse_json, with_digest
 from whalebench.benchmarks.core.progress import SILENT, CellState, CellStatus, Progress, SweepState
-from whalebench.benchmarks.core.record import read_record
+from whalebench.benchmarks.core.record import RunRecord, read_record, read_runs
 from whalebench.benchmarks.core.workspace import Workspace, atomic_text, is_run_locked
 from whalebench.benchmarks.launching.launcher import Job, Launcher, Task
 from whalebench.benchmarks.presets import suits
@@ -28,7 +28,7 @@ from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, resolved, run_name
 from whalebench.benchmarks.sweeping.plan import Contestant, Plan
 from whalebench.methods.method import MethodConfig
-from whalebench.methods.registry import configure, find_method
+from whalebench.methods.registry import configure, find_method, name_of
 
 
 @dataclass(kw_only=True)
@@ -106,17 +106,47 @@ def prepare(
     benchmark = load_benchmark(plan.benchmark, workspace, progress, propose=True)
     for fold in plan.folds:
         benchmark.split.parts(fold)
-    common = set[str].intersection(*(set(each.settings) for each in plan.contestants))
+    names = _names(plan)
     cells: dict[str, Cell] = {}
     for seed, fold, (contestant, asked, config, code) in product(plan.seeds, plan.folds, configured):
         request = replace(asked, fold=fold, seed=seed)
         run = run_name(request, config, benchmark, launcher.device_type, code)
-        special = [setting for setting in contestant.settings if setting not in common]
-        name = " ".join([contestant.method, *special])
-        cells.setdefault(run, Cell(name, fold, seed, run, request=request))
+        cells.setdefault(run, Cell(names[contestant], fold, seed, run, request=request))
     for cell in cells.values():
         update_status(cell, workspace)
     return tuple(cells.values())
+
+
+def finished_runs(plan: Plan, workspace: Workspace) -> dict[str, list[RunRecord]]:
+    """By contestant of the plan, in its order, its finished runs, of whatever device and code.
+
+    Raises WhalebenchError for a plan with a preset, and for a contestant that has no run.
+    """
+    if plan.preset:
+        raise WhalebenchError(
+            f"A plan with the preset {plan.preset} cannot be compared as a ladder, as it asks something else "
+            f"of each machine and benchmark: name the runs, as `whalebench compare RUN RUN RUN`."
+        )
+    there = [run for run in read_runs(workspace.runs).records if run.benchmark == plan.benchmark]
+    there = [run for run in there if run.fold in plan.folds and run.seed in plan.seeds and not run.unfit]
+    found = {}
+    for contestant, name in _names(plan).items():
+        kind = find_method(contestant.method)
+        config = configure(kind, contestant.settings).model_dump(mode="json")
+        runs = [run for run in there if run.method == name_of(contestant.method) and run.config == config]
+        if not runs:
+            raise WhalebenchError(f"No run of {name} on {plan.benchmark} is finished: sweep the plan first.")
+        found[name] = runs
+    return found
+
+
+def _names(plan: Plan) -> dict[Contestant, str]:
+    """What each contestant is called: its method and the settings that are not those of all."""
+    common = set[str].intersection(*(set(each.settings) for each in plan.contestants))
+    return {
+        each: " ".join([each.method, *(setting for setting in each.settings if setting not in common)])
+        for each in plan.contestants
+    }
 
 
 def _requests(
