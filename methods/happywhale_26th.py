@@ -97,6 +97,11 @@ class Happywhale26th(Ensemble):
         Rung("NFNet-L2", MAP_AT_5.format("0.854"), "backbone=eca_nfnet_l2.ra3_in1k bags=1"),
         Rung("five folds of the three, the best nine", MAP_AT_5.format("0.858"), "bags=5 best=9"),
         Rung("all of these as one sweep", "", "whalebench sweep --plan happywhale-ladder"),
+        Rung(
+            "steps like these on two cores",
+            "",
+            "whalebench sweep --plan happywhale-small; whalebench compare --plan happywhale-small",
+        ),
         Rung("back fins as a second data set", "", "crop=part; whalebench ensemble BODY FIN --rule knn"),
     )
     Config = Happywhale26thConfig

@@ -194,6 +194,11 @@ class Humpback3rd(Ensemble):
             "backbone=densenet121; ensemble RUN --then duplicates --then sizes --duplicates FILE",
         ),
         Rung("three networks, mean similarity", "", f"backbone={THREE}"),
+        Rung(
+            "steps like these on two cores",
+            "",
+            "whalebench sweep --plan humpback-small; whalebench compare --plan humpback-small",
+        ),
     )
     Config = Humpback3rdConfig
     config: Humpback3rdConfig

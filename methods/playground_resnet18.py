@@ -239,6 +239,11 @@ class PlaygroundResnet18(Softmax):
             "",
             "--set at_least=15, as it is set",
         ),
+        Rung(
+            "steps like these on two cores",
+            "",
+            "whalebench sweep --plan playground-small; whalebench compare --plan playground-small",
+        ),
     )
     Config = PlaygroundResnet18Config
     config: PlaygroundResnet18Config

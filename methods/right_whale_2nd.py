@@ -219,6 +219,11 @@ class RightWhale2nd(Ensemble):
             "aligned --set backbone=lau_vgg19 --set start_from=RUN",
         ),
         Rung("pre-training on test photos (7.4, a wish)", "", "aligned --set pretrain=test"),
+        Rung(
+            "steps like these on two cores",
+            "",
+            "whalebench sweep --plan right-whale-small; whalebench compare --plan right-whale-small",
+        ),
     )
     Config = RightWhale2ndConfig
     config: RightWhale2ndConfig

@@ -91,6 +91,11 @@ class Salt4th(Pseudo):
             PRECISION.format("0.887", "0.895"),
             f"… --set segmenter.students={DISTILLED}",
         ),
+        Rung(
+            "steps like these on two cores",
+            "",
+            "whalebench sweep --plan salt-small; whalebench compare --plan salt-small --by mask_precision",
+        ),
     )
     Config = Salt4thConfig
     config: Salt4thConfig

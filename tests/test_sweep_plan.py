@@ -250,6 +250,17 @@ def test_the_plan_that_the_page_shows_is_one(tmp_path: Path) -> None:
         configure(find_method(one.method), one.settings)
 
 
+def test_each_recipe_names_the_plan_of_its_steps_and_compares_at_least_four() -> None:
+    for name in ("humpback-3rd", "happywhale-26th", "right-whale-2nd", "playground-resnet18", "salt-4th"):
+        said = " ".join(rung.settings for rung in find_method(name).ladder)
+        plans = set(re.findall(r"--plan ([\w-]+)", said))
+        small = {plan for plan in plans if plan.endswith("-small")}
+        assert len(small) == 1 and f"compare --plan {small.copy().pop()}" in said
+        for plan in plans:
+            found = make_plan([], Path(plan))
+            assert len(found.contestants) >= 4 and (plan not in small or len(found.seeds) == 2)
+
+
 def test_the_ladder_of_salt_is_one_plan_of_rungs_that_can_be_run() -> None:
     plan = make_plan([], Path(__file__).parents[1] / "benchmarks" / "plans" / "salt-small.toml")
     rungs = [configure(find_method(one.method), one.settings) for one in plan.contestants]
