@@ -175,6 +175,11 @@ def compare(
     photos: Annotated[
         int | None, Option(help="How many photos on which two disagree most are shown; 10 unless said.")
     ] = None,
+    benchmark: Annotated[
+        str | None, Option(help="Of a plan, on another benchmark.", autocompletion=completing.benchmarks)
+    ] = None,
+    folds: Annotated[str | None, Option(help="Of a plan, on other folds, as 0-4 or 0,2.")] = None,
+    seeds: Annotated[str | None, Option(help="Of a plan, with other seeds, as 0-2.")] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
@@ -182,22 +187,21 @@ def compare(
 
     Of three or more, in the order of a ladder, say what each gains over the one before it.
     """
-    from whalebench.reports.comparing import (
-        compare_found,
-        compare_runs,
-        compare_steps,
-        comparison_report,
-        steps_report,
-    )  # fmt: skip
+    from whalebench.reports import comparing
 
     named, place = runs or [], open_workspace(workspace, write=False)
+    of_plan = {"--benchmark": benchmark, "--folds": folds, "--seeds": seeds}
+    typed = {option: value for option, value in of_plan.items() if value is not None}
     if bool(named) == bool(plan) or len(named) == 1:
         raise WhalebenchError(
             "Compare what? Name two runs, or more for a ladder, or give --plan PLAN instead."
         )
+    if named and typed:
+        option, value = next(iter(typed.items()))
+        raise WhalebenchError(f"{option} {value} is for a plan, and runs are named: leave it out.")
     if len(named) == 2 and by is None:
-        document = compare_runs(named[0], named[1], place, 10 if photos is None else photos)
-        console.show(document, comparison_report(document), as_json)
+        document = comparing.compare_runs(named[0], named[1], place, 10 if photos is None else photos)
+        console.show(document, comparing.comparison_report(document), as_json)
         return
     if photos is not None:
         what = f"the plan {plan}" if plan else f"{len(named)} runs" if by is None else f"--by {by}"
@@ -206,20 +210,20 @@ def compare(
         )
     by = by or "map_at_5"
     if not plan:
-        document = compare_steps(named, place, by)
+        document = comparing.compare_steps(named, place, by)
     else:
         from whalebench.benchmarks.sweeping.plan import make_plan
         from whalebench.benchmarks.sweeping.sweep import finished_runs
 
-        planned = make_plan([], plan)
-        document = compare_found(finished_runs(planned, place), place, by)
-        wanted = len(planned.contestants) * len(planned.folds) * len(planned.seeds)
-        there = sum(len(step["runs"]) for step in document["steps"])
-        if there < wanted:
-            console.show_problems(
-                [f"{wanted - there} of {wanted} runs are not there: whalebench sweep --plan {plan}"]
-            )
-    console.show(document, steps_report(document), as_json)
+        planned = make_plan([], plan, benchmark=benchmark, folds=folds, seeds=seeds)
+        found = finished_runs(planned, place)
+        document = comparing.compare_found(found, place, by)
+        wanted = len(found) * len(planned.folds) * len(planned.seeds)
+        absent = wanted - sum(len({(run.fold, run.seed) for run in records}) for records in found.values())
+        if absent:
+            words = ["whalebench sweep --plan", str(plan), *(f"{name} {typed[name]}" for name in typed)]
+            console.show_problems([f"{absent} of {wanted} runs are not there: {' '.join(words)}"])
+    console.show(document, comparing.steps_report(document), as_json)
 
 
 def rescore(

@@ -122,12 +122,8 @@ def compare_steps(names: Sequence[str], workspace: Workspace, by: str = "map_at_
 def compare_found(
     found: Mapping[str, Sequence[RunRecord]], workspace: Workspace, by: str = "map_at_5"
 ) -> Document:
-    """The same of the runs that were found of each step, of several codes or splits the newest's."""
-    sides = []
-    for name, records in found.items():
-        newest = contestant_key(max(records, key=lambda record: record.created))
-        folders = [workspace.runs / each.run for each in records if contestant_key(each) == newest]
-        sides.append(_side_of(name, {folder: read_record(folder) for folder in folders}))
+    """The same of the runs that were found of each step."""
+    sides = [_side_of(name, {workspace.runs / run.run: run for run in runs}) for name, runs in found.items()]
     return _steps(sides, workspace, by)
 
 
@@ -162,14 +158,19 @@ def _steps(sides: Sequence[Side], workspace: Workspace, by: str) -> Document:
     return dict(plain(document))
 
 
+def _has(table: pd.DataFrame, by: str) -> bool:
+    """Whether the per-query table has such a score of any photo."""
+    column = BY[by][0]
+    return column in table and bool(table[column].notna().any())
+
+
 def _check_measured(side: Side, by: str) -> None:
     """Raises WhalebenchError where a run of the side has no such score of any photo."""
-    column, called = BY[by]
     for place, table in side.tables.items():
-        if column not in table or not table[column].notna().any():
+        if not _has(table, by):
             raise WhalebenchError(
-                f"{side.runs[place].run} has no {called}, as it finds nothing of that kind or no test photo "
-                f"is annotated so: compare by another score."
+                f"{side.runs[place].run} has no {BY[by][1]}, as it finds nothing of that kind or no test "
+                f"photo is annotated so: compare by another score."
             )
 
 
@@ -281,24 +282,19 @@ def _where(sides: Sequence[Side]) -> str:
 
 
 def _pooled(record: RunRecord, workspace: Workspace, by: str = "map_at_5") -> SeedSpread | None:
-    """What a seed changes, by the contestants of this split that have several seeds of a fold."""
+    """What a seed changes of that score, by the contestants of this split that have several of a fold."""
     fields = ("benchmark", "catalog_digest", "split_digest")
-    grids: dict[str, dict[int, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
+    runs: dict[str, dict[int, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     for other in read_runs(workspace.runs).records:
         if not other.unfit and all(getattr(other, name) == getattr(record, name) for name in fields):
-            grids[contestant_key(other)][other.fold][other.seed] = other
-    return seed_spread(
-        {
-            key: {
-                fold: {seed: read_predictions(workspace.runs / run.run) for seed, run in seeds.items()}
-                for fold, seeds in grid.items()
-                if len(seeds) > 1
-            }
-            for key, grid in grids.items()
-            if any(len(seeds) > 1 for seeds in grid.values())
-        },
-        BY[by][0],
-    )
+            runs[contestant_key(other)][other.fold][other.seed] = other
+    grids: dict[str, dict[int, dict[int, pd.DataFrame]]] = defaultdict(dict)
+    for key, folds in runs.items():
+        for fold, seeds in folds.items():
+            tables = {seed: read_predictions(workspace.runs / run.run) for seed, run in seeds.items()}
+            if len(seeds) > 1 and all(_has(table, by) for table in tables.values()):
+                grids[key][fold] = tables
+    return seed_spread(grids, BY[by][0])
 
 
 def _document(side: Side, comparison: Comparison, folds: Sequence[int], by: str = "map_at_5") -> Document:

@@ -297,8 +297,11 @@ def test_a_ladder_can_be_judged_by_masks_and_says_where_there_are_none(place, ca
 
     few = masks("few-0", "few", 2)
     many = masks("many-0", "many", 9)
-    put(place, "none-0", "none", 5.0)
+    # Others of the benchmark, who find no masks, say nothing of what a seed changes.
+    several(place, "none", 5.0, folds=(0,), seeds=(0, 1))
+    masks("unseen-0", "unseen", 0)
     said = compare_steps(["few", "many"], place, "mask_precision")
+    assert said["seed_spread"] is None
     assert [step["mask_precision"] for step in said["steps"]] == pytest.approx([0.2, 0.9])
     step = said["steps"][1]
     gap = difference(*(column_deletions(table, "mask_precision") for table in (many, few)))
@@ -316,7 +319,8 @@ def test_a_ladder_can_be_judged_by_masks_and_says_where_there_are_none(place, ca
     lead = compare(grids, [0], "mask_precision", spread).leads["many", "few"]
     assert said["steps"][1]["gain_low"] == pytest.approx(lead.low)
     with pytest.raises(
-        WhalebenchError, match="none-0 has no mask precision, as it finds nothing of that kind"
+        WhalebenchError,
+        match="none-flukes-fold0-seed0 has no mask precision, as it finds nothing of that kind",
     ):
         compare_steps(["few", "none"], place, "mask_precision")
     with pytest.raises(WhalebenchError, match="--by 'mask' cannot be: did you mean 'mask_"):
@@ -354,6 +358,8 @@ def test_the_ladder_of_a_plan_has_its_finished_runs(place, cli, tmp_path):
     assert [len(step["runs"]) for step in document["steps"]] == [3, 3, 3]
     assert f"3 of 12 runs are not there: whalebench sweep --plan {plan}" in answer.err.replace("\n", " ")
     assert [step["gain"] > 0 for step in document["steps"][1:]] == [True, True]
+    one = json.loads(cli("compare", "--plan", plan, "--folds", "1", "--json", "--workspace", place.root).out)
+    assert one["folds"] == [1] and [len(step["runs"]) for step in one["steps"]] == [1, 1, 1]
     names = [[f"{name}-{fold}-{seed}" for fold, seed in ((0, 0), (0, 1), (1, 0))] for name in kinds]
     assert [sorted(step["runs"]) for step in document["steps"]] == names
     assert document["steps"][1]["map_at_5"] == pytest.approx(
@@ -432,6 +438,7 @@ def test_wrong_use_is_told(place, cli):
         (("one",), "Compare what? Name two runs, or more for a ladder"),
         (("one", "two", "--plan", "salt-small"), "Compare what? Name two runs"),
         (("--plan", "salt-smal"), "salt-smal"),
+        (("one", "two", "--seeds", "0-1"), "--seeds 0-1 is for a plan, and runs are named: leave it out"),
         (("one", "one", "one"), "one cannot be compared with itself"),
     ):
         answer = cli("compare", *arguments, "--workspace", place.root)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from whalebench import WhalebenchError
 from whalebench.benchmarks.core.progress import CellState, SweepState
-from whalebench.benchmarks.running.workers import divide
+from whalebench.benchmarks.running.workers import divide, share_machine
 from whalebench.benchmarks.sweeping.plan import (
     PLANS,
     Contestant,
@@ -179,6 +180,23 @@ def test_cores_are_dealt_out_evenly(
         environment = share.environment()
         assert environment["OMP_NUM_THREADS"] == environment["WHALEBENCH_CORES"] == str(threads)
         assert environment.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_no_more_cores_are_dealt_out_than_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = os.sched_getaffinity(0)
+    for limit, jobs, threads in (
+        (1, None, 1),
+        (1, 2, 1),
+        (len(given), 1, len(given)),
+        (10**6, 1, len(given)),
+    ):
+        monkeypatch.setenv("WHALEBENCH_CORES", str(limit))
+        dealt = share_machine(jobs, torch.device("cpu"), "auto")
+        assert {share.threads for share in dealt} == {threads} and len(dealt) == (
+            jobs or max(1, threads // 2)
+        )
+        numbered = {core for share in dealt for core in share.cores}
+        assert numbered == (given if limit >= len(given) else set())
 
 
 def test_accelerators_are_dealt_out_one_by_one() -> None:

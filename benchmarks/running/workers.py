@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from whalebench import RunFailedError
 from whalebench.benchmarks.core.durations import duration_words, read_duration
-from whalebench.benchmarks.core.machine import CORES, PARENT, choose_device
+from whalebench.benchmarks.core.machine import CORES, PARENT, choose_device, cores
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.launching.launcher import PATIENCE, Job, Launcher, Task, check_jobs
 from whalebench.benchmarks.running.runner import TRAININGS, UNFINISHED, RunRequest, goes_on
@@ -118,11 +118,11 @@ def share_machine(jobs: int | None, device: torch.device, requested: str) -> tup
     """A share for each of so many workers, on the device that was chosen for the requested name."""
     if jobs is not None:
         check_jobs(jobs)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    count = len(cores) or os.cpu_count() or 1
+    given, count = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], cores()
+    numbered = given if len(given) == count else []  # of fewer than it is given nobody says which
     accelerators = _accelerators(device, requested)
     jobs = jobs or (len(accelerators) or 1 if device.type != "cpu" else max(1, count // 2))
-    return divide(jobs, count, cores, accelerators)
+    return divide(jobs, count, numbered, accelerators)
 
 
 def divide(jobs: int, count: int, cores: Sequence[int], accelerators: Sequence[str]) -> tuple[Share, ...]:

@@ -28,7 +28,10 @@ from whalebench.benchmarks.running import workers
 from whalebench.benchmarks.running.runner import RunRequest, check_seed, code_of, resolved, run_name
 from whalebench.benchmarks.sweeping.plan import Contestant, Plan
 from whalebench.methods.method import MethodConfig
-from whalebench.methods.registry import configure, find_method, name_of
+from whalebench.methods.registry import configure, find_method
+
+ALIKE = ("code_digest", "catalog_digest", "split_digest", "tuning")
+"""In what the finished runs of a contestant are equal."""
 
 
 @dataclass(kw_only=True)
@@ -118,8 +121,9 @@ def prepare(
 
 
 def finished_runs(plan: Plan, workspace: Workspace) -> dict[str, list[RunRecord]]:
-    """By contestant of the plan, in its order, its finished runs, of whatever device and code.
+    """By contestant of the plan, in its order, its finished runs, on whatever device.
 
+    Of a contestant that ran with several codes or splits, or was tuned, too, they are those like the newest.
     Raises WhalebenchError for a plan with a preset, and for a contestant that has no run.
     """
     if plan.preset:
@@ -131,12 +135,15 @@ def finished_runs(plan: Plan, workspace: Workspace) -> dict[str, list[RunRecord]
     there = [run for run in there if run.fold in plan.folds and run.seed in plan.seeds and not run.unfit]
     found = {}
     for contestant, name in _names(plan).items():
-        kind = find_method(contestant.method)
-        config = configure(kind, contestant.settings).model_dump(mode="json")
-        runs = [run for run in there if run.method == name_of(contestant.method) and run.config == config]
+        asked = resolved(RunRequest(contestant.method, settings=contestant.settings), workspace)
+        config = configure(find_method(asked.method), asked.settings).model_dump(mode="json")
+        runs = [run for run in there if run.method == asked.method and run.config == config]
         if not runs:
             raise WhalebenchError(f"No run of {name} on {plan.benchmark} is finished: sweep the plan first.")
-        found[name] = runs
+        newest = max(runs, key=lambda run: run.created)
+        found[name] = [
+            run for run in runs if all(getattr(run, what) == getattr(newest, what) for what in ALIKE)
+        ]
     return found
 
 
