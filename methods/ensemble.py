@@ -18,7 +18,6 @@ from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.fusion import (
     SCORE_RULES,
     Embeddings,
-    Floats,
     Labels,
     ScoreFusion,
     Scores,
@@ -180,7 +179,8 @@ class Ensembled(Ensemble):
         results = {shares: harness.valid_map_at_5(scores) for shares, scores in choices.items()}
         self.shares = max(results, key=results.__getitem__)
         alone = max((shares for shares in results if max(shares) == 1), key=results.__getitem__)
-        gained = _reciprocal_ranks(choices[self.shares], labels) - _reciprocal_ranks(choices[alone], labels)
+        mixed, single = (fusion.ranked_right(choices[shares], labels) for shares in (self.shares, alone))
+        gained = mixed - single
         error = gained.std() / np.sqrt(max(1, len(gained)))
         if len(gained) and results[self.shares] - results[alone] <= error:
             self.shares = alone
@@ -208,10 +208,3 @@ class Ensembled(Ensemble):
                 raise RunFailedError(f"rule=knn needs embeddings and {member.name} has none: use rule=mean.")
             every.append(embeddings)
         return every
-
-
-def _reciprocal_ranks(scores: Scores, labels: Labels) -> Floats:
-    """1 / rank (known photos,) of each one's individual where it is among the first five, else 0."""
-    known = np.flatnonzero(labels >= 0)
-    ahead = (scores[known] > scores[known, labels[known], None]).sum(axis=1)
-    return np.where(ahead < 5, 1 / (1.0 + ahead), 0.0)

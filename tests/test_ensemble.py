@@ -27,9 +27,14 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import ensemble as ensembles
-from whalebench.benchmarks.ensembles import stacking
+from whalebench.benchmarks.ensembles import rules, stacking
 from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
-from whalebench.benchmarks.ensembles.members import finished_runs, load_fold
+from whalebench.benchmarks.ensembles.members import (
+    FusionResult,
+    FusionTask,
+    finished_runs,
+    load_fold,
+)
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.evaluation import constant_answer
 from whalebench.benchmarks.running.outcome import restore_run
@@ -131,6 +136,28 @@ def test_noise_gets_a_low_weight_and_costs_little(place: Workspace) -> None:
     assert sum(weights.values()) == pytest.approx(1)
     assert made.record.chosen["equal_weights"] is False
     assert made.record.metrics["map_at_5"] >= read_record(place.runs / "strong").metrics["map_at_5"] - 0.05
+
+
+@pytest.mark.parametrize(("rule", "what"), [("mean", "weights"), ("product", "powers")])
+def test_a_member_is_taken_alone_where_the_others_cost_more_than_chance(
+    place: Workspace, rule: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = {"mean": "fitted_mean", "product": "log_opinion_pool"}[rule]
+    make_run(place, "best", 6.0, 4)
+
+    def mixed(by: int) -> Callable[[FusionTask], FusionResult]:
+        return lambda task: FusionResult(task.valid[by], task.test[by], {what: [0.6, 0.4]})
+
+    for by, alone in ((1, True), (0, False)):  # as bad as noise, then as good as the best
+        monkeypatch.setattr(rules, name, mixed(by))
+        made = combine(place, "best", "noise", rule=rule, force=True)
+        assert made.record.members == ["best", "noise"]
+        if alone:
+            assert (made.record.chosen[what], made.record.chosen["best_alone"]) == ([1, 0], True)
+            best = read_record(place.runs / "best").metrics
+            assert made.record.metrics["map_at_5"] == best["map_at_5"] == 1
+        else:
+            assert made.record.chosen[what] == [0.6, 0.4] and "best_alone" not in made.record.chosen
 
 
 def test_given_weights_are_kept_and_follow_their_runs(place: Workspace) -> None:

@@ -18,12 +18,13 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.runner import RunRequest, run
-from whalebench.methods.ensemble import EnsembleConfig, Ensembled, _reciprocal_ranks
+from whalebench.methods.ensemble import EnsembleConfig, Ensembled
 from whalebench.methods.parts.fusion import (
     SCORE_RULES,
     ScoreFusion,
     fit_temperature,
     mean_scores,
+    ranked_right,
     share_choices,
 )
 from whalebench.methods.parts.networks.weights import pretraining
@@ -216,7 +217,7 @@ class Choosing(Notes):
     labels: NDArray[np.int64]
 
     def valid_map_at_5(self, scores: Any) -> float:
-        return float(_reciprocal_ranks(scores, self.labels).mean())
+        return float(ranked_right(scores, self.labels).mean())
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -6,6 +6,7 @@ The formulas are those of `methods.parts.fusion`; the stackers have files of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def _fuse_weighted(rule: str, task: FusionTask) -> FusionResult:
     """Fused by the weights given; else by fitted ones for mean and product, equal ones for vote and knn."""
     learned = {"mean": fitted_mean, "product": log_opinion_pool}
     if rule in learned and task.weights is None and len(task.members) > 1:
-        return learned[rule](task)
+        return _or_best_alone(learned[rule](task), rule, task)
     weights = task.equal_weights() if task.weights is None else task.weights
     if rule == "knn":
         valid, test = _fuse_embeddings(task, weights)
@@ -51,6 +52,28 @@ def _fuse_weighted(rule: str, task: FusionTask) -> FusionResult:
         pool = _score_fusion(rule, task)
         valid, test = pool.fuse(task.valid, weights), pool.fuse(task.test, weights)
     return FusionResult(valid, test, {"weights": weights.tolist()})
+
+
+def _or_best_alone(fused: FusionResult, rule: str, task: FusionTask) -> FusionResult:
+    """What was fused; where that loses to a member on valid by more than chance, that member alone.
+
+    By more than chance is by more than twice the standard error of what is lost on each known photo.
+    """
+    labels = task.fold.valid_labels
+    each = [fusion.ranked_right(scores, labels) for scores in task.valid]
+    best = int(np.argmax([ranks.sum() for ranks in each]))
+    lost = each[best] - fusion.ranked_right(fused.valid, labels)
+    if not len(lost) or lost.mean() <= 2 * lost.std() / np.sqrt(len(lost)):
+        return fused
+    pool, alone = _score_fusion(rule, task), np.eye(len(each))[best]
+    what = next(name for name in ("weights", "powers") if name in fused.chosen)
+    return replace(
+        fused,
+        valid=pool.fuse(task.valid, alone),
+        test=pool.fuse(task.test, alone),
+        chosen=fused.chosen | {what: alone.tolist(), "best_alone": True},
+        learned={what: alone},
+    )
 
 
 def _score_fusion(rule: str, task: FusionTask) -> ScoreFusion:

@@ -255,6 +255,13 @@ def nearest_scores(
     return scores
 
 
+def ranked_right(scores: Scores, labels: Labels) -> Floats:
+    """1 / rank (known photos,) of each one's individual where it is among the first five, else 0."""
+    known = np.flatnonzero(labels >= 0)
+    ahead = (scores[known] > scores[known, labels[known], None]).sum(axis=1)
+    return np.where(ahead < 5, 1 / (1.0 + ahead), 0.0)
+
+
 def share_choices(members: int) -> list[Shares]:
     """Equal shares and all in quarters, one in all, those nearest to equal first.
 
