@@ -107,7 +107,7 @@ def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny)
     assert record.usage is not None
     known = record.counts["train_known_photos"]
-    assert record.usage.photos_by_stage["train"] == 2 * known  # both networks
+    assert [record.usage.photos_by_stage[f"network_{n}.train"] for n in (1, 2)] == [known, known]
     assert record.usage.looks == 3  # and the localizer
     assert set(record.lineage) == {"localizer", "network", "final", "calibration"}
     assert list(record.variants) == ["mean of the networks"]
@@ -632,6 +632,18 @@ def stacked(ground: ToyBenchmarks) -> Learned:
     config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, settings))
     trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
     return trial.learn(trial.views)
+
+
+def test_each_network_has_a_curve_and_a_kept_epoch_of_its_own(ground: ToyBenchmarks) -> None:
+    more = ("crop=none", "backbone=test_resnet+narrow_resnet10", "final=mean")
+    more = (*more, "epochs=4", "schedule.cycles=2", "schedule.tail=1")
+    config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, more))
+    trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
+    was = trial.learn(trial.views)
+    names = [f"cycle_{cycle}.network_{network}" for cycle in (1, 2) for network in (1, 2)]
+    assert [*was.harness.curve()["stage"].unique()] == [f"{name}.train" for name in names]
+    assert {f"{name}.network_epoch" for name in names} <= set(was.harness.chosen)
+    assert set(was.harness.lineage) == {"network"}  # both learn from the same photos
 
 
 def by_mean(was: Learned) -> RightWhale2nd:
