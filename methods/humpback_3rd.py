@@ -21,9 +21,10 @@ weight in all 300 epochs. The threshold is chosen on valid, not by an assumed sh
 test photos. The three networks learn alike and differ by their first weights and draws; the author's third
 had half the learning rate and regrouped names, which are a matter of the import here (`--column
 identity=train.v2.csv`, or `--aliases duplicate_ids.csv`). The rules for duplicate individuals and leaked
-photo sizes come after the run, each state with its scores: `whalebench ensemble RUN --then duplicates --then
-sizes --duplicates duplicate_ids.csv`; the list of leaked answers is not read. At scale=small one network is
-trained from scratch, for which margin and scale are milder and the margin grows.
+photo sizes come after the run, on the competition's own test: `whalebench submit RUN --then duplicates --then
+sizes --duplicates duplicate_ids.csv`. No split of here parts the names of one whale, so the first can gain
+nothing there; the list of leaked answers is not read. At scale=small one network is trained from scratch, for
+which margin and scale are milder and the margin grows.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ FULL = (
     "aligner.epochs=3500 aligner.batch_size=16 aligner.learning_rate=0.0005 aligner.weight_decay=0.05 "
     "aligner.average=checkpoints"
 )
-"""What all steps on the way to the whole system have in common; pooling=flatten leaves out half the channels."""
+"""What all steps to the whole system have in common; pooling=flatten leaves out half of the channels."""
 ONE = "backbone=densenet121 head.flip_identities=false"
 ONLY_ALIGNED = "arcface " + " ".join(
     f"--set {setting.removeprefix('head.')}"
@@ -194,7 +195,8 @@ class Humpback3rd(Ensemble):
         Rung(
             "mirrored photos as other individuals, then its rules",
             MAP_AT_5.format("0.968 to 0.971", "0.965 to 0.968"),
-            "backbone=densenet121; ensemble RUN --then duplicates --then sizes --duplicates FILE",
+            "backbone=densenet121; on the competition's own test, which alone asks for all names of a whale, "
+            "submit RUN --then duplicates --then sizes --duplicates FILE",
         ),
         Rung("three networks, mean similarity", "", f"backbone={THREE}"),
         Rung(
