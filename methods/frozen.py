@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ PENALTIES = (1e-3, 1e-4, 1e-5)
 """On the squared weights of a head, of which valid chooses; of equally good ones the first, the strongest."""
 ITERATIONS = 100
 """Of L-BFGS, which stops earlier where the loss stands still."""
+PATCHES = 32
+"""A side of photos that is a multiple of it is one of every known network's patches."""
 
 
 class FrozenConfig(UntrainedConfig):
@@ -45,7 +48,7 @@ class FrozenConfig(UntrainedConfig):
     or none: random ones, the floor; of several networks one for all, or one for each, joined by +."""
     size: PhotoSize = (224, 224)
     """Height x width in pixels; some want multiples of 14 or 32. Unless given, that of a short name's
-    training, of several the largest."""
+    training, of several the largest, rounded up to a multiple of 32."""
     epochs: Annotated[int, Field(ge=0, le=0)] = 0
     """None: nothing is trained."""
     pooling: Literal["auto", "average", "gem"] = "auto"
@@ -63,7 +66,9 @@ class FrozenConfig(UntrainedConfig):
             return values
         known = [find_checkpoint(name) for name in str(values["backbone"]).split("+")]
         sides = [each.side for each in known if each is not None and each.side]
-        return values | {"size": max(sides)} if sides else values
+        if not sides:
+            return values
+        return values | {"size": sides[0] if len(known) == 1 else math.ceil(max(sides) / PATCHES) * PATCHES}
 
     def networks(self) -> list[FrozenConfig]:
         """The configuration of each network where backbone joins several."""

@@ -7,6 +7,7 @@ of a run says of each checkpoint whether the benchmark's photos are among its tr
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
             f"'{file}' is not a safetensors file ({error}): convert the weights first."
         ) from error
     weights = {key.removeprefix("backbone."): value for key, value in weights.items()}  # MiewID's names
+    weights = with_places(weights, network)
     state, old = network.state_dict(), colours.state_dict()
     fitting = {
         key: with_zeros(value, state[key])
@@ -58,6 +60,21 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
             f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def with_places(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The weights, where those of a transformer's places are of another size, resampled as timm does."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    learned, due = weights.get("pos_embed"), getattr(network, "pos_embed", None)
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if learned is None or grid is None or not isinstance(due, Tensor) or learned.shape == due.shape:
+        return weights
+    first = due.shape[1] - math.prod(grid)  # tokens of no place, as that of the class
+    is_square = math.isqrt(places := max(0, learned.shape[1] - first)) ** 2 == places > 0
+    if learned.shape[2:] != due.shape[2:] or first < 0 or not is_square:
+        return weights
+    return weights | {"pos_embed": resample_abs_pos_embed(learned, grid, num_prefix_tokens=first)}
 
 
 def hub_file(repository: str) -> Path:
