@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class FrozenConfig(UntrainedConfig):
     head: Literal["none", "logistic"] = "none"
     """none: the gallery scores; logistic: a logistic regression on the embeddings of train, in seconds."""
     gallery: GalleryConfig = GalleryConfig()
-    """How embedded train photos score a query."""
+    """How embedded train photos score a query; with a head only whether they are mirrored, too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +69,17 @@ class FrozenConfig(UntrainedConfig):
             return values
         side = side_of(str(values["backbone"]))
         return values | {"size": side} if side else values
+
+    @model_validator(mode="after")
+    def _scored_once(self) -> Self:
+        for name, info in GalleryConfig.model_fields.items():
+            value = getattr(self.gallery, name)
+            if self.head != "none" and name != "flip" and value != info.default:
+                raise ValueError(
+                    f"head={self.head} scores instead of the gallery and has no gallery.{name}={value}; leave"
+                    f" one of them out"
+                )
+        return self
 
     def networks(self) -> list[FrozenConfig]:
         """The configuration of each network where backbone joins several."""

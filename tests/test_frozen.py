@@ -143,6 +143,14 @@ def test_a_head_is_learned_chosen_and_restored(views: Views) -> None:
     assert np.array_equal(again.score(views.test), scores)
 
 
+@pytest.mark.parametrize("field", ["rule=mean", "neighbours=5", "side=same"])
+def test_a_head_has_no_rule_of_a_gallery(field: str) -> None:
+    name, _, value = field.partition("=")
+    with pytest.raises(ValueError, match=f"head=logistic scores instead of the gallery.* gallery.{field};"):
+        FrozenConfig.model_validate({"head": "logistic", "gallery": {name: value}})
+    assert FrozenConfig.model_validate({"head": "logistic", "gallery": {"flip": True}}).gallery.flip
+
+
 def test_a_head_separates_what_can_be_separated() -> None:
     rng = np.random.default_rng(0)
     centres, labels = normalise(rng.normal(size=(5, 8)).astype(np.float32)), np.arange(40) % 5
