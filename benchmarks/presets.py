@@ -211,7 +211,7 @@ def _fields(
     usual = {field: info.default for field, info in method.Config.model_fields.items()}
     start, crop = _start(preset, typed), str(typed.get("crop", usual.get("crop", "none")))
     if _is_untrained(method):
-        return start | _shape(WHOLE, catalog, crop, preset.multiple)
+        return start | ({} if _brings_size(typed) else _shape(WHOLE, catalog, crop, preset.multiple))
     rate = {"learning_rate": min(FINE_TUNED, _number(usual.get("learning_rate"), FINE_TUNED))}
     shape = _shape(preset.pixels, catalog, crop, preset.multiple)
     return start | (rate if start else {}) | shape | _work(preset, catalog, usual)
@@ -229,6 +229,13 @@ def _start(preset: Preset, typed: Mapping[str, str]) -> dict[str, str]:
             f"--preset small."
         )
     return {"backbone": found.backbone, "pretrained": found.pretrained}
+
+
+def _brings_size(typed: Mapping[str, str]) -> bool:
+    """Whether a network is named that has photos of one size, unless another is typed."""
+    from whalebench.methods.parts.networks.weights import side_of
+
+    return side_of(typed.get("backbone", "")) > 0
 
 
 def _number(value: object, otherwise: float) -> float:

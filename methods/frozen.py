@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,13 @@ from whalebench.methods.method import Components, Harness, attribute
 from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
-from whalebench.methods.parts.networks.weights import each_network, find_checkpoint, hub_file, miewid_neck
+from whalebench.methods.parts.networks.weights import (
+    each_network,
+    find_checkpoint,
+    hub_file,
+    miewid_neck,
+    side_of,
+)
 from whalebench.methods.parts.pipeline import UntrainedConfig
 from whalebench.methods.parts.retrieval import GalleryConfig, Labels
 from whalebench.methods.parts.training.config import PhotoSize
@@ -45,7 +51,7 @@ class FrozenConfig(UntrainedConfig):
     or none: random ones, the floor; of several networks one for all, or one for each, joined by +."""
     size: PhotoSize = (224, 224)
     """Height x width in pixels; some want multiples of 14 or 32. Unless given, that of a short name's
-    training, of several the largest."""
+    training, of several the largest, rounded up to a multiple of 32."""
     epochs: Annotated[int, Field(ge=0, le=0)] = 0
     """None: nothing is trained."""
     pooling: Literal["auto", "average", "gem"] = "auto"
@@ -54,16 +60,26 @@ class FrozenConfig(UntrainedConfig):
     head: Literal["none", "logistic"] = "none"
     """none: the gallery scores; logistic: a logistic regression on the embeddings of train, in seconds."""
     gallery: GalleryConfig = GalleryConfig()
-    """How embedded train photos score a query."""
+    """How embedded train photos score a query; with a head only whether they are mirrored, too."""
 
     @model_validator(mode="before")
     @classmethod
     def _size_of_the_checkpoint(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "size" in values or "backbone" not in values:
             return values
-        known = [find_checkpoint(name) for name in str(values["backbone"]).split("+")]
-        sides = [each.side for each in known if each is not None and each.side]
-        return values | {"size": max(sides)} if sides else values
+        side = side_of(str(values["backbone"]))
+        return values | {"size": side} if side else values
+
+    @model_validator(mode="after")
+    def _scored_once(self) -> Self:
+        for name, info in GalleryConfig.model_fields.items():
+            value = getattr(self.gallery, name)
+            if self.head != "none" and name != "flip" and value != info.default:
+                raise ValueError(
+                    f"head={self.head} scores instead of the gallery and has no gallery.{name}={value}; leave"
+                    f" one of them out"
+                )
+        return self
 
     def networks(self) -> list[FrozenConfig]:
         """The configuration of each network where backbone joins several."""

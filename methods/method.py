@@ -190,11 +190,13 @@ class Harness(Protocol):
     """The photos that a backbone may learn from without labels, as the method is shown them; None unless it
     is configured to."""
 
-    def scope(self, name: str, cycle: Cycle | None = None) -> AbstractContextManager[None]:
+    def scope(
+        self, name: str, cycle: Cycle | None = None, *, same_photos: bool = False
+    ) -> AbstractContextManager[None]:
         """While it lasts, stages, choices, warnings and parts are written down as `name.stage`.
 
-        So the trainings of a run are told apart. Cycles of one training learn from the same photos: the parts
-        fitted in a cycle keep their names.
+        So the trainings of a run are told apart. The parts that are fitted in a cycle, or by one of several
+        networks, keep their names: all of them learn from the same photos.
         """
 
     def inner_folds(self, count: int) -> Mapping[str, int]:

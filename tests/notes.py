@@ -37,10 +37,10 @@ class Notes:
     part_scopes: tuple[str, ...] = ()
 
     @contextmanager
-    def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
+    def scope(self, name: str, cycle: Cycle | None = None, *, same_photos: bool = False) -> Iterator[None]:
         before = self.scopes, self.part_scopes, self.cycle
         self.scopes, self.cycle = (*self.scopes, name), cycle
-        self.part_scopes += () if cycle else (name,)
+        self.part_scopes += () if cycle or same_photos else (name,)
         yield
         self.scopes, self.part_scopes, self.cycle = before
 

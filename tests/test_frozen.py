@@ -18,7 +18,7 @@ from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.folds import Views, fold_views
-from whalebench.methods.frozen import Frozen, FrozenConfig, fit_head
+from whalebench.methods.frozen import Frozen, FrozenConfig, FrozenNetwork, fit_head
 from whalebench.methods.parts.networks import backbones
 from whalebench.methods.parts.networks import weights as checkpoints
 from whalebench.methods.parts.networks.backbones import build_backbone
@@ -143,6 +143,14 @@ def test_a_head_is_learned_chosen_and_restored(views: Views) -> None:
     assert np.array_equal(again.score(views.test), scores)
 
 
+@pytest.mark.parametrize("field", ["rule=mean", "neighbours=5", "side=same"])
+def test_a_head_has_no_rule_of_a_gallery(field: str) -> None:
+    name, _, value = field.partition("=")
+    with pytest.raises(ValueError, match=f"head=logistic scores instead of the gallery.* gallery.{field};"):
+        FrozenConfig.model_validate({"head": "logistic", "gallery": {name: value}})
+    assert FrozenConfig.model_validate({"head": "logistic", "gallery": {"flip": True}}).gallery.flip
+
+
 def test_a_head_separates_what_can_be_separated() -> None:
     rng = np.random.default_rng(0)
     centres, labels = normalise(rng.normal(size=(5, 8)).astype(np.float32)), np.arange(40) % 5
@@ -159,6 +167,7 @@ def test_a_head_separates_what_can_be_separated() -> None:
         ("megadescriptor-l", "MegaDescriptor-L-384", 384),
         ("miewid", "miewid-msv3", 440),
         ("megadescriptor-t+dinov3-s", "MegaDescriptor-T-224", 256),
+        ("dinov3-s+miewid", "vit_small_patch16_dinov3.lvd1689m", 448),
     ],
 )
 def test_a_short_name_brings_size_and_what_it_was_trained_on(short: str, name: str, size: int) -> None:
@@ -168,7 +177,12 @@ def test_a_short_name_brings_size_and_what_it_was_trained_on(short: str, name: s
     facts = pretraining(config, "happy-whale-and-dolphin")
     assert next(iter(facts)) == name
     assert len(facts) == len(short.split("+"))
-    assert facts[name]["seen"] == ("" if short == "dinov3-s" else "HappyWhale")
+    assert facts[name]["seen"] == ("" if name.startswith("vit") else "HappyWhale")
+
+
+def test_networks_of_unlike_patches_see_photos_of_one_size() -> None:
+    networks = FrozenConfig(backbone="dinov3-s+miewid", pretrained="none").networks()
+    assert [FrozenNetwork(each).backbone.channels for each in networks] == [384, 2152]
 
 
 def test_training_is_refused() -> None:

@@ -99,7 +99,7 @@ def test_duplicates_and_leaks_are_said_and_change_no_name(tmp_path: Path) -> Non
     assert [row["identity"] for row in found.table.rows] == ["w_f48451c", "w_c3d896a", ""]
     assert "encounter" not in found.table.columns
     groups, leaks = found.notes[-2:]
-    assert "no split parts the photos of a group" in groups
+    assert "no split parts the photos of a group, so that the step `duplicates` gains" in groups
     assert groups.startswith("duplicate_ids.csv says of 1 groups of names (2 names, 2 photos)")
     assert leaks == "leaks.csv names the whales of 1 test photos, which leaked: they are not read."
 

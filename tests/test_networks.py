@@ -6,11 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.photos import Size
 from whalebench.methods.parts.networks.backbones import LITE0, OWN, Backbone, build_backbone, build_encoder
 from whalebench.methods.parts.networks.own import NarrowResNet
 from whalebench.methods.parts.networks.pooling import (
@@ -115,6 +118,21 @@ def test_weights_of_a_file_come_back(classifier: dict[str, torch.Tensor], tmp_pa
     save_file(first.network.state_dict() | classifier, file)
     assert not torch.equal(run(first), run(built("test_resnet", seed=2)))
     assert torch.equal(run(first), run(built("test_resnet", file, seed=2)))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (192, 192)])
+def test_places_of_a_file_are_resampled_to_another_size_as_timm_does(size: Size, tmp_path: Path) -> None:
+    native, other = (timm.create_model("test_vit", num_classes=0, img_size=each) for each in (160, size))
+    file = tmp_path / "vit.safetensors"
+    save_file(native.state_dict(), file)
+    other.load_state_dict(checkpoint_filter_fn(native.state_dict(), other))
+    made = build_backbone("test_vit", str(file), size).network.state_dict()
+    wanted = other.state_dict()
+    assert made["pos_embed"].shape != native.pos_embed.shape
+    assert all(torch.equal(made[name], wanted[name]) for name in made)
+    save_file({**native.state_dict(), "pos_embed": torch.zeros(1, 7, 64)}, file)
+    with pytest.raises(WhalebenchError, match="first 'pos_embed'"):
+        build_backbone("test_vit", str(file), size)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_a_recipe_gets_its_scale_and_what_learns_nothing_gets_weights(lite0: Non
     assert [name for name in PRESETS if suits(name, find_method("pseudo"))] == []
 
 
+def test_a_checkpoint_has_photos_of_its_own_size(lite0: None) -> None:
+    of = drawn(300, 200)
+    assert chosen("pretrained", "frozen", of, "backbone=miewid") == {"backbone": "miewid"}
+    assert chosen("pretrained", "frozen", of, "backbone=resnet18")["size"] == "192x288"
+    assert "size" in chosen("pretrained", "softmax", of, "backbone=miewid")
+
+
 def test_what_is_set_wins_and_weights_go_with_their_network(lite0: None) -> None:
     of = drawn(300, 200)
     fields = chosen("pretrained", "arcface", of)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
+from operator import ne
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -38,6 +41,7 @@ from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.crops.finder import Crop
 from whalebench.methods.parts.fusion import voted
 from whalebench.methods.parts.geometry import affine_matrices, invert, transform_points
+from whalebench.methods.parts.networks.pooling import Flatten
 from whalebench.methods.parts.networks.weights import pretraining
 from whalebench.methods.parts.training import trainer
 from whalebench.methods.parts.training.samplers import OversamplingSampler, RandomViewSampler
@@ -107,7 +111,7 @@ def test_members_are_trained_on_one_crop(tiny: Workspace) -> None:
     record = run(RunRequest("right-whale-2nd", "tiny", settings=settings, device="cpu"), tiny)
     assert record.usage is not None
     known = record.counts["train_known_photos"]
-    assert record.usage.photos_by_stage["train"] == 2 * known  # both networks
+    assert [record.usage.photos_by_stage[f"network_{n}.train"] for n in (1, 2)] == [known, known]
     assert record.usage.looks == 3  # and the localizer
     assert set(record.lineage) == {"localizer", "network", "final", "calibration"}
     assert list(record.variants) == ["mean of the networks"]
@@ -178,10 +182,10 @@ def test_the_scales_are_what_was_published() -> None:
     detector = humpback.aligner
     assert (detector.head, detector.backbone, detector.size) == ("anchors", "densenet121", (288, 288))
     assert (detector.epochs, detector.batch_size, detector.checkpoints) == (3500, 16, 10)
-    assert detector.learning_rate == detector.weight_decay == 0.0005
+    assert detector.learning_rate == member.learning_rate == 0.0005
+    assert detector.weight_decay == member.weight_decay == 0.05  # Adam's 0.0005 is not AdamW's
+    assert Flatten(8).dropout.p == 0.5 and member.dropout == 0  # of whole channels, not of features
     assert configure(Humpback3rd, ["scale=small"]).aligner.head == "votes"  # type: ignore[attr-defined]
-    rungs = [configure(Humpback3rd, rung.settings.split()) for rung in Humpback3rd.ladder[:2]]
-    assert [rung.aligner.head for rung in rungs] == ["anchors", "votes"]  # type: ignore[attr-defined]
     assert [each.backbone.partition(".")[0] for each in happywhale.members()] == [
         "tf_efficientnet_b6", "tf_efficientnetv2_l", "eca_nfnet_l2",
     ]  # fmt: skip
@@ -190,6 +194,22 @@ def test_the_scales_are_what_was_published() -> None:
     assert (playground.backbone, playground.pretrained, playground.first_photos) == ("resnet18", "timm", 11)
     for config in (humpback, happywhale, playground):
         assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+def test_steps_of_the_humpback_ladder_differ_by_what_they_say_alone() -> None:
+    steps: list[Any] = []
+    for settings in (rung.settings.partition(";")[0].split() for rung in Humpback3rd.ladder):
+        if settings[0] == "arcface":
+            alone = configure(find_method("arcface"), settings[2::2])
+            assert alone == steps[-1].as_arcface()  # but for upright photos, and views
+        elif all("=" in setting for setting in settings):
+            steps.append(configure(Humpback3rd, settings))
+    flat = [pd.json_normalize(step.model_dump(mode="json")).iloc[0] for step in steps]
+    changed = [{*was.index[[*map(ne, was, now)]]} for was, now in pairwise(flat)]
+    assert changed == [
+        {"aligner.head", "aligner.epochs"}, {"gallery.rule"}, {"weight_decay"}, set(),
+        {"head.flip_identities"}, {"backbone"},
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -632,6 +652,18 @@ def stacked(ground: ToyBenchmarks) -> Learned:
     config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, settings))
     trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
     return trial.learn(trial.views)
+
+
+def test_each_network_has_a_curve_and_a_kept_epoch_of_its_own(ground: ToyBenchmarks) -> None:
+    more = ("crop=none", "backbone=test_resnet+narrow_resnet10", "final=mean")
+    more = (*more, "epochs=4", "schedule.cycles=2", "schedule.tail=1")
+    config = configure(RightWhale2nd, smallest_settings(RightWhale2nd, more))
+    trial = Trial(RightWhale2nd.name, RightWhale2nd, config, ground)
+    was = trial.learn(trial.views)
+    names = [f"cycle_{cycle}.network_{network}" for cycle in (1, 2) for network in (1, 2)]
+    assert [*was.harness.curve()["stage"].unique()] == [f"{name}.train" for name in names]
+    assert {f"{name}.network_epoch" for name in names} <= set(was.harness.chosen)
+    assert set(was.harness.lineage) == {"network"}  # both learn from the same photos
 
 
 def by_mean(was: Learned) -> RightWhale2nd:

@@ -436,6 +436,20 @@ def voting(views: Views) -> tuple[Segmenter, RunHarness]:
     return segmenter, harness
 
 
+def test_rates_are_tried_once_an_encoder_and_are_the_segmenters(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whalebench.benchmarks.tuning.finding.STEPS", 4)
+    several = ("backbone=narrow_resnet10+test_resnet", "cycles=2", "bags=2", "epochs=4", "size=32")
+    settings = ("size=32", "backbone=test_resnet", *(f"segmenter.{one}" for one in several))
+    made = find_rates(RunRequest("mask", "masked", settings=settings, device="cpu"), place)
+    assert [(test.part, test.setting) for test in made.tests] == [
+        ("network_1.segmenter", "segmenter.learning_rate"),
+        ("network_2.segmenter", "segmenter.learning_rate"),
+        ("network", "learning_rate"),
+    ]
+
+
 def test_every_encoder_inner_fold_and_cycle_leaves_a_network_and_a_threshold(
     voting: tuple[Segmenter, RunHarness], views: Views
 ) -> None:

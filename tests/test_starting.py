@@ -216,6 +216,13 @@ def test_photos_without_labels_teach_first(shared_tiny: Workspace) -> None:
     assert inductive.usage.photos_by_stage["pretrain.train"] == 2 * counts["train_photos"]  # type: ignore[union-attr]
 
 
+def test_what_learns_without_labels_is_not_watched(shared_tiny: Workspace) -> None:
+    pretrained = ("pretrain=train", "pretrain_epochs=1", "backbone=narrow_resnet10")
+    record = learned(shared_tiny, *pretrained, "watch_train=true")
+    losses = pd.read_csv(shared_tiny.runs / record.run / CURVE).set_index("stage")["train_loss"]
+    assert np.isnan(losses["pretrain.train"]) and np.isfinite(losses["train"])
+
+
 def test_test_photos_make_it_transductive(shared_tiny: Workspace) -> None:
     more = "crop=window", "window=0.1,0.1,0.9,0.9", "backbone=narrow_resnet10"
     record = learned(shared_tiny, "pretrain=test", "pretrain_epochs=1", *more)

@@ -103,12 +103,15 @@ class RunHarness:
         self._refuse_alone(not WORLD.trainings and (self.usage.has_trained() or not WORLD.predictions))
 
     @contextmanager
-    def scope(self, name: str, cycle: Cycle | None = None) -> Iterator[None]:
-        """Puts the name before those of stages, choices, warnings and, outside cycles, of parts."""
+    def scope(self, name: str, cycle: Cycle | None = None, *, same_photos: bool = False) -> Iterator[None]:
+        """Puts the name before those of stages, choices, warnings and, unless photos are the same, of parts.
+
+        In cycles they are.
+        """
         _refuse_unless(isinstance(name, str), "scope", name, "a name")
         before = self._scopes, self._part_scopes, self.cycle
         self._scopes, self.cycle = (*self._scopes, name), cycle
-        if cycle is None:
+        if cycle is None and not same_photos:
             self._part_scopes = (*self._part_scopes, name)
         try:
             yield

@@ -146,18 +146,18 @@ class RangeTests:
                 losses.append(loss)
             tried = tuple(losses)
             self.tests[part] = RangeTest(
-                part, self._setting(config), configured, self.rates[: len(tried)], tried
+                part, self._setting(artefact), configured, self.rates[: len(tried)], tried
             )
             self.progress.advance(len(tried), len(self.rates))
             return isfinite(loss) and not has_diverged(tried)
 
         return goes_on
 
-    def _setting(self, config: PartConfig) -> str:
-        """The field of the method that holds the learning rate of this training."""
-        for name in type(self.config).model_fields:
-            if getattr(self.config, name) is config:
-                return f"{name}.learning_rate"
+    def _setting(self, artefact: str) -> str:
+        """The field of the method, or of its part of that name, that holds a training's learning rate."""
+        part = getattr(self.config, artefact, None)
+        if isinstance(part, PartConfig) and "learning_rate" in type(part).model_fields:
+            return f"{artefact}.learning_rate"
         return "learning_rate" if "learning_rate" in type(self.config).model_fields else ""
 
 
@@ -198,6 +198,17 @@ class Finding:
         return asked | found | {"trainings": [test.row() for test in self.tests]}
 
 
+def _in_one_bag(config: MethodConfig) -> MethodConfig:
+    """The configuration and its parts in one bag: bags are trainings of one kind, of which one is enough."""
+    fields = ((name, getattr(config, name)) for name in type(config).model_fields)
+    parts = {
+        name: part.model_copy(update={"bags": 1})
+        for name, part in fields
+        if isinstance(part, PartConfig) and "bags" in type(part).model_fields
+    }
+    return config.model_copy(update={"bags": 1, **parts})
+
+
 def find_rates(
     request: RunRequest, workspace: Workspace, progress: Progress = SILENT, picture: Path | None = None
 ) -> Finding:
@@ -207,8 +218,7 @@ def find_rates(
     """
     request = resolved(request, workspace, progress)
     kind = find_method(request.method)
-    # Bags are trainings of one kind, of which one is enough.
-    config = configure(kind, request.settings).model_copy(update={"bags": 1})
+    config = _in_one_bag(configure(kind, request.settings))
     refuse_test_photos(config)
     benchmark = load_benchmark(request.benchmark, workspace, progress, propose=True)
     benchmark.split.parts(request.fold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,12 @@ class Ensemble(Method):
         return tuple(dict.fromkeys(size for member in self.members for size in member.sizes()))
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
-        """Trains one member after the other."""
-        for member in self.members:
-            member.learn(train, valid, harness)
+        """Trains one member after the other; several are told apart by number, and see the same photos."""
+        for number, member in enumerate(self.members, 1):
+            name = f"network_{number}"
+            several = len(self.members) > 1
+            with harness.scope(name, harness.cycle, same_photos=True) if several else nullcontext():
+                member.learn(train, valid, harness)
 
     def score(self, photos: Photos) -> NDArray[np.float32]:
         """The average (photos, identities) of the members' scores."""

