@@ -182,10 +182,81 @@ def run(
     return console.show(None, run_summary(record, place.runs), as_json)
 
 
-for read in (commands.report, commands.runs, commands.show, commands.compare):
+for read in (commands.report, commands.runs, commands.show):
     app.command(rich_help_panel=READ)(read)
 for verify in (commands.rescore, commands.bundle):
     app.command(rich_help_panel=VERIFY)(verify)
+
+
+@app.command(rich_help_panel=READ)
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        Argument(
+            help=f"{RUN} Several runs of one method: all of them. Two, or more for a ladder.",
+            autocompletion=completing.runs,
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        Option(help="A sweep's plan, as right-whale-sea: the ladder of its methods, as they stand."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        Option(help="A ladder by map_at_5, the default, top_1, mask_precision, mask_iou or box_iou."),
+    ] = None,
+    photos: Annotated[
+        int | None, Option(help="How many photos on which two disagree most are shown; 10 unless said.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, Option(help="Of a plan, on another benchmark.", autocompletion=completing.benchmarks)
+    ] = None,
+    folds: Annotated[str | None, Option(help="Of a plan, on other folds, as 0-4 or 0,2.")] = None,
+    seeds: Annotated[str | None, Option(help="Of a plan, with other seeds, as 0-2.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Say which of two is better, by how much, how sure that is, and on which photos they disagree most.
+
+    Of three or more, in the order of a ladder, say what each gains over the one before it.
+    """
+    from whalebench.reports import comparing
+
+    named, place = runs or [], open_workspace(workspace, write=False)
+    of_plan = {"--benchmark": benchmark, "--folds": folds, "--seeds": seeds}
+    typed = {option: value for option, value in of_plan.items() if value is not None}
+    if bool(named) == bool(plan) or len(named) == 1:
+        raise WhalebenchError(
+            "Compare what? Name two runs, or more for a ladder, or give --plan PLAN instead."
+        )
+    if named and typed:
+        option, value = next(iter(typed.items()))
+        raise WhalebenchError(f"{option} {value} is for a plan, and runs are named: leave it out.")
+    if len(named) == 2 and by is None:
+        document = comparing.compare_runs(named[0], named[1], place, 10 if photos is None else photos)
+        console.show(document, comparing.comparison_report(document), as_json)
+        return
+    if photos is not None:
+        what = f"the plan {plan}" if plan else f"{len(named)} runs" if by is None else f"--by {by}"
+        raise WhalebenchError(
+            f"--photos {photos} is for two by MAP@5, not for {what}: leave it out, or name two."
+        )
+    by = by or "map_at_5"
+    if not plan:
+        document = comparing.compare_steps(named, place, by)
+    else:
+        from whalebench.benchmarks.sweeping.plan import make_plan
+        from whalebench.benchmarks.sweeping.sweep import finished_runs
+
+        planned = make_plan([], plan, benchmark=benchmark, folds=folds, seeds=seeds)
+        found = finished_runs(planned, place)
+        document = comparing.compare_found(found, place, by)
+        wanted = len(found) * len(planned.folds) * len(planned.seeds)
+        absent = wanted - sum(len({(run.fold, run.seed) for run in records}) for records in found.values())
+        if absent:
+            words = ["whalebench sweep --plan", str(plan), *(f"{name} {typed[name]}" for name in typed)]
+            console.show_problems([f"{absent} of {wanted} runs are not there: {' '.join(words)}"])
+    console.show(document, comparing.steps_report(document), as_json)
 
 
 @app.command(rich_help_panel=READ)
