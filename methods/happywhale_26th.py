@@ -37,7 +37,7 @@ from whalebench.methods.arcface import ArcFace, ArcFaceRecipeConfig
 from whalebench.methods.method import Components, Harness, Rung, attribute
 from whalebench.methods.parts.bagging import Bagged
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.fusion import side_by_side
+from whalebench.methods.parts.fusion import JOINT_GALLERY, side_by_side
 from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.parts.recipe import typed
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
@@ -190,6 +190,7 @@ class BestOfBags(Bagged):
             rising = np.argsort(order[train.labels[order] != UNKNOWN])
             for network in _networks(bag):
                 _reorder(network.gallery, rising)
+        harness.fitted(JOINT_GALLERY, train.known())
         if self.config.best is not None:
             kept = keep_best([recipe for bag in self.members for recipe in _recipes(bag)], self.config.best)
             harness.choose("networks_kept", kept)

@@ -27,9 +27,13 @@ from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.search import cosines
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles.embeddings import read_embeddings
+from whalebench.benchmarks.ensembles.members import FusionTask, find_members, load_fold, read_members
+from whalebench.benchmarks.ensembles.rules import fuse_members
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.happywhale_26th import BestOfBags, Happywhale26th, keep_best
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
@@ -273,6 +277,46 @@ def test_galleries_of_all_bags_have_their_photos_in_one_order(in_bags: Any) -> N
             for network in recipe.members:
                 seen = network.embed(bag.crop.see(known.select(own).bare()))
                 assert np.allclose(network.gallery.embeddings[own], seen, atol=1e-4)
+
+
+TWO = (*SETTINGS, "dimensions=8", "gallery.rule=nearest")
+WITHIN = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8,happywhale-26th:crop=none"
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("happywhale-26th", ""),
+        ("happywhale-26th", "backbone=test_resnet"),
+        ("happywhale-26th", "bags=2"),
+        ("happywhale-26th", "bags=2 best=3"),
+        ("happywhale-26th", "schedule.cycles=2 epochs=2"),
+        ("ensemble", f"members=arcface+happywhale-26th member_settings=happywhale-26th:scale=small,{WITHIN}"),
+    ],
+)
+def test_all_galleries_of_a_run_stand_side_by_side_as_its_embeddings_do(
+    method: str, more: str, shared_tiny: Workspace
+) -> None:
+    own = more.split() if method == "ensemble" else (*TWO, "crop=none", *more.split())
+    record = run(RunRequest(method, "tiny", settings=tuple(own), device="cpu"), shared_tiny)
+    fold, restored = load_fold(record, shared_tiny), restore_run(record.run, shared_tiny)
+    (member,) = read_members(find_members((record.run,), shared_tiny, alone=True), fold)
+    found = read_embeddings(member, fold)["gallery"]
+    embedded = restored.method.embed(restored.views.train.known().bare())
+    assert embedded is not None
+    assert np.allclose(found, normalise(embedded), atol=1e-4)
+    if method != "ensemble" and "cycles" not in more:  # these have a mean of several galleries' scores
+        assert np.allclose(fuse_members("knn", FusionTask([member], fold)).test, member.test, atol=1e-4)
+
+
+@pytest.mark.parametrize("bags", ["bags=1", "bags=2"])
+def test_looks_at_body_and_fin_are_joined(bags: str, shared_tiny: Workspace, cli: Callable[..., Any]) -> None:
+    runs = []
+    for look in ("crop=none", "crop=window window=0.2,0.2,0.8,0.8"):
+        request = RunRequest("happywhale-26th", "tiny", settings=(*TWO, bags, *look.split()), device="cpu")
+        runs.append(run(request, shared_tiny).run)
+    answer = cli("ensemble", *runs, "--rule", "knn", "--json", "--workspace", shared_tiny.root)
+    assert answer.code == 0, answer.err
 
 
 def test_of_equally_good_networks_the_first_are_kept(in_bags: Any) -> None:
