@@ -558,10 +558,28 @@ def test_mirrored_looks_both_ways(learned: Segmenter, views: Views) -> None:
 
 def test_inner_folds_of_the_segmenter_are_kept_with_those_of_the_method() -> None:
     settings = ["bags=3", "segmenter.bags=4"]
-    assert configure(Mask, settings).inner_folds() == {3, 4}
-    assert configure(Mask, [*settings, "oracle=true"]).inner_folds() == {3}
-    assert configure(Mask, [*settings, "crop=none"]).inner_folds() == {3}
+    assert configure(Mask, settings).inner_folds() == {(3,), (3, 4)}
+    assert configure(Mask, settings[1:]).inner_folds() == {(4,)}
+    assert configure(Mask, [*settings, "oracle=true"]).inner_folds() == {(3,)}
+    assert configure(Mask, [*settings, "crop=none"]).inner_folds() == {(3,)}
     assert configure(Mask, []).inner_folds() == set()
+
+
+def test_segmenters_of_a_bag_have_inner_folds_of_what_it_learns_from(views: Views) -> None:
+    some = (
+        "segmenter.epochs=0",
+        "epochs=0",
+        "segmenter.size=32",
+        "size=32",
+        "segmenter.backbone=test_resnet",
+    )
+    _, harness = fitted(views, *some, "backbone=test_resnet", "bags=2", "segmenter.bags=2")
+    outer = {image: bag for image, bag in views.inner_folds(2).items() if bag >= 0}
+    digests = dict(zip(views.train.images, views.train.digests, strict=True))
+    for number in (1, 2):
+        held = {digests[image] for image, bag in outer.items() if bag == number - 1}
+        each = [set(harness.lineage[f"bag_{number}.bag_{inner}.segmenter"]) for inner in (1, 2)]
+        assert each[0] - each[1] and each[1] - each[0] and not (each[0] | each[1]) & held
 
 
 def test_more_cycles_than_epochs_are_refused() -> None:

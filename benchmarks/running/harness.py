@@ -116,8 +116,13 @@ class RunHarness:
             self._scopes, self._part_scopes, self.cycle = before
 
     def inner_folds(self, count: int) -> Mapping[str, int]:
-        """Where photos of train are held back; raises WhalebenchError where there are too few encounters."""
-        return self._views.inner_folds(count)
+        """Where photos of train are held back that are not so yet.
+
+        Raises WhalebenchError where there are too few encounters.
+        """
+        train = self._views.train
+        shown = zip(train.images, train.digests, strict=True)
+        return self._views.inner_folds(count, {image for image, digest in shown if digest in self._held})
 
     @contextmanager
     def held_back(self, photos: LabelledPhotos) -> Iterator[None]:

@@ -144,10 +144,10 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
         """Whether it is an oracle."""
         return self.oracle
 
-    def inner_folds(self) -> frozenset[int]:
-        """Its bags, and those of the segmenter where one learns."""
-        of_masks = {self.segmenter.bags} if self.crop == "mask" and not self.oracle else set()
-        return super().inner_folds().union(of_masks - {1})
+    def inner_folds_within(self) -> frozenset[tuple[int, ...]]:
+        """Those of the segmenter where one learns."""
+        learns = self.crop == "mask" and not self.oracle and self.segmenter.bags > 1
+        return super().inner_folds_within().union({(self.segmenter.bags,)} if learns else ())
 
     def adapts_by(self) -> str:
         """Its own pre-training on test photos, and the students of a segmenter that learns."""
