@@ -179,9 +179,9 @@ class BestOfBags(Bagged):
 
     config: Happywhale26thConfig
 
-    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+    def learn_each(self, train: LabelledPhotos, unlabelled: Photos | None, harness: Harness) -> None:
         """The bags learn; of all their networks the best stay, their galleries in the order of train."""
-        super().learn(train, valid, harness)
+        super().learn_each(train, unlabelled, harness)
         held = harness.inner_folds(self.config.bags)
         inner = np.array([held.get(image, -1) for image in train.images], np.int64)
         for number, bag in enumerate(self.members):

@@ -281,11 +281,23 @@ def test_a_bagged_run_is_kept_restored_and_repeated(
     assert embedded["gallery"].shape == (len(fold.gallery), 2 * kept.embeddings.shape[1])
 
 
-def test_what_learns_from_test_is_bagged_within_only(benchmark: Benchmark) -> None:
-    config = configure(find_method("pseudo"), ("of=softmax", "bags=2"))
-    method = build_method("pseudo", config)
-    with pytest.raises(RunFailedError, match="of_settings=bags=2"):
-        method.adapt(fold_views(benchmark, 0).test, RunHarness(0, CPU, fold_views(benchmark, 0), SILENT))
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("pseudo", ()),
+        ("pseudo", ("of_settings=epochs=3",)),
+        ("pseudo", ("of=arcface", "of_settings=pretrain=test")),
+        ("salt-4th", ()),
+        ("salt-4th", ("scale=small",)),
+    ],
+)
+def test_what_guesses_test_photos_is_bagged_within_only(method: str, settings: tuple[str, ...]) -> None:
+    kind = find_method(method)
+    with pytest.raises(WhalebenchError, match=r"bags=2 would have .* leave it out, and set") as refused:
+        configure(kind, (*settings, "bags=2"))
+    advised: Any = configure(kind, (*settings, str(refused.value).rpartition(" ")[2].removesuffix(".")))
+    alone: Any = configure(kind, settings)
+    assert advised.inner() == alone.inner().model_copy(update={"bags": 2})
 
 
 def test_one_bag_is_no_bag() -> None:

@@ -648,6 +648,29 @@ def test_each_half_of_test_teaches_every_student_of_its_set_and_no_other(
     assert method.transductive and method.scores_alone
 
 
+def test_each_bag_has_students_of_its_own_that_learn_without_its_inner_fold(views: Views) -> None:
+    masks = ("segmenter.size=32", *(f"segmenter.{one}" for one in SURE))
+    method, harness = fitted(views, *masks, "bags=2", "epochs=1", "size=32", "backbone=test_resnet")
+    assert method.transductive and method.out_of_fold is not None
+    inner = views.inner_folds(2)
+    of_bag = [
+        {
+            digest
+            for image, digest in zip(views.train.images, views.train.digests, strict=True)
+            if inner[image] == bag
+        }
+        for bag in (0, 1)
+    ]
+    test = set(views.test.digests)
+    for bag, held in enumerate(of_bag, 1):
+        parts = {part: set(own) for part, own in harness.lineage.items() if part.startswith(f"bag_{bag}.")}
+        assert {part for part, own in parts.items() if own & test} == {
+            f"bag_{bag}.{name}.segmenter" for name in ("students_a", "students_b")
+        }
+        assert held and not any(own & held for part, own in parts.items() if not part.endswith("inner_fold"))
+    assert method.score(views.test.bare()).shape == (len(views.test), len(views.train.identities))
+
+
 class Says(torch.nn.Module):
     """A network of one opinion."""
 
@@ -806,17 +829,12 @@ def test_such_a_run_is_transductive_and_answers_photos_that_come_later(
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: configure(Mask, ["segmenter.students=test_resnet", "bags=2"]), "have each of bags=2 learn"),
         (
             lambda: configure(
                 find_method("ensemble"),
                 ["members=arcface+mask", "member_settings=mask:segmenter.students=test_resnet"],
             ),
             "mask learns from test photos, which members are not shown",
-        ),
-        (
-            lambda: configure(find_method("arcface"), ["pretrain=test", "bags=2"]),
-            "pretrain=test would have each of bags=2 learn",
         ),
     ],
 )

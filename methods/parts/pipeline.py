@@ -105,15 +105,6 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
         return self
 
     @model_validator(mode="after")
-    def _test_photos_once(self) -> Self:
-        if self.bags > 1 and (setting := self.adapts_by()):
-            raise ValueError(
-                f"{setting} would have each of bags={self.bags} learn from test photos by itself; leave one "
-                f"out"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _epochs_for_every_cycle(self) -> Self:
         cycles, shortest = self.schedule.cycles, self.schedule.shares(self.epochs)[-1]
         if cycles == 1:
