@@ -267,6 +267,9 @@ class Harness(Protocol):
         While `adapt` is at work, and from then on, the photos it was handed are as good as those of train.
         """
 
+    def starting(self, run: str) -> None:
+        """Raises RunFailedError where a network is to start from a run that knows photos held back."""
+
 
 class Value:
     """A single tensor with a state, as networks have one; it has no name of its own."""
