@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -317,6 +318,25 @@ def test_looks_at_body_and_fin_are_joined(bags: str, shared_tiny: Workspace, cli
         runs.append(run(request, shared_tiny).run)
     answer = cli("ensemble", *runs, "--rule", "knn", "--json", "--workspace", shared_tiny.root)
     assert answer.code == 0, answer.err
+
+
+def test_stackers_on_features_need_every_network_of_every_bag(
+    shared_tiny: Workspace, cli: Callable[..., Any]
+) -> None:
+    runs: dict[int, list[str]] = {}
+    for best, seed in product((3, 4), (0, 1)):
+        settings = (*TWO, "crop=none", "bags=2", f"best={best}")
+        request = RunRequest("happywhale-26th", "tiny", seed=seed, settings=settings, device="cpu")
+        runs.setdefault(best, []).append(run(request, shared_tiny).run)
+
+    def combined(best: int, rule: str) -> Any:
+        return cli("ensemble", *runs[best], "--rule", rule, "--json", "--workspace", shared_tiny.root)
+
+    refused = combined(3, "logistic-features")
+    assert "keeps 24 features of valid, not 16 of each of its 2 bags, as of train" in refused.err
+    for best, rule in ((3, "logistic"), (3, "pairs"), (4, "logistic-features"), (4, "pairs")):
+        answer = combined(best, rule)
+        assert answer.code == 0, answer.err
 
 
 def test_of_equally_good_networks_the_first_are_kept(in_bags: Any) -> None:
