@@ -292,6 +292,11 @@ WITHIN = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8,happyw
         ("happywhale-26th", "bags=2"),
         ("happywhale-26th", "bags=2 best=3"),
         ("happywhale-26th", "schedule.cycles=2 epochs=2"),
+        ("happywhale-26th", "schedule.cycles=2 epochs=2 bags=2"),
+        (
+            "happywhale-26th",
+            "schedule.cycles=2 epochs=2 bags=2 schedule.joined=embeddings bags_joined=scores",
+        ),
         ("ensemble", f"members=arcface+happywhale-26th member_settings=happywhale-26th:scale=small,{WITHIN}"),
     ],
 )
@@ -318,6 +323,37 @@ def test_looks_at_body_and_fin_are_joined(bags: str, shared_tiny: Workspace, cli
         runs.append(run(request, shared_tiny).run)
     answer = cli("ensemble", *runs, "--rule", "knn", "--json", "--workspace", shared_tiny.root)
     assert answer.code == 0, answer.err
+
+
+CYCLES = ("schedule.cycles=2", "epochs=2", "bags=2")
+
+
+@pytest.mark.parametrize("best", [(), ("best=8",)])
+@pytest.mark.parametrize("joined", ["scores embeddings", "votes scores", "embeddings scores"])
+def test_bags_of_cycles_answer_together(best: tuple[str, ...], joined: str, in_bags: Any) -> None:
+    _, _, views = in_bags
+    of_cycles, of_bags = joined.split()
+    ways = (f"schedule.joined={of_cycles}", f"bags_joined={of_bags}")
+    config = configure(Happywhale26th, (*TWO, "crop=none", *CYCLES, *ways, *best))
+    harness, method = RunHarness(0, CPU, views, SILENT, config), build_method(Happywhale26th, config)
+    harness.fit(method)
+    photos = views.queries()["test"]
+    scores, embeddings = method.score_and_embed(photos)
+    assert np.array_equal(scores, method.score(photos)) and embeddings is not None
+    assert np.isfinite(scores).all() and np.isfinite(embeddings).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("best=1",), r"best=1 of the 8 networks .* set schedule.cycles=1, or best=8"),
+        (("schedule.joined=embeddings",), "compares every network; set schedule.joined=scores"),
+        (("schedule.joined=embeddings", "best=7"), "best=7 of the 8 networks"),
+    ],
+)
+def test_bags_of_cycles_that_cannot_answer_are_refused(settings: tuple[str, ...], said: str) -> None:
+    with pytest.raises(WhalebenchError, match=said):
+        configure(Happywhale26th, (*TWO, "crop=none", *CYCLES, *settings))
 
 
 def test_stackers_on_features_need_every_network_of_every_bag(
