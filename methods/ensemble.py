@@ -51,6 +51,11 @@ class EnsembleConfig(MethodConfig):
                     f"{name} learns from test photos, which members are not shown; combine its finished run "
                     f"with `whalebench ensemble`"
                 )
+            if self.bags > 1 and (start := getattr(member, "start_from", "")):
+                raise ValueError(
+                    f"start_from={start} of {name} has learned from photos that each of bags={self.bags} is "
+                    f"chosen by; leave one out"
+                )
         return self
 
     def names(self) -> list[str]:

@@ -24,12 +24,12 @@ steps, from one EfficientNet-B0 on. At scale=small there are two networks, and n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from whalebench.benchmarks.core.photos import UNKNOWN, LabelledPhotos, Photos
@@ -37,7 +37,7 @@ from whalebench.methods.arcface import ArcFace, ArcFaceRecipeConfig
 from whalebench.methods.method import Components, Harness, Rung, attribute
 from whalebench.methods.parts.bagging import Bagged
 from whalebench.methods.parts.ensemble import Ensemble
-from whalebench.methods.parts.fusion import side_by_side
+from whalebench.methods.parts.fusion import JOINT_GALLERY, side_by_side
 from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.parts.recipe import typed
 from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
@@ -73,6 +73,24 @@ class Happywhale26thConfig(ArcFaceRecipeConfig):
     best: Annotated[int, Field(ge=1)] | None = None
     """How many networks are kept at most, those of all bags together: the best by MAP@5 on valid, or with
     bags on their own inner folds; all unless given."""
+
+    @model_validator(mode="after")
+    def _bags_of_cycles(self) -> Self:
+        cycles, networks = self.schedule.cycles, len(self.backbone.split("+"))
+        every = self.bags * cycles * networks
+        if min(self.bags, cycles) == 1:
+            return self
+        if self.best is not None and self.best < every:
+            raise ValueError(
+                f"best={self.best} of the {every} networks of bags={self.bags} and schedule.cycles={cycles} "
+                f"may leave a cycle without any; set schedule.cycles=1, or best={every}"
+            )
+        if self.schedule.joined == self.bags_joined == "embeddings":
+            raise ValueError(
+                f"schedule.joined=embeddings has the mean of each bag's cycles={cycles}, and "
+                f"bags_joined=embeddings compares every network; set schedule.joined=scores"
+            )
+        return self
 
 
 class Happywhale26th(Ensemble):
@@ -179,17 +197,18 @@ class BestOfBags(Bagged):
 
     config: Happywhale26thConfig
 
-    def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
+    def learn_each(self, train: LabelledPhotos, unlabelled: Photos | None, harness: Harness) -> None:
         """The bags learn; of all their networks the best stay, their galleries in the order of train."""
-        super().learn(train, valid, harness)
+        super().learn_each(train, unlabelled, harness)
         held = harness.inner_folds(self.config.bags)
         inner = np.array([held.get(image, -1) for image in train.images], np.int64)
         for number, bag in enumerate(self.members):
             # A gallery has the photos that were learned from, and behind them those of the inner fold.
             order = np.concatenate([np.flatnonzero(inner != number), np.flatnonzero(inner == number)])
             rising = np.argsort(order[train.labels[order] != UNKNOWN])
-            for network in _networks(bag):
-                _reorder(network.gallery, rising)
+            for gallery in bag.galleries().values():
+                _reorder(gallery, rising)
+        harness.fitted(JOINT_GALLERY, train.known())
         if self.config.best is not None:
             kept = keep_best([recipe for bag in self.members for recipe in _recipes(bag)], self.config.best)
             harness.choose("networks_kept", kept)

@@ -91,9 +91,17 @@ class MethodConfig(PartConfig):
     bags_joined: Literal["scores", "votes"] = "scores"
     """How they do: by their mean scores, or by votes of 1 / rank."""
 
-    def inner_folds(self) -> frozenset[int]:
-        """In how many inner folds it has train cut, each time that it does; those within left out."""
-        return frozenset({self.bags} - {1})
+    def inner_folds(self) -> frozenset[tuple[int, ...]]:
+        """In how many inner folds it, or what is within, has train cut: (5,) and (5, 2) for five in two each.
+
+        Behind the number of its own are those of what is left while one of them is held back.
+        """
+        own = (self.bags,) if self.bags > 1 else ()
+        return frozenset({own, *((*own, *cut) for cut in self.inner_folds_within())} - {()})
+
+    def inner_folds_within(self) -> frozenset[tuple[int, ...]]:
+        """The same of its parts and of the methods within, each by itself."""
+        return frozenset(cut for member in self.within() for cut in member.inner_folds())
 
     def sees_annotations(self) -> bool:
         """Whether it asks for the boxes, landmarks and masks of the photos it scores: an *oracle*."""
@@ -202,7 +210,8 @@ class Harness(Protocol):
     def inner_folds(self, count: int) -> Mapping[str, int]:
         """By the id of each photo of train the inner fold, of so many, that it is in; -1 for one in none.
 
-        Whole encounters, and of each individual never all of them, are in one inner fold.
+        Whole encounters, and of each individual never all of them, are in one inner fold. While photos are
+        held back, what is left is cut.
         """
 
     def held_back(self, photos: LabelledPhotos) -> AbstractContextManager[None]:
@@ -259,6 +268,9 @@ class Harness(Protocol):
 
         While `adapt` is at work, and from then on, the photos it was handed are as good as those of train.
         """
+
+    def starting(self, run: str) -> None:
+        """Raises RunFailedError where a network is to start from a run that knows photos held back."""
 
 
 class Value:

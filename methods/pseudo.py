@@ -57,6 +57,16 @@ class PseudoConfig(MethodConfig):
         return inherited | dict(given)
 
     @model_validator(mode="after")
+    def _bagged_within(self) -> Self:
+        if self.bags > 1:
+            settings = ",".join(filter(None, (self.of_settings, f"bags={self.bags}")))
+            raise WhalebenchError(
+                f"bags={self.bags} would have each network guess by itself what teaches it, where all "
+                f"together are surer: leave it out, and set of_settings={settings}."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_method_within(self) -> Self:
         inner = self.inner()
         if isinstance(inner, PseudoConfig):

@@ -17,9 +17,11 @@ photo on which no animal is found teaches nobody. One network teaches where six 
 `segmenter.backbone` takes the names. The classifier goes by AdamW from its peak to zero, and each epoch of
 its tail is tried on valid, not every fifth. It sees nothing mirrored, because the sides of an animal differ.
 Of the handcraft rules those for neighbouring tiles of the mosaic have no counterpart; `segmenter.tidy` keeps
-a mask's largest part and fills its holes. The published voting let every model judge every photo, where each
-was meant to judge the half that it had not learned from. At scale=small one network finds the masks and
-teaches no other."""
+a mask's largest part and fills its holes. There is one classifier of every cycle; `bags=10` at the end of
+of_settings makes it one of every inner fold and cycle. As each inner fold then has segmenters of its own,
+that takes ten times as long, so it is left to ask for. The published voting let every model judge every
+photo, where each was meant to judge the half that it had not learned from. At scale=small one network finds
+the masks and teaches no other."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Inner folds: the train part of a fold in parts, each of which is held back from what learns on the rest.
 
 They are made of the split that they lie in, by whole groups and evenly by individual, as that was; and kept
-beside it, so that what was stacked upon them can be made again.
+beside it, so that what was stacked upon them can be made again. What one of them leaves of train is cut anew
+by what is bagged within.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +38,16 @@ class InnerFolds:
     """By image of train: its inner fold from 0; NEVER where it is in none, and every one learns from it."""
 
 
-def propose_inner_folds(split: Split, catalog: Catalog, fold: int, count: int) -> InnerFolds:
-    """So many inner folds of a fold, the same on every machine.
+def propose_inner_folds(
+    split: Split, catalog: Catalog, fold: int, count: int, without: Collection[str] = ()
+) -> InnerFolds:
+    """So many inner folds of a fold, or of what is left of it without some images, the same on every machine.
 
     Photos of one group are never in two of them, nor those of one picture. An individual that has one group
     only is in none of them, like the groups of such individuals; photos of *new* ones are spread like others.
     Raises WhalebenchError where there are too few groups for as many.
     """
-    train = split.parts(fold).train
+    train = _left(split, fold, without)
     groups = _groups(split, catalog, train)
     single = single_encounter_identities(groups)
     kept = {group.name for group in groups if single.intersection(group.identities)}
@@ -52,21 +55,39 @@ def propose_inner_folds(split: Split, catalog: Catalog, fold: int, count: int) -
     found = assign_folds(groups, count, seed, train_only=kept, single_encounter=frozenset())
     inner = {image: found[group.name] for group in groups for image in group.images}
     proposed = InnerFolds(split.digest, fold, count, {image: inner[image] for image in train})
-    check_inner_folds(proposed, split, catalog)
+    check_inner_folds(proposed, split, catalog, without)
     return proposed
 
 
-def check_inner_folds(inner: InnerFolds, split: Split, catalog: Catalog) -> None:
+def check_nested(
+    split: Split, catalog: Catalog, fold: int, counts: Sequence[int], without: Collection[str] = ()
+) -> None:
+    """Raises WhalebenchError unless what is left of each inner fold can be cut by the next of the counts."""
+    count, *others = counts
+    inner = propose_inner_folds(split, catalog, fold, count, without).inner
+    for number in range(count) if others else ():
+        held = {image for image, place in inner.items() if place == number}
+        check_nested(split, catalog, fold, others, held.union(without))
+
+
+def check_inner_folds(
+    inner: InnerFolds, split: Split, catalog: Catalog, without: Collection[str] = ()
+) -> None:
     """Raises WhalebenchError for inner folds that are not fair, with the first reason."""
-    if problem := _problem(inner, split, catalog):
+    if problem := _problem(inner, split, catalog, without):
+        left = f", without {len(without)} photos that are held back," if without else ""
         raise WhalebenchError(
-            f"Fold {inner.fold} of {catalog.name} cannot be cut in {inner.count} inner folds: {problem}; "
-            f"take fewer bags."
+            f"Fold {inner.fold} of {catalog.name}{left} cannot be cut in {inner.count} inner folds: "
+            f"{problem}; take fewer bags."
         )
 
 
-def _problem(inner: InnerFolds, split: Split, catalog: Catalog) -> str:
-    train = split.parts(inner.fold).train
+def _left(split: Split, fold: int, without: Collection[str]) -> tuple[str, ...]:
+    return tuple(image for image in split.parts(fold).train if image not in without)
+
+
+def _problem(inner: InnerFolds, split: Split, catalog: Catalog, without: Collection[str]) -> str:
+    train = _left(split, inner.fold, without)
     if tuple(inner.inner) != tuple(train):
         return "they do not hold each photo of its train part exactly once"
     if strange := set(inner.inner.values()) - {NEVER, *range(inner.count)}:

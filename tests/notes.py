@@ -57,6 +57,9 @@ class Notes:
     def inner_folds(self, count: int) -> Mapping[str, int]:
         raise NotImplementedError(count)
 
+    def starting(self, run: str) -> None:
+        del run
+
     @contextmanager
     def held_back(self, photos: Photos) -> Iterator[None]:
         del photos

@@ -27,7 +27,7 @@ from whalebench.methods.method import Method, MethodConfig
 from whalebench.methods.parts.bagging import Bagged, build_method
 from whalebench.methods.parts.pipeline import Pipeline
 from whalebench.methods.registry import configure, find_method
-from whalebench.splits.inner import check_inner_folds, keep_inner_folds, propose_inner_folds
+from whalebench.splits.inner import check_inner_folds, check_nested, keep_inner_folds, propose_inner_folds
 from whalebench.splits.protocols import propose_split
 from whalebench.splits.split import Split
 
@@ -98,6 +98,49 @@ def test_inner_folds_cut_no_group_and_leave_everybody_known(met_often: Any) -> N
     assert all(len(each) == 1 for each in places.values())
     assert all(len(each) == BAGS for each in left.values())
     assert propose_inner_folds(split, catalog, 0, BAGS) == inner
+
+
+def test_what_an_inner_fold_leaves_is_cut_anew(met_often: Any) -> None:
+    split, catalog = met_often
+    check_nested(split, catalog, 0, (BAGS, BAGS))
+    outer = propose_inner_folds(split, catalog, 0, BAGS).inner
+    for number in range(BAGS):
+        held = {image for image, place in outer.items() if place == number}
+        inner = propose_inner_folds(split, catalog, 0, BAGS, held).inner
+        assert tuple(inner) == tuple(image for image in split.parts(0).train if image not in held)
+        counts = [list(inner.values()).count(place) for place in range(BAGS)]
+        assert min(counts) > 0 and max(counts) <= 2 * min(counts)
+    with pytest.raises(
+        WhalebenchError, match=r"without \d+ photos that are held back, cannot be cut in 2 inner"
+    ):
+        check_nested(split, catalog, 0, (BAGS, BAGS, BAGS))
+
+
+class BaggedWithin(Reciting):
+    """Is bagged itself, over as many inner folds of what it is given."""
+
+    name = "bagged-within"
+
+    def learn(self, train: Any, valid: Any, harness: Any) -> None:
+        self.inner = build_method(Reciting, MethodConfig(bags=BAGS))
+        self.inner.learn(train, valid, harness)
+
+    def score(self, photos: Any) -> Any:
+        return self.inner.score(photos)
+
+
+def test_inner_folds_within_a_bag_are_of_what_it_learns_from(benchmark: Benchmark) -> None:
+    method, harness, _ = learned(benchmark, BaggedWithin)
+    for number, member in enumerate(method.members, 1):
+        within: Any = member.cycles[0]
+        assert within.inner.out_of_fold is not None
+        each = [inner.cycles[0] for inner in within.inner.members]
+        held = [set(inner.valid.digests) for inner in each]
+        assert all(held) and not held[0] & held[1]
+        outer = set(harness.lineage[f"bag_{number}.bag_1.memory"])
+        outer |= set(harness.lineage[f"bag_{number}.bag_2.memory"])
+        assert set().union(*held) <= outer
+        assert not any(set(inner.memory) & own for inner, own in zip(each, held, strict=True))
 
 
 def test_photos_are_spread_evenly(met_often: Any) -> None:
@@ -238,11 +281,23 @@ def test_a_bagged_run_is_kept_restored_and_repeated(
     assert embedded["gallery"].shape == (len(fold.gallery), 2 * kept.embeddings.shape[1])
 
 
-def test_what_learns_from_test_is_bagged_within_only(benchmark: Benchmark) -> None:
-    config = configure(find_method("pseudo"), ("of=softmax", "bags=2"))
-    method = build_method("pseudo", config)
-    with pytest.raises(RunFailedError, match="of_settings=bags=2"):
-        method.adapt(fold_views(benchmark, 0).test, RunHarness(0, CPU, fold_views(benchmark, 0), SILENT))
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("pseudo", ()),
+        ("pseudo", ("of_settings=epochs=3",)),
+        ("pseudo", ("of=arcface", "of_settings=pretrain=test")),
+        ("salt-4th", ()),
+        ("salt-4th", ("scale=small",)),
+    ],
+)
+def test_what_guesses_test_photos_is_bagged_within_only(method: str, settings: tuple[str, ...]) -> None:
+    kind = find_method(method)
+    with pytest.raises(WhalebenchError, match=r"bags=2 would have .* leave it out, and set") as refused:
+        configure(kind, (*settings, "bags=2"))
+    advised: Any = configure(kind, (*settings, str(refused.value).rpartition(" ")[2].removesuffix(".")))
+    alone: Any = configure(kind, settings)
+    assert advised.inner() == alone.inner().model_copy(update={"bags": 2})
 
 
 def test_one_bag_is_no_bag() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import ne
 from types import SimpleNamespace
 from typing import Any
@@ -30,9 +30,13 @@ from whalebench.benchmarks.core.photos import CPU
 from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.search import cosines
 from whalebench.benchmarks.core.workspace import Workspace
+from whalebench.benchmarks.ensembles.embeddings import read_embeddings
+from whalebench.benchmarks.ensembles.members import FusionTask, find_members, load_fold, read_members
+from whalebench.benchmarks.ensembles.rules import fuse_members
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
+from whalebench.benchmarks.running.outcome import restore_run
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.happywhale_26th import BestOfBags, Happywhale26th, keep_best
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of
@@ -293,6 +297,101 @@ def test_galleries_of_all_bags_have_their_photos_in_one_order(in_bags: Any) -> N
             for network in recipe.members:
                 seen = network.embed(bag.crop.see(known.select(own).bare()))
                 assert np.allclose(network.gallery.embeddings[own], seen, atol=1e-4)
+
+
+TWO = (*SETTINGS, "dimensions=8", "gallery.rule=nearest")
+WITHIN = "backbone=test_resnet,size=32,epochs=1,batch_size=8,dimensions=8,happywhale-26th:crop=none"
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("happywhale-26th", ""),
+        ("happywhale-26th", "backbone=test_resnet"),
+        ("happywhale-26th", "bags=2"),
+        ("happywhale-26th", "bags=2 best=3"),
+        ("happywhale-26th", "schedule.cycles=2 epochs=2"),
+        ("happywhale-26th", "schedule.cycles=2 epochs=2 bags=2"),
+        (
+            "happywhale-26th",
+            "schedule.cycles=2 epochs=2 bags=2 schedule.joined=embeddings bags_joined=scores",
+        ),
+        ("ensemble", f"members=arcface+happywhale-26th member_settings=happywhale-26th:scale=small,{WITHIN}"),
+    ],
+)
+def test_all_galleries_of_a_run_stand_side_by_side_as_its_embeddings_do(
+    method: str, more: str, shared_tiny: Workspace
+) -> None:
+    own = more.split() if method == "ensemble" else (*TWO, "crop=none", *more.split())
+    record = run(RunRequest(method, "tiny", settings=tuple(own), device="cpu"), shared_tiny)
+    fold, restored = load_fold(record, shared_tiny), restore_run(record.run, shared_tiny)
+    (member,) = read_members(find_members((record.run,), shared_tiny, alone=True), fold)
+    found = read_embeddings(member, fold)["gallery"]
+    embedded = restored.method.embed(restored.views.train.known().bare())
+    assert embedded is not None
+    assert np.allclose(found, normalise(embedded), atol=1e-4)
+    if method != "ensemble" and "cycles" not in more:  # these have a mean of several galleries' scores
+        assert np.allclose(fuse_members("knn", FusionTask([member], fold)).test, member.test, atol=1e-4)
+
+
+@pytest.mark.parametrize("bags", ["bags=1", "bags=2"])
+def test_looks_at_body_and_fin_are_joined(bags: str, shared_tiny: Workspace, cli: Callable[..., Any]) -> None:
+    runs = []
+    for look in ("crop=none", "crop=window window=0.2,0.2,0.8,0.8"):
+        request = RunRequest("happywhale-26th", "tiny", settings=(*TWO, bags, *look.split()), device="cpu")
+        runs.append(run(request, shared_tiny).run)
+    answer = cli("ensemble", *runs, "--rule", "knn", "--json", "--workspace", shared_tiny.root)
+    assert answer.code == 0, answer.err
+
+
+CYCLES = ("schedule.cycles=2", "epochs=2", "bags=2")
+
+
+@pytest.mark.parametrize("best", [(), ("best=8",)])
+@pytest.mark.parametrize("joined", ["scores embeddings", "votes scores", "embeddings scores"])
+def test_bags_of_cycles_answer_together(best: tuple[str, ...], joined: str, in_bags: Any) -> None:
+    _, _, views = in_bags
+    of_cycles, of_bags = joined.split()
+    ways = (f"schedule.joined={of_cycles}", f"bags_joined={of_bags}")
+    config = configure(Happywhale26th, (*TWO, "crop=none", *CYCLES, *ways, *best))
+    harness, method = RunHarness(0, CPU, views, SILENT, config), build_method(Happywhale26th, config)
+    harness.fit(method)
+    photos = views.queries()["test"]
+    scores, embeddings = method.score_and_embed(photos)
+    assert np.array_equal(scores, method.score(photos)) and embeddings is not None
+    assert np.isfinite(scores).all() and np.isfinite(embeddings).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("best=1",), r"best=1 of the 8 networks .* set schedule.cycles=1, or best=8"),
+        (("schedule.joined=embeddings",), "compares every network; set schedule.joined=scores"),
+        (("schedule.joined=embeddings", "best=7"), "best=7 of the 8 networks"),
+    ],
+)
+def test_bags_of_cycles_that_cannot_answer_are_refused(settings: tuple[str, ...], said: str) -> None:
+    with pytest.raises(WhalebenchError, match=said):
+        configure(Happywhale26th, (*TWO, "crop=none", *CYCLES, *settings))
+
+
+def test_stackers_on_features_need_every_network_of_every_bag(
+    shared_tiny: Workspace, cli: Callable[..., Any]
+) -> None:
+    runs: dict[int, list[str]] = {}
+    for best, seed in product((3, 4), (0, 1)):
+        settings = (*TWO, "crop=none", "bags=2", f"best={best}")
+        request = RunRequest("happywhale-26th", "tiny", seed=seed, settings=settings, device="cpu")
+        runs.setdefault(best, []).append(run(request, shared_tiny).run)
+
+    def combined(best: int, rule: str) -> Any:
+        return cli("ensemble", *runs[best], "--rule", rule, "--json", "--workspace", shared_tiny.root)
+
+    refused = combined(3, "logistic-features")
+    assert "keeps 24 features of valid, not 16 of each of its 2 bags, as of train" in refused.err
+    for best, rule in ((3, "logistic"), (3, "pairs"), (4, "logistic-features"), (4, "pairs")):
+        answer = combined(best, rule)
+        assert answer.code == 0, answer.err
 
 
 def test_of_equally_good_networks_the_first_are_kept(in_bags: Any) -> None:
@@ -740,8 +839,7 @@ def test_the_scales_of_salt_4th() -> None:
     assert masks.learning_rate * masks.floor == pytest.approx(0.001)
     assert round(masks.lovasz_from * masks.epochs) == 10 and small.inner().segmenter.networks() == 1
     six = salt_config(f"of_settings=segmenter.backbone={ENCODERS},segmenter.bags=10,segmenter.cycles=7")
-    assert six.inner().segmenter.networks() == 420 and full.inner_folds() == set()
-    assert full.inner().inner_folds() == {10}
+    assert six.inner().segmenter.networks() == 420 and full.inner_folds() == {(10,)}
     assert full.inner().adapts_by() == f"segmenter.students={DISTILLED}" and not small.inner().adapts_by()
     assert len(masks.students_encoders()) == 3
     for rung in Salt4th.ladder:

@@ -572,10 +572,28 @@ def test_mirrored_looks_both_ways(learned: Segmenter, views: Views) -> None:
 
 def test_inner_folds_of_the_segmenter_are_kept_with_those_of_the_method() -> None:
     settings = ["bags=3", "segmenter.bags=4"]
-    assert configure(Mask, settings).inner_folds() == {3, 4}
-    assert configure(Mask, [*settings, "oracle=true"]).inner_folds() == {3}
-    assert configure(Mask, [*settings, "crop=none"]).inner_folds() == {3}
+    assert configure(Mask, settings).inner_folds() == {(3,), (3, 4)}
+    assert configure(Mask, settings[1:]).inner_folds() == {(4,)}
+    assert configure(Mask, [*settings, "oracle=true"]).inner_folds() == {(3,)}
+    assert configure(Mask, [*settings, "crop=none"]).inner_folds() == {(3,)}
     assert configure(Mask, []).inner_folds() == set()
+
+
+def test_segmenters_of_a_bag_have_inner_folds_of_what_it_learns_from(views: Views) -> None:
+    some = (
+        "segmenter.epochs=0",
+        "epochs=0",
+        "segmenter.size=32",
+        "size=32",
+        "segmenter.backbone=test_resnet",
+    )
+    _, harness = fitted(views, *some, "backbone=test_resnet", "bags=2", "segmenter.bags=2")
+    outer = {image: bag for image, bag in views.inner_folds(2).items() if bag >= 0}
+    digests = dict(zip(views.train.images, views.train.digests, strict=True))
+    for number in (1, 2):
+        held = {digests[image] for image, bag in outer.items() if bag == number - 1}
+        each = [set(harness.lineage[f"bag_{number}.bag_{inner}.segmenter"]) for inner in (1, 2)]
+        assert each[0] - each[1] and each[1] - each[0] and not (each[0] | each[1]) & held
 
 
 def test_more_cycles_than_epochs_are_refused() -> None:
@@ -642,6 +660,29 @@ def test_each_half_of_test_teaches_every_student_of_its_set_and_no_other(
     assert set(harness.adapted_to()) == set(parts)  # neither those that taught nor who is told apart
     assert not set(views.valid.digests) & set().union(*harness.lineage.values())
     assert method.transductive and method.scores_alone
+
+
+def test_each_bag_has_students_of_its_own_that_learn_without_its_inner_fold(views: Views) -> None:
+    masks = ("segmenter.size=32", *(f"segmenter.{one}" for one in SURE))
+    method, harness = fitted(views, *masks, "bags=2", "epochs=1", "size=32", "backbone=test_resnet")
+    assert method.transductive and method.out_of_fold is not None
+    inner = views.inner_folds(2)
+    of_bag = [
+        {
+            digest
+            for image, digest in zip(views.train.images, views.train.digests, strict=True)
+            if inner[image] == bag
+        }
+        for bag in (0, 1)
+    ]
+    test = set(views.test.digests)
+    for bag, held in enumerate(of_bag, 1):
+        parts = {part: set(own) for part, own in harness.lineage.items() if part.startswith(f"bag_{bag}.")}
+        assert {part for part, own in parts.items() if own & test} == {
+            f"bag_{bag}.{name}.segmenter" for name in ("students_a", "students_b")
+        }
+        assert held and not any(own & held for part, own in parts.items() if not part.endswith("inner_fold"))
+    assert method.score(views.test.bare()).shape == (len(views.test), len(views.train.identities))
 
 
 class Says(torch.nn.Module):
@@ -802,17 +843,12 @@ def test_such_a_run_is_transductive_and_answers_photos_that_come_later(
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: configure(Mask, ["segmenter.students=test_resnet", "bags=2"]), "have each of bags=2 learn"),
         (
             lambda: configure(
                 find_method("ensemble"),
                 ["members=arcface+mask", "member_settings=mask:segmenter.students=test_resnet"],
             ),
             "mask learns from test photos, which members are not shown",
-        ),
-        (
-            lambda: configure(find_method("arcface"), ["pretrain=test", "bags=2"]),
-            "pretrain=test would have each of bags=2 learn",
         ),
     ],
 )

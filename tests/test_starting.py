@@ -13,14 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from whalebench import RunFailedError, WhalebenchError
+from whalebench.benchmarks.core.progress import SILENT
 from whalebench.benchmarks.core.record import CURVE, WEIGHTS, RunRecord, read_scores
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running.folds import fold_views
+from whalebench.benchmarks.running.folds import contents, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.methods.frozen import FrozenConfig
+from whalebench.methods.parts.bagging import build_method
 from whalebench.methods.parts.networks.backbones import OWN
 from whalebench.methods.parts.networks.own import NarrowResNet, Trunk
 from whalebench.methods.parts.networks.weights import grow, widened
@@ -198,6 +200,29 @@ def test_starts_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(WhalebenchError, match=reason):
         learned(shared_tiny, *settings, f"start_from={start.run}")
+
+
+def test_members_of_a_bag_do_not_start_from_its_inner_fold(shared_tiny: Workspace, start: RunRecord) -> None:
+    file = shared_tiny.runs / start.run / WEIGHTS
+    own = ",".join(SMALL)
+    settings = (
+        "members=softmax+arcface",
+        f"member_settings={own},arcface:dimensions=8,softmax:start_from={file}",
+    )
+    kind = find_method("ensemble")
+    with pytest.raises(
+        WhalebenchError, match="of softmax has learned from photos that each of bags=2 is chosen"
+    ):
+        configure(kind, (*settings, "bags=2"))
+    config = configure(kind, settings).model_copy(update={"bags": 2})
+    benchmark = load_benchmark("tiny", shared_tiny)
+    views, content = fold_views(benchmark, 0), contents(benchmark, 0)
+    harness = RunHarness(0, torch.device("cpu"), views, SILENT, config)
+    harness.started(start.run, {content[digest] for digest in views.train.digests}, set(), content)
+    with pytest.raises(
+        RunFailedError, match=f"start_from={start.run} has learned from, .* of the inner fold that is"
+    ):
+        harness.fit(build_method(kind, config))
 
 
 @pytest.mark.parametrize("setting", [{"start_from": "x"}, {"pretrain": "train"}, {"watch_train": True}])

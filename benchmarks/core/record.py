@@ -549,18 +549,20 @@ def system_error(error: Exception) -> OSError:
 
 
 def read_arrays(
-    file: Path, wanted: Sequence[str], entry: str, remedy: str = REPEAT
+    file: Path, wanted: Sequence[str] | re.Pattern[str], entry: str, remedy: str = REPEAT
 ) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
     """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
 
-    Raises WhalebenchError for a file that cannot be read, differs from its digest, or whose header lacks the
-    entry.
+    They are wanted by their names, or by a pattern of these. Raises WhalebenchError for a file that cannot be
+    read, differs from its digest, or whose header lacks the entry.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(verified(file), "np") as opened:
             names = set(opened.keys())
+            if isinstance(wanted, re.Pattern):
+                wanted = sorted(filter(wanted.fullmatch, names))
             arrays = {name: opened.get_tensor(name) for name in wanted if name in names}
             return arrays, json.loads(opened.metadata()[entry])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

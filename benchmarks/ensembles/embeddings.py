@@ -1,9 +1,12 @@
 """Embeddings that members keep: of valid and test, and of the known photos of train in their galleries.
 
-A bagged member has a gallery in each of its networks, and all of them are taken side by side.
+A bagged member has a gallery in each of its bags and a recipe one in each of its networks; all of them are
+taken side by side, as its embeddings of test are.
 """
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 
@@ -11,12 +14,14 @@ from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays
 from whalebench.benchmarks.ensembles.members import FoldData, Member
-from whalebench.methods.parts.fusion import BAG, INNER_GALLERY, Embeddings, Rows, side_by_side
+from whalebench.methods.parts.fusion import BAG, INNER_GALLERY, JOINT_GALLERY, Embeddings, Rows, side_by_side
 
 GALLERY = "gallery"
 """The array of a run's weights that holds its gallery, and the part of its lineage that says whose it is."""
 LABELS = "labels"
 """The array beside it of the columns of its photos."""
+GALLERIES = re.compile(rf"(\d+\.)*({GALLERY}|{LABELS})")
+"""The names of both: behind the numbers of bag, cycle, member and network, as far as there are several."""
 
 
 def read_embeddings(member: Member, fold: FoldData) -> dict[str, Embeddings]:
@@ -26,49 +31,65 @@ def read_embeddings(member: Member, fold: FoldData) -> dict[str, Embeddings]:
     part. Raises WhalebenchError for a gallery that is not one embedding a known train photo.
     """
     valid, test = (read_features(member, part) for part in ("valid", "test"))
-    gallery = _read_bagged(member, fold) if member.bags > 1 else _read_gallery(member, fold)
-    if gallery is None or valid is None or test is None:
+    if valid is None or test is None or valid.shape[1:] != test.shape[1:]:
         return {}
-    every = {GALLERY: gallery, "valid": valid, "test": test}
-    alike = len({each.shape[1:] for each in every.values()}) == 1
-    return {part: normalise(each) for part, each in every.items()} if alike else {}
+    valid, test = normalise(valid), normalise(test)
+    gallery = _read_gallery(member, fold, test)
+    return {} if gallery is None else {GALLERY: gallery, "valid": valid, "test": test}
 
 
-def _read_gallery(
-    member: Member, fold: FoldData, bag: int | None = None, order: Rows | None = None
-) -> Embeddings | None:
-    """(known photos of train, dimensions) the gallery of the member, or of one of its bags; None for none.
+def _read_gallery(member: Member, fold: FoldData, test: Embeddings) -> Embeddings | None:
+    """(known photos of train, dimensions) all galleries of the member, side by side as in those of test.
 
-    It holds these photos in `order`.
+    None where they have not the dimensions of test's (photos, dimensions) together.
     """
-    order = np.arange(len(fold.gallery)) if order is None else order
-    gallery, labels = (name if bag is None else f"{bag}.{name}" for name in (GALLERY, LABELS))
-    arrays, _ = read_arrays(member.run.folder / WEIGHTS, (gallery, labels), "lineage")
-    if set(arrays) != {gallery, labels}:
-        return None
-    parts = [GALLERY]
-    if bag is not None:
-        parts = [f"{BAG.format(bag + 1)}.{part}" for part in (GALLERY, INNER_GALLERY)]
-    filled = {digest for part in parts for digest in member.lineage.get(part, ())}
-    if not np.array_equal(arrays[labels], fold.gallery_labels[order]) or filled != set(fold.gallery_digests):
-        raise WhalebenchError(
-            f"The gallery of {member.name} is not, or does not say that it is, one embedding a known train "
-            f"photo, so it cannot be put beside another: leave that run out, or use --rule mean."
-        )
-    found: Embeddings = arrays[gallery][np.argsort(order)]
-    return found
-
-
-def _read_bagged(member: Member, fold: FoldData) -> Embeddings | None:
-    """(known photos of train, dimensions) the galleries of all bags side by side; None where one has none."""
-    inner = member.inner_folds(fold)[fold.train["identity"].to_numpy() != ""]
+    arrays, _ = read_arrays(member.run.folder / WEIGHTS, GALLERIES, "lineage")
+    scopes = _outermost([name.removesuffix(GALLERY) for name in arrays if name.endswith(GALLERY)])
     found = []
-    for bag in range(member.bags):
-        # What it learned from came first, then its inner fold.
-        order = np.concatenate([np.flatnonzero(inner != bag), np.flatnonzero(inner == bag)])
-        found.append(_read_gallery(member, fold, bag, order))
-    every = [each for each in found if each is not None]
-    return side_by_side(every) if len(every) == len(found) else None
+    for scope in scopes:
+        bag = int(scope.partition(".")[0]) if scope and member.bags > 1 else None
+        order = _order(member, fold, bag)
+        labels = arrays.get(scope + LABELS, np.empty(0))
+        if not np.array_equal(labels, fold.gallery_labels[order]) or not _is_whole(member, fold, bag):
+            raise WhalebenchError(
+                f"The gallery of {member.name} is not, or does not say that it is, one embedding a known "
+                f"train photo, so it cannot be put beside another: leave that run out, or use --rule mean."
+            )
+        found.append(arrays[scope + GALLERY][np.argsort(order)])
+    ends = np.cumsum([each.shape[1] for each in found])
+    if not found or ends[-1] != test.shape[1]:
+        return None
+    # Where a member of an ensemble is several networks, each counts less than a network that is alone.
+    shares = [float((one**2).sum(axis=1).mean()) for one in np.split(test, ends[:-1], axis=1)]
+    return side_by_side(found, shares)
+
+
+def _outermost(scopes: list[str]) -> list[str]:
+    """The scopes in the order of their numbers, without those in another: its gallery is theirs joined."""
+    kept: list[str] = []
+    for scope in sorted(scopes, key=lambda scope: [int(number) for number in scope.split(".")[:-1]]):
+        if not scope.startswith(tuple(kept)):
+            kept.append(scope)
+    return kept
+
+
+def _order(member: Member, fold: FoldData, bag: int | None) -> Rows:
+    """(known photos of train,) the place among these of each photo of a bag's galleries."""
+    if bag is None or JOINT_GALLERY in member.lineage:
+        return np.arange(len(fold.gallery))
+    inner = member.inner_folds(fold)[fold.train["identity"].to_numpy() != ""]
+    # What it learned from came first, then its inner fold.
+    return np.concatenate([np.flatnonzero(inner != bag), np.flatnonzero(inner == bag)])
+
+
+def _is_whole(member: Member, fold: FoldData, bag: int | None) -> bool:
+    """Whether the lineage says of each gallery, of a bag or of all, that it has all known train photos."""
+    scope, lineage = "" if bag is None else f"{BAG.format(bag + 1)}.", member.lineage
+    joint = [name for name in (JOINT_GALLERY, scope + GALLERY) if name in lineage][:1]
+    each = [part for part in lineage if part.startswith(scope) and part.endswith(f".{GALLERY}")]
+    inner = lineage.get(scope + INNER_GALLERY, ())
+    filled = [{*lineage[part], *inner} for part in joint or each]
+    return bool(filled) and all(one == set(fold.gallery_digests) for one in filled)
 
 
 def read_features(member: Member, part: str) -> Embeddings | None:

@@ -220,7 +220,8 @@ class _Bags:
         said = f"The inner folds show up to {max(len(np.unique(labels)) for labels in shown)} individuals"
         _check_sizes(kind, said, shown, bags, own.shape[1], components)
         fitted = [FittedClassifier.of(kind(task.seed, components), own[r], train.labels[r]) for r in rows]
-        valid, test = (_by_bag(task.members, part, own.shape[1]) for part in ("valid", "test"))
+        widths = [each.shape[1] for each in given]
+        valid, test = (_by_bag(task.members, part, widths) for part in ("valid", "test"))
         return cls(fitted, [(each, own[each]) for each in rows], valid, test)
 
     def target_logs(self, base: Scores, targets: Labels, choice: float) -> Floats:
@@ -245,29 +246,25 @@ class _Bags:
         return np.asarray(mixed - np.log(len(self.fitted)), np.float32)
 
 
-def _by_bag(members: Sequence[Member], part: str, width: int) -> list[Floats]:
-    """By bag, features (photos, width) of valid or test: those of that bag of every member, at length 1.
+def _by_bag(members: Sequence[Member], part: str, widths: Sequence[int]) -> list[Floats]:
+    """By bag, features (photos, widths) of valid or test: those of that bag of every member, at length 1.
 
-    Raises WhalebenchError where the members' embeddings are not those of their bags side by side.
+    Raises WhalebenchError where a member's embeddings are not those of its bags, each of its width in train,
+    side by side.
     """
     blocks = []
-    for member in members:
+    for member, width in zip(members, widths, strict=True):
         features = read_features(member, part)
         assert features is not None
-        if features.shape[1] % member.bags:
+        if features.shape[1] != member.bags * width:
             raise WhalebenchError(
-                f"The {features.shape[1]} features of {member.name} are not those of {member.bags} networks "
-                f"side by side: repeat the run with --force."
+                f"{member.name} keeps {features.shape[1]} features of {part}, not {width} of each of its "
+                f"{member.bags} bags, as of train: some networks answered train alone. Use --rule logistic, "
+                f"or repeat the run, with a higher `best` if it has one, so that no network is dropped."
             )
         each = np.split(features, member.bags, axis=1)
         blocks.append([normalise(one).astype(np.float64) for one in each])
-    found = [np.hstack(each) for each in zip(*blocks, strict=True)]
-    if found[0].shape[1] != width:
-        raise WhalebenchError(
-            f"The members keep {width} features of train and {found[0].shape[1]} of {part} by network: "
-            f"repeat their runs with --force."
-        )
-    return found
+    return [np.hstack(each) for each in zip(*blocks, strict=True)]
 
 
 def _stack_bags(

@@ -19,7 +19,16 @@ from whalebench.benchmarks.ensembles.members import FoldData, FusionTask, Member
 from whalebench.benchmarks.running.calibration import choose_calibration
 from whalebench.benchmarks.running.evaluation import CALIBRATION
 from whalebench.benchmarks.running.folds import NEW, Answers
-from whalebench.methods.parts.fusion import BAG, INNER_GALLERY, Embeddings, Labels, OutOfFold, Rows, Scores
+from whalebench.methods.parts.fusion import (
+    BAG,
+    INNER_GALLERY,
+    JOINT_GALLERY,
+    Embeddings,
+    Labels,
+    OutOfFold,
+    Rows,
+    Scores,
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,8 @@ def _fitted_on(lineage: Mapping[str, Sequence[str]], bags: int) -> list[set[str]
     for part, digests in lineage.items():
         scope, _, rest = part.partition(".")
         owner = [bag for bag in range(bags) if scope == BAG.format(bag + 1)]
-        if part == CALIBRATION or (owner and rest == INNER_GALLERY):  # chosen, and taken in, afterwards
+        # What was chosen, and taken in, afterwards.
+        if part in (CALIBRATION, JOINT_GALLERY) or (owner and rest == INNER_GALLERY):
             continue
         for bag in owner or range(bags):
             fitted[bag].update(digests)

@@ -66,7 +66,11 @@ class Pairs(Candidates):
         self.inner = members[0].inner_folds(fold)[fold.train["identity"].to_numpy() != ""]
         for member, own in zip(members, train.embeddings, strict=True):
             others = self.embedded.pop(member.name, None)
-            if own is not None and others is not None:
+            if own is None or others is None:
+                continue
+            if (
+                own.shape[1] * member.bags == others["test"].shape[1]
+            ):  # else some networks answered train alone
                 self.embedded[member.name] = others | {"train": in_own_space(own, train.bags, member.bags)}
 
     def check(self) -> None:

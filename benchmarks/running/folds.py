@@ -7,7 +7,7 @@ are read when it has given its scores: before that they are nowhere in memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import nan
@@ -72,8 +72,10 @@ class Views:
     """What the photos of train, valid and test tell when they are read."""
     gallery: Photos | None = None
     """What test is compared with, bare as test is, where that is not the train part: in a disjoint split."""
-    inner_folds: Callable[[int], Mapping[str, int]] = field(default=lambda _: {}, repr=False)
-    """Of so many inner folds that in which each photo of train is held back, by its id; -1 for none."""
+    inner_folds: Callable[..., Mapping[str, int]] = field(default=lambda *_: {}, repr=False)
+    """Of so many inner folds that in which each photo of train is held back, by its id; -1 for none.
+
+    Photos whose ids are given behind the number are left out."""
 
     def queries(self) -> dict[str, Photos]:
         """The photos of valid and test as they are scored, those of train and gallery as they are embedded.
@@ -260,10 +262,12 @@ def fold_views(
             has_one = content.table["viewpoint"].iloc[places] != ""
             usage.handed("viewpoint", _asked_for(part), places[has_one])
 
-    def inner_folds(count: int) -> Mapping[str, int]:
+    def inner_folds(count: int, without: Collection[str] = ()) -> Mapping[str, int]:
         made = again()
-        inner = propose_inner_folds(made.split, made.catalog, fold, count).inner
-        return dict(zip(train.images, inner.values(), strict=True))
+        image_of = dict(zip(train.images, made.split.parts(fold).train, strict=True))
+        held = {image_of[image] for image in without}
+        inner = propose_inner_folds(made.split, made.catalog, fold, count, held).inner
+        return {shown: inner[image] for shown, image in image_of.items() if image not in held}
 
     of_disjoint = gallery if len(gallery) else None
     return Views(train, valid, test, oracle, viewpoints, usage, of_disjoint, inner_folds)

@@ -77,6 +77,8 @@ class RunHarness:
         self._valid, self._valid_photos = answers_shown(views.valid), len(views.valid)
         self._held: frozenset[str] = frozenset()
         """Digests of the photos of train that are held back at present."""
+        self._starts: dict[str, set[str]] = {}
+        """By run that a network may start from, digests of the photos of train that it knows."""
         self._unfinished, self._looks = unfinished or CheckpointStore(None), looks
         self._epochs: list[dict[str, Any]] = []
         self._first = 0
@@ -119,8 +121,13 @@ class RunHarness:
             self._scopes, self._part_scopes, self.cycle = before
 
     def inner_folds(self, count: int) -> Mapping[str, int]:
-        """Where photos of train are held back; raises WhalebenchError where there are too few encounters."""
-        return self._views.inner_folds(count)
+        """Where photos of train are held back that are not so yet.
+
+        Raises WhalebenchError where there are too few encounters.
+        """
+        train = self._views.train
+        shown = zip(train.images, train.digests, strict=True)
+        return self._views.inner_folds(count, {image for image, digest in shown if digest in self._held})
 
     @contextmanager
     def held_back(self, photos: LabelledPhotos) -> Iterator[None]:
@@ -179,8 +186,19 @@ class RunHarness:
                 f"{run} {what} {len(outside[0] or outside[1])} photo(s) outside train of this fold, which it "
                 f"may be tested on: start from a run of the same fold of the same split."
             )
+        known = learned_from | chosen_by
+        self._starts[run] = {shown for digest, shown in train.items() if digest in known}
         before = self.lineage.get("start", ())
         self.lineage["start"] = tuple(sorted({*before, *(train[each] for each in learned_from)}))
+
+    def starting(self, run: str) -> None:
+        """Leakage guard: refuses to start from a run, one that `started` wrote down, of photos held back."""
+        if held := self._starts.get(run, set()) & self._held:
+            raise RunFailedError(
+                f"start_from={run} has learned from, or was chosen by, {len(held)} photo(s) of the inner "
+                f"fold that is to choose, first {_first(self._views.train, held)}: leave start_from or bags "
+                f"out."
+            )
 
     def calibrated(self, part: str, photos: Photos) -> None:
         """Leakage guard: writes down the photos something is chosen on, refuses any of train or test."""

@@ -72,7 +72,7 @@ from whalebench.methods.registry import (
     modules_of,
     name_of,
 )
-from whalebench.splits.inner import keep_inner_folds, propose_inner_folds
+from whalebench.splits.inner import check_nested, keep_inner_folds, propose_inner_folds
 
 if TYPE_CHECKING:  # a finished run is found without torch
     import torch
@@ -401,16 +401,17 @@ def _views_for(
 
 
 def _keep_inner_folds(config: MethodConfig, benchmark: Benchmark, fold: int, workspace: Workspace) -> None:
-    """Inner folds that the method, a part or one within is bagged over stand beside the split from now on."""
-    for count in sorted(_inner_folds(config)):
+    """Inner folds that the method, a part or one within is bagged over stand beside the split from now on.
+
+    Those of what one of them leaves are not kept, as they are made again of it.
+    """
+    for count, *nested in sorted(config.inner_folds()):
+        if nested:
+            check_nested(benchmark.split, benchmark.catalog, fold, (count, *nested))
+            continue
         inner = propose_inner_folds(benchmark.split, benchmark.catalog, fold, count)
         photos, _, split = benchmark.name.partition(AT)
         keep_inner_folds(inner, workspace.benchmarks / photos / f"split{AT * bool(split)}{split}")
-
-
-def _inner_folds(config: MethodConfig) -> frozenset[int]:
-    """In how many inner folds train is cut for the method and those within."""
-    return config.inner_folds().union(*map(_inner_folds, config.within()))
 
 
 def _missing_requirement(method: Pipeline, views: Views) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench import RunFailedError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.guests import guest
 from whalebench.methods.method import Components, Harness, Located, Method, MethodConfig
@@ -36,9 +35,24 @@ class Bagged(Pipeline):
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Each member learns from train without its inner fold, by which it is chosen.
 
+        Those that learn from test photos, too, wait for these.
+        """
+        if self.transductive:
+            self.waiting = train, valid
+        else:
+            self.learn_each(train, None, harness)
+
+    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
+        """Each member learns from train without its inner fold, and from the bare test photos."""
+        assert self.waiting is not None
+        self.learn_each(self.waiting[0], unlabelled, harness)
+        self.waiting = None
+
+    def learn_each(self, train: LabelledPhotos, unlabelled: Photos | None, harness: Harness) -> None:
+        """Each member learns, and its inner fold, by which it is chosen, is asked of it.
+
         Then its gallery, if it has one, takes in its inner fold, too: that is known when test is asked for.
         """
-        del valid  # the harness calibrates by it what all say together
         held = harness.inner_folds(self.config.bags)
         inner = np.array([held.get(image, -1) for image in train.images], np.int64)
         answered = []
@@ -48,18 +62,13 @@ class Bagged(Pipeline):
             with harness.scope(BAG.format(number + 1)):
                 with harness.held_back(own_photos):
                     member.learn(train.select(kept), own_photos, harness)
+                    if unlabelled is not None:
+                        member.adapt(unlabelled, harness)
                     scores, embeddings = member.score_and_embed(_asked(own_photos, self.config))
                     harness.choose("valid_map_at_5", harness.valid_map_at_5(scores))
                 _take_in(member, own_photos, harness)
             answered.append((own, scores, embeddings))
         self.out_of_fold = _together(answered)
-
-    def adapt(self, unlabelled: Photos, harness: Harness) -> None:
-        """Refused: each member would guess anew what the others were taught by."""
-        raise RunFailedError(
-            f"{self.name} learns from test photos, which bags={self.config.bags} networks would do each by "
-            f"itself: set bags within it, as of_settings=bags={self.config.bags}."
-        )
 
     def missing_requirement(self, train: LabelledPhotos, queries: Photos) -> str:
         """What the photos lack that a member cannot do without; empty where it fits."""

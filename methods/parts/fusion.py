@@ -45,6 +45,9 @@ LOWEST_COSINE = -1.0
 BAG, INNER_GALLERY = "bag_{}", "gallery_of_inner_fold"
 """What stands before the names of the parts of a bag, by its number from 1; and that of its parts which took
 in the bag's own inner fold after the bag had answered it."""
+JOINT_GALLERY = "joint_gallery"
+"""The part that says of all bags' galleries that they have the known photos of train, in train's order: they
+were put so when all bags had answered."""
 
 
 @dataclass(frozen=True, eq=False)

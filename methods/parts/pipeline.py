@@ -105,15 +105,6 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
         return self
 
     @model_validator(mode="after")
-    def _test_photos_once(self) -> Self:
-        if self.bags > 1 and (setting := self.adapts_by()):
-            raise ValueError(
-                f"{setting} would have each of bags={self.bags} learn from test photos by itself; leave one "
-                f"out"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _epochs_for_every_cycle(self) -> Self:
         cycles, shortest = self.schedule.cycles, self.schedule.shares(self.epochs)[-1]
         if cycles == 1:
@@ -144,10 +135,10 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
         """Whether it is an oracle."""
         return self.oracle
 
-    def inner_folds(self) -> frozenset[int]:
-        """Its bags, and those of the segmenter where one learns."""
-        of_masks = {self.segmenter.bags} if self.crop == "mask" and not self.oracle else set()
-        return super().inner_folds().union(of_masks - {1})
+    def inner_folds_within(self) -> frozenset[tuple[int, ...]]:
+        """Those of the segmenter where one learns."""
+        learns = self.crop == "mask" and not self.oracle and self.segmenter.bags > 1
+        return super().inner_folds_within().union({(self.segmenter.bags,)} if learns else ())
 
     def adapts_by(self) -> str:
         """Its own pre-training on test photos, and the students of a segmenter that learns."""

@@ -76,6 +76,7 @@ def take_up(network: nn.Module, loss: nn.Module, file: Path, harness: Harness) -
     from safetensors.torch import load_file
 
     name = file.parent.name
+    harness.starting(name)
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
