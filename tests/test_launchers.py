@@ -233,6 +233,9 @@ place, words = pathlib.Path(sys.argv[1]), sys.argv[2:]
 told = [words, os.environ.get("WHALEBENCH_STORAGE"), os.environ["OMP_NUM_THREADS"]]
 (place / f"told-{os.getpid()}").write_text(json.dumps(told))
 print("Training\\nepoch 1/2  loss 0.5", file=sys.stderr, flush=True)
+until = time.monotonic() + 60
+while (place / "wait").exists() and time.monotonic() < until:
+    time.sleep(0.05)
 if "--fail" in words:
     sys.exit("Error: the loss is not a number: lower the learning rate.")
 if "--long" in words:
@@ -275,8 +278,10 @@ def a_job(tmp_path: Path, *options: str) -> Job:
 def test_slurm_is_told_what_is_declared_and_the_job_its_secrets(queue: Path, tmp_path: Path) -> None:
     words = ["partition=gpu", "account=ann", "time=2h"]
     with choose_launcher("slurm", 2, "auto", cpus=3, gpus=1, memory="2GB", slurm=words) as launcher:
+        (tmp_path / "wait").touch()
         done, failed = launcher.launch(a_job(tmp_path)), launcher.launch(a_job(tmp_path, "--fail"))
         assert not launcher.has_room()
+        (tmp_path / "wait").unlink()
         assert (outcome(done), outcome(failed)) == (0, 1)
         assert launcher.has_room()
     assert failed.reason() == "the loss is not a number: lower the learning rate."
