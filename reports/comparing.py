@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Group
 from rich.text import Text
@@ -291,8 +292,10 @@ def _pooled(record: RunRecord, workspace: Workspace, by: str = "map_at_5") -> Se
     grids: dict[str, dict[int, dict[int, pd.DataFrame]]] = defaultdict(dict)
     for key, folds in runs.items():
         for fold, seeds in folds.items():
+            if len(seeds) < 2:
+                continue
             tables = {seed: read_predictions(workspace.runs / run.run) for seed, run in seeds.items()}
-            if len(seeds) > 1 and all(_has(table, by) for table in tables.values()):
+            if all(_has(table, by) for table in tables.values()):
                 grids[key][fold] = tables
     return seed_spread(grids, BY[by][0])
 
@@ -327,9 +330,9 @@ def _said(
     }
     check_same_queries(tables[first], tables[second])
     column = BY[by][0]
-    _, low, high = difference(*(column_deletions(tables[name], column) for name in (first, second)))
-    ends = {"lead_low": max(-1.0, low), "lead_high": min(1.0, high)}
-    return {"lead": lead.value, **ends, "told_apart": False}
+    gap = difference(*(column_deletions(tables[name], column) for name in (first, second)))
+    low, high = np.clip(gap[1:], -1.0, 1.0).tolist()  # of a single individual both stay undefined
+    return {"lead": lead.value, "lead_low": low, "lead_high": high, "told_apart": False}
 
 
 def _verdict(document: Document) -> str:

@@ -389,6 +389,14 @@ def table_of(place, name):
     return read_predictions(place.runs / name).sort_values("image", ignore_index=True)
 
 
+def test_of_a_single_individual_the_ends_of_a_gain_stay_undefined(place):
+    for name, skill in (("one", 1.0), ("two", 5.0)):
+        table = put(place, name, name, skill)
+        change_predictions(place.runs / name, table[table["truth"] == table["truth"].iloc[0]])
+    step = compare_steps(["one", "two"], place)["steps"][1]
+    assert (step["gain_low"], step["gain_high"], step["told_apart"]) == (None, None, False)
+
+
 def test_a_ladder_has_the_folds_of_all(place):
     several(place, "one", 1.0, folds=(0, 1), seeds=(0,))
     several(place, "two", 2.0, folds=(0, 1, 2), seeds=(0,))

@@ -154,6 +154,7 @@ def test_a_member_is_taken_alone_where_the_others_cost_more_than_chance(
         assert made.record.members == ["best", "noise"]
         if alone:
             assert (made.record.chosen[what], made.record.chosen["best_alone"]) == ([1, 0], True)
+            assert any("together lose to best by more than" in said for said in made.record.warnings)
             best = read_record(place.runs / "best").metrics
             assert made.record.metrics["map_at_5"] == best["map_at_5"] == 1
         else:
@@ -376,7 +377,7 @@ def test_the_command_shows_members_and_leads_and_report_lists_it(place: Workspac
     assert lead["low"] <= lead["value"] <= lead["high"]
     shown = cli("ensemble", "arcface", "softmax", "--workspace", place.root).out
     assert "MAP@5" in shown
-    assert document["run"] in shown
+    assert document["run"] in "".join(shown.split())  # a narrow window breaks the path of the record
     board = leaderboard(place.runs)
     tracks: dict[str, list[str]] = {}
     for row in board.rows:

@@ -346,6 +346,12 @@ class _Outcome:
                 f"members had chosen their settings, too; its scores of valid are by what was learned "
                 f"without the photo."
             )
+        if self.fused.chosen.get("best_alone"):
+            (counted,) = (np.flatnonzero(each) for each in self.fused.learned.values())
+            warnings.append(
+                f"On valid all members together lose to {records[counted[0]].run} by more than chance, so "
+                f"the ensemble is that run alone."
+            )
         for mark, what in (("oracle", "annotations of test photos"), ("transductive", "other test photos")):
             using = [record.run for record in records if getattr(record, mark)]
             if 0 < len(using) < len(records):
