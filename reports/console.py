@@ -257,6 +257,7 @@ def _leave(code: object) -> None:
         processes = sys.modules.get("multiprocessing")
         for child in processes.active_children() if processes else ():
             child.kill()
+            child.join(PATIENCE)
         os._exit(code if isinstance(code, int) else int(bool(code)))
 
     try:
