@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from whalebench import WhalebenchError, __version__
-from whalebench.benchmarks.core.machine import STORAGE, is_orphan
+from whalebench.benchmarks.core.machine import STORAGE, is_orphan, let_others_work
 from whalebench.benchmarks.ensembles.options import Rule
 from whalebench.reports import commands, completing, console
 from whalebench.reports.commands import (
@@ -901,6 +901,7 @@ def main() -> None:
     gc.set_threshold(GARBAGE)
     if is_orphan():
         raise SystemExit(1)
+    let_others_work()
     console.write_in_any_encoding()
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

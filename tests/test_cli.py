@@ -701,3 +701,17 @@ def test_a_plug_in_s_own_error_is_told_as_its_own(
     answer = cli("run", file, "--benchmark", "tiny", "--workspace", shared_tiny.root)
     assert answer.code == 1 and said in answer.err and "report it" not in answer.err
     file.unlink()  # else no other method may have its name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "spins"),
+    [("SOME", "", "3000"), ("GOMP_SPINCOUNT", "7", "7"), ("OMP_WAIT_POLICY", "ACTIVE", "None")],
+)
+def test_threads_that_wait_leave_the_processor_soon_unless_told_how_to_wait(
+    name: str, value: str, spins: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv(name, value)
+    code = CALL + "\nimport os\ntry:\n    main()\nfinally:\n    print(os.environ.get('GOMP_SPINCOUNT'))"
+    assert python(code, "--version", cwd=tmp_path).stdout.split()[-1] == spins
