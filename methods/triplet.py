@@ -64,6 +64,7 @@ class Triplet(EmbeddingMethod):
         self.device = harness.device
         harness.stage("train")
         sampler = self._sampler(known, harness)
+        rising = config.rising(sampler.steps * config.epochs)
         network, loss = self.build_network(config), self._loss(len(train.identities))
 
         def validate(network: Embedder, loss: MetricLoss) -> NDArray[np.float32]:
@@ -74,7 +75,7 @@ class Triplet(EmbeddingMethod):
 
         def before_step(loss: MetricLoss, done: float) -> None:
             # Embeddings move too fast to be worth remembering while the learning rate still rises.
-            loss.remember(done >= config.warm_up)
+            loss.remember(done >= rising)
 
         self.network, self.loss = train_network(
             network,

@@ -165,6 +165,19 @@ def test_groups_get_their_rates_and_only_matrices_decay(
     assert {values[1] for (matrix, _), values in found.items() if not matrix} == {0.0}
 
 
+def test_a_short_training_rises_for_longer_unless_told_how_long() -> None:
+    shares = [TrainingConfig().rising(steps) for steps in (0, 1, 512, 640, 1024, 2560, 10_000)]
+    assert shares == [0.4, 0.4, 0.4, 0.4, 0.25, 0.1, 0.1]
+    assert TrainingConfig(warm_up=0.2).rising(512) == 0.2
+    optimizer, schedule = build_optimizer(nn.ModuleList([nn.Linear(2, 3)]), TrainingConfig(), 10)
+    rates = []
+    for _ in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.001, 0.002, 0.003, 0.004, 0.004]) and rates[5] < 0.004
+
+
 @pytest.mark.parametrize(("optimizer", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_the_cosine_of_either_optimizer_ends_at_its_floor(optimizer: Any, kind: type) -> None:
     config = TrainingConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=2e-4, warm_up=0, floor=0.1)

@@ -39,6 +39,15 @@ GridSize = Annotated[
 ]
 """Rows and columns; typed as 2x3, or 2 for a square."""
 
+SHORTEST_RISE, LONGEST_RISE = 0.1, 0.4
+"""Shares of a training in which the learning rate rises unless a share is given,"""
+RISING_STEPS = 256
+"""and the steps that it is to rise in where they are between the two.
+
+With a full rate and few gradients seen, AdamW takes steps that some first weights survive and others do not:
+Ma and Yarats (2021) ask for 2 / (1 - beta2) steps, which is more than a small training has.
+"""
+
 
 class TrainingConfig(PartConfig):
     """Fields of every method that trains a network on photos."""
@@ -66,8 +75,9 @@ class TrainingConfig(PartConfig):
     """Of the optimizer, on weight matrices only."""
     optimizer: Optimizer = "adamw"
     """adamw, or sgd with momentum 0.9, which wants other rates: learning_rate=0.01,weight_decay=2e-4."""
-    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps in which the learning rate rises."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the steps in which the learning rate rises; unless given, that of 256 steps, but at least
+    0.1 and at most 0.4."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the learning rate at which its cosine ends."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
@@ -104,6 +114,12 @@ class TrainingConfig(PartConfig):
     def augmentation(self) -> Augmentation:
         """How much each photo is changed at every step."""
         return STRENGTHS["heavy" if self.augment == "auto" else self.augment]
+
+    def rising(self, steps: int) -> float:
+        """The share of so many steps in which the learning rate rises."""
+        if self.warm_up is not None:
+            return self.warm_up
+        return min(LONGEST_RISE, max(SHORTEST_RISE, RISING_STEPS / max(1, steps)))
 
     def first_kept(self) -> int | None:
         """The first epoch, from 1, of those of which the best on valid is kept; None keeps the last one."""

@@ -56,7 +56,7 @@ def build_optimizer(
     else:
         optimizer = torch.optim.AdamW(apart, betas=(0.9, 0.999), eps=1e-8, fused=fused)
     optimizer.register_load_state_dict_post_hook(restore_layout)
-    rising = max(1, round(config.warm_up * steps))
+    rising = max(1, round(config.rising(steps) * steps))
     restart = round(config.restart_epochs() * steps / config.epochs) if config.epochs else steps
 
     def factor(step: int) -> float:
