@@ -27,7 +27,7 @@ from whalebench.benchmarks.core.record import (
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import reranking
 from whalebench.benchmarks.ensembles.heuristics import Balance, Bursts, Duplicates, Sizes
-from whalebench.benchmarks.ensembles.members import FoldData, find_members
+from whalebench.benchmarks.ensembles.members import FoldData, find_members, read_members
 from whalebench.benchmarks.ensembles.options import read_groups
 from whalebench.benchmarks.ensembles.reranking import Expansion, ExpansionTogether, one_by_one, together
 from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step, StepInputs, build_inputs
@@ -360,6 +360,7 @@ def add_embeddings(folder: Path, workspace: Workspace) -> None:
         arrays[f"{part}_embeddings"] = near([column.get(truth, len(column)) for truth in answers.truth])
     write_scores(folder, arrays, names)
     _, lineage = read_arrays(folder / WEIGHTS, (), "lineage")
+    lineage |= {"gallery": sorted(set(fold.gallery_digests))}
     change_lineage(folder, lineage, gallery=near(labels.tolist()), labels=labels)
 
 
@@ -377,7 +378,15 @@ def inputs(template: Workspace) -> tuple[FoldData, StepInputs, dict[str, NDArray
     groups = ((fold.identities[0], fold.identities[3]),)
     arrays, _ = read_arrays(runs[0].folder / SCORES, ("valid_scores", "test_scores"), "names")
     scores = {part: arrays[f"{part}_scores"] for part in ("valid", "test")}
-    return fold, build_inputs(fold, runs, [1.0], groups, embedded=True), scores
+    return fold, build_inputs(fold, list(read_members(runs, fold)), [1.0], groups, embedded=True), scores
+
+
+def test_a_gallery_that_lacks_a_photo_is_shown_to_no_step(place: Workspace) -> None:
+    runs, fold = find_members(("arcface",), place, alone=True), fold_of(place)
+    arrays, lineage = read_arrays(runs[0].folder / WEIGHTS, ("gallery", "labels"), "lineage")
+    change_lineage(runs[0].folder, lineage | {"gallery": lineage["gallery"][1:]}, **arrays)
+    runs = find_members(("arcface",), place, alone=True)
+    assert build_inputs(fold, list(read_members(runs, fold)), [1.0], (), embedded=True).embeddings == {}
 
 
 @pytest.mark.parametrize("name", STEPS)

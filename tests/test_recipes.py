@@ -33,6 +33,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.embeddings import read_embeddings
 from whalebench.benchmarks.ensembles.members import FusionTask, find_members, load_fold, read_members
 from whalebench.benchmarks.ensembles.rules import fuse_members
+from whalebench.benchmarks.ensembles.step import build_inputs
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
@@ -330,6 +331,8 @@ def test_all_galleries_of_a_run_stand_side_by_side_as_its_embeddings_do(
     embedded = restored.method.embed(restored.views.train.known().bare())
     assert embedded is not None
     assert np.allclose(found, normalise(embedded), atol=1e-4)
+    to_steps = build_inputs(fold, [member], [1.0], (), embedded=True).embeddings
+    assert np.allclose(to_steps["gallery"], found, atol=1e-6)
     if method != "ensemble" and "cycles" not in more:  # these have a mean of several galleries' scores
         assert np.allclose(fuse_members("knn", FusionTask([member], fold)).test, member.test, atol=1e-4)
 

@@ -58,6 +58,7 @@ from whalebench.benchmarks.running.folds import NEW
 from whalebench.methods.method import NEW_FIELDS, MethodConfig
 
 if TYPE_CHECKING:
+    from whalebench.benchmarks.ensembles.step import StepInputs
     from whalebench.benchmarks.ensembles.steps import StepResults
 
 METHOD = "ensemble"
@@ -383,29 +384,31 @@ def _fuse(
     task = FusionTask(members, fold, spec.seed, spec.shares, request.options, progress)
     fused = fuse_members(request.rule, task)
     lineage = _lineage_of(members, fold, fused)
+    shown = _shown_to_steps(request, members, fold, fused) if request.then else None
     del members, task  # their scores are as large as those that are evaluated now
     progress.stage("judge")
     before_test()
-    if request.then:
-        steps = _run_steps(spec, fold, fused)
+    scores = {"valid": fused.valid, "test": fused.test}
+    if shown:
+        from whalebench.benchmarks.ensembles.steps import run_steps
+
+        steps = run_steps(request.then, scores, shown, fold, spec.method_config())
         fused = replace(fused, valid=steps.scores["valid"], test=steps.scores["test"])
         return _Outcome(fold, fused, steps.evaluation, steps, lineage)
-    scores = {"valid": fused.valid, "test": fused.test}
     evaluation = evaluate_scores(fold.identities, scores, fold.answers, spec.method_config())
     return _Outcome(fold, fused, evaluation, None, lineage)
 
 
-def _run_steps(spec: EnsembleSpec, fold: FoldData, fused: FusionResult) -> StepResults:
+def _shown_to_steps(
+    request: EnsembleRequest, members: Sequence[Member], fold: FoldData, fused: FusionResult
+) -> StepInputs:
     from whalebench.benchmarks.ensembles.step import build_inputs
-    from whalebench.benchmarks.ensembles.steps import STEPS, run_steps
+    from whalebench.benchmarks.ensembles.steps import STEPS
 
-    request = spec.request
-    equal = [1 / len(spec.members)] * len(spec.members)
+    equal = [1 / len(members)] * len(members)
     weights: Any = fused.chosen.get("weights", equal)
     embedded = any(STEPS[name].looks_at_embeddings for name in request.then)
-    inputs = build_inputs(fold, spec.members, weights, request.groups, embedded=embedded)
-    scores = {"valid": fused.valid, "test": fused.test}
-    return run_steps(request.then, scores, inputs, fold, spec.method_config())
+    return build_inputs(fold, members, weights, request.groups, embedded=embedded)
 
 
 def _lineage_of(members: Sequence[Member], fold: FoldData, fused: FusionResult) -> dict[str, list[str]]:

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of, top_columns
-from whalebench.benchmarks.core.record import SCORES, WEIGHTS, read_arrays
-from whalebench.benchmarks.ensembles.members import FoldData, MemberRun
+from whalebench.benchmarks.ensembles.embeddings import read_embeddings
+from whalebench.benchmarks.ensembles.members import FoldData, Member
 from whalebench.benchmarks.ensembles.options import Groups
 from whalebench.methods.parts import fusion
 from whalebench.methods.parts.fusion import Embeddings, Floats, Labels, Scores
@@ -91,12 +92,12 @@ class StepInputs:
 
 
 def build_inputs(
-    fold: FoldData, runs: Sequence[MemberRun], weights: Sequence[float], groups: Groups, *, embedded: bool
+    fold: FoldData, members: Sequence[Member], weights: Sequence[float], groups: Groups, *, embedded: bool
 ) -> StepInputs:
     """What steps are shown of the fold; of members' embeddings nothing unless they are asked for."""
     column, labels = columns_of(fold.identities), fold.gallery_labels
     order = np.argsort(labels, kind="stable")
-    embeddings = _joint_embeddings(runs, weights, labels) if embedded else {}
+    embeddings = _joint_embeddings(members, weights, fold) if embedded else {}
     known = (tuple(column[name] for name in group if name in column) for group in groups)
     gallery = Gallery(
         labels=labels[order],
@@ -112,18 +113,17 @@ def _sizes(photos: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def _joint_embeddings(
-    runs: Sequence[MemberRun], weights: Sequence[float], labels: Labels
+    members: Sequence[Member], weights: Sequence[float], fold: FoldData
 ) -> dict[str, Embeddings]:
-    """By part the embeddings, side by side, of the members that keep a gallery with these labels."""
+    """By part the embeddings, side by side, of the members that keep a gallery of all known train photos."""
     kept: list[tuple[float, dict[str, Embeddings]]] = []
-    for run, weight in zip(runs, weights, strict=True):
-        gallery, _ = read_arrays(run.folder / WEIGHTS, ("gallery", "labels"), "lineage")
-        queries, _ = read_arrays(run.folder / SCORES, ("valid_embeddings", "test_embeddings"), "names")
-        if len(gallery) < 2 or len(queries) < 2 or not np.array_equal(gallery["labels"], labels):
+    for member, weight in zip(members, weights, strict=True):
+        try:
+            embeddings = read_embeddings(member, fold) if weight > 0 else {}
+        except WhalebenchError:  # a gallery of other photos
             continue
-        parts = {name.removesuffix("_embeddings"): each for name, each in queries.items()}
-        if weight > 0 and parts["test"].shape[1:] == gallery["gallery"].shape[1:]:
-            kept.append((weight, parts | {"gallery": gallery["gallery"]}))
+        if embeddings:
+            kept.append((weight, embeddings))
     if not kept:
         return {}
     shares = [weight for weight, _ in kept]
