@@ -143,16 +143,20 @@ def _steps(sides: Sequence[Side], workspace: Workspace, by: str) -> Document:
     pooled = _pooled(sides[0].first, workspace, by)
     steps: list[Document] = []
     for before, side in pairwise(sides):
-        grids = {each.name: each.grid(folds) for each in (before, side)}
-        comparison = compare(grids, folds, BY[by][0], pooled)
+        comparison = compare(
+            {each.name: each.grid(folds) for each in (before, side)}, folds, BY[by][0], pooled
+        )
         if not steps:
             steps.append(_rung(before, comparison, folds, by))
         steps.append(_rung(side, comparison, folds, by) | _gain(comparison, before, side, folds, by))
+    ends = sides[0], sides[-1]
+    in_all = compare({each.name: each.grid(folds) for each in ends}, folds, BY[by][0], pooled)
     document = {
         "benchmark": sides[0].first.benchmark,
         "by": by,
         "folds": folds,
         "steps": steps,
+        "in_all": _gain(in_all, *ends, folds, by),
         "seed_spread": comparison.spread.spread if comparison.spread else None,
         "unranked": comparison.unranked,
     }
@@ -432,14 +436,19 @@ def comparison_report(document: Document) -> Group:
 def steps_report(document: Document) -> Group:
     """What `rich` prints of a ladder: a line for each of its rungs."""
     by, (first, *others) = document["by"], document["steps"]
-    rows = [_rung_row(first, by)]
-    for step in others:
-        told = "not told apart" if not step["told_apart"] else "better" if step["gain"] > 0 else "worse"
-        gained = between(step["gain"], step["gain_low"], step["gain_high"], digits=3)
-        rows.append(_rung_row(step, by, gained, told))
+    rows = [_rung_row(first, by), *(_rung_row(step, by, *_gained(step)) for step in others)]
     unranked = [Text(document["unranked"], style="yellow")] if document["unranked"] else []
     table = FittedTable(rows, ("not equal in", "runs", "log loss", "top-1"), folded="step")
-    return Group(table, *unranked, _footer(document, "Each step beside the one before, for itself. "))
+    gained, told = _gained(document["in_all"])
+    in_all = [Text(f"From the first step to the last: {gained}, {told}.")] if len(others) > 1 else []
+    return Group(
+        table, *in_all, *unranked, _footer(document, "Each step beside the one before, for itself. ")
+    )
+
+
+def _gained(gain: Document) -> tuple[str, str]:
+    told = "not told apart" if not gain["told_apart"] else "better" if gain["gain"] > 0 else "worse"
+    return between(gain["gain"], gain["gain_low"], gain["gain_high"], digits=3), told
 
 
 def _rung_row(step: Document, by: str, gained: str = "", told: str = "") -> dict[str, Any]:

@@ -252,7 +252,11 @@ def test_each_step_of_a_ladder_is_what_the_two_alone_say(place, cli):
     assert said["steps"][1]["top_1"] == pytest.approx(np.mean(high))
     losses = [[summarize(table)["log_loss"] for table in seeds.values()] for seeds in tables["high"].values()]
     assert said["steps"][1]["log_loss"] == pytest.approx(np.mean(losses))
+    in_all = compare_steps(["low", "same"], place)
+    assert said["in_all"] == in_all["in_all"] == {key: in_all["steps"][1][key] for key in said["in_all"]}
+    assert said["in_all"]["told_apart"] and said["in_all"]["gain"] > 0
     answer = cli("compare", *skills, "--workspace", place.root)
+    assert "From the first step to the last: " in answer.out
     lines = {line.split()[0]: line for line in answer.out.splitlines() if line.split()}
     assert "better" in lines["high"] and "worse" in lines["middle"] and "not told apart" in lines["same"]
     document = json.loads(cli("compare", *skills, "--json", "--workspace", place.root).out)
