@@ -24,11 +24,15 @@ GALLERIES = re.compile(rf"(\d+\.)*({GALLERY}|{LABELS})")
 """The names of both: behind the numbers of bag, cycle, member and network, as far as there are several."""
 
 
+class OtherGalleryError(WhalebenchError):
+    """A member's gallery is not one embedding of each known photo of train."""
+
+
 def read_embeddings(member: Member, fold: FoldData) -> dict[str, Embeddings]:
     """The member's embeddings (photos, dimensions) at length 1 by `gallery`, `valid` and `test`.
 
     Those of the gallery are as `FoldData.gallery_images` has them. Empty where the member keeps none of one
-    part. Raises WhalebenchError for a gallery that is not one embedding a known train photo.
+    part. Raises OtherGalleryError for a gallery that is not one embedding a known train photo.
     """
     valid, test = (read_features(member, part) for part in ("valid", "test"))
     if valid is None or test is None or valid.shape[1:] != test.shape[1:]:
@@ -51,7 +55,7 @@ def _read_gallery(member: Member, fold: FoldData, test: Embeddings) -> Embedding
         order = _order(member, fold, bag)
         labels = arrays.get(scope + LABELS, np.empty(0))
         if not np.array_equal(labels, fold.gallery_labels[order]) or not _is_whole(member, fold, bag):
-            raise WhalebenchError(
+            raise OtherGalleryError(
                 f"The gallery of {member.name} is not, or does not say that it is, one embedding a known "
                 f"train photo, so it cannot be put beside another: leave that run out, or use --rule mean."
             )

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench import WhalebenchError
 from whalebench.benchmarks.core.arrays import columns_of, top_columns
-from whalebench.benchmarks.ensembles.embeddings import read_embeddings
+from whalebench.benchmarks.ensembles.embeddings import OtherGalleryError, read_embeddings
 from whalebench.benchmarks.ensembles.members import FoldData, Member
 from whalebench.benchmarks.ensembles.options import Groups
 from whalebench.methods.parts import fusion
@@ -120,7 +119,7 @@ def _joint_embeddings(
     for member, weight in zip(members, weights, strict=True):
         try:
             embeddings = read_embeddings(member, fold) if weight > 0 else {}
-        except WhalebenchError:  # a gallery of other photos
+        except OtherGalleryError:
             continue
         if embeddings:
             kept.append((weight, embeddings))
