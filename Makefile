@@ -56,4 +56,4 @@ $(BIN)/whalebench: pyproject.toml
 	touch .venv/dev
 
 clean:  ## what can be made again, except the workspace
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -28,6 +28,7 @@ __all__ = [
     "RunFailedError",
     "WhalebenchError",
     "__version__",
+    "cell_text",
     "leaderboard",
     "load",
     "predictions",

@@ -96,7 +96,10 @@ PROTOCOL_HELP = (
     "time-aware."
 )
 SINGLES_HELP = "Individuals met once: train, or new, dealt to folds; new by default if open or time-aware."
-STEPS = "A step after it: reciprocal, expansion, duplicates, sizes, bursts, balance; repeat, in their order."
+STEPS = (
+    "A step after it: reciprocal, expansion (of each also -together), duplicates, sizes, bursts or balance; "
+    "repeat for more, in the order typed."
+)
 VERDICTS = "CSV of verdicts on pairs of photos, as the page of `data audit` gives it."
 NEW_PHOTOS = "Photos, folders, or tables with boxes, encounters, viewpoints; see docs/your-photos.md."
 By = Literal["photo", "encounter"]
@@ -199,7 +202,10 @@ def compare(
     ] = None,
     plan: Annotated[
         Path | None,
-        Option(help="A sweep's plan, as right-whale-sea: the ladder of its methods, as they stand."),
+        Option(
+            help="A sweep's plan, as right-whale-sea: the ladder of its methods, as they stand.",
+            autocompletion=completing.plans,
+        ),
     ] = None,
     by: Annotated[
         str | None,
@@ -638,7 +644,11 @@ def sweep(
     settings: SettingsOption = None,
     preset: Annotated[str | None, PresetOption.__metadata__[0]] = None,
     plan: Annotated[
-        Path | None, Option(help="A TOML file of all this, or happywhale-ladder; options win.")
+        Path | None,
+        Option(
+            help="All this by name, as humpback-small (docs/systems.md), or by a TOML file; options win.",
+            autocompletion=completing.plans,
+        ),
     ] = None,
     jobs: Annotated[int | None, Option(help="Runs at a time; by default one for two cores or a GPU.")] = None,
     launcher: LauncherOption = "local",

@@ -2,8 +2,8 @@
 
 An aligner finds bonnet and blowhead and averages what it finds in many views of the photo; thin networks
 see a window of 2d x d, turned so that the bonnet lies to the right; the pooled features of all of them go
-into one logistic regression (`final=mean`: their probabilities are averaged, the author's simpler way). On
-fold 0 of `flukes` at scale=small the regression has a MAP@5 of 0.739, and the mean one of 0.657.
+into one logistic regression (`final=mean`: their probabilities are averaged, the author's simpler way).
+What each step is worth is in docs/systems.md.
 
 What is done differently, and why: one fold for every stage, where the author had a random split for each
 and wrote that it misled him; windows that do not fit are counted; the aligner leaves out the views that were

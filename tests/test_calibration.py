@@ -197,7 +197,7 @@ def test_photos_of_new_individuals_move_nothing() -> None:
 def test_memory_is_spared_without_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, truth = some(4)
     whole = choose_calibration(scores, answers(truth), IDENTITIES)
-    monkeypatch.setattr(calibrating, "BLOCK_CELLS", 20)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 20)
     assert choose_calibration(scores, answers(truth), IDENTITIES) == whole
     monkeypatch.setattr(calibrating, "SAMPLE", 12)
     glanced = choose_calibration(scores, answers(truth), IDENTITIES)

@@ -581,6 +581,9 @@ def test_a_shell_completes_methods_benchmarks_and_runs(
         (tmp_path / file).write_text("")
     assert complete("run", "./m") == ["./mine/", "./my_method.py"]
     assert complete("run", "mine/") == ["mine/other.py"]
+    (tmp_path / "mine" / "plan.toml").write_text("")
+    assert complete("sweep", "--plan", "mine/") == ["mine/plan.toml"]
+    assert complete("compare", "--plan", "s") == ["salt-small"]
     assert complete("show", "soft") == []  # there is no workspace here
     monkeypatch.setenv("WHALEBENCH_WORKSPACE", str(shared_tiny.root))
     assert sorted(complete("show", "soft")) == sorted(complete("compare", names[0], "soft")) == names

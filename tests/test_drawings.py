@@ -33,8 +33,9 @@ from whalebench.reports.drawings.runs import (
     shortcuts,
 )
 from whalebench.reports.drawings.sheets import sheet
-from whalebench.reports.drawings.theme import DARK, LIGHT, WIDTH, Picture, standalone, styles
+from whalebench.reports.drawings.theme import LIGHT, WIDTH, Picture, standalone, styles
 from whalebench.reports.metrics.breakdown import Effort
+from whalebench.reports.page.render import source
 
 NAN = math.nan
 NAMES = {
@@ -215,8 +216,9 @@ def test_a_picture_is_the_same_each_time_and_alone_it_is_a_file() -> None:
 
 
 def test_colours_can_be_read_on_light_and_dark_paper() -> None:
-    assert LIGHT.keys() == DARK.keys()
-    for colours in (LIGHT, DARK):
+    schemes = re.findall(r":root \{(.*?)\}", source("base.css"), flags=re.S)[:2]  # light, then dark
+    pages = [dict(re.findall(r"--(\w+): (#\w{6});", scheme)) for scheme in schemes]
+    for colours in (LIGHT, *pages):
         for name in LIGHT.keys() - {"paper", "line"}:
             assert contrast(colours[name], colours["paper"]) >= 4.5, name
         cell = [

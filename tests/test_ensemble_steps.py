@@ -34,7 +34,6 @@ from whalebench.benchmarks.ensembles.step import Gallery, Queries, Step, StepInp
 from whalebench.benchmarks.ensembles.steps import STEPS, WITHOUT, choose_setting, run_steps
 from whalebench.benchmarks.running.evaluation import PLAIN, evaluate_scores
 from whalebench.benchmarks.running.folds import NEW
-from whalebench.methods.parts import fusion
 from whalebench.reports.metrics.jackknife import paired_difference
 from whalebench.reports.run_report import ensemble_document
 from whalebench.tests.ensembling import change_lineage, combine, fold_of, make_run, split_tiny
@@ -165,7 +164,7 @@ def test_expansion_is_a_sum_over_neighbours(step: type[Expansion]) -> None:
 def test_blocks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = STEPS[name].settings[-1]
     at_once = STEPS[name](some_gallery()).scores(some_queries(), setting)
-    monkeypatch.setattr(fusion, "BLOCK_CELLS", 25)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 25)
     for constant, size in (("CELLS", 500), ("PAIRS", 7), ("ROWS", 2)):
         monkeypatch.setattr(reranking, constant, size)
     np.testing.assert_allclose(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from whalebench.benchmarks.core.arrays import normalise, top_columns
 from whalebench.benchmarks.ensembles.rules import Evidence
 from whalebench.benchmarks.ensembles.stacking import Shortlist, full_scores, shortlist
-from whalebench.methods.parts import fusion
 from whalebench.methods.parts.fusion import (
     SCORE_RULES,
     TIE,
@@ -134,7 +133,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*mixed, energies(scores, TEMPERATURES), found.features, found.firsts, whole]
 
     at_once = everything()
-    monkeypatch.setattr(fusion, "BLOCK_CELLS", 130)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 130)
     for one, other in zip(at_once, everything(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -236,7 +235,7 @@ def test_cosines_side_by_side_are_the_mean_of_the_members(monkeypatch: pytest.Mo
     for share, query, gallery in zip(shares, queries, galleries, strict=True):
         cosines += share * query @ gallery.T
     slow = [cosines[:, labels == label].max(axis=1, initial=-1) for label in range(4)]
-    monkeypatch.setattr(fusion, "BLOCK_CELLS", 8)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 8)
     found = nearest_scores(queries, galleries, labels, 4, np.array(shares))
     np.testing.assert_allclose(found, np.stack(slow, axis=1), atol=1e-6)
     joint = side_by_side(queries, shares) @ side_by_side(galleries, shares).T

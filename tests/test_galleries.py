@@ -156,7 +156,7 @@ def test_crop_and_saliency_are_shown_where_the_run_has_them(drawn: Drawn) -> Non
     by_image = queries_of(galleries.of(one_row(drawn)))
     galleries.album.make()
     query, other = by_image[IMAGES[2]], by_image[IMAGES[4]]
-    assert (query.crop_size, query.followed, other.saliency, other.followed) == ((8, 12), "seal_001", "", "")
+    assert (query.followed, other.saliency, other.followed) == ("seal_001", "", "")
     crop, photo = (galleries.album.pictures[key] for key in (query.crop, query.photo.picture))
     assert ((crop.width, crop.height), (photo.width, photo.height)) == ((12, 8), (30, 20))
     assert len({query.photo.picture, query.crop, query.saliency}) == 3
@@ -171,7 +171,7 @@ def test_a_run_without_matches_shows_other_photos_and_no_crop(tmp_path: Path) ->
     made = draw(tmp_path)
     put_answers(made, "arcface", answers_of(made), threshold=0.0)
     query = queries_of(open_galleries(made).of(one_row(made)))[IMAGES[2]]
-    assert (query.crop, query.crop_size) == ("", None)
+    assert query.crop == ""
     assert [one.matched for one in query.candidates] == [False] * 5
     assert [bool(one.photo) for one in query.candidates] == [True, True, False, True, True]
 
@@ -184,7 +184,7 @@ def test_a_window_that_cannot_be_is_none(tmp_path: Path, column: str, value: flo
     matches = matches_of(made).assign(**{column: value})
     put_answers(made, "arcface", answers_of(made), threshold=0.0, matches=matches)
     query = queries_of(open_galleries(made).of(one_row(made)))[IMAGES[2]]
-    assert (query.crop, query.crop_size) == ("", None) and query.candidates[0].matched
+    assert query.crop == "" and query.candidates[0].matched
 
 
 def test_matches_of_another_kind_are_refused_by_a_sentence_or_left_alone(tmp_path: Path) -> None:

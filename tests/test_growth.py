@@ -59,7 +59,7 @@ def test_of_more_scores_the_best_are_kept_and_the_mean_of_the_others(
 ) -> None:
     monkeypatch.setattr(record, "MOST_CELLS", 100)
     monkeypatch.setattr(record, "KEPT", 5)
-    monkeypatch.setattr(record, "BLOCK_CELLS", 60)  # two rows at a time
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 60)  # two rows at a time
     scores = drawn()
     write_scores(tmp_path, {"test_scores": scores, "test_embeddings": scores}, names_of(scores))
     assert set(read_arrays(tmp_path / SCORES, ("test_scores", "test_embeddings"), "names")[0]) == {
@@ -153,7 +153,7 @@ def test_memory_is_no_matter_where_nobody_says_how_much_there_is(monkeypatch: py
 def test_queries_are_judged_by_a_calibration_in_blocks_as_by_its_probabilities(
     cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whalebench.reports.metrics.ranking.BLOCK_CELLS", cells)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", cells)
     scores, calibration = drawn(11, 23), Calibration(0.3, 0.1)
     names = names_of(scores)
     common: dict[str, Any] = {

@@ -310,7 +310,7 @@ def test_blocks_do_not_change_the_answer(monkeypatch):
     truth = [names[column] for column in rng.integers(30, size=40)]
     scores, vectors = rng.integers(0, 9, (40, 30)), rng.normal(size=(40, 8)).astype(np.float32)
     whole = evaluate(scores, truth, names, 4.0), average_precision_at_r(vectors, truth, vectors, truth)
-    monkeypatch.setattr("whalebench.reports.metrics.ranking.BLOCK_CELLS", 70)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 70)
     pd.testing.assert_frame_equal(evaluate(scores, truth, names, 4.0), whole[0], check_exact=True)
     np.testing.assert_allclose(average_precision_at_r(vectors, truth, vectors, truth), whole[1], rtol=1e-12)
 

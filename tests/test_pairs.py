@@ -36,7 +36,7 @@ from whalebench.benchmarks.ensembles.pairs import (
 )
 from whalebench.benchmarks.ensembles.rules import fuse_members
 from whalebench.benchmarks.ensembles.stacking import full_scores
-from whalebench.methods.parts import fusion, keypoints
+from whalebench.methods.parts import keypoints
 from whalebench.tests.ensembling import (
     change_lineage,
     combine,
@@ -400,7 +400,7 @@ def test_pairs_that_say_nothing_are_not_believed(place: Workspace) -> None:
 def test_blocks_change_no_pair(template: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     fold, members = members_of(template, "one", "plain", "two")
     at_once = Pairs(FusionTask(members, fold)).gather("test")
-    monkeypatch.setattr(fusion, "BLOCK_CELLS", 11)
+    monkeypatch.setattr("whalebench.benchmarks.core.arrays.BLOCK_CELLS", 11)
     again = Pairs(FusionTask(members, fold)).gather("test")
     np.testing.assert_array_equal(at_once.features, again.features)
     np.testing.assert_array_equal(at_once.columns, again.columns)

@@ -114,6 +114,12 @@ def test_a_plan_of_ours_is_found_by_its_name_and_one_of_the_users_first(
     assert (ladder.benchmark, configs[-1].bags) == ("happywhale", 5)
     (tmp_path / "happywhale-ladder").write_text(PAPER, encoding="utf-8")
     assert make_plan((), Path("happywhale-ladder")).benchmark == "whales"
+    with pytest.raises(WhalebenchError, match=r"no plan 'salt-smal': did you mean 'salt-small'\?"):
+        make_plan((), Path("salt-smal"))
+    with pytest.raises(
+        WhalebenchError, match=r"no plan 'x': there are happywhale-ladder, .*or give a TOML file"
+    ):
+        make_plan((), Path("x"))
 
 
 def test_a_plan_of_methods_has_defaults() -> None:

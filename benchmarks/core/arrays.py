@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK_CELLS = 2_000_000
+"""How much of a large table is worked on at a time, 16 MB of float64; no result depends on it."""
+
 
 def blocks(length: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` places that cover `length` places, in order.
@@ -17,6 +20,11 @@ def blocks(length: int, size: int) -> Iterator[slice]:
     """
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices that cover all rows of a table, each of about BLOCK_CELLS cells."""
+    return blocks(rows, max(1, BLOCK_CELLS // max(1, columns)))
 
 
 def columns_of(names: Iterable[str]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError
 
 from whalebench import WhalebenchError, did_you_mean, one_line
-from whalebench.benchmarks.core.arrays import blocks, top_columns
+from whalebench.benchmarks.core.arrays import row_blocks, top_columns
 from whalebench.benchmarks.core.copies import copy_of
 from whalebench.benchmarks.core.files import (
     differs_from_digest,
@@ -64,8 +64,6 @@ MATCHES = "matches.parquet"
 """A row a test photo: the nearest photo of each candidate, and the window that the method saw."""
 SCORES = "scores.safetensors"
 """Scores and embeddings of valid and test, for fusing runs; the names of rows and columns in its header."""
-BLOCK_CELLS = 4_000_000
-"""Scores that are gone through at a time."""
 MOST_CELLS, KEPT = 50_000_000, 100
 """Scores of one part, photos times individuals, that are kept all, 200 MB; of more, so many best a photo."""
 KEPT_AS = ("columns", "best", "rest")
@@ -491,7 +489,7 @@ def _best(name: str, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     photos, identities = scores.shape
     columns, best = np.empty((photos, KEPT), np.int32), np.empty((photos, KEPT), np.float32)
     rest = np.empty(photos, np.float32)
-    for rows in blocks(photos, max(1, BLOCK_CELLS // identities)):
+    for rows in row_blocks(*scores.shape):
         columns[rows] = top_columns(scores[rows], KEPT)
         best[rows] = np.take_along_axis(scores[rows], columns[rows].astype(np.int64), 1)
         others = scores[rows].sum(axis=1, dtype=np.float64) - best[rows].sum(axis=1, dtype=np.float64)

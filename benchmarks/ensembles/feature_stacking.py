@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.arrays import normalise
+from whalebench.benchmarks.core.arrays import normalise, row_blocks
 from whalebench.benchmarks.core.machine import free_memory
 from whalebench.benchmarks.ensembles.embeddings import read_features
 from whalebench.benchmarks.ensembles.members import FOLDS, FusionResult, FusionTask, Member
@@ -110,10 +111,10 @@ class FittedClassifier:
         mixed = base.copy()
         if not share:
             return mixed
-        for rows in fusion.row_blocks(*base.shape):
+        for rows in row_blocks(*base.shape):
             here = base[rows][:, self.columns].astype(np.float64)
             logits = self.classifier.logits(features[rows], choice)
-            logs = log_probabilities(logits) + fusion.log_sum_exp(here)[:, None]
+            logs = log_probabilities(logits) + logsumexp(here, axis=1)[:, None]
             with np.errstate(divide="ignore"):  # a share of one leaves the mean nothing
                 mixed[rows, self.columns] = np.logaddexp(np.log1p(-share) + here, np.log(share) + logs)
         return mixed
@@ -128,7 +129,7 @@ class FittedClassifier:
         place = np.searchsorted(self.columns, targets) % len(self.columns)
         stacked = log_probabilities(self.classifier.logits(features, choice))[photos, place]
         stacked = np.where(
-            self.columns[place] == targets, stacked + fusion.log_sum_exp(logs[:, self.columns]), mean
+            self.columns[place] == targets, stacked + logsumexp(logs[:, self.columns], axis=1), mean
         )
         return np.stack([mean, stacked], axis=1)
 

@@ -74,7 +74,7 @@ class Sizes(Step):
     """Where train photos of exactly one rival have the photo's width and height, that one becomes first.
 
     Rivals are the first five candidates, as far as their probability is less than `gap` below that of the
-    first. Seed 000 had the rule for duplicates; after the step `duplicates` it is its rule.
+    first. Third place of Humpback 2019 had the rule for duplicates: after the step `duplicates` it is theirs.
     """
 
     name = "sizes"

@@ -378,7 +378,7 @@ def _refuse_in_fold(
 ) -> None:
     """Raises WhalebenchError where some of the images are photos that the run was fitted on.
 
-    Seed 002's author stacked such features: train log loss 0, and twelve hours of panic.
+    Second place of Right Whale 2015 stacked such features: train log loss 0, and twelve hours of panic.
     """
     table = fold.benchmark.catalog.table
     shown = set(table.loc[table["image"].isin(list(images)), "content_digest"])

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import row_blocks
 from whalebench.benchmarks.core.machine import free_memory
 from whalebench.benchmarks.ensembles.embeddings import in_own_space, read_embeddings
 from whalebench.benchmarks.ensembles.members import FusionTask
@@ -30,7 +31,7 @@ from whalebench.benchmarks.ensembles.stacking import (
     Part,
     Shortlist,
 )
-from whalebench.methods.parts.fusion import Floats, Labels, Rows, row_blocks
+from whalebench.methods.parts.fusion import Floats, Labels, Rows
 
 NEAREST = 3
 """Photos of each candidate that a query is paired with, the nearest by the mean of the members' cosines."""

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from whalebench.benchmarks.core.arrays import blocks, normalise, top_columns
+from whalebench.benchmarks.core.arrays import blocks, normalise, row_blocks, top_columns
 from whalebench.benchmarks.ensembles.step import MixedStep, Setting, Step
-from whalebench.methods.parts.fusion import Embeddings, Labels, Scores, row_blocks
+from whalebench.methods.parts.fusion import Embeddings, Labels, Scores
 
 Sparse = Any
 """A scipy.sparse.csr_array; its stubs know no shapes."""

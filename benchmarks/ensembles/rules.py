@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from whalebench import WhalebenchError
+from whalebench.benchmarks.core.arrays import row_blocks
 from whalebench.benchmarks.ensembles.embeddings import read_embeddings
 from whalebench.benchmarks.ensembles.members import FoldData, FusionResult, FusionTask
 from whalebench.methods.parts import fusion
@@ -201,7 +202,7 @@ class Evidence:
         """Summed log loss of the photos at some places, and its derivatives by each power (members,)."""
         loss, slope = 0.0, np.zeros(len(self.logs))
         by_photo = np.broadcast_to(powers, (len(self.rows), len(self.logs)))
-        for part in fusion.row_blocks(len(chosen), self.logs.shape[2]):
+        for part in row_blocks(len(chosen), self.logs.shape[2]):
             rows = chosen[part]
             logs, targets = self.logs[:, rows].astype(np.float64), self.targets[rows, None]
             pooled = log_probabilities(np.einsum("pm,mpi->pi", by_photo[rows], logs))

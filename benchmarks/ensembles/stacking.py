@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.arrays import top_columns
+from whalebench.benchmarks.core.arrays import row_blocks, top_columns
 from whalebench.benchmarks.core.machine import cores, free_memory
 from whalebench.benchmarks.ensembles.members import FusionResult, FusionTask
 from whalebench.benchmarks.ensembles.out_of_fold import TrainAnswers, answers_of_train
@@ -256,7 +256,7 @@ class Candidates:
 def shortlist(scores: Sequence[Scores], temperatures: Sequence[float], members: Sequence[str]) -> Shortlist:
     """The first 20 candidates of every member for each photo, of scores (photos, identities) by member."""
     photos, columns, features = [], [], []
-    for rows in fusion.row_blocks(*scores[0].shape):
+    for rows in row_blocks(*scores[0].shape):
         best = [top_columns(one[rows], LENGTH) for one in scores]
         is_candidate = np.zeros(scores[0][rows].shape, np.bool_)
         for each in best:
@@ -295,7 +295,7 @@ def full_scores(
     photos, columns = gathered.photos[gathered.firsts], gathered.columns[gathered.firsts]
     best = gathered.best(logits)
     last = np.minimum.reduceat(best, np.searchsorted(photos, np.arange(len(full))))
-    for rows in fusion.row_blocks(*full.shape):
+    for rows in row_blocks(*full.shape):
         mean = np.zeros(full[rows].shape)
         for one, temperature in zip(scores, temperatures, strict=True):
             mean += log_probabilities(one[rows], temperature) / len(scores)

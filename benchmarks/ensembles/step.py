@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import columns_of, top_columns
+from whalebench.benchmarks.core.arrays import columns_of, row_blocks, top_columns
 from whalebench.benchmarks.ensembles.embeddings import OtherGalleryError, read_embeddings
 from whalebench.benchmarks.ensembles.members import FoldData, Member
 from whalebench.benchmarks.ensembles.options import Groups
@@ -69,7 +69,7 @@ class Queries:
         """Columns and probabilities (photos, at most LEADERS) of the first candidates, best first."""
         columns = top_columns(self.scores, LEADERS)
         probabilities = np.empty(columns.shape)
-        for rows in fusion.row_blocks(*self.scores.shape):
+        for rows in row_blocks(*self.scores.shape):
             every = np.exp(fusion.log_probabilities(self.scores[rows], self.temperature))
             probabilities[rows] = np.take_along_axis(every, columns[rows], 1)
         return columns, probabilities

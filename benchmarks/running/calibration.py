@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import blocks, columns_of
+from whalebench.benchmarks.core.arrays import columns_of, row_blocks
 from whalebench.benchmarks.running.folds import NEW, Answers
 from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration, powers
 
@@ -29,8 +29,6 @@ LEAST, MOST = 1e-9, 0.5
 """The smallest epsilon besides 0, and the largest."""
 NEWTON_STEPS, CLOSE_LINE = 50, 1e-9
 """The most steps to the line of a logistic regression, and how close to it is close enough."""
-BLOCK_CELLS = 2_000_000
-"""Scores that are worked on at a time: 16 MB as float64."""
 
 
 def choose_calibration(
@@ -93,7 +91,7 @@ class _KnownPhotos:
         That of the wrong answer is what the others leave beside their best individual, on average.
         """
         result, left = np.empty(len(self.rows) + 1), 0.0
-        for part in blocks(len(self.rows), max(1, BLOCK_CELLS // self.scores.shape[1])):
+        for part in row_blocks(len(self.rows), self.scores.shape[1]):
             block = powers(self.scores[self.rows[part]], temperature)
             total = block.sum(axis=1)
             result[part] = block[np.arange(len(block)), self.targets[part]] / total

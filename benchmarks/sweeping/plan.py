@@ -155,9 +155,15 @@ def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | 
 
 
 def _at_hand(file: Path) -> Path:
-    """The file, or the plan that comes with the program where a bare name is one of theirs and no file."""
-    ours = {plan.stem: plan for plan in PLANS.glob("*.toml")}
-    return file if file.exists() else ours.get(str(file), file)
+    """The file, or where a bare name is none the plan of that name which comes with the program."""
+    if file.exists() or file.suffix or len(file.parts) != 1:
+        return file
+    ours = {plan.stem: plan for plan in sorted(PLANS.glob("*.toml"))}
+    if str(file) not in ours:
+        known = ", ".join(ours)
+        remedy = did_you_mean(str(file), ours, f"there are {known}; or give a TOML file.")
+        raise WhalebenchError(f"There is no plan '{one_line(file, 60)}': {remedy}")
+    return ours[str(file)]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -23,20 +23,7 @@ LIGHT: Mapping[str, str] = {
     "fifth": "#a8326e",
     "sixth": "#6b6200",
 }
-"""The variables of a page that pictures are coloured by, and what they are on light paper."""
-DARK: Mapping[str, str] = {
-    "ink": "#dfe8ee",
-    "paper": "#10181e",
-    "faint": "#9aabb7",
-    "line": "#33424e",
-    "mark": "#58b7e0",
-    "second": "#f0924a",
-    "third": "#c3a1e6",
-    "fourth": "#8fcf6a",
-    "fifth": "#f08ab8",
-    "sixth": "#d6c64a",
-}
-"""The same on dark paper."""
+"""The variables of a page that pictures are coloured by, and what they are where no page sets them."""
 INK, PAPER, FAINT, LINE, *SERIES = LIGHT.values()
 MARK, SECOND = SERIES[:2]
 VARIABLES = {colour: f"var(--{name}, {colour})" for name, colour in LIGHT.items()}
@@ -52,11 +39,6 @@ LONGEST = 200
 """Letters of a text that is shown, whatever room there is."""
 HALF = 0.5
 Anchor = Literal["left", "center", "right"]
-
-
-def css(*, dark: bool) -> str:
-    """The variables as declarations of a style sheet."""
-    return " ".join(f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).items())
 
 
 class Picture(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whalebench.benchmarks.core.arrays import row_blocks
 from whalebench.reports.metrics.jackknife import column_deletions, interval_of
 from whalebench.reports.metrics.ranking import (
     CANDIDATES,
@@ -22,7 +23,6 @@ from whalebench.reports.metrics.ranking import (
     Photos,
     is_new,
     mean,
-    row_blocks,
 )
 from whalebench.reports.metrics.sides import Sides, sides
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from whalebench.benchmarks.core.arrays import row_blocks
 from whalebench.reports.metrics.jackknife import (
     LEVEL,
     POSITIVE,
@@ -25,7 +26,7 @@ from whalebench.reports.metrics.jackknife import (
     standard_error,
     t_quantile,
 )
-from whalebench.reports.metrics.ranking import Floats, Integers, row_blocks
+from whalebench.reports.metrics.ranking import Floats, Integers
 
 Grid = Mapping[int, Mapping[int, pd.DataFrame]]
 """Per-query tables of one contestant by fold and seed."""

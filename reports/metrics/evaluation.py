@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whalebench import WhalebenchError
-from whalebench.benchmarks.core.arrays import columns_of
+from whalebench.benchmarks.core.arrays import columns_of, row_blocks
 from whalebench.reports.metrics.calibration import Calibration, candidate_sets
 from whalebench.reports.metrics.ranking import (
     CANDIDATES,
@@ -26,7 +26,6 @@ from whalebench.reports.metrics.ranking import (
     identities_before_new,
     insert_new,
     mean,
-    row_blocks,
     ties_of_truth,
 )
 

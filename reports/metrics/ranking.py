@@ -8,7 +8,7 @@ score ranks before it.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -16,15 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import blocks
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 NewRule = Literal["column", "second"]
 
 NEW = "new"
 CANDIDATES = 5
-BLOCK_CELLS = 4_000_000  # 32 MB of float64: the memory a block takes; no result depends on it
 
 
 def mean(values: Iterable[float]) -> float:
@@ -52,11 +49,6 @@ def balanced_mean(values: Iterable[float], groups: Iterable[Hashable]) -> float:
     # Zeros and ones, which these are but for ties, add up exactly in any order.
     sums = np.bincount(codes[defined], weights=numbers[defined])
     return mean(sums[photos > 0] / photos[photos > 0])
-
-
-def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices that cover all rows, each about `BLOCK_CELLS` cells large."""
-    return blocks(rows, max(1, BLOCK_CELLS // max(1, columns)))
 
 
 def best_columns(scores: Floats) -> Integers:

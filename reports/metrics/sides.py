@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whalebench.benchmarks.core.arrays import columns_of, normalise
+from whalebench.benchmarks.core.arrays import columns_of, normalise, row_blocks
 from whalebench.reports.metrics.jackknife import (
     Deletions,
     column_deletions,
@@ -22,7 +22,6 @@ from whalebench.reports.metrics.jackknife import (
 from whalebench.reports.metrics.ranking import (
     Floats,
     expected_over_ties,
-    row_blocks,
     ties_of_truth,
     uniform_guess,
 )

@@ -89,8 +89,6 @@ class Query(NamedTuple):
     photo: Photo
     crop: str
     """Key of what the method saw; "" where it saw whole photos, or that is not known."""
-    crop_size: tuple[int, int] | None
-    """Height and width at which it saw that, in pixels."""
     saliency: str
     """Key of the photo under the heat of what hiding a place costs; "" where that is not known."""
     followed: str
@@ -319,7 +317,6 @@ class Galleries:
             anchor=anchor,
             photo=photo._replace(viewpoint=viewpoint),
             crop=self._ask(photos.view(image, window), place) if window else "",
-            crop_size=window.size if window else None,
             saliency=self._ask(photos.view(image, heat=heat), place) if followed else "",
             followed=followed,
             label=row["identity"],
