@@ -423,7 +423,11 @@ class Method(Restorable, ABC):
 
     @abstractmethod
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
-        """Learns from train and chooses on valid; both are labelled."""
+        """Learns from train, of known individuals and *new* ones, and chooses on valid.
+
+        `labels` (photos,) are places in `train.identities`, -1 for *new*. Each part that learns is named to
+        `harness.fitted`; RunFailedError ends the run with its sentence.
+        """
 
     def adapt(self, unlabelled: Photos, harness: Harness) -> None:
         """Goes on to learn from the bare test photos; a transductive method is asked to, once it has learned.

@@ -549,10 +549,11 @@ def system_error(error: Exception) -> OSError:
 def read_arrays(
     file: Path, wanted: Sequence[str] | re.Pattern[str], entry: str, remedy: str = REPEAT
 ) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
-    """The wanted arrays, as far as a safetensors file of a run has them, and an entry of its header.
+    """The wanted arrays by name, and that entry of the header, of a safetensors file of a run.
 
-    They are wanted by their names, or by a pattern of these. Raises WhalebenchError for a file that cannot be
-    read, differs from its digest, or whose header lacks the entry.
+    They are wanted by their names, or by a pattern of these; those that the file lacks are left out.
+    Raises WhalebenchError for a file that cannot be read, differs from its digest, or whose header lacks the
+    entry.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -95,11 +95,11 @@ class FoldData:
     def cross_validation(
         self, seed: int, clusters: Sequence[str] | None = None
     ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Rows of valid to fit on and rows to try on, part by part; empty where a part leaves no known photo.
+        """Places in valid to fit on and to try on, (photos,) each, part by part.
 
-        Nothing is tried on what it was fitted on, nor on a photo of the same cluster; clusters are
-        individuals unless given. The largest are dealt first, equal ones in shuffled order, each to the
-        smallest part.
+        Empty where a part leaves no known photo. Nothing is tried on what it was fitted on, nor on a
+        photo of the same cluster; clusters are individuals unless given. The largest are dealt first, equal
+        ones in shuffled order, each to the smallest part.
         """
         clusters = self.valid.clusters if clusters is None else clusters
         names, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
@@ -200,12 +200,12 @@ class FusionTask:
 
     @property
     def valid(self) -> list[Scores]:
-        """Each member's scores of valid."""
+        """Each member's scores of valid (photos, identities)."""
         return [member.valid for member in self.members]
 
     @property
     def test(self) -> list[Scores]:
-        """Each member's scores of test."""
+        """Each member's scores of test (photos, identities)."""
         return [member.test for member in self.members]
 
     @property

@@ -187,7 +187,7 @@ class GalleryMethod(Method):
         self.embed_gallery(known)
 
     def embed_gallery(self, known: LabelledPhotos) -> NDArray[np.float32]:
-        """Fills the gallery, by the very path that scores test, and gives its features."""
+        """Fills the gallery, by the very path that scores test, and gives its features (photos, features)."""
         features = self.features(known)
         self.gallery.fill(features, known.labels, len(known.identities), known.viewpoints)
         return features

@@ -95,7 +95,7 @@ def transform_corners(forward: Tensor) -> Tensor:
 
 
 def invert(forward: Tensor) -> Tensor:
-    """The inverse matrices; raises torch.linalg.LinAlgError for one that flattens the frame."""
+    """The inverse matrices (photos, 2, 3); torch.linalg.LinAlgError for one that flattens the frame."""
     linear = torch.linalg.inv(forward[:, :, :2])
     return torch.cat([linear, -linear @ forward[:, :, 2:]], dim=2)
 
@@ -111,7 +111,7 @@ def frame_in_shares(forward: Tensor) -> Tensor:
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
-    """The matrices that apply `first` and `then` one after the other."""
+    """The matrices (photos, 2, 3) that apply `first`, and `then` to what it gives."""
     linear = then[:, :, :2] @ first[:, :, :2]
     return torch.cat([linear, then[:, :, :2] @ first[:, :, 2:] + then[:, :, 2:]], dim=2)
 

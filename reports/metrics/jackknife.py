@@ -139,7 +139,7 @@ def deletions(queries: pd.DataFrame, photos: Photos | None = None) -> dict[str, 
 
 
 def interval_of(key: str, deleted: Deletions) -> Interval:
-    """The interval of a metric: symmetric about its logit, or its logarithm where there is no upper end."""
+    """The interval of a metric: about its logarithm for one of POSITIVE, else about its logit."""
     error, degrees = standard_error(deleted)
     value, number = deleted.value, degrees + 1
     if not (np.isfinite(error) and np.isfinite(value)):

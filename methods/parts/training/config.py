@@ -40,9 +40,9 @@ GridSize = Annotated[
 """Rows and columns; typed as 2x3, or 2 for a square."""
 
 SHORTEST_RISE, LONGEST_RISE = 0.1, 0.4
-"""Shares of a training in which the learning rate rises unless a share is given,"""
+"""The least and the largest share of the steps in which the learning rate rises, unless one is given."""
 RISING_STEPS = 256
-"""and the steps that it is to rise in where they are between the two.
+"""In how many steps it rises where that lies between the two.
 
 With a full rate and few gradients seen, AdamW takes steps that some first weights survive and others do not:
 Ma and Yarats (2021) ask for 2 / (1 - beta2) steps, which is more than a small training has.

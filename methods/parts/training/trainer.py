@@ -145,7 +145,7 @@ def predict(
     device: torch.device,
     size: Size | None = None,
 ) -> NDArray[np.float32]:
-    """What module makes of all photos, in order, at the size given or configured, on the CPU."""
+    """What module makes of photos (photos, ...), in order, at the size given or configured, on the CPU."""
     at = size or config.size_at(config.epochs)
     together = max(config.batch_size, min(MOST, ROOM // (at[0] * at[1])))
 
@@ -245,11 +245,11 @@ def train_network(
 
     Where the configuration keeps the best epoch they stand as after that one, whose number is written down.
     network maps pixels (photos, 3, h, w) to what loss takes together with the target, which is the labels
-    (photos,) unless something else is read from the batch; both are trained. validate gives the scores of the
-    valid photos, once after every epoch, or after every so many and the last, or None; before_step may change
-    the loss by the share of training that is done. The photos go to the harness as the lineage of the
-    artefact; the sampler says which are seen together, every photo once an epoch unless given; those with
-    guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
+    (photos,) unless something else is read from the batch; both are trained. validate gives the scores
+    (valid photos, identities), once after every epoch, or after every so many and the last, or None;
+    before_step may change the loss by the share of training that is done, from 0 to 1. The photos go to
+    the harness as the lineage of the artefact; the sampler says which are seen together, every photo once an
+    epoch unless given; those with guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
     validate changes between epochs, besides the sampler, is named by `also`; valid are photos on which the
     loss is watched, too, where the configuration asks for that. Raises RunFailedError when the loss is no
     longer finite.
