@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos
-from whalebench.methods.method import Components, Harness, attribute
+from whalebench.methods.method import Components, Harness, Value, attribute
 from whalebench.methods.parts.embedder import GalleryMethod
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.pooling import build_pooling
@@ -168,6 +168,7 @@ class Frozen(GalleryMethod):
     def __init__(self, config: FrozenConfig) -> None:
         super().__init__(config, config.gallery)
         self.head, self.penalty = torch.zeros(0, 0), PENALTIES[0]
+        self.fitted_on = 0  # photos of the gallery
 
     def learn(self, train: LabelledPhotos, valid: LabelledPhotos, harness: Harness) -> None:
         """Embeds the photos of known individuals as the gallery; nothing is trained but a head, if any."""
@@ -183,20 +184,14 @@ class Frozen(GalleryMethod):
         """Scores (photos, identities) by the gallery's rule, or the head's."""
         if self.config.head == "none":
             return super().score_features(features, viewpoints)
-        return np.asarray(features @ self.head.numpy(), np.float32)
-
-    def extend(self, photos: LabelledPhotos) -> None:
-        """Embeds the photos and takes them into the gallery; a head is fitted anew on all of it."""
-        super().extend(photos)
-        if self.config.head != "none":
-            self._fit_head(self.penalty)
+        return np.asarray(features @ self._head_of_gallery().numpy(), np.float32)
 
     def components(self) -> Components:
         """Network and gallery, and the head where there is one."""
         if self.config.head == "none":
             return super().components()
-        head = {name: attribute(self, name) for name in ("head", "penalty")}
-        return {**super().components(), **head}
+        head = Value(self._head_of_gallery, self._put_head)
+        return {**super().components(), "head": head, "penalty": attribute(self, "penalty")}
 
     def embed(self, photos: Photos) -> NDArray[np.float32]:
         """Embeddings (photos, dimensions) of length 1; with gallery.flip the mean with the mirror image's."""
@@ -232,7 +227,16 @@ class Frozen(GalleryMethod):
 
     def _fit_head(self, penalty: float) -> None:
         gallery, self.penalty = self.gallery, penalty
-        self.head = fit_head(gallery.embeddings, gallery.labels, gallery.identities, penalty)
+        self._put_head(fit_head(gallery.embeddings, gallery.labels, gallery.identities, penalty))
+
+    def _put_head(self, head: Tensor) -> None:
+        self.head, self.fitted_on = head, len(self.gallery.labels)
+
+    def _head_of_gallery(self) -> Tensor:
+        """The head, fitted anew where photos have joined the gallery since."""
+        if self.fitted_on != len(self.gallery.labels):
+            self._fit_head(self.penalty)
+        return self.head
 
     def build_network(self, config: FrozenConfig) -> FrozenNetwork | SideBySide:
         """The network as it was published; of several all side by side."""

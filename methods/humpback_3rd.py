@@ -18,7 +18,8 @@ Upright is the box round the aligned window, not the detector's own, so that one
 with one cosine instead of Adam in steps. Its weight decay of 0.05, that of here, stands for the author's
 0.0005, which Adam divides by the size of the gradients, as AdamW does not: there it would take 4 % off a
 weight in all 300 epochs. The threshold is chosen on valid, not by an assumed share of *new*
-test photos. The three networks learn alike and differ by their first weights and draws; the author's third
+test photos. The three networks differ by their first weights and dropout: the order of photos and their
+augmentation are drawn alike; the author's third
 had half the learning rate and regrouped names, which are a matter of the import here (`--column
 identity=train.v2.csv`, or `--aliases duplicate_ids.csv`). The rules for duplicate individuals and leaked
 photo sizes come after the run, on the competition's own test: `whalebench submit RUN --then duplicates --then

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,6 +90,12 @@ class MethodConfig(PartConfig):
     """Inner folds of train: as many networks, each taught without one and chosen by it, answer together."""
     bags_joined: Literal["scores", "votes"] = "scores"
     """How they do: by their mean scores, or by votes of 1 / rank."""
+
+    @model_validator(mode="after")
+    def _joined_are_several(self) -> Self:
+        if self.bags == 1 and self.bags_joined == "votes":
+            raise ValueError("bags_joined=votes joins bags, and there are none; set bags=5, or leave it out")
+        return self
 
     def inner_folds(self) -> frozenset[tuple[int, ...]]:
         """In how many inner folds it, or what is within, has train cut: (5,) and (5, 2) for five in two each.

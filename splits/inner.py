@@ -78,7 +78,7 @@ def check_inner_folds(
         left = f", without {len(without)} photos that are held back," if without else ""
         raise WhalebenchError(
             f"Fold {inner.fold} of {catalog.name}{left} cannot be cut in {inner.count} inner folds: "
-            f"{problem}; take fewer bags."
+            f"{problem}; {'take fewer bags' if inner.count > 2 else 'leave bags out'}."
         )
 
 

@@ -24,8 +24,10 @@ from whalebench.benchmarks.running.folds import fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.method import Method, MethodConfig
-from whalebench.methods.parts.bagging import Bagged, build_method
+from whalebench.methods.parts.bagging import Bagged, _take_in, build_method
+from whalebench.methods.parts.ensemble import Ensemble
 from whalebench.methods.parts.pipeline import Pipeline
+from whalebench.methods.parts.retrieval import Gallery, GalleryConfig
 from whalebench.methods.registry import configure, find_method
 from whalebench.splits.inner import check_inner_folds, check_nested, keep_inner_folds, propose_inner_folds
 from whalebench.splits.protocols import propose_split
@@ -223,7 +225,7 @@ def test_an_encounter_in_two_inner_folds_is_refused(met_often: Any) -> None:
     inner = propose_inner_folds(split, catalog, 0, BAGS)
     cut = next(image for image, place in inner.inner.items() if place >= 0)
     torn = replace(inner, inner={**inner.inner, cut: 1 - inner.inner[cut]})
-    with pytest.raises(WhalebenchError, match=f"the group of {cut[:-6]}.* is cut in two; take fewer bags"):
+    with pytest.raises(WhalebenchError, match=f"the group of {cut[:-6]}.* is cut in two; leave bags out"):
         check_inner_folds(torn, split, catalog)
 
 
@@ -298,6 +300,91 @@ def test_what_guesses_test_photos_is_bagged_within_only(method: str, settings: t
     advised: Any = configure(kind, (*settings, str(refused.value).rpartition(" ")[2].removesuffix(".")))
     alone: Any = configure(kind, settings)
     assert advised.inner() == alone.inner().model_copy(update={"bags": 2})
+
+
+class Hoarding(Method):
+    """Keeps the photos of its gallery."""
+
+    name, summary, source, Config = "hoarding", "", "", MethodConfig
+
+    def learn(self, train: Any, valid: Any, harness: Any) -> None:
+        harness.fitted("memory", train)
+        self.gallery, self.identities = Gallery(GalleryConfig()), len(train.identities)
+        known = train.known()
+        self.gallery.fill(np.ones((len(known), 2), np.float32), known.labels, self.identities)
+
+    def score(self, photos: Any) -> Any:
+        return np.zeros((len(photos), self.identities), np.float32)
+
+    def extend(self, photos: Any) -> None:
+        assert len(photos)
+        self.gallery.add(np.ones((len(photos), 2), np.float32), photos.labels, self.identities)
+
+    def components(self) -> Any:
+        return {"": self.gallery}
+
+
+class Mixed(Ensemble):
+    """One that has no gallery and one that has."""
+
+    name, summary, source, Config = "mixed", "", "", MethodConfig
+
+    def __init__(self, config: MethodConfig) -> None:
+        super().__init__(config)
+        self.members = [Reciting(config), Hoarding(config)]
+
+
+def test_galleries_take_in_the_inner_fold_whoever_stands_beside_them(benchmark: Benchmark) -> None:
+    method, harness, views = learned(benchmark, Mixed)
+    known = len(views.train.known())
+    for number, member in enumerate(method.members, 1):
+        assert f"bag_{number}.gallery_of_inner_fold" in harness.lineage
+        assert [len(gallery.labels) for gallery in member.galleries().values()] == [known]
+
+
+def test_an_inner_fold_of_new_photos_alone_joins_no_gallery(benchmark: Benchmark) -> None:
+    _, harness, views = learned(benchmark, Hoarding)
+    own = views.train.select(np.flatnonzero(views.train.labels < 0))
+    assert len(own)
+    member = Pipeline(Hoarding, MethodConfig())
+    harness.lineage.clear()
+    member.learn(views.train, own, harness)
+    _take_in(member, own, harness)
+    assert "gallery_of_inner_fold" not in harness.lineage
+
+
+class Boxed(Reciting):
+    """Needs a photo that only one bag has to learn from."""
+
+    name = "boxed"
+
+    def missing_requirement(self, train: Any, queries: Any) -> str:
+        return "" if self.wanted in train.digests else "boxes"
+
+
+def test_a_bag_that_would_lack_what_it_needs_is_refused_before_any_has_learned(benchmark: Benchmark) -> None:
+    views = fold_views(benchmark, 0)
+    inner = views.inner_folds(BAGS)
+    Boxed.wanted = next(
+        digest
+        for image, digest in zip(views.train.images, views.train.digests, strict=True)
+        if inner[image] == 1
+    )
+    with pytest.raises(RunFailedError, match="what bag 2 of 2 would learn from lacks boxes: take fewer bags"):
+        learned(benchmark, Boxed)
+
+
+def test_one_photo_is_too_few_to_learn_from(benchmark: Benchmark) -> None:
+    views = fold_views(benchmark, 0)
+    config: Any = configure(find_method("softmax"), ("backbone=test_resnet", "size=32", "epochs=1"))
+    method = build_method("softmax", config)
+    with pytest.raises(RunFailedError, match=r"network would learn from 1 photo\(s\), and 2 are the least"):
+        method.learn(views.train.known().select([0]), views.valid, RunHarness(0, CPU, views, SILENT, config))
+
+
+def test_votes_of_one_bag_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"bags_joined=votes joins bags, and there are none; set bags=5"):
+        MethodConfig(bags_joined="votes")
 
 
 def test_one_bag_is_no_bag() -> None:

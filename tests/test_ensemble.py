@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from whalebench.benchmarks.core.record import (
 )
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles import ensemble as ensembles
-from whalebench.benchmarks.ensembles import rules, stacking
+from whalebench.benchmarks.ensembles import rules, stacking, step
 from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest
 from whalebench.benchmarks.ensembles.members import (
     FusionResult,
@@ -159,6 +160,22 @@ def test_a_member_is_taken_alone_where_the_others_cost_more_than_chance(
             assert made.record.metrics["map_at_5"] == best["map_at_5"] == 1
         else:
             assert made.record.chosen[what] == [0.6, 0.4] and "best_alone" not in made.record.chosen
+
+
+@pytest.mark.parametrize("what", ["weights", "powers"])
+def test_steps_look_through_the_member_alone_where_it_was_taken_alone(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[float]] = []
+    monkeypatch.setattr(
+        step, "build_inputs", lambda fold, members, weights, *rest, **more: shown.append(weights)
+    )
+    nothing: Any = SimpleNamespace(then=("reciprocal",), groups=())
+    scores = np.zeros((1, 2), np.float32)
+    for alone in ({"best_alone": True}, {}):
+        fused = FusionResult(scores, scores, {what: [0.0, 1.0], **alone})
+        ensembles._shown_to_steps(nothing, [nothing, nothing], nothing, fused)
+    assert shown == [[0.0, 1.0], [0.0, 1.0] if what == "weights" else [0.5, 0.5]]
 
 
 def test_given_weights_are_kept_and_follow_their_runs(place: Workspace) -> None:

@@ -96,6 +96,24 @@ def test_who_joined_is_named_and_the_run_stays_as_it_was(
     assert np.array_equal(again.scores, before.scores) and again.identities == before.identities
 
 
+def test_a_head_is_fitted_anew_on_who_joined(place: Workspace, strangers: Path) -> None:
+    settings = ("backbone=test_resnet", "pretrained=none", "size=32", "head=logistic")
+    name = runner.run(runner.RunRequest("frozen", "tiny", settings=settings, device="cpu"), place).run
+    before = ask(name, strangers, place)
+    table = pd.read_csv(strangers)
+    for people in (["whale0"], ["neo", "trinity"]):  # known ones change what the head says, too
+        table[table["identity"].isin(people)].to_csv(strangers, index=False)
+        name = add_to_gallery(name, [strangers], place).facts.name
+        after = ask(name, strangers, place)
+        assert not np.allclose(after.scores[:, : before.scores.shape[1]], before.scores, atol=1e-6)
+        before = after
+    assert (
+        after.identities[-2:]
+        == ("neo", "trinity")
+        == tuple(after.identities[column] for column in after.scores.argmax(axis=1))
+    )
+
+
 def test_its_lineage_says_what_it_was_made_from(place: Workspace, strangers: Path) -> None:
     name = run(place, "arcface")
     made = add_to_gallery(name, [strangers], place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -263,6 +264,24 @@ def test_test_photos_make_it_transductive(shared_tiny: Workspace) -> None:
             RunRequest("ensemble", benchmark="tiny", settings=("member_settings=arcface:pretrain=test",)),
             shared_tiny,
         )
+
+
+def test_a_method_within_that_learns_from_test_photos_is_seen() -> None:
+    within: Any = configure(find_method("sift"), ("by=arcface", "by_settings=pretrain=test", "shortlist=5"))
+    assert within.adapts_by() == "pretrain=test"
+    with pytest.raises(WhalebenchError, match="sift learns from test photos, which members are not shown"):
+        configure(
+            find_method("ensemble"),
+            (
+                "members=arcface+sift",
+                "member_settings=sift:by=arcface,sift:shortlist=5,sift:by_settings=pretrain=test",
+            ),
+        )
+
+
+def test_epochs_of_a_pre_training_that_there_is_not_are_refused() -> None:
+    with pytest.raises(ValueError, match="pretrain_epochs=7 is of a pre-training, and there is none; set"):
+        SoftmaxConfig(pretrain_epochs=7)
 
 
 def test_an_inductive_run_cannot_pretrain_on_test(shared_tiny: Workspace) -> None:

@@ -406,7 +406,8 @@ def _shown_to_steps(
     from whalebench.benchmarks.ensembles.steps import STEPS
 
     equal = [1 / len(members)] * len(members)
-    weights: Any = fused.chosen.get("weights", equal)
+    alone = fused.chosen.get("powers") if "best_alone" in fused.chosen else None
+    weights: Any = fused.chosen.get("weights", alone or equal)
     embedded = any(STEPS[name].looks_at_embeddings for name in request.then)
     return build_inputs(fold, members, weights, request.groups, embedded=embedded)
 

@@ -9,10 +9,12 @@ Salt 2018) this is where the last points are from; Breiman 1996 has the name, Wo
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whalebench import RunFailedError
 from whalebench.benchmarks.core.photos import LabelledPhotos, Photos, Size
 from whalebench.methods.guests import guest
 from whalebench.methods.method import Components, Harness, Located, Method, MethodConfig
@@ -55,6 +57,13 @@ class Bagged(Pipeline):
         """
         held = harness.inner_folds(self.config.bags)
         inner = np.array([held.get(image, -1) for image in train.images], np.int64)
+        for number, member in enumerate(self.members):
+            shown, asked = (train.select(np.flatnonzero(rows)) for rows in (inner != number, inner == number))
+            if missing := member.missing_requirement(shown, asked):
+                raise RunFailedError(
+                    f"what bag {number + 1} of {len(self.members)} would learn from lacks {missing}: take "
+                    f"fewer bags, or annotate more photos of train."
+                )
         answered = []
         for number, member in enumerate(self.members):
             kept, own = np.flatnonzero(inner != number), np.flatnonzero(inner == number)
@@ -129,13 +138,19 @@ def _asked(photos: LabelledPhotos, config: MethodConfig) -> Photos:
 
 
 def _take_in(member: Pipeline, photos: LabelledPhotos, harness: Harness) -> None:
-    """The member's gallery takes in the photos of known individuals, where it has one."""
+    """What galleries the member has take in the photos of known individuals, if there are some."""
     known = photos.known()
-    try:
-        member.extend(known)
-    except NotImplementedError:
+    if not len(known):
         return
-    harness.fitted(INNER_GALLERY, known)
+    before = _gallery_sizes(member)
+    with suppress(NotImplementedError):  # a method within may have none
+        member.extend(known)
+    if _gallery_sizes(member) != before:
+        harness.fitted(INNER_GALLERY, known)
+
+
+def _gallery_sizes(member: Pipeline) -> list[int]:
+    return [len(gallery.labels) for gallery in member.galleries().values()]
 
 
 def _beside(embeddings: list[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:

@@ -53,9 +53,15 @@ class Ensemble(Method):
         return average_scores(scores), side_by_side(every) if every else None
 
     def extend(self, photos: LabelledPhotos) -> None:
-        """Every member's gallery; NotImplementedError where one has none."""
+        """Every member's gallery; then NotImplementedError where one has none."""
+        without = []
         for member in self.members:
-            member.extend(photos)
+            try:
+                member.extend(photos)
+            except NotImplementedError:
+                without.append(member.name)
+        if without:
+            raise NotImplementedError(f"no gallery: {', '.join(without)}")
 
     def components(self) -> Components:
         """Each member by its number."""

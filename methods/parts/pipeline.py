@@ -146,7 +146,7 @@ class NetworkMethodConfig(StartConfig, MethodConfig):
             return "pretrain=test"
         if self.crop == "mask" and self.segmenter.students and not self.oracle:
             return f"segmenter.students={self.segmenter.students}"
-        return ""
+        return super().adapts_by()
 
     def source(self) -> Size:
         """Height and width at which photos are kept to cut crops out of them."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +32,8 @@ from whalebench.methods.parts.training.samplers import Shuffled
 Learn = Callable[..., tuple[nn.Module, nn.Module]]
 """`train_network`, which begins here."""
 
+PRETRAIN_EPOCHS = 30
+
 
 class StartConfig(TrainingConfig):
     """Fields of where a network starts from that tells individuals apart."""
@@ -42,8 +44,17 @@ class StartConfig(TrainingConfig):
     pretrain: Literal["none", "train", "test"] = "none"
     """The photos on which the backbone learns first, without labels: of train, or test's bare photos beside
     them, which is transductive and ranked apart."""
-    pretrain_epochs: Annotated[int, Field(ge=1)] = 30
+    pretrain_epochs: Annotated[int, Field(ge=1)] = PRETRAIN_EPOCHS
     """Passes over these photos, each seen twice in a pass."""
+
+    @model_validator(mode="after")
+    def _epochs_of_a_pre_training(self) -> Self:
+        if self.pretrain == "none" and self.pretrain_epochs != PRETRAIN_EPOCHS:
+            raise ValueError(
+                f"pretrain_epochs={self.pretrain_epochs} is of a pre-training, and there is none; set "
+                f"pretrain=train, or leave it out"
+            )
+        return self
 
 
 STARTED = "started"

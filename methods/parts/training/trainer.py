@@ -192,6 +192,9 @@ WATCHED = 256
 CLIP = 10.0
 """Longest gradient of one step."""
 
+LEAST = 2
+"""Photos to learn from: batch normalisation has no variance of one."""
+
 Ended = dict[int, dict[str, dict[str, Any]]]
 """By the turn of a training in its cycle: the states of its parts when it ended."""
 
@@ -249,11 +252,16 @@ def train_network(
     (valid photos, identities), once after every epoch, or after every so many and the last, or None;
     before_step may change the loss by the share of training that is done, from 0 to 1. The photos go to
     the harness as the lineage of the artefact; the sampler says which are seen together, every photo once an
-    epoch unless given; those with guessed labels are drawn at their share. A run that was stopped goes on after its last kept epoch; what
-    validate changes between epochs, besides the sampler, is named by `also`; valid are photos on which the
-    loss is watched, too, where the configuration asks for that. Raises RunFailedError when the loss is no
-    longer finite.
+    epoch unless given; those with guessed labels are drawn at their share. A run that was stopped goes on
+    after its last kept epoch; what validate changes between epochs, besides the sampler, is named by `also`;
+    valid are photos on which the loss is watched, too, where the configuration asks for that. Raises
+    RunFailedError when the loss is no longer finite, and for fewer than two photos.
     """
+    if len(train) < LEAST and config.epochs:
+        raise RunFailedError(
+            f"{artefact} would learn from {len(train)} photo(s), and {LEAST} are the least: annotate more of "
+            f"train, or take fewer bags."
+        )
     if isinstance(config, StartConfig):
         begin(network, loss, train, config, harness, train_network)
     order = pseudo_label_sampler(sampler or Shuffled(len(train), config.batch_size), train)
