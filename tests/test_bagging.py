@@ -259,7 +259,7 @@ def test_inner_folds_are_kept_and_others_refused(benchmark: Benchmark, tmp_path:
 def test_a_bagged_run_is_kept_restored_and_repeated(
     shared_tiny: Workspace, tiny_settings: tuple[str, ...]
 ) -> None:
-    from whalebench.benchmarks.running.outcome import restore_run
+    from whalebench.benchmarks.running.restored import restore_run
 
     settings = (*tiny_settings, "bags=2")
     record = run(RunRequest("arcface", "tiny", settings=settings, device="cpu"), shared_tiny)

@@ -18,7 +18,8 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark, make_split
 from whalebench.benchmarks.running.folds import DISJOINT, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.outcome import ask, evaluate_parts, restore_run
+from whalebench.benchmarks.running.outcome import ask, evaluate_parts
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.method import Method
 from whalebench.methods.parts.bagging import build_method

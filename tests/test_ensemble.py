@@ -38,7 +38,7 @@ from whalebench.benchmarks.ensembles.members import (
 )
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.evaluation import constant_answer
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.metrics import summary as metrics
 from whalebench.reports.run_report import ensemble_document, verdicts

@@ -56,9 +56,9 @@ from whalebench.benchmarks.explaining.answers import find_answer
 from whalebench.benchmarks.explaining.explain import choose_photos, explain, kept_heat
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running import outcome, runner
+from whalebench.benchmarks.running import restored, runner
 from whalebench.benchmarks.running.folds import fold_views, open_fold
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration
 
@@ -111,7 +111,7 @@ def _methods() -> Iterator[None]:
     kinds: dict[str, type[Method]] = {"pixels": Pixels, "forgetful": Forgetful}
     found = runner.find_method
     with pytest.MonkeyPatch.context() as patch:
-        for module in (runner, outcome):
+        for module in (runner, restored):
             patch.setattr(module, "find_method", lambda name: kinds.get(name) or found(name))
         yield
 

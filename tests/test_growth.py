@@ -25,7 +25,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.ensembles.ensemble import EnsembleRequest, ensemble
 from whalebench.benchmarks.predicting.predict import predict
 from whalebench.benchmarks.running import runner
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.benchmarks.running.runner import RunRequest
 from whalebench.benchmarks.submitting.submit import stored_answers
 from whalebench.methods.parts.losses.margins import HeadConfig, build_heads

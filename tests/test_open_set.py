@@ -14,7 +14,7 @@ from whalebench.benchmarks.core.record import RunRecord, read_predictions
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.explain import diagnose
 from whalebench.benchmarks.running import runner
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.registry import fields_of, find_method
 from whalebench.reports.metrics.evaluation import evaluate_queries

@@ -38,7 +38,7 @@ from whalebench.benchmarks.predicting.predict import predict
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.calibration import fit_new_chance
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.reports.metrics.calibration import Calibration
 from whalebench.tests.conftest import TINY_NETWORK
 from whalebench.tests.ensembling import split_tiny

@@ -23,10 +23,10 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.explaining.explain import explain
 from whalebench.benchmarks.predicting.predict import predict
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.running import outcome, runner
+from whalebench.benchmarks.running import restored, runner
 from whalebench.benchmarks.running.folds import Views, fold_views, open_fold
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.methods import registry
 from whalebench.methods.method import Harness, Method, MethodConfig
 from whalebench.methods.parts import bagging
@@ -113,7 +113,7 @@ KINDS: dict[str, type[Method]] = {kind.name: kind for kind in (Nearest, Together
 def _methods() -> Iterator[None]:
     found = registry.find_method
     with pytest.MonkeyPatch.context() as patch:
-        for module in (runner, outcome, registry, bagging):
+        for module in (runner, restored, registry, bagging):
             patch.setattr(module, "find_method", lambda name: KINDS.get(name) or found(name))
         yield
 

@@ -37,7 +37,7 @@ from whalebench.benchmarks.ensembles.step import build_inputs
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.outcome import restore_run
+from whalebench.benchmarks.running.restored import restore_run
 from whalebench.benchmarks.running.runner import RunRequest, run
 from whalebench.methods.happywhale_26th import BestOfBags, Happywhale26th, keep_best
 from whalebench.methods.humpback_3rd import HalfAligned, Humpback3rd, upright, views_of

@@ -25,7 +25,7 @@ from whalebench.benchmarks.core.record import (
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
 from whalebench.benchmarks.registry import Benchmark, load_benchmark, make_split
-from whalebench.benchmarks.running import outcome, runner
+from whalebench.benchmarks.running import restored, runner
 from whalebench.benchmarks.running.folds import answers_of, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
 from whalebench.methods.arcface import ArcFaceConfig
@@ -195,7 +195,7 @@ def sided(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def pixels() -> Iterator[None]:
     """The method of this test, as if it were installed."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in (runner, outcome):
+        for place in (runner, restored):
             patch.setattr(place, "find_method", {"nearest-pixels": NearestPixels}.__getitem__)
         yield
 
@@ -265,8 +265,8 @@ def test_a_run_that_was_told_the_side_is_of_a_track_of_its_own(runs: dict[str, R
 
 
 def test_a_restored_run_knows_the_sides_of_its_gallery(sided: Workspace, runs: dict[str, RunRecord]) -> None:
-    restored = outcome.restore_run(runs["same"].run, sided)
-    assert len(restored.scores) == 240
+    found = restored.restore_run(runs["same"].run, sided)
+    assert len(found.scores) == 240
 
 
 def test_scores_by_side_are_shown_and_on_the_page(

@@ -31,7 +31,7 @@ from whalebench.benchmarks.explaining.altered import Heat, Occlusion, alteration
 from whalebench.benchmarks.explaining.answers import CANDIDATES, Answer, file_of, find_answer
 from whalebench.benchmarks.pictures import HeatPhoto, draw_heat, picture_format
 from whalebench.benchmarks.running.folds import NEW
-from whalebench.benchmarks.running.outcome import Restored, restore_run
+from whalebench.benchmarks.running.restored import Restored, restore_run
 from whalebench.methods.guests import blamed
 from whalebench.reports.metrics.calibration import UNCALIBRATED, Calibration, calibration_of
 from whalebench.reports.metrics.evaluation import evaluate_queries

@@ -39,7 +39,7 @@ from whalebench.benchmarks.core.workspace import Workspace, atomic_path, atomic_
 from whalebench.benchmarks.predicting.photos import NewPhotos, decoded, read_new_photos
 from whalebench.benchmarks.registry import Benchmark
 from whalebench.benchmarks.running.folds import show_new_photos
-from whalebench.benchmarks.running.outcome import Restored, restore_run
+from whalebench.benchmarks.running.restored import Restored, restore_run
 from whalebench.methods.guests import blamed
 from whalebench.methods.parts.pipeline import Pipeline
 

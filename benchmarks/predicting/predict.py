@@ -34,7 +34,8 @@ from whalebench.benchmarks.registry import Benchmark, load_benchmark_of
 from whalebench.benchmarks.running.folds import show_new_photos
 from whalebench.benchmarks.running.harness import checked_embeddings
 from whalebench.benchmarks.running.matches import Compared, nearest_photos, window_columns
-from whalebench.benchmarks.running.outcome import Restored, restore_run, score_photos
+from whalebench.benchmarks.running.outcome import score_photos
+from whalebench.benchmarks.running.restored import Restored, restore_run
 from whalebench.methods.guests import blamed
 from whalebench.methods.parts.pipeline import SeenWindows
 from whalebench.reports.metrics.ranking import CANDIDATES, NEW

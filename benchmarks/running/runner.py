@@ -441,7 +441,7 @@ def _admit_starts(config: MethodConfig, harness: RunHarness, benchmark: Benchmar
 
     Raises RunFailedError for a run that learned from other photos, or was chosen by photos of test.
     """
-    from whalebench.benchmarks.running.outcome import read_weights
+    from whalebench.benchmarks.running.restored import read_weights
     from whalebench.methods.parts.networks.weights import starting_runs
 
     for start in map(Path, starting_runs(config)):
