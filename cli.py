@@ -737,7 +737,7 @@ def tune(
     from whalebench.benchmarks.running.runner import RunRequest, resolved
     from whalebench.benchmarks.tuning import tuner
     from whalebench.benchmarks.tuning.space import read_budget
-    from whalebench.benchmarks.tuning.study import read_storage
+    from whalebench.benchmarks.tuning.storage import read_storage
     from whalebench.reports import many_runs
     from whalebench.reports.drawings.posters import tuning
     from whalebench.reports.drawings.theme import standalone

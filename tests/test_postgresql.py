@@ -24,9 +24,10 @@ from whalebench.benchmarks.core.machine import STORAGE, choose_device
 from whalebench.benchmarks.core.progress import SILENT, Progress, Silent
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
-from whalebench.benchmarks.tuning import study, tuner
+from whalebench.benchmarks.tuning import storage, study, tuner
 from whalebench.benchmarks.tuning.space import Budget, build_pruner, search_space
-from whalebench.benchmarks.tuning.study import StudyHandle, open_study, read_storage
+from whalebench.benchmarks.tuning.storage import read_storage
+from whalebench.benchmarks.tuning.study import StudyHandle, open_study
 from whalebench.benchmarks.tuning.tuner import TrialContext, run_trials
 from whalebench.methods.registry import find_method
 
@@ -162,7 +163,7 @@ def test_a_server_that_is_restarted_is_waited_for_and_the_study_goes_on(
 def test_a_server_that_stays_away_is_a_sentence_and_the_same_command_goes_on(
     server: Server, context: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "TIMEOUT", 0.3)
+    monkeypatch.setattr(storage, "TIMEOUT", 0.3)
     fork = multiprocessing.get_context("fork")
     said = fork.Queue()
 
@@ -234,7 +235,7 @@ def test_a_storage_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_its_driver_the_sentence_names_the_extra(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "find_spec", lambda _: None)
+    monkeypatch.setattr(storage, "find_spec", lambda _: None)
     with pytest.raises(
         MissingError, match=r"postgres.*://ann:\*\*\*@host/db needs .*whalebench\[postgresql\]"
     ):

@@ -37,6 +37,7 @@ from whalebench.benchmarks.tuning.space import (
     refuse_test_photos,
     search_space,
 )
+from whalebench.benchmarks.tuning.storage import SQLITE
 from whalebench.benchmarks.tuning.study import StudyHandle, TrialSummary
 from whalebench.methods.guests import blamed, named
 from whalebench.methods.parts.bagging import build_method
@@ -124,7 +125,7 @@ class Tuner:
             )
         if not request.storage and copy_of(workspace.root):
             progress.stage("study of one machine")
-        url = request.storage or f"{study.SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
+        url = request.storage or f"{SQLITE}{workspace.cache / STUDIES / f'{name}.db'}"
         pruner = build_pruner(getattr(config, "epochs", 0))
         self.handle = study.open_study(url, name, facts, pruner, progress)
         if self._is_remote and self.handle.lock:
