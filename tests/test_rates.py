@@ -103,6 +103,9 @@ def test_a_search_ends_where_there_is_no_loss() -> None:
     assert tests.tests["network"].losses == (2.0, 1.9)
     assert len(tests.tests["network"].rates) == 2
     assert tests.begin("network", config) is None  # of a further cycle
+    assert tests.begin("arcface.bag_1.network", config) is not None
+    tests.tests["arcface.network"] = tests.tests["network"]
+    assert tests.begin("arcface.bag_2.network", config) is None
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ learned, no run is recorded, and no photo of test is looked at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -36,6 +37,8 @@ DIVERGED = 4.0
 """A range test ends where the smoothed loss is so many times its least."""
 SMOOTHING = 0.9
 """Weight of the steps before in the mean loss; with fastai's 0.98 it would be of half of all steps."""
+OF_A_BAG = re.compile(r"\bbag_\d+\.")
+"""What the bag of a training adds to its name."""
 SKIPPED = 10
 """Steps at the beginning that suggest nothing, as the mean loss of few steps is none."""
 
@@ -134,8 +137,8 @@ class RangeTests:
     tests: dict[str, RangeTest] = field(default_factory=dict)
 
     def begin(self, artefact: str, config: PartConfig) -> Callable[[float], bool] | None:
-        """Takes the losses of a training; None for one of a further cycle, which was tried in the first."""
-        part = self.harness.part(artefact)
+        """Takes the losses of a training; None for one of a further cycle or bag: it was tried in the first."""
+        part = OF_A_BAG.sub("", self.harness.part(artefact))
         if part in self.tests:
             return None
         configured = float(getattr(config, "learning_rate"))  # noqa: B009  # every training has one
