@@ -137,7 +137,7 @@ class RangeTests:
     tests: dict[str, RangeTest] = field(default_factory=dict)
 
     def begin(self, artefact: str, config: PartConfig) -> Callable[[float], bool] | None:
-        """Takes the losses of a training; None for one of a further cycle or bag: it was tried in the first."""
+        """Takes the losses of a training; None for one of a further cycle or bag: the first was tried."""
         part = OF_A_BAG.sub("", self.harness.part(artefact))
         if part in self.tests:
             return None
