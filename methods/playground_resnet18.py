@@ -141,7 +141,7 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
             "backbone=resnet18 pretrained=timm size=224 epochs=45 learning_rate=0.0002 head_rate=5 dropout=0 "
             "ema=0 grid=1 schedule.tail=1 first_balanced=true first_restart=10"
         ),
-        "small": typed("epochs=10 first_epochs=20 dropout=0 ema=0 grid=1 schedule.tail=1"),
+        "small": typed("epochs=10 first_epochs=60 dropout=0 ema=0 grid=1 schedule.tail=1"),
     }
 
     after_first_cycle: ClassVar = SoftmaxConfig.after_first_cycle | {"first_epochs": 0}
