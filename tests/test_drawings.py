@@ -33,7 +33,14 @@ from whalebench.reports.drawings.runs import (
     shortcuts,
 )
 from whalebench.reports.drawings.sheets import sheet
-from whalebench.reports.drawings.theme import LIGHT, WIDTH, Picture, standalone, styles
+from whalebench.reports.drawings.theme import (
+    LIGHT,
+    WIDTH,
+    Picture,
+    standalone,
+    styles,
+    width_of,
+)
 from whalebench.reports.metrics.breakdown import Effort
 from whalebench.reports.page.render import source
 
@@ -419,6 +426,52 @@ def test_a_learning_curve_shows_each_stage_and_the_highest_epoch() -> None:
     many = learning(curve(*((f"stage {at}", [2.0, 1.0], [0.1, 0.2]) for at in range(10))), "x")
     assert {f"stage {at}" for at in range(10)} <= {*read(many).itertext()}
     assert learning(curve(), "a") is None
+
+
+def placed(root: ET.Element) -> dict[str, list[tuple[float, float]]]:
+    """Where each text begins."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for text in root.iter("text"):
+        found.setdefault(text.text or "", []).append((float(text.get("x", "")), float(text.get("y", ""))))
+    return found
+
+
+def test_what_the_colours_of_three_losses_mean_stands_above_the_first_stage() -> None:
+    names = ("aligner", "network_1.train", "network_2.train")
+    table = curve(*((name, [2.0, 1.0], [0.1, 0.2]) for name in names))
+    at = placed(read(learning(table.assign(train_loss=table["loss"], valid_loss=table["loss"]), "x")))
+    legend = [place for words in ("in training", "train as evaluated", "valid") for place in at[words]]
+    assert len(legend) == 3 and len({y for _, y in legend}) == 1
+    assert all(at[name][0][1] - legend[0][1] >= 12 for name in names)
+
+
+NETWORKS = [f"bag_{bag}.network_{network}.train" for bag in (1, 2) for network in (1, 2)]
+STAGED = {
+    "networks": (["aligner", *(name.partition(".")[2] for name in NETWORKS[:2])], 3),
+    "bags": (NETWORKS, 2),
+    "cycles": ([name.replace(".", ".cycle_2.", 1) for name in NETWORKS], 2),
+    "one part too long": ([f"{name}.{'x' * 20}" for name in NETWORKS], 2),
+    "nowhere to cut": (["x" * 300 + end for end in "ab"], 1),
+}
+
+
+@pytest.mark.parametrize(("names", "abreast"), STAGED.values(), ids=STAGED)
+def test_the_names_of_stages_differ_and_are_not_cut(names: list[str], abreast: int) -> None:
+    picture = learning(curve(*((name, [2.0, 1.0], [0.1, 0.3]) for name in names)), "x")
+    at, cut = placed(read(picture)), names[0].startswith("xxx")
+    above = {(x, y - 14) for x, y in at["2 → 1"]}
+    shown = [text for text, places in at.items() if above & {*places}]
+    assert len(shown) == len(names) and all(text.endswith("…") == cut for text in shown)
+    assert all(len(at[text]) == 2 for text in shown), "above its losses and below its scores"
+    rows = [sorted(x for x, y in above if y == height) for height in {y for _, y in above}]
+    assert max(map(len, rows)) == abreast
+    for text in shown:
+        left, y = at[text][0]
+        assert left + width_of(text, 11) <= min(
+            x for x, height in [*above, (WIDTH, y)] if height == y and x > left
+        )
+    assert cut or f"highest 0.300 at epoch 2 of {shown[0]}" in at
+    assert picture is not None and f"highest 0.300 at epoch 2 of {names[0][:79]}" in picture.text
 
 
 def test_what_the_scores_rest_on_has_a_mark_a_way_and_a_line_a_run() -> None:

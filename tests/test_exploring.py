@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from whalebench import WhalebenchError
 from whalebench.cli import app
+from whalebench.reports.page.exploring import _by_time
 
 NAME = "<b>Ölaf & 10%</b>"
 
@@ -61,6 +62,61 @@ def test_a_page_says_how_photos_are_spread(workspace: Path) -> None:
         assert f"<title>{bar}</title>" in page, bar
     assert "64 x 48: 6 photos" in page and "64 x 56: 6 photos" in page
     assert "12 of 12 photos have a date." in page and "6 encounters have 12 photos." in page
+
+
+def pictured(page: str) -> dict[str, dict[str, int]]:
+    """By the title of each picture its bars."""
+    pictures = re.findall(r"<svg [^>]*><title>([^<]*)</title>(.*?)</svg>", page, re.S)
+    return {
+        title: {name: int(count) for name, count in re.findall(r"<title>([^<]*): (\d+)</title>", drawn)}
+        for title, drawn in pictures
+    }
+
+
+def test_time_goes_on_where_nothing_was_seen(workspace: Path) -> None:
+    shown = pictured(page_of(workspace))
+    photos, met = shown["Photos by month"], shown["Encounters by month"]
+    assert [*photos] == [*met] == [f"{2020 + at // 12}-{at % 12 + 1:02d}" for at in range(17)]
+    assert photos["2020-06"] == met["2020-06"] == 0 and sum(photos.values()) == 12
+
+
+SEEN = {
+    "a gap of years": (
+        [("2015-03-01", "a"), ("2015-03-02", "a"), ("2017", "a"), ("2021-06-01", "b"), ("2021-07-01", "")],
+        "year",
+        {"2015": (2, 1), "2016": (0, 0), "2017": (1, 1), "2018": (0, 0), "2019": (0, 0), "2020": (0, 0)}
+        | {"2021": (2, 1)},
+    ),
+    "60 months": (
+        [("2015-01", "a"), ("2019-12", "")],
+        "month",
+        {f"{2015 + at // 12}-{at % 12 + 1:02d}": (int(at in (0, 59)), int(at == 0)) for at in range(60)},
+    ),
+    "61 months": (
+        [("2015-01", ""), ("2020-01", "")],
+        "year",
+        {f"{year}": (int(year in (2015, 2020)),) for year in range(2015, 2021)},
+    ),
+    "a slip of the pen": (
+        [("1820", "a"), ("2019", "b"), ("2019", "b")],
+        "decade",
+        {
+            f"{year}s": ({1820: 1, 2010: 2}.get(year, 0), int(year in (1820, 2010)))
+            for year in range(1820, 2020, 10)
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("dated", "period", "expected"), SEEN.values(), ids=SEEN)
+def test_each_period_has_its_photos_and_its_encounters(
+    dated: list[tuple[str, str]], period: str, expected: dict[str, tuple[int, ...]]
+) -> None:
+    shown = pictured("".join(picture.svg for picture in _by_time([(date[:7], name) for date, name in dated])))
+    titles = [f"{what} by {period}" for what in ("Photos", "Encounters")]
+    assert sum(title in shown for title in titles) == len(next(iter(expected.values())))
+    for place, title in enumerate(title for title in titles if title in shown):
+        assert shown[title] == {name: counts[place] for name, counts in expected.items()}, title
 
 
 def test_each_bucket_shows_photos_of_its_own(workspace: Path) -> None:

@@ -74,6 +74,16 @@ def test_a_loss_that_does_not_fall_suggests_nothing(losses: list[float]) -> None
     assert "falls at no rate" in many_runs.rates_sentence(made.document())
 
 
+def test_what_only_wavers_suggests_nothing_and_a_fall_is_found_behind_it() -> None:
+    rng = np.random.default_rng(7)
+    wavering = [4 + rng.normal(0, 0.3, STEPS) for _ in range(20)]
+    assert [tried(list(losses)).steepest for losses in wavering] == [None] * 20
+    fall = 0.6 * np.clip((np.log10(RATES) + 4) / 2, 0, 1)  # from a rate of 1e-4 to one of 1e-2
+    found = [rate for losses in wavering if (rate := tried(list(losses - fall)).steepest)]
+    assert len(found) > 15 and min(found) > 1e-5
+    assert 1e-4 < float(np.median(found)) < 1e-2
+
+
 def test_of_several_trainings_by_one_field_the_lowest_rate_is_taken() -> None:
     fast, slow = tried([valley(rate) for rate in RATES]), tried([valley(10 * rate) for rate in RATES])
     made = finding.Finding(request("size=32"), (fast, slow), Path("x.svg"))

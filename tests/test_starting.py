@@ -164,11 +164,24 @@ def test_a_run_starts_from_another(shared_tiny: Workspace, start: RunRecord) -> 
             for each in (start, begun)
         )
         np.testing.assert_allclose(after, before, atol=1e-4)
-        file = shared_tiny.runs / start.run / WEIGHTS
-        assert begun.config["start_from"] == str(file)
+        assert begun.config["start_from"] == start.run and f"start_from={start.run}" in begun.settings
+        assert begun == learned(
+            shared_tiny, *more, f"start_from={shared_tiny.runs / start.run / WEIGHTS}", "epochs=0"
+        )
         assert begun.run != start.run
         assert [*begun.usage.weights] == [start.run]  # type: ignore[union-attr]
         assert begun.lineage["start"]["photos"] == start.lineage["network"]["photos"]
+
+
+def test_a_member_starts_from_a_run_by_its_name(shared_tiny: Workspace, start: RunRecord) -> None:
+    own = ",".join(SMALL)
+    settings = (
+        "members=softmax+arcface",
+        f"member_settings={own},arcface:dimensions=8,softmax:start_from={start.run[:-1]}",
+    )
+    made = run(RunRequest("ensemble", settings=settings, benchmark="tiny"), shared_tiny)
+    assert made.config["member_settings"].endswith(f"softmax:start_from={start.run}")
+    assert made.lineage["start"]["photos"] == start.lineage["network"]["photos"]
 
 
 def test_the_start_is_known_by_how_its_name_begins(shared_tiny: Workspace, start: RunRecord) -> None:
@@ -180,6 +193,26 @@ def test_the_start_is_known_by_how_its_name_begins(shared_tiny: Workspace, start
     assert torch.equal(new["network.linear.weight"], old["network.linear.weight"])
     with pytest.raises(WhalebenchError, match="no run"):
         learned(shared_tiny, "start_from=nobody")
+
+
+@pytest.mark.parametrize("more", [("grid=2x1",), ("dimensions=12",), ("backbone=mobilenetv3_small_100",)])
+def test_what_cannot_grow_without_answering_otherwise_is_refused(
+    more: tuple[str, ...], shared_tiny: Workspace
+) -> None:
+    small = ("backbone=mobilenetv3_small_050",) if "backbone" in more[0] else ()
+    arc = learned(shared_tiny, "dimensions=8", "epochs=0", *small, method="arcface")
+    settings = ("dimensions=8", "epochs=0", *small, *more, f"start_from={arc.run}")
+    with pytest.raises(
+        WhalebenchError, match=r"would not do what that one does, but miss it by .* take its grid"
+    ):
+        learned(shared_tiny, *settings, method="arcface")
+    twice = learned(
+        shared_tiny, *small, "dimensions=16", "epochs=0", f"start_from={arc.run}", method="arcface"
+    )
+    old, new = (
+        read_scores(shared_tiny.runs / run.run, ("test_scores",))[0]["test_scores"] for run in (arc, twice)
+    )
+    np.testing.assert_allclose(new, old, atol=1e-4)
 
 
 def test_a_start_that_has_seen_test_photos_is_refused(shared_tiny: Workspace, start: RunRecord) -> None:

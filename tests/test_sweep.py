@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -367,6 +368,24 @@ def test_a_dry_run_starts_nothing(
     shown = cli(*words, "--workspace", place.root).out
     assert "Nothing was started" in shown
     assert sum(line.split()[-1:] in (["finished"], ["waiting"]) for line in shown.splitlines()) == 2
+
+
+def test_a_run_is_named_by_what_it_is_run_with_and_steps_that_share_one_are_told(
+    place: Workspace, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    step = '[[methods]]\nname = "softmax"\nsettings = {{ {} }}\n'
+    steps = ("epochs = 1", "epochs = 3", 'epochs = 1, crop = "box"')
+    file = tmp_path / "steps.toml"
+    file.write_text("".join(step.format(settings) for settings in steps), encoding="utf-8")
+    settings = [f"--set={setting}" for setting in TINY]
+    words = ("sweep", "--plan", file, "--benchmark", "tiny", "--device", "cpu", "--dry-run", *settings)
+    answer = cli(*words, "--workspace", place.root)
+    assert answer.code == 0, answer.err
+    said = "! 1 step of the plan asks for the same run as another, because --set gives them the same fields: "
+    assert answer.err.count(f"{said}{' '.join(TINY)}.") == answer.err.count("asks for the same run") == 1
+    assert "softmax crop=box" in answer.out and "epochs=" not in answer.out
+    document = json.loads(cli(*words, "--json", "--workspace", place.root).out)
+    assert [cell["settings"] for cell in document["cells"]] == [[*TINY], ["crop=box", *TINY]]
 
 
 def test_the_exit_code_says_that_a_cell_failed(

@@ -122,6 +122,91 @@ def test_a_plan_of_ours_is_found_by_its_name_and_one_of_the_users_first(
         make_plan((), Path("x"))
 
 
+STEPS = """
+[[methods]]
+name = "arcface"
+settings = { epochs = 1 }
+
+[[methods]]
+name = "arcface"
+settings = { epochs = 2 }
+
+[[methods]]
+name = "arcface"
+settings = { epochs = 2, margin = 0.2 }
+"""
+SAME_RUN = "{} for the same run as another"
+
+
+def test_of_several_settings_of_a_field_only_the_last_is_kept(tmp_path: Path) -> None:
+    text = 'settings = { epochs = 9, size = 64 }\n[[methods]]\nname = "arcface"\nsettings = { epochs = 8 }'
+    assert make_plan((), file_of(tmp_path, text)).contestants == (
+        Contestant("arcface", ("size=64", "epochs=8")),
+    )
+    typed = ("epochs=7", "margin=0.2", "epochs=6")
+    (one,) = make_plan((), file_of(tmp_path, text), settings=typed).contestants
+    assert one.settings == ("size=64", "margin=0.2", "epochs=6")
+    assert make_plan(["arcface"], settings=typed).contestants[0].settings == one.settings[1:]
+    every = ("epochs=9", "size=64", "epochs=8", *typed)
+    assert configure(find_method("arcface"), one.settings) == configure(find_method("arcface"), every)
+    (wrong,) = contestants_of(["arcface"], ["epochs", "epochs=3"])
+    with pytest.raises(WhalebenchError, match="--set epochs has no value"):
+        configure(find_method("arcface"), wrong.settings)
+
+
+def test_steps_that_what_is_typed_makes_the_same_run_are_told_once(tmp_path: Path) -> None:
+    file = file_of(tmp_path, STEPS)
+    assert make_plan((), file).left_out == make_plan((), file, settings=("size=64",)).left_out == ()
+    because = ", because --set gives them the same fields: "
+    assert make_plan((), file, settings=("epochs=4", "epochs=3")).left_out == (
+        f"{SAME_RUN.format('1 step of the plan asks')}{because}epochs=3.",
+    )
+    assert make_plan((), file, settings=("epochs=3", "margin=0.1")).left_out == (
+        f"{SAME_RUN.format('2 steps of the plan ask')}{because}epochs=3 margin=0.1.",
+    )
+
+
+def test_steps_that_are_the_same_run_as_written_are_not_blamed_on_what_is_typed(tmp_path: Path) -> None:
+    bare, default = '[[methods]]\nname = "arcface"\n', configure(find_method("arcface"), ()).model_dump()
+    file = file_of(tmp_path, f"{bare}{bare}settings = {{ epochs = {default['epochs']} }}\n")
+    for typed in ((), ("size=64",), ("epochs=1",)):
+        assert make_plan((), file, settings=typed).left_out == (
+            f"{SAME_RUN.format('1 step of the plan asks')}.",
+        )
+    assert make_plan(["arcface", "arcface"]).left_out == ()
+
+
+def test_a_preset_may_tell_steps_apart_or_make_them_the_same_run(tmp_path: Path) -> None:
+    bare, default = '[[methods]]\nname = "arcface"\n', configure(find_method("arcface"), ()).model_dump()
+    file = file_of(tmp_path, f"{bare}{bare}settings = {{ epochs = {default['epochs']} }}\n")
+    assert make_plan((), file, preset="small").left_out == ()  # the other has as many as suit the photos
+    bare = '[[methods]]\nname = "happywhale-26th"\n'
+    file = file_of(tmp_path, f"{bare}{bare}settings = {{ bags = 1 }}\n")
+    assert make_plan((), file).left_out == ()
+    assert make_plan((), file, preset="small").left_out == (f"{SAME_RUN.format('1 step of the plan asks')}.",)
+
+
+def test_a_step_that_cannot_be_configured_is_left_to_the_sweep_to_refuse(tmp_path: Path) -> None:
+    plan = make_plan(
+        (), file_of(tmp_path, f'{PAPER}\n[[methods]]\nname = "softmax"\nsettings = {{ epoch = 1 }}')
+    )
+    assert (len(plan.contestants), plan.left_out) == (3, ())
+
+
+def test_the_rehearsal_of_happywhales_ladder_keeps_its_steps_apart() -> None:
+    text = (PLANS / "happywhale-ladder.toml").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("# --benchmark flukes"))
+    typed = tuple(re.findall(r"--set (\S+)", line))
+    plan = make_plan((), Path("happywhale-ladder"), settings=typed)
+    configs = {configure(find_method(one.method), one.settings) for one in plan.contestants}
+    assert (len(typed), len(configs), plan.left_out) == (3, 7, ())
+    (narrow,) = re.findall(r"With --set (\S+) as well the last five are one run", text)
+    plan = make_plan((), Path("happywhale-ladder"), settings=(*typed, narrow))
+    merged = [configure(find_method(one.method), one.settings) for one in plan.contestants]
+    assert [merged.index(config) for config in merged] == [0, 1, 2, 2, 2, 2, 2]
+    assert plan.left_out[0].startswith(SAME_RUN.format("4 steps of the plan ask")) and len(plan.left_out) == 1
+
+
 def test_a_plan_of_methods_has_defaults() -> None:
     assert make_plan(["softmax"]) == Plan((Contestant("softmax"),), "flukes", (0,), (0,))
 

@@ -84,7 +84,7 @@ if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.methods.parts.looks import LooksOnDisk
     from whalebench.methods.parts.pipeline import Pipeline
 
-START = "start_from"
+START = re.compile(r"(?<![\w.])start_from=([^,]+)")
 """The field of a method that names a finished run."""
 
 UNFINISHED = "unfinished"
@@ -286,11 +286,31 @@ def resolved(
 
 
 def _with_weights(setting: str, workspace: Workspace) -> str:
-    """The setting; of one that starts from a run by name, with the path of what that learned, verified."""
-    name, _, run = setting.partition("=")
-    if name != START or not run or Path(run).name == WEIGHTS:
-        return setting
-    return f"{name}={verified(find_run(run, workspace) / WEIGHTS)}"
+    """The setting; where something in it starts from a run by name, with the path of what that learned."""
+
+    def weights(found: re.Match[str]) -> str:
+        if Path(found[1]).name == WEIGHTS:
+            return found[0]
+        return f"start_from={verified(find_run(found[1], workspace) / WEIGHTS)}"
+
+    return START.sub(weights, setting)
+
+
+def _by_name(value: Any) -> Any:
+    """Settings, or a configuration, with the name of a run where the path of what it learned stands."""
+    if isinstance(value, list):
+        return [_by_name(each) for each in value]
+    if isinstance(value, dict):
+        said = {name: _by_name(each) for name, each in value.items()}
+        return said | ({"start_from": _run_of(said["start_from"])} if "start_from" in said else {})
+    return (
+        START.sub(lambda found: f"start_from={_run_of(found[1])}", value) if isinstance(value, str) else value
+    )
+
+
+def _run_of(weights: str) -> str:
+    """The name of the run whose weights are at the path; of another text itself."""
+    return Path(weights).parent.name if Path(weights).name == WEIGHTS else weights
 
 
 def goes_on(kept: Iterable[Path]) -> str:
@@ -544,7 +564,7 @@ def run_name(
         __version__,
         code_digest,
         request.method,
-        config.model_dump(mode="json"),
+        _by_name(config.model_dump(mode="json")),
         request.tuning_budget,
         weight_files(config),
         benchmark.catalog.digest,
@@ -566,8 +586,8 @@ def _who(
         "run": run,
         "method": request.method,
         "method_file": str(file_of(request.method) or ""),
-        "config": config.model_dump(mode="json"),
-        "settings": list(request.settings),
+        "config": _by_name(config.model_dump(mode="json")),
+        "settings": _by_name(list(request.settings)),
         "preset": request.preset,
         "benchmark": benchmark.name,
         "catalog_digest": benchmark.catalog.digest,

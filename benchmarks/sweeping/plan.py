@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whalebench import WhalebenchError, did_you_mean, one_line
 from whalebench.benchmarks.core.files import regular_file
+from whalebench.benchmarks.presets import CHOSEN, find_preset, suits
 from whalebench.methods.parts.recipe import RecipeConfig
-from whalebench.methods.registry import find_method, method_names, name_of, unloadable
+from whalebench.methods.registry import configure, find_method, method_names, name_of, unloadable
 
 PLANS = Path(__file__).parent.parent / "plans"
 """Plans that come with the program: the steps of published systems, each by the name of its file."""
@@ -33,6 +35,9 @@ read it is quadratic."""
 KEYS = ("benchmark", "folds", "methods", "preset", "seeds", "settings")
 METHOD_KEYS = ("name", "settings")
 
+Asked = tuple[str, str, frozenset[str]]
+"""A method, its configuration, and the fields that a preset does not choose."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -40,7 +45,7 @@ class Contestant:
 
     method: str
     settings: tuple[str, ...] = ()
-    """Fields as key=value; of two for one field the later counts."""
+    """Fields as key=value, each once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Plan:
     preset: str = ""
     """What chooses fields for the photos, for each contestant that has some of them; empty for none."""
     left_out: tuple[str, ...] = ()
-    """Why methods that `all` stands for are no contestants, a sentence each."""
+    """Why methods that `all` stands for are no contestants, and how many steps of a file have no run of their
+    own, a sentence each."""
 
 
 def make_plan(
@@ -83,13 +89,19 @@ def make_plan(
             "or give --plan FILE."
         )
     facts = _read(file) if file else {}
+    if preset is None and "preset" in facts:
+        preset = _word(facts["preset"], f"{file}: preset")
+    contestants = _contestants(facts, settings, file) if file else contestants_of(methods, settings)
+    left_out = _left_out(methods or [table["name"] for table in facts["methods"]])
+    if file:
+        left_out += _repeated(contestants, _contestants(facts, (), file), settings, preset or "")
     plan = Plan(
-        _contestants(facts, settings, file) if file else contestants_of(methods, settings),
+        contestants,
         _word(facts.get("benchmark", "flukes"), f"{file}: benchmark") if benchmark is None else benchmark,
         _chosen(folds, facts, "folds", file),
         _chosen(seeds, facts, "seeds", file),
-        _word(facts["preset"], f"{file}: preset") if preset is None and "preset" in facts else preset or "",
-        _left_out(methods or [table["name"] for table in facts["methods"]]),
+        preset or "",
+        left_out,
     )
     runs = len(plan.contestants) * len(plan.folds) * len(plan.seeds)
     if runs > MAX_CELLS:
@@ -128,8 +140,9 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tuple[Contestant, ...]:
     """The contestants of these names with these settings; `all` becomes every installed method.
 
-    Of `all`, recipes are at their small scale unless the settings say another, and methods that cannot be
-    loaded are left out.
+    Of several settings of one field only the last is kept, which is the one that `configure` takes. Of `all`,
+    recipes are at their small scale unless the settings say another, and methods that cannot be loaded are
+    left out.
     """
     contestants = []
     for method in methods:
@@ -137,14 +150,72 @@ def contestants_of(methods: Iterable[str], settings: Iterable[str] = ()) -> tupl
             sorted(set(method_names()) - unloadable().keys()) if method == ALL else (name_of(method),)
         ):
             is_small = method == ALL and issubclass(find_method(name).Config, RecipeConfig)
-            contestants.append(Contestant(name, (*(["scale=small"] if is_small else ()), *settings)))
+            typed = (*(["scale=small"] if is_small else ()), *settings)
+            contestants.append(Contestant(name, _last_of_each(typed)))
     return tuple(contestants)
+
+
+def _last_of_each(settings: Iterable[str]) -> tuple[str, ...]:
+    """The settings without those of a field that is set again later.
+
+    >>> _last_of_each(["epochs=1", "size=64", "epochs=3"])
+    ('size=64', 'epochs=3')
+    """
+    last: dict[tuple[str, bool], str] = {}
+    for setting in settings:
+        key = setting.partition("=")[0], "=" in setting  # one without a value stays, and is refused
+        last.pop(key, None)
+        last[key] = setting
+    return tuple(last.values())
 
 
 def _left_out(methods: Iterable[str]) -> tuple[str, ...]:
     """Why methods that `all` stands for are left out; nothing where it is not among these."""
     reasons = unloadable().values() if ALL in methods else ()
     return tuple(f"{reason} It is left out." for reason in reasons)
+
+
+def _repeated(
+    contestants: Sequence[Contestant], as_written: Sequence[Contestant], typed: Sequence[str], preset: str
+) -> tuple[str, ...]:
+    """How many steps of a file ask for the same run as an earlier one; nothing where each has its own.
+
+    `as_written` are the contestants without what is typed. Steps that differ there are told as made alike by
+    it, in one sentence, and those that do not in another.
+    """
+    because = f", because --set gives them the same fields: {' '.join(_last_of_each(typed))}"
+    seen: dict[Asked, set[Asked]] = {}
+    counts: Counter[str] = Counter()
+    for each, written in zip(contestants, as_written, strict=True):
+        before, earlier = _asked(written, preset), seen.setdefault(_asked(each, preset), set())
+        if earlier:
+            counts["" if before in earlier else because] += 1
+        earlier.add(before)
+    return tuple(
+        f"{count} {'step of the plan asks' if count == 1 else 'steps of the plan ask'} for the same run as "
+        f"another{why}."
+        for why, count in counts.items()
+    )
+
+
+def _asked(contestant: Contestant, preset: str) -> Asked:
+    """What tells its run on a fold with a seed from those of others; equal for two that ask for the same.
+
+    A field that one leaves to a preset and another sets is taken to be different, as photos decide what the
+    preset chooses. What cannot be configured is told by its settings, and refused when the sweep is prepared.
+    """
+    settings, fixed = contestant.settings, set[str]()
+    try:
+        kind = find_method(contestant.method)
+        if preset and suits(preset, kind):
+            if issubclass(kind.Config, RecipeConfig):
+                settings = (f"scale={find_preset(preset).scale}", *settings)
+            else:
+                fixed = {setting.partition("=")[0] for setting in settings} & set(CHOSEN)
+        config = configure(kind, settings).model_dump_json()
+    except WhalebenchError:
+        config = repr(settings)
+    return contestant.method, config, frozenset(fixed)
 
 
 def _chosen(typed: str | None, facts: Mapping[str, Any], key: str, file: Path | None) -> tuple[int, ...]:

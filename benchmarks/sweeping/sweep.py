@@ -100,7 +100,7 @@ def prepare(
 
     Raises WhalebenchError for a method, setting, fold, seed or benchmark that is not there. The
     benchmark is drawn and split here, so that no two processes do it. A run that two contestants ask for is
-    one cell.
+    one cell, by the name of the first.
     """
     requests = _requests(plan, launcher, workspace, progress)
     configured = [(each, request, *_configured(request)) for each, request in requests.items()]

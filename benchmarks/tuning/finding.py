@@ -39,8 +39,10 @@ SMOOTHING = 0.9
 """Weight of the steps before in the mean loss; with fastai's 0.98 it would be of half of all steps."""
 OF_A_BAG = re.compile(r"\bbag_\d+\.")
 """What the bag of a training adds to its name."""
-SKIPPED = 10
-"""Steps at the beginning that suggest nothing, as the mean loss of few steps is none."""
+PLATEAU = 33
+"""Steps whose rates are too small to learn by: they say what the loss is, and by how much it wavers."""
+NOISE, BEGUN, ROUNDING = 4.0, 0.25, 1e-6
+"""A loss falls where it does by so many times what its mean wavers; this share of it is its beginning."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,31 @@ class RangeTest:
         return np.exp(smoothed(np.log(self.rates)))
 
     @property
-    def _place(self) -> int | None:
-        """The step at which the mean loss is least, None where it does not fall."""
-        place = int(np.argmin(self.smoothed)) if self.losses else 0
-        return place if place > SKIPPED else None
+    def _descent(self) -> slice | None:
+        """The steps in which the mean loss falls to its least; None where it only wavers."""
+        means, before = self.smoothed, np.array(self.losses[:PLATEAU])
+        if len(means) <= PLATEAU:
+            return None
+        level, least = float(before.mean()), int(means.argmin())
+        wavers = before.std() * np.sqrt((1 - SMOOTHING) / (1 + SMOOTHING))  # of a mean so smoothed
+        fallen = level - means[least]
+        if least < PLATEAU or fallen <= NOISE * wavers + ROUNDING * abs(level):
+            return None
+        begin = int(np.flatnonzero(means[:least] >= level - BEGUN * fallen).max())
+        return slice(min(begin, least - 1), least + 1)
 
     @property
     def least(self) -> float | None:
-        """The rate at which the mean loss is least, or None where it does not fall."""
-        return None if self._place is None else float(self.mean_rates[self._place])
+        """The rate at which the mean loss is least, or None where it does not fall by more than it wavers."""
+        return None if self._descent is None else float(self.mean_rates[self._descent][-1])
 
     @property
     def steepest(self) -> float | None:
         """The rate at which the mean loss falls fastest over the logarithm of the rate, or None likewise."""
-        if self._place is None:
+        if self._descent is None:
             return None
-        rates, means = (each[: self._place + 1] for each in (self.mean_rates, self.smoothed))
-        slopes = np.gradient(means, np.log(rates))
-        return float(rates[SKIPPED + int(np.argmin(slopes[SKIPPED:]))])
+        rates, means = self.mean_rates[self._descent], self.smoothed[self._descent]
+        return float(rates[int(np.argmin(np.gradient(means, np.log(rates))))])
 
     def row(self) -> dict[str, Any]:
         """Everything, as JSON says it."""

@@ -1,5 +1,6 @@
 """Single runs in pictures: effort, reliability, how animals were found, losses, what scores rest on."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import isfinite, isnan, log10
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from whalebench import visible
 from whalebench.reports.drawings.sheets import Sheet, sheet
 from whalebench.reports.drawings.theme import (
     EDGE,
@@ -30,6 +32,7 @@ from whalebench.reports.drawings.theme import (
     tenth_ticks,
     tenths,
     width_of,
+    wrapped,
 )
 from whalebench.reports.metrics.breakdown import SHARES, Effort
 from whalebench.reports.metrics.ranking import Floats
@@ -202,8 +205,11 @@ def histogram(measure: str, values: Floats, name: str) -> Picture:
 
 LOSS_HEIGHT, VALID_HEIGHT = 80, 100
 GAP, ABREAST = 10, 3
-"""Pixels between stages, and how many stand side by side."""
-
+"""Pixels between stages, and how many stand side by side at most."""
+ROOM, NARROWEST = WIDTH - LEFT - EDGE, 80
+"""Pixels of a row of stages, and of a stage at least."""
+LINE_HEIGHT = 14
+JUDGED = "MAP@5 on valid"
 
 WATCHED = {"train_loss": ("train as evaluated", SECOND), "valid_loss": ("valid", INK)}
 """Losses in evaluation mode, where a run was asked for them: in words, and their colour."""
@@ -214,6 +220,8 @@ class Stage(NamedTuple):
 
     name: str
     rows: pd.DataFrame
+    title: str
+    """Its name as far as there is room for it, unlike those of other stages."""
     left: float = 0
     width: float = 0
 
@@ -242,18 +250,72 @@ class Stage(NamedTuple):
         return [each for each in found if each[3]]
 
 
+def _titles(names: Sequence[str]) -> dict[str, str]:
+    """By its name the title of each stage, no two alike: such that two fit a row, else one, else numbered.
+
+    Names of several parts lose a last part that they share; then the words of their parts are cut.
+
+    >>> _titles(["aligner", "network_1.train"])["network_1.train"]
+    'network_1.train'
+    >>> [*_titles(["train", "net.bag_1.cycle_1.segmenter", "net.bag_1.cycle_2.segmenter"]).values()]
+    ['train', 'net.bag_1.cycle_1', 'net.bag_1.cycle_2']
+    >>> [*_titles([f"bag_{bag}.cycle_1.network_1.train" for bag in (1, 2)]).values()]
+    ['bag_1.cycle_1.netwo_1', 'bag_2.cycle_1.netwo_1']
+    """
+    names = [*dict.fromkeys(names)]
+    whole = [*map(visible, names)]
+    bare = whole
+    if len({name.rpartition(".")[2] for name in whole if "." in name}) == 1:
+        bare = [name.rpartition(".")[0] or name for name in whole]
+    ways = [whole, bare, *([_cut(name, most) for name in bare] for most in (5, 4, 3))]
+    for room in ((ROOM - GAP) / 2, ROOM):
+        for titles in ways:
+            if len({*titles}) == len(names) and all(width_of(title, SMALL) <= room for title in titles):
+                return dict(zip(names, titles, strict=True))
+    return {name: f"{place}: {name}" for place, name in enumerate(names, start=1)}
+
+
+def _cut(name: str, most: int) -> str:
+    """The name, where it has several parts, with that many letters of each word.
+
+    >>> _cut("cycle_1.network_2", 4), _cut("localizer", 4)
+    ('cycl_1.netw_2', 'localizer')
+    """
+    return re.sub(rf"([^\W\d_]{{{most}}})[^\W\d_]+", r"\1", name) if "." in name else name
+
+
+def _stages(curve: pd.DataFrame) -> list[Stage]:
+    """The stages of a table in their order, not yet placed."""
+    names = [*map(str, curve["stage"])]
+    titles = _titles(names)
+    groups = groupby(range(len(names)), names.__getitem__)
+    return [Stage(name, curve.iloc[[*places]], titles[name]) for name, places in groups]
+
+
 def _abreast(stages: Sequence[Stage]) -> list[list[Stage]]:
     """The stages in rows, each as wide as it has epochs, but none so narrow that it cannot be read."""
-    rows = [stages[at : at + ABREAST] for at in range(0, len(stages), ABREAST)]
-    return [[*_beside(row, WIDTH - LEFT - EDGE - GAP * (len(row) - 1))] for row in rows]
+    rows: list[list[Stage]] = []
+    for stage in stages:
+        last = [*rows[-1], stage] if rows else []
+        if 1 < len(last) <= ABREAST and sum(map(_least, last)) + GAP * (len(last) - 1) <= ROOM:
+            rows[-1].append(stage)
+        else:
+            rows.append([stage])
+    return [[*_beside(row)] for row in rows]
 
 
-def _beside(row: Sequence[Stage], room: float) -> Iterator[Stage]:
-    least, left = min(80, room / len(row)), float(LEFT)
-    share = (room - least * len(row)) / sum(len(stage.rows) for stage in row)
+def _least(stage: Stage) -> float:
+    """Pixels that a stage needs for its title, all of a row at most."""
+    return min(ROOM, max(NARROWEST, width_of(stage.title, SMALL)))
+
+
+def _beside(row: Sequence[Stage]) -> Iterator[Stage]:
+    left, free = float(LEFT), ROOM - GAP * (len(row) - 1) - sum(map(_least, row))
     for stage in row:
-        yield stage._replace(left=left, width=least + share * len(stage.rows))
-        left += least + share * len(stage.rows) + GAP
+        share = len(stage.rows) / sum(len(each.rows) for each in row)
+        width = _least(stage) + max(0.0, free) * share
+        yield stage._replace(left=left, width=width)
+        left += width + GAP
 
 
 def learning(curve: pd.DataFrame, name: str) -> Picture | None:
@@ -261,28 +323,34 @@ def learning(curve: pd.DataFrame, name: str) -> Picture | None:
 
     The table is that of `curve.csv`; None where it has no row.
     """
-    groups = groupby(range(len(curve)), [*map(str, curve["stage"])].__getitem__)
-    stages = [Stage(stage, curve.iloc[[*places]]) for stage, places in groups]
+    stages = _stages(curve)
     if not stages:
         return None
     judged = [stage for stage in stages if np.isfinite(stage.rows["valid_map_at_5"]).any()]
+    shown = {words: colour for stage in stages for words, colour, _, _ in stage.watched()}
+    facts = [stage.said() for stage in stages]
+    lines, highest = _highest(judged) if judged else ([], "")
+    facts += [highest] if judged else []
+    first = 18 if shown else 10
     loss_row, valid_row = 34 + LOSS_HEIGHT + 26, VALID_HEIGHT + 26
     losses, valid = _abreast(stages), _abreast(judged)
-    top = 10 + loss_row * len(losses)
-    with sheet(WIDTH, top + (14 + valid_row * len(valid) if judged else 0)) as page:
+    top = first + loss_row * len(losses)
+    below = top + LINE_HEIGHT * len(lines)
+    with sheet(WIDTH, below + valid_row * len(valid)) as page:
         page.text(EDGE, 12, "loss", colour=FAINT, size=SMALL)
-        shown = {words: colour for stage in stages for words, colour, _, _ in stage.watched()}
         if shown:
             every = {"in training": MARK, **shown}
-            page.shapes(EDGE + 60, 9, [("o", words) for words in every], [*every.values()])
+            page.shapes(LEFT, 12, [("o", words) for words in every], [*every.values()])
         for place, row in enumerate(losses):
-            _losses(page, row, 10 + loss_row * place)
-        facts = [stage.said() for stage in stages]
+            _losses(page, row, first + loss_row * place)
         if judged:
-            facts.append(_best(page, judged, top))
-            ends = tenths([value for stage in judged for value in stage.points("valid_map_at_5")[1]])
-            for place, row in enumerate(valid):
-                _valid(page, row, top + 14 + valid_row * place, ends)
+            page.text(EDGE, top + 10, JUDGED, colour=FAINT, size=SMALL)
+        for place, line in enumerate(lines):
+            y = top + 10 + LINE_HEIGHT * place
+            page.text(WIDTH - EDGE, y, line, WIDTH - 2 * EDGE, anchor="right", size=SMALL)
+        ends = tenths([value for stage in judged for value in stage.points("valid_map_at_5")[1]])
+        for place, row in enumerate(valid):
+            _valid(page, row, below + valid_row * place, ends)
         return page.picture(f"{brief(name)}: learning curve", listed(facts))
 
 
@@ -292,7 +360,7 @@ def _losses(page: Sheet, row: Sequence[Stage], top: float) -> None:
     axes = page.axes((0, top + 34, WIDTH, LOSS_HEIGHT), (0, WIDTH), (-0.08, 1.08))
     for stage in row:
         x, losses = stage.points("loss")
-        page.text(stage.left, top + 14, stage.name, stage.width, size=SMALL)
+        page.text(stage.left, top + 14, stage.title, stage.width, size=SMALL)
         page.line((stage.left, stage.left + stage.width), (base, base), color=LINE, linewidth=1)
         page.text(stage.left, base + 14, stage.epochs, stage.width, colour=FAINT, size=SMALL)
         if losses:
@@ -311,14 +379,19 @@ def _dots(marker: str, values: Sequence[float]) -> dict[str, Any]:
     return {"marker": marker, "markersize": 4} if len(values) <= 30 else {}
 
 
-def _best(page: Sheet, judged: Sequence[Stage], top: float) -> str:
-    """Writes above MAP@5 on valid which epoch has the highest; in words."""
-    epochs = [(value, at, stage.name) for stage in judged for at, value in _by_epoch(stage)]
+def _highest(judged: Sequence[Stage]) -> tuple[list[str], str]:
+    """Which epoch has the highest MAP@5 on valid: in lines, the first beside what is drawn, and in words.
+
+    The first line is empty where there is no room for it.
+    """
+    epochs = [(value, at, stage) for stage in judged for at, value in _by_epoch(stage)]
     value, at, stage = max(epochs, key=lambda one: one[0])
-    said = f"{value:.3f} at epoch {at}" + (f" of {brief(stage)}" if len(judged) > 1 else "")
-    page.text(EDGE, top + 10, "MAP@5 on valid", colour=FAINT, size=SMALL)
-    page.text(WIDTH - EDGE, top + 10, f"highest {said}", 220, anchor="right", size=SMALL)
-    return f"MAP@5 on valid: highest {said}, {epochs[-1][0]:.3f} at the end"
+    said = f"highest {value:.3f} at epoch {at}"
+    name, title = (f" of {each}" if len(judged) > 1 else "" for each in (brief(stage.name), stage.title))
+    room = WIDTH - 2 * EDGE
+    fits = width_of(said + title, SMALL) <= room - width_of(JUDGED, SMALL) - GAP
+    lines = [said + title] if fits else ["", *wrapped(said + title, room, SMALL)]
+    return lines, f"{JUDGED}: {said}{name}, {epochs[-1][0]:.3f} at the end"
 
 
 def _by_epoch(stage: Stage) -> list[tuple[int, float]]:
@@ -336,7 +409,7 @@ def _valid(page: Sheet, row: Sequence[Stage], top: float, ends: tuple[float, flo
         best = values.index(max(values))
         (dot,) = axes.plot([x[best]], [values[best]], "s", color=SECOND, markersize=8, markeredgecolor=INK)
         page.hint(dot, f"{brief(stage.name)}: {values[best]:.3f} at epoch {_by_epoch(stage)[best][0]}")
-        page.text(stage.left, top + VALID_HEIGHT + 18, stage.name, stage.width, colour=FAINT, size=SMALL)
+        page.text(stage.left, top + VALID_HEIGHT + 18, stage.title, stage.width, colour=FAINT, size=SMALL)
 
 
 ALTERED = {

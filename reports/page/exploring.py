@@ -1,15 +1,17 @@
 """A benchmark's photos to look at before anything is trained: `data show --html`.
 
-How many photos individuals have, how large and how coloured photos are, when they were taken, and photos of
-individuals with few, some and many. Nothing here looks at a split or at a run.
+How many photos individuals have, how large and how coloured photos are, when they were taken and individuals
+met, and photos of individuals with few, some and many. Nothing here looks at a split or at a run.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from whalebench.benchmarks.core.progress import SILENT, Progress
 from whalebench.benchmarks.core.store import MAX_PIXELS, pixel_limit, read_photo
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.reports.drawings.catalogs import bars, colours, sizes
+from whalebench.reports.drawings.theme import Picture
 from whalebench.reports.page.answers import Photos
 from whalebench.reports.page.galleries import Galleries, Wanted
 from whalebench.reports.page.page import page_of_topics
@@ -45,8 +48,10 @@ INDIVIDUALS, EACH = {"none": 3, "few": 3, "all": 12}, 6
 LOOKED_AT = 300
 """Photos that are decoded for their colours."""
 MONTH, YEAR = len("2026-01"), len("2026")
-MOST_MONTHS = 36
-"""With more of them, photos are counted by year."""
+PERIODS = {"month": MONTH, "year": YEAR, "decade": YEAR - 1}
+"""What photos and encounters are counted by, and the letters of a date that say it."""
+MOST_BARS = {"month": 60, "year": 150, "decade": 1000}
+"""With more bars the next of PERIODS is taken."""
 
 
 def catalog_page(
@@ -72,6 +77,61 @@ def _short(low: int, high: float) -> str:
     ('1', '3-5', '> 20')
     """
     return f"> {low - 1}" if high == float("inf") else f"{low}" if low == high else f"{low}-{high:g}"
+
+
+def _month(date: str) -> str:
+    """The year of a date of ISO 8601, and its month where it is known.
+
+    >>> _month("2024"), _month("2024-05"), _month("20240531"), _month("2024-05-31T10:00")
+    ('2024', '2024-05', '2024-05', '2024-05')
+    """
+    if re.fullmatch(r"\d{4}(-\d\d)?", date):
+        return date
+    return datetime.fromisoformat(date).isoformat()[:MONTH]
+
+
+def _between(first: str, last: str) -> list[str]:
+    """All months, years or decades from the first to the last.
+
+    >>> _between("2019-12", "2020-02"), _between("2019", "2021"), _between("199", "200")
+    (['2019-12', '2020-01', '2020-02'], ['2019', '2020', '2021'], ['199', '200'])
+    """
+    if len(first) < MONTH:
+        return [f"{place:0{len(first)}d}" for place in range(int(first), int(last) + 1)]
+    begin, end = (12 * int(each[:YEAR]) + int(each[YEAR + 1 :]) - 1 for each in (first, last))
+    return [f"{place // 12:04d}-{place % 12 + 1:02d}" for place in range(begin, end + 1)]
+
+
+def _periods(dates: Sequence[str]) -> tuple[str, int, list[str]]:
+    """By what to count: its name, the letters of a date that say it, and all from the first to the last."""
+    first, last, known = min(dates), max(dates), min(map(len, dates))
+    ways = [
+        (name, letters, _between(first[:letters], last[:letters]))
+        for name, letters in PERIODS.items()
+        if letters <= known
+    ]
+    return next((way for way in ways if len(way[2]) <= MOST_BARS[way[0]]), ways[-1])
+
+
+def _by_time(dated: Sequence[tuple[str, str]]) -> Iterable[Picture]:
+    """Photos and encounters in each period from the first to the last that has any, of dates and encounters.
+
+    An encounter counts in each period that has a photo of it.
+    """
+    period, letters, every = _periods([date for date, _ in dated])
+    met = {(date[:letters], encounter) for date, encounter in dated if encounter}
+    counted = {
+        "photos": Counter(date[:letters] for date, _ in dated),
+        "encounters": Counter(at for at, _ in met),
+    }
+    for what, counts in counted.items():
+        if counts:
+            named = {f"{each}0s" if period == "decade" else each: counts[each] for each in every}
+            yield bars(f"{what.capitalize()} by {period}", named, period, what)
+    months = Counter(date[YEAR + 1 :] for date, _ in dated if len(date) == MONTH)
+    if months:
+        of_year = {month: months[month] for month in (f"{number:02d}" for number in range(1, 13))}
+        yield bars("Photos by month of the year", of_year, "month")
 
 
 @dataclass(frozen=True)
@@ -169,8 +229,12 @@ class _Explored:
     def _times(self) -> Topic | None:
         """Photos and encounters over time; None where no photo has a date and none an encounter."""
         table = self.catalog.table
-        dates = [date for date in table["date"] if len(date) >= YEAR]
-        pictures = [*self._by_time(dates)]
+        dated = [
+            (_month(date), encounter)
+            for date, encounter in zip(table["date"], table["encounter"], strict=True)
+            if date
+        ]
+        pictures = [*_by_time(dated)] if dated else []
         encounters = Counter(each for each in table["encounter"] if each)
         if encounters:
             numbers = Counter(encounters.values())
@@ -186,22 +250,9 @@ class _Explored:
             )
         if not pictures:
             return None
-        said = [f"{len(dates):,} of {len(table):,} photos have a date."] if dates else []
+        said = [f"{len(dated):,} of {len(table):,} photos have a date."] if dated else []
         said += [f"{len(encounters):,} encounters have {encounters.total():,} photos."] if encounters else []
         return Topic("times", "Encounters over time", tuple(said), pictures=tuple(pictures))
-
-    def _by_time(self, dates: Sequence[str]) -> Iterable[Any]:
-        months = Counter(date[:MONTH] for date in dates if len(date) >= MONTH)
-        if not dates:
-            return
-        if len(months) <= MOST_MONTHS and months.total() == len(dates):
-            yield bars("Photos by month", dict(sorted(months.items())), "month")
-        else:
-            yield bars("Photos by year", dict(sorted(Counter(date[:YEAR] for date in dates).items())), "year")
-        if months:
-            of_year = Counter(month[YEAR + 1 :] for month in months.elements())
-            every = {f"{number:02d}": of_year[f"{number:02d}"] for number in range(1, 13)}
-            yield bars("Photos by month of the year", every, "month")
 
     def _samples(self) -> Topic:
         photos = Photos(self.catalog)

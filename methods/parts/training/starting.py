@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from whalebench.benchmarks.core.files import digest_file
 from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.benchmarks.core.usage import STARTING_WEIGHTS
 from whalebench.methods.method import Harness
+from whalebench.methods.parts.losses.margins import SoftmaxLoss
 from whalebench.methods.parts.networks.weights import grow, widened
 from whalebench.methods.parts.training.config import ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.samplers import Shuffled
@@ -57,6 +58,8 @@ class StartConfig(TrainingConfig):
         return self
 
 
+TRIED, SAME = 8, 1e-4
+"""Pictures of noise on which a grown network is held against the one before; by how much it may miss it."""
 STARTED = "started"
 """The attribute of a network that has begun to learn, and goes on in a second training from where it is."""
 
@@ -69,7 +72,7 @@ def begin(
         return
     setattr(network, STARTED, True)
     if config.start_from:
-        take_up(network, loss, Path(config.start_from), harness)
+        take_up(network, loss, config, harness)
     if config.pretrain != "none":
         pretrain(network, harness.unlabelled or train, config, harness, learn)
 
@@ -78,14 +81,16 @@ PROTOTYPES = {"identity.centres": "prototypes"}
 """The name in a run's weights of what a loss calls otherwise."""
 
 
-def take_up(network: nn.Module, loss: nn.Module, file: Path, harness: Harness) -> None:
+def take_up(network: nn.Module, loss: nn.Module, config: StartConfig, harness: Harness) -> None:
     """Grows the network out of the one that a run's weights hold, and the loss where that is the same.
 
-    Raises WhalebenchError for what are no weights of one network, or of another kind of network.
+    Raises WhalebenchError for what are no weights of one network, of another kind of network, or of one that
+    this cannot grow out of without answering otherwise.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    file = Path(config.start_from)
     name = file.parent.name
     harness.starting(name)
     try:
@@ -105,6 +110,55 @@ def take_up(network: nn.Module, loss: nn.Module, file: Path, harness: Harness) -
         harness.warn("Blocks were added to the starting network, which in bf16 pass features on inexactly.")
     _take_up_loss(loss, of_loss, generator)
     setattr(network, STARTING_WEIGHTS, {name: digest_file(file)})
+    _refuse_other_answers(network, learned, config, harness, classifies=isinstance(loss, SoftmaxLoss))
+
+
+def _refuse_other_answers(
+    network: nn.Module,
+    learned: Mapping[str, Tensor],
+    config: StartConfig,
+    harness: Harness,
+    *,
+    classifies: bool,
+) -> None:
+    """Raises WhalebenchError where the grown network makes something else of noise than the run's own did."""
+    name = Path(config.start_from).parent.name
+    try:
+        before = _as_it_was(network, learned, config)
+    except (TypeError, ValueError, RuntimeError):  # a network of somebody else's, made in another way
+        harness.warn(
+            f"Whether the network does what that of {name} did was not tried: it cannot be made again."
+        )
+        return
+    channels = next(value for value in network.parameters() if value.ndim == 4).shape[1]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(TRIED, channels, *config.size_at(config.epochs), generator=generator)
+    was_learning = network.training
+    with torch.inference_mode():
+        old, new = before.eval()(noise), network.eval()(noise)
+    network.train(was_learning)
+    expected = old[:, torch.arange(new.shape[1]) % old.shape[1]]  # a head shares its weights out among copies
+    off = float((new - expected).abs().max() / expected.abs().max())
+    if not classifies:  # by cosines, in which each copy counts
+        old, new = F.normalize(old), F.normalize(new)
+        off = max(off, float((new @ new.T - old @ old.T).abs().max()))
+    if not off <= SAME:
+        raise WhalebenchError(
+            f"start_from={name}: this network would not do what that one does, but miss it by "
+            f"{100 * off:.2g} %: take its grid, its dimensions or a multiple of them, and a backbone whose "
+            f"wider channels are not grouped, joined or normalised together."
+        )
+
+
+def _as_it_was(network: nn.Module, learned: Mapping[str, Tensor], config: StartConfig) -> nn.Module:
+    """The network of the run that the configuration starts from, with what it learned."""
+    from whalebench.benchmarks.core.record import read_record
+
+    stored = read_record(Path(config.start_from).parent).config
+    fields = {field: stored[field] for field in type(config).model_fields if field in stored}
+    before: nn.Module = cast(Any, type(network))(type(config).model_validate(fields).without_download())
+    before.load_state_dict(learned)
+    return before
 
 
 def _of_one_network(weights: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -135,11 +189,20 @@ def _take_up_loss(loss: nn.Module, learned: Mapping[str, Tensor], generator: tor
         return
     try:
         grown = {
-            name: widened(value, state[name], generator) for name, value in known.items() if value is not None
+            name: _widened_head(value, state[name], loss, generator)
+            for name, value in known.items()
+            if value is not None
         }
     except ValueError:
         return
     loss.load_state_dict(grown, strict=False)
+
+
+def _widened_head(value: Tensor, like: Tensor, loss: nn.Module, generator: torch.Generator) -> Tensor:
+    """A head's weights for wider features: shared out among copies, or where cosines count each a copy."""
+    if isinstance(loss, SoftmaxLoss) or value.ndim < 2 or value.shape[:-1] != like.shape[:-1]:
+        return widened(value, like, generator)
+    return value[..., torch.arange(like.shape[-1]) % value.shape[-1]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,8 +56,9 @@ def build_optimizer(
     else:
         optimizer = torch.optim.AdamW(apart, betas=(0.9, 0.999), eps=1e-8, fused=fused)
     optimizer.register_load_state_dict_post_hook(restore_layout)
-    rising = max(1, round(config.rising(steps) * steps))
     restart = round(config.restart_epochs() * steps / config.epochs) if config.epochs else steps
+    first = min(restart, steps) or steps
+    rising = max(1, round(config.rising(first) * first))
 
     def factor(step: int) -> float:
         if step < rising:
