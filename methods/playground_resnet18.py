@@ -23,14 +23,14 @@ FILE` is that notebook as a page.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from whalebench import WhalebenchError
@@ -121,12 +121,15 @@ def layer_of(parameter: str) -> int | None:
 
 def _read_rates(value: object) -> object:
     """Four factors from 0.25,0.5,1,2.5, as they are typed; other types are left to be refused."""
-    if not isinstance(value, str):
+    if not isinstance(value, Sequence):
         return value
     try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError as error:
-        raise ValueError("write a factor for each of the four layers, as 0.25,0.5,1,2.5") from error
+        factors = tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+    except ValueError:
+        factors = ()
+    if len(factors) != LAYERS:
+        raise ValueError("write a factor for each of the four layers, as 0.25,0.5,1,2.5")
+    return factors
 
 
 Factor = Annotated[float, Field(gt=0)]
@@ -164,6 +167,17 @@ class PlaygroundResnet18Config(RecipeConfig, SoftmaxConfig):
     """Learn the photos of *new* individuals in train as one more class."""
     frozen: bool = True
     """Leave the network alone in the second stage, where there was a first."""
+
+    @model_validator(mode="after")
+    def _restarts_within_the_first_stage(self) -> Self:
+        # That of the scale is not set by hand, and does nothing in a stage that is shorter.
+        of_scale = int(self.scales[self.scale].get("first_restart", 0))
+        if self.first_restart > self.first_epochs and self.first_restart != of_scale:
+            raise ValueError(
+                f"first_restart={self.first_restart} is more than first_epochs={self.first_epochs}, so no "
+                f"cosine would begin anew; lower it, or raise first_epochs"
+            )
+        return self
 
     def first_stage(self) -> Self:
         """The configuration of the first stage."""
@@ -263,6 +277,11 @@ class PlaygroundResnet18(Softmax):
                 self._judge_first(first, valid, harness)
             if config.frozen and isinstance(self.network, FreezableBackbone):
                 self.network.freeze()
+        elif config.first_epochs:
+            harness.warn(
+                f"Fewer than two individuals of train have first_photos={config.first_photos} photos, so "
+                f"there was no first stage, and first_* and layer_rates did nothing; lower first_photos."
+            )
         harness.stage("train")
         every = all_classes(train, new_class=config.new_class)
         self.loss = self._classifier(self.network, every.count)

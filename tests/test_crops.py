@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from whalebench import WhalebenchError
 from whalebench.benchmarks.core.photos import Annotations, Photos
 from whalebench.benchmarks.core.store import PhotoStore, Size
 from whalebench.methods.method import Harness, Located, Method, MethodConfig
@@ -25,6 +26,7 @@ from whalebench.methods.parts.crops.localizer import BoxRegression, Localizer, L
 from whalebench.methods.parts.geometry import crop_matrices, normalised_boxes, transform_points
 from whalebench.methods.parts.pipeline import CropName, Pipeline
 from whalebench.methods.parts.training.config import TrainingConfig
+from whalebench.methods.registry import configure, find_method
 from whalebench.methods.softmax import SoftmaxConfig
 from whalebench.tests.notes import Notes
 
@@ -461,6 +463,17 @@ def test_a_fixed_window_is_that_part_of_every_photo_and_learns_nothing(photos: P
 def test_a_window_that_cannot_be_is_refused(settings: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SoftmaxConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "finder"),
+    [("bbox", "localizer"), ("aligned", "aligner"), ("mask", "segmenter"), ("stn", "transformer")],
+)
+def test_what_learns_where_things_are_has_no_quarters_that_change_places(method: str, finder: str) -> None:
+    words = f"cannot take {finder}.augment='shuffled': a finder .* quarters cannot change places; set another"
+    with pytest.raises(WhalebenchError, match=words):
+        configure(find_method(method), [f"{finder}.augment=shuffled"])
+    assert configure(find_method(method), ["augment=shuffled", f"{finder}.augment=heavy"])
 
 
 def test_photos_seen_through_another_lens_are_looked_at_anew(photos: Photos) -> None:

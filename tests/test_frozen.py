@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load, save, save_file
 
-from whalebench import RunFailedError, WhalebenchError
+from whalebench import MissingError, RunFailedError, WhalebenchError
 from whalebench.benchmarks.core.arrays import normalise
 from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.importing.importer import import_csv
@@ -19,12 +19,13 @@ from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running import runner
 from whalebench.benchmarks.running.folds import Views, fold_views
 from whalebench.methods.frozen import Frozen, FrozenConfig, FrozenNetwork, fit_head
-from whalebench.methods.parts.networks import backbones
+from whalebench.methods.parts.networks import at_hand, backbones
 from whalebench.methods.parts.networks import weights as checkpoints
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.networks.weights import KNOWN, MEGADESCRIPTOR_DATA, Checkpoint, pretraining
 from whalebench.methods.parts.retrieval import nearest_photo_scores
 from whalebench.methods.softmax import SoftmaxConfig
+from whalebench.reports.console import MOST_LETTERS
 from whalebench.reports.leaderboard import leaderboard
 from whalebench.reports.writers import to_markdown, to_rows
 from whalebench.tests.notes import Notes
@@ -190,19 +191,71 @@ def test_training_is_refused() -> None:
         FrozenConfig(epochs=1)
 
 
-def test_without_a_network_one_sentence_says_what_to_do(
-    views: Views, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that answers, whether or not there is a network here."""
+    monkeypatch.setattr(at_hand, "hub_answers", lambda seconds: True)
+
+
+PUBLISHED = ("vit_small_patch14_dinov2.lvd142m", "MegaDescriptor-T-224", "hf-hub:someone/theirs", "miewid")
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_without_weights_one_sentence_says_what_to_do(
+    backbone: str, views: Views, monkeypatch: pytest.MonkeyPatch, hub: None
 ) -> None:
+    """The terminal shows 300 letters, and what can be done stands at the end."""
+
     def offline(*_: Any, **__: Any) -> Any:
-        raise OSError("no route to host")
+        raise OSError("no route to host" + ", and more words" * 50)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    for backbone in ("vit_small_patch14_dinov2.lvd142m", "MegaDescriptor-T-224", "hf-hub:someone/theirs"):
-        with pytest.raises(RunFailedError, match=r"no route to host.*check the network.*pretrained=none"):
-            learn(views, backbone=backbone)
+    with pytest.raises(RunFailedError, match=r"OSError: no route to host.*check the network") as caught:
+        learn(views, backbone=backbone)
+    said = f"Missing: {caught.value}"
+    assert said.endswith("or give pretrained=none, or the path of a safetensors file.")
+    assert len(said) <= MOST_LETTERS
+    with pytest.raises(MissingError) as caught:
+        build_backbone("hf-hub:someone/" + "x" * 200, "timm", (32, 32))
+    assert len(f"Missing: {caught.value}") <= MOST_LETTERS
 
 
-def test_checkpoints_of_the_hub_are_asked_for_by_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_without_a_network_nothing_is_tried_again_and_again(
+    backbone: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unwanted(*_: Any, **__: Any) -> Any:
+        pytest.fail("timm and the hub's client try for a minute")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(timm, "create_model", unwanted)
+    with pytest.raises(MissingError, match=r"it does not answer\): check the network .*pretrained=none"):
+        build_backbone(backbone, "timm", (32, 32))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_the_cache_need_no_hub(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state = timm.create_model("test_resnet").state_dict()
+    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(snapshot.name)
+    (save_file if file.endswith("safetensors") else torch.save)(state, snapshot / file)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    made = build_backbone("test_resnet", "timm", (32, 32)).network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in made.items())
+    (snapshot / file).rename(snapshot / "config.json")
+    with pytest.raises(MissingError, match="does not answer"):
+        build_backbone("test_resnet", "timm", (32, 32))
+
+
+def test_checkpoints_of_the_hub_are_asked_for_by_their_name(
+    monkeypatch: pytest.MonkeyPatch, hub: None
+) -> None:
     asked: list[tuple[str, bool]] = []
     real = timm.create_model
 
@@ -220,7 +273,7 @@ def test_checkpoints_of_the_hub_are_asked_for_by_their_name(monkeypatch: pytest.
 
 
 def test_miewid_brings_pooling_and_normalisation(
-    views: Views, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    views: Views, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: None
 ) -> None:
     """A file laid out as MiewID's on a small network: generalised mean, then batch normalisation."""
     small = Checkpoint("miewid-small", "", ("HappyWhale",), False, "test_resnet", "someone/small", "miewid")

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import maxxvit, swin_transformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
@@ -27,7 +28,7 @@ from whalebench.methods.parts.networks.pooling import (
     cell_means,
     means_by_products,
 )
-from whalebench.methods.parts.networks.weights import with_zeros
+from whalebench.methods.parts.networks.weights import load_file, with_zeros
 
 SIZE = (64, 64)
 TIMM = ("test_resnet", "test_efficientnet", "test_vit", "test_mambaout")
@@ -133,6 +134,52 @@ def test_places_of_a_file_are_resampled_to_another_size_as_timm_does(size: Size,
     save_file({**native.state_dict(), "pos_embed": torch.zeros(1, 7, 64)}, file)
     with pytest.raises(WhalebenchError, match="first 'pos_embed'"):
         build_backbone("test_vit", str(file), size)
+
+
+def swin(size: Size, heads: int = 2) -> nn.Module:
+    """As MegaDescriptor's, in miniature; at less than 224 px the windows of its last stages are smaller."""
+    made: nn.Module = timm.create_model(
+        "swin_tiny_patch4_window7_224", num_classes=0, img_size=size, embed_dim=8, depths=(1,) * 4,
+        num_heads=(heads,) * 4,
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of how timm resamples
+@pytest.mark.parametrize("size", [(128, 128), (96, 192), (32, 32), (448, 448)])
+def test_windows_of_a_file_are_resampled_to_another_size_as_timm_does(size: Size, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    native, other, made = swin((224, 224)), swin(size), swin(size)
+    file = tmp_path / "swin.safetensors"
+    save_file(native.state_dict(), file)
+    other.load_state_dict(swin_transformer.checkpoint_filter_fn(native.state_dict(), other))
+    load_file(made, made, file)
+    wanted, given = other.state_dict(), made.state_dict()
+    assert all(torch.equal(given[name], wanted[name]) for name in wanted)
+    tables = [name for name in wanted if name.endswith("relative_position_bias_table")]
+    resampled = [name for name in tables if wanted[name].shape != native.state_dict()[name].shape]
+    assert bool(resampled) == (size != (448, 448))
+    save_file(swin((224, 224), heads=4).state_dict(), file)
+    with pytest.raises(WhalebenchError, match=r"4 of \d+ tensors .*bias_table'"):
+        load_file(made, made, file)
+    save_file({**native.state_dict(), tables[-1]: torch.zeros(168, 2)}, file)
+    if size != (448, 448):
+        with pytest.raises(WhalebenchError, match=f"1 of .* '{tables[-1]}'"):
+            load_file(made, made, file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of how timm resamples
+def test_tables_of_whole_maps_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    native, other = (timm.create_model("test_maxvit", num_classes=0, img_size=each) for each in (128, 192))
+    file = tmp_path / "maxvit.safetensors"
+    save_file(native.state_dict(), file)
+    other.load_state_dict(maxxvit.checkpoint_filter_fn(native.state_dict(), other))
+    made, wanted = (
+        build_backbone("test_maxvit", str(file), (192, 192)).network.state_dict(),
+        other.state_dict(),
+    )
+    assert any(made[name].shape != value.shape for name, value in native.state_dict().items())
+    assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:

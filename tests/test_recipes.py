@@ -581,11 +581,43 @@ def test_layers_of_the_first_stage_have_rates_of_their_own(
     rates = {name: method.config.rate_of(name) for name in named}
     assert {rate for name, rate in rates.items() if "layer3" in name} == {0.5}
     assert {rate for name, rate in rates.items() if ".conv1.0" in name} == {0.1}  # the stem
-    with pytest.raises(WhalebenchError, match=r"cannot be set so|cannot take layer_rates"):
-        configure(PlaygroundResnet18, ["layer_rates=0.1,0.2"])
     other = on_trial(PlaygroundResnet18, ground, "layer_rates=1,1,1,1", "backbone=test_vit")
     with pytest.raises(WhalebenchError, match=r"layer_rates are for 4 layers, and backbone=test_vit names"):
         other.learn(other.views)
+
+
+@pytest.mark.parametrize("rates", ["0.25,0.5,1", "0.25", "0.1,0.2,0.5,1,2", "0.25,0.5,1,fast", ""])
+def test_other_than_four_rates_are_refused(rates: str) -> None:
+    words = (
+        f"cannot take layer_rates='{rates}': write a factor for each of the four layers, as 0.25,0.5,1,2.5"
+    )
+    with pytest.raises(WhalebenchError, match=words):
+        configure(PlaygroundResnet18, ["scale=small", f"layer_rates={rates}"])
+    with pytest.raises(ValueError, match="a factor for each of the four layers"):
+        PlaygroundResnet18.Config.model_validate({"layer_rates": [1.0] * 3})
+
+
+def test_a_restart_after_the_end_of_the_first_stage_is_refused() -> None:
+    words = r"first_restart=50 is more than first_epochs=4, so no cosine .*; lower it, or raise first_epochs"
+    with pytest.raises(WhalebenchError, match=words):
+        configure(PlaygroundResnet18, ["first_restart=50", "first_epochs=4"])
+    assert configure(PlaygroundResnet18, ["scale=small", "first_restart=4", "first_epochs=4"])
+    # The scale's own was not asked for.
+    assert configure(PlaygroundResnet18, ["first_epochs=4"]).first_restart == 10  # type: ignore[attr-defined]
+
+
+def test_a_first_stage_that_there_is_not_is_said(
+    ground: ToyBenchmarks, learned: dict[type[Method], Learned]
+) -> None:
+    trial = on_trial(
+        PlaygroundResnet18, ground, "first_photos=99", "layer_rates=1,1,1,1", "schedule.cycles=2"
+    )
+    (said,) = trial.learn(trial.views).harness.warnings
+    assert said.startswith(
+        "cycle_1: Fewer than two individuals of train have first_photos=99 photos, so there "
+    )
+    assert "first_* and layer_rates did nothing" in said
+    assert learned[PlaygroundResnet18].harness.warnings == []
 
 
 def test_the_cosine_of_the_first_stage_begins_anew() -> None:
@@ -610,6 +642,12 @@ def test_the_cosine_of_the_first_stage_begins_anew() -> None:
     assert np.allclose(first[[40, 80]], 1)
     assert (first[[39, 79]] < 0.01).all()
     assert first[99] < 0.03  # a shorter one, to its end
+    rising = config.first_stage().model_copy(update={"warm_up": None})
+    _, schedule = trainer.build_optimizer(torch.nn.ModuleList([torch.nn.Linear(2, 2)]), rising, 100)
+    factors = np.array([schedule.lr_lambdas[0](step) for step in range(100)])
+    assert (
+        factors[:40].argmax() == 15 and factors[39] < 0.1
+    )  # of a share of the first cosine, which falls, too
     assert (np.diff(second) <= 0).all()
 
 

@@ -14,12 +14,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whalebench.benchmarks.core.photos import CPU, Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
+from whalebench.methods.parts.augment import Strength
 from whalebench.methods.parts.geometry import Outside, crop_matrices, warp
 from whalebench.methods.parts.networks.backbones import build_backbone
 from whalebench.methods.parts.training.config import PhotoSize, TrainingConfig
@@ -35,6 +36,20 @@ class PositionConfig(TrainingConfig):
     """Passes over the annotated training photos."""
     width: Annotated[int, Field(ge=1)] = 64
     """Channels between the backbone and the votes."""
+
+    @field_validator("augment")
+    @classmethod
+    def _quarters_stay(cls, augment: Strength) -> Strength:
+        return unshuffled(augment)
+
+
+def unshuffled(augment: Strength) -> Strength:
+    """The augmentation of a finder; raises ValueError for one that moves quarters off what is annotated."""
+    if augment == "shuffled":
+        raise ValueError(
+            "a finder learns where things are, so quarters cannot change places; set another, as heavy"
+        )
+    return augment
 
 
 class PositionNetwork(nn.Module):

@@ -15,15 +15,15 @@ from typing import Annotated, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from whalebench.benchmarks.core.arrays import blocks
 from whalebench.benchmarks.core.masks import mask_precision
 from whalebench.benchmarks.core.photos import Batch, LabelledPhotos, Photos
 from whalebench.methods.method import Harness, Located, tensor_text, text_tensor
-from whalebench.methods.parts.augment import Augmentation
-from whalebench.methods.parts.crops.finder import Background, Finder
+from whalebench.methods.parts.augment import Augmentation, Strength
+from whalebench.methods.parts.crops.finder import Background, Finder, unshuffled
 from whalebench.methods.parts.crops.mask_network import MaskLoss, MaskNetwork
 from whalebench.methods.parts.networks.backbones import build_encoder
 from whalebench.methods.parts.training.config import PhotoSize, ScheduleConfig, TrainingConfig
@@ -76,6 +76,11 @@ class SegmenterConfig(TrainingConfig):
     """Look at every photo mirrored left to right as well, and take the mean of both."""
     tidy: bool = False
     """Keep the largest connected part of a mask alone, and fill its holes."""
+
+    @field_validator("augment")
+    @classmethod
+    def _quarters_stay(cls, augment: Strength) -> Strength:
+        return unshuffled(augment)
 
     @model_validator(mode="after")
     def _epochs_for_every_cycle(self) -> Self:

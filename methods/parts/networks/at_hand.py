@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 WAIT = 3.0
 """Seconds that the hub has to answer."""
+LONGER_WAIT = 10.0
+"""The same where nothing can be done without it: as many as its client gives it, several times."""
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".npz")
+"""Of files of weights."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,23 @@ def is_cached(repository: str) -> bool:
     return isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
 
 
-def hub_answers() -> bool:
+def can_be_had(repository: str) -> bool:
+    """Whether weights of a repository on the hub are here, in any file and revision, or the hub answers."""
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "snapshots")
+    is_here = snapshots.is_dir() and any(file.suffix in SUFFIXES for file in snapshots.rglob("*"))
+    return is_here or hub_answers(LONGER_WAIT)
+
+
+def hub_answers(seconds: float = WAIT) -> bool:
     """Whether the hub can be reached from here, now."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        get_session().head(constants.ENDPOINT, timeout=WAIT)
+        get_session().head(constants.ENDPOINT, timeout=seconds)
     except Exception:  # whatever its client raises: no network, no name, a proxy that refuses
         return False
     return True

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whalebench import MissingError, WhalebenchError
+from whalebench import MissingError, WhalebenchError, one_line
 from whalebench.benchmarks.core.photos import Size
 from whalebench.benchmarks.core.usage import STARTING_WEIGHTS
+from whalebench.methods.parts.networks import at_hand
 from whalebench.methods.parts.networks.own import NARROW_RESNET, RIGHT_WHALE_NETWORKS, NarrowResNet
 from whalebench.methods.parts.networks.weights import (
     COLOURS,
@@ -137,6 +138,8 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
     if channels != COLOURS:
         options["in_chans"] = channels
     try:
+        if download:
+            _refuse_without_hub(foreign.repository if foreign else _repository(name))
         # Networks with a fixed input (most transformers) need the size; others refuse the argument.
         try:
             network = timm.create_model(name, **options, img_size=size)
@@ -153,10 +156,30 @@ def _create(name: str, download: bool, size: Size, channels: int, own_pooling: b
         if not download:
             what = f"{size[0]} x {size[1]} px" + (f" in {channels} channels" if channels != COLOURS else "")
             raise WhalebenchError(f"backbone '{name}' cannot be built for {what}: {error}") from error
+        why = one_line(f"{type(error).__name__}: {error}", 80)
         raise MissingError(
-            f"weights of '{name}' cannot be had from timm's hub ({type(error).__name__}: {error}): check "
-            f"the network connection, or give pretrained=none, or the path of a safetensors file."
+            f"weights of '{one_line(name, 60)}' cannot be had from timm's hub ({why}): check the network "
+            f"connection, or give pretrained=none, or the path of a safetensors file."
         ) from error
+
+
+def _repository(name: str) -> str:
+    """The repository on the hub of timm's weights of that name; empty where they come from elsewhere."""
+    import timm
+
+    if name.startswith(HUB):
+        return name.removeprefix(HUB).partition("@")[0]
+    facts = timm.get_pretrained_cfg(name)
+    return (facts.hf_hub_id or "") if facts else ""
+
+
+def _refuse_without_hub(repository: str) -> None:
+    """Raises ConnectionError for weights that are not here while the hub does not answer.
+
+    timm would find out, too, but after its retries, which take a minute.
+    """
+    if repository and not at_hand.can_be_had(repository):
+        raise ConnectionError("it does not answer")
 
 
 def _with_channels(colours: nn.Module, name: str, size: Size, channels: int, own_pooling: bool) -> Any:
@@ -169,7 +192,7 @@ def _with_channels(colours: nn.Module, name: str, size: Size, channels: int, own
         network.load_state_dict({key: with_zeros(old[key], state[key]) for key in state})
     except (KeyError, ValueError) as error:
         raise WhalebenchError(
-            f"backbone '{name}' cannot see {channels} channels ({error}): set another backbone."
+            f"backbone '{name}' cannot see {channels} channels ({one_line(error, 80)}): set another backbone."
         ) from error
     return network
 
@@ -180,8 +203,9 @@ def _try_size(backbone: Backbone, name: str, size: Size) -> None:
         with torch.inference_mode():
             backbone.eval()(torch.zeros(1, backbone.get_buffer("mean").shape[1], *size))
     except (AssertionError, RuntimeError) as error:
+        why = one_line(error, 120)
         raise WhalebenchError(
-            f"backbone '{name}' cannot see photos of {size[0]} x {size[1]} px ({error}): set another size."
+            f"backbone '{name}' cannot see photos of {size[0]} x {size[1]} px ({why}): set another size."
         ) from error
     backbone.train()
 

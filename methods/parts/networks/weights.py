@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from whalebench import MissingError, WhalebenchError
+from whalebench import MissingError, WhalebenchError, one_line
 from whalebench.benchmarks.core.files import digest_file
 from whalebench.methods.method import MethodConfig
 from whalebench.methods.parts.networks.pooling import GeM
@@ -30,6 +31,8 @@ COLOURS = 3
 """Channels that published networks are learned with."""
 PATCHES = 32
 """A side that is a multiple of it is one of every known network's patches."""
+TABLE = "relative_position_bias_table"
+"""timm's name of what a transformer learns of the offset between two places of a window."""
 
 
 def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
@@ -45,7 +48,7 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
         weights = safetensors.torch.load_file(file)
     except Exception as error:
         raise WhalebenchError(
-            f"'{file}' is not a safetensors file ({error}): convert the weights first."
+            f"'{file}' is not a safetensors file ({one_line(error, 80)}): convert the weights first."
         ) from error
     weights = {key.removeprefix("backbone."): value for key, value in weights.items()}  # MiewID's names
     weights = with_places(weights, network)
@@ -66,17 +69,48 @@ def load_file(network: nn.Module, colours: nn.Module, file: Path) -> None:
 
 def with_places(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """The weights, where those of a transformer's places are of another size, resampled as timm does."""
+    return weights | _resampled_places(weights, network) | _resampled_tables(weights, network)
+
+
+def _resampled_places(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """What is learned of each place, by name, where there are other places than the network's."""
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     learned, due = weights.get("pos_embed"), getattr(network, "pos_embed", None)
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
     if learned is None or grid is None or not isinstance(due, Tensor) or learned.shape == due.shape:
-        return weights
+        return {}
     first = due.shape[1] - math.prod(grid)  # tokens of no place, as that of the class
-    is_square = math.isqrt(places := max(0, learned.shape[1] - first)) ** 2 == places > 0
-    if learned.shape[2:] != due.shape[2:] or first < 0 or not is_square:
-        return weights
-    return weights | {"pos_embed": resample_abs_pos_embed(learned, grid, num_prefix_tokens=first)}
+    if learned.shape[2:] != due.shape[2:] or first < 0 or not _is_square(learned.shape[1] - first):
+        return {}
+    return {"pos_embed": resample_abs_pos_embed(learned, grid, num_prefix_tokens=first)}
+
+
+def _resampled_tables(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """What is learned of each offset in a window, by name, where windows are not the network's (Swin)."""
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+
+    resampled = {}
+    for path, part in network.named_modules():
+        learned, due = weights.get(name := f"{path}.{TABLE}"), getattr(part, TABLE, None)
+        window = getattr(part, "window_size", None)
+        if learned is None or window is None or not isinstance(due, Tensor) or learned.shape == due.shape:
+            continue
+        if due.ndim == 2:
+            first = len(due) - math.prod(2 * side - 1 for side in window)  # offsets from and to no place
+            is_like = learned.shape[1:] == due.shape[1:] and _is_square(len(learned) - first)
+        else:
+            is_like = learned.ndim == due.ndim and learned.shape[0] == due.shape[0]
+        if is_like:
+            with warnings.catch_warnings():  # of how fast timm is, and how it indexes
+                warnings.simplefilter("ignore", UserWarning)
+                resampled[name] = resize_rel_pos_bias_table(learned, window, due.shape)
+    return resampled
+
+
+def _is_square(places: int) -> bool:
+    """Whether so many places may be those of a square."""
+    return places > 0 and math.isqrt(places) ** 2 == places
 
 
 def hub_file(repository: str) -> Path:
