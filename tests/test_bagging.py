@@ -374,12 +374,28 @@ def test_a_bag_that_would_lack_what_it_needs_is_refused_before_any_has_learned(b
         learned(benchmark, Boxed)
 
 
-def test_one_photo_is_too_few_to_learn_from(benchmark: Benchmark) -> None:
+def test_too_few_photos_to_learn_from_are_told(benchmark: Benchmark) -> None:
     views = fold_views(benchmark, 0)
-    config: Any = configure(find_method("softmax"), ("backbone=test_resnet", "size=32", "epochs=1"))
-    method = build_method("softmax", config)
-    with pytest.raises(RunFailedError, match=r"network would learn from 1 photo\(s\), and 2 are the least"):
-        method.learn(views.train.known().select([0]), views.valid, RunHarness(0, CPU, views, SILENT, config))
+    small = ("backbone=test_resnet", "size=32", "epochs=1")
+    for method, settings, count, sentence in (
+        ("softmax", (), 0, "network would learn from no photo: name or annotate"),
+        (
+            "bbox",
+            ("localizer.size=32",),
+            1,
+            r"localizer would learn from 1 photo\(s\) with boxes, and 2 are the",
+        ),
+        (
+            "mask",
+            ("segmenter.size=32", "segmenter.cycles=2"),
+            1,
+            r"segmenter would learn from [01] photo\(s\) with masks",
+        ),
+    ):
+        config: Any = configure(find_method(method), (*small, *settings))
+        train, harness = views.train.known().select(range(count)), RunHarness(0, CPU, views, SILENT, config)
+        with pytest.raises(RunFailedError, match=sentence):
+            build_method(method, config).learn(train, views.valid, harness)
 
 
 def test_votes_of_one_bag_are_refused() -> None:

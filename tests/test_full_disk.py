@@ -287,10 +287,12 @@ READING = (
 def finished(shared_tiny: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace of its own with two runs, that was never opened for reading."""
     place = Workspace(tmp_path_factory.mktemp("finished") / "workspace")
-    shutil.copytree(shared_tiny.root, place.root)
-    (run, *_) = sorted(place.runs.iterdir())
-    shutil.copytree(run, place.runs / "two")
-    run.rename(place.runs / "one")
+    (run, *others) = sorted(shared_tiny.runs.iterdir())
+    shutil.copytree(
+        shared_tiny.root, place.root, ignore=shutil.ignore_patterns(*(each.name for each in others))
+    )
+    shutil.copytree(place.runs / run.name, place.runs / "two")
+    (place.runs / run.name).rename(place.runs / "one")
     (place.benchmarks / "tiny" / "photos.stat.json").unlink()
     return place
 

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whalebench import RunFailedError
 from whalebench.benchmarks.core.photos import CPU, Batch, LabelledPhotos, Photos, Size
 from whalebench.methods.method import Harness, Located
 from whalebench.methods.parts.augment import Strength
@@ -155,6 +156,8 @@ def _coarser(batch: Batch, factor: int) -> Batch:
     return replace(batch, pixels=pixels, boxes=boxes, landmarks=landmarks, masks=masks)
 
 
+LEAST = 2
+"""Annotated photos that a finder learns from."""
 NETWORK = "network."
 """What the names of the network's weights begin with."""
 
@@ -226,6 +229,7 @@ class Finder(ABC):
     def learn(self, train: LabelledPhotos, harness: Harness, valid: LabelledPhotos | None = None) -> None:
         """Trains a new network on photos that are all annotated; by valid nothing is chosen."""
         del valid
+        self.refuse_few(train)
         self.device = harness.device
         self.network, _ = train_network(
             self.build(),
@@ -239,6 +243,14 @@ class Finder(ABC):
             artefact=self.artefact,
             valid=self.watched,
         )
+
+    def refuse_few(self, train: Photos) -> None:
+        """Raises RunFailedError for fewer annotated photos than batch normalisation has a variance of."""
+        if self.config.epochs and len(train) < LEAST:
+            raise RunFailedError(
+                f"{self.artefact} would learn from {len(train)} photo(s) with {self.needs}, and {LEAST} are "
+                f"the least: annotate more of train, or take fewer bags."
+            )
 
     def adapt(
         self, unlabelled: Photos, train: LabelledPhotos, harness: Harness, valid: LabelledPhotos

@@ -231,6 +231,7 @@ class Segmenter(Finder):
                         kept = train.select(np.flatnonzero(inner != bag))
                         own = train.select(np.flatnonzero(inner == bag))
                         scopes.enter_context(harness.held_back(own))
+                    self.refuse_few(kept)
                     taught_by = kept if guessed is None else guessed.beside(kept)
                     learned += self._learn_in_cycles(name, taught_by, own, harness)
         return learned

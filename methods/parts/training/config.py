@@ -76,8 +76,8 @@ class TrainingConfig(PartConfig):
     optimizer: Optimizer = "adamw"
     """adamw, or sgd with momentum 0.9, which wants other rates: learning_rate=0.01,weight_decay=2e-4."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of the steps, up to a first restart, in which the learning rate rises; unless given, that of 256
-    steps, but at least 0.1 and at most 0.4."""
+    """Share of the steps, of a first cosine where there are several, in which the learning rate rises; unless
+    given, that of 256 steps, but at least 0.1 and at most 0.4."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the learning rate at which its cosine ends."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99

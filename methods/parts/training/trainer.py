@@ -193,9 +193,6 @@ WATCHED = 256
 CLIP = 10.0
 """Longest gradient of one step."""
 
-LEAST = 2
-"""Photos to learn from: batch normalisation has no variance of one."""
-
 Ended = dict[int, dict[str, dict[str, Any]]]
 """By the turn of a training in its cycle: the states of its parts when it ended."""
 
@@ -256,12 +253,11 @@ def train_network(
     epoch unless given; those with guessed labels are drawn at their share. A run that was stopped goes on
     after its last kept epoch; what validate changes between epochs, besides the sampler, is named by `also`;
     valid are photos on which the loss is watched, too, where the configuration asks for that. Raises
-    RunFailedError when the loss is no longer finite, and for fewer than two photos.
+    RunFailedError when the loss is no longer finite, and for no photos.
     """
-    if len(train) < LEAST and config.epochs:
+    if not len(train) and config.epochs:
         raise RunFailedError(
-            f"{artefact} would learn from {len(train)} photo(s), and {LEAST} are the least: annotate more of "
-            f"train, or take fewer bags."
+            f"{artefact} would learn from no photo: name or annotate more of train, or take fewer bags."
         )
     if isinstance(config, StartConfig):
         begin(network, loss, train, config, harness, train_network)
