@@ -213,7 +213,9 @@ def rates_sentence(document: Document) -> str:
     flat = [part for part, one in rates.items() if one["steepest"] is None]
     said = [f"{'; '.join(falling)}."] if falling else []
     said += (
-        [f"The loss of {', '.join(flat)} falls at no rate: learn from more photos a step."] if flat else []
+        [f"The loss of {', '.join(flat)} falls at no rate by more than it wavers: raise batch_size."]
+        if flat
+        else []
     )
     said += [f"Take it: {document['command']}"] if document["command"] else []
     return " ".join(said)
