@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from whalebench.benchmarks.core.workspace import Workspace
 from whalebench.benchmarks.registry import load_benchmark
 from whalebench.benchmarks.running.folds import contents, fold_views
 from whalebench.benchmarks.running.harness import RunHarness
-from whalebench.benchmarks.running.runner import RunRequest, run
+from whalebench.benchmarks.running.runner import RunRequest, resolved, run
 from whalebench.benchmarks.sweeping.plan import make_plan
 from whalebench.methods.frozen import FrozenConfig
 from whalebench.methods.parts.bagging import build_method
@@ -182,6 +184,23 @@ def test_a_member_starts_from_a_run_by_its_name(shared_tiny: Workspace, start: R
     made = run(RunRequest("ensemble", settings=settings, benchmark="tiny"), shared_tiny)
     assert made.config["member_settings"].endswith(f"softmax:start_from={start.run}")
     assert made.lineage["start"]["photos"] == start.lineage["network"]["photos"]
+
+
+def test_a_workspace_may_have_a_comma_in_its_path(
+    shared_tiny: Workspace, start: RunRecord, tmp_path: Path
+) -> None:
+    place = Workspace(tmp_path / "one, two")
+    shutil.copytree(shared_tiny.benchmarks / "tiny", place.benchmarks / "tiny", dirs_exist_ok=True)
+    shutil.copytree(shared_tiny.runs / start.run, place.runs / start.run)
+    request = RunRequest(
+        "softmax", settings=(*SMALL, "epochs=0", f"start_from={start.run}"), benchmark="tiny"
+    )
+    again = resolved(resolved(request, place, SILENT), place, SILENT)
+    assert again.settings[-1] == f"start_from={place.runs / start.run / WEIGHTS}"
+    within = "member_settings=softmax:start_from=" + start.run + ",arcface:dimensions=8"
+    (said,) = resolved(replace(request, method="ensemble", settings=(within,)), place, SILENT).settings
+    assert said.endswith(f"{WEIGHTS},arcface:dimensions=8")
+    assert run(again, place).config["start_from"] == start.run
 
 
 def test_the_start_is_known_by_how_its_name_begins(shared_tiny: Workspace, start: RunRecord) -> None:

@@ -84,8 +84,8 @@ if TYPE_CHECKING:  # a finished run is found without torch
     from whalebench.methods.parts.looks import LooksOnDisk
     from whalebench.methods.parts.pipeline import Pipeline
 
-START = re.compile(r"(?<![\w.])start_from=([^,]+)")
-"""The field of a method that names a finished run."""
+START = re.compile(r"(?<![\w.])start_from=((?:[^,]|,(?![\w:.]+=))+)")
+"""The field of a method that names a finished run, up to a next field; a path may have commas."""
 
 UNFINISHED = "unfinished"
 """The folder in the workspace's cache with one folder for each run that was begun and is not written."""

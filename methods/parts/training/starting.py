@@ -26,7 +26,7 @@ from whalebench.benchmarks.core.photos import Batch, Photos, Size
 from whalebench.benchmarks.core.usage import STARTING_WEIGHTS
 from whalebench.methods.method import Harness
 from whalebench.methods.parts.losses.margins import SoftmaxLoss
-from whalebench.methods.parts.networks.weights import grow, widened
+from whalebench.methods.parts.networks.weights import COLOURS, grow, widened
 from whalebench.methods.parts.training.config import ScheduleConfig, TrainingConfig
 from whalebench.methods.parts.training.samplers import Shuffled
 
@@ -130,7 +130,7 @@ def _refuse_other_answers(
             f"Whether the network does what that of {name} did was not tried: it cannot be made again."
         )
         return
-    channels = next(value for value in network.parameters() if value.ndim == 4).shape[1]
+    channels = getattr(config, "channels", lambda: COLOURS)()
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(TRIED, channels, *config.size_at(config.epochs), generator=generator)
     was_learning = network.training
