@@ -25,14 +25,14 @@ format: .venv/dev  ## format and mend what can be mended
 docs: $(BIN)/whalebench  ## docs/methods.md, from the methods
 	$(BIN)/whalebench methods --markdown docs/methods.md
 
-page: $(BIN)/whalebench  ## every method of the README on flukes, then their page and its first table (three hours)
-	$(BIN)/whalebench sweep softmax bbox aligned arcface triplet siamese ensemble --folds 0-4 --seeds 0-1
+page: $(BIN)/whalebench  ## every method of the README on flukes, then their page and its first table (77 minutes of two cores)
+	$(BIN)/whalebench sweep softmax bbox aligned arcface triplet siamese ensemble --folds 0-4 --seeds 2-3 --jobs 2
 	$(BIN)/whalebench report --benchmark flukes --html flukes.html --svg docs/leaderboard.svg
 
 bench: .venv/dev  ## how fast beside what else there is: every ratio, measured in turn (half an hour, alone on the machine)
 	$(BIN)/python -m tests.bench
 
-numbers: golden page  ## the numbers of the README, and how often intervals hold the truth (three hours of two cores)
+numbers: golden page  ## the numbers of the README, and how often intervals hold the truth (up to three hours of two cores)
 	$(BIN)/python tests/simulation.py
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
 
