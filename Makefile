@@ -32,7 +32,7 @@ page: $(BIN)/whalebench  ## every method of the README on flukes, then their pag
 bench: .venv/dev  ## how fast beside what else there is: every ratio, measured in turn (half an hour, alone on the machine)
 	$(BIN)/python -m tests.bench
 
-numbers: golden page  ## the numbers of the README, and how often intervals hold the truth (up to three hours of two cores)
+numbers: golden page  ## the numbers of the README, and how often intervals hold the truth (longer than page)
 	$(BIN)/python tests/simulation.py
 	$(BIN)/whalebench run arcface --fold 0 --set epochs=0
 
